@@ -1,0 +1,95 @@
+"""HandoverConfiguration: what a cluster's owner may set, for all nodes or for one."""
+
+import datetime as dt
+import enum
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, Final, Self
+
+import pydantic
+
+from handover_api.model import Condition, Duration, Metadata, Model
+
+RESERVED_ROUTE_PROTOCOLS: Final = frozenset({11, 12, *range(186, 198)})
+"""Those of zebra, BIRD and FRR's daemons; 0..4 are the kernel's (rtnetlink.h)."""
+
+Metric = Annotated[int, pydantic.Field(ge=1, le=2147483646)]
+
+
+class Mode(enum.StrEnum):
+    """active acts; observe decides and reports only; paused leaves everything as it is."""
+
+    ACTIVE = "active"
+    OBSERVE = "observe"
+    PAUSED = "paused"
+
+
+class RouteOwnership(enum.StrEnum):
+    """Which endpoints' routes are ours: all, or those that have had a role."""
+
+    ALL = "all"
+    MIGRATIONS = "migrations"
+
+
+class OnUninstall(enum.StrEnum):
+    """What an uninstall leaves in the kernel."""
+
+    KEEP = "keep"
+    HAND_BACK = "handBack"
+
+
+class Settings(Model):
+    """A complete, valid configuration of one node."""
+
+    mode: Mode = Mode.ACTIVE
+    ipv4_normal_route_priority: Metric = 1024
+    ipv6_normal_route_priority: Metric = 1024
+    ipv4_elevated_route_priority: Metric = 512
+    ipv6_elevated_route_priority: Metric = 512
+    live_migration_route_convergence_time: Duration = dt.timedelta(seconds=30)
+    target_timeout: Duration = dt.timedelta(minutes=10)
+    probe_interval: Duration = dt.timedelta(milliseconds=200)
+    route_protocol: Annotated[int, pydantic.Field(ge=5, le=255)] = 88
+    route_table: Annotated[int, pydantic.Field(ge=1, le=4294967295)] = 254
+    route_ownership: RouteOwnership = RouteOwnership.ALL
+    on_uninstall: OnUninstall = OnUninstall.KEEP
+    allowed_cidrs: Annotated[
+        tuple[IPv4Network | IPv6Network, ...], pydantic.Field(alias="allowedCIDRs")
+    ] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
+
+    @pydantic.model_validator(mode="after")
+    def _agree(self) -> Self:
+        if self.ipv4_elevated_route_priority >= self.ipv4_normal_route_priority:
+            message = "ipv4ElevatedRoutePriority must be lower than ipv4NormalRoutePriority"
+            raise ValueError(message)
+        if self.ipv6_elevated_route_priority >= self.ipv6_normal_route_priority:
+            message = "ipv6ElevatedRoutePriority must be lower than ipv6NormalRoutePriority"
+            raise ValueError(message)
+        if self.route_protocol in RESERVED_ROUTE_PROTOCOLS:
+            message = "routeProtocol must not be one that BIRD or FRR uses (11, 12, 186..197)"
+            raise ValueError(message)
+        convergence = self.live_migration_route_convergence_time
+        if not dt.timedelta() < convergence <= dt.timedelta(hours=1):
+            message = "liveMigrationRouteConvergenceTime must be above 0 and at most 1h"
+            raise ValueError(message)
+        if self.target_timeout <= dt.timedelta():
+            message = "targetTimeout must be above 0"
+            raise ValueError(message)
+        fastest = dt.timedelta(milliseconds=20)
+        if dt.timedelta() < self.probe_interval < fastest:
+            message = "probeInterval must be 0 (off) or at least 20ms"
+            raise ValueError(message)
+        return self
+
+
+class HandoverConfigurationStatus(Model):
+    """Written by the operator only."""
+
+    conditions: tuple[Condition, ...] = ()
+
+
+class HandoverConfiguration(Model):
+    """``default`` or ``node.<node name>``; *spec* holds only the fields that it sets."""
+
+    metadata: Metadata
+    spec: dict[str, object] = pydantic.Field(default_factory=dict)
+    status: HandoverConfigurationStatus = HandoverConfigurationStatus()

@@ -1,0 +1,118 @@
+"""LiveMigration: who moves, to where, and how it ended."""
+
+import datetime as dt
+import enum
+from typing import Literal
+
+import pydantic
+
+from handover_api.model import Condition, Metadata, Model
+from handover_api.names import ObjectKey
+from handover_api.workloadendpoint import Cutover, State
+
+
+class Phase(enum.StrEnum):
+    """The API's summary of one LiveMigration."""
+
+    PENDING = "Pending"
+    PREPARING = "Preparing"
+    READY = "Ready"
+    LIVE = "Live"
+    CONVERGING = "Converging"
+    SUCCEEDED = "Succeeded"
+    ABORTED = "Aborted"
+
+
+class Outcome(enum.StrEnum):
+    """How a migration ended."""
+
+    SUCCEEDED = "Succeeded"
+    ABORTED = "Aborted"
+
+
+class NamedReference(Model):
+    """An object of the LiveMigration's own namespace."""
+
+    name: str
+
+
+class SelectorRequirement(Model):
+    """One matchExpressions entry of a Kubernetes LabelSelector."""
+
+    key: str
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    values: tuple[str, ...] = ()
+
+
+class LabelSelector(Model):
+    """A Kubernetes LabelSelector; all of its requirements must hold."""
+
+    match_labels: dict[str, str] = pydantic.Field(default_factory=dict)
+    match_expressions: tuple[SelectorRequirement, ...] = ()
+
+
+class Source(Model):
+    """Exactly one of the fields is set."""
+
+    workload: NamedReference | None = None
+    endpoint: NamedReference | None = None
+
+
+class Target(Model):
+    """Exactly one of the fields is set."""
+
+    selector: LabelSelector | None = None
+    workload: NamedReference | None = None
+    endpoint: NamedReference | None = None
+
+
+class LiveMigrationSpec(Model):
+    """What whoever drives the migration says."""
+
+    source: Source | None = None
+    target: Target | None = None
+    id: str | None = None
+    armed: bool = True
+    outcome: Outcome | None = None
+    ttl_seconds_after_finished: int | None = None
+
+
+class SideStatus(Model):
+    """One endpoint of one side, as its agent last reported it."""
+
+    endpoint: str
+    node: str
+    state: State | None = None
+    cutover: Cutover | None = None
+
+
+class LiveMigrationStatus(Model):
+    """Written by the operator only."""
+
+    phase: Phase | None = None
+    observed_generation: int | None = None
+    source: tuple[SideStatus, ...] = ()
+    target: tuple[SideStatus, ...] = ()
+    start_time: dt.datetime | None = None
+    ready_time: dt.datetime | None = None
+    cutover_time: dt.datetime | None = None
+    completion_time: dt.datetime | None = None
+    conditions: tuple[Condition, ...] = ()
+
+
+class LiveMigration(Model):
+    """One migration of one workload."""
+
+    metadata: Metadata
+    spec: LiveMigrationSpec
+    status: LiveMigrationStatus = LiveMigrationStatus()
+
+    @property
+    def key(self) -> ObjectKey:
+        """Namespace and name."""
+        return ObjectKey(self.metadata.namespace, self.metadata.name)
+
+    @property
+    def migration_uid(self) -> str:
+        """What ``handover.dev/migration-uid`` carries: spec.id, else metadata.uid."""
+        return self.spec.id or self.metadata.uid

@@ -1,0 +1,99 @@
+"""The base of all API types: frozen values that read and write the API's camelCase JSON.
+
+Unknown fields are ignored, as the API server prunes them; a wrong value raises
+``pydantic.ValidationError``, which names the field.
+"""
+
+import datetime as dt
+import re
+from typing import Annotated, Any, Final
+
+import pydantic
+from pydantic.alias_generators import to_camel
+
+_UNITS: Final = {
+    "h": 3_600_000_000,
+    "m": 60_000_000,
+    "s": 1_000_000,
+    "ms": 1_000,
+    "us": 1,
+    "µs": 1,
+}
+_TERM: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|h|m|s)")
+_DURATION: Final = re.compile(rf"(?:{_TERM.pattern})+")
+
+
+def parse_duration(text: str) -> dt.timedelta:
+    """Read a duration as Go and CEL write it: ``200ms``, ``1m30s``, ``0``.
+
+    Raises ValueError for anything else, negative durations included.
+    """
+    if text == "0":
+        return dt.timedelta()
+    if not _DURATION.fullmatch(text):
+        message = f"{text!r} is not a duration such as 200ms, 30s or 10m"
+        raise ValueError(message)
+    microseconds = sum(float(number) * _UNITS[unit] for number, unit in _TERM.findall(text))
+    return dt.timedelta(microseconds=microseconds)
+
+
+def format_duration(value: dt.timedelta) -> str:
+    """Write *value* in the shortest form that :func:`parse_duration` reads back."""
+    rest = round(value / dt.timedelta(microseconds=1))
+    text = ""
+    for unit in ("h", "m", "s", "ms", "us"):
+        count, rest = divmod(rest, _UNITS[unit])
+        text += f"{count}{unit}" if count else ""
+    return text or "0"
+
+
+def _read_duration(value: object) -> object:
+    return parse_duration(value) if isinstance(value, str) else value
+
+
+Duration = Annotated[
+    dt.timedelta,
+    pydantic.BeforeValidator(_read_duration),
+    pydantic.PlainSerializer(format_duration, return_type=str),
+]
+
+
+class Model(pydantic.BaseModel):
+    """A frozen API value; Python names are snake_case, JSON names camelCase."""
+
+    model_config = pydantic.ConfigDict(
+        alias_generator=to_camel,
+        frozen=True,
+        populate_by_name=True,
+        extra="ignore",
+        serialize_by_alias=True,
+    )
+
+    def to_object(self) -> dict[str, Any]:
+        """Return the JSON form without absent fields."""
+        return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+class Metadata(Model):
+    """What Handover reads of an object's metadata."""
+
+    name: str
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+    generation: int = 0
+    creation_timestamp: dt.datetime | None = None
+    deletion_timestamp: dt.datetime | None = None
+    labels: dict[str, str] = pydantic.Field(default_factory=dict)
+    annotations: dict[str, str] = pydantic.Field(default_factory=dict)
+
+
+class Condition(Model):
+    """A metav1 condition."""
+
+    type: str
+    status: str
+    reason: str
+    message: str = ""
+    last_transition_time: dt.datetime
+    observed_generation: int = 0

@@ -1,0 +1,34 @@
+"""Names that the API, the operator, the agents and the chart agree on."""
+
+from typing import Final, NamedTuple
+
+GROUP: Final = "handover.dev"
+VERSION: Final = "v1alpha1"
+API_VERSION: Final = f"{GROUP}/{VERSION}"
+
+LIVE_MIGRATIONS: Final = "livemigrations"
+WORKLOAD_ENDPOINTS: Final = "workloadendpoints"
+CONFIGURATIONS: Final = "handoverconfigurations"
+
+ROLE: Final = f"{GROUP}/role"
+MIGRATION: Final = f"{GROUP}/migration"
+MIGRATION_UID: Final = f"{GROUP}/migration-uid"
+ARMED: Final = f"{GROUP}/armed"
+OUTCOME: Final = f"{GROUP}/outcome"
+ENDED_ROLE: Final = f"{GROUP}/ended-role"
+
+DEFAULT_CONFIGURATION: Final = "default"
+NODE_CONFIGURATION_PREFIX: Final = "node."
+
+OPERATOR_FIELD_MANAGER: Final = "handover-operator"
+NODEAGENT_FIELD_MANAGER: Final = "handover-nodeagent"
+
+
+class ObjectKey(NamedTuple):
+    """Identifies one namespaced object of a kind; sorts by namespace, then name."""
+
+    namespace: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.namespace}/{self.name}"

@@ -1,0 +1,106 @@
+"""WorkloadEndpoint: one network interface of one workload on one node."""
+
+import datetime as dt
+import enum
+from ipaddress import IPv4Address, IPv6Address
+from typing import Annotated
+
+import pydantic
+
+from handover_api.model import Condition, Metadata, Model
+from handover_api.names import ObjectKey
+
+
+class Role(enum.StrEnum):
+    """What a migration makes of an endpoint."""
+
+    SOURCE = "source"
+    TARGET = "target"
+
+
+class State(enum.StrEnum):
+    """Where an endpoint's machine in the node agent stands."""
+
+    BASE = "Base"
+    TARGET = "Target"
+    LIVE = "Live"
+    TIME_WAIT = "TimeWait"
+    WITHDRAWN = "Withdrawn"
+    ASKING = "Asking"
+
+
+class Signal(enum.StrEnum):
+    """The frame that proved the guest alive."""
+
+    RARP = "RARP"
+    GRATUITOUS_ARP = "GratuitousARP"
+    NEIGHBOR_ADVERTISEMENT = "NeighborAdvertisement"
+    PROBE = "Probe"
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+MacAddress = Annotated[
+    str,
+    pydantic.BeforeValidator(_lower),
+    pydantic.StringConstraints(pattern=r"^[0-9a-f]{2}(:[0-9a-f]{2}){5}$"),
+]
+
+
+class WorkloadEndpointSpec(Model):
+    """Which interface, on which node, with which addresses."""
+
+    node: str
+    workload: str
+    interface: Annotated[str, pydantic.StringConstraints(min_length=1, max_length=15)] | None = None
+    mac: MacAddress | None = None
+    ips: tuple[IPv4Address | IPv6Address, ...]
+    gateways: tuple[IPv4Address | IPv6Address, ...] = ()
+    await_role: bool = False
+
+
+class RouteStatus(Model):
+    """A route of this endpoint that is in the node's kernel."""
+
+    address: IPv4Address | IPv6Address
+    metric: int
+    table: int
+    protocol: int
+
+
+class Cutover(Model):
+    """What the agent measured when the route followed the guest."""
+
+    signal: Signal
+    announcement_to_route_microseconds: int
+    time: dt.datetime
+    migration_uid: str | None = pydantic.Field(default=None, alias="migrationUID")
+
+
+class WorkloadEndpointStatus(Model):
+    """Written by the node agent only."""
+
+    state: State | None = None
+    since: dt.datetime | None = None
+    deadline: dt.datetime | None = None
+    role: Role | None = None
+    migration_uid: str | None = pydantic.Field(default=None, alias="migrationUID")
+    interface: str | None = None
+    routes: tuple[RouteStatus, ...] = ()
+    last_cutover: Cutover | None = None
+    conditions: tuple[Condition, ...] = ()
+
+
+class WorkloadEndpoint(Model):
+    """One network interface of one workload on one node."""
+
+    metadata: Metadata
+    spec: WorkloadEndpointSpec
+    status: WorkloadEndpointStatus = WorkloadEndpointStatus()
+
+    @property
+    def key(self) -> ObjectKey:
+        """Namespace and name."""
+        return ObjectKey(self.metadata.namespace, self.metadata.name)

@@ -1,0 +1,1 @@
+"""The kernel's side: one module per concept, each with what observes and what applies."""

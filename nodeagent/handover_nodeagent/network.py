@@ -1,0 +1,46 @@
+"""What of a node's network is ours, as values; the middle between the machines and the kernel."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+
+IPAddress = IPv4Address | IPv6Address
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """A direct host route, scope link: /32 or /128 by the address's family.
+
+    The kernel's key is (address, metric, table); ``oif`` is an interface index.
+    """
+
+    address: IPAddress
+    oif: int
+    metric: int
+    table: int
+    protocol: int
+
+
+@dataclass(frozen=True, slots=True)
+class Neigh:
+    """A neighbour entry seeded REACHABLE, never permanent: a wrong MAC must heal."""
+
+    address: IPAddress
+    oif: int
+    mac: str
+
+
+Guard = Mapping[str, frozenset[IPv4Address]]
+"""Interface name to the addresses for which this host must never answer ARP there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One network interface of the node; ``addresses`` are the node's own on it."""
+
+    index: int
+    name: str
+    mac: str
+    up: bool
+    addresses: frozenset[IPAddress] = frozenset()
+    default_route: bool = False

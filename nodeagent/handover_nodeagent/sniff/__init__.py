@@ -1,0 +1,1 @@
+"""Hears a guest announce itself, and asks it to."""
