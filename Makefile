@@ -1,0 +1,51 @@
+# The commands of this project. `make` alone lists them.
+
+PYTHON ?= python3
+BIN := .venv/bin
+LAB := $(BIN)/python -m handover_lab
+FAST := not root and not api and not cluster and not lab
+CHECKED := crds operator nodeagent e2e tests
+PYTEST := $(BIN)/pytest
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-fast test-root test-api test-lab lint images tools prepare clean constraints docs-fresh
+
+help:  ## List the commands
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: prepare  ## Watch a real VM migrate and its network follow (KEEP=1 leaves it running)
+	@$(LAB).demo $(if $(KEEP),--keep)
+
+test: prepare lint tools images  ## Everything: pure tables, kernel, API server, cluster, real VMs
+	@$(PYTEST) -m "$(FAST)"
+	@$(PYTEST) -m "root and not cluster and not lab"
+	@$(PYTEST) -m "api and not cluster and not lab"
+	@$(LAB).sandbox -- $(PYTEST) -m "cluster or lab"
+
+test-fast:  ## The pure tests: no root, no Go, seconds
+	@$(PYTHON) e2e/prepare.py --python-only
+	@$(PYTEST) -q -m "$(FAST)"
+
+lint:  ## Style, types and layers
+	@$(BIN)/ruff format --check --quiet $(CHECKED)
+	@$(BIN)/ruff check --quiet $(CHECKED)
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo
+
+tools: prepare  ## Build the parts of Kubernetes, once, into the user's cache
+	@$(LAB).tools
+
+images: prepare  ## Build the two images into build/images
+	@$(LAB).images
+
+prepare:
+	@$(PYTHON) e2e/prepare.py
+
+constraints: prepare  ## Pin the newest fitting versions of all dependencies
+	@$(PYTHON) -m venv build/pin && build/pin/bin/pip --quiet install pip-tools
+	@build/pin/bin/pip-compile --quiet --upgrade --all-extras --generate-hashes --allow-unsafe --strip-extras \
+	  --no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \
+	  --output-file constraints.txt pyproject.toml
+
+clean:  ## Remove what was built here; the cached tools stay
+	@rm -rf build .venv
