@@ -1,0 +1,74 @@
+"""What a machine wants done that cannot be derived from its state: frozen intents.
+
+Routes, neighbours, listening and timers are never commanded: the loop derives them from the
+machine after each step (``machine.py``, ``timers.py``, ``desired.py``).
+"""
+
+import enum
+from dataclasses import dataclass
+
+from handover_api.workloadendpoint import Signal
+
+
+@dataclass(frozen=True, slots=True)
+class StartProbes:
+    """Start the fast probe series afresh, first probe now."""
+
+    episode: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskGuest:
+    """Probe the guest three times 20 ms apart, whatever ``probeInterval`` says.
+
+    Where no MAC is known, feed :class:`events.Unaskable` instead.
+    """
+
+    episode: int
+
+
+@dataclass(frozen=True, slots=True)
+class AnnounceGateway:
+    """Routes went in: one probe more and, for IPv6, an unsolicited NA of the gateway.
+
+    They correct the guest's entry for its gateway, which on another node may have another MAC.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class RecordCutover:
+    """The guest was heard and the network followed: report what it took."""
+
+    signal: Signal
+
+
+@dataclass(frozen=True, slots=True)
+class KeepOrphan:
+    """The endpoint is gone but its guest answers: its routes stay as they are."""
+
+
+class EventReason(enum.StrEnum):
+    """Reasons of the Kubernetes Events that a machine asks for."""
+
+    CUT_OVER = "CutOver"
+    WITHDRAWN = "Withdrawn"
+    STILL_ALIVE = "StillAlive"
+    ORPHAN_ROUTE = "OrphanRoute"
+
+
+@dataclass(frozen=True, slots=True)
+class EmitEvent:
+    """Tell the endpoint's readers; the sentence is ``SENTENCES[reason]``."""
+
+    reason: EventReason
+
+
+SENTENCES = {
+    EventReason.CUT_OVER: "The guest runs here; its routes follow with elevated priority",
+    EventReason.WITHDRAWN: "No guest answers here any more; its routes are withdrawn",
+    EventReason.STILL_ALIVE: "The guest should be gone but answers; its routes stay",
+    EventReason.ORPHAN_ROUTE: "The endpoint was deleted but its guest answers; its routes stay "
+    "until the interface goes or another endpoint claims the address",
+}
+
+Command = StartProbes | AskGuest | AnnounceGateway | RecordCutover | KeepOrphan | EmitEvent

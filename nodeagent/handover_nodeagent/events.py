@@ -1,0 +1,112 @@
+"""What happened to one endpoint: frozen facts, the only input of its state machine.
+
+Each event knows its ``input``, the column of the transition table that it means. An event that
+stems from a listener or a timer carries the number of the episode that started those.
+"""
+
+import enum
+from dataclasses import dataclass
+from typing import ClassVar
+
+from handover_api.assignment import Assignment
+from handover_api.workloadendpoint import Signal
+
+
+class Input(enum.StrEnum):
+    """The columns of the transition table."""
+
+    TARGET = "Target"
+    ANNOUNCED = "Announced"
+    NO_ROLE = "NoRole"
+    ABORTED = "Aborted"
+    VANISHED = "Vanished"
+    SOURCE = "Source"
+    LEFT = "Left"
+    TIMER_POP = "TimerPop"
+    SILENCE = "Silence"
+    ASK_AGAIN = "AskAgain"
+    DELETED = "Deleted"
+
+
+@dataclass(frozen=True, slots=True)
+class Assigned:
+    """Role, uid or outcome changed; made by :func:`inputs.read` only.
+
+    ``routes_in``: the endpoint's own routes are in the kernel at this moment.
+    """
+
+    input: Input
+    assignment: Assignment
+    routes_in: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Updated:
+    """The assignment changed in something that moves no machine: ``armed``, a name."""
+
+    assignment: Assignment
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitLifted:
+    """The endpoint's spec no longer says ``awaitRole``."""
+
+
+@dataclass(frozen=True, slots=True)
+class Announced:
+    """The sniffer accepted a frame of the guest.
+
+    ``answers_probe``: it answers a probe that was sent in this very episode.
+    """
+
+    input: ClassVar[Input] = Input.ANNOUNCED
+    episode: int
+    signal: Signal
+    answers_probe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TimerPopped:
+    """The convergence time of a TimeWait is over."""
+
+    input: ClassVar[Input] = Input.TIMER_POP
+    episode: int
+
+
+@dataclass(frozen=True, slots=True)
+class FellSilent:
+    """An asking ended without an answer."""
+
+    input: ClassVar[Input] = Input.SILENCE
+    episode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Unaskable:
+    """An asking cannot be put: nobody knows the guest's MAC.
+
+    With routes in the machine takes it for an answer, without for silence.
+    """
+
+    input: ClassVar[Input] = Input.SILENCE
+    episode: int
+
+
+@dataclass(frozen=True, slots=True)
+class AskAgainDue:
+    """A guest that answered although it should be gone is to be asked once more."""
+
+    input: ClassVar[Input] = Input.ASK_AGAIN
+    episode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Deleted:
+    """The endpoint's object is gone."""
+
+    input: ClassVar[Input] = Input.DELETED
+
+
+Timed = TimerPopped | FellSilent | AskAgainDue
+Started = Announced | Unaskable | Timed
+Event = Assigned | Updated | AwaitLifted | Deleted | Started
