@@ -1,12 +1,16 @@
 """Which of an endpoint's addresses this node may program at all, and whose routes are ours."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Final
 
 from handover_api.assignment import Assignment
 from handover_api.configuration import RouteOwnership, Settings
 from handover_nodeagent.network import IPAddress
+
+_BROADCAST: Final = IPv4Address("255.255.255.255")
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,14 +18,40 @@ class Admission:
     """The addresses that may be programmed, and why each other one may not."""
 
     allowed: tuple[IPAddress, ...]
-    refused: dict[IPAddress, str] = field(default_factory=dict)
+    refused: Mapping[IPAddress, str]
 
 
 def admit(
     addresses: Iterable[IPAddress], settings: Settings, node_addresses: AbstractSet[IPAddress]
 ) -> Admission:
     """Judge *addresses*; some are refused whatever ``allowedCIDRs`` says."""
-    raise NotImplementedError
+    allowed: list[IPAddress] = []
+    refused: dict[IPAddress, str] = {}
+    for address in dict.fromkeys(addresses):
+        objection = _objection(address, settings, node_addresses)
+        if objection:
+            refused[address] = f"{address} is {objection}"
+        else:
+            allowed.append(address)
+    return Admission(tuple(allowed), refused)
+
+
+def _objection(
+    address: IPAddress, settings: Settings, node_addresses: AbstractSet[IPAddress]
+) -> str:
+    objections = (
+        (address in node_addresses, "an address of this node"),
+        (address.is_loopback, "a loopback address"),
+        (address.is_link_local, "a link-local address"),
+        (address.is_multicast, "a multicast address"),
+        (address.is_unspecified, "the unspecified address"),
+        (address == _BROADCAST, "the broadcast address"),
+        (
+            not any(address in network for network in settings.allowed_cidrs),
+            "outside of allowedCIDRs",
+        ),
+    )
+    return next((reason for applies, reason in objections if applies), "")
 
 
 def is_owned(assignment: Assignment, ownership: RouteOwnership) -> bool:

@@ -6,15 +6,19 @@ by the addresses of the endpoint that changed.
 """
 
 import datetime as dt
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address
+from typing import Final, Self, TypeVar
 
 from handover_api.configuration import Settings
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State
 from handover_nodeagent.machine import RouteLevel
 from handover_nodeagent.network import IPAddress, Link, Neigh, Route
+
+_PRECEDENCE: Final[Mapping[State, int]] = {State.LIVE: 2, State.TIME_WAIT: 1}
+_LONG_AGO: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +27,7 @@ class Local:
 
     ``addresses`` are the allowed ones of its spec; ``link`` is None while nobody can name its
     interface; ``standing`` is the state that decides its routes (``machine.settled``);
-    ``owned`` is false where another one programs its routes (``is_owned``).
+    ``owned`` is false where another one programs its routes (``addresses.is_owned``).
     """
 
     key: ObjectKey
@@ -35,65 +39,198 @@ class Local:
     created_at: dt.datetime | None = None
     owned: bool = True
 
+    @property
+    def interface(self) -> str | None:
+        """The interface's name."""
+        return self.link.name if self.link else None
+
 
 @dataclass(frozen=True, slots=True)
 class Touched:
     """Where the desired network may differ after a change."""
 
-    addresses: frozenset[IPAddress]
-    interfaces: frozenset[str]
+    addresses: frozenset[IPAddress] = frozenset()
+    interfaces: frozenset[str] = frozenset()
+
+    def __or__(self, other: "Touched") -> "Touched":
+        return Touched(self.addresses | other.addresses, self.interfaces | other.interfaces)
 
 
 class Desired:
     """The desired network; deterministic and without effect outside of itself."""
 
     def __init__(self, settings: Settings) -> None:
-        """Start empty; a change of *settings* means a new one, filled anew."""
+        """Start empty, for *settings* that stay; other ones make another network."""
+        self._settings = settings
+        self._locals: dict[ObjectKey, Local] = {}
+        self._by_address: dict[IPAddress, set[ObjectKey]] = {}
+        self._by_interface: dict[str, set[ObjectKey]] = {}
+        self._orphans: dict[IPAddress, Route] = {}
+
+    def under(self, settings: Settings) -> Self:
+        """Return the network that the same endpoints have under other *settings*."""
+        other = type(self)(settings)
+        for local in self._locals.values():
+            other.put(local)
+        for orphan in self.orphans():
+            other.adopt(orphan)
+        return other
+
+    def everything(self) -> Touched:
+        """Return all addresses and interfaces that an endpoint or orphan has."""
+        addresses = self._by_address.keys() | self._orphans.keys()
+        return Touched(frozenset(addresses), frozenset(self._by_interface))
 
     def put(self, local: Local) -> Touched:
         """Add or replace one endpoint; it claims its addresses from orphans."""
-        raise NotImplementedError
+        touched = self.drop(local.key) | _touched_by(local)
+        self._locals[local.key] = local
+        for address in local.addresses:
+            self._by_address.setdefault(address, set()).add(local.key)
+            self._orphans.pop(address, None)
+        if local.interface:
+            self._by_interface.setdefault(local.interface, set()).add(local.key)
+        return touched
 
     def drop(self, key: ObjectKey, *, orphan: bool = False) -> Touched:
         """Forget one endpoint; with *orphan* its routes stay until somebody claims them."""
-        raise NotImplementedError
+        local = self._locals.pop(key, None)
+        if local is None:
+            return Touched()
+        for address in local.addresses:
+            _discard(self._by_address, address, key)
+        if local.interface:
+            _discard(self._by_interface, local.interface, key)
+        if orphan and local.owned:
+            for route in routes_at(local, local.level, self._settings):
+                self.adopt(route)
+        return _touched_by(local)
 
     def adopt(self, orphan: Route) -> Touched:
-        """Take in an orphan of a former run of the agent."""
-        raise NotImplementedError
+        """Keep one route of an address that no endpoint claims."""
+        if orphan.address in self._by_address:
+            return Touched()
+        self._orphans[orphan.address] = orphan
+        return Touched(frozenset({orphan.address}))
 
     def lose_link(self, oif: int) -> Touched:
         """Forget the orphans of an interface that is gone."""
-        raise NotImplementedError
+        lost = frozenset(route.address for route in self.orphans() if route.oif == oif)
+        for address in lost:
+            del self._orphans[address]
+        return Touched(lost)
 
     def orphans(self) -> frozenset[Route]:
         """Return the orphans, to be remembered."""
-        raise NotImplementedError
+        return frozenset(self._orphans.values())
 
     def routes(self, addresses: Iterable[IPAddress]) -> frozenset[Route]:
         """Return the routes wanted for *addresses*."""
-        raise NotImplementedError
+        wanted: set[Route] = set()
+        for address in addresses:
+            if address in self._orphans:
+                wanted.add(self._orphans[address])
+            wanted.update(
+                _route(address, local, local.level, self._settings)
+                for local in self._owners(address)
+            )
+        return frozenset(wanted)
 
     def neighs(self, routes: Iterable[Route]) -> tuple[Neigh, ...]:
         """Return the neighbour entries to seed together with *routes*."""
-        raise NotImplementedError
+        return tuple(
+            Neigh(route.address, route.oif, local.mac)
+            for route in routes
+            for local in self._owners(route.address)
+            if local.mac and local.link and local.link.index == route.oif
+        )
 
     def guard(self, interfaces: Iterable[str]) -> Mapping[str, frozenset[IPv4Address]]:
         """Return the guarded addresses of *interfaces*, those without any included."""
-        raise NotImplementedError
+        return {
+            interface: frozenset(
+                address
+                for key in self._by_interface.get(interface, ())
+                for address in self._locals[key].addresses
+                if isinstance(address, IPv4Address)
+            )
+            for interface in interfaces
+        }
 
     def claimed(self, addresses: Iterable[IPAddress]) -> frozenset[IPAddress]:
-        """Return those for which a foreign host route is to be parked."""
-        raise NotImplementedError
+        """Return those for which a foreign direct host route is to be parked."""
+        return frozenset(
+            address
+            for address in addresses
+            if any(self._locals[key].owned for key in self._by_address.get(address, ()))
+        )
 
     def sharers(self, key: ObjectKey) -> Mapping[IPAddress, tuple[ObjectKey, ...]]:
         """Return the other endpoints of this node that name an address of *key*."""
-        raise NotImplementedError
+        others = {
+            address: tuple(sorted(self._by_address[address] - {key}))
+            for address in self._locals[key].addresses
+        }
+        return {address: keys for address, keys in others.items() if keys}
+
+    def _owners(self, address: IPAddress) -> Iterable[Local]:
+        """Return the endpoint that has the address at each level."""
+        owners: dict[RouteLevel, Local] = {}
+        for key in self._by_address.get(address, ()):
+            local = self._locals[key]
+            rival = owners.get(local.level, local)
+            if _wants_routes(local) and _rank(local) >= _rank(rival):
+                owners[local.level] = local
+        return owners.values()
 
 
-def routes_at(local: Local, at: RouteLevel, settings: Settings) -> tuple[Route, ...]:
-    """Return the routes that *local* would have at a level, as if it were alone.
+def routes_at(local: Local, level: RouteLevel, settings: Settings) -> tuple[Route, ...]:
+    """Return the routes that *local* would have at *level*, as if it were alone.
 
     What a Target's cutover is prepared from.
     """
-    raise NotImplementedError
+    if local.link is None or level is RouteLevel.NONE:
+        return ()
+    return tuple(_route(address, local, level, settings) for address in local.addresses)
+
+
+def _route(address: IPAddress, local: Local, level: RouteLevel, settings: Settings) -> Route:
+    assert local.link is not None
+    metric = _metrics(level, settings)[address.version]
+    return Route(address, local.link.index, metric, settings.route_table, settings.route_protocol)
+
+
+def _metrics(level: RouteLevel, settings: Settings) -> Mapping[int, int]:
+    """Return the metric by IP version."""
+    if level is RouteLevel.ELEVATED:
+        return {
+            4: settings.ipv4_elevated_route_priority,
+            6: settings.ipv6_elevated_route_priority,
+        }
+    return {4: settings.ipv4_normal_route_priority, 6: settings.ipv6_normal_route_priority}
+
+
+def _wants_routes(local: Local) -> bool:
+    return local.owned and local.link is not None and local.level is not RouteLevel.NONE
+
+
+def _rank(local: Local) -> tuple[int, dt.datetime, ObjectKey]:
+    """Order the endpoints that want one route; the greatest has it."""
+    precedence = _PRECEDENCE.get(local.standing, 0)
+    return precedence, local.created_at or _LONG_AGO, local.key
+
+
+def _touched_by(local: Local) -> Touched:
+    interfaces = {local.interface} if local.interface else set()
+    return Touched(frozenset(local.addresses), frozenset(interfaces))
+
+
+_K = TypeVar("_K", bound=Hashable)
+_V = TypeVar("_V", bound=Hashable)
+
+
+def _discard(index: dict[_K, set[_V]], key: _K, value: _V) -> None:
+    """Take *value* out and leave no empty entry behind."""
+    index[key].discard(value)
+    if not index[key]:
+        del index[key]

@@ -16,24 +16,46 @@ Nothing here waits: a timer or an announcement that comes late carries the numbe
 episode and changes nothing.
 """
 
+import dataclasses
 import datetime as dt
 from dataclasses import dataclass
 from typing import Final
 
 from handover_api.configuration import Settings
+from handover_api.workloadendpoint import Role, State
 from handover_nodeagent.commands import (
+    AnnounceGateway,
+    AskGuest,
     Command,
+    EmitEvent,
+    EventReason,
+    KeepOrphan,
+    RecordCutover,
+    StartProbes,
 )
 from handover_nodeagent.events import (
+    Announced,
+    AskAgainDue,
     Assigned,
+    AwaitLifted,
     Deleted,
     Event,
     Input,
     Started,
+    TimerPopped,
+    Unaskable,
+    Updated,
 )
 from handover_nodeagent.machine import (
+    Doubt,
     Machine,
+    Question,
+    RouteLevel,
+    is_listening,
+    is_on_source_side,
+    level,
 )
+from handover_nodeagent.transitions import ENDINGS, RELEASING, TRANSITIONS, Fork, Guard, Turn
 
 FIRST_PATIENCE: Final = dt.timedelta(seconds=1)
 LAST_PATIENCE: Final = dt.timedelta(seconds=60)
@@ -60,4 +82,183 @@ class Step:
 
 def step(machine: Machine | None, event: Event, now: dt.datetime, settings: Settings) -> Step:
     """Take *event*; total over all machines and events, and without any effect."""
-    raise NotImplementedError
+    if machine is None or _is_late(machine, event):
+        return Step(machine)
+    if isinstance(event, AwaitLifted):
+        return Step(dataclasses.replace(machine, awaiting=False))
+    if isinstance(event, Updated):
+        return _update(machine, event, now)
+    if isinstance(event, Announced) and machine.state is State.WITHDRAWN:
+        return _weigh(machine, event, now, settings)
+    return _take(machine, event, now)
+
+
+def _is_late(machine: Machine, event: Event) -> bool:
+    return isinstance(event, Started) and event.episode != machine.episode
+
+
+def _update(machine: Machine, event: Updated, now: dt.datetime) -> Step:
+    is_armed_now = event.assignment.armed and not machine.assignment.armed
+    updated = dataclasses.replace(machine, assignment=event.assignment)
+    if not (is_armed_now and is_listening(machine)):
+        return Step(updated)
+    if machine.state is not State.ASKING:
+        return Step(updated, (StartProbes(machine.episode),))
+    # The answers so far fell on deaf ears.
+    asking = dataclasses.replace(updated, episode=machine.episode + 1, since=now)
+    return Step(asking, (AskGuest(asking.episode),))
+
+
+def _weigh(machine: Machine, event: Announced, now: dt.datetime, settings: Settings) -> Step:
+    """Let a Withdrawn believe two answers only, some time apart.
+
+    A dying guest's late frames are no life, nor is its answer to a probe from before.
+    """
+    if not event.answers_probe:
+        return Step(machine, (StartProbes(machine.episode),), event.input)
+    first = machine.first_answer
+    if first is None or now < first:
+        heard = dataclasses.replace(machine, first_answer=now)
+        return Step(heard, (StartProbes(machine.episode),), event.input)
+    if now - first < 2 * (settings.probe_interval or WITHDRAWN_PROBE_INTERVAL):
+        return Step(machine, (), event.input)
+    return _take(machine, event, now)
+
+
+def _take(machine: Machine, event: Moving, now: dt.datetime) -> Step:
+    goal = _goal(machine, event)
+    if goal is State.ASKING:
+        return _ask(machine, event, now)
+    if isinstance(goal, State):
+        return _enter(goal, machine, event, now)
+    if goal is Turn.BEFORE:
+        return _take(_before(machine), event, now)
+    return _turn(goal, machine, event, now)
+
+
+def _turn(turn: Turn, machine: Machine, event: Moving, now: dt.datetime) -> Step:
+    if turn is Turn.STAY:
+        return _stay(machine, event)
+    if turn is Turn.BACK:
+        return _go_back(machine, event, now)
+    if turn is Turn.IMPOSSIBLE:
+        return Step(machine, (), event.input, impossible=True)
+    if turn is Turn.ORPHAN and level(machine) is not RouteLevel.NONE:
+        return Step(None, (KeepOrphan(), EmitEvent(EventReason.ORPHAN_ROUTE)), event.input)
+    return Step(None, (), event.input)
+
+
+def _input(machine: Machine, event: Moving) -> Input:
+    if isinstance(event, Unaskable) and level(machine) is not RouteLevel.NONE:
+        return Input.ANNOUNCED
+    return event.input
+
+
+def _goal(machine: Machine, event: Moving) -> State | Turn:
+    cell = TRANSITIONS[machine.state][_input(machine, event)]
+    if isinstance(cell, Fork):
+        return cell.then if _holds(cell.guard, machine, event) else cell.otherwise
+    if machine.question and cell is Turn.ANSWERED:
+        return ENDINGS[machine.question.cause].answered
+    if machine.question and cell is Turn.SILENT:
+        return ENDINGS[machine.question.cause].silent
+    return cell
+
+
+def _holds(guard: Guard, machine: Machine, event: Moving) -> bool:
+    assignment = event.assignment if isinstance(event, Assigned) else machine.assignment
+    match guard:
+        case Guard.ROUTES_IN_AND_ARMED:
+            return isinstance(event, Assigned) and event.routes_in and assignment.armed
+        case Guard.ENDED_TARGET:
+            return assignment.ended_role is Role.TARGET
+        case Guard.SAME_UID:
+            # An unknown uid is another one.
+            return machine.uid is not None and machine.uid == assignment.migration_uid
+        case Guard.SOURCE_SIDE:
+            return is_on_source_side(assignment)
+        case Guard.IN_DOUBT:
+            return machine.doubt is not None
+
+
+def _follow(machine: Machine, event: Moving) -> Machine:
+    """Act upon the event's assignment from now on; a uid that is not said any more stays."""
+    if not isinstance(event, Assigned):
+        return machine
+    uid = event.assignment.migration_uid or machine.uid
+    return dataclasses.replace(machine, assignment=event.assignment, uid=uid, doubt=None)
+
+
+def _before(machine: Machine) -> Machine:
+    """End the asking without an answer: the state before, in an episode of its own."""
+    assert machine.question is not None
+    return dataclasses.replace(
+        machine.question.before,
+        episode=machine.episode + 1,
+        awaiting=machine.awaiting,
+        assignment=machine.assignment,
+    )
+
+
+def _stay(machine: Machine, event: Moving) -> Step:
+    stayed = _follow(machine, event)
+    if machine.state is State.BASE and event.input in RELEASING:
+        stayed = dataclasses.replace(stayed, awaiting=False)
+    probes = isinstance(event, Assigned) and is_listening(machine)
+    commands = (StartProbes(machine.episode),) if probes else _gateway(machine, stayed)
+    return Step(stayed, commands, event.input)
+
+
+def _enter(state: State, machine: Machine, event: Moving, now: dt.datetime) -> Step:
+    followed = _follow(machine, event)
+    entered = Machine(
+        state=state,
+        episode=machine.episode + 1,
+        since=now,
+        assignment=followed.assignment,
+        uid=followed.uid,
+        doubt=machine.doubt if isinstance(event, TimerPopped) else None,
+    )
+    commands: list[Command] = []
+    if is_listening(entered):
+        commands.append(StartProbes(entered.episode))
+    commands += _gateway(machine, entered)
+    if isinstance(event, Announced) and level(entered) is RouteLevel.ELEVATED:
+        commands += (RecordCutover(event.signal), EmitEvent(EventReason.CUT_OVER))
+    if level(machine) is not RouteLevel.NONE and level(entered) is RouteLevel.NONE:
+        commands.append(EmitEvent(EventReason.WITHDRAWN))
+    return Step(entered, tuple(commands), event.input)
+
+
+def _gateway(old: Machine, new: Machine) -> tuple[Command, ...]:
+    routes_go_in = level(old) is RouteLevel.NONE and level(new) is not RouteLevel.NONE
+    return (AnnounceGateway(),) if routes_go_in else ()
+
+
+def _ask(machine: Machine, event: Moving, now: dt.datetime) -> Step:
+    is_again = isinstance(event, AskAgainDue)
+    cause = machine.doubt.cause if is_again and machine.doubt else event.input
+    asking = dataclasses.replace(
+        _follow(machine, event),
+        state=State.ASKING,
+        episode=machine.episode + 1,
+        since=now,
+        question=Question(cause, machine),
+    )
+    return Step(asking, (AskGuest(asking.episode),), event.input)
+
+
+def _go_back(machine: Machine, event: Moving, now: dt.datetime) -> Step:
+    """Return with the routes to a guest that answers; doubt stays, with growing patience."""
+    assert machine.question is not None
+    patience = FIRST_PATIENCE
+    if machine.doubt:
+        patience = min(2 * machine.doubt.patience, LAST_PATIENCE)
+    back = dataclasses.replace(
+        _before(machine),
+        uid=machine.uid,
+        awaiting=False,
+        doubt=Doubt(machine.question.cause, now, patience),
+    )
+    told = () if machine.doubt else (EmitEvent(EventReason.STILL_ALIVE),)
+    return Step(back, (*_gateway(machine, back), *told), event.input)

@@ -79,8 +79,7 @@ def settled(machine: Machine) -> Machine:
 
 def level(machine: Machine) -> RouteLevel:
     """Return the priority of the routes that the endpoint is to have now."""
-    decisive = settled(machine)
-    return RouteLevel.NONE if decisive.awaiting else ROUTES[decisive.state]
+    return RouteLevel.NONE if machine.awaiting else ROUTES[settled(machine).state]
 
 
 def is_listening(machine: Machine) -> bool:

@@ -129,6 +129,10 @@ TRANSITIONS: Final[Mapping[State, Mapping[Input, Cell]]] = {
 }
 
 
+RELEASING: Final = frozenset({Input.SOURCE, Input.NO_ROLE, Input.ABORTED})
+"""Inputs at which a Base that stays gets the routes that it awaited (``awaitRole``)."""
+
+
 @dataclass(frozen=True, slots=True)
 class Ending:
     """How an asking ends, by what the guest does."""
