@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 from handover_nodeagent.network import IPAddress, Route
 
+_Key = tuple[IPAddress, int, int]
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -28,26 +30,25 @@ def diff(desired: Iterable[Route], observed: Iterable[Route]) -> Plan:
     *observed* is in the kernel's order; it may hold several routes of one key, on several
     devices, as IPv6 allows.
     """
-    left = dict.fromkeys(observed)
+    rivals: dict[_Key, list[Route]] = {}
+    for route in observed:
+        rivals.setdefault(_key(route), []).append(route)
     add: list[Route] = []
     replace: list[Route] = []
-    missing = []
     for route in sorted(desired, key=_order):
-        if route in left:
-            del left[route]
-        else:
-            missing.append(route)
-    for route in missing:
-        rival = next((other for other in left if _key(other) == _key(route)), None)
-        if rival is None:
-            add.append(route)
-        else:
-            del left[rival]
+        same_key = rivals.get(_key(route), [])
+        if route in same_key:
+            same_key.remove(route)
+        elif same_key:
+            same_key.pop(0)
             replace.append(route)
-    return Plan(tuple(add), tuple(replace), tuple(left))
+        else:
+            add.append(route)
+    remove = tuple(route for same_key in rivals.values() for route in same_key)
+    return Plan(tuple(add), tuple(replace), remove)
 
 
-def _key(route: Route) -> tuple[IPAddress, int, int]:
+def _key(route: Route) -> _Key:
     return route.address, route.metric, route.table
 
 
