@@ -177,8 +177,7 @@ def _holds(guard: Guard, machine: Machine, event: Moving) -> bool:
             return machine.uid is not None and machine.uid == assignment.migration_uid
         case Guard.SOURCE_SIDE:
             return is_on_source_side(assignment)
-        case Guard.IN_DOUBT:
-            return machine.doubt is not None
+    return machine.doubt is not None
 
 
 def _follow(machine: Machine, event: Moving) -> Machine:
