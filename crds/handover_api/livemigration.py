@@ -116,3 +116,8 @@ class LiveMigration(Model):
     def migration_uid(self) -> str:
         """What ``handover.dev/migration-uid`` carries: spec.id, else metadata.uid."""
         return self.spec.id or self.metadata.uid
+
+    @property
+    def is_controlled(self) -> bool:
+        """Somebody drives this migration, and says by spec.outcome how it ended."""
+        return any(owner.controller for owner in self.metadata.owner_references)

@@ -74,6 +74,15 @@ class Model(pydantic.BaseModel):
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
 
 
+class OwnerReference(Model):
+    """Who an object belongs to; at most one of them is its controller."""
+
+    kind: str
+    name: str
+    uid: str
+    controller: bool = False
+
+
 class Metadata(Model):
     """What Handover reads of an object's metadata."""
 
@@ -86,6 +95,7 @@ class Metadata(Model):
     deletion_timestamp: dt.datetime | None = None
     labels: dict[str, str] = pydantic.Field(default_factory=dict)
     annotations: dict[str, str] = pydantic.Field(default_factory=dict)
+    owner_references: tuple[OwnerReference, ...] = ()
 
 
 class Condition(Model):
