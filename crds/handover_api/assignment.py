@@ -2,11 +2,14 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Self
+from typing import Final, Self
 
 from handover_api import names
 from handover_api.livemigration import Outcome
 from handover_api.workloadendpoint import Role
+
+_ROLES: Final = {role.value: role for role in Role}
+_OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,16 +30,13 @@ class Assignment:
     @classmethod
     def from_annotations(cls, annotations: Mapping[str, str]) -> Self:
         """Read what is there; a value outside of the contract counts as absent."""
-        role = annotations.get(names.ROLE)
-        outcome = annotations.get(names.OUTCOME)
-        ended_role = annotations.get(names.ENDED_ROLE)
         return cls(
-            role=Role(role) if role in Role else None,
+            role=_ROLES.get(annotations.get(names.ROLE, "")),
             migration=annotations.get(names.MIGRATION),
             migration_uid=annotations.get(names.MIGRATION_UID),
             armed=annotations.get(names.ARMED) != "false",
-            outcome=Outcome(outcome) if outcome in Outcome else None,
-            ended_role=Role(ended_role) if ended_role in Role else None,
+            outcome=_OUTCOMES.get(annotations.get(names.OUTCOME, "")),
+            ended_role=_ROLES.get(annotations.get(names.ENDED_ROLE, "")),
         )
 
     def to_annotations(self) -> dict[str, str | None]:
