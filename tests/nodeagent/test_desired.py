@@ -1,0 +1,285 @@
+"""What the node's network is to be, and how little of it one change touches."""
+
+import dataclasses
+import datetime as dt
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from handover_api.configuration import Settings
+from handover_api.names import ObjectKey
+from handover_api.workloadendpoint import State
+from handover_nodeagent import desired
+from handover_nodeagent.desired import Desired, Local, Touched
+from handover_nodeagent.machine import RouteLevel
+from handover_nodeagent.network import Link, Neigh, Route
+
+V4, V6, OTHER = ip_address("10.65.0.2"), ip_address("fd00:65::2"), ip_address("10.65.0.3")
+TAP = Link(5, "tap5", "ee:ee:ee:ee:ee:ee", up=True)
+VETH = Link(6, "veth6", "ee:ee:ee:ee:ee:ee", up=True)
+MAC = "02:00:00:00:00:01"
+SETTINGS = Settings(ipv6_normal_route_priority=2048, ipv6_elevated_route_priority=600)
+T0 = dt.datetime(2026, 8, 1, 12, tzinfo=dt.UTC)
+NONE, NORMAL, ELEVATED = RouteLevel
+
+LOCAL = Local(ObjectKey("ns", "a"), (V4, V6), NORMAL, State.BASE, TAP, MAC, T0)
+LIVE = dataclasses.replace(LOCAL, level=ELEVATED, standing=State.LIVE)
+TARGET = dataclasses.replace(LOCAL, level=NONE, standing=State.TARGET)
+YOUNGER = dataclasses.replace(
+    LOCAL, key=ObjectKey("ns", "b"), link=VETH, created_at=T0 + dt.timedelta(seconds=1)
+)
+ALL = (V4, V6, OTHER)
+
+
+def network(*locals_: Local, settings: Settings = SETTINGS) -> Desired:
+    wanted = Desired(settings)
+    for local in locals_:
+        wanted.put(local)
+    return wanted
+
+
+def route(address: object, oif: int, metric: int) -> Route:
+    return Route(ip_address(str(address)), oif, metric, 254, 88)
+
+
+def owner_of(wanted: Desired, address: object = V4) -> list[int]:
+    return [found.oif for found in wanted.routes([ip_address(str(address))])]
+
+
+@pytest.mark.parametrize(
+    ("local", "expected"),
+    [
+        (LOCAL, {route(V4, 5, 1024), route(V6, 5, 2048)}),
+        (LIVE, {route(V4, 5, 512), route(V6, 5, 600)}),
+        (TARGET, set()),
+        (dataclasses.replace(LOCAL, link=None), set()),
+        (dataclasses.replace(LOCAL, owned=False), set()),
+    ],
+    ids=["normal", "elevated", "none", "no interface", "not ours"],
+)
+def test_every_address_has_a_route_of_the_endpoints_level(
+    local: Local, expected: set[Route]
+) -> None:
+    assert expected == network(local).routes(ALL)
+
+
+def test_the_cutover_can_be_prepared_before_it_is_wanted() -> None:
+    prepared = desired.routes_at(TARGET, ELEVATED, SETTINGS)
+    assert (route(V4, 5, 512), route(V6, 5, 600)) == prepared
+    assert network(LIVE).routes(ALL) == set(prepared)
+    nowhere = dataclasses.replace(TARGET, link=None)
+    assert desired.routes_at(nowhere, ELEVATED, SETTINGS) == ()
+
+
+def test_a_known_mac_is_seeded_with_the_route() -> None:
+    wanted = network(LOCAL, dataclasses.replace(YOUNGER, level=NONE))
+    routes = sorted(wanted.routes(ALL), key=lambda found: found.address.version)
+    assert (Neigh(V4, 5, MAC), Neigh(V6, 5, MAC)) == wanted.neighs(routes)
+
+
+def test_an_unknown_mac_is_not_seeded() -> None:
+    wanted = network(dataclasses.replace(LOCAL, mac=None))
+    assert wanted.neighs(wanted.routes(ALL)) == ()
+
+
+class TestOwnership:
+    """A key of the kernel has one owner on the node."""
+
+    def test_the_newest_endpoint_has_the_address(self) -> None:
+        assert [VETH.index] == owner_of(network(LOCAL, YOUNGER))
+        assert [VETH.index] == owner_of(network(YOUNGER, LOCAL))
+
+    def test_live_goes_before_timewait(self) -> None:
+        waiting = dataclasses.replace(YOUNGER, level=ELEVATED, standing=State.TIME_WAIT)
+        assert [TAP.index] == owner_of(network(waiting, LIVE))
+        assert [TAP.index] == owner_of(network(LIVE, waiting))
+
+    def test_priorities_do_not_compete(self) -> None:
+        both = network(LIVE, YOUNGER).routes([V4])
+        assert {route(V4, 5, 512), route(V4, 6, 1024)} == both
+
+    def test_an_endpoint_that_wants_no_route_takes_none(self) -> None:
+        silent = dataclasses.replace(YOUNGER, level=NONE, standing=State.TARGET)
+        assert [TAP.index] == owner_of(network(LOCAL, silent))
+
+    def test_an_unknown_age_is_the_oldest_and_the_name_decides_at_last(self) -> None:
+        ageless = dataclasses.replace(YOUNGER, created_at=None)
+        same_age = dataclasses.replace(YOUNGER, created_at=T0)
+        assert [TAP.index] == owner_of(network(ageless, LOCAL))
+        assert [VETH.index] == owner_of(network(same_age, LOCAL))
+
+    def test_the_next_owner_follows_when_the_first_goes(self) -> None:
+        wanted = network(LOCAL, YOUNGER)
+        wanted.drop(YOUNGER.key)
+        assert [TAP.index] == owner_of(wanted)
+
+    def test_both_endpoints_are_named_to_each_other(self) -> None:
+        wanted = network(LOCAL, dataclasses.replace(YOUNGER, addresses=(V4, OTHER)))
+        assert {V4: (YOUNGER.key,)} == wanted.sharers(LOCAL.key)
+        assert {V4: (LOCAL.key,)} == wanted.sharers(YOUNGER.key)
+
+
+class TestTouched:
+    """A change touches its endpoint's addresses and interfaces, old and new, and no other."""
+
+    def test_a_new_endpoint(self) -> None:
+        expected = Touched(frozenset({V4, V6}), frozenset({"tap5"}))
+        assert expected == network(YOUNGER).put(LOCAL)
+
+    def test_a_changed_endpoint(self) -> None:
+        moved = dataclasses.replace(LOCAL, addresses=(V4, OTHER), link=VETH)
+        expected = Touched(frozenset(ALL), frozenset({"tap5", "veth6"}))
+        assert expected == network(LOCAL).put(moved)
+
+    def test_a_dropped_endpoint(self) -> None:
+        wanted = network(LOCAL)
+        assert Touched(frozenset({V4, V6}), frozenset({"tap5"})) == wanted.drop(LOCAL.key)
+        assert Touched() == wanted.everything()
+
+    def test_an_endpoint_without_interface(self) -> None:
+        nowhere = dataclasses.replace(LOCAL, link=None)
+        assert Touched(frozenset({V4, V6})) == network().put(nowhere)
+
+    def test_an_unknown_endpoint(self) -> None:
+        assert Touched() == network(LOCAL).drop(YOUNGER.key)
+
+    def test_everything(self) -> None:
+        wanted = network(LOCAL)
+        wanted.adopt(route(OTHER, 9, 512))
+        assert Touched(frozenset(ALL), frozenset({"tap5"})) == wanted.everything()
+
+
+class TestGuard:
+    """This host never answers ARP for a guest's address on the guest's own interface."""
+
+    @pytest.mark.parametrize(
+        "local", [LOCAL, LIVE, TARGET, dataclasses.replace(LOCAL, owned=False)]
+    )
+    def test_every_endpoint_with_ipv4_is_guarded_in_any_state(self, local: Local) -> None:
+        assert {"tap5": {V4}} == network(local).guard(["tap5"])
+
+    def test_what_is_gone_is_guarded_no_more(self) -> None:
+        wanted = network(LOCAL)
+        wanted.drop(LOCAL.key)
+        assert {"tap5": frozenset()} == wanted.guard(["tap5"])
+
+    def test_two_endpoints_of_one_interface_are_guarded_together(self) -> None:
+        beside = dataclasses.replace(YOUNGER, link=TAP, addresses=(OTHER,))
+        assert {"tap5": {V4, OTHER}} == network(LOCAL, beside).guard(["tap5"])
+
+
+def test_foreign_routes_are_parked_where_we_program_or_suppress() -> None:
+    nowhere = dataclasses.replace(TARGET, link=None)
+    assert {V4, V6} == network(nowhere).claimed(ALL)
+    assert {V4, V6} == network(LOCAL).claimed(ALL)
+    assert network(dataclasses.replace(LOCAL, owned=False)).claimed(ALL) == set()
+
+
+class TestOrphans:
+    """A guest that answers keeps its routes, also when its endpoint is deleted."""
+
+    def test_the_routes_stay(self) -> None:
+        wanted = network(LIVE)
+        before = wanted.routes(ALL)
+        wanted.drop(LIVE.key, orphan=True)
+        assert before == wanted.routes(ALL)
+        assert before == wanted.orphans()
+
+    def test_an_endpoint_that_names_the_address_takes_it_over(self) -> None:
+        wanted = network(LIVE)
+        wanted.drop(LIVE.key, orphan=True)
+        wanted.put(dataclasses.replace(YOUNGER, addresses=(V4,), level=NONE))
+        assert {route(V6, 5, 600)} == wanted.orphans()
+        assert {route(V6, 5, 600)} == wanted.routes(ALL)
+
+    def test_an_address_that_another_endpoint_names_leaves_no_orphan(self) -> None:
+        wanted = network(LIVE, YOUNGER)
+        wanted.drop(LIVE.key, orphan=True)
+        assert wanted.orphans() == frozenset()
+
+    def test_they_go_with_their_interface(self) -> None:
+        wanted = network(LIVE)
+        wanted.drop(LIVE.key, orphan=True)
+        assert Touched() == wanted.lose_link(99)
+        assert Touched(frozenset({V4, V6})) == wanted.lose_link(TAP.index)
+        assert wanted.routes(ALL) == frozenset()
+
+    def test_those_of_another_owner_were_never_ours(self) -> None:
+        wanted = network(dataclasses.replace(LIVE, owned=False))
+        wanted.drop(LIVE.key, orphan=True)
+        assert wanted.orphans() == frozenset()
+
+    def test_an_orphan_of_a_former_run_is_taken_in_unless_claimed(self) -> None:
+        wanted = network(LOCAL)
+        assert Touched(frozenset({OTHER})) == wanted.adopt(route(OTHER, 9, 512))
+        assert Touched() == wanted.adopt(route(V4, 9, 512))
+        assert {route(OTHER, 9, 512)} == wanted.orphans()
+
+
+def test_other_settings_give_the_same_endpoints_other_metrics() -> None:
+    wanted = network(LOCAL)
+    wanted.adopt(route(OTHER, 9, 512))
+    other = wanted.under(Settings(ipv4_normal_route_priority=900, route_protocol=99))
+    assert {
+        Route(V4, 5, 900, 254, 99),
+        Route(V6, 5, 1024, 254, 99),
+        route(OTHER, 9, 512),
+    } == other.routes(ALL)
+
+
+STANDINGS = {
+    State.BASE: NORMAL,
+    State.TARGET: NONE,
+    State.LIVE: ELEVATED,
+    State.TIME_WAIT: ELEVATED,
+    State.WITHDRAWN: NONE,
+}
+
+
+@st.composite
+def locals_(draw: st.DrawFn) -> Local:
+    """Return one of four endpoints in any standing; they quarrel over three addresses."""
+    standing = draw(st.sampled_from(list(STANDINGS)))
+    return Local(
+        key=ObjectKey("ns", draw(st.sampled_from("abcd"))),
+        addresses=tuple(draw(st.sets(st.sampled_from(ALL), min_size=1))),
+        level=STANDINGS[standing],
+        standing=standing,
+        link=draw(st.sampled_from([None, TAP, VETH])),
+        created_at=draw(st.sampled_from([None, T0, T0 + dt.timedelta(seconds=1)])),
+        owned=draw(st.booleans()),
+    )
+
+
+CHANGES = st.lists(locals_() | st.sampled_from([ObjectKey("ns", name) for name in "abcd"]))
+
+
+@given(CHANGES)
+def test_a_change_touches_all_that_it_changes(changes: list[Local | ObjectKey]) -> None:
+    wanted = Desired(SETTINGS)
+    final: dict[ObjectKey, Local] = {}
+    for change in changes:
+        before = {address: wanted.routes([address]) for address in ALL}
+        guard = wanted.guard(["tap5", "veth6"])
+        if isinstance(change, Local):
+            touched = wanted.put(change)
+            final[change.key] = change
+        else:
+            touched = wanted.drop(change)
+            final.pop(change, None)
+        after = {address: wanted.routes([address]) for address in ALL}
+        assert {a for a in ALL if before[a] != after[a]} <= touched.addresses
+        changed = {n for n, them in wanted.guard(["tap5", "veth6"]).items() if them != guard[n]}
+        assert changed <= touched.interfaces
+    anew = network(*reversed(final.values()))
+    assert anew.routes(ALL) == wanted.routes(ALL)
+    assert anew.everything() == wanted.everything()
+
+
+@given(CHANGES)
+def test_a_key_of_the_kernel_is_wanted_once(changes: list[Local | ObjectKey]) -> None:
+    wanted = network(*(change for change in changes if isinstance(change, Local)))
+    routes = wanted.routes(ALL)
+    assert len({(found.address, found.metric) for found in routes}) == len(routes)
