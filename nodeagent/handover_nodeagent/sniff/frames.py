@@ -35,7 +35,8 @@ ND: Final = struct.Struct("!6s6sH IHBB16s16s BBHI16s")
 """Ethernet header, IPv6 header, then RFC 4861 sections 4.3 and 4.4 up to the options: 78 bytes."""
 
 _IPV6_AT: Final = 14
-_ICMPV6_AT: Final = 54
+ND_AT: Final = 54
+"""Where the ICMPv6 message begins."""
 _OPTION_UNIT: Final = 8
 _ARP_OPERATIONS: Final = frozenset({ARP_REQUEST, ARP_REPLY})
 _UNSPECIFIED: Final = bytes(4)
@@ -103,17 +104,17 @@ def _parse_advertisement(frame: bytes | memoryview) -> Frame | None:
     kind, code, _, flags, target = fields[9:]
     if (header, hop_limit, kind, code) != (IPPROTO_ICMPV6, ND_HOP_LIMIT, ND_ADVERT, 0):
         return None
-    payload = bytes(frame[_ICMPV6_AT : _ICMPV6_AT + length])
+    payload = bytes(frame[ND_AT : ND_AT + length])
     is_solicited = bool(flags & NA_SOLICITED)
     if (
         flow >> 28 != _VERSION_6
-        or not ND.size - _ICMPV6_AT <= length == len(payload)
+        or not ND.size - ND_AT <= length == len(payload)
         or target[0] == _MULTICAST
         or (is_solicited and receiver[0] == _MULTICAST)
-        or checksum(bytes(frame[_IPV6_AT + 8 : _ICMPV6_AT]), payload) != 0
+        or checksum(bytes(frame[_IPV6_AT + 8 : ND_AT]), payload) != 0
     ):
         return None
-    claimed = _link_layer_address(payload[ND.size - _ICMPV6_AT :])
+    claimed = _link_layer_address(payload[ND.size - ND_AT :])
     if claimed is None:
         return None
     if is_solicited:

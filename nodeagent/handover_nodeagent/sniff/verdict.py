@@ -99,10 +99,6 @@ class Expectation:
         """Return the expectation of a guest whose MAC an accepted RARP has taught."""
         return dataclasses.replace(self, mac=source)
 
-    def hearing_advertisement(self) -> Self:
-        """Return the expectation after an unsolicited NA: an answer now confirms that."""
-        return dataclasses.replace(self, advertised=True)
-
 
 _FORGED_SENDER: Final = Rejected(Reason.FORGED_SENDER)
 _OTHER_MAC: Final = Rejected(Reason.OTHER_MAC)

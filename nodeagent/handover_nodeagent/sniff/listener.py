@@ -1,0 +1,176 @@
+"""One endpoint's ears and voice on the event loop: capture, judge, probe, and keep calm.
+
+From frame to ``Sink.heard`` there is no task and no await: the callback of the descriptor reads,
+judges and calls. What a flood costs is bounded: so many frames per wake-up and, when more come
+than any guest has reason to send, a while in which the kernel lets through nothing but a RARP.
+"""
+
+import asyncio
+import dataclasses
+from typing import Final, Protocol
+
+from handover_nodeagent.sniff import bpf, capture, frames, verdict
+from handover_nodeagent.sniff.probe import ProbeSeries
+from handover_nodeagent.sniff.verdict import Accepted, Expectation, Reason, Rejected
+
+BUDGET: Final = 16
+"""Frames per wake-up; then the loop's other descriptors have their turn."""
+PATIENCE: Final = 64
+"""Frames within ``WINDOW`` that are still no flood: more than the receive buffer holds."""
+WINDOW: Final = 0.1
+CALM: Final = 0.1
+"""How long, in seconds, a flood makes us deaf to anything but a RARP."""
+CLOSE_AFTER: Final = 0.1
+"""Where twenty guests announce at once, all twenty routes come before the first close."""
+
+
+class Sink(Protocol):
+    """Where a listener reports; called synchronously on the loop."""
+
+    def heard(self, accepted: Accepted, received_at: int) -> None:
+        """Take an announcement that the kernel received at *received_at*, in realtime ns.
+
+        ``accepted.is_answer`` says here: to a probe that the current series has sent.
+        ``accepted.mac`` is news where none was known: compose new questions then.
+        """
+
+    def rejected(self, reason: Reason) -> None:
+        """Count a frame that came through the filter and changed nothing."""
+
+    def lost(self, trouble: str) -> None:
+        """The interface is down or gone: a link event or a back-off should bring a new one."""
+
+
+class Listener:
+    """Listens from its making on, until ``stop``.
+
+    ``expected`` and ``series`` are to be read; ``expect`` and ``probe`` replace them.
+    """
+
+    def __init__(
+        self, ifindex: int, expected: Expectation, series: ProbeSeries, sink: Sink
+    ) -> None:
+        """Listen on the running loop; raise CannotListenError when that cannot be."""
+        self._loop = asyncio.get_running_loop()
+        self.expected = expected
+        self.series = series
+        self._sink = sink
+        self._capture = capture.Capture.open(ifindex, bpf.compile_filter(expected))
+        self._stopped = False
+        self._calm: asyncio.TimerHandle | None = None
+        self._frames = 0
+        self._window_since = self._loop.time()
+        self._loop.add_reader(self._capture.fileno(), self._read)
+        # Not at once: the sink is called by the loop alone, never by the constructor.
+        self._probing: asyncio.Handle = self._loop.call_soon(self._ask)
+
+    def expect(self, expected: Expectation) -> None:
+        """Judge by *expected* from now on: another MAC, other addresses, armed or not."""
+        self.expected = expected
+        if not self._stopped and not self._calm:
+            self._capture.filter(bpf.compile_filter(expected))
+
+    def probe(self, series: ProbeSeries) -> None:
+        """Go on with *series*, and send at once what is due of it.
+
+        A trigger: ``listener.probe(listener.series.start(interval, loop.time()))``; an episode:
+        the same with a new ``ProbeSeries(questions)``.
+        """
+        self.series = series
+        if not self._stopped:
+            self._ask()
+
+    def correct(self) -> None:
+        """Tell the guest where its gateway is now: once, after the routes went in."""
+        self._send(self.series.questions.corrections)
+
+    def stop(self) -> None:
+        """Hear and send nothing more, at once; the socket is closed later, off the loop.
+
+        May be called from inside the sink; again, it changes nothing.
+        """
+        if self._stopped:
+            return
+        self._stopped = True
+        self._loop.remove_reader(self._capture.fileno())
+        self._probing.cancel()
+        if self._calm:
+            self._calm.cancel()
+        self._loop.call_later(CLOSE_AFTER, capture.close_later, self._capture.detach())
+
+    def _read(self) -> None:
+        for _ in range(BUDGET):
+            octets = self._capture.read()
+            if octets is None:
+                break
+            self._weigh(octets)
+            if self._stopped:
+                return
+            self._frames += 1
+        self._report_trouble()
+        if self._frames >= PATIENCE and not self._stopped:
+            self._keep_calm()
+
+    def _weigh(self, octets: bytes) -> None:
+        frame = frames.parse(octets)
+        if frame is None:
+            self._sink.rejected(Reason.IRRELEVANT)
+            return
+        judgment = verdict.judge(self.expected, frame)
+        if isinstance(judgment, Accepted):
+            self._accept(judgment)
+        elif isinstance(judgment, Rejected):
+            self._sink.rejected(judgment.reason)
+        else:
+            self.expected = dataclasses.replace(self.expected, advertised=True)
+            self.probe(self.series.confirm(self._loop.time()))
+
+    def _accept(self, accepted: Accepted) -> None:
+        if accepted.is_answer:
+            accepted = accepted._replace(is_answer=self.series.has_asked)
+            self.series = self.series.answered(self._loop.time())
+        before = self.expected
+        self._sink.heard(accepted, self._capture.received_at())
+        if self.expected is not before:
+            return
+        if before.mac is None:
+            self.expect(before.knowing(accepted.source))
+        elif before.advertised and accepted.is_answer:
+            self.expected = dataclasses.replace(before, advertised=False)
+
+    def _ask(self) -> None:
+        self._probing.cancel()
+        self.series, due = self.series.take(self._loop.time())
+        self._send(due)
+        if self.series.due is not None and not self._stopped:
+            self._probing = self._loop.call_at(self.series.due, self._ask)
+
+    def _send(self, due: tuple[bytes, ...]) -> None:
+        if self._stopped:
+            return
+        for frame in due:
+            self._capture.send(frame)
+        self._report_trouble()
+
+    def _report_trouble(self) -> None:
+        trouble, self._capture.trouble = self._capture.trouble, ""
+        if trouble:
+            self._sink.lost(trouble)
+
+    def _keep_calm(self) -> None:
+        """Let only a RARP through for a while or, when that is what floods us, nothing."""
+        now = self._loop.time()
+        is_flood = now - self._window_since < WINDOW
+        self._frames = 0
+        self._window_since = now
+        if is_flood and self._calm:
+            # What is queued first is read afterwards: a true RARP is late, not lost.
+            self._loop.remove_reader(self._capture.fileno())
+        elif is_flood:
+            self._capture.filter(bpf.compile_rarp_only(self.expected))
+            self._calm = self._loop.call_later(CALM, self._listen_again)
+
+    def _listen_again(self) -> None:
+        self._calm = None
+        self._capture.filter(bpf.compile_filter(self.expected))
+        self._loop.add_reader(self._capture.fileno(), self._read)

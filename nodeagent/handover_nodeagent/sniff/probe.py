@@ -1,0 +1,104 @@
+"""PURE: when a guest is asked: a fast series that slows down, and bursts of three.
+
+A probe waits in the tap's queue of a guest that does not run yet, and a thousand of them fill it.
+So an episode never has more than ``LIMIT`` frames unanswered, whatever starts it afresh. All times
+are seconds of one steady clock, given as arguments.
+"""
+
+import dataclasses
+import datetime as dt
+import math
+from dataclasses import dataclass
+from typing import Final
+
+from handover_api.workloadendpoint import State
+from handover_nodeagent.sniff.questions import Questions
+
+LIMIT: Final = 100
+"""Frames without an answer per episode, over all addresses."""
+FAST_ROUNDS: Final = 5
+SLOWEST: Final = 60.0
+BURST: Final = 3
+BURST_INTERVAL: Final = 0.02
+WITHDRAWN_INTERVAL: Final = 0.2
+CONFIRMATION_INTERVAL: Final = 1.0
+
+
+def interval(state: State, probe_interval: dt.timedelta, *, armed: bool) -> float:
+    """Return the seconds between the probes of the fast series; 0: there is none.
+
+    While not armed no answer counts, so none is asked for; *armed* starts the series.
+    """
+    if not armed:
+        return 0.0
+    if state is State.TARGET:
+        return probe_interval.total_seconds()
+    if state is State.WITHDRAWN:
+        return probe_interval.total_seconds() or WITHDRAWN_INTERVAL
+    return 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ProbeSeries:
+    """The probes of one episode; a new one asks nothing before ``start`` or ``ask``.
+
+    ``due``: when to call :meth:`take` next; None: never. ``rounds``: since the series started
+    afresh. ``burst``: rounds left of an asking. ``unanswered``: frames in this episode.
+    """
+
+    questions: Questions
+    interval: float = 0.0
+    due: float | None = None
+    rounds: int = 0
+    burst: int = 0
+    unanswered: int = 0
+    has_asked: bool = False
+    """A probe was sent in this episode, so that an answer may be to it."""
+    confirmed_at: float = -math.inf
+
+    def start(self, interval: float, now: float) -> "ProbeSeries":
+        """Start the fast series afresh, its first round now; an *interval* of 0 ends it."""
+        return _due(dataclasses.replace(self, interval=interval, rounds=0), now)
+
+    def ask(self, now: float) -> "ProbeSeries":
+        """Ask for every address three times, first now; the series goes on afterwards."""
+        return _due(dataclasses.replace(self, burst=BURST), now)
+
+    def confirm(self, now: float) -> "ProbeSeries":
+        """Ask because a frame needs it; a guest may send such frames fast, so once a second."""
+        if now - self.confirmed_at < CONFIRMATION_INTERVAL:
+            return self
+        return dataclasses.replace(self.ask(now), confirmed_at=now)
+
+    def take(self, now: float) -> tuple["ProbeSeries", tuple[bytes, ...]]:
+        """Return the series after what is due by *now*, and the frames to send for it."""
+        if self.due is None or now < self.due:
+            return self, ()
+        frames = self.questions.all if self.burst else self.questions.turn(self.rounds)
+        frames = frames[: LIMIT - self.unanswered]
+        taken = dataclasses.replace(
+            self,
+            burst=max(0, self.burst - 1),
+            rounds=self.rounds if self.burst else self.rounds + 1,
+            unanswered=self.unanswered + len(frames),
+            has_asked=True,
+        )
+        return _due(taken, now + _gap(taken)), frames
+
+    def answered(self, now: float) -> "ProbeSeries":
+        """Forget the unanswered: the queue is empty; a series that had used them up goes on."""
+        forgiven = dataclasses.replace(self, unanswered=0)
+        return _due(forgiven, now + _gap(self)) if self.due is None else forgiven
+
+
+def _gap(series: ProbeSeries) -> float:
+    if series.burst:
+        return BURST_INTERVAL
+    slower = math.ldexp(series.interval, max(0, series.rounds - FAST_ROUNDS + 1))
+    return min(slower, max(series.interval, SLOWEST))
+
+
+def _due(series: ProbeSeries, at: float) -> ProbeSeries:
+    """Return *series* with its next round *at*, if it may have one at all."""
+    has_more = series.questions and series.unanswered < LIMIT and (series.burst or series.interval)
+    return dataclasses.replace(series, due=at if has_more else None)
