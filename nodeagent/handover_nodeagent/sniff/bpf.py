@@ -74,6 +74,21 @@ _KEEP: Final = Instruction(_RETURN, 0, 0, SNAP_LENGTH)
 DROP_ALL: Final[Program] = (_DROP,)
 
 
+CANDIDATES: Final[Program] = (
+    Instruction(_LOAD_HALF, 0, 0, _ETHERTYPE),
+    Instruction(_IF_EQUAL, 7, 0, frames.ETH_P_RARP),
+    Instruction(_IF_EQUAL, 6, 0, frames.ETH_P_ARP),
+    Instruction(_IF_EQUAL, 0, 4, frames.ETH_P_IPV6),
+    Instruction(_LOAD_BYTE, 0, 0, _NEXT_HEADER),
+    Instruction(_IF_EQUAL, 0, 2, frames.IPPROTO_ICMPV6),
+    Instruction(_LOAD_BYTE, 0, 0, _ICMP_TYPE),
+    Instruction(_IF_EQUAL, 1, 0, frames.ND_ADVERT),
+    _DROP,
+    _KEEP,
+)
+"""Every untagged ARP, RARP and NA of anybody: what a person wants to look at."""
+
+
 def compile_filter(expected: Expectation) -> Program:
     """Return the program for *expected*; while not armed, or without a MAC, RARP alone passes."""
     rarp = _rarp(expected.mac)

@@ -39,7 +39,11 @@ class CannotListenError(Exception):
 
 
 class Capture:
-    """One open socket. ``trouble``: why it hears nothing any more, "" while all is well."""
+    """One open socket.
+
+    ``trouble``: why the interface is deaf and mute, "" again once a frame could be sent. A link
+    that comes up again brings the socket back to life.
+    """
 
     def __init__(self, sock: socket.socket, ifindex: int) -> None:
         self._socket = sock
@@ -108,6 +112,7 @@ class Capture:
             if error.errno in _GONE:
                 self.trouble = _sentence(error, self._ifindex)
             return False
+        self.trouble = ""
         return True
 
     def close(self) -> None:

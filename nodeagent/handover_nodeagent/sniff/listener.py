@@ -7,6 +7,7 @@ than any guest has reason to send, a while in which the kernel lets through noth
 
 import asyncio
 import dataclasses
+from collections.abc import Sequence
 from typing import Final, Protocol
 
 from handover_nodeagent.sniff import bpf, capture, frames, verdict
@@ -58,6 +59,7 @@ class Listener:
         self._capture = capture.Capture.open(ifindex, bpf.compile_filter(expected))
         self._stopped = False
         self._calm: asyncio.TimerHandle | None = None
+        self._reported = ""
         self._frames = 0
         self._window_since = self._loop.time()
         self._loop.add_reader(self._capture.fileno(), self._read)
@@ -141,21 +143,23 @@ class Listener:
     def _ask(self) -> None:
         self._probing.cancel()
         self.series, due = self.series.take(self._loop.time())
-        self._send(due)
+        self.series = self.series.unsent(len(due) - self._send(due))
         if self.series.due is not None and not self._stopped:
             self._probing = self._loop.call_at(self.series.due, self._ask)
 
-    def _send(self, due: tuple[bytes, ...]) -> None:
+    def _send(self, octets: Sequence[bytes]) -> int:
+        """Return how many were sent."""
         if self._stopped:
-            return
-        for frame in due:
-            self._capture.send(frame)
+            return 0
+        sent = sum(map(self._capture.send, octets))
         self._report_trouble()
+        return sent
 
     def _report_trouble(self) -> None:
-        trouble, self._capture.trouble = self._capture.trouble, ""
-        if trouble:
+        trouble = self._capture.trouble
+        if trouble and trouble != self._reported:
             self._sink.lost(trouble)
+        self._reported = trouble
 
     def _keep_calm(self) -> None:
         """Let only a RARP through for a while or, when that is what floods us, nothing."""

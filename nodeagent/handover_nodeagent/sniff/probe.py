@@ -85,6 +85,10 @@ class ProbeSeries:
         )
         return _due(taken, now + _gap(taken)), frames
 
+    def unsent(self, count: int) -> "ProbeSeries":
+        """Take back *count* frames that never left: they wait in nobody's queue."""
+        return dataclasses.replace(self, unanswered=max(0, self.unanswered - count))
+
     def answered(self, now: float) -> "ProbeSeries":
         """Forget the unanswered: the queue is empty; a series that had used them up goes on."""
         forgiven = dataclasses.replace(self, unanswered=0)

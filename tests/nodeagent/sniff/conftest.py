@@ -1,0 +1,98 @@
+"""A node and its guest: two fresh network namespaces, joined by a veth pair."""
+
+import contextlib
+import ctypes
+import os
+import socket
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+_CLONE_NEWNET: Final = 0x40000000
+_libc: Final = ctypes.CDLL(None, use_errno=True)
+
+GUEST_MAC: Final = "52:54:00:65:00:02"
+NODE_MAC: Final = "ee:ee:ee:ee:ee:ee"
+
+
+@dataclass(frozen=True)
+class Wire:
+    """``tap`` is the node's end, in the namespace of the test; ``eth`` is the guest's."""
+
+    guest: int
+    tap: int
+
+    @contextlib.contextmanager
+    def inside_guest(self) -> Iterator[None]:
+        """Run in the guest's namespace."""
+        with _restored():
+            _enter(self.guest)
+            yield
+
+    def guest_runs(self, command: str) -> None:
+        """Run an ip command in the guest."""
+        with self.inside_guest():
+            run(command)
+
+    def guest_socket(self) -> socket.socket:
+        """Return a raw socket on the guest's interface: what it sends, the node hears."""
+        with self.inside_guest():
+            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+            sock.bind(("eth", 0))
+        return sock
+
+
+def run(command: str) -> None:
+    """Run *command*; its complaint is the test's."""
+    subprocess.run(command.split(), check=True, capture_output=True, text=True)
+
+
+def _enter(namespace: int) -> None:
+    assert _libc.setns(namespace, _CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+
+
+def _open_own() -> int:
+    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+
+
+@contextlib.contextmanager
+def _restored() -> Iterator[None]:
+    own = _open_own()
+    try:
+        yield
+    finally:
+        _enter(own)
+        os.close(own)
+
+
+def _unshare() -> None:
+    assert _libc.unshare(_CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
+
+
+@pytest.fixture
+def wire() -> Iterator[Wire]:
+    """Give both ends up, the guest with an address of each family, nothing left behind."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root: makes network namespaces")
+    with _restored():
+        _unshare()
+        Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text("0", encoding="ascii")
+        guest = _open_own()
+        run("ip link set lo up")
+        _unshare()
+        Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text("0", encoding="ascii")
+        peer = f"peer name eth netns /proc/{os.getpid()}/fd/{guest}"
+        run(f"ip link add tap address {NODE_MAC} type veth {peer}")
+        ends = Wire(guest, socket.if_nametoindex("tap"))
+        ends.guest_runs(f"ip link set eth address {GUEST_MAC} up")
+        ends.guest_runs("ip address add 10.65.0.2/32 dev eth")
+        ends.guest_runs("ip address add fd00:65::2/128 dev eth nodad")
+        ends.guest_runs("ip route add 169.254.1.1 dev eth")
+        run("ip link set tap up")
+        yield ends
+        run("ip link delete tap") if ends.tap in dict(socket.if_nameindex()) else None
+        os.close(guest)
