@@ -59,7 +59,7 @@ class Capture:
         except OSError as error:
             raise CannotListenError(_sentence(error, ifindex)) from error
         try:
-            _attach(sock, program)
+            attach(sock, program)
             sock.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
             # The first request switches the kernel's timestamps on and has none to give.
@@ -77,7 +77,7 @@ class Capture:
 
     def filter(self, program: bpf.Program) -> None:
         """Replace the filter, without a moment in between; what is queued stays."""
-        _attach(self._socket, program)
+        attach(self._socket, program)
 
     def mute(self) -> None:
         """Let nothing through and forget what is queued: the cheap way to keep it open."""
@@ -130,7 +130,8 @@ def close_later(descriptor: int) -> None:
         _closer.submit(os.close, descriptor)
 
 
-def _attach(sock: socket.socket, program: bpf.Program) -> None:
+def attach(sock: socket.socket, program: bpf.Program) -> None:
+    """Filter *sock* by *program* from now on: one exchange, what is queued stays."""
     instructions = bpf.assemble(program)
     array = ctypes.create_string_buffer(instructions, len(instructions))
     header = _SOCK_FPROG.pack(len(program), ctypes.addressof(array))
