@@ -23,6 +23,7 @@ from typing import Final
 
 from handover_api.configuration import Settings
 from handover_api.workloadendpoint import Role, State
+from handover_nodeagent import inputs
 from handover_nodeagent.commands import (
     AnnounceGateway,
     AskGuest,
@@ -216,7 +217,7 @@ def _enter(state: State, machine: Machine, event: Moving, now: dt.datetime) -> S
         since=now,
         assignment=followed.assignment,
         uid=followed.uid,
-        doubt=machine.doubt if isinstance(event, TimerPopped) else None,
+        doubt=_doubt(machine, event, now),
     )
     commands: list[Command] = []
     if is_listening(entered):
@@ -224,9 +225,21 @@ def _enter(state: State, machine: Machine, event: Moving, now: dt.datetime) -> S
     commands += _gateway(machine, entered)
     if isinstance(event, Announced) and level(entered) is RouteLevel.ELEVATED:
         commands += (RecordCutover(event.signal), EmitEvent(EventReason.CUT_OVER))
+    if entered.doubt and not machine.doubt:
+        commands.append(EmitEvent(EventReason.STILL_ALIVE))
     if level(machine) is not RouteLevel.NONE and level(entered) is RouteLevel.NONE:
         commands.append(EmitEvent(EventReason.WITHDRAWN))
     return Step(entered, tuple(commands), event.input)
+
+
+def _doubt(machine: Machine, event: Moving, now: dt.datetime) -> Doubt | None:
+    """Return the doubt with which a state begins: that of a TimeWait, or of a guest come back."""
+    if isinstance(event, TimerPopped):
+        return machine.doubt
+    cause = inputs.denial(machine.assignment)
+    if machine.state is State.WITHDRAWN and isinstance(event, Announced) and cause:
+        return Doubt(cause, now, FIRST_PATIENCE)
+    return None
 
 
 def _gateway(old: Machine, new: Machine) -> tuple[Command, ...]:

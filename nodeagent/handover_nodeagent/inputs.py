@@ -40,6 +40,13 @@ def meaning(assignment: Assignment) -> Input:
     return _ENDED.get((assignment.outcome, assignment.ended_role), Input.VANISHED)
 
 
+def denial(assignment: Assignment) -> Input | None:
+    """Return the input by which the API says that no guest is here, if it says so."""
+    said = meaning(assignment)
+    is_failed_target = said is Input.ABORTED and assignment.ended_role is Role.TARGET
+    return said if said is Input.LEFT or is_failed_target else None
+
+
 def _moving_part(
     assignment: Assignment,
 ) -> tuple[Role | None, str | None, Outcome | None, Role | None]:

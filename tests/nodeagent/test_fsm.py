@@ -306,14 +306,26 @@ def test_commands(before: Machine, event: Event, expected: tuple[Command, ...]) 
 
 
 @pytest.mark.parametrize(
-    ("assignment", "expected"), [(SOURCE, B), (FAILED_SOURCE, B), (LEFT, B), (NO_ROLE, W)]
+    ("assignment", "expected", "doubted"),
+    [
+        (SOURCE, B, None),
+        (FAILED_SOURCE, B, None),
+        (LEFT, B, Input.LEFT),
+        (NO_ROLE, W, None),
+        (VANISHED, W, None),
+        (FAILED_TARGET, W, Input.ABORTED),
+    ],
 )
 def test_a_withdrawn_endpoint_whose_guest_lives_returns_to_its_side(
-    assignment: Assignment, expected: State
+    assignment: Assignment, expected: State, doubted: Input | None
 ) -> None:
-    taken = take(in_state(X, assignment), heard(Signal.PROBE, answers_probe=True)).machine
-    assert taken is not None
-    assert expected == taken.state
+    taken = take(in_state(X, assignment), heard(Signal.PROBE, answers_probe=True))
+    assert taken.machine is not None
+    assert expected == taken.machine.state
+    # Where the API denies that a guest is here, it is asked again later.
+    doubt = Doubt(doubted, LATER, fsm.FIRST_PATIENCE) if doubted else None
+    assert doubt == taken.machine.doubt
+    assert bool(doubted) is (EmitEvent(EventReason.STILL_ALIVE) in taken.commands)
 
 
 class TestWithdrawn:

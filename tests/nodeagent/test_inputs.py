@@ -90,3 +90,21 @@ def test_no_change_is_nothing() -> None:
 def test_a_new_uid_that_also_arms_is_an_input() -> None:
     unarmed = dataclasses.replace(TARGET, migration_uid="uid-0", armed=False)
     assert Assigned(Input.TARGET, TARGET) == inputs.read(unarmed, TARGET, routes_in=False)
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected"),
+    [
+        (NOTHING, None),
+        (TARGET, None),
+        (SOURCE, None),
+        (ended(Role.TARGET, Outcome.SUCCEEDED), None),
+        (ended(Role.SOURCE, Outcome.ABORTED), None),
+        (ended(Role.SOURCE, Outcome.SUCCEEDED), Input.LEFT),
+        (ended(Role.TARGET, Outcome.ABORTED), Input.ABORTED),
+    ],
+)
+def test_the_api_denies_a_guest_where_it_left_or_never_came(
+    assignment: Assignment, expected: Input | None
+) -> None:
+    assert expected == inputs.denial(assignment)

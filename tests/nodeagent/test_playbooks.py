@@ -227,12 +227,18 @@ PLAYBOOKS: dict[str, list[tuple[str, str]]] = {
         ("answer", "Withdrawn none"),
         ("after 399: answer", "Withdrawn none"),
         ("after 1: answer", "Base normal"),
+        ("timer", "Asking normal"),
+        ("timer", "Withdrawn none"),
     ],
     "a cancelled target whose guest lives after all": [
         ("target", "Target none"),
         ("aborted target", "Withdrawn none"),
         ("answer", "Withdrawn none"),
         ("after 400: answer", "TimeWait elevated"),
+        ("timer", "Asking elevated"),
+        ("answer", "TimeWait elevated"),
+        ("timer", "Asking elevated"),
+        ("after 30000: answer", "TimeWait elevated"),
         ("timer", "Base normal"),
     ],
     "the target was a source in truth": [
