@@ -16,6 +16,31 @@ class MigrationCondition(enum.StrEnum):
     SOURCE_LINGERS = "SourceLingers"
 
 
+class MigrationReason(enum.StrEnum):
+    """Reasons of a LiveMigration's conditions."""
+
+    RESOLVED = "Resolved"
+    NOT_FOUND = "NotFound"
+    GONE = "Gone"
+    LISTENING = "Listening"
+    NOT_LISTENING = "NotListening"
+    NO_TARGET = "NoTarget"
+    ANNOUNCED = "Announced"
+    NOT_ANNOUNCED = "NotAnnounced"
+    ALL_IN_BASE = "AllInBase"
+    CONVERGING = "Converging"
+    IN_PROGRESS = "InProgress"
+    SUCCEEDED = "Succeeded"
+    ABORTED = "Aborted"
+    SELECTOR_MATCHES_SOURCE = "SelectorMatchesSource"
+    ENDPOINT_CLAIMED = "EndpointClaimed"
+    TARGETS_ON_TWO_NODES = "TargetsOnTwoNodes"
+    NO_CONFLICT = "NoConflict"
+    WITHDRAWING = "Withdrawing"
+    STILL_ROUTED = "StillRouted"
+    WITHDRAWN = "Withdrawn"
+
+
 class EndpointCondition(enum.StrEnum):
     """Condition types of a WorkloadEndpoint."""
 

@@ -1,0 +1,250 @@
+"""The status of a LiveMigration, from how it stands: phase, conditions, sides and times.
+
+Pure, and the same input gives an equal status: what is equal is not written. Times are set once.
+"""
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Final, NamedTuple
+
+from handover_api.conditions import MigrationCondition as Type
+from handover_api.conditions import MigrationReason as Reason
+from handover_api.livemigration import (
+    LiveMigration,
+    LiveMigrationStatus,
+    Phase,
+    SideStatus,
+)
+from handover_api.model import Condition
+from handover_api.workloadendpoint import Cutover, State
+from handover_operator import phases
+from handover_operator.facts import Endpoint
+from handover_operator.standing import Standing
+
+LINGERS_AFTER: Final = dt.timedelta(seconds=5)
+"""A source that still has routes so long after the success is worth an Event."""
+
+
+class _Draft(NamedTuple):
+    """A condition before it has its time of transition."""
+
+    type: Type
+    holds: bool
+    reason: Reason
+    message: str = ""
+
+
+def status(migration: LiveMigration, standing: Standing, now: dt.datetime) -> LiveMigrationStatus:
+    """Return the status that *migration* must have; a finished one keeps what it has."""
+    before = migration.status
+    if before.phase in phases.FINISHED:
+        return before
+    phase = phases.phase(migration, standing)
+    drafts = _drafts(migration, standing, phase, now)
+    cut_over = any(draft.type is Type.CUT_OVER and draft.holds for draft in drafts)
+    ended = phase in phases.FINISHED
+    return LiveMigrationStatus(
+        phase=phase,
+        observed_generation=migration.metadata.generation,
+        source=_side(migration, standing, before.source, standing.sources),
+        target=_side(migration, standing, before.target, standing.targets),
+        start_time=before.start_time or (None if phase is Phase.PENDING else now),
+        ready_time=before.ready_time or (now if phase is Phase.READY else None),
+        cutover_time=before.cutover_time or (_cutover_time(standing, now) if cut_over else None),
+        completion_time=before.completion_time or (now if ended else None),
+        conditions=_dated(migration, drafts, now),
+    )
+
+
+def wake(migration: LiveMigration) -> dt.datetime | None:
+    """Return when the status changes though nothing else does."""
+    lingers = _condition(migration, Type.SOURCE_LINGERS)
+    if lingers is None or lingers.reason != Reason.WITHDRAWING:
+        return None
+    return lingers.last_transition_time + LINGERS_AFTER
+
+
+def expiry(migration: LiveMigration) -> dt.datetime | None:
+    """Return when a finished migration is to be deleted (spec.ttlSecondsAfterFinished)."""
+    ttl, completed = migration.spec.ttl_seconds_after_finished, migration.status.completion_time
+    if ttl is None or completed is None or migration.status.phase not in phases.FINISHED:
+        return None
+    return completed + dt.timedelta(seconds=ttl)
+
+
+def has_resolved_source(migration: LiveMigration) -> bool:
+    """Its status says that its source once had an endpoint."""
+    resolved = _condition(migration, Type.SOURCE_RESOLVED)
+    return resolved is not None and (resolved.status == "True" or resolved.reason == Reason.GONE)
+
+
+def _condition(migration: LiveMigration, wanted: Type) -> Condition | None:
+    return next((found for found in migration.status.conditions if found.type == wanted), None)
+
+
+def _drafts(
+    migration: LiveMigration, standing: Standing, phase: Phase, now: dt.datetime
+) -> Sequence[_Draft]:
+    drafts = [
+        _cut_over(migration, standing),
+        *_ended(phase),
+        *_conflicted(migration, standing),
+        *_lingering(migration, standing, now),
+    ]
+    if standing.decision is None:
+        drafts += [*_resolved(migration, standing), _target_ready(migration, standing)]
+    return drafts
+
+
+def _resolved(migration: LiveMigration, standing: Standing) -> Iterator[_Draft]:
+    """A side that was not asked for has no condition."""
+    if migration.spec.source is not None:
+        absent = Reason.GONE if standing.source_was_resolved else Reason.NOT_FOUND
+        yield _found(Type.SOURCE_RESOLVED, standing.sources, absent)
+    if migration.spec.target is not None:
+        yield _found(Type.TARGET_RESOLVED, standing.targets, Reason.NOT_FOUND)
+
+
+def _found(wanted: Type, endpoints: Sequence[Endpoint], absent: Reason) -> _Draft:
+    if endpoints:
+        listed = ", ".join(f"{endpoint.key.name} on {endpoint.node}" for endpoint in endpoints)
+        return _Draft(wanted, holds=True, reason=Reason.RESOLVED, message=listed)
+    return _Draft(wanted, holds=False, reason=absent, message="no WorkloadEndpoint matches")
+
+
+def _target_ready(migration: LiveMigration, standing: Standing) -> _Draft:
+    uid = migration.migration_uid
+    if not standing.targets:
+        return _Draft(Type.TARGET_READY, holds=False, reason=Reason.NO_TARGET)
+    missing = [
+        _missing(target, uid)
+        for target in standing.targets
+        if not (target.is_listening_for(uid) or target.is_alive_for(uid))
+    ]
+    if missing and not _held_before(migration, Type.CUT_OVER):
+        message = "; ".join(missing)
+        return _Draft(Type.TARGET_READY, holds=False, reason=Reason.NOT_LISTENING, message=message)
+    return _Draft(Type.TARGET_READY, holds=True, reason=Reason.LISTENING)
+
+
+def _missing(target: Endpoint, migration_uid: str) -> str:
+    where = f"{target.key.name} on {target.node}"
+    if target.assignment.migration_uid != migration_uid:
+        return f"{where} carries no role of this migration"
+    if target.acted_uid != migration_uid:
+        return f"{where}: the node's agent has not acted upon the role yet"
+    if target.state is not State.TARGET:
+        return f"{where} is in state {target.state}"
+    return f"{where} is not listening"
+
+
+def _cut_over(migration: LiveMigration, standing: Standing) -> _Draft:
+    """Once every target was live it stays so, whatever becomes of the endpoints."""
+    if phases.has_cut_over(migration, standing) or _held_before(migration, Type.CUT_OVER):
+        return _Draft(Type.CUT_OVER, holds=True, reason=Reason.ANNOUNCED)
+    return _Draft(Type.CUT_OVER, holds=False, reason=Reason.NOT_ANNOUNCED)
+
+
+def _held_before(migration: LiveMigration, wanted: Type) -> bool:
+    found = _condition(migration, wanted)
+    return found is not None and found.status == "True"
+
+
+def _ended(phase: Phase) -> Iterator[_Draft]:
+    reason = {
+        Phase.SUCCEEDED: Reason.SUCCEEDED,
+        Phase.ABORTED: Reason.ABORTED,
+        Phase.CONVERGING: Reason.CONVERGING,
+    }.get(phase, Reason.IN_PROGRESS)
+    converged = phase is Phase.SUCCEEDED
+    yield _Draft(Type.CONVERGED, converged, Reason.ALL_IN_BASE if converged else reason)
+    yield _Draft(Type.FINISHED, phase in phases.FINISHED, reason)
+
+
+def _conflicted(migration: LiveMigration, standing: Standing) -> Iterator[_Draft]:
+    """Present once there was a conflict; the first reason of several is shown."""
+    if standing.conflicts:
+        message = "; ".join(conflict.message for conflict in standing.conflicts)
+        yield _Draft(
+            Type.CONFLICTED, holds=True, reason=standing.conflicts[0].reason, message=message
+        )
+    elif _condition(migration, Type.CONFLICTED) is not None:
+        yield _Draft(Type.CONFLICTED, holds=False, reason=Reason.NO_CONFLICT)
+
+
+def _lingering(migration: LiveMigration, standing: Standing, now: dt.datetime) -> Iterator[_Draft]:
+    """Present once a source kept its targets waiting; a new reason when it takes too long."""
+    before = _condition(migration, Type.SOURCE_LINGERS)
+    if standing.lingering:
+        since = before.last_transition_time if before and before.status == "True" else now
+        late = now - since >= LINGERS_AFTER
+        reason = Reason.STILL_ROUTED if late else Reason.WITHDRAWING
+        listed = ", ".join(f"{source.key.name} on {source.node}" for source in standing.lingering)
+        message = f"the targets keep their priority until these have no routes: {listed}"
+        yield _Draft(Type.SOURCE_LINGERS, holds=True, reason=reason, message=message)
+    elif before is not None:
+        yield _Draft(Type.SOURCE_LINGERS, holds=False, reason=Reason.WITHDRAWN)
+
+
+def _dated(
+    migration: LiveMigration, drafts: Iterable[_Draft], now: dt.datetime
+) -> tuple[Condition, ...]:
+    """Give the conditions their times; one without a draft stays as it is."""
+    conditions = {condition.type: condition for condition in migration.status.conditions}
+    for draft in drafts:
+        before = conditions.get(draft.type)
+        text = "True" if draft.holds else "False"
+        since = now.replace(microsecond=0)
+        if before is not None and before.status == text:
+            since = before.last_transition_time
+        conditions[draft.type] = Condition(
+            type=draft.type.value,
+            status=text,
+            reason=draft.reason.value,
+            message=draft.message,
+            last_transition_time=since,
+            observed_generation=migration.metadata.generation,
+        )
+    return tuple(conditions[wanted] for wanted in sorted(conditions))
+
+
+def _side(
+    migration: LiveMigration,
+    standing: Standing,
+    before: Iterable[SideStatus],
+    endpoints: Iterable[Endpoint],
+) -> tuple[SideStatus, ...]:
+    """Report the endpoints of one side; those that are gone stay listed.
+
+    A decided migration loses none: its endpoints may serve the next one already.
+    """
+    uid = migration.migration_uid
+    known = {side.endpoint: side for side in before}
+    sides = {
+        name: side
+        for name, side in known.items()
+        if standing.decision is not None or name in standing.absent
+    }
+    for endpoint in endpoints:
+        name = endpoint.key.name
+        cutover = _cutover(endpoint, uid) or (known[name].cutover if name in known else None)
+        sides[name] = SideStatus(
+            endpoint=name, node=endpoint.node, state=endpoint.state, cutover=cutover
+        )
+    return tuple(sides[name] for name in sorted(sides))
+
+
+def _cutover(endpoint: Endpoint, migration_uid: str) -> Cutover | None:
+    """Return what the agent measured for this migration; the status leaves the uid out."""
+    measured = endpoint.cutover
+    if measured is None or measured.migration_uid != migration_uid:
+        return None
+    return measured.model_copy(update={"migration_uid": None})
+
+
+def _cutover_time(standing: Standing, now: dt.datetime) -> dt.datetime:
+    """Return the time of the last target's cutover, by its agent's clock."""
+    return max(
+        (target.cutover.time for target in standing.targets if target.cutover is not None),
+        default=now,
+    )

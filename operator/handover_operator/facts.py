@@ -1,0 +1,69 @@
+"""What the operator knows of an endpoint: the few fields that roles, outcomes and phases need.
+
+Ten thousand of these are kept, so they are slim; two that are equal need no second look, which is
+why the resource version does not count.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Final
+
+from handover_api.assignment import Assignment
+from handover_api.livemigration import Outcome
+from handover_api.names import ObjectKey
+from handover_api.workloadendpoint import Cutover, Role, State
+
+UNASSIGNED: Final = Assignment()
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A WorkloadEndpoint: where it is, what we said of it and what its agent reports.
+
+    ``acted_uid`` is the migration that the agent has acted upon; ``routed`` says that it reports
+    routes in its kernel.
+    """
+
+    key: ObjectKey
+    node: str
+    workload: str
+    uid: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    assignment: Assignment = UNASSIGNED
+    state: State | None = None
+    acted_uid: str | None = None
+    listening: bool = False
+    routed: bool = False
+    cutover: Cutover | None = None
+    resource_version: str = field(default="", compare=False)
+
+    def is_carrying(self, role: Role, migration_uid: str) -> bool:
+        """Its annotations give *role* for this migration now."""
+        said = self.assignment
+        return said.role is role and said.migration_uid == migration_uid
+
+    def has_ended(self, role: Role, migration_uid: str, outcome: Outcome) -> bool:
+        """Its annotations say that *role* of this migration ended with *outcome*."""
+        said = self.assignment
+        return (
+            said.role is None
+            and said.ended_role is role
+            and said.migration_uid == migration_uid
+            and said.outcome is outcome
+        )
+
+    def is_alive_for(self, migration_uid: str) -> bool:
+        """Its guest has announced itself here for this migration, and was not given up since.
+
+        After Live the agent may be asking, or back in Base; the last cutover then tells whose it
+        was.
+        """
+        if self.state in {State.LIVE, State.TIME_WAIT}:
+            return self.acted_uid == migration_uid
+        if self.state in {State.BASE, State.ASKING}:
+            return self.cutover is not None and self.cutover.migration_uid == migration_uid
+        return False
+
+    def is_listening_for(self, migration_uid: str) -> bool:
+        """Its agent waits for the guest of this migration with an open socket."""
+        return self.state is State.TARGET and self.acted_uid == migration_uid and self.listening

@@ -1,0 +1,129 @@
+"""Which role an endpoint has: the rules, for one endpoint and the migrations that concern it.
+
+Target by selector > target by name > source by name > none. What was held before matters in two
+places only: a decided migration gives nothing new, and its targets keep their role until its
+sources were told and have no routes.
+"""
+
+import datetime as dt
+import enum
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from handover_api.assignment import Assignment
+from handover_api.livemigration import LiveMigration
+from handover_api.workloadendpoint import Role
+from handover_operator import outcome
+from handover_operator.facts import Endpoint
+from handover_operator.index import Match
+from handover_operator.outcome import View
+
+Age = tuple[dt.datetime, str]
+
+_OLDEST: Final[Age] = (dt.datetime.min.replace(tzinfo=dt.UTC), "")
+
+
+class Reason(enum.StrEnum):
+    """Why an endpoint has the role that it has."""
+
+    TARGET_BY_SELECTOR = "TargetBySelector"
+    TARGET_BY_NAME = "TargetByName"
+    SOURCE_BY_NAME = "SourceByName"
+    HELD = "Held"
+    ENDED = "Ended"
+    NONE = "None"
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """An undecided migration that matches the endpoint."""
+
+    migration: LiveMigration
+    match: Match
+    view: View
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The migration of which the endpoint's annotations speak; None: its object is gone."""
+
+    migration: LiveMigration | None
+    view: View
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What the annotations of an endpoint must say, and by which rule."""
+
+    assignment: Assignment
+    reason: Reason
+
+
+def age(migration: LiveMigration) -> Age:
+    """Sort key: the greater, the newer."""
+    created = migration.metadata.creation_timestamp
+    return (created or _OLDEST[0], migration.metadata.uid)
+
+
+def assign(endpoint: Endpoint, claims: Sequence[Claim], holder: Holder | None) -> Verdict:
+    """Apply the rules; without a *holder* nobody may end the role that is there."""
+    sources = [claim for claim in claims if claim.match.role is Role.SOURCE]
+    targets = [
+        claim
+        for claim in claims
+        if claim.match.role is Role.TARGET
+        and not _is_superseded(
+            endpoint, claim.migration.migration_uid, age(claim.migration), claim.view, sources
+        )
+    ]
+    if targets:
+        by_selector = any(claim.match.by_selector for claim in targets)
+        reason = Reason.TARGET_BY_SELECTOR if by_selector else Reason.TARGET_BY_NAME
+        return Verdict(_give(Role.TARGET, targets), reason)
+    if _is_held(endpoint, holder, sources):
+        return Verdict(endpoint.assignment, Reason.HELD)
+    if sources:
+        return Verdict(_give(Role.SOURCE, sources), Reason.SOURCE_BY_NAME)
+    if endpoint.assignment.role is None:
+        return Verdict(endpoint.assignment, Reason.NONE)
+    if holder is None:
+        return Verdict(endpoint.assignment, Reason.HELD)
+    return Verdict(outcome.finish(endpoint, holder.view), Reason.ENDED)
+
+
+def _give(role: Role, claims: Sequence[Claim]) -> Assignment:
+    newest = max((claim.migration for claim in claims), key=age)
+    return Assignment(
+        role=role,
+        migration=newest.metadata.name,
+        migration_uid=newest.migration_uid,
+        armed=newest.spec.armed,
+    )
+
+
+def _is_held(endpoint: Endpoint, holder: Holder | None, sources: Sequence[Claim]) -> bool:
+    """Its migration is decided, but its time to be told has not come."""
+    said = endpoint.assignment
+    if said.role is not Role.TARGET or said.migration_uid is None or holder is None:
+        return False
+    if outcome.finish(endpoint, holder.view) != said:
+        return False
+    held_since = _OLDEST if holder.migration is None else age(holder.migration)
+    return not _is_superseded(endpoint, said.migration_uid, held_since, holder.view, sources)
+
+
+def _is_superseded(
+    endpoint: Endpoint, migration_uid: str, since: Age, seen: View, sources: Sequence[Claim]
+) -> bool:
+    """The guest that arrived here leaves again, with a newer migration that names us source.
+
+    Until the older migration's source has no routes the endpoint stays target: as a source of
+    normal priority it would share the traffic with a node that the guest has left.
+    """
+    newer = [claim for claim in sources if age(claim.migration) > since]
+    return (
+        bool(newer)
+        and endpoint.is_alive_for(migration_uid)
+        and (not seen.routed or any(claim.view.alive for claim in newer))
+    )

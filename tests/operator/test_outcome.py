@@ -1,0 +1,255 @@
+"""How migrations end, and who is told when."""
+
+import datetime as dt
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from handover_api.livemigration import LiveMigration
+from handover_api.workloadendpoint import State
+from handover_operator.facts import Endpoint
+
+Migration = Callable[..., LiveMigration]
+Build = Callable[..., Endpoint]
+
+DRIVEN = [{"kind": "VMIM", "name": "vmim", "uid": "u", "controller": True}]
+
+
+@pytest.fixture
+def running(world: Any, migration: Migration, endpoint: Build) -> Any:
+    """A migration whose target is live; the source still has its routes."""
+    world.apply(*map(endpoint, "ab"), migration(source="a", target="b"))
+    return world.report("a", State.BASE).report("b", State.TARGET).report("b", State.LIVE)
+
+
+def test_success_is_told_to_the_source_first(running: Any, migration: Migration) -> None:
+    running.apply(migration(source="a", target="b", outcome="Succeeded"))
+    assert running.roles() == {"a": "source of m1 Succeeded", "b": "target of m1"}
+    assert running.phase() == "Converging"
+    assert running.condition("SourceLingers") == ("True", "Withdrawing")
+    running.report("a", State.ASKING, routed=True)
+    assert running.roles()["b"] == "target of m1"
+    running.report("a", State.WITHDRAWN)
+    assert running.roles()["b"] == "target of m1 Succeeded"
+    assert running.condition("SourceLingers") == ("False", "Withdrawn")
+    running.report("b", State.TIME_WAIT)
+    assert running.phase() == "Converging"
+    running.report("b", State.BASE)
+    assert running.phase() == "Succeeded"
+    assert running.condition("Finished") == ("True", "Succeeded")
+
+
+def test_a_source_that_is_gone_keeps_no_target_waiting(running: Any, migration: Migration) -> None:
+    running.apply(migration(source="a", target="b", outcome="Succeeded")).delete("a")
+    assert running.roles() == {"b": "target of m1 Succeeded"}
+
+
+def test_a_source_that_lingers_is_named_by_another_reason_after_a_while(
+    running: Any, migration: Migration
+) -> None:
+    running.apply(migration(source="a", target="b", outcome="Succeeded"))
+    running.wait(6).apply(running.migration("m1"))
+    assert running.condition("SourceLingers") == ("True", "StillRouted")
+
+
+def test_failure_is_told_to_all_at_once_also_after_live(running: Any, migration: Migration) -> None:
+    running.apply(migration(source="a", target="b", outcome="Aborted"))
+    assert running.roles() == {"a": "source of m1 Aborted", "b": "target of m1 Aborted"}
+    assert running.phase() == "Aborted"
+
+
+def test_a_decided_migration_gives_no_new_role(
+    running: Any, migration: Migration, endpoint: Build
+) -> None:
+    running.apply(migration(source="a", target="b", outcome="Aborted"))
+    running.apply(endpoint("b-1", workload="b"), endpoint("a", uid="anew"))
+    assert running.roles()["b-1"] == "-"
+    assert running.roles()["a"] == "-"
+
+
+def test_targets_that_are_not_live_are_told_aborted(
+    running: Any, migration: Migration, endpoint: Build
+) -> None:
+    running.apply(endpoint("b-1", workload="b"))
+    running.apply(migration(source="a", target="b", outcome="Succeeded"))
+    running.report("a", State.WITHDRAWN)
+    assert running.roles()["b"] == "target of m1 Succeeded"
+    assert running.roles()["b-1"] == "target of m1 Aborted"
+    running.report("b", State.BASE)
+    assert running.phase() == "Succeeded"
+
+
+def test_where_no_target_is_live_all_are_told_of_the_success(
+    world: Any, migration: Migration, endpoint: Build
+) -> None:
+    world.apply(*map(endpoint, "ab"), migration(source="a", target="b")).report("b", State.TARGET)
+    world.apply(migration(source="a", target="b", outcome="Succeeded"))
+    assert world.roles() == {"a": "source of m1 Succeeded", "b": "target of m1 Succeeded"}
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [
+        (4, {"b": "target of m1"}),
+        (5, {"b": "target of m1 Succeeded"}),
+    ],
+)
+def test_a_lost_source_decides_an_undriven_migration_after_5_s(
+    running: Any, after: float, expected: dict[str, str]
+) -> None:
+    running.delete("a")
+    assert running.wake is not None
+    assert (running.wake - running.now).total_seconds() == 5
+    running.wait(after)
+    assert running.roles() == expected
+
+
+def test_a_source_that_comes_back_in_time_decides_nothing(running: Any, endpoint: Build) -> None:
+    running.delete("a").wait(4).apply(endpoint("a")).wait(9)
+    assert running.roles() == {"a": "source of m1", "b": "target of m1"}
+    assert running.wake is None
+
+
+def test_a_driven_migration_waits_for_its_driver(
+    world: Any, migration: Migration, endpoint: Build
+) -> None:
+    world.apply(*map(endpoint, "ab"), migration(source="a", target="b", owners=DRIVEN))
+    world.report("b", State.LIVE).delete("a").wait(60)
+    assert world.roles() == {"b": "target of m1"}
+
+
+def test_a_source_that_was_never_there_decides_nothing(
+    world: Any, migration: Migration, endpoint: Build
+) -> None:
+    world.apply(endpoint("b"), migration(source="a", target="b"))
+    world.report("b", State.LIVE).wait(60)
+    assert world.roles() == {"b": "target of m1"}
+
+
+def test_naming_another_source_forgets_that_the_first_was_there(
+    running: Any, migration: Migration
+) -> None:
+    running.apply(migration(source="nobody", target="b")).delete("a").wait(60)
+    assert running.roles() == {"b": "target of m1"}
+
+
+def test_the_loss_is_remembered_over_a_restart(running: Any) -> None:
+    running.delete("a").restart().wait(5)
+    assert running.roles() == {"b": "target of m1 Succeeded"}
+
+
+def test_a_decision_by_time_stands_before_the_status_tells_it(
+    running: Any, endpoint: Build
+) -> None:
+    running.delete("a")
+    running.resolver.resolve(running.now + dt.timedelta(seconds=5))
+    running.apply(endpoint("a"))
+    assert running.roles() == {"a": "-", "b": "target of m1 Succeeded"}
+
+
+def test_a_decision_by_time_is_remembered_over_a_restart(running: Any, endpoint: Build) -> None:
+    running.delete("a").wait(5).apply(endpoint("a")).restart()
+    assert running.roles() == {"a": "-", "b": "target of m1 Succeeded"}
+
+
+class TestTheMigrationIsDeleted:
+    """No finalizer: the endpoints' annotations and status tell the rest."""
+
+    def test_before_any_life_it_is_aborted(
+        self, world: Any, migration: Migration, endpoint: Build
+    ) -> None:
+        world.apply(*map(endpoint, "ab"), migration(source="a", target="b"))
+        world.report("a", State.BASE).report("b", State.TARGET).delete("m1")
+        assert world.roles() == {"a": "source of m1 Aborted", "b": "target of m1 Aborted"}
+
+    def test_after_live_it_succeeded_and_keeps_the_order(self, running: Any) -> None:
+        running.delete("m1")
+        assert running.roles() == {"a": "source of m1 Succeeded", "b": "target of m1"}
+        running.report("a", State.WITHDRAWN)
+        assert running.roles() == {
+            "a": "source of m1 Succeeded",
+            "b": "target of m1 Succeeded",
+        }
+
+    def test_a_restart_in_the_middle_changes_nothing(self, running: Any) -> None:
+        running.delete("m1").report("b", State.ASKING, acted_uid="uid-m1").restart()
+        assert running.writes == []
+        assert running.roles() == {"a": "source of m1 Succeeded", "b": "target of m1"}
+
+    def test_what_the_source_was_told_stands(
+        self, world: Any, endpoint: Build, assignment: Any, cutover: Any
+    ) -> None:
+        world.apply(
+            endpoint("a", assignment=assignment("source of m1 Aborted")),
+            endpoint(
+                "b",
+                assignment=assignment("target of m1"),
+                state=State.LIVE,
+                acted_uid="uid-m1",
+                cutover=cutover("uid-m1"),
+            ),
+        )
+        assert world.roles()["b"] == "target of m1 Aborted"
+
+    def test_made_anew_with_the_same_id_it_goes_on(
+        self, world: Any, migration: Migration, endpoint: Build
+    ) -> None:
+        world.apply(*map(endpoint, "ab"), migration(source="a", target="b", id="x"))
+        world.report("b", State.LIVE).delete("m1")
+        world.apply(migration(source="a", target="b", id="x", object_uid="second"))
+        assert world.roles() == {"a": "source of m1", "b": "target of m1"}
+
+    def test_replaced_under_its_name_between_two_looks_it_is_another_one(
+        self, running: Any, migration: Migration
+    ) -> None:
+        running.apply(migration(source="a", target="b", object_uid="second"))
+        assert running.endpoint("b").assignment.migration_uid == "second"
+
+
+class TestNobodyCanReadTheMigration:
+    """A malformed object must not look like a deleted one."""
+
+    def test_its_roles_stay(self, running: Any, migration: Migration) -> None:
+        key = migration().key
+        endpoints = list(running.resolver.index.endpoints.values())
+        fresh = type(running)()
+        fresh.resolver.put_unreadable(key, "uid-m1")
+        fresh.apply(*endpoints)
+        assert fresh.writes == []
+
+    def test_its_last_readable_version_stays_in_force(
+        self, running: Any, migration: Migration
+    ) -> None:
+        running.resolver.put_unreadable(migration().key, "uid-m1")
+        running.settle().apply(*running.resolver.index.endpoints.values())
+        assert running.roles() == {"a": "source of m1", "b": "target of m1"}
+
+    def test_when_it_is_deleted_its_roles_end(
+        self, world: Any, migration: Migration, endpoint: Build, assignment: Any
+    ) -> None:
+        world.resolver.put_unreadable(migration().key, "uid-m1")
+        world.apply(endpoint("b", assignment=assignment("target of m1")))
+        assert world.roles() == {"b": "target of m1"}
+        world.delete("m1")
+        assert world.roles() == {"b": "target of m1 Aborted"}
+
+
+def test_two_migrations_with_one_id_are_told_apart_by_name(
+    world: Any, migration: Migration, endpoint: Build
+) -> None:
+    world.apply(endpoint("b"), migration(target="b", id="x"))
+    world.apply(migration("m2", id="x", source="z", outcome="Succeeded", age=9))
+    world.apply(migration(target="b", id="x", outcome="Aborted"))
+    assert world.roles() == {"b": "target of m1 Aborted"}
+
+
+def test_a_name_that_fits_none_falls_back_to_the_newest_with_that_id(
+    world: Any, migration: Migration, endpoint: Build, assignment: Any
+) -> None:
+    world.apply(
+        migration("m2", id="x", source="z", outcome="Aborted"),
+        migration("m3", id="x", source="z", outcome="Succeeded", age=9),
+        endpoint("b", assignment=assignment("target of gone", "x")),
+    )
+    assert world.roles() == {"b": "target of gone Succeeded"}

@@ -1,0 +1,245 @@
+"""The rules of the roles, as short stories of a few endpoints."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from handover_api.assignment import Assignment
+from handover_api.livemigration import LiveMigration
+from handover_api.workloadendpoint import Role, State
+from handover_operator.facts import Endpoint
+
+Migration = Callable[..., LiveMigration]
+Build = Callable[..., Endpoint]
+
+WEB = {"selector": {"matchLabels": {"app": "web"}}}
+
+
+def named(name: str) -> dict[str, Any]:
+    """Name an endpoint."""
+    return {"endpoint": {"name": name}}
+
+
+def test_source_and_target_get_their_roles(
+    world: Any, migration: Migration, endpoint: Build
+) -> None:
+    world.apply(migration(source="a", target="b"), endpoint("a"), endpoint("b"), endpoint("c"))
+    assert world.roles() == {"a": "source of m1", "b": "target of m1", "c": "-"}
+
+
+def test_target_beats_source_of_another_migration(
+    world: Any, migration: Migration, endpoint: Build
+) -> None:
+    world.apply(endpoint("a"), migration(source="a", age=9), migration("m2", target="a"))
+    assert world.roles() == {"a": "target of m2"}
+
+
+def test_what_a_migration_names_as_source_is_no_target_of_it(
+    world: Any, migration: Migration, endpoint: Build
+) -> None:
+    labels = {"app": "web"}
+    world.apply(
+        migration(source="a", target=WEB),
+        endpoint("a", labels=labels),
+        endpoint("b", labels=labels),
+    )
+    assert world.roles() == {"a": "source of m1", "b": "target of m1"}
+    assert world.condition("Conflicted") == ("True", "SelectorMatchesSource")
+
+
+def test_workload_marks_every_endpoint_of_it_and_endpoint_just_the_one(
+    world: Any, migration: Migration, endpoint: Build
+) -> None:
+    world.apply(
+        *(endpoint(f"a-{nic}", workload="a") for nic in range(2)),
+        *(endpoint(f"b-{nic}", workload="b") for nic in range(2)),
+        migration(source="a", target=named("b-1")),
+    )
+    assert world.roles() == {
+        "a-0": "source of m1",
+        "a-1": "source of m1",
+        "b-0": "-",
+        "b-1": "target of m1",
+    }
+
+
+def test_names_are_resolved_in_the_own_namespace_only(
+    world: Any, migration: Migration, endpoint: Build
+) -> None:
+    world.apply(endpoint("a", namespace="other"), migration(source="a", target="b"))
+    assert world.roles() == {"a": "-"}
+
+
+def test_losing_one_of_two_reasons_keeps_the_role(
+    world: Any, migration: Migration, endpoint: Build
+) -> None:
+    world.apply(
+        endpoint("b", labels={"app": "web", "vm": "x"}),
+        migration(target=WEB),
+        migration("m2", target={"selector": {"matchLabels": {"vm": "x"}}}, age=1),
+    )
+    assert world.roles() == {"b": "target of m2"}
+    world.delete("m2")
+    assert world.roles() == {"b": "target of m1"}
+    world.delete("m1")
+    assert world.roles() == {"b": "target of m1 Aborted"}
+
+
+@pytest.mark.parametrize("order", [("m1", "m2"), ("m2", "m1")])
+def test_the_newest_migration_gives_the_uid(
+    world: Any, migration: Migration, endpoint: Build, order: tuple[str, str]
+) -> None:
+    migrations = {"m1": migration(target="b", age=5), "m2": migration("m2", target=WEB, age=4)}
+    world.apply(endpoint("b", labels={"app": "web"}), *(migrations[name] for name in order))
+    assert world.endpoint("b").assignment.migration_uid == "uid-m1"
+
+
+def test_at_the_same_second_the_greater_uid_is_the_newer(
+    world: Any, migration: Migration, endpoint: Build
+) -> None:
+    world.apply(endpoint("b"), migration("m2", target="b"), migration("m1", target="b"))
+    assert world.roles() == {"b": "target of m2"}
+
+
+def test_spec_id_is_the_uid_that_is_written(
+    world: Any, migration: Migration, endpoint: Build
+) -> None:
+    world.apply(endpoint("b"), migration(target="b", id="vmim-7"))
+    assert world.endpoint("b").assignment.migration_uid == "vmim-7"
+
+
+def test_armed_follows_the_spec(world: Any, migration: Migration, endpoint: Build) -> None:
+    world.apply(endpoint("b"), migration(target="b", armed=False))
+    assert world.endpoint("b").assignment.armed is False
+    world.apply(migration(target="b", armed=True))
+    assert world.endpoint("b").assignment.armed is True
+
+
+def test_a_changed_source_withdraws_the_old_and_leaves_the_target_alone(
+    world: Any, migration: Migration, endpoint: Build
+) -> None:
+    world.apply(*map(endpoint, "abc"), migration(source="a", target="b"))
+    world.writes.clear()
+    world.apply(migration(source="c", target="b"))
+    assert world.roles() == {
+        "a": "source of m1 Aborted",
+        "b": "target of m1",
+        "c": "source of m1",
+    }
+    assert not [write for write in world.writes if write.startswith("b:")]
+
+
+def test_a_target_whose_label_goes_is_told_aborted(
+    world: Any, migration: Migration, endpoint: Build
+) -> None:
+    world.apply(endpoint("b", labels={"app": "web"}), migration(target=WEB))
+    said = world.endpoint("b").assignment
+    world.apply(endpoint("b", assignment=said))
+    assert world.roles() == {"b": "target of m1 Aborted"}
+
+
+def test_a_deleted_endpoint_that_comes_back_gets_its_role_anew(
+    world: Any, migration: Migration, endpoint: Build
+) -> None:
+    world.apply(endpoint("a"), migration(source="a"))
+    world.writes.clear()
+    world.delete("a")
+    assert not [write for write in world.writes if write.startswith("a:")]
+    world.apply(endpoint("a", uid="another"))
+    assert world.roles() == {"a": "source of m1"}
+
+
+def test_an_unchanged_object_writes_nothing(
+    world: Any, migration: Migration, endpoint: Build
+) -> None:
+    world.apply(endpoint("a"), migration(source="a", target="b"), endpoint("b"))
+    world.writes.clear()
+    world.apply(world.endpoint("a"), world.migration("m1"), world.endpoint("b"))
+    assert world.writes == []
+
+
+def test_a_role_without_a_uid_is_ended_as_aborted(world: Any, endpoint: Build) -> None:
+    world.apply(endpoint("b", assignment=Assignment(role=Role.TARGET)))
+    said = world.endpoint("b").assignment
+    assert (said.role, said.outcome, said.ended_role) == (None, "Aborted", "target")
+
+
+class TestTheGuestMovesOn:
+    """A→B has cut over and is not decided yet when B→C begins."""
+
+    @pytest.fixture
+    def moving(self, world: Any, migration: Migration, endpoint: Build) -> Any:
+        """B is live for m1, a still has routes, m2 is about to take the guest to c."""
+        world.apply(*map(endpoint, "abc"), migration(source="a", target="b", owners=DRIVEN))
+        world.report("a", State.BASE).report("b", State.TARGET).report("b", State.LIVE)
+        return world.apply(migration("m2", source="b", target="c", age=9))
+
+    def test_it_stays_target_while_the_old_source_has_routes(self, moving: Any) -> None:
+        assert moving.roles()["b"] == "target of m1"
+
+    def test_it_is_source_when_the_old_source_has_no_routes(self, moving: Any) -> None:
+        moving.report("a", State.WITHDRAWN)
+        assert moving.roles()["b"] == "source of m2"
+
+    def test_it_is_source_when_the_old_source_is_gone(self, moving: Any) -> None:
+        moving.delete("a")
+        assert moving.roles()["b"] == "source of m2"
+
+    def test_it_is_source_when_the_new_target_is_live(self, moving: Any) -> None:
+        moving.report("c", State.LIVE)
+        assert moving.roles()["b"] == "source of m2"
+
+    def test_it_stays_source_after_its_agent_followed(self, moving: Any) -> None:
+        moving.delete("a").report("b", State.BASE)
+        assert moving.roles()["b"] == "source of m2"
+
+    def test_a_decided_first_migration_holds_it_until_its_source_is_done(
+        self, moving: Any, migration: Migration
+    ) -> None:
+        moving.apply(
+            moving.migration("m1").model_copy(
+                update={"spec": migration(source="a", target="b", outcome="Succeeded").spec}
+            )
+        )
+        assert moving.roles()["a"] == "source of m1 Succeeded"
+        assert moving.roles()["b"] == "target of m1"
+        moving.report("a", State.WITHDRAWN)
+        assert moving.roles()["b"] == "source of m2"
+
+    def test_a_deleted_first_migration_holds_it_too(self, moving: Any) -> None:
+        moving.delete("m1")
+        assert moving.roles()["b"] == "target of m1"
+        moving.report("c", State.LIVE)
+        assert moving.roles()["b"] == "source of m2"
+
+
+DRIVEN = [{"kind": "VMIM", "name": "vmim", "uid": "u", "controller": True}]
+
+
+def test_an_older_migration_does_not_make_a_live_target_its_source(
+    world: Any, migration: Migration, endpoint: Build
+) -> None:
+    world.apply(*map(endpoint, "ab"), migration(source="a", target="b", age=9))
+    world.report("b", State.LIVE)
+    world.apply(migration("m0", source="b"))
+    assert world.roles()["b"] == "target of m1"
+
+
+def test_a_target_that_was_never_live_stays_target(
+    world: Any, migration: Migration, endpoint: Build
+) -> None:
+    world.apply(*map(endpoint, "ab"), migration(target="b"), migration("m2", source="b", age=9))
+    world.report("b", State.TARGET)
+    assert world.roles()["b"] == "target of m1"
+
+
+def test_moving_back_makes_the_old_source_target_at_once(
+    world: Any, migration: Migration, endpoint: Build
+) -> None:
+    world.apply(*map(endpoint, "ab"), migration(source="a", target="b"))
+    world.report("a", State.BASE).report("b", State.LIVE)
+    world.apply(migration("m2", source="b", target="a", age=9))
+    assert world.roles() == {"a": "target of m2", "b": "target of m1"}
+    world.report("a", State.TARGET)
+    assert world.roles() == {"a": "target of m2", "b": "source of m2"}
