@@ -5,6 +5,7 @@ import ctypes
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,17 @@ class Wire:
             sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
             sock.bind(("eth", 0))
         return sock
+
+    def await_neigh(self, address: str, expected: str) -> None:
+        """Return once the guest's entry for *address* says *expected*; fail after 5 s."""
+        deadline = time.monotonic() + 5
+        with self.inside_guest():
+            while True:
+                shown = subprocess.check_output(["ip", "neigh", "show", address], text=True)
+                if expected in shown:
+                    return
+                assert time.monotonic() < deadline, shown
+                time.sleep(0.01)
 
 
 def run(command: str) -> None:
