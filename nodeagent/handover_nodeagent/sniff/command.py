@@ -58,13 +58,13 @@ def sniff(
     Changes nothing and asks nothing; it needs CAP_NET_RAW. VLAN-tagged frames never count and
     look like untagged ones here.
     """
+    try:
+        addresses, gateways = _addresses(ip), _addresses(gateway)
+        askers = gateways or _default_askers(interface)
+        expected = Expectation.of(mac, addresses, askers=askers, armed=not unarmed)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
     summary = _summary()
-    expected = Expectation.of(
-        mac.lower() if mac else None,
-        _addresses(ip),
-        askers=_addresses(gateway) or _default_askers(interface),
-        armed=not unarmed,
-    )
     for octets in _frames(interface, count):
         typer.echo(f"{summary(octets)}\n  {explain(expected, octets)}")
 
@@ -106,10 +106,7 @@ def _frames(interface: str, count: int) -> Iterator[bytes]:
 
 
 def _addresses(texts: list[str] | None) -> list[IPAddress]:
-    try:
-        return [ip_address(text) for text in texts or ()]
-    except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+    return [ip_address(text) for text in texts or ()]
 
 
 def _default_askers(interface: str) -> list[IPAddress]:

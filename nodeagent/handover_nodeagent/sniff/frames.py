@@ -42,6 +42,7 @@ _ARP_OPERATIONS: Final = frozenset({ARP_REQUEST, ARP_REPLY})
 _UNSPECIFIED: Final = bytes(4)
 _MULTICAST: Final = 0xFF
 _VERSION_6: Final = 6
+_MAC_LENGTH: Final = 6
 
 
 class Kind(enum.Enum):
@@ -66,6 +67,15 @@ class Frame(NamedTuple):
     claimed: bytes
     address: bytes = b""
     asker: bytes = b""
+
+
+def pack_mac(text: str) -> bytes:
+    """Return the six bytes of a MAC as values have it; raise ValueError for anything else."""
+    packed = bytes.fromhex(text.replace(":", ""))
+    if len(packed) != _MAC_LENGTH:
+        message = f"{text!r} is not a MAC such as 52:54:00:65:00:02"
+        raise ValueError(message)
+    return packed
 
 
 def parse(frame: bytes | memoryview) -> Frame | None:

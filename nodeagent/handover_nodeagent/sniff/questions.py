@@ -63,7 +63,7 @@ def compose(
     """Build the frames for *addresses*, asked by the guest's *gateways* or their defaults."""
     if parties.guest is None:
         return Questions()
-    guest, ours = _mac(parties.guest), _mac(parties.interface)
+    guest, ours = frames.pack_mac(parties.guest), frames.pack_mac(parties.interface)
     guests = tuple(dict.fromkeys(addresses))
     usable = [g for g in dict.fromkeys(gateways) if not g.is_unspecified and g not in guests]
     ipv4 = [g for g in usable if isinstance(g, IPv4Address)] or [DEFAULT_GATEWAY]
@@ -139,10 +139,6 @@ def _discovery(
 
     payload = build(0)[frames.ND_AT :]
     return build(frames.checksum(source + receiver, payload))
-
-
-def _mac(text: str) -> bytes:
-    return bytes.fromhex(text.replace(":", ""))
 
 
 def _link_local_of(mac: bytes) -> bytes:

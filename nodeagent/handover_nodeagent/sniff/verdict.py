@@ -12,7 +12,7 @@ from typing import Final, NamedTuple, Self
 
 from handover_api.workloadendpoint import Signal
 from handover_nodeagent.network import IPAddress
-from handover_nodeagent.sniff.frames import Frame, Kind
+from handover_nodeagent.sniff.frames import Frame, Kind, pack_mac
 
 _GROUP_BIT: Final = 0x01
 _NO_STATION: Final = bytes(6)
@@ -89,7 +89,7 @@ class Expectation:
     ) -> Self:
         """Make one from values; *askers* are those of the endpoint's ``questions.Questions``."""
         return cls(
-            mac=bytes.fromhex(mac.replace(":", "")) if mac else None,
+            mac=pack_mac(mac) if mac else None,
             addresses=frozenset(address.packed for address in addresses),
             askers=frozenset(address.packed for address in askers),
             armed=armed,

@@ -21,7 +21,7 @@ from scapy.layers.inet6 import (  # noqa: E402  # only after the routes are swit
 from scapy.layers.l2 import ARP, Dot1Q, Ether  # noqa: E402
 from scapy.packet import Packet, Raw  # noqa: E402
 
-from handover_nodeagent.sniff.frames import Frame, Kind, checksum, parse  # noqa: E402
+from handover_nodeagent.sniff.frames import Frame, Kind, checksum, pack_mac, parse  # noqa: E402
 
 GUEST = "52:54:00:65:00:02"
 NODE = "ee:ee:ee:ee:ee:ee"
@@ -198,3 +198,13 @@ def test_no_bytes_raise(octets: bytes) -> None:
 @given(st.binary(max_size=100), st.sampled_from([b"\x08\x06", b"\x80\x35", b"\x86\xdd"]))
 def test_no_bytes_behind_a_listened_ethertype_raise(rest: bytes, ethertype: bytes) -> None:
     parse(MAC + MAC + ethertype + rest)
+
+
+def test_a_mac_is_packed() -> None:
+    assert pack_mac("52:54:00:65:00:02") == MAC
+
+
+@pytest.mark.parametrize("text", ["", "52:54", "52:54:00:65:00:02:03", "52:54:00:65:00:0g"])
+def test_what_is_no_mac_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"."):
+        pack_mac(text)
