@@ -1,0 +1,575 @@
+"""The agent's core against a simulated world, in any order of events (ring 1, model-based).
+
+Two agents, each with a kernel of its own, serve three endpoints of one guest. The guest runs on
+one of them or nowhere, and answers truthfully. Words of the API, frames, timers, crashes in the
+middle of a plan, lost memories, API outages and interfaces that come and go arrive in any order.
+``HANDOVER_MODEL_STEPS=20000`` makes the walk longer.
+"""
+
+import dataclasses
+import datetime as dt
+import os
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from typing import ClassVar
+
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from handover_api.assignment import Assignment
+from handover_api.configuration import Settings
+from handover_api.livemigration import Outcome
+from handover_api.names import ObjectKey
+from handover_api.workloadendpoint import Role, Signal, State
+from handover_nodeagent import fsm, inputs, machine, plan, restart, timers
+from handover_nodeagent.commands import KeepOrphan
+from handover_nodeagent.desired import Desired, Local, Touched
+from handover_nodeagent.events import Announced, Deleted, Event, FellSilent, Input
+from handover_nodeagent.machine import Machine, RouteLevel
+from handover_nodeagent.network import IPAddress, Link, Route
+from handover_nodeagent.restart import Found, Remembered
+
+NOON = dt.datetime(2026, 8, 1, 12, tzinfo=dt.UTC)
+SETTINGS = Settings()
+SHARED = ip_address("10.65.0.2")
+STEPS_PER_WALK = 50
+WALKS = int(os.environ.get("HANDOVER_MODEL_STEPS", "3000")) // STEPS_PER_WALK
+
+
+class CrashError(Exception):
+    """The agent was killed."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An endpoint's object in the API, with the interface that it has on its node."""
+
+    key: ObjectKey
+    addresses: tuple[IPAddress, ...]
+    link: Link
+    assignment: Assignment
+    await_role: bool
+    created_at: dt.datetime
+
+    @property
+    def own_address(self) -> IPAddress:
+        """The address that no other endpoint names."""
+        return self.addresses[0]
+
+
+@dataclass
+class Kernel:
+    """One node's routes; watches that the plan leaves no gap."""
+
+    routes: list[Route] = field(default_factory=list)
+    fuse: int | None = None
+
+    def apply(self, steps: plan.Plan) -> None:
+        """Carry out *steps*; the agent dies when the fuse has burnt down."""
+        served = {route.address for route in self.routes}
+        wanted = served - {route.address for route in steps.remove}
+        wanted |= {route.address for route in (*steps.add, *steps.replace)}
+        for added in steps.add:
+            self._burn()
+            assert not [there for there in self.routes if _key(there) == _key(added)]
+            self.routes.append(added)
+        for replacing in steps.replace:
+            self._burn()
+            place = [_key(there) for there in self.routes].index(_key(replacing))
+            self.routes[place] = replacing
+        for removed in steps.remove:
+            assert (served & wanted) <= {route.address for route in self.routes}
+            self._burn()
+            self.routes.remove(removed)
+
+    def serves(self, endpoint: Endpoint) -> bool:
+        """Tell whether the endpoint's own address goes to its interface."""
+        goals = {(route.address, route.oif) for route in self.routes}
+        return (endpoint.own_address, endpoint.link.index) in goals
+
+    def _burn(self) -> None:
+        if self.fuse is not None:
+            if self.fuse == 0:
+                self.fuse = None
+                raise CrashError
+            self.fuse -= 1
+
+
+def _key(route: Route) -> tuple[IPAddress, int]:
+    return route.address, route.metric
+
+
+@dataclass
+class Agent:
+    """The loop in a few lines: derive, diff, apply, remember."""
+
+    kernel: Kernel = field(default_factory=Kernel)
+    network: Desired = field(default_factory=lambda: Desired(SETTINGS))
+    machines: dict[ObjectKey, Machine] = field(default_factory=dict)
+    known: dict[ObjectKey, Endpoint] = field(default_factory=dict)
+    memory: dict[tuple[ObjectKey, dt.datetime], Remembered] = field(default_factory=dict)
+    orphans: frozenset[Route] = frozenset()
+    episodes: int = 0
+
+    def see(self, endpoint: Endpoint, now: dt.datetime) -> None:
+        """Take in an endpoint's object as the API has it now."""
+        before = self.known.get(endpoint.key)
+        if before is None or before.created_at != endpoint.created_at:
+            self.reconcile(self.meet(endpoint, now))
+            self.remember(endpoint.key)
+            return
+        self.known[endpoint.key] = endpoint
+        event = inputs.read(
+            before.assignment, endpoint.assignment, routes_in=self.kernel.serves(endpoint)
+        )
+        if event:
+            self.feed(endpoint.key, event, now)
+        elif before != endpoint:
+            self.reconcile(self.network.put(self.local(endpoint.key)))
+
+    def meet(self, endpoint: Endpoint, now: dt.datetime) -> Touched:
+        """Start a machine from what is found."""
+        self.episodes += 1000
+        found = Found(
+            endpoint.assignment,
+            self._level(endpoint),
+            self.memory.get((endpoint.key, endpoint.created_at)),
+            endpoint.await_role,
+            self.episodes,
+        )
+        started = restart.resume(found, now).machine
+        assert started is not None
+        self.known[endpoint.key] = endpoint
+        self.machines[endpoint.key] = started
+        return self.network.put(self.local(endpoint.key))
+
+    def feed(self, key: ObjectKey, event: Event, now: dt.datetime) -> fsm.Step:
+        """Take one event and make the kernel follow."""
+        current = self.machines.get(key)
+        taken = fsm.step(current, event, now, SETTINGS)
+        assert not taken.impossible
+        if current is None:
+            assert taken.machine is None
+            return taken
+        if taken.machine is None:
+            touched = self.network.drop(key, orphan=KeepOrphan() in taken.commands)
+            del self.machines[key]
+            self.reconcile(touched)
+            # In one write: a kill before it finds the endpoint, one after it the orphan.
+            del self.known[key]
+            self.orphans = self.network.orphans()
+            return taken
+        self.machines[key] = taken.machine
+        self.reconcile(self.network.put(self.local(key)))
+        self.remember(key)
+        return taken
+
+    def remember(self, key: ObjectKey) -> None:
+        """Write behind: a kill in the middle of a plan finds the state before."""
+        remembered = restart.remember(self.machines[key])
+        self.memory[key, self.known[key].created_at] = remembered
+
+    def restarted(self, now: dt.datetime) -> "Agent":
+        """Return the agent's next life: the kernel and /run/handover are all that is left."""
+        heir = Agent(self.kernel, memory=dict(self.memory), episodes=self.episodes)
+        heir.kernel.fuse = None
+        for orphan in self.orphans:
+            heir.network.adopt(orphan)
+        touched = Touched()
+        for endpoint in self.known.values():
+            touched |= heir.meet(endpoint, now)
+        # Only when all are known again: else one would take another one's route out.
+        heir.reconcile(touched)
+        heir.orphans = heir.network.orphans()
+        return heir
+
+    def prune(self) -> None:
+        """After the first sync, remove what no endpoint and no orphan wants."""
+        strays = {route.address for route in self.kernel.routes}
+        self.reconcile(Touched(frozenset(strays)))
+
+    def local(self, key: ObjectKey) -> Local:
+        """Join an endpoint and its machine."""
+        endpoint, current = self.known[key], self.machines[key]
+        return Local(
+            key,
+            endpoint.addresses,
+            machine.level(current),
+            machine.settled(current).state,
+            endpoint.link,
+            created_at=endpoint.created_at,
+        )
+
+    def reconcile(self, touched: Touched) -> None:
+        """Make the kernel what is desired, where it was touched."""
+        observed = [route for route in self.kernel.routes if route.address in touched.addresses]
+        self.kernel.apply(plan.diff(self.network.routes(touched.addresses), observed))
+
+    def _level(self, endpoint: Endpoint) -> RouteLevel:
+        metrics = {
+            route.metric
+            for route in self.kernel.routes
+            if route.oif == endpoint.link.index and route.address in endpoint.addresses
+        }
+        if 512 in metrics:
+            return RouteLevel.ELEVATED
+        return RouteLevel.NORMAL if metrics else RouteLevel.NONE
+
+
+def _ended(role: Role, outcome: Outcome, uid: str) -> Assignment:
+    return Assignment(None, "m", uid, outcome=outcome, ended_role=role)
+
+
+NAMES = st.sampled_from(["a", "b", "c"])
+UIDS = st.sampled_from(["m1", "m2"])
+TARGETS = st.builds(
+    Assignment, st.just(Role.TARGET), st.just("m"), UIDS, st.sampled_from([True, True, False])
+)
+WORDS = st.one_of(
+    TARGETS,
+    st.builds(Assignment, st.just(Role.SOURCE), st.just("m"), UIDS),
+    st.builds(_ended, st.sampled_from(list(Role)), st.sampled_from(list(Outcome)), UIDS),
+    st.builds(Assignment, migration_uid=UIDS),
+)
+RARP = Signal.RARP
+SIGNALS = st.none() | st.sampled_from(list(Signal))
+NOTHING = st.builds(Assignment)
+LIFELESS = {Input.TARGET, Input.ABORTED, Input.VANISHED}
+
+
+class World(RuleBasedStateMachine):
+    """Anything may happen at any time; the invariants hold all the same."""
+
+    PLACES: ClassVar = {
+        "a": (0, ip_address("10.65.0.11")),
+        "b": (1, ip_address("10.65.0.12")),
+        "c": (0, ip_address("fd00:65::13")),
+    }
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = NOON
+        self.agents = [Agent(), Agent()]
+        self.api: dict[str, Endpoint] = {}
+        self.api_is_up = True
+        self.guest_at: str | None = None
+        self.index = 10
+        self.links: dict[str, Link] = {}
+        # Endpoints that were targets from birth and never had a guest nor a word of success.
+        self.never_lived: set[str] = set()
+        # Endpoints whose guest answers and had a route: they keep it, also when deleted.
+        self.served: dict[str, Endpoint] = {}
+
+    def agent(self, name: str) -> Agent:
+        return self.agents[self.PLACES[name][0]]
+
+    def key(self, name: str) -> ObjectKey:
+        return ObjectKey("ns", name)
+
+    def machine_of(self, name: str) -> Machine | None:
+        return self.agent(name).machines.get(self.key(name))
+
+    def answers(self, name: str) -> bool:
+        """Tell whether the guest is there and its answers count."""
+        current = self.machine_of(name)
+        return current is not None and self.is_heard(name) and current.assignment.armed
+
+    def is_heard(self, name: str) -> bool:
+        """Tell whether the guest is behind the interface that the agent listens at."""
+        known = self.agent(name).known.get(self.key(name))
+        return known is not None and self.guest_at == name and known.link == self.links[name]
+
+    def sync(self, name: str) -> None:
+        """Let the agent see the API's objects, unless it is killed on the way."""
+        if not self.api_is_up:
+            return
+        agent, key, endpoint = self.agent(name), self.key(name), self.api.get(name)
+        try:
+            if endpoint:
+                agent.see(endpoint, self.now)
+            elif key in agent.machines:
+                agent.feed(key, Deleted(), self.now)
+        except CrashError:
+            self.restart(name)
+
+    def feed(self, name: str, event: Event) -> None:
+        try:
+            self.agent(name).feed(self.key(name), event, self.now)
+        except CrashError:
+            self.restart(name)
+
+    def restart(self, name: str) -> None:
+        """Start the node's agent anew, from what it remembers; then it sees the API."""
+        place = self.PLACES[name][0]
+        agent = self.agents[place]
+        self.agents[place] = agent.restarted(self.now)
+        for other in self.PLACES:
+            if self.PLACES[other][0] == place:
+                self.sync(other)
+        if self.api_is_up:
+            self.agents[place].prune()
+
+    def forget(self, name: str) -> None:
+        """Lose /run/handover, as at a reboot of the node that keeps its routes."""
+        agent = self.agent(name)
+        for endpoint in agent.known.values():
+            # The API's word alone cannot tell that it was a target, nor that there was a guest.
+            if inputs.meaning(endpoint.assignment) is Input.VANISHED:
+                self.never_lived.discard(endpoint.key.name)
+        for other in self.PLACES.keys() - self.api.keys():
+            self.served.pop(other, None)
+        agent.memory.clear()
+        agent.known.clear()
+        agent.orphans = frozenset()
+
+    # What may happen.
+
+    @initialize(assignment=TARGETS, await_role=st.booleans())
+    def begins(self, assignment: Assignment, *, await_role: bool) -> None:
+        self.appears("a", assignment, await_role=await_role)
+        self.appears("b", Assignment(), await_role=await_role)
+        self.guest_moves("b", None)
+
+    @rule(old=NAMES, new=NAMES, uid=UIDS, acts=st.integers(2, 7), signal=SIGNALS)
+    def migration(self, old: str, new: str, uid: str, acts: int, signal: Signal | None) -> None:
+        """Play the first acts of a migration as it should be."""
+        plot: list[Callable[[], None]] = [
+            lambda: self.api_speaks(new, Assignment(Role.TARGET, "m", uid)),
+            lambda: self.api_speaks(old, Assignment(Role.SOURCE, "m", uid)),
+            lambda: self.guest_moves(new, signal),
+            lambda: self.api_speaks(old, _ended(Role.SOURCE, Outcome.SUCCEEDED, uid)),
+            lambda: self.timer_pops(old),
+            lambda: self.api_speaks(new, _ended(Role.TARGET, Outcome.SUCCEEDED, uid)),
+            lambda: self.timer_pops(new),
+        ]
+        for act in plot[:acts]:
+            act()
+
+    @rule(name=NAMES, assignment=TARGETS | NOTHING, await_role=st.booleans(), is_new=st.booleans())
+    def comes_or_goes(
+        self, name: str, assignment: Assignment, *, await_role: bool, is_new: bool
+    ) -> None:
+        if name in self.api:
+            self.deleted(name)
+        else:
+            self.appears(name, assignment, await_role=await_role, is_new=is_new)
+
+    def appears(
+        self, name: str, assignment: Assignment, *, await_role: bool, is_new: bool = True
+    ) -> None:
+        """Make an object, for a new interface or for the one of an object before it."""
+        self.now += dt.timedelta(seconds=1)
+        is_new = is_new or name not in self.links
+        if is_new:
+            if self.guest_at == name:
+                self.guest_leaves()
+            self.index += 1
+            self.links[name] = Link(self.index, f"tap{self.index}", "ee:ee:ee:ee:ee:ee", up=True)
+        addresses = (self.PLACES[name][1], SHARED)
+        self.api[name] = Endpoint(
+            self.key(name), addresses, self.links[name], assignment, await_role, self.now
+        )
+        if is_new and (assignment.role or await_role):
+            self.never_lived.add(name)
+        self.sync(name)
+
+    def deleted(self, name: str) -> None:
+        del self.api[name]
+        self.never_lived.discard(name)
+        self.sync(name)
+
+    @rule(name=NAMES, assignment=WORDS)
+    def api_speaks(self, name: str, assignment: Assignment) -> None:
+        if name not in self.api:
+            return
+        self.api[name] = dataclasses.replace(self.api[name], assignment=assignment)
+        is_of_source = assignment.ended_role is Role.SOURCE
+        if inputs.meaning(assignment) not in LIFELESS or is_of_source:
+            self.never_lived.discard(name)
+        self.sync(name)
+
+    @rule(word=st.sampled_from(["failed", "left", "stripped", "other", "deleted"]))
+    def api_is_wrong(self, word: str) -> None:
+        """Say of the guest's own endpoint what is not so."""
+        name = self.guest_at
+        words = {
+            "failed": _ended(Role.TARGET, Outcome.ABORTED, "m1"),
+            "left": _ended(Role.SOURCE, Outcome.SUCCEEDED, "m1"),
+            "stripped": Assignment(),
+            "other": Assignment(Role.TARGET, "m", "m3"),
+        }
+        if name in self.api:
+            self.api_speaks(name, words[word]) if word in words else self.deleted(name)
+            self.timer_pops(name)
+
+    @rule(word=st.sampled_from(["failed", "stripped"]), is_killed=st.booleans())
+    def migration_is_cancelled(self, word: str, *, is_killed: bool) -> None:
+        """End the first target that has no guest yet."""
+        for name in sorted(self.never_lived & self.api.keys()):
+            failed = _ended(Role.TARGET, Outcome.ABORTED, "m1")
+            self.api_speaks(name, failed if word == "failed" else Assignment())
+            if is_killed:
+                self.restart(name)
+
+    @rule(name=NAMES, signal=SIGNALS)
+    def guest_moves(self, name: str, signal: Signal | None) -> None:
+        """Let the guest run elsewhere, and be heard or missed."""
+        self.guest_leaves()
+        self.guest_at = name
+        self.never_lived.discard(name)
+        if signal:
+            self.guest_is_heard(signal)
+
+    @rule()
+    def guest_leaves(self) -> None:
+        self.served.pop(self.guest_at or "", None)
+        self.guest_at = None
+
+    @rule(signal=st.sampled_from(list(Signal)))
+    def guest_is_heard(self, signal: Signal) -> None:
+        name = self.guest_at
+        if name is None or not self.is_heard(name):
+            return
+        current = self.machine_of(name)
+        if (
+            current
+            and machine.is_listening(current)
+            and (current.assignment.armed or signal is RARP)
+        ):
+            self.feed(name, Announced(current.episode, signal, signal is Signal.PROBE))
+
+    @rule(name=NAMES, age=st.integers(1, 3), milliseconds=st.integers(1, 40_000))
+    def noise(self, name: str, age: int, milliseconds: int) -> None:
+        """Hear late frames, and frames of a dying guest: they change nothing."""
+        self.now += dt.timedelta(milliseconds=milliseconds)
+        current = self.machine_of(name)
+        if current:
+            agent, key = self.agent(name), self.key(name)
+            late = Announced(current.episode - age, RARP, answers_probe=True)
+            assert fsm.Step(current) == agent.feed(key, late, self.now)
+            if current.state is State.WITHDRAWN:
+                dying = agent.feed(key, Announced(current.episode, RARP), self.now)
+                assert current == dying.machine
+
+    @rule(name=NAMES)
+    def timer_pops(self, name: str) -> None:
+        current = self.machine_of(name)
+        timer = current and timers.timer(current, SETTINGS)
+        if not (current and timer):
+            return
+        if isinstance(timer.pops, FellSilent) and self.answers(name):
+            self.feed(name, Announced(current.episode, Signal.PROBE, answers_probe=True))
+            return
+        self.now = max(self.now, timer.due)
+        self.feed(name, timer.pops)
+
+    @rule(name=NAMES, is_memory_lost=st.booleans())
+    def agent_is_killed(self, name: str, *, is_memory_lost: bool) -> None:
+        if is_memory_lost and self.api_is_up:
+            self.forget(name)
+        self.restart(name)
+
+    @rule(name=NAMES, operations=st.integers(0, 3))
+    def agent_is_about_to_be_killed(self, name: str, operations: int) -> None:
+        self.agent(name).kernel.fuse = operations
+
+    @rule(is_up=st.sampled_from([True, True, False]))
+    def api_comes_or_goes(self, *, is_up: bool) -> None:
+        self.api_is_up = is_up
+        for name in self.PLACES:
+            self.sync(name)
+
+    @rule(name=NAMES)
+    def interface_is_made_anew(self, name: str) -> None:
+        endpoint, agent = self.api.get(name), self.agent(name)
+        if not endpoint or not self.api_is_up:
+            return
+        self.index += 1
+        gone, link = endpoint.link, Link(self.index, endpoint.link.name, endpoint.link.mac, up=True)
+        agent.kernel.routes = [r for r in agent.kernel.routes if r.oif != gone.index]
+        touched = agent.network.lose_link(gone.index)
+        agent.orphans = agent.network.orphans()
+        self.served.pop(name, None)
+        self.links[name] = link
+        self.api[name] = dataclasses.replace(endpoint, link=link)
+        try:
+            agent.reconcile(touched)
+        except CrashError:
+            self.restart(name)
+        self.sync(name)
+
+    # What always holds.
+
+    @invariant()
+    def a_target_without_life_has_no_route(self) -> None:
+        for name in self.never_lived & self.api.keys():
+            endpoint = self.api[name]
+            oifs = {route.oif for route in self.agent(name).kernel.routes}
+            assert endpoint.link.index not in oifs, name
+
+    @invariant()
+    def a_guest_that_answers_keeps_its_route(self) -> None:
+        for name, endpoint in list(self.served.items()):
+            if self.machine_of(name) and not self.answers(name):
+                self.served.pop(name)
+            else:
+                assert self.agent(name).kernel.serves(endpoint), name
+        home = self.guest_at
+        if home and self.answers(home):
+            endpoint = self.agent(home).known[self.key(home)]
+            if self.agent(home).kernel.serves(endpoint):
+                self.served[home] = endpoint
+
+    @invariant()
+    def the_kernel_is_what_is_desired(self) -> None:
+        for agent in self.agents:
+            everywhere = agent.network.everything().addresses
+            there = {route for route in agent.kernel.routes if route.address in everywhere}
+            assert agent.network.routes(everywhere) == there
+
+    @invariant()
+    def the_guard_is_the_endpoints(self) -> None:
+        for agent in self.agents:
+            interfaces = {endpoint.link.name for endpoint in agent.known.values()}
+            assert interfaces == agent.network.everything().interfaces
+            for endpoint in agent.known.values():
+                guarded = agent.network.guard([endpoint.link.name])[endpoint.link.name]
+                assert {a for a in endpoint.addresses if a.version == 4} == guarded
+
+    def teardown(self) -> None:
+        """Say how it all ended: one place serves the guest, at normal priority, no other."""
+        self.api_is_up = True
+        for agent in self.agents:
+            agent.kernel.fuse = None
+        for name in self.PLACES:
+            self.sync(name)
+        for name in self.api:
+            lives = name == self.guest_at
+            outcome = Outcome.SUCCEEDED if lives or self.guest_at in self.api else Outcome.ABORTED
+            role = Role.TARGET if lives or outcome is Outcome.ABORTED else Role.SOURCE
+            uid = self.api[name].assignment.migration_uid or "end"
+            self.api_speaks(name, _ended(role, outcome, uid))
+        for _ in range(8):
+            for name in self.api:
+                self.now += dt.timedelta(milliseconds=400)
+                self.guest_is_heard(Signal.PROBE)
+                self.timer_pops(name)
+        for name, endpoint in self.api.items():
+            current = self.machine_of(name)
+            assert current is not None
+            is_home = name == self.guest_at
+            expected = [Route(endpoint.own_address, endpoint.link.index, 1024, 254, 88)]
+            routes = self.agent(name).kernel.routes
+            found = [route for route in routes if route.address == endpoint.own_address]
+            assert (name, expected if is_home else []) == (name, found), current
+
+
+World.TestCase.settings = settings(
+    max_examples=max(WALKS, 1),
+    stateful_step_count=STEPS_PER_WALK,
+    deadline=None,
+    suppress_health_check=list(HealthCheck),
+)
+TestWorld = World.TestCase
