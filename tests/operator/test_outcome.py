@@ -1,5 +1,6 @@
 """How migrations end, and who is told when."""
 
+import dataclasses
 import datetime as dt
 from collections.abc import Callable
 from typing import Any
@@ -43,6 +44,16 @@ def test_success_is_told_to_the_source_first(running: Any, migration: Migration)
 def test_a_source_that_is_gone_keeps_no_target_waiting(running: Any, migration: Migration) -> None:
     running.apply(migration(source="a", target="b", outcome="Succeeded")).delete("a")
     assert running.roles() == {"b": "target of m1 Succeeded"}
+
+
+def test_a_source_that_stops_matching_keeps_no_target_waiting(
+    running: Any, migration: Migration
+) -> None:
+    running.apply(migration("m2", target={"endpoint": {"name": "a"}}, age=9))
+    running.apply(migration(source="a", target="b", outcome="Succeeded"))
+    assert running.roles() == {"a": "target of m2", "b": "target of m1"}
+    running.apply(dataclasses.replace(running.endpoint("a"), workload="another"))
+    assert running.roles() == {"a": "target of m2", "b": "target of m1 Succeeded"}
 
 
 def test_a_source_that_lingers_is_named_by_another_reason_after_a_while(

@@ -1,0 +1,74 @@
+"""The command line of the operator."""
+
+import asyncio
+from typing import Annotated
+
+import pydantic
+import structlog
+import typer
+
+import handover_api
+from handover_operator import cluster, logs, main
+from handover_operator.settings import OperatorSettings
+
+app = typer.Typer(
+    name="handover-operator",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="""Handover's operator: says who is source and who is target of a live migration.
+
+    It watches LiveMigrations and WorkloadEndpoints of the whole cluster, writes the roles as
+    annotations on the endpoints, and tells in the LiveMigration's status how far it is.
+    """,
+)
+
+
+def _version(*, asked: bool) -> None:
+    if asked:
+        typer.echo(f"handover-operator {handover_api.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    *,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_version, is_eager=True, help="Show the version."),
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run() -> None:
+    """Run until SIGTERM.
+
+    The API server is found through KUBECONFIG, else the pod's service account, else
+    ~/.kube/config. Everything else comes from the environment (default in brackets):
+
+    \b
+    HANDOVER_CONFIGURATION_FILE [none]  YAML with the spec of
+        HandoverConfiguration "default", applied once at start
+    HANDOVER_PORT [8080]  serves /healthz, /readyz and /metrics
+    HANDOVER_LISTEN_ADDRESS [all]  where that is served
+    HANDOVER_LOG_LEVEL [info]  debug, info, warning or error
+    HANDOVER_LOG_FORMAT [json]  json or console
+    HANDOVER_SWEEP_INTERVAL [300]  seconds between two looks for objects
+        whose deletion no watch has told
+    HANDOVER_WRITERS [8]  how many objects are written at the same time
+    """  # noqa: D301  a raw string would not hold the mark that keeps lines (click)
+    try:
+        settings = OperatorSettings()
+    except pydantic.ValidationError as error:
+        first = error.errors()[0]
+        name = f"HANDOVER_{first['loc'][0]}".upper()
+        typer.echo(f"handover-operator: {name}: {first['msg']}", err=True)
+        raise typer.Exit(2) from None
+    logs.configure(settings.log_level, settings.log_format)
+    structlog.get_logger().info("starting", version=handover_api.__version__)
+    try:
+        asyncio.run(main.run(settings))
+    except (cluster.Unconfigured, main.Unusable) as error:
+        typer.echo(f"handover-operator: {error}", err=True)
+        raise typer.Exit(1) from None

@@ -1,0 +1,245 @@
+"""The API server as the operator needs it; foreign exceptions are turned into ours here."""
+
+import contextlib
+import datetime as dt
+import json
+import os
+import ssl
+from collections.abc import AsyncIterator, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+import aiohttp
+from kubernetes_asyncio import client, config
+from kubernetes_asyncio.client.exceptions import ApiException
+from kubernetes_asyncio.config import incluster_config
+from kubernetes_asyncio.config.config_exception import ConfigException
+
+from handover_api import names
+from handover_api.names import ObjectKey
+from handover_operator.gather import RawObject
+from handover_operator.kinds import Kind
+from handover_operator.notices import Notice
+from handover_operator.workqueue import Temporary
+
+MERGE_PATCH: Final = "application/merge-patch+json"
+APPLY_PATCH: Final = "application/apply-patch+yaml"
+IDENTITIES: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+PAGE: Final = 500
+TIMEOUT: Final = 30.0
+PATIENCE: Final = frozenset(
+    {0, HTTPStatus.UNAUTHORIZED, HTTPStatus.GONE, HTTPStatus.TOO_MANY_REQUESTS}
+)
+"""Answers that another attempt may change; 0 is kubernetes-asyncio's for none at all."""
+
+
+class Unavailable(Temporary):
+    """The API server cannot be reached, or asks for patience."""
+
+
+class Refused(Temporary):
+    """The API server says no; it may say yes when somebody has mended the reason."""
+
+
+class Conflict(Exception):  # noqa: N818  an expected situation
+    """The object has changed since we looked."""
+
+
+class Absent(Exception):  # noqa: N818  an expected situation
+    """The object, or its whole kind, is not there."""
+
+
+class Unconfigured(Exception):  # noqa: N818  tells a person what to do
+    """There is neither a service account nor a kubeconfig."""
+
+
+async def connect() -> client.Configuration:
+    """Find the API server: KUBECONFIG, else the service account of the pod, else ~/.kube/config.
+
+    Raises Unconfigured.
+    """
+    configuration = client.Configuration()
+    try:
+        if "KUBECONFIG" not in os.environ and incluster_config.SERVICE_HOST_ENV_NAME in os.environ:
+            loader = incluster_config.InClusterConfigLoader(
+                token_filename=incluster_config.SERVICE_TOKEN_FILENAME,
+                cert_filename=incluster_config.SERVICE_CERT_FILENAME,
+            )
+            loader.load_and_set(configuration)
+        else:
+            await config.load_kube_config(client_configuration=configuration)
+    except (ConfigException, OSError) as error:
+        message = (
+            f"no way to an API server: {error}; run in a pod with a service account, or set"
+            " KUBECONFIG"
+        )
+        raise Unconfigured(message) from error
+    return configuration
+
+
+class Cluster:
+    """Reads and writes objects of our kinds; every call may raise one of the exceptions above."""
+
+    def __init__(self, configuration: client.Configuration) -> None:
+        self.configuration = configuration
+        self._api = client.ApiClient(configuration)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._api.close()
+
+    async def objects(self, kind: Kind) -> AsyncIterator[tuple[list[RawObject], int]]:
+        """Yield pages of all objects, and the version of the list."""
+        async for page in self._pages(kind, "application/json"):
+            yield page
+
+    async def identities(self, kind: Kind) -> tuple[Mapping[ObjectKey, str], int]:
+        """Return the uid of every object that exists, and the version of the list."""
+        found: dict[ObjectKey, str] = {}
+        version = 0
+        async for page, version in self._pages(kind, IDENTITIES):  # noqa: B007  the last counts
+            for raw in page:
+                metadata = raw["metadata"]
+                key = ObjectKey(metadata.get("namespace", ""), metadata["name"])
+                found[key] = metadata["uid"]
+        return found, version
+
+    async def get(self, kind: Kind, key: ObjectKey) -> RawObject:
+        """Read one object."""
+        return await self._call("GET", _path(kind, key))
+
+    async def patch(
+        self, kind: Kind, key: ObjectKey, patch: RawObject, *, subresource: str = ""
+    ) -> RawObject:
+        """Merge *patch* into an object; Conflict when its resourceVersion is another."""
+        return await self._call(
+            "PATCH",
+            _path(kind, key) + subresource,
+            body=patch,
+            content_type=MERGE_PATCH,
+            query={"fieldManager": names.OPERATOR_FIELD_MANAGER},
+        )
+
+    async def apply_default(self, spec: Mapping[str, object]) -> RawObject:
+        """Apply HandoverConfiguration ``default`` (server-side apply, our fields win)."""
+        key = ObjectKey("", names.DEFAULT_CONFIGURATION)
+        body = {
+            "apiVersion": names.API_VERSION,
+            "kind": Kind.CONFIGURATION.value,
+            "metadata": {"name": key.name},
+            "spec": spec,
+        }
+        return await self._call(
+            "PATCH",
+            _path(Kind.CONFIGURATION, key),
+            body=body,
+            content_type=APPLY_PATCH,
+            query={"fieldManager": names.OPERATOR_FIELD_MANAGER, "force": "true"},
+        )
+
+    async def delete(self, kind: Kind, key: ObjectKey, uid: str) -> None:
+        """Delete this very object; one that is gone, or another of its name, is fine."""
+        body = {"preconditions": {"uid": uid}}
+        with contextlib.suppress(Absent, Conflict):
+            await self._call("DELETE", _path(kind, key), body=body)
+
+    async def emit(
+        self, kind: Kind, key: ObjectKey, uid: str, notice: Notice, now: dt.datetime
+    ) -> None:
+        """Record an Event about an object."""
+        namespace = key.namespace or "default"
+        when = now.isoformat(timespec="seconds").replace("+00:00", "Z")
+        body = {
+            "metadata": {"generateName": f"{key.name[:200]}.", "namespace": namespace},
+            "involvedObject": {
+                "apiVersion": names.API_VERSION,
+                "kind": kind.value,
+                "name": key.name,
+                "namespace": key.namespace or None,
+                "uid": uid,
+            },
+            "type": "Warning" if notice.warning else "Normal",
+            "reason": notice.reason,
+            "message": notice.message[:1024],
+            "firstTimestamp": when,
+            "lastTimestamp": when,
+            "count": 1,
+            "source": {"component": names.OPERATOR_FIELD_MANAGER},
+            "reportingComponent": f"{names.GROUP}/{names.OPERATOR_FIELD_MANAGER}",
+        }
+        await self._call("POST", f"/api/v1/namespaces/{namespace}/events", body=body)
+
+    async def _pages(self, kind: Kind, accept: str) -> AsyncIterator[tuple[list[RawObject], int]]:
+        token = ""
+        version = 0
+        while True:
+            query = {"limit": str(PAGE), **({"continue": token} if token else {})}
+            page = await self._call("GET", _collection(kind), query=query, accept=accept)
+            metadata = page["metadata"]
+            version = version or int(metadata["resourceVersion"])
+            yield page["items"], version
+            token = metadata.get("continue", "")
+            if not token:
+                return
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: RawObject | None = None,
+        content_type: str = "application/json",
+        accept: str = "application/json",
+        query: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        try:
+            answer = await self._api.call_api(
+                path,
+                method,
+                query_params=list((query or {}).items()),
+                header_params={"Accept": accept, "Content-Type": content_type},
+                body=body,
+                auth_settings=["BearerToken"],
+                _preload_content=False,
+                _request_timeout=TIMEOUT,
+            )
+            async with answer:
+                text = await answer.read()
+        except ApiException as error:
+            raise _ours(error.status or 0, str(error.body or error.reason)) from error
+        except (aiohttp.ClientError, ssl.SSLError, TimeoutError, OSError) as error:
+            raise Unavailable(_text(error)) from error
+        if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
+            raise _ours(answer.status, text.decode(errors="replace"))
+        parsed: dict[str, Any] = json.loads(text)
+        return parsed
+
+
+def _collection(kind: Kind) -> str:
+    return f"/apis/{names.GROUP}/{names.VERSION}/{kind.plural}"
+
+
+def _path(kind: Kind, key: ObjectKey) -> str:
+    root = f"/apis/{names.GROUP}/{names.VERSION}"
+    scope = f"/namespaces/{key.namespace}" if key.namespace else ""
+    return f"{root}{scope}/{kind.plural}/{key.name}"
+
+
+def _ours(status: int, text: str) -> Exception:
+    """Sort an HTTP status by what the caller can do about it."""
+    try:
+        message = json.loads(text).get("message", text)
+    except (ValueError, AttributeError):
+        message = text
+    if status == HTTPStatus.NOT_FOUND:
+        return Absent(message)
+    if status == HTTPStatus.CONFLICT:
+        return Conflict(message)
+    if status in PATIENCE or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return Unavailable(f"{status}: {message}")
+    return Refused(f"{status}: {message}")
+
+
+def _text(error: BaseException) -> str:
+    """Some exceptions of aiohttp and asyncio have no text of their own."""
+    return str(error) or type(error).__name__

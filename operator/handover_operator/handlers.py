@@ -1,0 +1,89 @@
+"""Kopf: the watches of our three kinds, turned into observations. Nothing else knows Kopf.
+
+Only ``on.event`` is used, which leaves no mark on objects; what is known lives in our own index
+(an index of Kopf's starts in quadratic time).
+"""
+
+import itertools
+from collections.abc import Iterator
+from typing import Final
+
+import kopf
+from kubernetes_asyncio import client
+
+from handover_api import names
+from handover_operator import gather, metrics
+from handover_operator.kinds import Kind
+from handover_operator.listing import Sweeper
+from handover_operator.reconcile import Reconciler
+
+SILENCE: Final = 70.0
+"""Seconds without any event or bookmark after which a watch is opened anew."""
+
+
+class Backoffs:
+    """Seconds between two attempts of a request, without an end: an outage is no reason to die."""
+
+    def __iter__(self) -> Iterator[float]:
+        return itertools.chain((0.5, 1, 2, 4, 8), itertools.repeat(15))
+
+
+async def watch(
+    reconciler: Reconciler,
+    sweeper: Sweeper,
+    configuration: client.Configuration,
+) -> None:
+    """Watch until SIGTERM, SIGINT or cancelled."""
+    registry = kopf.OperatorRegistry()
+    _register_login(registry, configuration)
+    for kind in Kind:
+        _register(registry, kind, reconciler, sweeper)
+    await kopf.operator(
+        registry=registry,
+        settings=_settings(),
+        clusterwide=True,
+        standalone=True,
+    )
+
+
+def _settings() -> kopf.OperatorSettings:
+    settings = kopf.OperatorSettings()
+    settings.posting.enabled = False
+    settings.networking.error_backoffs = Backoffs()
+    settings.networking.connect_timeout = 10
+    settings.watching.inactivity_timeout = SILENCE
+    settings.watching.chunk_size = 500
+    return settings
+
+
+def _register(
+    registry: kopf.OperatorRegistry, kind: Kind, reconciler: Reconciler, sweeper: Sweeper
+) -> None:
+    @kopf.on.event(
+        names.GROUP, names.VERSION, kind.plural, id=f"observe-{kind.plural}", registry=registry
+    )
+    async def observe(event: kopf.RawEvent, **_: object) -> None:
+        raw = event["object"]
+        metrics.EVENTS.labels(kind.value).inc()
+        if event["type"] == "DELETED":
+            reconciler.forget(kind, gather.key(raw), raw["metadata"]["uid"])
+            return
+        if event["type"] is None:
+            sweeper.ask()
+        reconciler.observe(kind, raw)
+
+
+def _register_login(registry: kopf.OperatorRegistry, configuration: client.Configuration) -> None:
+    """Let Kopf use the very connection that our own writes use."""
+
+    @kopf.on.login(id="login", registry=registry)
+    async def login(**_: object) -> kopf.ConnectionInfo:
+        header = await configuration.get_api_key_with_prefix("BearerToken")
+        return kopf.ConnectionInfo(
+            server=configuration.host or "",
+            ca_path=configuration.ssl_ca_cert,
+            insecure=not configuration.verify_ssl,
+            token=header.removeprefix("Bearer ").strip() if header else None,
+            certificate_path=configuration.cert_file,
+            private_key_path=configuration.key_file,
+        )

@@ -1,0 +1,87 @@
+"""Lists beside the watches: one before anything is decided, others to find what has vanished.
+
+Kopf tells no deletion that happened while a watch was broken, nor when its first list is done.
+So all kinds are listed before Kopf starts, and compared again after each of its lists.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+import structlog
+
+from handover_operator import metrics
+from handover_operator.cluster import Absent, Cluster
+from handover_operator.kinds import Kind
+from handover_operator.reconcile import Reconciler
+from handover_operator.workqueue import FIRST_DELAY, Temporary
+
+LAST_DELAY: Final = 10.0
+SETTLE: Final = 2.0
+"""A new list of Kopf's is taken in within this time; seconds."""
+
+
+async def load(cluster: Cluster, reconciler: Reconciler) -> None:
+    """List all kinds; the reconciler decides nothing before all of them are known."""
+    for kind in Kind:
+        async for page, _ in cluster.objects(kind):
+            for raw in page:
+                reconciler.observe(kind, raw)
+    reconciler.start()
+
+
+async def sweep(cluster: Cluster, reconciler: Reconciler) -> None:
+    """Forget objects that exist no more though no watch has told it."""
+    for kind in Kind:
+        existing, version = await cluster.identities(kind)
+        reconciler.retain(kind, existing, version)
+        metrics.OBJECTS.labels(kind.value).set(len(existing))
+
+
+class Sweeper:
+    """Sweeps in an interval, and soon after a watch had to begin with a list again."""
+
+    def __init__(self, cluster: Cluster, reconciler: Reconciler, interval: float) -> None:
+        self._cluster = cluster
+        self._reconciler = reconciler
+        self._interval = interval
+        self._asked = asyncio.Event()
+        self._log = structlog.get_logger()
+
+    def ask(self) -> None:
+        """Sweep soon."""
+        self._asked.set()
+
+    async def run(self) -> None:
+        """Sweep until cancelled."""
+        while True:
+            try:
+                async with asyncio.timeout(self._interval):
+                    await self._asked.wait()
+                    await asyncio.sleep(SETTLE)
+            except TimeoutError:
+                pass
+            self._asked.clear()
+            try:
+                await sweep(self._cluster, self._reconciler)
+            except (Temporary, Absent) as reason:
+                # A kind that is gone is an outage; its objects are not forgotten for that.
+                self._log.warning("sweep_failed", reason=str(reason))
+
+
+async def insist(attempt: Callable[[], Awaitable[object]], what: str) -> None:
+    """Try until it works; each new reason is logged once."""
+    log = structlog.get_logger()
+    said = ""
+    delay = FIRST_DELAY
+    while True:
+        try:
+            await attempt()
+        except (Temporary, Absent) as reason:
+            if str(reason) != said:
+                said = str(reason)
+                log.warning("waiting", what=what, reason=said)
+        else:
+            return
+        await asyncio.sleep(delay)
+        delay = min(delay * 2, LAST_DELAY)

@@ -1,0 +1,100 @@
+"""Composition root of the operator: wiring and order of start and stop; nothing is decided here."""
+
+import asyncio
+import datetime as dt
+import gc
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+
+import structlog
+import yaml
+
+from handover_operator import cluster, handlers, health, listing
+from handover_operator.cluster import Cluster
+from handover_operator.listing import Sweeper
+from handover_operator.reconcile import Reconciler
+from handover_operator.settings import OperatorSettings
+
+
+class Unusable(Exception):  # noqa: N818  tells a person what to do
+    """The operator cannot start with what it was given."""
+
+
+async def run(settings: OperatorSettings) -> None:
+    """Serve until SIGTERM or SIGINT. Raises Unusable or cluster.Unconfigured."""
+    default = read_default(settings.configuration_file)
+    configuration = await cluster.connect()
+    api = Cluster(configuration)
+    reconciler = Reconciler(api, _now)
+    try:
+        server = await health.serve(
+            settings.listen_address, settings.port, lambda: reconciler.synced
+        )
+    except OSError as error:
+        await api.close()
+        message = f"cannot serve /healthz, /readyz and /metrics (HANDOVER_PORT): {error}"
+        raise Unusable(message) from error
+    sweeper = Sweeper(api, reconciler, settings.sweep_interval)
+    work = asyncio.create_task(_work(settings, api, reconciler, sweeper, default))
+    # A process with pid 1 does not die of a signal that it does not handle.
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, work.cancel)
+    try:
+        await work
+    except asyncio.CancelledError:
+        structlog.get_logger().info("stopped")
+    finally:
+        await server.cleanup()
+        await api.close()
+
+
+async def _work(
+    settings: OperatorSettings,
+    api: Cluster,
+    reconciler: Reconciler,
+    sweeper: Sweeper,
+    default: Mapping[str, object] | None,
+) -> None:
+    await listing.insist(lambda: listing.load(api, reconciler), "the first lists")
+    # What is loaded stays; a collection that walks through it would cost 100 ms (stack.md).
+    gc.collect()
+    gc.freeze()
+    structlog.get_logger().info("synced")
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(reconciler.run(settings.writers)),
+            group.create_task(sweeper.run()),
+        ]
+        if default is not None:
+            tasks.append(group.create_task(_apply_default(api, default)))
+        # Kopf takes the signals over, and returns after one.
+        await handlers.watch(reconciler, sweeper, api.configuration)
+        for task in tasks:
+            task.cancel()
+
+
+async def _apply_default(api: Cluster, default: Mapping[str, object]) -> None:
+    await listing.insist(lambda: api.apply_default(default), "HandoverConfiguration default")
+
+
+def read_default(path: Path | None) -> Mapping[str, object] | None:
+    """Read the spec of ``default``, alone or inside of a whole object; None when not asked for."""
+    if path is None:
+        return None
+    try:
+        document = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        message = f"cannot read HANDOVER_CONFIGURATION_FILE: {error}"
+        raise Unusable(message) from error
+    if isinstance(document, dict) and "spec" in document:
+        document = document["spec"]
+    if document is not None and not isinstance(document, dict):
+        message = f"HANDOVER_CONFIGURATION_FILE: {path} must hold the fields of a spec"
+        raise Unusable(message)
+    return document or {}
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)  # noqa: TID251  the operator's one clock

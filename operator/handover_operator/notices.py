@@ -1,0 +1,67 @@
+"""What of a LiveMigration's new status is worth a Kubernetes Event."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from handover_api.conditions import MigrationCondition as Type
+from handover_api.conditions import MigrationReason as Reason
+from handover_api.livemigration import LiveMigrationStatus, Phase
+from handover_api.model import Condition
+from handover_operator.gather import Unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One Event: ``warning`` or normal."""
+
+    reason: str
+    message: str
+    warning: bool = False
+
+
+def malformed(found: Unreadable) -> Notice:
+    """Say which field of an object cannot be read."""
+    message = f"{found.field}: {found.message}; this version of the object is ignored"
+    return Notice("Malformed", message, warning=True)
+
+
+def notices(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterator[Notice]:
+    """Compare two statuses of one migration; the order is the order in which things happen."""
+    if _changed(before, after, Type.CONFLICTED):
+        found = _condition(after, Type.CONFLICTED)
+        if found is not None and found.status == "True":
+            yield Notice(found.reason, found.message, warning=True)
+    if after.phase is Phase.READY and before.phase is not Phase.READY:
+        nodes = ", ".join(side.node for side in after.target)
+        yield Notice("Ready", f"the target is listening on {nodes}")
+    if _changed(before, after, Type.CUT_OVER):
+        yield Notice("CutOver", "; ".join(_cutovers(after)) or "every target is live")
+    if _changed(before, after, Type.SOURCE_LINGERS):
+        found = _condition(after, Type.SOURCE_LINGERS)
+        if found is not None and found.reason == Reason.STILL_ROUTED:
+            yield Notice("SourceLingers", found.message, warning=True)
+    if after.phase is Phase.SUCCEEDED and before.phase is not Phase.SUCCEEDED:
+        yield Notice("Succeeded", "the network follows the guest; all targets are back in Base")
+    if after.phase is Phase.ABORTED and before.phase is not Phase.ABORTED:
+        yield Notice("Aborted", "the source keeps the traffic, or gets it back", warning=True)
+
+
+def _cutovers(status: LiveMigrationStatus) -> Iterator[str]:
+    for side in status.target:
+        if side.cutover is not None:
+            took = side.cutover.announcement_to_route_microseconds
+            yield f"{side.endpoint} on {side.node}: {side.cutover.signal} to route in {took} µs"
+
+
+def _condition(status: LiveMigrationStatus, wanted: Type) -> Condition | None:
+    return next((found for found in status.conditions if found.type == wanted), None)
+
+
+def _changed(before: LiveMigrationStatus, after: LiveMigrationStatus, wanted: Type) -> bool:
+    """Return whether a condition is another one by status, reason or message."""
+    old, new = _condition(before, wanted), _condition(after, wanted)
+    if new is None:
+        return False
+    if old is None:
+        return new.status == "True"
+    return (old.status, old.reason, old.message) != (new.status, new.reason, new.message)

@@ -1,0 +1,31 @@
+"""What the operator reads from its environment: every name begins with HANDOVER_."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class OperatorSettings(BaseSettings):
+    """Settings of the operator process; what agents do is HandoverConfiguration's."""
+
+    model_config = SettingsConfigDict(env_prefix="HANDOVER_", frozen=True, extra="ignore")
+
+    configuration_file: Path | None = None
+    """YAML with the spec of HandoverConfiguration ``default``, applied once at start."""
+
+    listen_address: str = ""
+    """Where /healthz, /readyz and /metrics are served; empty: all addresses."""
+
+    port: Annotated[int, pydantic.Field(ge=0, le=65535)] = 8080
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    log_format: Literal["json", "console"] = "json"
+
+    sweep_interval: Annotated[float, pydantic.Field(gt=0)] = 300.0
+    """Seconds between two looks for objects whose deletion no watch has told."""
+
+    writers: Annotated[int, pydantic.Field(ge=1, le=64)] = 8
+    """How many objects are written at the same time."""

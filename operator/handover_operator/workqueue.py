@@ -1,0 +1,90 @@
+"""Keys to work on, each by one worker at a time; a failure is tried again after a while.
+
+A key that is added while it is being worked on is worked on once more: the work looks at what is
+known then, so nothing is lost and nothing is done for every event.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable
+from typing import Final, Generic, TypeVar
+
+import structlog
+
+K = TypeVar("K", bound=Hashable)
+
+FIRST_DELAY: Final = 0.1
+LAST_DELAY: Final = 60.0
+
+
+class Temporary(Exception):  # noqa: N818  a situation with a way on, not an error
+    """The work could not be done now; the message says why."""
+
+
+class WorkQueue(Generic[K]):
+    """Runs ``work(key)`` for every key that is added."""
+
+    def __init__(self, work: Callable[[K], Awaitable[None]]) -> None:
+        self._work = work
+        self._ready: asyncio.Queue[K] = asyncio.Queue()
+        self._waiting: set[K] = set()
+        self._active: set[K] = set()
+        self._again: set[K] = set()
+        self._failures: dict[K, int] = {}
+        self._timers: dict[K, asyncio.TimerHandle] = {}
+        self._log = structlog.get_logger()
+
+    def __len__(self) -> int:
+        return len(self._waiting) + len(self._active) + len(self._timers)
+
+    def add(self, key: K) -> None:
+        """Work on *key* soon."""
+        if key in self._active:
+            self._again.add(key)
+        elif key not in self._waiting:
+            self._waiting.add(key)
+            self._ready.put_nowait(key)
+
+    def add_later(self, key: K, delay: float) -> None:
+        """Work on *key* after *delay* seconds; replaces an earlier appointment."""
+        earlier = self._timers.pop(key, None)
+        if earlier is not None:
+            earlier.cancel()
+        loop = asyncio.get_running_loop()
+        self._timers[key] = loop.call_later(max(delay, 0), self._ring, key)
+
+    async def run(self, workers: int) -> None:
+        """Work until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for _ in range(workers):
+                group.create_task(self._serve())
+
+    def _ring(self, key: K) -> None:
+        del self._timers[key]
+        self.add(key)
+
+    async def _serve(self) -> None:
+        while True:
+            key = await self._ready.get()
+            self._waiting.discard(key)
+            self._active.add(key)
+            try:
+                await self._work(key)
+            except Temporary as reason:
+                self._retry(key, str(reason))
+            except Exception:  # noqa: BLE001  the task's root: one key must not stop the others
+                self._log.exception("work_failed", key=str(key))
+                self._retry(key, "a defect, see the traceback")
+            else:
+                self._failures.pop(key, None)
+            finally:
+                self._active.discard(key)
+            if key in self._again:
+                self._again.discard(key)
+                self.add(key)
+
+    def _retry(self, key: K, reason: str) -> None:
+        failures = self._failures.get(key, 0)
+        self._failures[key] = failures + 1
+        delay = min(FIRST_DELAY * 2**failures, LAST_DELAY)
+        self._log.warning("retry", key=str(key), reason=reason, delay=delay)
+        self.add_later(key, delay)
