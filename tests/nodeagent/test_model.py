@@ -385,8 +385,10 @@ class World(RuleBasedStateMachine):
         if name not in self.api:
             return
         self.api[name] = dataclasses.replace(self.api[name], assignment=assignment)
+        known = self.agent(name).known.get(self.key(name))
+        is_seen = known is not None and known.created_at == self.api[name].created_at
         is_of_source = assignment.ended_role is Role.SOURCE
-        if inputs.meaning(assignment) not in LIFELESS or is_of_source:
+        if inputs.meaning(assignment) not in LIFELESS or is_of_source or not is_seen:
             self.never_lived.discard(name)
         self.sync(name)
 
