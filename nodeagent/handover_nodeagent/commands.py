@@ -6,6 +6,7 @@ machine after each step (``machine.py``, ``timers.py``, ``desired.py``).
 
 import enum
 from dataclasses import dataclass
+from typing import Final
 
 from handover_api.workloadendpoint import Signal
 
@@ -63,7 +64,7 @@ class EmitEvent:
     reason: EventReason
 
 
-SENTENCES = {
+SENTENCES: Final = {
     EventReason.CUT_OVER: "The guest runs here; its routes follow with elevated priority",
     EventReason.WITHDRAWN: "No guest answers here any more; its routes are withdrawn",
     EventReason.STILL_ALIVE: "The guest should be gone but answers; its routes stay",

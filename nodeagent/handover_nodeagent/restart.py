@@ -33,8 +33,8 @@ class Found:
     """What is known of an endpoint at first sight.
 
     ``routes``: the highest level at which the kernel has one of our routes for it, on its own
-    interface. ``await_role`` is the spec's. ``episode`` is above any that a machine of this key
-    ever had.
+    interface. ``last``: the memory of this very object, not of an older one of the same name.
+    ``await_role`` is the spec's. ``episode`` is above any that a machine of this key ever had.
     """
 
     assignment: Assignment
