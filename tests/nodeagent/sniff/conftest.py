@@ -47,15 +47,17 @@ class Wire:
         return sock
 
     def await_neigh(self, address: str, expected: str) -> None:
-        """Return once the guest's entry for *address* says *expected*; fail after 5 s."""
-        deadline = time.monotonic() + 5
+        """Return once the guest's entry for *address* says *expected*."""
         with self.inside_guest():
-            while True:
-                shown = subprocess.check_output(["ip", "neigh", "show", address], text=True)
-                if expected in shown:
-                    return
-                assert time.monotonic() < deadline, shown
-                time.sleep(0.01)
+            await_shown(f"ip neigh show {address}", expected)
+
+
+def await_shown(command: str, expected: str) -> None:
+    """Return once the output of *command* has *expected* in it; fail after 5 s."""
+    deadline = time.monotonic() + 5
+    while expected not in (shown := subprocess.check_output(command.split(), text=True)):
+        assert time.monotonic() < deadline, shown
+        time.sleep(0.01)
 
 
 def run(command: str) -> None:
@@ -105,6 +107,10 @@ def wire() -> Iterator[Wire]:
         ends.guest_runs("ip address add fd00:65::2/128 dev eth nodad")
         ends.guest_runs("ip route add 169.254.1.1 dev eth")
         run("ip link set tap up")
+        # The kernel activates an end whose peer came up later in the background.
+        await_shown("ip link show tap", "qdisc noqueue state UP")
+        with ends.inside_guest():
+            await_shown("ip link show eth", "qdisc noqueue state UP")
         yield ends
         run("ip link delete tap") if ends.tap in dict(socket.if_nameindex()) else None
         os.close(guest)

@@ -120,6 +120,14 @@ def test_at_most_a_hundred_frames_stay_unanswered(questions: Questions) -> None:
     assert series.ask(1e6).due is None
 
 
+def test_the_last_round_is_cut_to_the_bound() -> None:
+    series, _, frames = play(ProbeSeries(MANY).ask(0.0))
+    for now in range(1, 4):
+        series, _, more = play(series.ask(now))
+        frames += more
+    assert len(frames) == LIMIT
+
+
 def test_an_answer_lets_a_spent_series_go_on() -> None:
     series, times, _ = play(ProbeSeries(SINGLE).start(0.2, 0.0))
     answered = series.answered(times[-1] + 1)
