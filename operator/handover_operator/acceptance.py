@@ -14,6 +14,7 @@ from handover_api import names
 from handover_api.conditions import ConfigurationCondition
 from handover_api.configuration import Settings
 from handover_api.model import Condition
+from handover_operator import gather
 
 DEFAULT_ONLY: Final = frozenset(
     {
@@ -63,8 +64,7 @@ def _valid(spec: Spec) -> Acceptance:
 
 
 def _sentence(location: tuple[int | str, ...], text: str) -> str:
-    path = ".".join(str(part) for part in ("spec", *location))
-    return f"{path}: {text}"
+    return f"{gather.field_path(('spec', *location))}: {text}"
 
 
 def condition(

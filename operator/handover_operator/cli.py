@@ -15,6 +15,7 @@ app = typer.Typer(
     name="handover-operator",
     no_args_is_help=True,
     rich_markup_mode=None,
+    pretty_exceptions_enable=False,
     help="""Handover's operator: says who is source and who is target of a live migration.
 
     It watches LiveMigrations and WorkloadEndpoints of the whole cluster, writes the roles as

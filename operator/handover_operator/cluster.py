@@ -177,7 +177,8 @@ class Cluster:
             page = await self._call("GET", _collection(kind), query=query, accept=accept)
             metadata = page["metadata"]
             version = version or int(metadata["resourceVersion"])
-            yield page["items"], version
+            # The API server writes an empty list of identities as null.
+            yield page["items"] or [], version
             token = metadata.get("continue", "")
             if not token:
                 return

@@ -1,6 +1,6 @@
 """API objects → facts. An object that breaks the contract becomes a value that names its field."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,13 +79,18 @@ def key(raw: RawObject) -> ObjectKey:
     return ObjectKey(metadata.get("namespace", ""), metadata["name"])
 
 
+def field_path(location: Iterable[int | str]) -> str:
+    """Write where an error is; pydantic's names for the members of a union say nothing."""
+    return ".".join(str(part) for part in location if isinstance(part, int) or "[" not in part)
+
+
 def _unreadable(raw: RawObject, error: pydantic.ValidationError) -> Unreadable:
     first = error.errors(include_url=False)[0]
     spec = raw.get("spec")
     named = spec.get("id") if isinstance(spec, dict) else None
     return Unreadable(
         key=key(raw),
-        field=".".join(str(part) for part in first["loc"]),
+        field=field_path(first["loc"]),
         message=first["msg"],
         migration_uid=named if isinstance(named, str) else raw["metadata"].get("uid", ""),
     )

@@ -10,8 +10,9 @@ from typing import Final
 
 import structlog
 
+from handover_api.names import GROUP
 from handover_operator import metrics
-from handover_operator.cluster import Absent, Cluster
+from handover_operator.cluster import Absent, Cluster, Unavailable
 from handover_operator.kinds import Kind
 from handover_operator.reconcile import Reconciler
 from handover_operator.workqueue import FIRST_DELAY, Temporary
@@ -24,9 +25,13 @@ SETTLE: Final = 2.0
 async def load(cluster: Cluster, reconciler: Reconciler) -> None:
     """List all kinds; the reconciler decides nothing before all of them are known."""
     for kind in Kind:
-        async for page, _ in cluster.objects(kind):
-            for raw in page:
-                reconciler.observe(kind, raw)
+        try:
+            async for page, _ in cluster.objects(kind):
+                for raw in page:
+                    reconciler.observe(kind, raw)
+        except Absent as error:
+            message = f"CustomResourceDefinition {kind.plural}.{GROUP} is not installed"
+            raise Unavailable(message) from error
     reconciler.start()
 
 
@@ -77,7 +82,7 @@ async def insist(attempt: Callable[[], Awaitable[object]], what: str) -> None:
     while True:
         try:
             await attempt()
-        except (Temporary, Absent) as reason:
+        except Temporary as reason:
             if str(reason) != said:
                 said = str(reason)
                 log.warning("waiting", what=what, reason=said)

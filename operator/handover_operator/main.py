@@ -1,6 +1,7 @@
 """Composition root of the operator: wiring and order of start and stop; nothing is decided here."""
 
 import asyncio
+import contextlib
 import datetime as dt
 import gc
 import signal
@@ -42,12 +43,12 @@ async def run(settings: OperatorSettings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, work.cancel)
     try:
-        await work
-    except asyncio.CancelledError:
-        structlog.get_logger().info("stopped")
+        with contextlib.suppress(asyncio.CancelledError):
+            await work
     finally:
         await server.cleanup()
         await api.close()
+    structlog.get_logger().info("stopped")
 
 
 async def _work(

@@ -1,0 +1,103 @@
+"""The queue works on every key, one worker per key, and tries again."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+from handover_operator import workqueue
+from handover_operator.workqueue import Temporary, WorkQueue
+
+Work = Callable[[str], Coroutine[Any, Any, None]]
+
+
+@asynccontextmanager
+async def running(work: Work) -> AsyncIterator[WorkQueue[str]]:
+    """Run a queue with three workers."""
+    queue: WorkQueue[str] = WorkQueue(work)
+    task = asyncio.create_task(queue.run(3))
+    yield queue
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_key_that_is_added_twice_is_worked_on_once() -> None:
+    done: list[str] = []
+
+    async def work(key: str) -> None:
+        done.append(key)
+        if key == "last":
+            finished.set()
+
+    finished = asyncio.Event()
+    async with running(work) as queue:
+        for key in ("a", "a", "b", "last"):
+            queue.add(key)
+        assert len(queue) == 3
+        await finished.wait()
+    assert done == ["a", "b", "last"]
+
+
+async def test_what_is_added_during_its_work_is_worked_on_once_more() -> None:
+    entered, leave = asyncio.Event(), asyncio.Event()
+    rounds: list[int] = []
+    second = asyncio.Event()
+
+    async def work(_: str) -> None:
+        rounds.append(len(rounds))
+        if len(rounds) == 2:
+            second.set()
+        entered.set()
+        await leave.wait()
+
+    async with running(work) as queue:
+        queue.add("a")
+        await entered.wait()
+        queue.add("a")
+        queue.add("a")
+        assert rounds == [0]  # never two workers for one key
+        leave.set()
+        await second.wait()
+    assert rounds == [0, 1]
+
+
+async def test_a_failure_is_tried_again_and_stops_no_other(monkeypatch: Any) -> None:
+    monkeypatch.setattr(workqueue, "FIRST_DELAY", 0.001)
+    tries: list[str] = []
+    finished = asyncio.Event()
+
+    async def work(key: str) -> None:
+        tries.append(key)
+        if key == "a" and tries.count("a") < 3:
+            message = "not now"
+            raise Temporary(message)
+        if key == "defect" and tries.count("defect") < 2:
+            message = "a defect"
+            raise ValueError(message)
+        if tries.count("a") == 3 and tries.count("defect") == 2:
+            finished.set()
+
+    async with running(work) as queue:
+        for key in ("a", "defect", "b"):
+            queue.add(key)
+        await finished.wait()
+        assert len(queue) <= 1
+    assert sorted(tries) == ["a", "a", "a", "b", "defect", "defect"]
+
+
+async def test_a_later_appointment_replaces_the_earlier_one() -> None:
+    done: list[str] = []
+    finished = asyncio.Event()
+
+    async def work(key: str) -> None:
+        done.append(key)
+        if key == "b":
+            finished.set()
+
+    async with running(work) as queue:
+        queue.add_later("a", 60)
+        queue.add_later("a", 0)
+        queue.add_later("b", 0.005)
+        await finished.wait()
+        assert len(queue) == 0
+    assert done == ["a", "b"]
