@@ -12,6 +12,7 @@ import fcntl
 import os
 import socket
 import struct
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Self
 
@@ -128,6 +129,17 @@ def close_later(descriptor: int) -> None:
     """Hand *descriptor* to the thread that waits for the kernel."""
     if descriptor >= 0:
         _closer.submit(os.close, descriptor)
+
+
+def transmit(ifindex: int, octets: Iterable[bytes]) -> bool:
+    """Send *octets* where nobody listens (any more); False when that fails."""
+    try:
+        sender = Capture.open(ifindex, bpf.DROP_ALL)
+    except CannotListenError:
+        return False
+    sent = [sender.send(frame) for frame in octets]
+    sender.close()
+    return all(sent)
 
 
 def attach(sock: socket.socket, program: bpf.Program) -> None:

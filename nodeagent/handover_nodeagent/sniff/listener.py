@@ -83,7 +83,10 @@ class Listener:
             self._ask()
 
     def correct(self) -> None:
-        """Tell the guest where its gateway is now: once, after the routes went in."""
+        """Tell the guest where its gateway is now: once, after the routes went in.
+
+        A stopped listener tells nothing: ``capture.transmit`` does it without one.
+        """
         self._send(self.series.questions.corrections)
 
     def stop(self) -> None:

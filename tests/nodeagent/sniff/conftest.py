@@ -19,6 +19,22 @@ _libc: Final = ctypes.CDLL(None, use_errno=True)
 GUEST_MAC: Final = "52:54:00:65:00:02"
 NODE_MAC: Final = "ee:ee:ee:ee:ee:ee"
 
+RARP: Final = bytes.fromhex(
+    "ffffffffffff 525400650002 8035 0001 0800 06 04 0003"
+    "525400650002 00000000 525400650002 00000000" + "00" * 18
+)
+"""QEMU's, as captured."""
+GARP: Final = bytes.fromhex(
+    "ffffffffffff 525400650002 0806 0001 0800 06 04 0001525400650002 0a410002 000000000000 0a410002"
+)
+"""The guest's own, as captured."""
+NA: Final = bytes.fromhex(
+    "333300000001 525400650002 86dd 60000000 0020 3aff"
+    "fd000065000000000000000000000002 ff020000000000000000000000000001"
+    "8800 0915 20000000 fd000065000000000000000000000002 0201 525400650002"
+)
+"""Unsolicited; scapy's."""
+
 
 @dataclass(frozen=True)
 class Wire:
@@ -112,5 +128,6 @@ def wire() -> Iterator[Wire]:
         with ends.inside_guest():
             await_shown("ip link show eth", "qdisc noqueue state UP")
         yield ends
-        run("ip link delete tap") if ends.tap in dict(socket.if_nameindex()) else None
+        if ends.tap in dict(socket.if_nameindex()):
+            run("ip link delete tap")
         os.close(guest)

@@ -12,22 +12,15 @@ from collections.abc import Iterator
 from ipaddress import ip_address
 
 import pytest
-from tests.nodeagent.sniff.conftest import GUEST_MAC, Wire, run
+from tests.nodeagent.sniff.conftest import GARP, GUEST_MAC, RARP, Wire, run
 
 from handover_nodeagent.sniff import bpf
-from handover_nodeagent.sniff.capture import CannotListenError, Capture
+from handover_nodeagent.sniff.capture import CannotListenError, Capture, transmit
 from handover_nodeagent.sniff.verdict import Expectation
 
 pytestmark = pytest.mark.root
 
 MAC = bytes.fromhex("525400650002")
-RARP = bytes.fromhex(
-    "ffffffffffff 525400650002 8035 0001 0800 06 04 0003"
-    "525400650002 00000000 525400650002 00000000" + "00" * 18
-)
-GARP = bytes.fromhex(
-    "ffffffffffff 525400650002 0806 0001 0800 06 04 0001525400650002 0a410002 000000000000 0a410002"
-)
 UDP = RARP[:12] + b"\x08\x00\x45" + bytes(60)
 EXPECTED = Expectation.of(GUEST_MAC, [ip_address("10.65.0.2")])
 PROGRAM = bpf.compile_filter(EXPECTED)
@@ -155,6 +148,17 @@ def test_the_receive_time_is_the_kernels_not_the_readers(
         if received_at <= arrived:
             break
     assert received_at <= arrived
+
+
+def test_frames_are_sent_where_nobody_listens(wire: Wire) -> None:
+    with wire.inside_guest():
+        heard = Capture.open(socket.if_nametoindex("eth"), PROGRAM)
+    assert transmit(wire.tap, [GARP, RARP])
+    assert frames_until(heard, RARP) == [GARP]
+    heard.close()
+    run("ip link set tap down")
+    assert not transmit(wire.tap, [GARP])
+    assert not transmit(4711, [GARP])
 
 
 def test_another_filter_takes_over_at_once(capture: Capture, guest: socket.socket) -> None:

@@ -11,25 +11,13 @@ from typing import Any
 
 import pytest
 import typer
-from tests.nodeagent.sniff.conftest import GUEST_MAC, Wire, run
+from tests.nodeagent.sniff.conftest import GARP, GUEST_MAC, NA, RARP, Wire, run
 from typer.testing import CliRunner
 
 from handover_nodeagent.sniff.command import explain, sniff
 from handover_nodeagent.sniff.verdict import Expectation
 
 EXPECTED = Expectation.of(GUEST_MAC, [ip_address("10.65.0.2"), ip_address("fd00:65::2")])
-RARP = bytes.fromhex(
-    "ffffffffffff 525400650002 8035 0001 0800 06 04 0003"
-    "525400650002 00000000 525400650002 00000000" + "00" * 18
-)
-GARP = bytes.fromhex(
-    "ffffffffffff 525400650002 0806 0001 0800 06 04 0001525400650002 0a410002 000000000000 0a410002"
-)
-NA = bytes.fromhex(
-    "333300000001 525400650002 86dd 60000000 0020 3aff"
-    "fd000065000000000000000000000002 ff020000000000000000000000000001"
-    "8800 0915 20000000 fd000065000000000000000000000002 0201 525400650002"
-)
 
 app = typer.Typer()
 app.command()(sniff)

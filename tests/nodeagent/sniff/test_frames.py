@@ -20,6 +20,7 @@ from scapy.layers.inet6 import (  # noqa: E402  # only after the routes are swit
 )
 from scapy.layers.l2 import ARP, Dot1Q, Ether  # noqa: E402
 from scapy.packet import Packet, Raw  # noqa: E402
+from tests.nodeagent.sniff import conftest as wires  # noqa: E402
 
 from handover_nodeagent.sniff.frames import Frame, Kind, checksum, pack_mac, parse  # noqa: E402
 
@@ -32,14 +33,6 @@ IP = bytes([10, 65, 0, 2])
 GATEWAY = bytes([169, 254, 1, 1])
 IP6 = bytes.fromhex("fd000065 00000000 00000000 00000002")
 ASKER6 = bytes.fromhex("fe800000 00000000 eceeeeff feeeeeee")
-
-QEMU_RARP = bytes.fromhex(
-    "ffffffffffff 525400650002 8035 0001 0800 06 04 0003"
-    "525400650002 00000000 525400650002 00000000" + "00" * 18
-)
-GUEST_GARP = bytes.fromhex(
-    "ffffffffffff 525400650002 0806 0001 0800 06 04 0001525400650002 0a410002 000000000000 0a410002"
-)
 
 
 def ether(kind: int | None = None) -> Packet:
@@ -79,8 +72,8 @@ NA = Frame(Kind.UNSOLICITED_NA, MAC, MAC, IP6)
 NA_ANSWER = Frame(Kind.SOLICITED_NA, MAC, MAC, IP6, ASKER6)
 
 MEANT = {
-    "QEMU's RARP": (QEMU_RARP, Frame(Kind.RARP, MAC, MAC)),
-    "a guest's gratuitous request": (GUEST_GARP, GARP),
+    "QEMU's RARP": (wires.RARP, Frame(Kind.RARP, MAC, MAC)),
+    "a guest's gratuitous request": (wires.GARP, GARP),
     "scapy's RARP": (
         ether(0x8035) / ARP(op=3, hwsrc=GUEST, hwdst=GUEST, psrc="0.0.0.0", pdst="0.0.0.0"),
         Frame(Kind.RARP, MAC, MAC),
@@ -94,7 +87,7 @@ MEANT = {
     ),
     "ARP reply": (ether() / arp(op=2, hwdst=NODE, pdst="169.254.1.1"), ANSWER),
     "unsolicited NA": (advertisement(own()), NA),
-    "unsolicited NA, padded": (advertisement(own()) / Raw(b""), NA),
+    "unsolicited NA, padded": (bytes(advertisement(own())) + bytes(10), NA),
     "unsolicited NA without a MAC": (advertisement(), NA._replace(claimed=b"")),
     "unsolicited NA with its MAC last": (
         advertisement(ICMPv6NDOptUnknown(type=253, len=1, data=b"\0" * 6), own()),
@@ -152,7 +145,7 @@ def test_what_means_nothing_is_none(written: Packet) -> None:
 
 @pytest.mark.parametrize(
     "octets",
-    [QEMU_RARP[:42], GUEST_GARP, bytes(advertisement(own()))],
+    [wires.RARP[:42], wires.GARP, bytes(advertisement(own()))],
     ids=["RARP", "ARP", "NA"],
 )
 def test_a_frame_cut_anywhere_is_none(octets: bytes) -> None:

@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from typing import Final
 
 import pytest
-from tests.nodeagent.sniff.conftest import GUEST_MAC, NODE_MAC, Wire, run
+from tests.nodeagent.sniff.conftest import GARP, GUEST_MAC, NA, NODE_MAC, RARP, Wire, run
 
 from handover_api.workloadendpoint import Signal
 from handover_nodeagent.sniff import listener as listener_module
@@ -29,18 +29,6 @@ IPV6_ONLY: Final = dataclasses.replace(QUESTIONS, ipv4=())
 EXPECTED: Final = Expectation.of(GUEST_MAC, [IP, IP6], askers=QUESTIONS.askers)
 QUIET: Final = ProbeSeries(Questions())
 
-RARP = bytes.fromhex(
-    "ffffffffffff 525400650002 8035 0001 0800 06 04 0003"
-    "525400650002 00000000 525400650002 00000000" + "00" * 18
-)
-GARP = bytes.fromhex(
-    "ffffffffffff 525400650002 0806 0001 0800 06 04 0001525400650002 0a410002 000000000000 0a410002"
-)
-NA = bytes.fromhex(
-    "333300000001 525400650002 86dd 60000000 0020 3aff"
-    "fd000065000000000000000000000002 ff020000000000000000000000000001"
-    "8800 0915 20000000 fd000065000000000000000000000002 0201 525400650002"
-)
 BAD_NA = NA[:56] + b"\x00\x00" + NA[58:]
 
 
