@@ -233,11 +233,11 @@ def _enter(state: State, machine: Machine, event: Moving, now: dt.datetime) -> S
 
 
 def _doubt(machine: Machine, event: Moving, now: dt.datetime) -> Doubt | None:
-    """Return the doubt with which a state begins: that of a TimeWait, or of a guest come back."""
+    """Return the doubt with which a state begins: that of a TimeWait, or of a denied guest."""
     if isinstance(event, TimerPopped):
         return machine.doubt
     cause = inputs.denial(machine.assignment)
-    if machine.state is State.WITHDRAWN and isinstance(event, Announced) and cause:
+    if isinstance(event, Announced) and cause:
         return Doubt(cause, now, FIRST_PATIENCE)
     return None
 

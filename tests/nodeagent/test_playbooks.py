@@ -252,6 +252,14 @@ PLAYBOOKS: dict[str, list[tuple[str, str]]] = {
         ("timer", "Withdrawn none"),
         ("m3: target", "Target none"),
     ],
+    "a target that is told to have been a source, but hears its guest": [
+        ("target", "Target none"),
+        ("m2: source", "Asking none"),
+        ("succeeded source", "Target none"),
+        ("RARP", "Live elevated"),
+        ("timer", "Asking elevated"),
+        ("timer", "Withdrawn none"),
+    ],
     "named as target where the guest already runs": [
         ("nothing", "Base normal"),
         ("target", "Asking normal"),
