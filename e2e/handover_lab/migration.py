@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Final
 
 from handover_lab.guest import Event, Guest
+from handover_lab.measure import Switchover
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,15 +28,6 @@ POSTCOPY: Final = Limits(bytes_per_second=5_000_000, postcopy=True)
 """Slow before the switchover, so that there is memory left to follow."""
 
 FAILURES: Final = ("MIGRATION:failed", "MIGRATION:cancelled")
-
-
-@dataclass(frozen=True, slots=True)
-class Switchover:
-    """When the guest stopped on the source and resumed on the target, in ns since the epoch."""
-
-    began_ns: int
-    stopped_ns: int
-    resumed_ns: int
 
 
 async def migrate(
