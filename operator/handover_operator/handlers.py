@@ -4,8 +4,9 @@ Only ``on.event`` is used, which leaves no mark on objects; what is known lives 
 (an index of Kopf's starts in quadratic time).
 """
 
+import asyncio
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import kopf
@@ -32,18 +33,23 @@ async def watch(
     reconciler: Reconciler,
     sweeper: Sweeper,
     configuration: client.Configuration,
+    take_signals: Callable[[], None],
 ) -> None:
-    """Watch until SIGTERM, SIGINT or cancelled."""
+    """Watch until cancelled.
+
+    Kopf takes SIGTERM for itself, and waits 5 s for every task that began after it as if it were
+    its own. *take_signals* gives them back to the process, which ends at once by cancelling.
+    """
     registry = kopf.OperatorRegistry()
     _register_login(registry, configuration)
     for kind in Kind:
         _register(registry, kind, reconciler, sweeper)
-    await kopf.operator(
-        registry=registry,
-        settings=_settings(),
-        clusterwide=True,
-        standalone=True,
+    others = asyncio.all_tasks()
+    tasks = await kopf.spawn_tasks(
+        registry=registry, settings=_settings(), clusterwide=True, standalone=True
     )
+    take_signals()
+    await kopf.run_tasks(tasks, ignored=others)
 
 
 def _settings() -> kopf.OperatorSettings:

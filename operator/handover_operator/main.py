@@ -36,12 +36,8 @@ async def run(settings: OperatorSettings) -> None:
         await api.close()
         message = f"cannot serve /healthz, /readyz and /metrics (HANDOVER_PORT): {error}"
         raise Unusable(message) from error
-    sweeper = Sweeper(api, reconciler, settings.sweep_interval)
-    work = asyncio.create_task(_work(settings, api, reconciler, sweeper, default))
-    # A process with pid 1 does not die of a signal that it does not handle.
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, work.cancel)
+    work = asyncio.create_task(_work(settings, api, reconciler, default))
+    _take_signals(work)
     try:
         with contextlib.suppress(asyncio.CancelledError):
             await work
@@ -55,25 +51,29 @@ async def _work(
     settings: OperatorSettings,
     api: Cluster,
     reconciler: Reconciler,
-    sweeper: Sweeper,
     default: Mapping[str, object] | None,
 ) -> None:
+    work = asyncio.current_task()
+    assert work is not None
     await listing.insist(lambda: listing.load(api, reconciler), "the first lists")
     # What is loaded stays; a collection that walks through it would cost 100 ms (stack.md).
     gc.collect()
     gc.freeze()
     structlog.get_logger().info("synced")
+    sweeper = Sweeper(api, reconciler, settings.sweep_interval)
     async with asyncio.TaskGroup() as group:
-        tasks = [
-            group.create_task(reconciler.run(settings.writers)),
-            group.create_task(sweeper.run()),
-        ]
+        group.create_task(reconciler.run(settings.writers))
+        group.create_task(sweeper.run())
         if default is not None:
-            tasks.append(group.create_task(_apply_default(api, default)))
-        # Kopf takes the signals over, and returns after one.
-        await handlers.watch(reconciler, sweeper, api.configuration)
-        for task in tasks:
-            task.cancel()
+            group.create_task(_apply_default(api, default))
+        await handlers.watch(reconciler, sweeper, api.configuration, lambda: _take_signals(work))
+
+
+def _take_signals(work: asyncio.Task[None]) -> None:
+    """End by cancelling; a process with pid 1 does not die of a signal that it ignores."""
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, work.cancel)
 
 
 async def _apply_default(api: Cluster, default: Mapping[str, object]) -> None:

@@ -58,6 +58,7 @@ class Reconciler:
         self._versions: dict[tuple[Kind, ObjectKey], _Version] = {}
         self._alarm: asyncio.TimerHandle | None = None
         self._log = structlog.get_logger()
+        metrics.QUEUE.set_function(lambda: len(self._queue))
 
     async def run(self, workers: int) -> None:
         """Write until cancelled."""
@@ -182,7 +183,6 @@ class Reconciler:
             delay = (resolution.wake - self._clock()).total_seconds()
             loop = asyncio.get_running_loop()
             self._alarm = loop.call_later(max(delay, 0.01), self._advance)
-        metrics.QUEUE.set(len(self._queue))
 
     async def _write(self, subject: Subject) -> None:
         """Bring one object up to date, or raise Temporary."""
@@ -198,8 +198,6 @@ class Reconciler:
         except Temporary:
             metrics.WRITES.labels(subject.kind.value, "failed").inc()
             raise
-        finally:
-            metrics.QUEUE.set(len(self._queue))
 
     async def _write_endpoint(self, subject: Subject) -> None:
         endpoint = self.resolver.index.endpoints.get(subject.key)

@@ -34,7 +34,8 @@ class WorkQueue(Generic[K]):
         self._log = structlog.get_logger()
 
     def __len__(self) -> int:
-        return len(self._waiting) + len(self._active) + len(self._timers)
+        """Count what is not done yet; mere appointments are not."""
+        return len(self._waiting | self._active | self._failures.keys())
 
     def add(self, key: K) -> None:
         """Work on *key* soon."""
