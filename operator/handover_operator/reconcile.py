@@ -36,7 +36,7 @@ class Subject:
     uid: str = ""
 
     def __str__(self) -> str:
-        return f"{self.kind} {self.key}"
+        return f"{self.kind} {str(self.key).removeprefix('/')}"
 
 
 @dataclass(frozen=True, slots=True)

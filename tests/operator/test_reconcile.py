@@ -1,0 +1,300 @@
+"""What the loop does in moments that no API server produces at will."""
+
+import asyncio
+import copy
+import datetime as dt
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+
+from handover_api import names
+from handover_api.names import ObjectKey
+from handover_operator import listing
+from handover_operator.cluster import Absent, Cluster, Conflict, Unavailable
+from handover_operator.gather import RawObject
+from handover_operator.kinds import Kind
+from handover_operator.listing import Sweeper
+from handover_operator.notices import Notice
+from handover_operator.reconcile import Reconciler
+
+NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
+NAMESPACE = "default"
+
+
+class Memory(Cluster):
+    """The objects of a cluster in memory; it keeps the rules of resourceVersion."""
+
+    def __init__(self) -> None:
+        self.stored: dict[tuple[Kind, ObjectKey], dict[str, Any]] = {}
+        self.version = 0
+        self.patches: list[str] = []
+        self.notices: list[str] = []
+        self.outages = 0
+        self.meanwhile: list[tuple[Kind, ObjectKey]] = []
+
+    def put(self, kind: Kind, name: str, spec: object, **fields: Any) -> dict[str, Any]:
+        """Create or replace an object; return it as a watch would."""
+        self.version += 1
+        key = ObjectKey("" if kind is Kind.CONFIGURATION else NAMESPACE, name)
+        metadata = {
+            "name": name,
+            "namespace": key.namespace,
+            "uid": fields.pop("uid", f"uid-{name}"),
+            "resourceVersion": str(self.version),
+            "creationTimestamp": NOW.isoformat(),
+            "annotations": {},
+            "labels": fields.pop("labels", {}),
+        }
+        self.stored[kind, key] = {"metadata": metadata, "spec": spec, **fields}
+        return copy.deepcopy(self.stored[kind, key])
+
+    async def get(self, kind: Kind, key: ObjectKey) -> RawObject:
+        """Read one object."""
+        if (kind, key) not in self.stored:
+            raise Absent(str(key))
+        return copy.deepcopy(self.stored[kind, key])
+
+    async def patch(
+        self, kind: Kind, key: ObjectKey, patch: RawObject, *, subresource: str = ""
+    ) -> RawObject:
+        """Merge; refuse what is based on an old version."""
+        if self.outages:
+            self.outages -= 1
+            message = "nobody there"
+            raise Unavailable(message)
+        while self.meanwhile:
+            self.touch(*self.meanwhile.pop())
+        found = self.stored.get((kind, key))
+        if found is None:
+            raise Absent(str(key))
+        if found["metadata"]["resourceVersion"] != patch["metadata"]["resourceVersion"]:
+            raise Conflict(str(key))
+        for name, value in patch["metadata"].get("annotations", {}).items():
+            found["metadata"]["annotations"][name] = value
+            if value is None:
+                del found["metadata"]["annotations"][name]
+        found.update({"status": patch["status"]} if subresource else {})
+        self.patches.append(f"{key.name}{subresource}")
+        self.touch(kind, key)
+        return copy.deepcopy(found)
+
+    def touch(self, kind: Kind, key: ObjectKey) -> None:
+        """Give an object a new version."""
+        self.version += 1
+        metadata = self.stored[kind, key]["metadata"]
+        metadata["resourceVersion"] = str(self.version)
+
+    async def emit(
+        self, kind: Kind, key: ObjectKey, uid: str, notice: Notice, now: dt.datetime
+    ) -> None:
+        """Take an Event in."""
+        assert (kind.plural, uid, now) == (kind.plural, f"uid-{key.name}", NOW)
+        self.notices.append(f"{key.name} {notice.reason}")
+
+    async def delete(self, kind: Kind, key: ObjectKey, uid: str) -> None:
+        """Delete an object."""
+        assert self.stored[kind, key]["metadata"]["uid"] == uid
+        del self.stored[kind, key]
+
+    async def objects(self, kind: Kind) -> AsyncIterator[tuple[list[RawObject], int]]:
+        """List."""
+        if self.outages:
+            self.outages -= 1
+            raise Absent(kind.plural)
+        found = [copy.deepcopy(raw) for (of, _), raw in self.stored.items() if of is kind]
+        yield list(found), self.version
+
+    async def identities(self, kind: Kind) -> tuple[Mapping[ObjectKey, str], int]:
+        """List names and uids."""
+        if self.outages:
+            self.outages -= 1
+            raise Absent(kind.plural)
+        found = {
+            key: raw["metadata"]["uid"] for (of, key), raw in self.stored.items() if of is kind
+        }
+        return found, self.version
+
+    def role(self, name: str) -> str | None:
+        """Return the role that is written."""
+        raw = self.stored[Kind.ENDPOINT, ObjectKey(NAMESPACE, name)]
+        role = raw["metadata"]["annotations"].get(names.ROLE)
+        assert role is None or isinstance(role, str)
+        return role
+
+
+SPEC = {"node": "n", "workload": "a", "ips": ["10.0.0.1"]}
+SOURCE = {"source": {"workload": {"name": "a"}}}
+
+
+@pytest.fixture
+def memory() -> Memory:
+    """Return a cluster with one endpoint and its migration."""
+    memory = Memory()
+    memory.put(Kind.ENDPOINT, "a", SPEC)
+    memory.put(Kind.MIGRATION, "m1", SOURCE)
+    return memory
+
+
+@pytest.fixture
+async def reconciler(memory: Memory) -> AsyncIterator[Reconciler]:
+    """Run a reconciler that has not listed anything yet."""
+    reconciler = Reconciler(memory, lambda: NOW)
+    task = asyncio.create_task(reconciler.run(2))
+    yield reconciler
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def settle(reconciler: Reconciler) -> None:
+    """Wait until everything is written."""
+    async with asyncio.timeout(10):
+        while len(reconciler._queue):  # noqa: ASYNC110  the queue has no other sign
+            await asyncio.sleep(0.001)
+
+
+async def test_nothing_is_decided_before_the_first_lists_are_complete(
+    memory: Memory, reconciler: Reconciler
+) -> None:
+    endpoint = memory.stored[Kind.ENDPOINT, ObjectKey(NAMESPACE, "a")]
+    endpoint["metadata"]["annotations"] = {
+        names.ROLE: "source",
+        names.MIGRATION: "m1",
+        names.MIGRATION_UID: "uid-m1",
+    }
+    reconciler.observe(Kind.ENDPOINT, copy.deepcopy(endpoint))
+    await settle(reconciler)
+    assert memory.patches == []
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    assert memory.patches == ["m1/status"]
+    assert memory.role("a") == "source"
+
+
+async def test_a_conflict_is_read_again_and_written(memory: Memory, reconciler: Reconciler) -> None:
+    memory.meanwhile = list(memory.stored)
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    assert sorted(memory.patches) == ["a", "m1/status"]
+    assert memory.role("a") == "source"
+
+
+async def test_an_outage_is_tried_again(memory: Memory, reconciler: Reconciler) -> None:
+    await listing.load(memory, reconciler)
+    memory.outages = 2
+    await settle(reconciler)
+    assert sorted(memory.patches) == ["a", "m1/status"]
+
+
+async def test_an_older_version_than_the_last_is_ignored(
+    memory: Memory, reconciler: Reconciler
+) -> None:
+    old = await memory.get(Kind.ENDPOINT, ObjectKey(NAMESPACE, "a"))
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    memory.patches.clear()
+    reconciler.observe(Kind.ENDPOINT, old)
+    await settle(reconciler)
+    assert memory.patches == []
+
+
+async def test_the_end_of_a_former_object_of_that_name_means_nothing(
+    memory: Memory, reconciler: Reconciler
+) -> None:
+    await listing.load(memory, reconciler)
+    reconciler.forget(Kind.ENDPOINT, ObjectKey(NAMESPACE, "a"), "uid-of-another")
+    assert ObjectKey(NAMESPACE, "a") in reconciler.resolver.index.endpoints
+
+
+async def test_an_object_made_anew_under_its_name_is_another_one(
+    memory: Memory, reconciler: Reconciler
+) -> None:
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    reconciler.observe(Kind.ENDPOINT, memory.put(Kind.ENDPOINT, "a", SPEC, uid="second"))
+    await settle(reconciler)
+    assert memory.role("a") == "source"
+
+
+async def test_an_answer_that_comes_after_the_deletion_revives_nothing(
+    memory: Memory, reconciler: Reconciler
+) -> None:
+    await listing.load(memory, reconciler)
+    key = ObjectKey(NAMESPACE, "a")
+    reconciler.forget(Kind.ENDPOINT, key, "uid-a")
+    await settle(reconciler)
+    assert key not in reconciler.resolver.index.endpoints
+
+
+async def test_what_vanished_unseen_is_forgotten(memory: Memory, reconciler: Reconciler) -> None:
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    memory.put(Kind.CONFIGURATION, "default", {})
+    del memory.stored[Kind.MIGRATION, ObjectKey(NAMESPACE, "m1")]
+    await listing.sweep(memory, reconciler)
+    await settle(reconciler)
+    assert memory.role("a") is None
+
+
+async def test_what_is_newer_than_the_list_is_kept(memory: Memory, reconciler: Reconciler) -> None:
+    await listing.load(memory, reconciler)
+    reconciler.retain(Kind.ENDPOINT, {}, 0)
+    assert ObjectKey(NAMESPACE, "a") in reconciler.resolver.index.endpoints
+
+
+async def test_a_kind_that_is_gone_is_an_outage(memory: Memory, reconciler: Reconciler) -> None:
+    await listing.load(memory, reconciler)
+    memory.outages = 1
+    sweeper = Sweeper(memory, reconciler, interval=0.001)
+    task = asyncio.create_task(sweeper.run())
+    async with asyncio.timeout(10):
+        while memory.outages:  # noqa: ASYNC110  counts down by itself
+            await asyncio.sleep(0.001)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert ObjectKey(NAMESPACE, "a") in reconciler.resolver.index.endpoints
+
+
+async def test_the_first_lists_wait_for_the_crds(memory: Memory, reconciler: Reconciler) -> None:
+    memory.outages = 2
+    await listing.insist(lambda: listing.load(memory, reconciler), "the first lists")
+    assert reconciler.synced
+
+
+async def test_a_malformed_migration_keeps_its_roles_until_it_is_deleted(
+    memory: Memory, reconciler: Reconciler
+) -> None:
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    reconciler.observe(Kind.MIGRATION, memory.put(Kind.MIGRATION, "m1", {"armed": "perhaps"}))
+    await settle(reconciler)
+    assert memory.role("a") == "source"
+    assert memory.notices == ["m1 Malformed"]
+    reconciler.forget(Kind.MIGRATION, ObjectKey(NAMESPACE, "m1"), "uid-m1")
+    await settle(reconciler)
+    assert memory.role("a") is None
+
+
+async def test_all_configurations_are_judged_again_when_the_default_changes(
+    memory: Memory, reconciler: Reconciler
+) -> None:
+    memory.put(Kind.CONFIGURATION, "node.x", {})
+    default = {"ipv4NormalRoutePriority": 600}
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    reconciler.observe(Kind.CONFIGURATION, memory.put(Kind.CONFIGURATION, "default", default))
+    assert len(reconciler._queue) == 2
+    await settle(reconciler)
+    reconciler.forget(Kind.CONFIGURATION, ObjectKey("", "default"), "uid-default")
+    await settle(reconciler)
+    assert list(reconciler.configurations) == ["node.x"]
+
+
+async def test_a_finished_migration_is_deleted_in_time(
+    memory: Memory, reconciler: Reconciler
+) -> None:
+    finished = {"phase": "Aborted", "completionTime": (NOW - dt.timedelta(9)).isoformat()}
+    memory.put(Kind.MIGRATION, "m0", {**SOURCE, "ttlSecondsAfterFinished": 1}, status=finished)
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    assert (Kind.MIGRATION, ObjectKey(NAMESPACE, "m0")) not in memory.stored
