@@ -1,0 +1,35 @@
+"""Neighbour entries for the guests: seeded REACHABLE, so that the first packet need not ask."""
+
+import struct
+from typing import Final
+
+from handover_nodeagent.kernel import messages
+from handover_nodeagent.network import Neigh
+
+_BODY: Final = struct.Struct("=BxHiHBB")
+_REACHABLE: Final = 0x02
+_UNICAST: Final = 1
+_DESTINATION: Final = 1
+_LINK_LAYER_ADDRESS: Final = 2
+
+
+def encode_seed(neigh: Neigh) -> bytes:
+    """Return the message that creates or corrects the entry: ``ip neigh replace``.
+
+    Not permanent: a wrong MAC heals by the kernel's own probing.
+    """
+    mac = bytes.fromhex(neigh.mac.replace(":", ""))
+    body = _key(neigh, _REACHABLE) + messages.attribute(_LINK_LAYER_ADDRESS, mac)
+    return messages.compose(messages.NEWNEIGH, messages.CREATE | messages.REPLACE, body)
+
+
+def encode_remove(neigh: Neigh) -> bytes:
+    """Return the message that removes the entry, whatever its MAC."""
+    return messages.compose(messages.DELNEIGH, 0, _key(neigh, 0))
+
+
+def _key(neigh: Neigh, state: int) -> bytes:
+    address = neigh.address
+    family = messages.family_of(address)
+    body = _BODY.pack(family, 0, neigh.oif, state, 0, _UNICAST)
+    return body + messages.attribute(_DESTINATION, address.packed)
