@@ -68,6 +68,7 @@ class Reconciler:
         """All kinds were listed: from now on what is absent is really absent."""
         self.synced = True
         metrics.SYNCED.set(1)
+        self._doubt_configurations(DEFAULT_CONFIGURATION)
         self._advance()
 
     def observe(self, kind: Kind, raw: RawObject) -> None:
