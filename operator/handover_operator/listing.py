@@ -12,7 +12,7 @@ import structlog
 
 from handover_api.names import GROUP
 from handover_operator import metrics
-from handover_operator.cluster import Absent, Cluster, Unavailable
+from handover_operator.cluster import Absent, Cluster, Conflict, Unavailable
 from handover_operator.kinds import Kind
 from handover_operator.reconcile import Reconciler
 from handover_operator.workqueue import FIRST_DELAY, Temporary
@@ -82,7 +82,7 @@ async def insist(attempt: Callable[[], Awaitable[object]], what: str) -> None:
     while True:
         try:
             await attempt()
-        except Temporary as reason:
+        except (Temporary, Absent, Conflict) as reason:
             if str(reason) != said:
                 said = str(reason)
                 log.warning("waiting", what=what, reason=said)
