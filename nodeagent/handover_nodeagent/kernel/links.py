@@ -1,10 +1,89 @@
 """The node's interfaces, with its own addresses and default routes."""
 
+import struct
 from collections.abc import Mapping
+from typing import Final
 
-from handover_nodeagent.network import Link
+from handover_nodeagent.kernel import messages, netlink, routes
+from handover_nodeagent.network import IPAddress, Link
+
+_LINK_BODY: Final = struct.Struct("=BxHiII")
+"""Family, hardware type, index, flags, changed flags."""
+_ADDRESS_BODY: Final = struct.Struct("=BBBBI")
+"""Family, prefix length, flags, scope, index."""
+_MAC: Final = 1
+_NAME: Final = 3
+_EXTENSIONS: Final = 29
+_SKIP_STATISTICS: Final = 8
+_PEER_OR_OWN: Final = 1
+_OWN: Final = 2
+_UP: Final = 1
+_NEXTHOP: Final = struct.Struct("=HBBi")
 
 
-def observe() -> Mapping[int, Link]:
-    """Return all links by index. Runs in a thread, never in the loop. Raises ObservationError."""
-    raise NotImplementedError
+def observe(table: int = 254) -> Mapping[int, Link]:
+    """Return all links by index; *table* is where default routes count.
+
+    Runs in a thread, never in the loop. Raises ObservationError.
+    """
+    body = _LINK_BODY.pack(0, 0, 0, 0, 0) + messages.number(_EXTENSIONS, _SKIP_STATISTICS)
+    shown = netlink.dump(messages.compose(messages.GETLINK, messages.DUMP, body))
+    addresses = _observe_addresses()
+    with_default = _observe_default_devices(table)
+    found = (decode(message) for message in shown)
+    return {
+        link.index: Link(
+            link.index,
+            link.name,
+            link.mac,
+            link.up,
+            frozenset(addresses.get(link.index, ())),
+            link.index in with_default,
+        )
+        for link in found
+    }
+
+
+def decode(message: bytes) -> Link:
+    """Read a link message: all but addresses and default route."""
+    _, _, index, flags, _ = _LINK_BODY.unpack_from(message, messages.HEADER.size)
+    found = messages.attributes(message, messages.HEADER.size + _LINK_BODY.size)
+    mac = found.get(_MAC, b"").hex(":")
+    return Link(index, messages.to_text(found[_NAME]), mac, bool(flags & _UP))
+
+
+def decode_address(message: bytes) -> tuple[int, IPAddress]:
+    """Read an address message: the link's index and the node's end of it."""
+    _, _, _, _, index = _ADDRESS_BODY.unpack_from(message, messages.HEADER.size)
+    found = messages.attributes(message, messages.HEADER.size + _ADDRESS_BODY.size)
+    return index, messages.to_address(found.get(_OWN) or found[_PEER_OR_OWN])
+
+
+def _observe_addresses() -> dict[int, set[IPAddress]]:
+    request = messages.compose(messages.GETADDR, messages.DUMP, _ADDRESS_BODY.pack(0, 0, 0, 0, 0))
+    addresses: dict[int, set[IPAddress]] = {}
+    for index, address in map(decode_address, netlink.dump(request)):
+        addresses.setdefault(index, set()).add(address)
+    return addresses
+
+
+def _observe_default_devices(table: int) -> frozenset[int]:
+    return frozenset(
+        index
+        for family in routes.HOST
+        for message in routes.dump(family, table)
+        if message[routes.PREFIX_LENGTH_AT] == 0
+        for index in _devices(message)
+    )
+
+
+def _devices(message: bytes) -> tuple[int, ...]:
+    """Return the devices of a route, of one that spreads over several all."""
+    found = messages.attributes(message, routes.ATTRIBUTES_AT)
+    devices = [messages.to_number(found.get(routes.DEVICE))]
+    nexthops = found.get(routes.MULTIPATH, b"")
+    while len(nexthops) >= _NEXTHOP.size:
+        length, _, _, index = _NEXTHOP.unpack_from(nexthops)
+        devices.append(index)
+        nexthops = nexthops[max(length, _NEXTHOP.size) :]
+    return tuple(devices)

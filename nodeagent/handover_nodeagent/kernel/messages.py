@@ -43,6 +43,7 @@ HEADER: Final = struct.Struct("=IHHII")
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _TYPE_MASK: Final = 0x3FFF
 _LENGTH: Final = struct.Struct("=I")
+_IPV4_SIZE: Final = 4
 
 
 def compose(kind: int, flags: int, body: bytes) -> bytes:
@@ -81,11 +82,7 @@ def to_number(payload: bytes | None, absent: int = 0) -> int:
 
 def to_address(payload: bytes) -> IPAddress:
     """Read an address of either family: its length tells which."""
-    return (
-        IPv4Address(payload)
-        if len(payload) == IPv4Address(0).max_prefixlen // 8
-        else (IPv6Address(payload))
-    )
+    return IPv4Address(payload) if len(payload) == _IPV4_SIZE else IPv6Address(payload)
 
 
 def to_text(payload: bytes) -> str:
@@ -95,7 +92,7 @@ def to_text(payload: bytes) -> str:
 
 def family_of(address: IPAddress) -> int:
     """Return the kernel's number of the address's family."""
-    return INET if address.version == IPv4Address(0).version else INET6
+    return INET if isinstance(address, IPv4Address) else INET6
 
 
 def split(buffer: bytes) -> Iterator[bytes]:

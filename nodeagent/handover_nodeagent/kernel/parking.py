@@ -5,14 +5,27 @@ the kernel's own 1024, it collides with ours. The parked copy is made of the ker
 so that it keeps what we do not know; it goes with its interface and is the memory across restarts.
 """
 
-from collections.abc import Container
+import errno
+import struct
+from collections.abc import Container, Iterator
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from typing import Final
 
-from handover_nodeagent.kernel import netlink
+from handover_nodeagent.kernel import messages, netlink, routes
 from handover_nodeagent.network import IPAddress, Route
 
 PARKING_TABLE: Final = 5254
+
+_CACHE: Final = 12
+_EXPIRES: Final = 23
+_NEXTHOP_OBJECT: Final = 30
+_CACHE_LAYOUT: Final = struct.Struct("=IIi")
+_TICKS_PER_SECOND: Final = 100
+_SETTABLE_FLAGS: Final = 0x2 | 0x4
+"""RTNH_F_PERVASIVE and RTNH_F_ONLINK; the others tell a state and may not be set."""
+_NEW_FLAGS: Final = messages.CREATE | messages.APPEND
+_THERE_OR_GONE: Final = frozenset({0, errno.EEXIST, errno.ESRCH})
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,28 +37,47 @@ class Foreign:
 
 
 def observe_foreign(
-    addresses: Container[IPAddress], table: int, protocol: int, *, oif: int | None = None
+    addresses: Container[IPAddress], table: int, protocol: int, *, oif: int = 0
 ) -> tuple[Foreign, ...]:
     """Return the direct host routes to *addresses* whose protocol is not ours.
 
     With *oif* only those on that device: the kernel filters. Runs in a thread, never in the loop.
     Raises ObservationError.
     """
-    raise NotImplementedError
+    return tuple(
+        foreign
+        for foreign in _direct_hosts(table, oif)
+        if foreign.route.protocol != protocol and foreign.route.address in addresses
+    )
 
 
 def observe_parked() -> tuple[Foreign, ...]:
-    """Return all parked copies, of both families; ``route.table`` is 5254. In a thread."""
-    raise NotImplementedError
+    """Return all parked copies, of both families; ``route.table`` is 5254.
+
+    Runs in a thread, never in the loop. Raises ObservationError.
+    """
+    return tuple(_direct_hosts(PARKING_TABLE, 0))
 
 
 def park(channel: netlink.Channel, foreign: Foreign) -> int:
     """Copy *foreign* to table 5254, then delete it from its own; return an errno.
 
-    A copy that fails leaves the original alone. Again, it changes nothing: a route that is gone
-    meanwhile is success, and its copy stays. A few microseconds: for the loop.
+    A copy that fails leaves the original alone. Again, it changes nothing; one that its owner
+    removed meanwhile is not parked. A few microseconds: for the loop.
     """
-    raise NotImplementedError
+    message = foreign.message
+    copy = _rewrite(message, messages.NEWROUTE, _NEW_FLAGS, PARKING_TABLE)
+    remove_copy = _rewrite(message, messages.DELROUTE, 0, PARKING_TABLE)
+    copied = channel.transact([copy])[0]
+    if copied not in _THERE_OR_GONE:
+        return copied
+    removed = channel.transact([_rewrite(message, messages.DELROUTE, 0, foreign.route.table)])[0]
+    if copied == 0 and removed == errno.ESRCH:
+        channel.transact([remove_copy])
+    elif copied == errno.EEXIST and removed == 0:
+        # IPv6 takes two routes of one device and metric for the same; the newer one counts.
+        channel.transact([remove_copy, copy])
+    return 0 if removed in _THERE_OR_GONE else removed
 
 
 def unpark(channel: netlink.Channel, parked: Foreign, table: int) -> int:
@@ -54,4 +86,49 @@ def unpark(channel: netlink.Channel, parked: Foreign, table: int) -> int:
     Call it before our own route goes. In IPv6, where it may have our route's metric and device,
     it takes that one's place; then the later delete of ours finds nothing, which is success.
     """
-    raise NotImplementedError
+    message = parked.message
+    put = channel.transact([_rewrite(message, messages.NEWROUTE, _NEW_FLAGS, table)])[0]
+    if put == errno.EEXIST and isinstance(parked.route.address, IPv6Address):
+        flags = messages.CREATE | messages.REPLACE
+        put = channel.transact([_rewrite(message, messages.NEWROUTE, flags, table)])[0]
+    if put not in _THERE_OR_GONE:
+        return put
+    channel.transact([_rewrite(message, messages.DELROUTE, 0, PARKING_TABLE)])
+    return 0
+
+
+def _direct_hosts(table: int, oif: int) -> Iterator[Foreign]:
+    for family, full in routes.HOST.items():
+        for message in routes.dump(family, table, oif=oif):
+            # Of 10,000 routes nearly all end here, before anything is decoded.
+            if message[routes.PREFIX_LENGTH_AT] != full:
+                continue
+            entry = routes.decode(message)
+            if entry.direct:
+                yield Foreign(entry.route, message)
+
+
+def _rewrite(message: bytes, kind: int, flags: int, table: int) -> bytes:
+    """Turn what the kernel showed into a request for the same route in *table*."""
+    family, length, source, tos, _, protocol, scope, route_type, state = routes.BODY.unpack_from(
+        message, routes.BODY_AT
+    )
+    settable = state & _SETTABLE_FLAGS
+    body = routes.BODY.pack(family, length, source, tos, 0, protocol, scope, route_type, settable)
+    return messages.compose(
+        kind, flags, body + _settable(message) + messages.number(routes.TABLE, table)
+    )
+
+
+def _settable(message: bytes) -> bytes:
+    """Return the attributes without those that the kernel shows but does not take."""
+    found = dict(messages.attributes(message, routes.ATTRIBUTES_AT))
+    del found[routes.TABLE]
+    cache = found.pop(_CACHE, b"")
+    if _NEXTHOP_OBJECT in found:
+        del found[routes.DEVICE]
+    kept = b"".join(messages.attribute(kind, payload) for kind, payload in found.items())
+    if len(cache) >= _CACHE_LAYOUT.size:
+        ticks = _CACHE_LAYOUT.unpack_from(cache)[2]
+        kept += messages.number(_EXPIRES, ticks // _TICKS_PER_SECOND) if ticks > 0 else b""
+    return kept

@@ -1,12 +1,14 @@
 """Our host routes in the kernel: encoded, observed, and asked who wins.
 
 A delete always names device, metric, table, protocol and scope: one device's end never takes
-another one's route, and a foreign route of the same prefix is never ours to take.
+another one's route, and a foreign route of the same prefix is never ours to take. A replace, in
+IPv6, takes the first route of its (prefix, metric), whatever that one's device is.
 """
 
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from handover_nodeagent.kernel import messages, netlink
@@ -14,7 +16,9 @@ from handover_nodeagent.network import IPAddress, Route
 
 BODY: Final = struct.Struct("=BBBBBBBBI")
 """Family, destination and source prefix length, TOS, table, protocol, scope, type, flags."""
-ATTRIBUTES_AT: Final = messages.HEADER.size + BODY.size
+BODY_AT: Final = messages.HEADER.size
+ATTRIBUTES_AT: Final = BODY_AT + BODY.size
+PREFIX_LENGTH_AT: Final = BODY_AT + 1
 
 DESTINATION: Final = 1
 DEVICE: Final = 4
@@ -25,31 +29,36 @@ TABLE: Final = 15
 VIA: Final = 18
 
 UNICAST: Final = 1
-SCOPE_LINK: Final = 253
+HOST: Final = {messages.INET: 32, messages.INET6: 128}
+_SCOPE_LINK: Final = 253
 _FIB_MATCH: Final = 0x2000
-_HOST: Final = {messages.INET: 32, messages.INET6: 128}
+_ANYWHERE: Final[Mapping[int, IPAddress]] = {
+    messages.INET: IPv4Address(0),
+    messages.INET6: IPv6Address(0),
+}
 
 
 @dataclass(frozen=True, slots=True)
-class Winner:
-    """The route by which the node reaches an address, whoever made it.
+class Entry:
+    """A route as the kernel shows it, whoever made it; ``route.oif`` is 0 if it has many."""
 
-    ``gateway`` is None for a direct one; ``oif`` is 0 for one that spreads over several devices.
-    """
+    route: Route
+    prefix_length: int
+    gateway: IPAddress | None
+    direct: bool
 
-    network: str
-    oif: int
-    metric: int
-    table: int
-    protocol: int
-    gateway: IPAddress | None = None
-
-    def is_route(self, route: Route) -> bool:
-        """Tell whether it is *route*."""
-        raise NotImplementedError
+    @property
+    def is_host(self) -> bool:
+        """Tell whether it leads to one address only."""
+        return self.prefix_length == self.route.address.max_prefixlen
 
     def __str__(self) -> str:
-        raise NotImplementedError
+        route = self.route
+        via = f" via {self.gateway}" if self.gateway else ""
+        return (
+            f"{route.address}/{self.prefix_length}{via} dev {route.oif} metric {route.metric} "
+            f"table {route.table} proto {route.protocol}"
+        )
 
 
 def encode_add(route: Route) -> bytes:
@@ -70,11 +79,80 @@ def encode_remove(route: Route) -> bytes:
     return _encode(messages.DELROUTE, 0, route)
 
 
+def observe(protocol: int, tables: Iterable[int]) -> tuple[Route, ...]:
+    """Return the direct host routes that carry our *protocol*, in the kernel's order.
+
+    The kernel filters, so that 10,000 foreign ones cost nothing. Runs in a thread, never in the
+    loop. Raises ObservationError.
+    """
+    entries = (
+        decode(message)
+        for table in tables
+        for family in HOST
+        for message in dump(family, table, protocol=protocol)
+    )
+    return tuple(entry.route for entry in entries if entry.is_host and entry.direct)
+
+
+def winner(channel: netlink.Channel, address: IPAddress) -> Entry | None:
+    """Ask which route the node itself would take to *address*; None when there is none.
+
+    It is ours when ``winner(...).route`` equals our route.
+    """
+    body = BODY.pack(
+        messages.family_of(address), address.max_prefixlen, 0, 0, 0, 0, 0, 0, _FIB_MATCH
+    )
+    answer = channel.ask(
+        messages.compose(
+            messages.GETROUTE, 0, body + messages.attribute(DESTINATION, address.packed)
+        )
+    )
+    return None if isinstance(answer, int) else decode(answer)
+
+
+def dump(family: int, table: int, *, protocol: int = 0, oif: int = 0) -> Iterator[bytes]:
+    """Ask for the unicast routes of one table; 0 stands for any protocol, any device."""
+    body = BODY.pack(family, 0, 0, 0, 0, protocol, 0, UNICAST, 0)
+    body += messages.number(TABLE, table)
+    if oif:
+        body += messages.number(DEVICE, oif)
+    return iter(netlink.dump(messages.compose(messages.GETROUTE, messages.DUMP, body)))
+
+
+def decode(message: bytes) -> Entry:
+    """Read a route message."""
+    family, length, _, _, table, protocol, _, _, _ = BODY.unpack_from(message, BODY_AT)
+    found = messages.attributes(message, ATTRIBUTES_AT)
+    destination = found.get(DESTINATION)
+    gateway = found.get(GATEWAY)
+    return Entry(
+        Route(
+            messages.to_address(destination) if destination else _ANYWHERE[family],
+            messages.to_number(found.get(DEVICE)),
+            messages.to_number(found.get(PRIORITY)),
+            messages.to_number(found.get(TABLE), table),
+            protocol,
+        ),
+        length,
+        messages.to_address(gateway) if gateway else None,
+        DEVICE in found and found.keys().isdisjoint((GATEWAY, MULTIPATH, VIA)),
+    )
+
+
 def _encode(kind: int, flags: int, route: Route) -> bytes:
     address = route.address
-    family = messages.family_of(address)
     # The table stands in its attribute, where it may have more than 8 bits.
-    body = BODY.pack(family, address.max_prefixlen, 0, 0, 0, route.protocol, SCOPE_LINK, UNICAST, 0)
+    body = BODY.pack(
+        messages.family_of(address),
+        address.max_prefixlen,
+        0,
+        0,
+        0,
+        route.protocol,
+        _SCOPE_LINK,
+        UNICAST,
+        0,
+    )
     return messages.compose(
         kind,
         flags,
@@ -84,17 +162,3 @@ def _encode(kind: int, flags: int, route: Route) -> bytes:
         + messages.number(PRIORITY, route.metric)
         + messages.number(TABLE, route.table),
     )
-
-
-def observe(protocol: int, tables: Iterable[int]) -> tuple[Route, ...]:
-    """Return the direct host routes that carry our *protocol*, in the kernel's order.
-
-    The kernel filters, so that 10,000 foreign ones cost nothing. Runs in a thread, never in the
-    loop. Raises ObservationError.
-    """
-    raise NotImplementedError
-
-
-def winner(channel: netlink.Channel, address: IPAddress) -> Winner | None:
-    """Ask which route the node itself would take to *address*; None when there is none."""
-    raise NotImplementedError
