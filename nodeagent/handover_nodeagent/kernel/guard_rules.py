@@ -12,7 +12,7 @@ Every change is written so that it succeeds from any state of what it changes: n
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 from ipaddress import IPv4Address
 from typing import Final
@@ -83,88 +83,74 @@ def parse(listing: str) -> Guard | None:
     """Read ``nft -j list table``; None for anything that :func:`render` would not have made."""
     if not listing:
         return None
-    content: object = json.loads(listing)
-    reading = _Reading()
-    match content:
-        case {"nftables": [*items]} if all(map(reading.take, items)):
-            return reading.guard()
+    found = sorted(fact for item in json.loads(listing)["nftables"] for fact in _facts(item))
+    dropped: dict[str, set[IPv4Address]] = {}
+    for kind, chain, address in found:
+        if kind == "drop":
+            dropped.setdefault(chain, set()).add(IPv4Address(address))
+    guard = {
+        interface: frozenset(dropped.get(chain, ()))
+        for kind, chain, interface in found
+        if kind == "element"
+    }
+    return guard if found == sorted(_expected(guard)) else None
+
+
+_Fact = tuple[str, str, str]
+"""What is there, in which chain, about which interface or address."""
+_FOREIGN: Final[_Fact] = ("foreign", "", "")
+
+
+def _expected(guard: Guard) -> Iterator[_Fact]:
+    yield "base", "output", ""
+    yield "entry", "output", ""
+    for interface, addresses in guard.items():
+        chain = _chain(interface)
+        yield "chain", chain, ""
+        yield "element", chain, interface
+        for address in addresses:
+            yield "drop", chain, str(address)
+
+
+def _facts(item: object) -> Iterator[_Fact]:
+    """Read one item of the listing; what is not of ours becomes a fact that nobody expects."""
+    match item:
+        case {"chain": {"name": "output", "hook": "output", "prio": 0, "policy": "accept"}}:
+            yield "base", "output", ""
+        case {"chain": {"name": str(chain)}}:
+            yield "chain", chain, ""
+        case {"map": {"name": "workloads", "elem": [*pairs]}}:
+            yield from map(_element, pairs)
+        case {"rule": {"chain": "output", "expr": [{"vmap": {"data": "@workloads"}}]}}:
+            yield "entry", "output", ""
+        case {"rule": {"chain": str(chain), "expr": [*statements]}}:
+            yield _drop(chain, statements)
+        case {"metainfo": _} | {"table": _} | {"map": {"name": "workloads"}}:
+            pass
         case _:
-            return None
+            yield _FOREIGN
 
 
-class _Reading:
-    """What was read of a listing so far."""
-
-    def __init__(self) -> None:
-        self._entries = 0
-        self._targets: dict[str, str] = {}
-        self._chains: dict[str, set[IPv4Address]] = {}
-
-    def take(self, item: object) -> bool:
-        """Read one item; false when it is none of ours."""
-        match item:
-            case {"chain": chain}:
-                return self._take_chain(chain)
-            case {"map": {"name": "workloads", "map": "verdict", **rest}}:
-                return self._take_elements(rest.get("elem", []))
-            case {"rule": {"chain": str(chain), "expr": expression}}:
-                return self._take_rule(chain, expression)
-            case {"metainfo": _} | {"table": _}:
-                return True
-        return False
-
-    def guard(self) -> Guard | None:
-        """Return the whole, None when its parts do not fit together."""
-        if self._entries != 1 or sorted(self._targets.values()) != sorted(self._chains):
-            return None
-        return {name: frozenset(self._chains[chain]) for name, chain in self._targets.items()}
-
-    def _take_chain(self, chain: object) -> bool:
-        match chain:
-            case {"name": "output", "hook": "output", "prio": 0, "policy": "accept"}:
-                return True
-            case {"name": str(name)} if name != "output":
-                self._chains[name] = set()
-                return True
-        return False
-
-    def _take_elements(self, elements: object) -> bool:
-        match elements:
-            case [*pairs]:
-                return all(map(self._take_element, pairs))
-        return False
-
-    def _take_element(self, pair: object) -> bool:
-        match pair:
-            case [str(interface), {"jump": {"target": str(chain)}}]:
-                self._targets[interface] = chain
-                return True
-        return False
-
-    def _take_rule(self, chain: str, expression: object) -> bool:
-        match expression:
-            case [{"vmap": _}] if chain == "output":
-                self._entries += 1
-                return True
-            case [{"match": reply}, {"match": sender}, {"counter": _}, {"drop": None}]:
-                return _is_reply(reply) and self._take_sender(self._chains[chain], sender)
-        return False
-
-    @staticmethod
-    def _take_sender(addresses: set[IPv4Address], match_: object) -> bool:
-        match match_:
-            case {
-                "op": "==",
-                "left": {"payload": {"field": "saddr ip"}},
-                "right": str(address),
-            } if chain in self._chains:
-                addresses.add(IPv4Address(address))
-                return True
-        return False
+def _element(pair: object) -> _Fact:
+    match pair:
+        case [str(interface), {"jump": {"target": str(chain)}}]:
+            return "element", chain, interface
+    return _FOREIGN
 
 
-def _is_reply(match_: object) -> bool:
-    match match_:
-        case {"op": "==", "left": {"payload": {"field": "operation"}}, "right": "reply"}:
-            return True
-    return False
+def _drop(chain: str, statements: list[object]) -> _Fact:
+    match statements:
+        case [
+            {"match": {"op": "==", "left": {"payload": {"field": "operation"}}, "right": "reply"}},
+            {
+                "match": {
+                    "op": "==",
+                    "left": {"payload": {"field": "saddr ip"}},
+                    "right": str(address),
+                }
+            },
+            {"counter": _},
+            {"drop": None},
+        ]:
+            return "drop", chain, address
+    return _FOREIGN
