@@ -115,29 +115,14 @@ class Datagram:
             yield from NUMBER.unpack(received)
 
 
-class Session:
-    """One TCP connection to the guest's server, which counts its lines in memory."""
+class Memory:
+    """What a TCP session knows of the guest's memory: its boot, and how many lines it counted."""
 
-    def __init__(self, family: int, address: str) -> None:
-        """Connect to the guest's echo port, which must be there already."""
-        self.socket = socket.socket(family, socket.SOCK_STREAM)
-        self.socket.settimeout(CONNECT_S)
-        try:
-            self.socket.connect((address, PORT))
-        except OSError as error:
-            message = f"no connection to {address}: {error}"
-            raise BrokenSessionError(message) from None
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    def __init__(self) -> None:
+        """Know nothing yet."""
         self._boot = b""
         self._lines = 0
         self._rest = b""
-
-    def send(self, number: int) -> None:
-        """Send one line."""
-        try:
-            self.socket.send(b"%d\n" % number)
-        except ConnectionError as error:
-            raise BrokenSessionError(error.strerror) from None
 
     def numbers(self, received: bytes) -> Iterator[int]:
         """Yield the numbers of the answered lines.
@@ -157,6 +142,29 @@ class Session:
                 message = f"the guest forgot: boot {boot!r} count {count!r}"
                 raise BrokenSessionError(message)
             yield int(number)
+
+
+class Session:
+    """One TCP connection to the guest's server, which counts its lines in memory."""
+
+    def __init__(self, family: int, address: str) -> None:
+        """Connect to the guest's echo port, which must be there already."""
+        self.socket = socket.socket(family, socket.SOCK_STREAM)
+        self.socket.settimeout(CONNECT_S)
+        try:
+            self.socket.connect((address, PORT))
+        except OSError as error:
+            message = f"no connection to {address}: {error}"
+            raise BrokenSessionError(message) from None
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.numbers = Memory().numbers
+
+    def send(self, number: int) -> None:
+        """Send one line."""
+        try:
+            self.socket.send(b"%d\n" % number)
+        except ConnectionError as error:
+            raise BrokenSessionError(error.strerror) from None
 
 
 WIRES: Final[dict[str, Callable[[int, str], Wire]]] = {

@@ -22,7 +22,7 @@ MACHINE: Final = (
     *("qemu-system-x86_64", "-machine", "pc-i440fx-7.2,accel=tcg", "-cpu", "qemu64"),
     *("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot", "-serial", "stdio"),
 )
-# Deliberately no multiple of 256 KiB: for those, QEMU before 9.0 collects dirty pages in a short way
+# Deliberately no multiple of 256 KiB: for those, QEMU before 9.0 collects dirty pages in a way
 # that forgets the emulated processor's TLB (their "physmem: Fix migration dirty bitmap coherency
 # with TCG memory access"). Writes get lost, and one guest in five dies of its memory afterwards.
 MEMORY_KIB: Final = 128 * 1024 + 8
