@@ -165,11 +165,10 @@ def _read_dump(sock: socket.socket, found: list[bytes]) -> bool:
             _, kind, flags, _, _ = messages.HEADER.unpack_from(message)
             if flags & messages.DUMP_INTERRUPTED:
                 consistent = False
-            if kind == messages.DONE:
-                return consistent
-            if kind == messages.ERROR:
-                if _ANSWER.unpack_from(message)[5] == -errno.ENOENT:
-                    return True  # a table without a route so far
+            if kind in {messages.DONE, messages.ERROR}:
+                # A table without a route so far does not exist.
+                if _ANSWER.unpack_from(message)[5] in {0, -errno.ENOENT}:
+                    return consistent
                 raise ObservationError(sentence(message))
             found.append(message)
 

@@ -1,0 +1,117 @@
+"""One exchange for many messages: an errno for each, nothing raised, nothing mixed up."""
+
+import errno
+from collections.abc import Callable
+from ipaddress import IPv4Address
+
+import pytest
+from tests.nodeagent.kernel.conftest import V4, V6, Node, without_privileges
+
+from handover_nodeagent.kernel import messages, netlink, routes
+from handover_nodeagent.network import Route
+
+pytestmark = pytest.mark.root
+ADDRESSES = messages.compose(messages.GETADDR, messages.DUMP, bytes(8))
+MakeRoute = Callable[..., Route]
+
+
+def test_each_message_gets_its_own_errno(
+    node: Node, channel: netlink.Channel, route: MakeRoute
+) -> None:
+    requests = [
+        routes.encode_add(route(V4)),
+        routes.encode_add(route(V4, oif=node.tap1)),
+        routes.encode_remove(route(V6)),
+        routes.encode_add(route(V6)),
+        routes.encode_replace(route(V4, oif=9999)),
+    ]
+    expected = [0, errno.EEXIST, errno.ESRCH, 0, errno.ENODEV]
+    assert expected == channel.transact(requests)
+
+
+def test_the_kernel_explains_what_it_refused(channel: netlink.Channel, route: MakeRoute) -> None:
+    channel.transact([routes.encode_add(route(V4)), routes.encode_remove(route(V6))])
+    assert [channel.explain(position) for position in range(2)] == ["", "No such process"]
+
+
+def test_a_route_on_a_link_that_is_down_is_refused_with_the_reason(
+    node: Node, channel: netlink.Channel, route: MakeRoute
+) -> None:
+    node.run("ip link set tap1 down")
+    requests = [routes.encode_replace(route(address, oif=node.tap1)) for address in (V4, V6)]
+    assert channel.transact(requests) == [errno.ENETDOWN] * 2
+    assert channel.explain(0) == "Network is down (Device for nexthop is not up)"
+
+
+def test_nothing_to_send_is_nothing(channel: netlink.Channel) -> None:
+    assert channel.transact([]) == []
+
+
+def test_a_thousand_messages_keep_their_order(channel: netlink.Channel, route: MakeRoute) -> None:
+    addresses = [IPv4Address(0x0A410100 + number) for number in range(500)]
+    twice = [routes.encode_add(route(address)) for address in addresses for _ in range(2)]
+    assert channel.transact(twice) == [0, errno.EEXIST] * 500
+    assert channel.explain(998) == ""
+    assert channel.explain(999) == "File exists"
+
+
+def test_answers_that_the_kernel_drops_are_unknown_not_successes(
+    node: Node, route: MakeRoute
+) -> None:
+    with netlink.Channel(receive_buffer=1) as narrow:
+        absent = [routes.encode_remove(route(IPv4Address(number))) for number in range(1, 50)]
+        results = narrow.transact([*absent, routes.encode_add(route(V4))])
+        assert {errno.ESRCH, errno.ENOBUFS} == set(results)
+        assert results[-1] == errno.ENOBUFS
+        assert narrow.transact([routes.encode_replace(route(V4))]) == [0]
+    assert node.lines("ip route show") == ["10.65.0.2 dev tap0 proto 88 scope link metric 512"]
+
+
+def test_without_the_privilege_the_answer_is_a_value(route: MakeRoute) -> None:
+    def attempt() -> tuple[list[int], str]:
+        with netlink.Channel() as channel:
+            return channel.transact([routes.encode_add(route(V4))]), channel.explain(0)
+
+    expected = [errno.EPERM], "Operation not permitted: CAP_NET_ADMIN is missing"
+    assert expected == without_privileges(attempt)
+
+
+def test_sequence_numbers_start_anew_before_they_run_out(
+    channel: netlink.Channel, route: MakeRoute
+) -> None:
+    channel._sequence = netlink._MAX_SEQUENCE - 1
+    add, remove = routes.encode_replace(route(V4)), routes.encode_remove(route(V4))
+    for _ in range(3):
+        assert channel.transact([add, remove, remove]) == [0, 0, errno.ESRCH]
+
+
+@pytest.mark.usefixtures("node")
+def test_a_dump_that_is_refused_says_why() -> None:
+    with pytest.raises(netlink.ObservationError, match="Invalid argument"):
+        netlink.dump(messages.compose(messages.GETROUTE, messages.DUMP, b"\2\x20" + bytes(10)))
+
+
+@pytest.mark.usefixtures("node")
+def test_a_dump_of_a_table_without_routes_is_empty() -> None:
+    assert list(routes.dump(messages.INET, 4711)) == []
+
+
+@pytest.mark.usefixtures("node")
+def test_an_interrupted_dump_is_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = len(netlink.dump(ADDRESSES))
+    read = netlink._read_dump
+    outcomes = iter([False, False, True])
+
+    def interrupted(sock: object, found: list[bytes]) -> bool:
+        return read(sock, found) and next(outcomes)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(netlink, "_read_dump", interrupted)
+    assert whole == len(netlink.dump(ADDRESSES))
+    assert list(outcomes) == []
+
+
+@pytest.mark.usefixtures("node")
+def test_a_state_that_never_rests_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(netlink, "_read_dump", lambda _sock, _found: False)
+    with pytest.raises(netlink.ObservationError, match="changed during each of 8 attempts"):
+        netlink.dump(ADDRESSES)

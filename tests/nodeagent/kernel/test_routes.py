@@ -1,0 +1,207 @@
+"""Our routes: in, out and observed, in both families, without a gap and without taking others'."""
+
+import errno
+import socket
+from collections.abc import Callable
+from ipaddress import IPv4Address
+from typing import Any
+
+import pytest
+from pyroute2.netlink.rtnl.marshal import MarshalRtnl
+from tests.nodeagent.kernel.conftest import MAIN, OURS, V4, V6, Node
+
+from handover_nodeagent.kernel import netlink, routes
+from handover_nodeagent.network import IPAddress, Route
+
+pytestmark = pytest.mark.root
+MakeRoute = Callable[..., Route]
+BOTH = pytest.mark.parametrize("address", [V4, V6], ids=["IPv4", "IPv6"])
+
+
+class Monitor:
+    """What an outside observer is told about routes, read by pyroute2."""
+
+    def __init__(self) -> None:
+        """Listen from now on."""
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        self._socket.bind((0, 0x40 | 0x400))
+        self._socket.settimeout(0)
+
+    def close(self) -> None:
+        """Stop."""
+        self._socket.close()
+
+    def metrics(self, address: IPAddress) -> list[list[int]]:
+        """Return the metrics of the routes to *address* that are in after each change."""
+        present: set[int] = set()
+        seen = []
+        for message in self._messages():
+            attributes: dict[str, Any] = dict(message["attrs"])
+            if attributes.get("RTA_DST") == str(address):
+                change = present.add if message["event"] == "RTM_NEWROUTE" else present.discard
+                change(attributes["RTA_PRIORITY"])
+                seen.append(sorted(present))
+        return seen
+
+    def _messages(self) -> list[Any]:
+        found: list[Any] = []
+        while True:
+            try:
+                found += MarshalRtnl().parse(self._socket.recv(65536))
+            except BlockingIOError:
+                return found
+
+
+def shown(node: Node, address: IPAddress) -> list[str]:
+    """Return the routes to *address* as ip shows them."""
+    lines = node.lines(f"ip -{address.version} route show {address}")
+    return [line.removesuffix(" pref medium").replace(" scope link", "") for line in lines]
+
+
+@BOTH
+def test_metric_changes_without_a_moment_in_which_there_is_no_route(
+    channel: netlink.Channel, route: MakeRoute, address: IPAddress
+) -> None:
+    monitor = Monitor()
+    normal, elevated = route(address, metric=1024), route(address)
+    channel.transact([routes.encode_add(normal)])
+    channel.transact([routes.encode_replace(elevated), routes.encode_remove(normal)])
+    channel.transact([routes.encode_add(normal), routes.encode_remove(elevated)])
+    expected = [[1024], [512, 1024], [512], [512, 1024], [1024]]
+    assert expected == monitor.metrics(address)
+    monitor.close()
+
+
+@BOTH
+def test_a_route_moves_to_another_device_in_one_step(
+    node: Node, channel: netlink.Channel, route: MakeRoute, address: IPAddress
+) -> None:
+    monitor = Monitor()
+    channel.transact([routes.encode_add(route(address))])
+    assert channel.transact([routes.encode_replace(route(address, oif=node.tap1))]) == [0]
+    assert monitor.metrics(address) == [[512], [512]]
+    assert [f"{address} dev tap1 proto 88 metric 512"] == shown(node, address)
+    monitor.close()
+
+
+@BOTH
+def test_deleting_one_devices_route_never_takes_the_others(
+    node: Node, channel: netlink.Channel, route: MakeRoute, address: IPAddress
+) -> None:
+    mine, other = route(address), route(address, oif=node.tap1)
+    channel.transact([routes.encode_add(mine)])
+    assert channel.transact([routes.encode_remove(other)]) == [errno.ESRCH]
+    assert [f"{address} dev tap0 proto 88 metric 512"] == shown(node, address)
+
+
+@BOTH
+@pytest.mark.parametrize(
+    "difference", [{"metric": 1024}, {"protocol": 89}, {"table": 100}], ids=str
+)
+def test_a_delete_takes_exactly_its_route(
+    channel: netlink.Channel, route: MakeRoute, address: IPAddress, difference: dict[str, int]
+) -> None:
+    mine = route(address)
+    channel.transact([routes.encode_add(mine)])
+    assert channel.transact([routes.encode_remove(route(address, **difference))]) == [errno.ESRCH]
+    assert channel.transact([routes.encode_remove(mine)]) == [0]
+
+
+@BOTH
+def test_a_foreign_route_of_our_metric_is_not_overwritten_by_an_add(
+    node: Node, channel: netlink.Channel, route: MakeRoute, address: IPAddress
+) -> None:
+    node.run(f"ip route add {address} dev tap1 metric 512 proto 12")
+    assert channel.transact([routes.encode_add(route(address))]) == [errno.EEXIST]
+    assert [f"{address} dev tap1 proto bird metric 512"] == shown(node, address)
+
+
+def test_in_ipv6_a_replace_takes_the_first_route_of_its_metric_whatever_its_device(
+    node: Node, channel: netlink.Channel, route: MakeRoute
+) -> None:
+    """The kernel's own trap: what plan.diff reckons with when it pairs wanted and observed."""
+    for device in ("tap0", "tap1"):
+        node.run(f"ip -6 route append {V6} dev {device} metric 512 proto 88")
+    assert (route(V6), route(V6, oif=node.tap1)) == routes.observe(OURS, [MAIN])
+    assert channel.transact([routes.encode_replace(route(V6, oif=node.tap1))]) == [0]
+    assert (route(V6, oif=node.tap1),) * 2 == routes.observe(OURS, [MAIN])
+
+
+@BOTH
+def test_only_our_direct_host_routes_are_observed(
+    node: Node, channel: netlink.Channel, route: MakeRoute, address: IPAddress
+) -> None:
+    mine, aside = route(address), route(address, table=100, metric=1024)
+    channel.transact([routes.encode_add(mine), routes.encode_add(aside)])
+    gateway = "10.65.1.1" if address.version == 4 else "fd00:66::1"
+    node.run(f"ip address add {gateway}/{address.max_prefixlen - 8} dev tap1")
+    other, network = address + 1, address + 16
+    node.run(f"ip route add {other} dev tap0 proto 12")
+    node.run(f"ip route add {network}/{address.max_prefixlen - 1} dev tap0 proto 88")
+    via = gateway[:-1] + "2"
+    node.run(f"ip route add {address + 2} via {via} proto 88")
+    node.run(f"ip route add blackhole {address + 3} proto 88")
+    assert (mine, aside) == routes.observe(OURS, [MAIN, 100])
+    assert (mine,) == routes.observe(OURS, [MAIN])
+    assert routes.observe(OURS, [4711]) == ()
+
+
+def test_link_down_loses_ipv4_routes_silently_and_ipv6_ones_too(
+    node: Node, channel: netlink.Channel, route: MakeRoute
+) -> None:
+    both = [route(V4), route(V6)]
+    channel.transact([routes.encode_add(one) for one in both])
+    node.run("ip link set tap0 down")
+    node.run("ip link set tap0 up")
+    assert routes.observe(OURS, [MAIN]) == ()
+    assert channel.transact([routes.encode_add(one) for one in both]) == [0, 0]
+
+
+def test_routes_follow_a_rename_but_not_an_interface_made_anew(
+    node: Node, channel: netlink.Channel, route: MakeRoute
+) -> None:
+    both = [route(V4), route(V6)]
+    channel.transact([routes.encode_add(one) for one in both])
+    node.run("ip link set tap0 name tap7")
+    assert tuple(both) == routes.observe(OURS, [MAIN])
+    assert shown(node, V4) == ["10.65.0.2 dev tap7 proto 88 metric 512"]
+    node.run("ip link delete tap7")
+    node.make_tap0()
+    assert node.tap0 != both[0].oif
+    assert routes.observe(OURS, [MAIN]) == ()
+    assert channel.transact([routes.encode_replace(one) for one in both]) == [errno.ENODEV] * 2
+    assert channel.transact([routes.encode_add(route(one)) for one in (V4, V6)]) == [0, 0]
+
+
+@BOTH
+def test_the_kernel_says_which_route_wins(
+    node: Node, channel: netlink.Channel, route: MakeRoute, address: IPAddress
+) -> None:
+    assert routes.winner(channel, address) is None
+    mine = route(address)
+    channel.transact([routes.encode_add(mine)])
+    found = routes.winner(channel, address)
+    assert found
+    assert mine == found.route
+    assert found.is_host
+    node.run(f"ip route add {address} dev tap1 metric 5 proto 12")
+    found = routes.winner(channel, address)
+    assert found
+    assert Route(address, node.tap1, 5, MAIN, 12) == found.route
+
+
+def test_a_winner_by_a_gateway_is_told_as_it_is(node: Node, channel: netlink.Channel) -> None:
+    node.run("ip address add 192.0.2.1/24 dev tap1")
+    node.run("ip route add default via 192.0.2.9 proto 3 metric 7")
+    found = routes.winner(channel, V4)
+    assert str(found) == f"0.0.0.0/0 via 192.0.2.9 dev {node.tap1} metric 7 table 254 proto 3"
+
+
+def test_ten_thousand_foreign_routes_do_not_hide_ours(
+    node: Node, channel: netlink.Channel, route: MakeRoute
+) -> None:
+    foreign = (IPv4Address(0x0A000000 + number) for number in range(10_000))
+    many = [routes.encode_add(route(one, oif=node.tap1, metric=0, protocol=12)) for one in foreign]
+    assert {0} == set(channel.transact(many))
+    channel.transact([routes.encode_add(route(V4))])
+    assert (route(V4),) == routes.observe(OURS, [MAIN])
