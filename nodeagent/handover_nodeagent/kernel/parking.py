@@ -25,7 +25,8 @@ _TICKS_PER_SECOND: Final = 100
 _SETTABLE_FLAGS: Final = 0x2 | 0x4
 """RTNH_F_PERVASIVE and RTNH_F_ONLINK; the others tell a state and may not be set."""
 _NEW_FLAGS: Final = messages.CREATE | messages.APPEND
-_THERE_OR_GONE: Final = frozenset({0, errno.EEXIST, errno.ESRCH})
+_THERE: Final = frozenset({0, errno.EEXIST})
+_ANY_SCOPE: Final = 255
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,17 +68,17 @@ def park(channel: netlink.Channel, foreign: Foreign) -> int:
     """
     message = foreign.message
     copy = _rewrite(message, messages.NEWROUTE, _NEW_FLAGS, PARKING_TABLE)
-    remove_copy = _rewrite(message, messages.DELROUTE, 0, PARKING_TABLE)
     copied = channel.transact([copy])[0]
-    if copied not in _THERE_OR_GONE:
+    if copied not in _THERE:
         return copied
     removed = channel.transact([_rewrite(message, messages.DELROUTE, 0, foreign.route.table)])[0]
-    if copied == 0 and removed == errno.ESRCH:
-        channel.transact([remove_copy])
-    elif copied == errno.EEXIST and removed == 0:
-        # IPv6 takes two routes of one device and metric for the same; the newer one counts.
-        channel.transact([remove_copy, copy])
-    return 0 if removed in _THERE_OR_GONE else removed
+    if removed == 0:
+        # A copy of what its owner had there before is outdated. If there is none, this one goes
+        # and comes back: in one exchange, which not even a SIGKILL divides.
+        channel.transact([_forget(foreign), copy])
+    elif removed == errno.ESRCH and copied == 0:
+        channel.transact([_rewrite(message, messages.DELROUTE, 0, PARKING_TABLE)])
+    return 0 if removed == errno.ESRCH else removed
 
 
 def unpark(channel: netlink.Channel, parked: Foreign, table: int) -> int:
@@ -91,7 +92,7 @@ def unpark(channel: netlink.Channel, parked: Foreign, table: int) -> int:
     if put == errno.EEXIST and isinstance(parked.route.address, IPv6Address):
         flags = messages.CREATE | messages.REPLACE
         put = channel.transact([_rewrite(message, messages.NEWROUTE, flags, table)])[0]
-    if put not in _THERE_OR_GONE:
+    if put not in _THERE:
         return put
     channel.transact([_rewrite(message, messages.DELROUTE, 0, PARKING_TABLE)])
     return 0
@@ -106,6 +107,21 @@ def _direct_hosts(table: int, oif: int) -> Iterator[Foreign]:
             entry = routes.decode(message)
             if entry.direct:
                 yield Foreign(entry.route, message)
+
+
+def _forget(foreign: Foreign) -> bytes:
+    """Return the message that removes the oldest copy of this device and metric."""
+    route = foreign.route
+    family, length, source, tos, *_ = routes.BODY.unpack_from(foreign.message, routes.BODY_AT)
+    return messages.compose(
+        messages.DELROUTE,
+        0,
+        routes.BODY.pack(family, length, source, tos, 0, 0, _ANY_SCOPE, routes.UNICAST, 0)
+        + messages.attribute(routes.DESTINATION, route.address.packed)
+        + messages.number(routes.DEVICE, route.oif)
+        + messages.number(routes.PRIORITY, route.metric)
+        + messages.number(routes.TABLE, PARKING_TABLE),
+    )
 
 
 def _rewrite(message: bytes, kind: int, flags: int, table: int) -> bytes:
