@@ -78,18 +78,15 @@ def _by_route(
     if not routed:
         text = f"no spec.interface, no interface {calico}, no direct route to any of its addresses"
         return Unplaced(Obstacle.INTERFACE_NOT_FOUND, text)
-    free = [link for link in routed if not _objection(link)]
-    free = [link for link in free if link.index not in surroundings.claimed]
+    claimed = surroundings.claimed
+    free = [link for link in routed if link.index not in claimed and not _objection(link)]
     if len(free) == 1:
         return free[0]
     names = ", ".join(sorted(link.name for link in free or routed))
+    leave = f"direct routes to its addresses leave by {names}"
     if free:
-        text = f"direct routes to its addresses leave by several interfaces: {names}"
-        return Unplaced(Obstacle.INTERFACE_AMBIGUOUS, text)
-    text = (
-        f"direct routes to its addresses leave by {names}, which another endpoint or the node has"
-    )
-    return Unplaced(Obstacle.INTERFACE_REFUSED, text)
+        return Unplaced(Obstacle.INTERFACE_AMBIGUOUS, f"{leave}: name one in spec.interface")
+    return Unplaced(Obstacle.INTERFACE_REFUSED, f"{leave}: another endpoint's, or the node's own")
 
 
 def _unless_refused(link: Link) -> Link | Unplaced:
