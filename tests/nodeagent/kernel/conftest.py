@@ -60,6 +60,15 @@ class Node:
             _enter(self.guest)
             return self.run(command)
 
+    def guest_socket(self) -> socket.socket:
+        """Return a raw socket on the guest's interface, which waits at most five seconds."""
+        with _restored():
+            _enter(self.guest)
+            sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+            sock.bind(("eth", 3))
+        sock.settimeout(5)
+        return sock
+
     def make_tap0(self) -> None:
         """Make tap0, its other end in the guest."""
         peer = f"peer name eth netns /proc/{os.getpid()}/fd/{self.guest}"
