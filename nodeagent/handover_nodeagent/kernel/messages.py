@@ -1,8 +1,8 @@
 """PURE: rtnetlink messages as bytes: composed, split and read without a copy too many.
 
-Written with ``struct`` because a route takes 0.4 µs this way and 195 µs with pyroute2's message
-classes, on the loop that a guest's announcement waits for; the tests let pyroute2 and iproute2
-judge every byte. Layouts: linux/netlink.h, rtnetlink.h.
+Written with ``struct``, on the loop that a guest's announcement waits for: a route takes 2 µs,
+with pyroute2's message classes 195. The tests let pyroute2 and iproute2 judge every byte.
+Layouts: linux/netlink.h, rtnetlink.h.
 """
 
 import struct
@@ -73,6 +73,17 @@ def attributes(message: bytes, start: int) -> Mapping[int, bytes]:
         found[kind & _TYPE_MASK] = message[start + _ATTRIBUTE.size : start + length]
         start += (length + 3) & ~3
     return found
+
+
+def find(message: bytes, start: int, kind: int) -> bytes:
+    """Return the first attribute of *kind*, b"" if there is none: the quick look."""
+    end = len(message)
+    while start + _ATTRIBUTE.size <= end:
+        length, found = _ATTRIBUTE.unpack_from(message, start)
+        if found == kind or length < _ATTRIBUTE.size:
+            return message[start + _ATTRIBUTE.size : start + length]
+        start += (length + 3) & ~3
+    return b""
 
 
 def to_number(payload: bytes | None, absent: int = 0) -> int:

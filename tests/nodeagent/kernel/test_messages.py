@@ -75,6 +75,7 @@ def test_no_bytes_make_the_reader_raise_or_hang(garbage: bytes) -> None:
     for message in messages.split(garbage):
         messages.attributes(message, messages.HEADER.size)
     messages.attributes(garbage, 0)
+    messages.find(garbage, 0, 1)
 
 
 @given(st.lists(st.tuples(st.integers(1, 60), st.binary(max_size=9)), max_size=6))
@@ -82,6 +83,9 @@ def test_attributes_are_read_as_they_were_written(pairs: list[tuple[int, bytes]]
     body = b"".join(messages.attribute(kind, payload) for kind, payload in pairs)
     message = messages.compose(24, 0, body)
     assert dict(pairs) == messages.attributes(message, messages.HEADER.size)
+    first = dict(reversed(pairs))
+    for kind in range(1, 61):
+        assert first.get(kind, b"") == messages.find(message, messages.HEADER.size, kind)
 
 
 @given(st.lists(st.binary(max_size=9).map(lambda body: messages.compose(24, 0, body))))

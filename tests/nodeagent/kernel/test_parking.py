@@ -1,12 +1,12 @@
 """Foreign routes: kept aside with all that they had, given back as they were."""
 
 import errno
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from tests.nodeagent.kernel.conftest import MAIN, OURS, V4, V6, Node, without_privileges
 
-from handover_nodeagent.kernel import netlink, parking, routes
+from handover_nodeagent.kernel import messages, netlink, parking, routes
 from handover_nodeagent.network import IPAddress, Route
 
 pytestmark = pytest.mark.root
@@ -68,6 +68,19 @@ def test_a_route_that_expires_goes_on_expiring(node: Node, channel: netlink.Chan
     parking.park(channel, found)
     (line,) = shown(node, V6, 5254)
     assert 500 < int(line.split("expires ")[1].split("sec")[0]) <= 600
+
+
+@BOTH
+def test_a_route_by_a_link_without_carrier_is_parked_too(
+    node: Node, channel: netlink.Channel, address: IPAddress
+) -> None:
+    """Its listing carries flags that tell a state, and that the kernel does not take back."""
+    node.run(f"ip route add {address} dev tap1 proto 5")
+    node.run("ip link set far1 down")
+    node.await_shown(f"ip -{address.version} route show {address}", "linkdown")
+    (found,) = foreign(address)
+    assert parking.park(channel, found) == 0
+    assert len(parking.observe_parked()) == 1
 
 
 @BOTH
@@ -157,17 +170,23 @@ def test_only_foreign_direct_host_routes_are_found(
     assert len(foreign(address, oif=node.tap1)) == 1
 
 
+class FullChannel(netlink.Channel):
+    """A channel to a kernel that has no room for new routes."""
+
+    def transact(self, requests: Sequence[bytes]) -> list[int]:
+        """Let through what is not a new route."""
+        if any(messages.HEADER.unpack_from(one)[1] == messages.NEWROUTE for one in requests):
+            return [errno.ENOMEM] * len(requests)
+        return super().transact(requests)
+
+
 @BOTH
 def test_what_cannot_be_copied_is_left_alone(node: Node, address: IPAddress) -> None:
     node.run(f"ip route add {address} dev tap0 proto 5")
     (found,) = foreign(address)
-
-    def attempt() -> int:
-        with netlink.Channel() as channel:
-            return parking.park(channel, found)
-
-    assert without_privileges(attempt) == errno.EPERM
-    assert (found.route,) == tuple(one.route for one in foreign(address))
+    with FullChannel() as full:
+        assert parking.park(full, found) == errno.ENOMEM
+    assert [found.route] == [one.route for one in foreign(address)]
 
 
 def test_what_cannot_be_put_back_stays_parked(node: Node, channel: netlink.Channel) -> None:
