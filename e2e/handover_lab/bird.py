@@ -60,7 +60,7 @@ class Bird:
 
     def __init__(self, place: Place, process: subprocess.Popen[bytes], files: Path) -> None:
         self._place = place
-        self._process = process
+        self.process = process
         self._files = files
 
     @classmethod
@@ -94,7 +94,7 @@ class Bird:
         while not (states := await asyncio.to_thread(self.sessions)) or set(states.values()) != {
             "Established"
         }:
-            if self._process.poll() is not None or time.monotonic() > deadline:
+            if self.process.poll() is not None or time.monotonic() > deadline:
                 log = self._files.with_suffix(".log").read_text()[-500:]
                 message = f"BIRD is not connected: {dict(states) or 'no answer'}. Its log:\n{log}"
                 raise BirdError(message)
@@ -102,8 +102,8 @@ class Bird:
 
     def stop(self) -> None:
         """End BIRD; it takes its routes out of the kernel first."""
-        self._process.terminate()
-        self._process.wait()
+        self.process.terminate()
+        self.process.wait()
 
 
 def sessions(answer: str) -> Mapping[str, str]:

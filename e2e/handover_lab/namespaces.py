@@ -2,8 +2,13 @@
 
 import subprocess
 from dataclasses import dataclass
+from typing import Final
 
 from handover_lab import bird
+
+
+# Whatever happens to the test: the kernel ends what it started.
+WITH_US: Final = ("setpriv", "--pdeathsig", "KILL")
 
 
 @dataclass
@@ -17,7 +22,7 @@ class Namespace:
     def make(cls, name: str) -> "Namespace":
         """Make one, with nothing but loopback in it."""
         script = "ip link set lo up && echo up && exec sleep infinity"
-        argv = ["unshare", "--net", "sh", "-c", script]
+        argv = [*WITH_US, "unshare", "--net", "sh", "-c", script]
         holder = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
         assert holder.stdout is not None
         assert holder.stdout.readline() == "up\n"
@@ -25,7 +30,7 @@ class Namespace:
 
     def command(self, *argv: str) -> list[str]:
         """Compose what runs *argv* in this namespace."""
-        return ["nsenter", f"--net=/proc/{self.holder.pid}/ns/net", "--", *argv]
+        return [*WITH_US, "nsenter", f"--net=/proc/{self.holder.pid}/ns/net", "--", *argv]
 
     def run(self, script: str) -> str:
         """Run a shell script here and return what it says."""

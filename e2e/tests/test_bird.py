@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack
@@ -135,6 +136,32 @@ async def test_all_follow_the_elevated_route_at_once(mesh: Mesh) -> None:
     await mesh.becomes(mesh.router, VIA_B)
     # The source forwards what still arrives, although it has its own route yet.
     await mesh.becomes(mesh.a, VIA_B)
+
+
+@needs_root
+@pytest.mark.root
+async def test_a_target_needs_no_word_of_its_speaker_to_use_its_own_route(mesh: Mesh) -> None:
+    mesh.birds[2].process.send_signal(signal.SIGSTOP)
+    route(mesh.b, "add", 512)
+    chosen = mesh.way(mesh.b)
+    mesh.birds[2].process.send_signal(signal.SIGCONT)
+
+    assert chosen == HERE
+
+
+@needs_root
+@pytest.mark.root
+@pytest.mark.parametrize("metric", [512, 1024])
+async def test_of_two_equals_none_is_silenced(mesh: Mesh, metric: int) -> None:
+    for node in (mesh.a, mesh.b):
+        route(node, "replace", metric)
+
+    def heard_from_both() -> bool:
+        answers = (mesh.birds[0].ask("show", "route", "for", ip, "all") for ip in ADDRESSES)
+        return all(answer.count("unicast") == 2 for answer in answers)
+
+    await comes_true(heard_from_both)
+    assert (mesh.way(mesh.a), mesh.way(mesh.b)) == (HERE, HERE)
 
 
 @needs_root
