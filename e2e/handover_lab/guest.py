@@ -8,6 +8,7 @@ is kept with QEMU's own time of it.
 import asyncio
 import collections
 import contextlib
+import logging
 import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,10 @@ MEMORY_KIB: Final = 128 * 1024 + 8
 
 READY: Final = b"guest: ready"
 """What the echo server prints on the console when it serves."""
+
+
+# What qemu.qmp logs, our errors say.
+logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
 
 
 class GuestError(RuntimeError):
