@@ -145,6 +145,13 @@ def dump(request: bytes) -> list[bytes]:
 
     Runs in a thread, never in the loop. Raises ObservationError.
     """
+    try:
+        return _dump(request)
+    except OSError as error:
+        raise ObservationError(describe(error.errno or errno.EIO)) from error
+
+
+def _dump(request: bytes) -> list[bytes]:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
         # Only so does the kernel filter, and refuse what it does not understand.
         sock.setsockopt(_SOL_NETLINK, _STRICT_CHECK, 1)

@@ -58,9 +58,7 @@ class GuardTable:
 
     def close(self) -> None:
         """Give thread and context back; the table stays."""
-        if self._context:
-            self._thread.submit(self._context.close)
-            self._context = None
+        self._thread.submit(self._release)
         self._thread.shutdown(wait=False)
 
     def _open(self) -> None:
@@ -70,6 +68,10 @@ class GuardTable:
             self._context = libnftables.Context()
         except libnftables.UnavailableError as error:
             self._obstacle = f"{error}; the ARP guard is off"
+
+    def _release(self) -> None:
+        if self._context:
+            self._context.close()
 
     async def _call(self, work: Callable[[], _T]) -> _T:
         return await asyncio.get_running_loop().run_in_executor(self._thread, work)

@@ -1,6 +1,7 @@
 """One exchange for many messages: an errno for each, nothing raised, nothing mixed up."""
 
 import errno
+import socket
 from collections.abc import Callable
 from ipaddress import IPv4Address
 
@@ -92,8 +93,27 @@ def test_a_dump_that_is_refused_says_why() -> None:
 
 
 @pytest.mark.usefixtures("node")
+def test_a_dump_without_a_socket_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    def none_left(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, "")
+
+    monkeypatch.setattr(socket, "socket", none_left)
+    with pytest.raises(netlink.ObservationError, match="Too many open files"):
+        netlink.dump(ADDRESSES)
+
+
+@pytest.mark.usefixtures("node")
 def test_a_dump_of_a_table_without_routes_is_empty() -> None:
     assert list(routes.dump(messages.INET, 4711)) == []
+
+
+@pytest.mark.parametrize(("flags", "whole"), [(0x2, True), (0x2 | 0x10, False)])
+def test_a_dump_says_itself_that_it_was_interrupted(flags: int, *, whole: bool) -> None:
+    kernel, reader = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with kernel, reader:
+        kernel.send(messages.compose(messages.NEWROUTE, flags, bytes(12)))
+        kernel.send(messages.compose(messages.DONE, 0x2, bytes(4)))
+        assert whole == netlink._read_dump(reader, [])
 
 
 @pytest.mark.usefixtures("node")
@@ -102,8 +122,8 @@ def test_an_interrupted_dump_is_read_again(monkeypatch: pytest.MonkeyPatch) -> N
     read = netlink._read_dump
     outcomes = iter([False, False, True])
 
-    def interrupted(sock: object, found: list[bytes]) -> bool:
-        return read(sock, found) and next(outcomes)  # type: ignore[arg-type]
+    def interrupted(sock: socket.socket, found: list[bytes]) -> bool:
+        return read(sock, found) and next(outcomes)
 
     monkeypatch.setattr(netlink, "_read_dump", interrupted)
     assert whole == len(netlink.dump(ADDRESSES))
