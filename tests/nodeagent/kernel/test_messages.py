@@ -4,7 +4,7 @@ from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
@@ -71,6 +71,7 @@ def test_seed_message_is_what_pyroute2_writes(address: IPAddress) -> None:
 
 
 @given(st.binary(max_size=200))
+@example(bytes(20))
 def test_no_bytes_make_the_reader_raise_or_hang(garbage: bytes) -> None:
     for message in messages.split(garbage):
         messages.attributes(message, messages.HEADER.size)
