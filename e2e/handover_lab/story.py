@@ -112,6 +112,8 @@ class Node:
     state: str = ""
     guest: GuestState = ""
     routes: tuple[str, ...] = ()
+    hosts: bool = True
+    """Whether VMs run there; a router has nothing but routes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,8 +128,9 @@ class Story:
     flows: tuple[Traffic, ...] = ()
 
     def node(self, name: str) -> Node:
-        """Return what is true about node *name*; one never heard of is empty."""
-        return next((node for node in self.nodes if node.name == name), Node(name))
+        """Return what is true about *name*; one that the story did not begin with is a router."""
+        known = (node for node in self.nodes if node.name == name)
+        return next(known, Node(name, hosts=False))
 
 
 def told(story: Story, fact: Fact | Traffic) -> Story:

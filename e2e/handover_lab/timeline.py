@@ -72,32 +72,44 @@ class Timeline:
                 self._console.print(fact_line(self.story, new), soft_wrap=True)
 
     def view(self) -> RenderableType:
-        """Draw the story as it stands, no higher than the terminal."""
-        height = self._console.size.height
-        return render(self.story, max(4, height - 17 - len(self.story.flows)))
+        """Draw the story as it stands, with as many of its latest facts as the terminal holds."""
+        head = state_of(self.story)
+        used = len(self._console.render_lines(head)) + 2
+        return Group(head, Text(), *latest(self.story, self._console.size.height - used))
 
 
-def render(told: Story, lines: int) -> RenderableType:
-    """Draw *told* with its last *lines* facts."""
+def state_of(told: Story) -> RenderableType:
+    """Draw what is true now."""
     return Group(
         Text(f" {told.title}", "bold"),
-        Columns([node_panel(node) for node in told.nodes], expand=False, padding=(0, 1)),
+        Columns([node_panel(node) for node in told.nodes], padding=(0, 1)),
         phases(told.phase),
         Text(),
         flows(told.flows),
-        Text(),
-        *(fact_line(told, fact) for fact in told.facts[-lines:]),
     )
+
+
+def latest(told: Story, height: int) -> list[Text]:
+    """Write the last facts that fit into *height* lines."""
+    lines: list[Text] = []
+    for fact in reversed(told.facts):
+        line = fact_line(told, fact)
+        height -= 1 + line.plain.count("\n")
+        if height < 0:
+            break
+        lines.append(line)
+    return lines[::-1]
 
 
 def node_panel(node: Node) -> Panel:
     """Draw one node: its guest, role, state and routes."""
     grid = Table.grid(padding=(0, 1))
     grid.add_column(style="dim", min_width=5)
-    grid.add_column(min_width=34)
-    grid.add_row("guest", GUEST_SIGNS[node.guest])
-    grid.add_row("role", Text(node.role or "-", KIND_STYLES["role"]))
-    grid.add_row("state", Text(node.state or "-", KIND_STYLES["state"]))
+    grid.add_column(min_width=26)
+    if node.hosts:
+        grid.add_row("guest", GUEST_SIGNS[node.guest])
+        grid.add_row("role", Text(node.role or "-", KIND_STYLES["role"]))
+        grid.add_row("state", Text(node.state or "-", KIND_STYLES["state"]))
     grid.add_row("route", Text("\n".join(node.routes) or "-", KIND_STYLES["route"]))
     border = "green" if node.guest == "runs" else "dim"
     return Panel(grid, title=node.name, title_align="left", border_style=border, box=ROUNDED)

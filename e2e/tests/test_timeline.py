@@ -83,8 +83,22 @@ def test_on_a_terminal_the_last_view_stays() -> None:
     assert "dev tapvm metric 512" in output.getvalue()
 
 
+@pytest.mark.parametrize("height", [14, 20, 40])
+def test_the_view_fits_the_terminal_and_ends_with_the_latest_fact(height: int) -> None:
+    console = Console(file=io.StringIO(), width=100, height=height, force_terminal=True)
+    shown = Timeline(BEGAN, NODES, console)
+    for moment in range(50):
+        shown.tell(Chapter(BEGAN, f"chapter {moment}"))
+        shown.tell(Note(BEGAN, f"note {moment}"))
+
+    lines = console.render_lines(shown.view())
+
+    assert len(lines) <= height
+    assert "note 49" in "".join(segment.text for segment in lines[-1])
+
+
 def test_a_node_shows_what_is_true_now() -> None:
-    node = tell(Story(BEGAN, ()), FACTS).node("node-b")
+    node = tell(Story(BEGAN, (story.Node("node-b"),)), FACTS).node("node-b")
 
     assert story.Node("node-b", "", "Target", "runs", ("dev tapvm metric 512",)) == node
 
