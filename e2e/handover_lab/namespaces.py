@@ -6,7 +6,6 @@ from typing import Final
 
 from handover_lab import bird
 
-
 # Whatever happens to the test: the kernel ends what it started.
 WITH_US: Final = ("setpriv", "--pdeathsig", "KILL")
 
