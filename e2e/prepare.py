@@ -94,7 +94,9 @@ def install_python() -> int:
         ("making .venv", [sys.executable, "-m", "venv", str(VENV)]),
         (
             "installing the pinned Python packages",
-            [*pip, "--require-hashes", "--requirement", str(ROOT / "constraints.txt")],
+            # The file names every package, so nothing is left to resolve. pip would try, and ask
+            # for a hash of coverage[toml], which no file without extras can carry.
+            [*pip, "--no-deps", "--require-hashes", "--requirement", str(ROOT / "constraints.txt")],
         ),
         (
             "installing handover itself",
