@@ -1,0 +1,127 @@
+"""What the API says becomes facts, in the order in which they happened."""
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from handover_lab import observer
+from handover_lab.desk import Desk
+from handover_lab.story import Fact, Note, Phase, Role, Signal, State, Traffic
+
+NOW = 1_795_528_486_000_000_000
+
+
+def endpoint(role: str = "", **status: Any) -> dict[str, Any]:
+    """Build a WorkloadEndpoint as the API serves it."""
+    annotations = {"handover.dev/role": role} if role else {}
+    metadata = {"name": "vm-on-node-b", "annotations": annotations}
+    return {
+        "kind": "WorkloadEndpoint",
+        "metadata": metadata,
+        "spec": {"node": "node-b"},
+        "status": status,
+    }
+
+
+def migration(**status: Any) -> dict[str, Any]:
+    """Build a LiveMigration as the API serves it."""
+    return {"kind": "LiveMigration", "metadata": {"name": "move"}, "status": status}
+
+
+def condition(kind: str, status: str, message: str = "") -> dict[str, str]:
+    """Build a condition."""
+    return {"type": kind, "status": status, "reason": "Because", "message": message}
+
+
+SINCE = "2026-11-24T13:54:46.056424Z"
+SINCE_NS = 1_795_528_486_056_424_000
+CUTOVER = {"signal": "RARP", "announcementToRouteMicroseconds": 424, "time": SINCE}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "expected"),
+    [
+        ({}, endpoint(), []),
+        ({}, endpoint("target"), [Role(NOW, "node-b", "target")]),
+        (endpoint("target"), endpoint(), [Role(NOW, "node-b", "")]),
+        (endpoint("target"), {}, [Role(NOW, "node-b", "")]),
+        (
+            endpoint("target", state="Target"),
+            endpoint("target", state="Live", since=SINCE, lastCutover=CUTOVER),
+            [Signal(SINCE_NS - 424_000, "node-b", "RARP", 424), State(SINCE_NS, "node-b", "Live")],
+        ),
+        (
+            endpoint(state="Base", lastCutover=CUTOVER),
+            endpoint(lastCutover=CUTOVER, state="Base"),
+            [],
+        ),
+        ({}, migration(), []),
+        (migration(), migration(phase="Ready"), [Phase(NOW, "Ready")]),
+        (migration(phase="Ready"), migration(phase="Ready"), []),
+        (migration(phase="Succeeded"), {}, []),
+        (
+            migration(),
+            migration(conditions=[condition("SourceLingers", "True", "vm-on-node-a still does")]),
+            [Note(NOW, "move: SourceLingers: vm-on-node-a still does")],
+        ),
+        (
+            endpoint(conditions=[condition("Programmed", "True")]),
+            endpoint(conditions=[condition("Programmed", "False")]),
+            [Note(NOW, "vm-on-node-b: Programmed: Because")],
+        ),
+        ({}, migration(conditions=[condition("TargetReady", "True")]), []),
+    ],
+)
+def test_a_change_of_an_object_tells(
+    before: dict[str, Any], after: dict[str, Any], expected: list[Fact]
+) -> None:
+    assert expected == list(observer.facts(before, after, NOW))
+
+
+async def test_objects_are_read_wherever_the_stream_was_cut() -> None:
+    text = '{"a": "é"}\n{"b": {}}\n'.encode()
+    for cut in range(len(text)):
+        stream = asyncio.StreamReader()
+        reading = aiter(observer.values(stream))
+        stream.feed_data(text[:cut])
+        first = asyncio.ensure_future(anext(reading))
+        await asyncio.sleep(0)
+        stream.feed_data(text[cut:])
+        stream.feed_eof()
+
+        assert [await first, await anext(reading)] == [{"a": "é"}, {"b": {}}]
+
+
+async def test_a_fact_that_took_longer_to_arrive_still_goes_first() -> None:
+    told: list[Fact | Traffic] = []
+    now = time.time_ns()
+    early, late = Phase(now, "Ready"), Phase(now + 1_000_000, "Live")
+    news = Desk(told.append)
+    async with news.open():
+        news.take(late)
+        news.take(early)
+
+        assert told == []
+    assert told == [early, late]
+
+
+def test_traffic_is_passed_on_at_once() -> None:
+    told: list[Fact | Traffic] = []
+    flow = Traffic("ping", 1, 0, ())
+
+    Desk(told.append).take(flow)
+
+    assert told == [flow]
+
+
+def test_facts_ripen() -> None:
+    told: list[Fact | Traffic] = []
+    news = Desk(told.append)
+    for moment in (30, 10, 20):
+        news.take(Phase(moment, "Ready"))
+
+    news.pass_on(25)
+
+    assert told == [Phase(10, "Ready"), Phase(20, "Ready")]
