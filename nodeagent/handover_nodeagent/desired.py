@@ -81,6 +81,10 @@ class Desired:
         addresses = self._by_address.keys() | self._orphans.keys()
         return Touched(frozenset(addresses), frozenset(self._by_interface))
 
+    def knows(self, address: IPAddress) -> bool:
+        """Tell whether an endpoint or an orphan has *address*."""
+        return address in self._by_address or address in self._orphans
+
     def put(self, local: Local) -> Touched:
         """Add or replace one endpoint; it claims its addresses from orphans."""
         touched = self.drop(local.key) | _touched_by(local)

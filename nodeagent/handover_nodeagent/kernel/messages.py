@@ -25,6 +25,7 @@ DELROUTE: Final = 25
 GETROUTE: Final = 26
 NEWNEIGH: Final = 28
 DELNEIGH: Final = 29
+GETNEIGH: Final = 30
 
 REQUEST: Final = 0x1
 ACK: Final = 0x4

@@ -3,8 +3,8 @@
 import struct
 from typing import Final
 
-from handover_nodeagent.kernel import messages
-from handover_nodeagent.network import Neigh
+from handover_nodeagent.kernel import messages, netlink
+from handover_nodeagent.network import IPAddress, Neigh
 
 _BODY: Final = struct.Struct("=BxHiHBB")
 _REACHABLE: Final = 0x02
@@ -26,6 +26,16 @@ def encode_seed(neigh: Neigh) -> bytes:
 def encode_remove(neigh: Neigh) -> bytes:
     """Return the message that removes the entry, whatever its MAC."""
     return messages.compose(messages.DELNEIGH, 0, _key(neigh, 0))
+
+
+def find_mac(channel: netlink.Channel, address: IPAddress, oif: int) -> str | None:
+    """Return the MAC that the kernel knows for *address* on *oif*; it may be old."""
+    request = messages.compose(messages.GETNEIGH, 0, _key(Neigh(address, oif, ""), 0))
+    answer = channel.ask(request)
+    if isinstance(answer, int):
+        return None
+    found = messages.find(answer, messages.HEADER.size + _BODY.size, _LINK_LAYER_ADDRESS)
+    return found.hex(":") if any(found) else None
 
 
 def _key(neigh: Neigh, state: int) -> bytes:

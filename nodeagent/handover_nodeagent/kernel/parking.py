@@ -5,6 +5,7 @@ the kernel's own 1024, it collides with ours. The parked copy is made of the ker
 so that it keeps what we do not know; it goes with its interface and is the memory across restarts.
 """
 
+import dataclasses
 import errno
 import struct
 from collections.abc import Iterable, Iterator
@@ -84,6 +85,17 @@ def park(channel: netlink.Channel, foreign: Foreign) -> int:
     return 0 if removed == errno.ESRCH else removed
 
 
+def supplant(channel: netlink.Channel, foreign: Foreign, ours: Route) -> int:
+    """Put *ours* into the place of *foreign*, which has the same metric; return an errno.
+
+    There is no moment without a route. A copy that fails leaves the original alone.
+    """
+    copied = channel.transact(
+        [_rewrite(foreign.message, messages.NEWROUTE, _NEW_FLAGS, PARKING_TABLE)]
+    )[0]
+    return channel.transact([routes.encode_replace(ours)])[0] if copied in _THERE else copied
+
+
 def unpark(channel: netlink.Channel, parked: Foreign, table: int) -> int:
     """Put *parked* back into *table*, then delete the copy; return an errno.
 
@@ -99,6 +111,11 @@ def unpark(channel: netlink.Channel, parked: Foreign, table: int) -> int:
         return put
     channel.transact([_rewrite(message, messages.DELROUTE, 0, PARKING_TABLE)])
     return 0
+
+
+def parked_form(foreign: Foreign) -> Foreign:
+    """Return *foreign* as :func:`observe_parked` would show it, to be given back later."""
+    return Foreign(dataclasses.replace(foreign.route, table=PARKING_TABLE), foreign.message)
 
 
 def _host_routes(table: int, oif: int = 0) -> Iterator[bytes]:

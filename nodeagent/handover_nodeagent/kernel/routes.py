@@ -99,6 +99,12 @@ def winner(channel: netlink.Channel, address: IPAddress) -> Entry | None:
 
     It is ours when ``winner(...).route`` equals our route.
     """
+    message = match(channel, address)
+    return decode(message) if message else None
+
+
+def match(channel: netlink.Channel, address: IPAddress) -> bytes:
+    """Return the winner's route message, b"" when there is none. A few microseconds."""
     body = BODY.pack(
         messages.family_of(address), address.max_prefixlen, 0, 0, 0, 0, 0, 0, _FIB_MATCH
     )
@@ -107,7 +113,7 @@ def winner(channel: netlink.Channel, address: IPAddress) -> Entry | None:
             messages.GETROUTE, 0, body + messages.attribute(DESTINATION, address.packed)
         )
     )
-    return None if isinstance(answer, int) else decode(answer)
+    return b"" if isinstance(answer, int) else answer
 
 
 def dump(family: int, table: int, *, protocol: int = 0, oif: int = 0) -> Iterator[bytes]:

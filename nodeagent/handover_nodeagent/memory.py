@@ -1,0 +1,197 @@
+"""What survives a SIGKILL: one small file per endpoint in the state directory (``/run/handover``).
+
+Written behind, never on the way to a route, each file whole or not at all. A file that cannot be
+read counts as none: kernel and guest go before it anyway.
+"""
+
+import asyncio
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Final, Self
+
+import pydantic
+
+from handover_api.model import Model
+from handover_api.names import ObjectKey
+from handover_api.workloadendpoint import Cutover, State, WorkloadEndpoint
+from handover_nodeagent.network import IPAddress, Route
+from handover_nodeagent.restart import Remembered
+
+DELAY: Final = 0.02
+"""Seconds for which changes are collected before they are written."""
+
+LONGEST: Final = 200
+"""Characters of a file name, before the suffixes."""
+
+_log: Final = logging.getLogger(__name__)
+
+
+class _Place(Model):
+    """``restart.Remembered`` as JSON."""
+
+    state: State
+    since: pydantic.AwareDatetime
+    uid: str | None = None
+    awaiting: bool = False
+
+
+class _Orphan(Model):
+    """``network.Route`` as JSON."""
+
+    address: IPAddress
+    oif: int
+    metric: int
+    table: int
+    protocol: int
+
+
+class Record(Model):
+    """One file: an endpoint as last seen and where it stood, or the routes that outlived it."""
+
+    endpoint: WorkloadEndpoint | None = None
+    stood: _Place | None = None
+    cutover: Cutover | None = None
+    learned_mac: str | None = None
+    orphans: tuple[_Orphan, ...] = ()
+
+    @classmethod
+    def of(
+        cls,
+        endpoint: WorkloadEndpoint,
+        stood: Remembered,
+        cutover: Cutover | None,
+        learned_mac: str | None,
+    ) -> Self:
+        """Make the record of an endpoint; of its metadata only what a restart needs stays."""
+        metadata = endpoint.metadata.model_copy(update={"labels": {}, "owner_references": ()})
+        place = _Place(state=stood.state, since=stood.since, uid=stood.uid, awaiting=stood.awaiting)
+        return cls(
+            endpoint=WorkloadEndpoint(metadata=metadata, spec=endpoint.spec),
+            stood=place,
+            cutover=cutover,
+            learned_mac=learned_mac,
+        )
+
+    @classmethod
+    def of_orphans(cls, routes: Iterable[Route]) -> Self:
+        """Make the record of routes whose endpoint is gone."""
+        orphans = tuple(
+            _Orphan(
+                address=route.address,
+                oif=route.oif,
+                metric=route.metric,
+                table=route.table,
+                protocol=route.protocol,
+            )
+            for route in routes
+        )
+        return cls(orphans=orphans)
+
+    @property
+    def remembered(self) -> Remembered | None:
+        """Where the endpoint stood."""
+        place = self.stood
+        if place is None:
+            return None
+        return Remembered(place.state, place.since, place.uid, place.awaiting)
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """The orphaned routes."""
+        return tuple(
+            Route(kept.address, kept.oif, kept.metric, kept.table, kept.protocol)
+            for kept in self.orphans
+        )
+
+
+class Memory:
+    """Keeps the files; ``trouble`` says why they cannot be written, "" when they can."""
+
+    def __init__(self, directory: Path) -> None:
+        """Use *directory*, which is made when it is missing."""
+        self.trouble = ""
+        self._directory = directory / "endpoints"
+        self._pending: dict[ObjectKey, Callable[[], Record | None]] = {}
+        self._thread = ThreadPoolExecutor(1, "memory")
+        self._timer: asyncio.TimerHandle | None = None
+
+    def load(self) -> dict[ObjectKey, Record]:
+        """Read all files. For a thread, or before the loop runs."""
+        records: dict[ObjectKey, Record] = {}
+        try:
+            self._directory.mkdir(parents=True, exist_ok=True)
+            for path in sorted(self._directory.glob("*.json")):
+                key, record = _read(path)
+                if record:
+                    records[key] = record
+        except OSError as error:
+            self.trouble = f"cannot use the state directory: {error}"
+        return records
+
+    def keep(self, key: ObjectKey, make: Callable[[], Record | None]) -> None:
+        """Write what *make* returns when the time comes; None removes the file."""
+        self._pending[key] = make
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(DELAY, self._write)
+
+    async def flush(self) -> None:
+        """Write what is pending, and wait for it."""
+        self._write()
+        await asyncio.get_running_loop().run_in_executor(self._thread, _nothing)
+
+    def close(self) -> None:
+        """Give the thread back."""
+        self._thread.shutdown(wait=True)
+
+    def _write(self) -> None:
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        made = [(self._directory / _name(key), make()) for key, make in self._pending.items()]
+        self._pending.clear()
+        if made:
+            self._thread.submit(self._store, [(path, key_record) for path, key_record in made])
+
+    def _store(self, made: list[tuple[Path, Record | None]]) -> None:
+        try:
+            for path, record in made:
+                if record is None:
+                    path.unlink(missing_ok=True)
+                    continue
+                draft = path.with_suffix(".draft")
+                draft.write_text(json.dumps(record.to_object()))
+                os.replace(draft, path)  # noqa: PTH105  atomic, and cheaper than Path.replace
+        except OSError as error:
+            if not self.trouble:
+                _log.warning("cannot write the state directory: %s", error)
+            self.trouble = f"cannot write the state directory: {error}"
+        else:
+            self.trouble = ""
+
+
+def _nothing() -> None:
+    """Pass through the thread's queue."""
+
+
+def _name(key: ObjectKey) -> str:
+    """Return the file's name: a namespace has no dot, and a name of 253 letters must fit."""
+    if len(key.name) + len(key.namespace) > LONGEST:
+        return f"{key.namespace}.{hashlib.sha256(key.name.encode()).hexdigest()}.json"
+    return f"{key.namespace}.{key.name}.json"
+
+
+def _read(path: Path) -> tuple[ObjectKey, Record | None]:
+    namespace, _, name = path.stem.partition(".")
+    key = ObjectKey(namespace, name)
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+        record = Record.model_validate(content)
+    except (OSError, ValueError) as error:
+        _log.warning("the state file %s is ignored: %s", path.name, error)
+        return key, None
+    return (record.endpoint.key if record.endpoint else key), record

@@ -1,0 +1,126 @@
+"""What Prometheus can ask the agent."""
+
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+
+from handover_api import __version__
+
+REGISTRY: Final = CollectorRegistry()
+
+_FAST: Final = (
+    *(0.00005, 0.0001, 0.0002, 0.0003, 0.0005),
+    *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0),
+)
+
+BUILD: Final = Info("handover_nodeagent_build", "This agent's version", registry=REGISTRY)
+BUILD.info({"version": __version__})
+
+ENDPOINTS: Final = Gauge(
+    "handover_nodeagent_endpoints",
+    "Endpoints of this node by state",
+    ["state"],
+    registry=REGISTRY,
+)
+TRANSITIONS: Final = Counter(
+    "handover_nodeagent_transitions",
+    "Steps of endpoints' state machines that changed their state",
+    ["from", "to", "input"],
+    registry=REGISTRY,
+)
+IMPOSSIBLE: Final = Counter(
+    "handover_nodeagent_impossible_inputs",
+    "Inputs that cannot be in the state that met them, and changed nothing",
+    ["state", "input"],
+    registry=REGISTRY,
+)
+ANNOUNCEMENTS: Final = Counter(
+    "handover_nodeagent_announcements",
+    "Frames that proved a guest alive, by signal",
+    ["signal"],
+    registry=REGISTRY,
+)
+REJECTED: Final = Counter(
+    "handover_nodeagent_rejected_frames",
+    "Frames that came through the kernel's filter and proved nothing, by reason",
+    ["reason"],
+    registry=REGISTRY,
+)
+ANNOUNCEMENT_TO_ROUTE: Final = Histogram(
+    "handover_nodeagent_announcement_to_route_seconds",
+    "From the kernel's receipt of the announcement to the kernel's acknowledgment of the routes",
+    buckets=_FAST,
+    registry=REGISTRY,
+)
+LAST_CUTOVER: Final = Gauge(
+    "handover_nodeagent_last_cutover_seconds",
+    "From announcement to route in the latest cutover of an endpoint that is on this node",
+    ["namespace", "name", "signal"],
+    registry=REGISTRY,
+)
+ROUTES: Final = Counter(
+    "handover_nodeagent_route_operations",
+    "Routes of ours added, replaced or removed in the kernel",
+    ["operation"],
+    registry=REGISTRY,
+)
+ROUTE_ERRORS: Final = Counter(
+    "handover_nodeagent_route_errors",
+    "Route operations that the kernel refused, by errno",
+    ["errno"],
+    registry=REGISTRY,
+)
+PARKED: Final = Counter(
+    "handover_nodeagent_parked_routes",
+    "Foreign routes parked and given back",
+    ["operation"],
+    registry=REGISTRY,
+)
+GUARD: Final = Counter(
+    "handover_nodeagent_guard_operations",
+    "Transactions on the ARP guard: one interface changed, or the whole table replaced",
+    ["operation"],
+    registry=REGISTRY,
+)
+GUARD_ERRORS: Final = Counter(
+    "handover_nodeagent_guard_errors",
+    "Transactions on the ARP guard that failed",
+    registry=REGISTRY,
+)
+DRIFT: Final = Counter(
+    "handover_nodeagent_guard_drift_repairs",
+    "Changes of the ARP guard by somebody else that were repaired",
+    registry=REGISTRY,
+)
+OVERFLOWS: Final = Counter(
+    "handover_nodeagent_notification_overflows",
+    "Times that the kernel dropped notifications, so that everything was observed anew",
+    registry=REGISTRY,
+)
+WATCH_RESTARTS: Final = Counter(
+    "handover_nodeagent_watch_restarts",
+    "Watches opened anew, by kind of object and reason",
+    ["kind", "reason"],
+    registry=REGISTRY,
+)
+STATUS_WRITES: Final = Counter(
+    "handover_nodeagent_status_writes",
+    "Reports to the API server by result",
+    ["result"],
+    registry=REGISTRY,
+)
+CONFIGURATION: Final = Gauge(
+    "handover_nodeagent_configuration_valid",
+    "1 when the newest configuration is in force, 0 when it was refused and an older one stays",
+    registry=REGISTRY,
+)
+UNREADABLE: Final = Counter(
+    "handover_nodeagent_unreadable_objects",
+    "Versions of endpoints that do not keep to the contract",
+    registry=REGISTRY,
+)
+
+
+def render() -> bytes:
+    """Return all metrics in Prometheus' text format."""
+    return generate_latest(REGISTRY)

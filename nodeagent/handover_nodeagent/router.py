@@ -1,0 +1,325 @@
+"""Our routes on this node: a mirror of the kernel's, brought to what is desired.
+
+All runs on the loop, between an announcement and its route; nothing waits but for the kernel's own
+work. A foreign direct host route for an address of ours is parked: before anything else while we
+suppress the address, and after ours is in while we program it, so that it never has no route.
+"""
+
+import errno
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Final
+
+from handover_api.configuration import Mode, Settings
+from handover_nodeagent import desired, metrics, plan
+from handover_nodeagent.desired import Desired, Local
+from handover_nodeagent.kernel import neighs, netlink, parking, routes
+from handover_nodeagent.kernel.notifications import RouteChanged
+from handover_nodeagent.kernel.parking import Foreign
+from handover_nodeagent.machine import RouteLevel
+from handover_nodeagent.network import IPAddress, Neigh, Route
+
+_HIDDEN: Final = 4
+"""How many foreign routes of one address the quick look finds, one below the other."""
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What the kernel has: our routes, the parked ones, the foreign ones for our addresses."""
+
+    ours: tuple[Route, ...]
+    parked: tuple[Foreign, ...]
+    foreign: tuple[Foreign, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A cutover as bytes, made when the endpoint became Target."""
+
+    requests: tuple[bytes, ...]
+    routes: tuple[Route, ...]
+
+
+def observe(settings: Settings, addresses: Iterable[IPAddress]) -> Observed:
+    """Read the kernel. Runs in a thread, never in the loop. Raises ObservationError."""
+    protocol, table = settings.route_protocol, settings.route_table
+    wanted = tuple(addresses)
+    return Observed(
+        routes.observe(protocol, [table]),
+        parking.observe_parked(),
+        parking.observe_foreign(wanted, table, protocol) if wanted else (),
+    )
+
+
+class Router:
+    """Owns the request socket and the mirror; ``refused`` says which addresses are not right.
+
+    ``devices``, while not None, are the only ones whose routes may be removed: before the first
+    sync a route on another one may belong to an endpoint that nobody has told us of yet.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        """Open the socket in the network namespace of the caller."""
+        self.desired = Desired(settings)
+        self.refused: dict[IPAddress, str] = {}
+        self.devices: AbstractSet[int] | None = None
+        self._settings = settings
+        self._channel = netlink.Channel()
+        self._ours: dict[IPAddress, list[Route]] = {}
+        self._foreign: dict[IPAddress, dict[Route, Foreign]] = {}
+        self._parked: dict[IPAddress, dict[Route, Foreign]] = {}
+
+    @property
+    def port(self) -> int:
+        """By which notifications name us as their cause."""
+        return self._channel.port
+
+    def close(self) -> None:
+        """Give the socket back; the routes stay."""
+        self._channel.close()
+
+    def configure(self, settings: Settings) -> None:
+        """Desire the same endpoints' network under other *settings*; apply it afterwards."""
+        self._settings = settings
+        self.desired = self.desired.under(settings)
+
+    def load(self, observed: Observed) -> None:
+        """Take *observed* for what the kernel has now."""
+        self._ours, self._foreign, self._parked = {}, {}, {}
+        for route in observed.ours:
+            self._ours.setdefault(route.address, []).append(route)
+        for parked in observed.parked:
+            self._parked.setdefault(parked.route.address, {})[parked.route] = parked
+        self.note_foreign(observed.foreign)
+
+    def addresses(self) -> frozenset[IPAddress]:
+        """Return every address that has a route of ours in the kernel."""
+        return frozenset(self._ours)
+
+    def routes_of(self, addresses: Iterable[IPAddress], oif: int) -> tuple[Route, ...]:
+        """Return our routes to *addresses* on *oif* that are in the kernel."""
+        return tuple(
+            route
+            for address in addresses
+            for route in self._ours.get(address, ())
+            if route.oif == oif
+        )
+
+    def level_of(self, addresses: Iterable[IPAddress], oif: int) -> RouteLevel:
+        """Return the highest level at which the kernel has a route of ours to *addresses*."""
+        settings = self._settings
+        elevated = {settings.ipv4_elevated_route_priority, settings.ipv6_elevated_route_priority}
+        metrics_in = {route.metric for route in self.routes_of(addresses, oif)}
+        if metrics_in & elevated:
+            return RouteLevel.ELEVATED
+        return RouteLevel.NORMAL if metrics_in else RouteLevel.NONE
+
+    def directions(self, addresses: Iterable[IPAddress]) -> Mapping[IPAddress, AbstractSet[int]]:
+        """Return the devices of foreign direct routes to *addresses*, parked ones included."""
+        return {
+            address: {
+                route.oif
+                for kept in (self._foreign, self._parked)
+                for route in kept.get(address, ())
+            }
+            for address in addresses
+        }
+
+    def find_mac(self, addresses: Iterable[IPAddress], oif: int) -> str | None:
+        """Return the guest's MAC as the kernel's neighbour table has it."""
+        found = (neighs.find_mac(self._channel, address, oif) for address in addresses)
+        return next((mac for mac in found if mac), None)
+
+    def look(self, addresses: Iterable[IPAddress]) -> None:
+        """Find the foreign direct route that wins for each address: the quick look."""
+        for address in addresses:
+            message = routes.match(self._channel, address)
+            if message:
+                self._note(Foreign(routes.decode(message).route, message))
+
+    def note_foreign(self, found: Iterable[Foreign]) -> None:
+        """Take in foreign direct host routes that somebody has seen."""
+        for foreign in found:
+            self._foreign.setdefault(foreign.route.address, {})[foreign.route] = foreign
+
+    def lose(self, oif: int) -> frozenset[IPAddress]:
+        """Forget all routes of an interface that went down or is gone; return their addresses."""
+        lost: set[IPAddress] = set()
+        for address, ours in self._ours.items():
+            kept = [route for route in ours if route.oif != oif]
+            if len(kept) < len(ours):
+                lost.add(address)
+                ours[:] = kept
+        for known in (self._foreign, self._parked):
+            for address, foreign in known.items():
+                for route in [route for route in foreign if route.oif == oif]:
+                    lost.add(address)
+                    del foreign[route]
+        return frozenset(lost)
+
+    def heard(self, changed: RouteChanged) -> bool:
+        """Take in what somebody else did; tell whether it concerns an endpoint of ours."""
+        route = changed.route
+        is_known = self.desired.knows(route.address)
+        ours = self._ours.get(route.address, [])
+        if route.protocol == self._settings.route_protocol and changed.direct:
+            _keep(ours, route, present=changed.present)
+            self._ours[route.address] = ours
+        elif not changed.direct:
+            # It may have taken the place of ours, which no notification tells.
+            if not changed.present:
+                return False
+            ours[:] = [other for other in ours if other.metric != route.metric]
+        elif not changed.present:
+            self._foreign.get(route.address, {}).pop(route, None)
+        elif is_known:
+            self._note(Foreign(route, changed.message))
+        return is_known
+
+    def prepare(self, local: Local) -> Prepared | None:
+        """Encode the cutover of *local*: one send and one ack when its guest announces itself."""
+        if self._settings.mode is not Mode.ACTIVE or not local.owned or local.link is None:
+            return None
+        wanted = desired.routes_at(local, RouteLevel.ELEVATED, self._settings)
+        seeds = [Neigh(route.address, route.oif, local.mac) for route in wanted if local.mac]
+        requests = (*map(neighs.encode_seed, seeds), *map(routes.encode_add, wanted))
+        return Prepared(requests, wanted) if wanted else None
+
+    def cut_over(self, prepared: Prepared) -> None:
+        """Send what was prepared; what the kernel refused is for :meth:`apply` to mend."""
+        results = self._channel.transact(prepared.requests)
+        first = len(results) - len(prepared.routes)
+        for route, result in zip(prepared.routes, results[first:], strict=True):
+            if result == 0:
+                self._ours.setdefault(route.address, []).append(route)
+
+    def apply(self, addresses: Iterable[IPAddress]) -> None:
+        """Make the kernel what is desired for *addresses*; again, it changes nothing."""
+        if self._settings.mode is not Mode.ACTIVE:
+            return
+        touched = tuple(addresses)
+        wanted = self.desired.routes(touched)
+        claimed = self.desired.claimed(touched)
+        served = {route.address for route in wanted}
+        for address in touched:
+            self.refused.pop(address, None)
+        for address in claimed - served:
+            self._park(address)
+        observed = [route for address in touched for route in self._ours.get(address, ())]
+        steps = plan.diff(wanted, observed)
+        if steps:
+            self._carry_out(steps)
+        for address in claimed & served - self.refused.keys():
+            self._park(address)
+
+    def give_back(self, addresses: Iterable[IPAddress]) -> int:
+        """Put back the parked routes to *addresses* that nobody claims; return how many."""
+        if self._settings.mode is not Mode.ACTIVE:
+            return 0
+        wanted = tuple(addresses)
+        given = 0
+        for address in set(wanted) - self.desired.claimed(wanted):
+            for route, parked in list(self._parked.get(address, {}).items()):
+                if parking.unpark(self._channel, parked, self._settings.route_table) == 0:
+                    del self._parked[address][route]
+                    given += 1
+        metrics.PARKED.labels("given_back").inc(given)
+        return given
+
+    def rival(self, route: Route) -> routes.Entry | None:
+        """Return the route that the kernel prefers to *route*, if it does."""
+        winner = routes.winner(self._channel, route.address)
+        return None if winner is None or winner.route == route else winner
+
+    def _carry_out(self, steps: plan.Plan) -> None:
+        """Add and replace; then remove, but never the last route where the new one failed."""
+        fresh = (*steps.add, *steps.replace)
+        seeds = [neighs.encode_seed(neigh) for neigh in self.desired.neighs(fresh)]
+        requests = [*map(routes.encode_add, steps.add), *map(routes.encode_replace, steps.replace)]
+        results = self._channel.transact([*seeds, *requests]) if requests else []
+        reasons = [self._channel.explain(len(seeds) + index) for index in range(len(requests))]
+        for route, result, reason in zip(fresh, results[len(seeds) :], reasons, strict=True):
+            self._added(route, result, reason)
+        removed = [
+            route
+            for route in steps.remove
+            if route.address not in self.refused
+            and (self.devices is None or route.oif in self.devices)
+        ]
+        results = self._channel.transact(list(map(routes.encode_remove, removed)))
+        for index, (route, result) in enumerate(zip(removed, results, strict=True)):
+            if result in {0, errno.ESRCH, errno.ENODEV}:
+                _keep(self._ours[route.address], route, present=False)
+                metrics.ROUTES.labels("remove").inc()
+            else:
+                self._refuse(route, result, self._channel.explain(index))
+
+    def _added(self, route: Route, result: int, reason: str) -> None:
+        if result == errno.EEXIST:
+            result, reason = self._collide(route)
+        if result:
+            self._refuse(route, result, reason)
+            return
+        ours = self._ours.setdefault(route.address, [])
+        # A replaced route had the same key.
+        ours[:] = [other for other in ours if other.metric != route.metric]
+        ours.append(route)
+        metrics.ROUTES.labels("add").inc()
+
+    def _collide(self, route: Route) -> tuple[int, str]:
+        """Make way for *route*, whose (prefix, metric) somebody has."""
+        self.look([route.address])
+        rivals = self._foreign.get(route.address, {})
+        rival = next(
+            (known for known in rivals.values() if known.route.metric == route.metric), None
+        )
+        if rival is not None:
+            result = parking.supplant(self._channel, rival, route)
+            if result == 0:
+                self._moved(rival)
+            return result, netlink.describe(result)
+        winner = routes.winner(self._channel, route.address)
+        if winner is not None and winner.route == route:
+            return 0, ""
+        return errno.EEXIST, f"another route has this prefix and metric: {winner or 'unknown'}"
+
+    def _refuse(self, route: Route, result: int, reason: str) -> None:
+        self.refused[route.address] = f"{route.address}: {reason or netlink.describe(result)}"
+        metrics.ROUTE_ERRORS.labels(errno.errorcode.get(result, str(result))).inc()
+
+    def _park(self, address: IPAddress) -> None:
+        for _ in range(_HIDDEN):
+            for foreign in tuple(self._foreign.get(address, {}).values()):
+                result = parking.park(self._channel, foreign)
+                if result:
+                    reason = netlink.describe(result)
+                    self.refused[address] = f"{address}: a foreign route stays: {reason}"
+                    return
+                self._moved(foreign)
+            self.look([address])
+            if not self._foreign.get(address):
+                return
+
+    def _moved(self, foreign: Foreign) -> None:
+        """Know *foreign* as parked."""
+        address = foreign.route.address
+        self._foreign[address].pop(foreign.route, None)
+        copy = parking.parked_form(foreign)
+        self._parked.setdefault(address, {})[copy.route] = copy
+        metrics.PARKED.labels("parked").inc()
+
+    def _note(self, foreign: Foreign) -> None:
+        """Know *foreign*, unless it is no foreign direct host route of our table."""
+        entry = routes.decode(foreign.message)
+        is_direct = entry.is_host and entry.direct
+        is_here = entry.route.table == self._settings.route_table
+        if is_direct and is_here and entry.route.protocol != self._settings.route_protocol:
+            self.note_foreign([foreign])
+
+
+def _keep(known: list[Route], route: Route, *, present: bool) -> None:
+    if present and route not in known:
+        known.append(route)
+    elif not present and route in known:
+        known.remove(route)
