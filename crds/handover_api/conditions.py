@@ -53,6 +53,29 @@ class EndpointCondition(enum.StrEnum):
     CONFIGURED = "Configured"
 
 
+class EndpointReason(enum.StrEnum):
+    """Reasons of a WorkloadEndpoint's conditions."""
+
+    PROGRAMMED = "Programmed"
+    SUPPRESSED = "Suppressed"
+    INTERFACE_NOT_FOUND = "InterfaceNotFound"
+    INTERFACE_REFUSED = "InterfaceRefused"
+    INTERFACE_AMBIGUOUS = "InterfaceAmbiguous"
+    REFUSED = "Refused"
+    SHADOWED = "Shadowed"
+    NOT_OWNED = "NotOwned"
+    NOT_ACTIVE = "NotActive"
+    LISTENING = "Listening"
+    NOT_NEEDED = "NotNeeded"
+    CANNOT_LISTEN = "CannotListen"
+    GUEST_ANSWERS = "GuestAnswers"
+    NOT_ALLOWED = "NotAllowed"
+    SHARED = "Shared"
+    NOT_ANNOUNCED = "NotAnnounced"
+    ACCEPTED = "Accepted"
+    INVALID = "Invalid"
+
+
 class ConfigurationCondition(enum.StrEnum):
     """Condition types of a HandoverConfiguration."""
 

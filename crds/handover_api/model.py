@@ -19,8 +19,11 @@ _UNITS: Final = {
     "us": 1,
     "µs": 1,
 }
-_TERM: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|us|µs|h|m|s)")
+# As the schema has it: no part of a microsecond, and nothing too long for an int64 of nanoseconds,
+# which is how CEL and Go keep a duration.
+_TERM: Final = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3}(?![0-9uµ]))?)(ms|us|µs|h|m|s)")
 _DURATION: Final = re.compile(rf"(?:{_TERM.pattern})+")
+_LONGEST_DURATION: Final = 20
 
 
 def parse_duration(text: str) -> dt.timedelta:
@@ -30,7 +33,7 @@ def parse_duration(text: str) -> dt.timedelta:
     """
     if text == "0":
         return dt.timedelta()
-    if not _DURATION.fullmatch(text):
+    if len(text) > _LONGEST_DURATION or not _DURATION.fullmatch(text):
         message = f"{text!r} is not a duration such as 200ms, 30s or 10m"
         raise ValueError(message)
     microseconds = sum(float(number) * _UNITS[unit] for number, unit in _TERM.findall(text))
@@ -38,7 +41,7 @@ def parse_duration(text: str) -> dt.timedelta:
 
 
 def format_duration(value: dt.timedelta) -> str:
-    """Write *value* in the shortest form that :func:`parse_duration` reads back."""
+    """Write *value*, below 1000 hours, in a form that :func:`parse_duration` reads back."""
     rest = round(value / dt.timedelta(microseconds=1))
     text = ""
     for unit in ("h", "m", "s", "ms", "us"):
