@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple, Protocol
 
 from handover_api.names import ObjectKey
-from handover_nodeagent import backoff
+from handover_nodeagent import pacing
 from handover_nodeagent.apiserver import ApiError, ApiServer, RawObject, Unavailable, Unreachable
-from handover_nodeagent.backoff import Backoff
+from handover_nodeagent.pacing import Backoff
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +31,8 @@ class Pace:
     """Without any message for so long it is dead; a healthy server sends a bookmark a minute."""
     calm: float = 5.0
     """What lasted so long was no failure, though nothing was said."""
-    first_wait: float = backoff.FIRST
-    last_wait: float = backoff.LAST
+    first_wait: float = pacing.FIRST
+    last_wait: float = pacing.LAST
 
 
 DEFAULT_PACE: Final = Pace()
