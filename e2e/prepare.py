@@ -36,6 +36,7 @@ PACKAGES: Final = {
     "libnftables1": "is how the agent programs the ARP guard",
     "mmdebstrap": "makes the images' base without a registry",
     "nftables": "shows the guard to a person",
+    "openssl": "makes the keys and certificates of the cluster",
     "qemu-system-x86": "runs the guests",
     "runc": "starts the containers",
     "tini": "is the first process of a lab's sandbox",

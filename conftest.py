@@ -1,0 +1,19 @@
+"""What the tests of all parts share: one real API server for a whole run."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from handover_lab.controlplane import ControlPlane
+from handover_lab.tools import ToolsError
+
+
+@pytest.fixture(scope="session")
+def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
+    """Start an API server of our own; `kubeconfig` leads to it as cluster admin."""
+    try:
+        plane = ControlPlane.start(tmp_path_factory.mktemp("control-plane"))
+    except ToolsError as error:
+        pytest.skip(str(error))
+    yield plane
+    plane.stop()
