@@ -12,6 +12,16 @@ from handover_api.model import Condition, Duration, Metadata, Model
 RESERVED_ROUTE_PROTOCOLS: Final = frozenset({11, 12, *range(186, 198)})
 """Those of zebra, BIRD and FRR's daemons; 0..4 are the kernel's (rtnetlink.h)."""
 
+DEFAULT_ONLY: Final = frozenset(
+    {
+        "ipv4NormalRoutePriority",
+        "ipv6NormalRoutePriority",
+        "ipv4ElevatedRoutePriority",
+        "ipv6ElevatedRoutePriority",
+    }
+)
+"""Fields of ``default`` alone: all nodes must agree on these, routers compare them."""
+
 Metric = Annotated[int, pydantic.Field(ge=1, le=2147483646)]
 
 

@@ -6,6 +6,7 @@ Unknown fields are ignored, as the API server prunes them; a wrong value raises
 
 import datetime as dt
 import re
+from collections.abc import Iterable
 from typing import Annotated, Any, Final
 
 import pydantic
@@ -48,6 +49,11 @@ def format_duration(value: dt.timedelta) -> str:
         count, rest = divmod(rest, _UNITS[unit])
         text += f"{count}{unit}" if count else ""
     return text or "0"
+
+
+def field_path(location: Iterable[int | str]) -> str:
+    """Write where an error is; pydantic's names for the members of a union say nothing."""
+    return ".".join(str(part) for part in location if isinstance(part, int) or "[" not in part)
 
 
 def _read_duration(value: object) -> object:

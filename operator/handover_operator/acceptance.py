@@ -6,25 +6,13 @@ The API server has checked each field; here they are checked together, a node's 
 import datetime as dt
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
 
 import pydantic
 
-from handover_api import names
+from handover_api import model, names
 from handover_api.conditions import ConfigurationCondition
-from handover_api.configuration import Settings
+from handover_api.configuration import DEFAULT_ONLY, Settings
 from handover_api.model import Condition
-from handover_operator import gather
-
-DEFAULT_ONLY: Final = frozenset(
-    {
-        "ipv4NormalRoutePriority",
-        "ipv6NormalRoutePriority",
-        "ipv4ElevatedRoutePriority",
-        "ipv6ElevatedRoutePriority",
-    }
-)
-"""All nodes must agree on these: routers compare them."""
 
 Spec = Mapping[str, object]
 
@@ -64,7 +52,7 @@ def _valid(spec: Spec) -> Acceptance:
 
 
 def _sentence(location: tuple[int | str, ...], text: str) -> str:
-    return f"{gather.field_path(('spec', *location))}: {text}"
+    return f"{model.field_path(('spec', *location))}: {text}"
 
 
 def condition(

@@ -1,11 +1,12 @@
 """API objects → facts. An object that breaks the contract becomes a value that names its field."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import pydantic
 
+from handover_api import model
 from handover_api.assignment import Assignment
 from handover_api.conditions import EndpointCondition
 from handover_api.configuration import HandoverConfiguration
@@ -34,17 +35,17 @@ class Unreadable:
 def endpoint(raw: RawObject) -> Endpoint | Unreadable:
     """Read a WorkloadEndpoint."""
     try:
-        model = WorkloadEndpoint.model_validate(raw)
+        found = WorkloadEndpoint.model_validate(raw)
     except pydantic.ValidationError as error:
         return _unreadable(raw, error)
-    status = model.status
+    status = found.status
     return Endpoint(
-        key=model.key,
-        uid=model.metadata.uid,
-        node=model.spec.node,
-        workload=model.spec.workload,
-        labels=model.metadata.labels,
-        assignment=Assignment.from_annotations(model.metadata.annotations),
+        key=found.key,
+        uid=found.metadata.uid,
+        node=found.spec.node,
+        workload=found.spec.workload,
+        labels=found.metadata.labels,
+        assignment=Assignment.from_annotations(found.metadata.annotations),
         state=status.state,
         acted_uid=status.migration_uid,
         listening=any(
@@ -53,7 +54,7 @@ def endpoint(raw: RawObject) -> Endpoint | Unreadable:
         ),
         routed=bool(status.routes),
         cutover=status.last_cutover,
-        resource_version=model.metadata.resource_version,
+        resource_version=found.metadata.resource_version,
     )
 
 
@@ -79,18 +80,13 @@ def key(raw: RawObject) -> ObjectKey:
     return ObjectKey(metadata.get("namespace", ""), metadata["name"])
 
 
-def field_path(location: Iterable[int | str]) -> str:
-    """Write where an error is; pydantic's names for the members of a union say nothing."""
-    return ".".join(str(part) for part in location if isinstance(part, int) or "[" not in part)
-
-
 def _unreadable(raw: RawObject, error: pydantic.ValidationError) -> Unreadable:
     first = error.errors(include_url=False)[0]
     spec = raw.get("spec")
     named = spec.get("id") if isinstance(spec, dict) else None
     return Unreadable(
         key=key(raw),
-        field=field_path(first["loc"]),
+        field=model.field_path(first["loc"]),
         message=first["msg"],
         migration_uid=named if isinstance(named, str) else raw["metadata"].get("uid", ""),
     )

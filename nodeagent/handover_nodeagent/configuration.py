@@ -1,0 +1,88 @@
+"""PURE: what holds on this node: environment over ``node.<name>`` over ``default`` over built-in.
+
+A layer with an invalid value is refused as a whole, and named; the caller keeps what held before.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import pydantic
+
+from handover_api import configuration, model
+from handover_api.configuration import Settings
+
+PREFIX: Final = "HANDOVER_"
+DEFAULT_LAYER: Final = "HandoverConfiguration default"
+NODE_LAYER: Final = "HandoverConfiguration of this node"
+ENVIRONMENT_LAYER: Final = "environment"
+VARIABLES: Final = {
+    f"{PREFIX}{name.upper()}": field.alias or name for name, field in Settings.model_fields.items()
+}
+"""Environment variable → field of HandoverConfiguration."""
+_WIDEST: Final = {
+    "ipv4NormalRoutePriority": 2147483646,
+    "ipv6NormalRoutePriority": 2147483646,
+    "ipv4ElevatedRoutePriority": 1,
+    "ipv6ElevatedRoutePriority": 1,
+}
+
+Spec = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Invalid:
+    """Why a layer is refused; ``field`` is empty where only several together are wrong."""
+
+    layer: str
+    field: str
+    message: str
+
+    def __str__(self) -> str:
+        named = f"{self.field}: {self.message}" if self.field else self.message
+        return f"{self.layer}: {named}"
+
+
+def effective(
+    default_spec: Spec | None, node_spec: Spec | None, environment: Spec
+) -> Settings | Invalid:
+    """Put the layers over each other; the priorities of ``node.<name>`` do not count.
+
+    *environment* is what :func:`overrides` returns. Fields that nobody knows are ignored.
+    """
+    default = default_spec or {}
+    node = {
+        name: value
+        for name, value in (node_spec or {}).items()
+        if name not in configuration.DEFAULT_ONLY
+    }
+    settings = _read(DEFAULT_LAYER, default)
+    if not isinstance(settings, Invalid) and node:
+        settings = _read(NODE_LAYER, {**default, **node})
+    if not isinstance(settings, Invalid) and environment:
+        settings = _read(ENVIRONMENT_LAYER, {**default, **node, **environment})
+    return settings
+
+
+def overrides(environment: Mapping[str, str]) -> Spec:
+    """Return the fields that HANDOVER_… variables set; a list is written with commas."""
+    return {
+        field: [part.strip() for part in text.split(",")] if field == "allowedCIDRs" else text
+        for variable, field in VARIABLES.items()
+        if (text := environment.get(variable))
+    }
+
+
+def complaint(environment: Spec) -> Invalid | None:
+    """Return what no HandoverConfiguration whatsoever could make right."""
+    found = _read(ENVIRONMENT_LAYER, {**_WIDEST, **environment})
+    return found if isinstance(found, Invalid) else None
+
+
+def _read(layer: str, spec: Spec) -> Settings | Invalid:
+    try:
+        return Settings.model_validate(dict(spec))
+    except pydantic.ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        message = first["msg"].removeprefix("Value error, ")
+        return Invalid(layer, model.field_path(first["loc"]), message)

@@ -1,0 +1,78 @@
+"""What the agent reads from its environment: every name begins with HANDOVER_."""
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal
+
+import pydantic
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from handover_nodeagent import configuration
+from handover_nodeagent.configuration import VARIABLES, Invalid
+
+
+class Misconfigured(Exception):  # noqa: N818  tells a person what to do
+    """A variable of the environment is missing or wrong; one sentence that names it."""
+
+
+class AgentSettings(BaseSettings):
+    """Settings of the agent's process; the fields of HandoverConfiguration are ``overrides``."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=configuration.PREFIX, frozen=True, extra="ignore", env_ignore_empty=True
+    )
+
+    node_name: str
+    """The Kubernetes name of the node that the agent runs on."""
+
+    listen_address: str = ""
+    """Where /healthz, /readyz and /metrics are served; empty: all addresses."""
+
+    port: Annotated[int, pydantic.Field(ge=0, le=65535)] = 8081
+
+    state_directory: Path = Path("/run/handover")
+    """What must outlive a restart of the agent, but not of the node."""
+
+    drain_seconds: Annotated[float, pydantic.Field(ge=0)] = 570.0
+    """How long after SIGTERM to serve on while an endpoint is in Target; below the pod's grace."""
+
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+
+    log_format: Literal["json", "console"] = "json"
+
+    _overrides: Mapping[str, object] = pydantic.PrivateAttr(
+        default_factory=lambda: configuration.overrides(os.environ)
+    )
+
+    @property
+    def overrides(self) -> Mapping[str, object]:
+        """The fields of HandoverConfiguration that the environment sets."""
+        return self._overrides
+
+
+def read() -> AgentSettings:
+    """Read the environment. Raises Misconfigured."""
+    try:
+        settings = AgentSettings()
+    except pydantic.ValidationError as error:
+        raise Misconfigured(_sentence(error)) from None
+    found = configuration.complaint(settings.overrides)
+    if found is not None:
+        raise Misconfigured(_override_sentence(found))
+    return settings
+
+
+def _sentence(error: pydantic.ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    name = f"{configuration.PREFIX}{first['loc'][0]}".upper()
+    if first["type"] == "missing":
+        return f"{name} is not set: take it from the downward API (fieldRef: spec.nodeName)"
+    return f"{name}: {first['msg']}"
+
+
+def _override_sentence(found: Invalid) -> str:
+    """Name the variable; a message about no single field begins with the first one's name."""
+    subject = found.field or found.message
+    name = next(name for name, field in VARIABLES.items() if subject.startswith(field))
+    return f"{name}: {found.message}"
