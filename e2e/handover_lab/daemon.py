@@ -68,14 +68,15 @@ class Daemon:
 
     def fail(self, what: str) -> NoReturn:
         """Raise the error that tells *what* went wrong, and what the log says last."""
-        last = self.log.read_text(errors="replace").splitlines()[-8:]
-        words = "\n".join(f"  {line}" for line in last) or "  (silent)"
-        message = f"{what}. Its last lines in {self.log}:\n{words}"
+        lines = self.log.read_text(errors="replace").splitlines()[-8:]
+        words = "\n".join(f"  {line}" for line in lines) or "  (silent)"
+        last = f"{what}. Its last lines in {self.log}:\n{words}"
         if taken := re.search(r"listen \w+ (\S+): bind: address already in use", words):
-            what = f"{taken[1]} is taken: end what listens there (`ss -tlnp` names it)."
-            raise PortTakenError(f"{what}\n{message}")
+            message = f"{taken[1]} is taken: end what listens there (`ss -tlnp` names it).\n{last}"
+            raise PortTakenError(message)
         cause = next((say for pattern, say in CAUSES if re.search(pattern, words)), "")
-        raise DaemonError(f"{cause}\n{message}".strip())
+        message = f"{cause}\n{last}".strip()
+        raise DaemonError(message)
 
 
 def environment() -> dict[str, str]:
