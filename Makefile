@@ -35,8 +35,8 @@ lint:  ## Style, types and layers
 tools: prepare  ## Build the parts of Kubernetes, once, into the user's cache
 	@$(LAB).tools
 
-images: prepare  ## Build the two images into build/images
-	@$(LAB).images
+images: prepare  ## Build the two images into build/images (BASE=… on a public base)
+	@$(LAB).images $(if $(BASE),--base $(BASE))
 
 prepare:
 	@$(PYTHON) e2e/prepare.py
