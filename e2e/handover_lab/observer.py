@@ -46,7 +46,8 @@ class Observer:
     ) -> Self:
         """Watch the *kind* (its plural) in the namespace default."""
         process = await asyncio.create_subprocess_exec(
-            *(str(kubectl), "--kubeconfig", str(kubeconfig), "get", kind),
+            *(str(kubectl), "--kubeconfig", str(kubeconfig)),
+            *("--cache-dir", str(kubeconfig.parent / "discovery"), "get", kind),
             *("--watch", "--output-watch-events", "--output", "json"),
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
