@@ -1,13 +1,49 @@
-"""Network namespaces for one test: bare ones, and a router with nodes around it."""
+"""Network namespaces of the lab and its tests: bare ones, and a router with nodes around it."""
 
 import subprocess
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from handover_lab import bird
 
 # Whatever happens to the test: the kernel ends what it started.
 WITH_US: Final = ("setpriv", "--pdeathsig", "KILL")
+
+
+class NamespaceError(RuntimeError):
+    """A namespace could not be made; the text is what its set-up said last."""
+
+
+class Network(Protocol):
+    """A network namespace, whoever holds it."""
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        ...
+
+    def command(self, *argv: str) -> list[str]:
+        """Compose what runs *argv* in this namespace."""
+        ...
+
+    def run(self, script: str) -> str:
+        """Run a shell script here and return what it says."""
+        ...
+
+
+@dataclass(frozen=True)
+class Here:
+    """The network namespace that this process is in."""
+
+    name: str
+
+    def command(self, *argv: str) -> list[str]:
+        """Compose what runs *argv* here."""
+        return [*WITH_US, *argv]
+
+    def run(self, script: str) -> str:
+        """Run a shell script here and return what it says."""
+        return output(self.command("sh", "-ec", script))
 
 
 @dataclass
@@ -16,25 +52,40 @@ class Namespace:
 
     name: str
     holder: subprocess.Popen[str]
+    kinds: tuple[str, ...] = ("net",)
 
     @classmethod
-    def make(cls, name: str) -> "Namespace":
-        """Make one, with nothing but loopback in it."""
-        script = "ip link set lo up && echo up && exec sleep infinity"
-        argv = [*WITH_US, "unshare", "--net", "sh", "-c", script]
-        holder = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
+    def make(cls, name: str, *setup: str, kinds: tuple[str, ...] = ("net",)) -> "Namespace":
+        """Make one, with nothing but loopback in it, and run the command *setup* there.
+
+        The *kinds*, in the words of unshare and nsenter, are what it has of its own.
+
+        Raises:
+            NamespaceError: the kernel refused, or *setup* failed.
+        """
+        script = 'ip link set lo up && "$@" && echo up && exec sleep infinity'
+        unshare = ("unshare", *(f"--{kind}" for kind in kinds))
+        argv = [*WITH_US, *unshare, "sh", "-c", script, "sh", *(setup or ("true",))]
+        holder = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        namespace = cls(name, holder, kinds)
         assert holder.stdout is not None
-        assert holder.stdout.readline() == "up\n"
-        return cls(name, holder)
+        said = []
+        while (line := holder.stdout.readline()) not in {"up\n", ""}:
+            said.append(line.strip())
+        if not line:
+            namespace.end()
+            message = f"No namespace for {name}: {'; '.join(said) or 'unshare was killed'}."
+            raise NamespaceError(message)
+        return namespace
 
     def command(self, *argv: str) -> list[str]:
         """Compose what runs *argv* in this namespace."""
-        return [*WITH_US, "nsenter", f"--net=/proc/{self.holder.pid}/ns/net", "--", *argv]
+        kinds = (f"--{kind}" for kind in self.kinds)
+        return [*WITH_US, "nsenter", f"--target={self.holder.pid}", *kinds, "--", *argv]
 
     def run(self, script: str) -> str:
         """Run a shell script here and return what it says."""
-        argv = self.command("sh", "-ec", script)
-        return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+        return output(self.command("sh", "-ec", script))
 
     def end(self) -> None:
         """Let go: with its last process the namespace vanishes, and all that is in it."""
@@ -44,7 +95,15 @@ class Namespace:
             self.holder.stdout.close()
 
 
+def output(argv: list[str]) -> str:
+    """Run *argv* and return what it says."""
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+
+
+# Without the reverse path filter, as the tap needs it: a guest speaks before its route is there.
 FORWARDING = """
+echo 0 > /proc/sys/net/ipv4/conf/all/rp_filter
+echo 0 > /proc/sys/net/ipv4/conf/default/rp_filter
 echo 1 > /proc/sys/net/ipv4/ip_forward
 echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
 """
@@ -69,13 +128,28 @@ ip route add default via fd00:172:30::1
 """
 
 
-def connect(router: Namespace, nodes: list[Namespace]) -> list[bird.Speaker]:
+def connect(router: Network, nodes: list[Namespace]) -> list[bird.Speaker]:
     """Join *nodes* to *router* by a bridge, and name all members of the BGP mesh."""
     router.run(ROUTER)
     mesh = [bird.Speaker(router.name, "172.30.0.1", "fd00:172:30::1", "bridge")]
     for number, node in enumerate(nodes, start=11):
+        node.run(FORWARDING)
         router.run(PORT.format(port=f"port{number}", pid=node.holder.pid))
-        node.run(FORWARDING + NODE.format(number=number))
+        node.run(NODE.format(number=number))
         addresses = f"172.30.0.{number}", f"fd00:172:30::{number}"
         mesh.append(bird.Speaker(node.name, *addresses, "eth0"))
     return mesh
+
+
+# Without waiting for the kernel, which takes a vanished namespace apart at its leisure.
+APART = """
+ip -oneline link show master bridge 2>/dev/null | while IFS=': @' read -r number port rest; do
+    ip link delete "$port"
+done
+if ip link show bridge >/dev/null 2>&1; then ip link delete bridge; fi
+"""
+
+
+def disconnect(router: Network) -> None:
+    """Take bridge and ports away from *router*, and with them the routes over them."""
+    router.run(APART)

@@ -1,0 +1,157 @@
+"""One node of the cluster: namespaces of its own with a containerd and a kubelet in them.
+
+What a node writes stands in memory file systems of its own or, of its programs' logs, in its
+directory; all its processes stand in its control group. So its end is certain: the group's.
+"""
+
+import subprocess
+from pathlib import Path
+from string import Template
+from typing import Final, Self
+
+from handover_lab import archive, cgroups, daemon, requirements, tools
+from handover_lab.daemon import Daemon
+from handover_lab.namespaces import Namespace
+
+SOURCES: Final = Path(__file__).resolve().parent.parent / "node"
+KINDS: Final = ("net", "uts", "mount")
+CTR: Final = ("ctr", "--namespace", "k8s.io")
+
+# Stands before a program of the node and puts it into the node's control groups.
+JOIN: Final = """
+while [ "$1" != -- ]; do echo $$ > "$1/cgroup.procs"; shift; done
+shift
+exec "$@"
+"""
+
+
+class Node:
+    """A running node; a place where programs can run."""
+
+    def __init__(self, namespace: Namespace, directory: Path, group: str) -> None:
+        self.name = namespace.name
+        self.namespace = namespace
+        self.group = group
+        """Its control group, by the name that it has in every hierarchy."""
+        self.directory = directory
+        self.address = ""
+        self.daemons: dict[str, Daemon] = {}
+        """The containerd and the kubelet, by these names, while they should run."""
+        self._kubelet: tuple[str, ...] = ()
+
+    @classmethod
+    def make(cls, name: str, directory: Path, sandbox: str) -> Self:
+        """Make the namespaces of node *name*, with nothing in them yet.
+
+        Raises:
+            CgroupError: the machine's control groups do not serve.
+            NamespaceError: the kernel lacks something, for instance overlay file systems.
+        """
+        group = f"handover-{sandbox}-{name}"
+        directory.mkdir(parents=True)
+        setup = ("sh", str(SOURCES / "setup.sh"), name)
+        try:
+            groups = map(str, cgroups.make(f"{group}/node"))
+            namespace = Namespace.make(name, *setup, *groups, kinds=KINDS)
+        except BaseException:
+            cgroups.remove(group)
+            raise
+        return cls(namespace, directory, group)
+
+    @property
+    def pods(self) -> str:
+        """The network of its pods, numbered as its address is."""
+        return f"10.244.{self.address.rpartition('.')[2]}.0/24"
+
+    def command(self, *argv: str) -> list[str]:
+        """Compose what runs *argv* on this node."""
+        return self.namespace.command(*argv)
+
+    def run(self, script: str) -> str:
+        """Run a shell script on this node and return what it says."""
+        return self.namespace.run(script)
+
+    def start_containerd(self) -> None:
+        """Start containerd; ``ctr`` waits by itself until it answers."""
+        self.write("pods.conflist", directory="cni", pods=self.pods)
+        configuration = self.write(
+            "containerd.toml", pause=archive.PAUSE, cni=str(self.directory / "cni")
+        )
+        self.start("containerd", "--config", str(configuration))
+
+    def start_kubelet(self, kubeconfig: Path, ca: Path) -> None:
+        """Start the kubelet as the user of *kubeconfig*; it serves whom *ca* vouches for."""
+        configuration = self.write("kubelet.yaml", group=self.group, ca=str(ca))
+        self._kubelet = (
+            str(tools.locate("kubelet")),
+            f"--config={configuration}",
+            f"--kubeconfig={kubeconfig}",
+            f"--hostname-override={self.name}",
+            f"--node-ip={self.address}",
+        )
+        self.start(*self._kubelet)
+
+    def stop_kubelet(self) -> None:
+        """Kill the kubelet, as a crash would; its pods run on."""
+        self.daemons.pop("kubelet").kill()
+
+    def restart_kubelet(self) -> None:
+        """Kill the kubelet, where it runs, and start it again."""
+        if "kubelet" in self.daemons:
+            self.stop_kubelet()
+        self.start(*self._kubelet)
+
+    def load(self, image: Path) -> subprocess.Popen[str]:
+        """Begin to import the archive *image*; the process says how it went."""
+        return subprocess.Popen(
+            self.command(*CTR, "images", "import", str(image)),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def pids(self, pod: str, namespace: str = "default") -> frozenset[int]:
+        """Return the processes of the containers of *pod* that run on this node now.
+
+        Their numbers are the caller's: ``os.kill`` reaches them.
+        """
+        wanted = (
+            f'labels."io.kubernetes.pod.name"=={pod},'
+            f'labels."io.kubernetes.pod.namespace"=={namespace},'
+            'labels."io.cri-containerd.kind"==container'
+        )
+        listing = self.command(*CTR, "containers", "list", "--quiet", wanted)
+        containers = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
+        return cgroups.processes(self.group, frozenset(containers.split()))
+
+    def end(self) -> None:
+        """End all that runs on this node; its files and mounts vanish with it, its logs stay."""
+        cgroups.kill(self.group)
+        for program in self.daemons.values():
+            program.kill()
+        self.namespace.end()
+        cgroups.remove(self.group)
+
+    def write(self, name: str, directory: str = ".", **values: str) -> Path:
+        """Fill in the template of configuration file *name* and return where it stands now."""
+        path = self.directory / directory / name
+        path.parent.mkdir(exist_ok=True)
+        template = Template((SOURCES / f"{name}.in").read_text())
+        path.write_text(template.substitute(values))
+        return path
+
+    def start(self, program: str, *options: str) -> None:
+        """Start *program* in the node's control groups; what it says is added to its log."""
+        groups = (str(hierarchy / self.group / "node") for hierarchy in cgroups.hierarchies())
+        name = Path(program).name
+        log = self.directory / f"{name}.log"
+        with log.open("ab") as output:
+            process = subprocess.Popen(
+                self.command("sh", "-c", JOIN, "sh", *groups, "--", program, *options),
+                env={**daemon.environment(), "PATH": requirements.PATH},
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=output,
+            )
+        self.daemons[name] = Daemon(name, process, log)
