@@ -35,7 +35,7 @@ class Tuning:
     episode: int
     interval: float
 
-    def questions(self) -> questions.Questions:
+    def compose(self) -> questions.Questions:
         """Return the frames that ask the guest."""
         own = (a for a in self.link.addresses if isinstance(a, IPv6Address) and a.is_link_local)
         parties = questions.Parties(self.mac, self.link.mac, next(own, None))
@@ -69,7 +69,7 @@ class Ear:
         self._key = key
         self._audience = audience
         self._loop = asyncio.get_running_loop()
-        self._questions = tuning.questions()
+        self._questions = tuning.compose()
         self._listener: Listener | None = None
         self._patience = FIRST_PATIENCE
         self._again: asyncio.TimerHandle | None = None
@@ -93,7 +93,7 @@ class Ear:
             return
         asked = (before.mac, before.addresses, before.gateways, before.link)
         if asked != (tuning.mac, tuning.addresses, tuning.gateways, tuning.link):
-            self._questions = tuning.questions()
+            self._questions = tuning.compose()
             self._listener.expect(tuning.expectation(self._questions))
             self._resume()
         elif before.armed != tuning.armed:
@@ -147,7 +147,7 @@ class Ear:
 
     def _open(self) -> None:
         self._again = None
-        self._questions = self.tuning.questions()
+        self._questions = self.tuning.compose()
         try:
             self._listener = Listener(
                 self.tuning.link.index,
@@ -192,4 +192,4 @@ class Ear:
 
 def correct_without(tuning: Tuning) -> bool:
     """Tell a guest where its gateway is now, where nobody listens; False when that fails."""
-    return capture.transmit(tuning.link.index, tuning.questions().corrections)
+    return capture.transmit(tuning.link.index, tuning.compose().corrections)

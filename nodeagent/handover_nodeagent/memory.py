@@ -8,8 +8,7 @@ import asyncio
 import hashlib
 import json
 import logging
-import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Final, Self
@@ -116,6 +115,7 @@ class Memory:
         """Use *directory*, which is made when it is missing."""
         self.trouble = ""
         self._directory = directory / "endpoints"
+        self._configuration = directory / "configuration.json"
         self._pending: dict[ObjectKey, Callable[[], Record | None]] = {}
         self._thread = ThreadPoolExecutor(1, "memory")
         self._timer: asyncio.TimerHandle | None = None
@@ -139,6 +139,19 @@ class Memory:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(DELAY, self._write)
 
+    def load_configuration(self) -> dict[str, Any]:
+        """Read the HandoverConfigurations as they were last; {} where there is no such memory."""
+        try:
+            content = json.loads(self._configuration.read_text())
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+    def keep_configuration(self, specs: Mapping[str, object]) -> None:
+        """Write the HandoverConfigurations' *specs* by name, for a start without an API server."""
+        text = json.dumps(specs)
+        self._thread.submit(self._replace, self._configuration, text)
+
     async def flush(self) -> None:
         """Write what is pending, and wait for it."""
         self._write()
@@ -155,17 +168,21 @@ class Memory:
         made = [(self._directory / _name(key), make()) for key, make in self._pending.items()]
         self._pending.clear()
         if made:
-            self._thread.submit(self._store, [(path, key_record) for path, key_record in made])
+            self._thread.submit(self._store, made)
 
     def _store(self, made: list[tuple[Path, Record | None]]) -> None:
+        for path, record in made:
+            self._replace(path, json.dumps(record.to_object()) if record else None)
+
+    def _replace(self, path: Path, text: str | None) -> None:
+        """Write one file whole, or remove it."""
         try:
-            for path, record in made:
-                if record is None:
-                    path.unlink(missing_ok=True)
-                    continue
+            if text is None:
+                path.unlink(missing_ok=True)
+            else:
                 draft = path.with_suffix(".draft")
-                draft.write_text(json.dumps(record.to_object()))
-                os.replace(draft, path)  # noqa: PTH105  atomic, and cheaper than Path.replace
+                draft.write_text(text)
+                draft.replace(path)
         except OSError as error:
             if not self.trouble:
                 _log.warning("cannot write the state directory: %s", error)

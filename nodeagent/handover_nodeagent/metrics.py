@@ -55,7 +55,7 @@ ANNOUNCEMENT_TO_ROUTE: Final = Histogram(
 LAST_CUTOVER: Final = Gauge(
     "handover_nodeagent_last_cutover_seconds",
     "From announcement to route in the latest cutover of an endpoint that is on this node",
-    ["namespace", "name", "signal"],
+    ["namespace", "name"],
     registry=REGISTRY,
 )
 ROUTES: Final = Counter(

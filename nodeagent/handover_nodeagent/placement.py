@@ -1,25 +1,17 @@
 """PURE: which interface an endpoint has (design, Which interface), or why nobody can tell."""
 
-import enum
 import hashlib
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
+from handover_api.conditions import EndpointReason
 from handover_api.workloadendpoint import WorkloadEndpoint
 from handover_nodeagent.network import IPAddress, Link
 
 _CALICO_PREFIX: Final = "cali"
 _CALICO_DIGITS: Final = 11
-
-
-class Obstacle(enum.StrEnum):
-    """Why an endpoint has no interface: the reason of condition Programmed=False."""
-
-    INTERFACE_NOT_FOUND = "InterfaceNotFound"
-    INTERFACE_REFUSED = "InterfaceRefused"
-    INTERFACE_AMBIGUOUS = "InterfaceAmbiguous"
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +21,7 @@ class Unplaced:
     All of them may pass: look again at each notification of a link or a direct host route.
     """
 
-    reason: Obstacle
+    reason: EndpointReason
     message: str
 
 
@@ -53,7 +45,7 @@ def place(endpoint: WorkloadEndpoint, surroundings: Surroundings) -> Link | Unpl
     if named is not None:
         link = surroundings.names.get(named)
         if link is None:
-            return Unplaced(Obstacle.INTERFACE_NOT_FOUND, f"there is no interface {named}")
+            return Unplaced(EndpointReason.INTERFACE_NOT_FOUND, f"there is no interface {named}")
         return _unless_refused(link)
     calico = calico_name(endpoint)
     if calico in surroundings.names:
@@ -77,7 +69,7 @@ def _by_route(
     routed = [surroundings.links[index] for index in indexes if index in surroundings.links]
     if not routed:
         text = f"no spec.interface, no interface {calico}, no direct route to any of its addresses"
-        return Unplaced(Obstacle.INTERFACE_NOT_FOUND, text)
+        return Unplaced(EndpointReason.INTERFACE_NOT_FOUND, text)
     claimed = surroundings.claimed
     free = [link for link in routed if link.index not in claimed and not _objection(link)]
     if len(free) == 1:
@@ -85,13 +77,15 @@ def _by_route(
     names = ", ".join(sorted(link.name for link in free or routed))
     leave = f"direct routes to its addresses leave by {names}"
     if free:
-        return Unplaced(Obstacle.INTERFACE_AMBIGUOUS, f"{leave}: name one in spec.interface")
-    return Unplaced(Obstacle.INTERFACE_REFUSED, f"{leave}: another endpoint's, or the node's own")
+        return Unplaced(EndpointReason.INTERFACE_AMBIGUOUS, f"{leave}: name one in spec.interface")
+    return Unplaced(
+        EndpointReason.INTERFACE_REFUSED, f"{leave}: another endpoint's, or the node's own"
+    )
 
 
 def _unless_refused(link: Link) -> Link | Unplaced:
     objection = _objection(link)
-    return Unplaced(Obstacle.INTERFACE_REFUSED, objection) if objection else link
+    return Unplaced(EndpointReason.INTERFACE_REFUSED, objection) if objection else link
 
 
 def _objection(link: Link) -> str:

@@ -8,10 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from handover_api.conditions import EndpointReason
 from handover_api.model import Metadata
 from handover_api.workloadendpoint import WorkloadEndpoint, WorkloadEndpointSpec
 from handover_nodeagent.network import IPAddress, Link
-from handover_nodeagent.placement import Obstacle, Surroundings, Unplaced, calico_name, place
+from handover_nodeagent.placement import Surroundings, Unplaced, calico_name, place
 
 V4 = IPv4Address("10.65.0.2")
 V6 = IPv6Address("fd00:65::2")
@@ -60,7 +61,7 @@ class Case:
 
 
 NOBODY_KNOWS = Unplaced(
-    Obstacle.INTERFACE_NOT_FOUND,
+    EndpointReason.INTERFACE_NOT_FOUND,
     f"no spec.interface, no interface {CALI.name}, no direct route to any of its addresses",
 )
 CASES = {
@@ -68,22 +69,24 @@ CASES = {
     "named, although a route says otherwise": Case(TAP, "tap0", around(devices={V4: on(OTHER)})),
     "named, although another endpoint names it too": Case(TAP, "tap0", around(claimed=[7])),
     "named but absent": Case(
-        Unplaced(Obstacle.INTERFACE_NOT_FOUND, "there is no interface tap9"),
+        Unplaced(EndpointReason.INTERFACE_NOT_FOUND, "there is no interface tap9"),
         "tap9",
         around(devices={V4: on(TAP)}),
     ),
     "named but the node's own": Case(
-        Unplaced(Obstacle.INTERFACE_REFUSED, "interface eth0 has the node's address 192.0.2.1"),
+        Unplaced(
+            EndpointReason.INTERFACE_REFUSED, "interface eth0 has the node's address 192.0.2.1"
+        ),
         "eth0",
     ),
     "named but the way out": Case(
-        Unplaced(Obstacle.INTERFACE_REFUSED, "interface eth1 has the node's default route"),
+        Unplaced(EndpointReason.INTERFACE_REFUSED, "interface eth1 has the node's default route"),
         "eth1",
     ),
     "Calico's name": Case(CALI, around=around([*LINKS, CALI], {V4: on(TAP)})),
     "Calico's name but the node's own": Case(
         Unplaced(
-            Obstacle.INTERFACE_REFUSED,
+            EndpointReason.INTERFACE_REFUSED,
             f"interface {CALI.name} has the node's default route",
         ),
         around=around([dataclasses.replace(CALI, default_route=True)]),
@@ -99,14 +102,14 @@ CASES = {
     ),
     "a route by another endpoint's link": Case(
         Unplaced(
-            Obstacle.INTERFACE_REFUSED,
+            EndpointReason.INTERFACE_REFUSED,
             "direct routes to its addresses leave by tap0: another endpoint's, or the node's own",
         ),
         around=around(devices={V4: on(TAP)}, claimed=[7]),
     ),
     "a route by the node's own links": Case(
         Unplaced(
-            Obstacle.INTERFACE_REFUSED,
+            EndpointReason.INTERFACE_REFUSED,
             "direct routes to its addresses leave by eth0, eth1: another endpoint's, or the"
             " node's own",
         ),
@@ -118,7 +121,7 @@ CASES = {
     "the node's own link beside its own": Case(TAP, around=around(devices={V4: on(OWN, TAP)})),
     "two links that could be it": Case(
         Unplaced(
-            Obstacle.INTERFACE_AMBIGUOUS,
+            EndpointReason.INTERFACE_AMBIGUOUS,
             "direct routes to its addresses leave by tap0, tap1: name one in spec.interface",
         ),
         around=around(devices={V4: on(OTHER), V6: on(TAP)}),

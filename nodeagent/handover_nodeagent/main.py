@@ -1,0 +1,235 @@
+"""Composition root of the agent: wiring and order of start and stop; nothing is decided here."""
+
+import asyncio
+import contextlib
+import datetime as dt
+import gc
+import os
+import signal
+from collections.abc import Mapping
+from typing import Final
+
+import structlog
+
+from handover_api import names
+from handover_api.configuration import Settings
+from handover_api.names import ObjectKey
+from handover_nodeagent import access, configuration, health, metrics
+from handover_nodeagent.apiserver import ApiServer
+from handover_nodeagent.configuration import Invalid
+from handover_nodeagent.kernel import capabilities
+from handover_nodeagent.memory import Memory
+from handover_nodeagent.observation import Observation
+from handover_nodeagent.reconcile import Reconciler
+from handover_nodeagent.report import Reporter
+from handover_nodeagent.settings import AgentSettings
+from handover_nodeagent.watch import Watch
+
+CONFIGURATION_PATIENCE: Final = 3.0
+"""Seconds for which a start waits for the configuration; then it goes by what it remembers."""
+LAST_WORDS: Final = 2.0
+"""Seconds for which a stop waits for the reports to leave."""
+_ROOT: Final = f"/apis/{names.GROUP}/{names.VERSION}"
+
+_log: Final = structlog.get_logger()
+
+
+class Unusable(Exception):  # noqa: N818  tells a person what to do
+    """The agent cannot start with what it was given."""
+
+
+class Agent:
+    """All parts of a running agent."""
+
+    def __init__(self, settings: AgentSettings, memory: Memory, api: ApiServer) -> None:
+        """Wire them; nothing runs so far."""
+        self.settings = settings
+        self.memory = memory
+        self.specs: dict[str, Mapping[str, object]] = memory.load_configuration()
+        self.configured = asyncio.Event()
+        self.reporter = Reporter(api, _now, settings.node_name)
+        start, why = self.effective(Settings())
+        self.reconciler = Reconciler(start, self.reporter, memory)
+        self.reconciler.misconfigured = why
+        self.observation = Observation(self.reconciler)
+        selector = f"spec.node={settings.node_name}"
+        self.endpoints = Watch(
+            api,
+            f"{_ROOT}/{names.WORKLOAD_ENDPOINTS}",
+            sink=_Endpoints(self.reconciler, self.observation),
+            field_selector=selector,
+        )
+        self.configurations = Watch(
+            api, f"{_ROOT}/{names.CONFIGURATIONS}", sink=_Configurations(self)
+        )
+
+    def effective(self, last: Settings) -> tuple[Settings, str]:
+        """Return the settings in force, and why the newest ones are not: "" when they are."""
+        found = configuration.effective(
+            self.specs.get(names.DEFAULT_CONFIGURATION),
+            self.specs.get(f"{names.NODE_CONFIGURATION_PREFIX}{self.settings.node_name}"),
+            self.settings.overrides,
+        )
+        if isinstance(found, Invalid):
+            return last, f"{found.field}: {found.message}"
+        return found, ""
+
+    def configure(self) -> None:
+        """Bring the reconciler to the configuration that is in force."""
+        settings, why = self.effective(self.reconciler.settings)
+        if why:
+            _log.warning("configuration_refused", why=why)
+        self.reconciler.configure(settings, why)
+        self.memory.keep_configuration(self.specs)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        records = await asyncio.to_thread(self.memory.load)
+        await self.observation.begin(records)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self.reporter.run())
+            group.create_task(self.reconciler.guard.run())
+            group.create_task(self.observation.run())
+            group.create_task(self.configurations.run())
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self.configured.wait(), CONFIGURATION_PATIENCE)
+            group.create_task(self.endpoints.run())
+
+    def unready(self) -> str:
+        """Say why nobody may rely on this agent so far; "" when all may."""
+        return "" if self.reconciler.is_synced else "the node's endpoints are not all known yet"
+
+    async def close(self) -> None:
+        """Stop telling and listening; routes and guard stay."""
+        self.observation.close()
+        for resident in self.reconciler.residents.values():
+            resident.retire()
+        self.reconciler.flush()
+        await self.memory.flush()
+        await self.reporter.flush(LAST_WORDS)
+        self.reconciler.router.close()
+        self.memory.close()
+
+
+class _Endpoints:
+    """The watch of this node's endpoints."""
+
+    def __init__(self, reconciler: Reconciler, observation: Observation) -> None:
+        self._reconciler = reconciler
+        self._observation = observation
+
+    def put(self, raw: Mapping[str, object]) -> None:
+        self._reconciler.put(raw)
+
+    def drop(self, key: ObjectKey, uid: str) -> None:
+        self._reconciler.drop(key, uid)
+
+    def synced(self) -> None:
+        is_first = not self._reconciler.is_synced
+        self._reconciler.synced()
+        if is_first:
+            # The quick look finds only routes that win; once all endpoints are known, find all.
+            self._observation.look()
+            gc.collect()
+            gc.freeze()
+
+    def outage(self, reason: str) -> None:
+        metrics.WATCH_RESTARTS.labels("WorkloadEndpoint", "outage").inc()
+        _log.warning("outage", kind="WorkloadEndpoint", why=reason)
+
+
+class _Configurations:
+    """The watch of the HandoverConfigurations, of which two concern this node."""
+
+    def __init__(self, agent: Agent) -> None:
+        self._agent = agent
+        own = f"{names.NODE_CONFIGURATION_PREFIX}{agent.settings.node_name}"
+        self._wanted = {names.DEFAULT_CONFIGURATION, own}
+        self._listed: set[str] = set()
+
+    def put(self, raw: Mapping[str, object]) -> None:
+        metadata, spec = raw["metadata"], raw.get("spec") or {}
+        assert isinstance(metadata, dict)
+        assert isinstance(spec, dict)
+        if metadata["name"] in self._wanted:
+            self._listed.add(metadata["name"])
+            self._take(metadata["name"], spec)
+
+    def drop(self, key: ObjectKey, uid: str) -> None:  # noqa: ARG002  the sink's form
+        if key.name in self._wanted:
+            self._listed.discard(key.name)
+            self._take(key.name, None)
+
+    def synced(self) -> None:
+        for name in self._agent.specs.keys() - self._listed:
+            self._take(name, None)
+        self._agent.configured.set()
+
+    def outage(self, reason: str) -> None:
+        metrics.WATCH_RESTARTS.labels("HandoverConfiguration", "outage").inc()
+        _log.warning("outage", kind="HandoverConfiguration", why=reason)
+
+    def _take(self, name: str, spec: Mapping[str, object] | None) -> None:
+        if spec is None:
+            self._agent.specs.pop(name, None)
+        else:
+            self._agent.specs[name] = spec
+        self._agent.configure()
+
+
+async def run(settings: AgentSettings) -> None:
+    """Serve until SIGTERM or SIGINT. Raises Unusable or access.Unconfigured."""
+    for sentence in capabilities.missing():
+        _log.error("privilege", trouble=sentence)
+    memory = Memory(settings.state_directory)
+    async with ApiServer(access.find(os.environ)) as api:
+        agent = Agent(settings, memory, api)
+        try:
+            server = await health.serve(
+                settings.listen_address,
+                settings.port,
+                sick=lambda: "",
+                unready=agent.unready,
+                metrics=metrics.render,
+            )
+        except OSError as error:
+            message = f"cannot serve /healthz, /readyz and /metrics (HANDOVER_PORT): {error}"
+            raise Unusable(message) from error
+        work = asyncio.create_task(agent.run())
+        _take_signals(agent, work)
+        try:
+            with contextlib.suppress(asyncio.CancelledError):
+                await work
+        finally:
+            await agent.close()
+            await server.cleanup()
+    _log.info("stopped")
+
+
+def _take_signals(agent: Agent, work: asyncio.Task[None]) -> None:
+    """End on SIGTERM when no endpoint waits for its guest, on SIGINT or a second one at once."""
+    loop = asyncio.get_running_loop()
+    leaving: list[asyncio.Task[None]] = []
+
+    def leave() -> None:
+        if leaving:
+            work.cancel()
+        else:
+            leaving.append(loop.create_task(_leave(agent, work)))
+
+    loop.add_signal_handler(signal.SIGTERM, leave)
+    loop.add_signal_handler(signal.SIGINT, work.cancel)
+
+
+async def _leave(agent: Agent, work: asyncio.Task[None]) -> None:
+    if agent.reconciler.awaits_guests:
+        _log.info("serving_on", why="an endpoint is in Target; its guest may come any moment")
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(agent.settings.drain_seconds):
+            while agent.reconciler.awaits_guests:
+                await agent.reconciler.moved()
+    work.cancel()
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)  # noqa: TID251  the clock of the reports

@@ -1,0 +1,120 @@
+"""Keeps the loop in step with the kernel: by its notifications, and by a look at everything.
+
+Notifications are heard from before the first look, so that nothing falls between.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from typing import Final
+
+import structlog
+
+from handover_api.names import ObjectKey
+from handover_nodeagent import metrics, router
+from handover_nodeagent.kernel import links
+from handover_nodeagent.kernel.netlink import ObservationError
+from handover_nodeagent.kernel.notifications import (
+    AddressChanged,
+    DefaultRouteChanged,
+    LinkChanged,
+    LinkRemoved,
+    Notification,
+    Notifications,
+)
+from handover_nodeagent.memory import Record
+from handover_nodeagent.network import IPAddress, Link
+from handover_nodeagent.reconcile import Reconciler
+from handover_nodeagent.router import Observed
+
+ATTEMPTS: Final = 8
+"""So often everything is observed anew because it changed meanwhile."""
+PATIENCE: Final = 1.0
+
+_log: Final = structlog.get_logger()
+
+
+class Observation:
+    """Tells a reconciler what the kernel has, from :meth:`begin` until :meth:`close`."""
+
+    def __init__(self, reconciler: Reconciler) -> None:
+        self._reconciler = reconciler
+        self._wanted = asyncio.Event()
+        self._news = 0
+        self._begun = False
+        self._notifications = Notifications(
+            self._heard,
+            self._overflow,
+            table=reconciler.settings.route_table,
+            own_port=reconciler.router.port,
+        )
+
+    async def begin(self, records: Mapping[ObjectKey, Record]) -> None:
+        """Start the reconciler from the kernel and the last agent's *records*."""
+        addresses = [
+            address
+            for record in records.values()
+            if record.endpoint
+            for address in record.endpoint.spec.ips
+        ]
+        self._reconciler.start(*await self._observe(addresses), records)
+        self._begun = True
+
+    async def run(self) -> None:
+        """Look at everything whenever that is wanted, until cancelled."""
+        while True:
+            await self._wanted.wait()
+            self._wanted.clear()
+            known = self._reconciler.router.desired.everything().addresses
+            found, observed = await self._observe(list(known))
+            self._reconciler.router.load(observed)
+            for turn in self._reconciler.node.load(found):
+                self._reconciler.turned(turn)
+            self._reconciler.reapply(known)
+            self._reconciler.look_again()
+
+    def look(self) -> None:
+        """Look at everything soon."""
+        self._wanted.set()
+
+    def close(self) -> None:
+        """Hear nothing more."""
+        self._notifications.close()
+
+    async def _observe(self, addresses: list[IPAddress]) -> tuple[Mapping[int, Link], Observed]:
+        """Observe until nothing happens meanwhile, or as near to that as a busy node lets us."""
+        settings = self._reconciler.settings
+        for attempt in range(1, ATTEMPTS + 1):
+            before = self._news
+            try:
+                found = await asyncio.to_thread(links.observe, settings.route_table)
+                observed = await asyncio.to_thread(router.observe, settings, addresses)
+            except ObservationError as error:
+                _log.warning("cannot_observe", why=str(error), again_in_seconds=PATIENCE)
+                await asyncio.sleep(PATIENCE)
+                continue
+            if before == self._news or attempt == ATTEMPTS:
+                return found, observed
+        return await self._observe(addresses)
+
+    def _heard(self, notification: Notification) -> None:
+        self._news += 1
+        if not self._begun:
+            return
+        reconciler = self._reconciler
+        if isinstance(notification, LinkChanged):
+            reconciler.turned(reconciler.node.changed(notification))
+        elif isinstance(notification, LinkRemoved):
+            reconciler.turned(reconciler.node.removed(notification))
+        elif isinstance(notification, AddressChanged):
+            reconciler.turned(reconciler.node.readdressed(notification))
+        elif isinstance(notification, DefaultRouteChanged):
+            self.look()
+        elif reconciler.router.heard(notification):
+            reconciler.look_again()
+            reconciler.reapply([notification.route.address])
+
+    def _overflow(self) -> None:
+        metrics.OVERFLOWS.inc()
+        _log.warning("notifications_lost", why="the kernel dropped some; everything is observed")
+        self._news += 1
+        self.look()

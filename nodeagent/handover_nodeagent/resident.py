@@ -1,0 +1,119 @@
+"""One endpoint that lives on this node: its object, its machine, and what hangs on the two."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Self
+
+from handover_api.configuration import Settings
+from handover_api.names import ObjectKey
+from handover_api.workloadendpoint import Cutover, WorkloadEndpoint
+from handover_nodeagent import addresses, machine, placement
+from handover_nodeagent.addresses import Admission
+from handover_nodeagent.desired import Local
+from handover_nodeagent.ears import Ear, Tuning
+from handover_nodeagent.machine import Machine
+from handover_nodeagent.memory import Record
+from handover_nodeagent.network import Link
+from handover_nodeagent.placement import Unplaced
+from handover_nodeagent.restart import remember
+from handover_nodeagent.router import Prepared
+from handover_nodeagent.sniff import probe
+from handover_nodeagent.timers import Timer
+
+
+@dataclass(slots=True)
+class Resident:
+    """What the loop keeps of an endpoint; the loop alone changes it."""
+
+    endpoint: WorkloadEndpoint
+    machine: Machine
+    placement: Link | Unplaced
+    admission: Admission
+    learned_mac: str | None = None
+    cutover: Cutover | None = None
+    ear: Ear | None = None
+    prepared: Prepared | None = None
+    timer: Timer | None = None
+    alarm: asyncio.TimerHandle | None = None
+    overdue: bool = False
+    overdue_alarm: asyncio.TimerHandle | None = None
+    shadow: str = ""
+
+    @property
+    def key(self) -> ObjectKey:
+        """Namespace and name."""
+        return self.endpoint.key
+
+    @property
+    def uid(self) -> str:
+        """The object's uid: another one is another endpoint, whatever its name."""
+        return self.endpoint.metadata.uid
+
+    @property
+    def link(self) -> Link | None:
+        """The interface, if it could be found."""
+        return self.placement if isinstance(self.placement, Link) else None
+
+    @property
+    def mac(self) -> str | None:
+        """The guest's MAC: as its object says, else as it was learned."""
+        return self.endpoint.spec.mac or self.learned_mac
+
+    @property
+    def wishes(self) -> tuple[str, ...]:
+        """The names of interfaces that would be its own."""
+        named = self.endpoint.spec.interface
+        return (named,) if named else (placement.calico_name(self.endpoint),)
+
+    def is_owned(self, settings: Settings) -> bool:
+        """Tell whether its routes are ours to program."""
+        return addresses.is_owned(self.machine.assignment, settings.route_ownership)
+
+    def local(self, settings: Settings) -> Local:
+        """Return what the desired network needs of it."""
+        current = self.machine
+        return Local(
+            self.key,
+            self.admission.allowed,
+            machine.level(current),
+            machine.settled(current).state,
+            self.link,
+            self.mac,
+            self.endpoint.metadata.creation_timestamp,
+            self.is_owned(settings),
+        )
+
+    def tuning(self, settings: Settings) -> Tuning | None:
+        """Return what to listen for; None where there is nothing to listen to or for."""
+        if self.link is None or not machine.is_listening(self.machine):
+            return None
+        return self.attention(self.link, settings)
+
+    def attention(self, link: Link, settings: Settings) -> Tuning:
+        """Return how its guest would be heard on *link*."""
+        armed = self.machine.assignment.armed
+        return Tuning(
+            link,
+            self.admission.allowed,
+            self.endpoint.spec.gateways,
+            self.mac,
+            armed,
+            self.machine.state,
+            self.machine.episode,
+            probe.interval(self.machine.state, settings.probe_interval, armed=armed),
+        )
+
+    def record(self) -> Record:
+        """Return what a restart needs."""
+        stood = remember(self.machine)
+        return Record.of(self.endpoint, stood, self.cutover, self.learned_mac)
+
+    def retire(self) -> Self:
+        """Stop its timers and its listening."""
+        for alarm in (self.alarm, self.overdue_alarm):
+            if alarm:
+                alarm.cancel()
+        if self.ear:
+            self.ear.close()
+        self.alarm = self.overdue_alarm = self.ear = self.prepared = None
+        return self

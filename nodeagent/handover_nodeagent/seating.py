@@ -1,0 +1,69 @@
+"""PURE: which endpoint sits on which link, and who must look again when a link changes."""
+
+from collections.abc import Iterable
+from collections.abc import Set as AbstractSet
+from typing import TypeVar
+
+from handover_api.names import ObjectKey
+from handover_nodeagent.network import Link
+from handover_nodeagent.node import Turn
+
+
+class Seating:
+    """Indexes of the endpoints by the link they have and by the names they wish for."""
+
+    def __init__(self) -> None:
+        self._on: dict[int, set[ObjectKey]] = {}
+        self._wishing: dict[str, set[ObjectKey]] = {}
+        self._seats: dict[ObjectKey, tuple[frozenset[str], int | None]] = {}
+        self._standing: set[ObjectKey] = set()
+
+    @property
+    def taken(self) -> AbstractSet[int]:
+        """The indexes of the links that some endpoint has."""
+        return self._on.keys()
+
+    def take(self, key: ObjectKey, wishes: Iterable[str], link: Link | None) -> None:
+        """Seat *key* on *link*, or let it stand without one."""
+        self.leave(key)
+        names = frozenset(wishes)
+        self._seats[key] = (names, link.index if link else None)
+        for name in names:
+            self._wishing.setdefault(name, set()).add(key)
+        if link is None:
+            self._standing.add(key)
+        else:
+            self._on.setdefault(link.index, set()).add(key)
+
+    def leave(self, key: ObjectKey) -> None:
+        """Forget *key*."""
+        names, index = self._seats.pop(key, (frozenset[str](), None))
+        self._standing.discard(key)
+        for name in names:
+            _discard(self._wishing, name, key)
+        if index is not None:
+            _discard(self._on, index, key)
+
+    def on(self, index: int) -> frozenset[ObjectKey]:
+        """Return the endpoints on a link."""
+        return frozenset(self._on.get(index, ()))
+
+    def standing(self) -> frozenset[ObjectKey]:
+        """Return the endpoints without a link."""
+        return frozenset(self._standing)
+
+    def concerned(self, turn: Turn) -> frozenset[ObjectKey]:
+        """Return the endpoints whose link may be another one after *turn*."""
+        links = [link for link in (turn.before, turn.after) if link]
+        seated = [self._on.get(link.index, set[ObjectKey]()) for link in links]
+        wishing = [self._wishing.get(name, set[ObjectKey]()) for name in turn.names]
+        return frozenset(self._standing.union(*seated, *wishing))
+
+
+_K = TypeVar("_K")
+
+
+def _discard(index: dict[_K, set[ObjectKey]], place: _K, key: ObjectKey) -> None:
+    index[place].discard(key)
+    if not index[place]:
+        del index[place]

@@ -1,0 +1,177 @@
+"""PURE: what an endpoint's status says, from what the loop knows of it."""
+
+import datetime as dt
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from handover_api.conditions import EndpointCondition as Type
+from handover_api.conditions import EndpointReason as Reason
+from handover_api.configuration import Mode, Settings
+from handover_api.model import Condition
+from handover_api.names import ObjectKey
+from handover_api.workloadendpoint import (
+    Cutover,
+    RouteStatus,
+    State,
+    WorkloadEndpoint,
+    WorkloadEndpointStatus,
+)
+from handover_nodeagent import machine, timers
+from handover_nodeagent.addresses import Admission
+from handover_nodeagent.machine import Machine, RouteLevel
+from handover_nodeagent.network import IPAddress, Link, Route
+from handover_nodeagent.placement import Unplaced
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """All that a status is made of.
+
+    ``refusals``: what the kernel said no to. ``shadow``: which route the kernel prefers to ours.
+    ``deafness``: why nobody listens who should. ``misconfigured``: why the newest configuration
+    does not count.
+    """
+
+    endpoint: WorkloadEndpoint
+    machine: Machine
+    placement: Link | Unplaced
+    admission: Admission
+    settings: Settings
+    owned: bool = True
+    routes: tuple[Route, ...] = ()
+    refusals: tuple[str, ...] = ()
+    shadow: str = ""
+    hears: bool = False
+    deafness: str = ""
+    overdue: bool = False
+    cutover: Cutover | None = None
+    sharers: Mapping[IPAddress, tuple[ObjectKey, ...]] | None = None
+    misconfigured: str = ""
+
+
+_YES: Final = "True"
+_NO: Final = "False"
+
+
+class _Draft(NamedTuple):
+    type: Type
+    status: str
+    reason: Reason
+    message: str = ""
+
+
+def status(
+    standing: Standing, before: Iterable[Condition], now: dt.datetime
+) -> WorkloadEndpointStatus:
+    """Return the status; a condition that stays keeps the time of its last transition."""
+    current = standing.machine
+    timer = timers.timer(current, standing.settings)
+    link = standing.placement if isinstance(standing.placement, Link) else None
+    return WorkloadEndpointStatus(
+        state=current.state,
+        since=current.since,
+        deadline=timer.due if timer and current.state is State.TIME_WAIT else None,
+        role=current.assignment.role,
+        migration_uid=current.uid,
+        interface=link.name if link else None,
+        routes=tuple(
+            RouteStatus(
+                address=route.address,
+                metric=route.metric,
+                table=route.table,
+                protocol=route.protocol,
+            )
+            for route in sorted(
+                standing.routes, key=lambda route: (str(route.address), route.metric)
+            )
+        ),
+        last_cutover=standing.cutover,
+        conditions=_dated(standing, before, now),
+    )
+
+
+def _dated(
+    standing: Standing, before: Iterable[Condition], now: dt.datetime
+) -> tuple[Condition, ...]:
+    known = {condition.type: condition for condition in before}
+    generation = standing.endpoint.metadata.generation
+
+    def date(draft: _Draft) -> Condition:
+        old = known.get(draft.type)
+        since = old.last_transition_time if old and old.status == draft.status else now
+        return Condition(
+            type=draft.type,
+            status=draft.status,
+            reason=draft.reason,
+            message=draft.message,
+            last_transition_time=since,
+            observed_generation=generation,
+        )
+
+    return tuple(map(date, _drafts(standing)))
+
+
+def _drafts(standing: Standing) -> Iterator[_Draft]:
+    """Say what holds; what is wrong only now and then is left out while it is not."""
+    yield _programmed(standing)
+    yield _listening(standing)
+    if standing.misconfigured:
+        yield _Draft(Type.CONFIGURED, _NO, Reason.INVALID, standing.misconfigured)
+    else:
+        yield _Draft(Type.CONFIGURED, _YES, Reason.ACCEPTED)
+    doubt = standing.machine.doubt
+    if doubt:
+        text = "the migration says that the guest is gone, but it answers; its routes stay"
+        yield _Draft(Type.STILL_ALIVE, _YES, Reason.GUEST_ANSWERS, text)
+    refused = standing.admission.refused
+    if refused:
+        yield _Draft(
+            Type.ADDRESS_NOT_ALLOWED, _YES, Reason.NOT_ALLOWED, "; ".join(refused.values())
+        )
+    if standing.sharers:
+        yield _Draft(Type.ADDRESS_SHARED, _YES, Reason.SHARED, _shared(standing.sharers))
+    if standing.overdue:
+        text = f"no announcement within {standing.settings.target_timeout}; still listening"
+        yield _Draft(Type.TARGET_TIMEOUT, _YES, Reason.NOT_ANNOUNCED, text)
+
+
+def _programmed(standing: Standing) -> _Draft:
+    problem = _problem(standing)
+    if problem:
+        return _Draft(Type.PROGRAMMED, _NO, *problem)
+    if machine.level(standing.machine) is RouteLevel.NONE:
+        text = "no route before the guest is known to run here"
+        return _Draft(Type.PROGRAMMED, _YES, Reason.SUPPRESSED, text)
+    return _Draft(Type.PROGRAMMED, _YES, Reason.PROGRAMMED)
+
+
+def _problem(standing: Standing) -> tuple[Reason, str] | None:
+    if standing.settings.mode is not Mode.ACTIVE:
+        return Reason.NOT_ACTIVE, f"the agent's mode is {standing.settings.mode}"
+    if not standing.owned:
+        return Reason.NOT_OWNED, "routeOwnership is migrations, and there was none so far"
+    if isinstance(standing.placement, Unplaced):
+        return standing.placement.reason, standing.placement.message
+    if standing.refusals:
+        return Reason.REFUSED, "; ".join(standing.refusals)
+    if standing.shadow:
+        return Reason.SHADOWED, standing.shadow
+    return None
+
+
+def _listening(standing: Standing) -> _Draft:
+    if not machine.is_listening(standing.machine):
+        return _Draft(Type.LISTENING, _NO, Reason.NOT_NEEDED)
+    if standing.hears:
+        return _Draft(Type.LISTENING, _YES, Reason.LISTENING)
+    if isinstance(standing.placement, Unplaced):
+        return _Draft(Type.LISTENING, _NO, standing.placement.reason, standing.placement.message)
+    return _Draft(Type.LISTENING, _NO, Reason.CANNOT_LISTEN, standing.deafness)
+
+
+def _shared(sharers: Mapping[IPAddress, tuple[ObjectKey, ...]]) -> str:
+    return "; ".join(
+        f"{address} is also named by {', '.join(map(str, keys))}"
+        for address, keys in sharers.items()
+    )

@@ -1,0 +1,167 @@
+"""What is told when the routes are in: log lines, metrics, statuses and Events."""
+
+import asyncio
+import datetime as dt
+from collections.abc import Callable
+from typing import Final
+
+import structlog
+
+from handover_api.model import Condition
+from handover_api.names import ObjectKey
+from handover_api.workloadendpoint import State
+from handover_nodeagent import metrics, standing
+from handover_nodeagent.fsm import Step
+from handover_nodeagent.machine import Machine
+from handover_nodeagent.report import Reporter
+from handover_nodeagent.resident import Resident
+from handover_nodeagent.restart import Found
+from handover_nodeagent.standing import Standing
+
+DELAY: Final = 0.003
+"""Seconds for which the loop tells nothing, so that twenty guests at once get their routes."""
+
+_log: Final = structlog.get_logger()
+
+
+class Telling:
+    """Collects what is to be told and tells it a little later, in order."""
+
+    def __init__(
+        self,
+        reporter: Reporter,
+        describe: Callable[[Resident], Standing],
+        clock: Callable[[], dt.datetime],
+    ) -> None:
+        """Ask *describe* for how an endpoint stands when its status is made."""
+        self._reporter = reporter
+        self._describe = describe
+        self._clock = clock
+        self._later: list[Callable[[], object]] = []
+        self._unreported: dict[ObjectKey, Resident] = {}
+        self._conditions: dict[str, tuple[Condition, ...]] = {}
+        self._states: dict[ObjectKey, State] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def met(self, resident: Resident, found: Found) -> None:
+        """Tell that an endpoint was seen for the first time."""
+        self._count(resident.key, resident.machine.state)
+        state = resident.machine.state
+        self._soon(
+            lambda: _log.info(
+                "endpoint",
+                endpoint=str(resident.key),
+                migration=resident.machine.uid,
+                state=state,
+                role=found.assignment.role,
+                found=found.routes,
+                interface=resident.link.name if resident.link else None,
+            )
+        )
+
+    def told(self, resident: Resident, before: Machine, step: Step) -> None:
+        """Tell what one event did to an endpoint's machine, if anything."""
+        after = step.machine
+        if step.input is None or (after and after.state is before.state and not step.impossible):
+            return
+        state = after.state if after else "gone"
+        self._count(resident.key, after.state if after else None)
+        metrics.TRANSITIONS.labels(before.state, state, step.input).inc()
+        self._soon(lambda: _transition(resident, before, after, step))
+
+    def cut_over(self, resident: Resident) -> None:
+        """Tell what the network's share of a switchover was."""
+        cutover = resident.cutover
+        assert cutover is not None
+        seconds = cutover.announcement_to_route_microseconds / 1e6
+        metrics.ANNOUNCEMENT_TO_ROUTE.observe(seconds)
+        metrics.LAST_CUTOVER.labels(*resident.key).set(seconds)
+
+    def event(
+        self, resident: Resident, reason: str, message: str, *, warning: bool = False
+    ) -> None:
+        """Tell the readers of the endpoint."""
+        key, uid = resident.key, resident.uid
+        self._soon(lambda: self._reporter.event(key, uid, reason, message, warning=warning))
+
+    def report(self, resident: Resident) -> None:
+        """Bring the endpoint's status up to date."""
+        self._unreported[resident.key] = resident
+        self._wind()
+
+    def gone(self, resident: Resident) -> None:
+        """Tell nothing more of an endpoint."""
+        self._unreported.pop(resident.key, None)
+        self._conditions.pop(resident.uid, None)
+        if resident.cutover:
+            metrics.LAST_CUTOVER.remove(*resident.key)
+        self._reporter.status(resident.key, resident.uid, None)
+
+    def flush(self) -> None:
+        """Tell all that is pending."""
+        if self._timer:
+            self._timer.cancel()
+            self._timer = None
+        later, self._later = self._later, []
+        for tell in later:
+            tell()
+        unreported, self._unreported = self._unreported, {}
+        for resident in unreported.values():
+            self._report(resident)
+
+    def _report(self, resident: Resident) -> None:
+        described = self._describe(resident)
+        if described.shadow and described.shadow != resident.shadow:
+            self._reporter.event(
+                resident.key, resident.uid, "Shadowed", described.shadow, warning=True
+            )
+        resident.shadow = described.shadow
+        before = self._conditions.get(resident.uid, resident.endpoint.status.conditions)
+        status = standing.status(described, before, self._clock())
+        self._conditions[resident.uid] = status.conditions
+        self._reporter.status(resident.key, resident.uid, status)
+
+    def _soon(self, tell: Callable[[], object]) -> None:
+        self._later.append(tell)
+        self._wind()
+
+    def _wind(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(DELAY, self.flush)
+
+    def _count(self, key: ObjectKey, state: State | None) -> None:
+        """Keep the number of endpoints in each state."""
+        before = self._states.pop(key, None)
+        if before:
+            metrics.ENDPOINTS.labels(before).dec()
+        if state:
+            self._states[key] = state
+            metrics.ENDPOINTS.labels(state).inc()
+
+
+def _transition(resident: Resident, before: Machine, after: Machine | None, step: Step) -> None:
+    """Write one line."""
+    current = after or before
+    said = current.assignment
+    _log.info(
+        "transition" if not step.impossible else "impossible_input",
+        endpoint=str(resident.key),
+        migration=current.uid,
+        input=step.input,
+        before=before.state,
+        after=after.state if after else "gone",
+        why=_reason(current),
+        armed=said.armed,
+    )
+
+
+def _reason(current: Machine) -> str:
+    """Say what the machine goes by."""
+    said = current.assignment
+    if current.question:
+        return f"the guest is asked because of {current.question.cause}"
+    if said.role:
+        return f"role {said.role}"
+    if said.outcome:
+        return f"{said.ended_role} of a migration that {said.outcome.lower()}"
+    return "no role"
