@@ -172,7 +172,7 @@ def _access(cluster_at: Path, cluster: Entry, user_at: Path, user: Entry) -> Acc
         certificate=_pem(user_at, user, "client-certificate"),
         key=_pem(user_at, user, "client-key"),
         token=str(user.get("token", "")),
-        token_file=user_at / token_file if token_file else None,
+        token_file=user_at / str(token_file) if token_file else None,
         server_name=cluster.get("tls-server-name"),
         insecure=cluster.get("insecure-skip-tls-verify") is True,
     )
@@ -187,14 +187,16 @@ def _pem(directory: Path, entry: Entry, name: str) -> Pem | None:
             message = f"the kubeconfig's {name}-data is not base64"
             raise Unconfigured(message) from None
     path = entry.get(name)
-    return Pem(directory / path) if path else None
+    return Pem(directory / str(path)) if path else None
 
 
 def _entry(documents: list[tuple[Path, Entry]], kind: str, name: str) -> tuple[Path, Entry]:
     for path, document in documents:
-        for entry in document.get(f"{kind}s") or ():
+        entries = document.get(f"{kind}s")
+        for entry in entries if isinstance(entries, list) else ():
             if isinstance(entry, dict) and entry.get("name") == name:
-                return path, entry.get(kind) or {}
+                found = entry.get(kind)
+                return path, found if isinstance(found, dict) else {}
     message = f"{documents[0][0]} has no {kind} {name!r}"
     raise Unconfigured(message)
 
