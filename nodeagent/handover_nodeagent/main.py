@@ -88,7 +88,7 @@ class Agent:
         await self.observation.begin(records)
         async with asyncio.TaskGroup() as group:
             group.create_task(self.reporter.run())
-            group.create_task(self.reconciler.guard.run())
+            group.create_task(self.reconciler.kernel.guard.run())
             group.create_task(self.observation.run())
             group.create_task(self.configurations.run())
             with contextlib.suppress(TimeoutError):
@@ -107,7 +107,7 @@ class Agent:
         self.reconciler.flush()
         await self.memory.flush()
         await self.reporter.flush(LAST_WORDS)
-        self.reconciler.router.close()
+        self.reconciler.kernel.close()
         self.memory.close()
 
 

@@ -69,7 +69,7 @@ class Observation:
             self._reconciler.router.load(observed)
             for turn in self._reconciler.node.load(found):
                 self._reconciler.turned(turn)
-            self._reconciler.reapply(known)
+            self._reconciler.kernel.reapply(known)
             self._reconciler.look_again()
 
     def look(self) -> None:
@@ -111,7 +111,7 @@ class Observation:
             self.look()
         elif reconciler.router.heard(notification):
             reconciler.look_again()
-            reconciler.reapply([notification.route.address])
+            reconciler.kernel.reapply([notification.route.address])
 
     def _overflow(self) -> None:
         metrics.OVERFLOWS.inc()

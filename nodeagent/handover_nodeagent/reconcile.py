@@ -7,10 +7,9 @@ log lines, metrics, memory and reports follow when the routes are in.
 import asyncio
 import datetime as dt
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Final
 
-import pydantic
 import structlog
 
 from handover_api.assignment import Assignment
@@ -20,38 +19,34 @@ from handover_api.workloadendpoint import Cutover, Signal, State, WorkloadEndpoi
 from handover_nodeagent import addresses as admissions
 from handover_nodeagent import (
     commands,
-    ears,
     fsm,
+    gather,
     inputs,
     machine,
     metrics,
-    placement,
     restart,
-    timers,
+    telling,
 )
+from handover_nodeagent.attendance import Attendance
 from handover_nodeagent.commands import EventReason
-from handover_nodeagent.desired import Touched
+from handover_nodeagent.enforcement import Enforcement
 from handover_nodeagent.events import Announced, AwaitLifted, Deleted, Event, Unaskable
 from handover_nodeagent.fsm import Step
-from handover_nodeagent.guard import GuardKeeper
 from handover_nodeagent.machine import RouteLevel
 from handover_nodeagent.memory import Memory, Record
-from handover_nodeagent.network import Guard, IPAddress, Link
+from handover_nodeagent.network import IPAddress, Link
 from handover_nodeagent.node import Node, Turn
 from handover_nodeagent.report import Reporter
 from handover_nodeagent.resident import Resident
 from handover_nodeagent.restart import Found
-from handover_nodeagent.router import Observed, Router
+from handover_nodeagent.router import Observed
 from handover_nodeagent.seating import Seating
 from handover_nodeagent.sniff.verdict import Accepted
 from handover_nodeagent.standing import Standing
 from handover_nodeagent.telling import Telling
-from handover_nodeagent.timers import Timer
 
 EPISODES: Final = 1_000_000
 """Apart by so much are the episodes of two machines, of which one may follow the other."""
-FIRST_PATIENCE: Final = 0.1
-LAST_PATIENCE: Final = 60.0
 WARNINGS: Final = frozenset({EventReason.STILL_ALIVE, EventReason.ORPHAN_ROUTE})
 
 _log: Final = structlog.get_logger()
@@ -60,8 +55,7 @@ _log: Final = structlog.get_logger()
 class Reconciler:
     """Every endpoint of this node, and the world that is made to follow them.
 
-    Nothing is applied before :meth:`start` or the first :meth:`synced` has told all endpoints: one
-    could take another one's route out.
+    The kernel is left alone until :meth:`start` with records, or the first :meth:`synced`.
     """
 
     def __init__(self, settings: Settings, reporter: Reporter, memory: Memory) -> None:
@@ -71,20 +65,18 @@ class Reconciler:
         self.is_synced = False
         self.residents: dict[ObjectKey, Resident] = {}
         self.node = Node()
-        self.router = Router(settings)
-        self.guard = GuardKeeper(self._wanted_guard)
-        self._memory = memory
-        self._telling = Telling(reporter, self._describe, _now)
-        self._reporter = reporter
         self._seating = Seating()
-        self._held: Touched | None = Touched()
+        self.kernel = Enforcement(settings, self._seating, self._retried)
+        self.router = self.kernel.router
+        self._attendance = Attendance(self, self._feed, self._overdue, _now)
+        self._memory = memory
+        self._telling = Telling(reporter, self._standing, _now)
+        self._reporter = reporter
         self._unconfirmed: set[ObjectKey] = set()
         self._moved = asyncio.Event()
         self._episode = 0
         self._acknowledged_ns = 0
         self._received_ns = 0
-        self._patience = FIRST_PATIENCE
-        self._retry: asyncio.TimerHandle | None = None
 
     # What the API says.
 
@@ -105,18 +97,14 @@ class Reconciler:
             elif not orphans:
                 self._memory.keep(key, lambda: None)
         if records:
-            self._release()
+            self._release(complete=False)
 
     def put(self, raw: Mapping[str, object]) -> None:
         """Take in one version of an endpoint."""
-        try:
-            endpoint = WorkloadEndpoint.model_validate(raw)
-        except pydantic.ValidationError as error:
+        endpoint = gather.endpoint(raw)
+        if isinstance(endpoint, gather.Unreadable):
             metrics.UNREADABLE.inc()
-            first = error.errors(include_url=False)[0]
-            field = ".".join(map(str, first["loc"]))
-            name = raw.get("metadata")
-            _log.warning("unreadable_endpoint", field=field, why=first["msg"], metadata=name)
+            _log.warning("unreadable_endpoint", endpoint=str(endpoint.key), why=str(endpoint))
             return
         self._unconfirmed.discard(endpoint.key)
         self._reporter.known(endpoint.key, endpoint.metadata.uid, endpoint.status)
@@ -140,8 +128,7 @@ class Reconciler:
         if self.is_synced:
             return
         self.is_synced = True
-        self._hold(Touched(self.router.addresses()))
-        self._release()
+        self._release(complete=True)
         _log.info("synced", endpoints=len(self.residents))
 
     def configure(self, settings: Settings, misconfigured: str = "") -> None:
@@ -151,15 +138,15 @@ class Reconciler:
         before, self.settings = self.settings, settings
         if before != settings:
             _log.info("configured", **settings.to_object())
-            self.router.configure(settings)
+            self.kernel.configure(settings)
             for resident in self.residents.values():
                 resident.admission = self._admit(resident.endpoint)
                 self.router.desired.put(resident.local(settings))
-            self._apply(self.router.desired.everything())
+            self.kernel.apply(self.router.desired.everything())
             if before.mode is not settings.mode:
-                self.guard.replace()
+                self.kernel.guard.replace()
             for resident in self.residents.values():
-                self._follow(resident)
+                self._attendance.follow(resident, self.router, self.settings)
         for resident in self.residents.values():
             self._telling.report(resident)
 
@@ -217,11 +204,7 @@ class Reconciler:
             self._seat_again(self.residents[key])
         if _own(turn.before) != _own(turn.after):
             self._admit_again(_own(turn.before) ^ _own(turn.after))
-        self.reapply(touched)
-
-    def reapply(self, touched: Iterable[IPAddress]) -> None:
-        """Make the kernel what is desired for some addresses, once more."""
-        self._apply(Touched(frozenset(touched)))
+        self.kernel.reapply(touched)
 
     def look_again(self) -> None:
         """Look for the interfaces of the endpoints that have none."""
@@ -245,36 +228,34 @@ class Reconciler:
 
     def _settle(self, resident: Resident, step: Step) -> None:
         """Let routes, then guest, ears, timers and memory follow the machine."""
-        self._apply(self.router.desired.put(resident.local(self.settings)))
+        self.kernel.apply(self.router.desired.put(resident.local(self.settings)))
         self._acknowledged_ns = self._acknowledged_ns or time.time_ns()
         for command in step.commands:
             if isinstance(command, commands.AnnounceGateway):
-                self._correct(resident)
+                self._attendance.correct(resident, self.settings)
             elif isinstance(command, commands.RecordCutover):
                 self._record(resident, command.signal)
         self._acknowledged_ns = 0
-        self._follow(resident)
+        self._attendance.follow(resident, self.router, self.settings)
         for command in step.commands:
-            self._carry_out(resident, command)
+            self._attendance.question(resident, command)
+        self._tell(resident, step)
         self._memory.keep(resident.key, resident.record)
         self._telling.report(resident)
 
-    def _carry_out(self, resident: Resident, command: commands.Command) -> None:
-        if isinstance(command, commands.StartProbes) and resident.ear:
-            resident.ear.start_probes()
-        elif isinstance(command, commands.AskGuest) and resident.ear:
-            resident.ear.ask()
-        elif isinstance(command, commands.EmitEvent):
-            reason = command.reason
-            self._telling.event(
-                resident, reason, commands.SENTENCES[reason], warning=reason in WARNINGS
-            )
+    def _tell(self, resident: Resident, step: Step) -> None:
+        """Emit the Events that the machine wants emitted."""
+        for command in step.commands:
+            if isinstance(command, commands.EmitEvent):
+                reason = command.reason
+                text = commands.SENTENCES[reason]
+                self._telling.event(resident, reason, text, warning=reason in WARNINGS)
 
-    def _correct(self, resident: Resident) -> None:
-        if resident.ear:
-            resident.ear.correct()
-        elif resident.link:
-            ears.correct_without(resident.attention(resident.link, self.settings))
+    def _overdue(self, resident: Resident) -> None:
+        resident.overdue, resident.overdue_alarm = True, None
+        text = "The guest has not announced itself yet; its routes wait for that"
+        self._telling.event(resident, "TargetTimeout", text, warning=True)
+        self._telling.report(resident)
 
     def _record(self, resident: Resident, signal: Signal) -> None:
         microseconds = max(0, self._acknowledged_ns - self._received_ns) // 1000
@@ -286,55 +267,6 @@ class Reconciler:
         )
         self._telling.cut_over(resident)
 
-    def _follow(self, resident: Resident) -> None:
-        """Let the ears, the prepared cutover and the timers follow the machine."""
-        current, settings = resident.machine, self.settings
-        tuning = resident.tuning(settings)
-        if tuning is None:
-            if resident.ear:
-                resident.ear.close()
-            resident.ear = None
-        elif resident.ear:
-            resident.ear.tune(tuning)
-        else:
-            resident.ear = ears.Ear(resident.key, tuning, self)
-        is_target = current.state is State.TARGET
-        resident.prepared = self.router.prepare(resident.local(settings)) if is_target else None
-        self._wind(resident, timers.timer(current, settings))
-        self._wind_overdue(resident)
-
-    def _wind(self, resident: Resident, timer: Timer | None) -> None:
-        if timer == resident.timer:
-            return
-        if resident.alarm:
-            resident.alarm.cancel()
-        resident.timer, resident.alarm = timer, None
-        if timer:
-            loop = asyncio.get_running_loop()
-            resident.alarm = loop.call_later(timer.delay(_now()), self._pop, resident, timer)
-
-    def _pop(self, resident: Resident, timer: Timer) -> None:
-        resident.timer = resident.alarm = None
-        self._feed(resident, timer.pops)
-
-    def _wind_overdue(self, resident: Resident) -> None:
-        """Report a Target that hears nothing; it listens on."""
-        if resident.overdue_alarm:
-            resident.overdue_alarm.cancel()
-        due = timers.target_overdue(resident.machine, self.settings)
-        left = (due - _now()).total_seconds() if due else 0.0
-        resident.overdue = due is not None and left <= 0
-        resident.overdue_alarm = None
-        if left > 0:
-            loop = asyncio.get_running_loop()
-            resident.overdue_alarm = loop.call_later(left, self._overdue, resident)
-
-    def _overdue(self, resident: Resident) -> None:
-        resident.overdue, resident.overdue_alarm = True, None
-        text = "The guest has not announced itself yet; its routes wait for that"
-        self._telling.event(resident, "TargetTimeout", text, warning=True)
-        self._telling.report(resident)
-
     # Endpoints that come, change and go.
 
     def _meet(self, endpoint: WorkloadEndpoint, record: Record | None) -> None:
@@ -344,7 +276,7 @@ class Reconciler:
             known.retire()
         admission = self._admit(endpoint)
         self.router.look(admission.allowed)
-        place = self._place(endpoint)
+        place = self._seating.find(endpoint, self.node, self.router)
         oif = place.index if isinstance(place, Link) else 0
         self._episode += EPISODES
         found = Found(
@@ -375,8 +307,8 @@ class Reconciler:
             resident.admission = self._admit(endpoint)
             self.router.look(resident.admission.allowed)
             self._seat_again(resident)
-            self._apply(self.router.desired.put(resident.local(self.settings)))
-            self._follow(resident)
+            self.kernel.apply(self.router.desired.put(resident.local(self.settings)))
+            self._attendance.follow(resident, self.router, self.settings)
         link = resident.link
         routes_in = bool(link and self.router.routes_of(resident.admission.allowed, link.index))
         event = inputs.read(resident.machine.assignment, after, routes_in=routes_in)
@@ -398,13 +330,11 @@ class Reconciler:
         touched = self.router.desired.drop(resident.key, orphan=is_orphan)
         if had_routes and not is_orphan:
             self._give_back(resident)
-        self._apply(touched)
+        self.kernel.apply(touched)
         orphans = self.router.desired.routes(touched.addresses) if is_orphan else ()
         record = Record.of_orphans(orphans) if orphans else None
         self._memory.keep(resident.key, lambda: record)
-        for command in step.commands:
-            if isinstance(command, commands.EmitEvent):
-                self._carry_out(resident, command)
+        self._tell(resident, step)
         self._telling.gone(resident)
 
     def _give_back(self, resident: Resident) -> None:
@@ -415,24 +345,16 @@ class Reconciler:
 
     # Interfaces and addresses.
 
-    def _place(self, endpoint: WorkloadEndpoint) -> Link | placement.Unplaced:
-        mine = self.residents.get(endpoint.key)
-        own = mine.link if mine else None
-        taken = self._seating.taken - ({own.index} if own else set())
-        directions = self.router.directions(endpoint.spec.ips)
-        surroundings = placement.Surroundings(self.node.links, self.node.names, directions, taken)
-        return placement.place(endpoint, surroundings)
-
     def _seat_again(self, resident: Resident) -> None:
         """Look for the endpoint's interface once more, and follow it where it is another."""
         before = resident.placement
-        resident.placement = self._place(resident.endpoint)
+        resident.placement = self._seating.find(resident.endpoint, self.node, self.router)
         if resident.placement == before:
             return
         self._seating.take(resident.key, resident.wishes, resident.link)
         self._learn(resident)
-        self._apply(self.router.desired.put(resident.local(self.settings)))
-        self._follow(resident)
+        self.kernel.apply(self.router.desired.put(resident.local(self.settings)))
+        self._attendance.follow(resident, self.router, self.settings)
         if resident.ear:
             resident.ear.start_probes()
         self._telling.report(resident)
@@ -452,74 +374,24 @@ class Reconciler:
             if changed.isdisjoint(resident.endpoint.spec.ips):
                 continue
             resident.admission = self._admit(resident.endpoint)
-            self._apply(self.router.desired.put(resident.local(self.settings)))
-            self._follow(resident)
+            self.kernel.apply(self.router.desired.put(resident.local(self.settings)))
+            self._attendance.follow(resident, self.router, self.settings)
             self._telling.report(resident)
 
-    # The kernel.
+    # What is known of an endpoint as a whole.
 
-    def _hold(self, touched: Touched) -> None:
-        self._held = touched if self._held is None else self._held | touched
-
-    def _release(self) -> None:
-        """Apply what has waited until all endpoints were known."""
-        held, self._held = self._held or Touched(), None
-        self._apply(held)
-        self.guard.replace()
+    def _release(self, *, complete: bool) -> None:
+        self.kernel.release(complete=complete)
         for resident in self.residents.values():
             self._telling.report(resident)
 
-    def _apply(self, touched: Touched) -> None:
-        if self._held is not None:
-            self._hold(touched)
-            return
-        self.router.devices = None if self.is_synced else self._seating.taken
-        self.router.apply(touched.addresses)
-        self.guard.touch(touched.interfaces)
-        if self.router.refused and self._retry is None:
-            loop = asyncio.get_running_loop()
-            self._retry = loop.call_later(self._patience, self._try_again)
-
-    def _try_again(self) -> None:
-        self._retry = None
-        refused = frozenset(self.router.refused)
-        self._patience = min(2 * self._patience, LAST_PATIENCE)
-        self.reapply(refused)
-        if not self.router.refused:
-            self._patience = FIRST_PATIENCE
+    def _retried(self, tried: frozenset[IPAddress]) -> None:
         for resident in self.residents.values():
-            if not refused.isdisjoint(resident.admission.allowed):
+            if not tried.isdisjoint(resident.admission.allowed):
                 self._telling.report(resident)
 
-    def _describe(self, resident: Resident) -> Standing:
-        """Gather what the endpoint's status is made of."""
-        allowed, link = resident.admission.allowed, resident.link
-        ours = self.router.routes_of(allowed, link.index) if link else ()
-        rivals = [rival for route in ours if (rival := self.router.rival(route))]
-        refused = self.router.refused
-        return Standing(
-            endpoint=resident.endpoint,
-            machine=resident.machine,
-            placement=resident.placement,
-            admission=resident.admission,
-            settings=self.settings,
-            owned=resident.is_owned(self.settings),
-            routes=ours,
-            refusals=tuple(refused[address] for address in allowed if address in refused),
-            shadow="; ".join(f"the kernel prefers {rival}" for rival in rivals),
-            hears=resident.ear is not None and resident.ear.is_open,
-            deafness=resident.ear.trouble if resident.ear else "",
-            overdue=resident.overdue,
-            cutover=resident.cutover,
-            sharers=self.router.desired.sharers(resident.key),
-            misconfigured=self.misconfigured,
-        )
-
-    def _wanted_guard(self, interfaces: Iterable[str] | None) -> Guard:
-        desired = self.router.desired
-        if interfaces is not None:
-            return desired.guard(interfaces)
-        return desired.guard(desired.everything().interfaces)
+    def _standing(self, resident: Resident) -> Standing:
+        return telling.describe(resident, self.router, self.settings, self.misconfigured)
 
 
 def _own(link: Link | None) -> frozenset[IPAddress]:

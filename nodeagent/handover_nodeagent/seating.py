@@ -1,12 +1,15 @@
-"""PURE: which endpoint sits on which link, and who must look again when a link changes."""
+"""Which endpoint sits on which link, and who must look again when a link changes."""
 
 from collections.abc import Iterable
 from collections.abc import Set as AbstractSet
 from typing import TypeVar
 
 from handover_api.names import ObjectKey
+from handover_api.workloadendpoint import WorkloadEndpoint
+from handover_nodeagent import placement
 from handover_nodeagent.network import Link
-from handover_nodeagent.node import Turn
+from handover_nodeagent.node import Node, Turn
+from handover_nodeagent.router import Router
 
 
 class Seating:
@@ -44,9 +47,15 @@ class Seating:
         if index is not None:
             _discard(self._on, index, key)
 
-    def on(self, index: int) -> frozenset[ObjectKey]:
-        """Return the endpoints on a link."""
-        return frozenset(self._on.get(index, ()))
+    def find(
+        self, endpoint: WorkloadEndpoint, node: Node, router: Router
+    ) -> Link | placement.Unplaced:
+        """Look for the link that is, or may become, the endpoint's."""
+        _, own = self._seats.get(endpoint.key, (None, None))
+        others = {index for index, keys in self._on.items() if index != own or len(keys) > 1}
+        directions = router.directions(endpoint.spec.ips)
+        surroundings = placement.Surroundings(node.links, node.names, directions, others)
+        return placement.place(endpoint, surroundings)
 
     def standing(self) -> frozenset[ObjectKey]:
         """Return the endpoints without a link."""

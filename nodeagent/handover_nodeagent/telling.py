@@ -7,6 +7,7 @@ from typing import Final
 
 import structlog
 
+from handover_api.configuration import Settings
 from handover_api.model import Condition
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State
@@ -16,6 +17,7 @@ from handover_nodeagent.machine import Machine
 from handover_nodeagent.report import Reporter
 from handover_nodeagent.resident import Resident
 from handover_nodeagent.restart import Found
+from handover_nodeagent.router import Router
 from handover_nodeagent.standing import Standing
 
 DELAY: Final = 0.003
@@ -137,6 +139,32 @@ class Telling:
         if state:
             self._states[key] = state
             metrics.ENDPOINTS.labels(state).inc()
+
+
+def describe(
+    resident: Resident, router: Router, settings: Settings, misconfigured: str
+) -> Standing:
+    """Gather what the endpoint's status is made of; asks the kernel which routes win."""
+    allowed, link = resident.admission.allowed, resident.link
+    ours = router.routes_of(allowed, link.index) if link else ()
+    rivals = [rival for route in ours if (rival := router.rival(route))]
+    return Standing(
+        endpoint=resident.endpoint,
+        machine=resident.machine,
+        placement=resident.placement,
+        admission=resident.admission,
+        settings=settings,
+        owned=resident.is_owned(settings),
+        routes=ours,
+        refusals=tuple(router.refused[one] for one in allowed if one in router.refused),
+        shadow="; ".join(f"the kernel prefers {rival}" for rival in rivals),
+        hears=resident.ear is not None and resident.ear.is_open,
+        deafness=resident.ear.trouble if resident.ear else "",
+        overdue=resident.overdue,
+        cutover=resident.cutover,
+        sharers=router.desired.sharers(resident.key),
+        misconfigured=misconfigured,
+    )
 
 
 def _transition(resident: Resident, before: Machine, after: Machine | None, step: Step) -> None:

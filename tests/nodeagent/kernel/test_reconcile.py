@@ -76,7 +76,7 @@ class World:
         self.observation = Observation(self.loop)
         await self.observation.begin(self.memory.load())
         self._tasks = [
-            asyncio.create_task(self.loop.guard.run()),
+            asyncio.create_task(self.loop.kernel.guard.run()),
             asyncio.create_task(self.observation.run()),
         ]
         if synced:
@@ -93,7 +93,7 @@ class World:
             resident.retire()
         await self.memory.flush()
         self.memory.close()
-        self.loop.router.close()
+        self.loop.kernel.close()
 
     def put(self, name: str = "vm", *, said: str = "", uid: str = "m1", **spec: Any) -> None:
         """Let the API tell of an endpoint: ``said`` as "target" or "target Succeeded"."""

@@ -1,0 +1,97 @@
+"""What attends an endpoint's machine: its ears, its prepared cutover and its timers.
+
+All of it is derived from the machine after each step, so nothing depends on having seen one.
+"""
+
+import asyncio
+import datetime as dt
+from collections.abc import Callable
+
+from handover_api.configuration import Settings
+from handover_api.workloadendpoint import State
+from handover_nodeagent import commands, ears, timers
+from handover_nodeagent.ears import Audience, Ear
+from handover_nodeagent.events import Event
+from handover_nodeagent.resident import Resident
+from handover_nodeagent.router import Router
+from handover_nodeagent.timers import Timer
+
+
+class Attendance:
+    """Attends all endpoints; timers feed their events back."""
+
+    def __init__(
+        self,
+        audience: Audience,
+        feed: Callable[[Resident, Event], None],
+        overdue: Callable[[Resident], None],
+        clock: Callable[[], dt.datetime],
+    ) -> None:
+        self._audience = audience
+        self._feed = feed
+        self._overdue = overdue
+        self._clock = clock
+
+    def follow(self, resident: Resident, router: Router, settings: Settings) -> None:
+        """Let ears, prepared cutover and timers follow the machine."""
+        self._listen(resident, settings)
+        is_target = resident.machine.state is State.TARGET
+        local = resident.local(settings)
+        resident.prepared = router.prepare(local) if is_target else None
+        self._wind(resident, timers.timer(resident.machine, settings))
+        self._wind_overdue(resident, timers.target_overdue(resident.machine, settings))
+
+    def question(self, resident: Resident, command: commands.Command) -> None:
+        """Send the guest what *command* wants sent."""
+        if resident.ear is None:
+            return
+        if isinstance(command, commands.StartProbes):
+            resident.ear.start_probes()
+        elif isinstance(command, commands.AskGuest):
+            resident.ear.ask()
+
+    def correct(self, resident: Resident, settings: Settings) -> None:
+        """Tell the guest where its gateway is now."""
+        if resident.ear:
+            resident.ear.correct()
+        elif resident.link:
+            ears.correct_without(resident.attention(resident.link, settings))
+
+    def _listen(self, resident: Resident, settings: Settings) -> None:
+        tuning = resident.tuning(settings)
+        if tuning is None:
+            if resident.ear:
+                resident.ear.close()
+            resident.ear = None
+        elif resident.ear:
+            resident.ear.tune(tuning)
+        else:
+            resident.ear = Ear(resident.key, tuning, self._audience)
+
+    def _wind(self, resident: Resident, timer: Timer | None) -> None:
+        if timer == resident.timer:
+            return
+        if resident.alarm:
+            resident.alarm.cancel()
+        resident.timer, resident.alarm = timer, None
+        if timer:
+            delay = timer.delay(self._clock())
+            resident.alarm = _later(delay, self._pop, resident, timer)
+
+    def _pop(self, resident: Resident, timer: Timer) -> None:
+        resident.timer = resident.alarm = None
+        self._feed(resident, timer.pops)
+
+    def _wind_overdue(self, resident: Resident, due: dt.datetime | None) -> None:
+        """Have a Target reported that hears nothing; it listens on."""
+        if resident.overdue_alarm:
+            resident.overdue_alarm.cancel()
+            resident.overdue_alarm = None
+        left = (due - self._clock()).total_seconds() if due else 0.0
+        resident.overdue = due is not None and left <= 0
+        if left > 0:
+            resident.overdue_alarm = _later(left, self._overdue, resident)
+
+
+def _later(delay: float, call: Callable[..., None], *arguments: object) -> asyncio.TimerHandle:
+    return asyncio.get_running_loop().call_later(delay, call, *arguments)
