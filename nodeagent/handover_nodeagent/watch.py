@@ -201,10 +201,11 @@ class Watch:
             self._version = _metadata(raw, "resourceVersion")
         else:
             key, found = identity(raw)
-            before = self.known.get(key)
-            if before is not None and (kind == "DELETED" or before.uid != found.uid):
+            before, is_gone = self.known.get(key), kind == "DELETED"
+            # It is gone, or was replaced by another one of its name.
+            if before is not None and is_gone is (before.uid == found.uid):
                 self._drop(key, before.uid)
-            if kind != "DELETED" and found != before:
+            if not is_gone and found != before:
                 self._put(key, found, raw)
             self._version = found.version
         self.counts.messages += 1

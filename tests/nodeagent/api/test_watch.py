@@ -1,0 +1,369 @@
+"""Only real changes are told, and nothing is forgotten because nobody answers."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
+from aiohttp.test_utils import RawTestServer
+from tests.nodeagent.api.conftest import FakeApi
+
+from handover_api.names import ObjectKey
+from handover_nodeagent import watch
+from handover_nodeagent.access import Access
+from handover_nodeagent.apiserver import ApiServer
+from handover_nodeagent.pacing import Backoff
+from handover_nodeagent.watch import Changes, Identity, Pace, Watch
+
+PATH = "/apis/handover.dev/v1alpha1/workloadendpoints"
+SELECTOR = "spec.node=node-a"
+QUICK = Pace(silence=5.0, calm=5.0, first_wait=0.001, last_wait=0.002)
+BOOKMARK = ("BOOKMARK", {"metadata": {"resourceVersion": "50"}})
+
+Object = Mapping[str, Any]
+Start = Callable[..., AbstractAsyncContextManager[Watch]]
+
+
+def build(name: str, version: int = 1, uid: str = "") -> Object:
+    metadata = {"namespace": "ns", "name": name, "uid": uid or f"uid-{name}"}
+    return {"metadata": {**metadata, "resourceVersion": str(version)}}
+
+
+class Recorder:
+    """Writes down what it is told, and lets a test wait for it."""
+
+    def __init__(self) -> None:
+        self.said: list[str] = []
+        self._news = asyncio.Event()
+
+    def put(self, raw: Object) -> None:
+        self._say(f"put {raw['metadata']['name']}@{raw['metadata']['resourceVersion']}")
+
+    def drop(self, key: ObjectKey, uid: str) -> None:
+        self._say(f"drop {key.name} {uid}")
+
+    def synced(self) -> None:
+        self._say("synced")
+
+    def outage(self, reason: str) -> None:
+        self._say(f"outage {reason.removeprefix(PATH)[2:]}")
+
+    async def until(self, text: str, times: int = 1) -> list[str]:
+        """Wait until this was said so often; return all that was said."""
+        return await self._until(lambda: self.said.count(text) >= times)
+
+    async def until_said(self, times: int) -> list[str]:
+        """Wait until so much was said; return it."""
+        return await self._until(lambda: len(self.said) >= times)
+
+    async def _until(self, enough: Callable[[], bool]) -> list[str]:
+        async with asyncio.timeout(5.0):
+            while not enough():
+                self._news.clear()
+                await self._news.wait()
+        return self.said
+
+    def _say(self, text: str) -> None:
+        self.said.append(text)
+        self._news.set()
+
+
+@pytest.fixture
+def recorder() -> Recorder:
+    return Recorder()
+
+
+@pytest.fixture
+def start(fake_client: ApiServer, recorder: Recorder) -> Start:
+    """Run a watch as long as a test needs it."""
+
+    @contextlib.asynccontextmanager
+    async def running(pace: Pace = QUICK) -> AsyncIterator[Watch]:
+        made = Watch(fake_client, PATH, sink=recorder, field_selector=SELECTOR, pace=pace)
+        task = asyncio.create_task(made.run())
+        try:
+            yield made
+        finally:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    return running
+
+
+KNOWN = {ObjectKey("ns", "a"): Identity("uid-a", "1")}
+
+
+@pytest.mark.parametrize(
+    ("listed", "expected"),
+    [
+        ([build("a")], Changes()),
+        ([build("a", 2)], Changes(puts=(build("a", 2),))),
+        ([build("a", 0)], Changes(puts=(build("a", 0),))),
+        ([], Changes(drops=((ObjectKey("ns", "a"), "uid-a"),))),
+        (
+            [build("a", 2, "new")],
+            Changes(((ObjectKey("ns", "a"), "uid-a"),), (build("a", 2, "new"),)),
+        ),
+        ([build("a"), build("b")], Changes(puts=(build("b"),))),
+    ],
+    ids=["unchanged", "changed", "older", "gone", "made anew", "new"],
+)
+def test_a_list_tells_real_changes_only(listed: list[Object], expected: Changes) -> None:
+    found = {watch.identity(raw)[0]: (watch.identity(raw)[1], raw) for raw in listed}
+    assert expected == watch.diff(KNOWN, found)
+
+
+async def test_a_watch_goes_on_from_its_list(
+    fake_api: FakeApi, start: Start, recorder: Recorder
+) -> None:
+    fake_api.then(
+        fake_api.list(build("a"), more="page 2"),
+        fake_api.list(build("b"), version=40),
+        fake_api.watch(("ADDED", build("c", 41)), ("MODIFIED", build("a", 42))),
+    )
+    async with start():
+        said = await recorder.until("put a@42")
+    assert said == ["put a@1", "put b@1", "synced", "put c@41", "put a@42"]
+    query = fake_api.queries[2]
+    assert query["resourceVersion"] == "40"
+    assert (query["watch"], query["allowWatchBookmarks"]) == ("1", "true")
+    assert 300 <= int(query["timeoutSeconds"]) <= 600
+    assert {each["fieldSelector"] for each in fake_api.queries} == {SELECTOR}
+
+
+async def test_each_change_is_told_once(
+    fake_api: FakeApi, start: Start, recorder: Recorder
+) -> None:
+    fake_api.then(
+        fake_api.list(build("a")),
+        fake_api.watch(
+            ("ADDED", build("a")),
+            ("MODIFIED", build("a", 2)),
+            ("MODIFIED", build("a", 2)),
+            ("DELETED", build("a", 3)),
+            ("DELETED", build("a", 3)),
+            ("DELETED", build("never seen", 4)),
+            ("ADDED", build("a", 5, "new")),
+            ("DELETED", build("a", 6, "of another one")),
+            ("MODIFIED", build("a", 7, "newer")),
+        ),
+    )
+    async with start():
+        said = await recorder.until("put a@7")
+    replaced = ["put a@5", "drop a new", "put a@7"]
+    assert said == ["put a@1", "synced", "put a@2", "drop a uid-a", *replaced]
+
+
+async def test_a_version_that_goes_backwards_is_a_change_like_any(
+    fake_api: FakeApi, start: Start, recorder: Recorder
+) -> None:
+    fake_api.then(
+        fake_api.list(build("a", 9)), fake_api.watch(("MODIFIED", build("a", 3)), BOOKMARK)
+    )
+    async with start():
+        assert await recorder.until("put a@3") == ["put a@9", "synced", "put a@3"]
+
+
+@pytest.mark.parametrize("ending", ["end", "cut"])
+async def test_a_watch_that_breaks_goes_on_where_it_stood(
+    fake_api: FakeApi, start: Start, recorder: Recorder, ending: str
+) -> None:
+    fake_api.then(
+        fake_api.list(version=40),
+        fake_api.watch(("ADDED", build("a", 41)), ending=ending),
+        fake_api.watch(BOOKMARK, ending=ending),
+        fake_api.watch(("ADDED", build("b", 51))),
+    )
+    async with start() as running:
+        said = await recorder.until("put b@51")
+    assert said == ["synced", "put a@41", "put b@51"]
+    versions = [query.get("resourceVersion") for query in fake_api.queries]
+    assert versions == [None, "40", "41", "50"]
+    assert running.counts.lists == 1
+    assert running.counts.messages == 3
+    assert running.counts.restarts == {"ended" if ending == "end" else "unreachable": 2}
+
+
+async def test_a_silent_watch_is_begun_again_without_a_word(
+    fake_api: FakeApi, start: Start, recorder: Recorder
+) -> None:
+    fake_api.then(
+        fake_api.list(), fake_api.watch(BOOKMARK), fake_api.watch(("ADDED", build("a", 51)))
+    )
+    async with start(Pace(silence=0.05, calm=5.0, first_wait=0.001)):
+        assert await recorder.until("put a@51") == ["synced", "put a@51"]
+
+
+async def test_a_watch_that_lasted_was_no_failure_though_nothing_was_said(
+    fake_api: FakeApi, start: Start, recorder: Recorder
+) -> None:
+    fake_api.then(fake_api.list(), fake_api.watch(), fake_api.watch(("ADDED", build("a", 51))))
+    async with start(Pace(silence=0.05, calm=0.02, first_wait=0.001)):
+        assert await recorder.until("put a@51") == ["synced", "put a@51"]
+
+
+@pytest.mark.parametrize("ending", ["end", "cut"])
+async def test_a_watch_that_says_nothing_at_all_is_an_outage(
+    fake_api: FakeApi, start: Start, recorder: Recorder, ending: str
+) -> None:
+    fake_api.then(
+        fake_api.list(build("a")),
+        fake_api.watch(ending=ending),
+        fake_api.list(build("a"), build("b")),
+        fake_api.watch(),
+    )
+    async with start():
+        said = await recorder.until("synced", 2)
+    assert said[2].startswith("outage")
+    assert said[:2] + said[3:] == ["put a@1", "synced", "put b@1", "synced"]
+
+
+GONE = {"kind": "Status", "code": 410, "message": "too old resource version"}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [FakeApi.watch(BOOKMARK, ("ERROR", GONE)), FakeApi.json(GONE, 410)],
+    ids=["as a message", "as an answer"],
+)
+async def test_a_version_that_is_too_old_leads_to_a_list(
+    fake_api: FakeApi, start: Start, recorder: Recorder, answer: Any
+) -> None:
+    fake_api.then(
+        fake_api.list(build("a"), build("b")),
+        answer,
+        fake_api.list(build("a"), build("b", 2)),
+        fake_api.watch(),
+    )
+    async with start() as running:
+        said = await recorder.until("synced", 2)
+    told = ["put a@1", "put b@1", "synced"]
+    assert said == [*told, "outage 410: too old resource version", "put b@2", "synced"]
+    assert running.counts.restarts == {"gone": 1}
+    assert "resourceVersion" not in fake_api.queries[2]
+
+
+async def test_a_list_that_expires_between_its_pages_is_begun_again(
+    fake_api: FakeApi, start: Start, recorder: Recorder
+) -> None:
+    fake_api.then(
+        fake_api.list(build("a"), more="next"),
+        fake_api.status(410),
+        fake_api.list(build("b")),
+        fake_api.watch(),
+    )
+    async with start():
+        assert await recorder.until("synced") == ["outage 410: no", "put b@1", "synced"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [FakeApi.status(404), FakeApi.plain("404 page not found\n", 404, "text/plain")],
+    ids=["no object", "no such path"],
+)
+async def test_a_collection_that_is_gone_is_an_outage_not_the_end_of_its_objects(
+    fake_api: FakeApi, start: Start, recorder: Recorder, answer: Any
+) -> None:
+    fake_api.then(
+        fake_api.list(build("a"), build("b")),
+        fake_api.watch(BOOKMARK, ("ERROR", GONE)),
+        answer,
+        answer,
+        fake_api.list(build("b")),
+        fake_api.watch(),
+    )
+    async with start():
+        said = await recorder.until("synced", 2)
+    assert said[:3] == ["put a@1", "put b@1", "synced"]
+    assert [line.partition(" ")[0] for line in said[3:6]] == ["outage"] * 3
+    assert said[6:] == ["drop a uid-a", "synced"]
+
+
+BROKEN: list[dict[str, Any]] = [
+    {},
+    {"metadata": []},
+    {"metadata": {"name": 7, "uid": "u", "resourceVersion": "1"}},
+    {"metadata": {"name": "x", "resourceVersion": "1"}},
+    {"metadata": {"name": "x", "uid": "u"}},
+]
+
+
+@pytest.mark.parametrize("broken", BROKEN)
+async def test_what_no_api_server_would_send_is_an_outage(
+    fake_api: FakeApi, start: Start, recorder: Recorder, broken: dict[str, Any]
+) -> None:
+    fake_api.then(
+        fake_api.list(broken),
+        fake_api.list(build("a")),
+        fake_api.watch(("MODIFIED", broken)),
+        fake_api.list(build("a", 2)),
+        fake_api.watch(("BOOKMARK", {})),
+        fake_api.list(build("a", 3)),
+        fake_api.watch(),
+    )
+    async with start():
+        said = await recorder.until("synced", 3)
+    puts = [line for line in said if not line.startswith("outage an object without metadata.")]
+    assert puts == ["put a@1", "synced", "put a@2", "synced", "put a@3", "synced"]
+    assert len(said) == len(puts) + 3
+
+
+class Waits(Backoff):
+    """Writes down each wait, and does not wait."""
+
+    def __init__(self) -> None:
+        super().__init__(1.0, 8.0)
+        self.seen: list[float] = []
+
+    def next(self) -> float:
+        before = self._delay
+        assert before / 2 <= super().next() <= before
+        self.seen.append(before)
+        return 0.0
+
+
+async def test_waits_double_until_a_watch_has_lasted(
+    fake_api: FakeApi, start: Start, recorder: Recorder
+) -> None:
+    """A list alone is no success: what breaks every watch would be asked ten times a second."""
+    failing = [fake_api.list(), fake_api.watch(BOOKMARK, ("ERROR", GONE))]
+    fake_api.then(*failing, *failing, *failing, *failing, *failing, fake_api.list())
+    fake_api.then(fake_api.watch(BOOKMARK, ending="stay"), fake_api.watch(ending="end"))
+    fake_api.then(fake_api.list(), fake_api.watch())
+    async with start(Pace(silence=0.1, calm=0.08)) as running:
+        running._backoff = waits = Waits()
+        await recorder.until("synced", 7)
+    assert waits.seen == [1.0, 2.0, 4.0, 8.0, 8.0, 1.0, 2.0]
+
+
+async def test_who_asks_for_patience_gets_it(
+    fake_api: FakeApi, start: Start, recorder: Recorder
+) -> None:
+    busy = {"Retry-After": "0.2"}
+    fake_api.then(fake_api.plain("busy", 429, "text/plain", **busy), fake_api.list())
+    fake_api.then(fake_api.watch())
+    loop = asyncio.get_running_loop()
+    async with start():
+        await recorder.until("outage 429: 'busy'")
+        began = loop.time()
+        await recorder.until("synced")
+    assert loop.time() - began >= 0.2
+
+
+async def test_a_dead_server_is_asked_until_it_is_back(
+    unused_tcp_port: int, recorder: Recorder
+) -> None:
+    fake = FakeApi().then(FakeApi.list(build("a")), FakeApi.watch(("ADDED", build("b", 11))))
+    async with ApiServer(Access(f"http://127.0.0.1:{unused_tcp_port}")) as api:
+        running = asyncio.create_task(Watch(api, PATH, sink=recorder, pace=QUICK).run())
+        await recorder.until_said(3)
+        assert all(line.startswith("outage Cannot connect") for line in recorder.said)
+        server = RawTestServer(fake.handle, port=unused_tcp_port)
+        await server.start_server()
+        await recorder.until("put b@11")
+        running.cancel()
+        await server.close()
+    assert recorder.said[-3:] == ["put a@1", "synced", "put b@11"]
