@@ -8,7 +8,7 @@ CHECKED := crds operator nodeagent e2e tests
 PYTEST := $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-root test-api test-lab lint images tools prepare clean constraints docs-fresh
+.PHONY: help demo test test-fast test-root test-api test-lab lint images chart tools prepare clean constraints docs-fresh
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ tools: prepare  ## Build the parts of Kubernetes, once, into the user's cache
 
 images: prepare  ## Build the two images into build/images (BASE=… on a public base)
 	@$(LAB).images $(if $(BASE),--base $(BASE))
+
+chart: prepare  ## Make the chart's generated files: CRDs, schema, table of values
+	@$(LAB).chart
 
 prepare:
 	@$(PYTHON) e2e/prepare.py
