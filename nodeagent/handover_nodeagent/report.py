@@ -10,7 +10,7 @@ import contextlib
 import datetime as dt
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import structlog
 
@@ -21,8 +21,8 @@ from handover_nodeagent import notices
 from handover_nodeagent.apiserver import (
     Absent,
     ApiError,
-    ApiServer,
     Conflict,
+    RawObject,
     Unavailable,
     Unreachable,
 )
@@ -34,6 +34,16 @@ RATE: Final = 50.0
 BURST: Final = 100
 EVENT_RATE: Final = 10.0
 EVENT_BURST: Final = 50
+
+
+class Api(Protocol):
+    """What a reporter needs of an ApiServer."""
+
+    async def patch(self, path: str, body: RawObject) -> RawObject:
+        """Merge *body* into an object."""
+
+    async def create(self, path: str, body: RawObject) -> RawObject:
+        """Add an object to a collection."""
 
 
 @dataclass(slots=True)
@@ -65,7 +75,7 @@ class _Slot:
 class Reporter:
     """Takes statuses and Events at any time; ``run`` sends them."""
 
-    def __init__(self, api: ApiServer, clock: Callable[[], dt.datetime], node: str) -> None:
+    def __init__(self, api: Api, clock: Callable[[], dt.datetime], node: str) -> None:
         self.counts = Counts()
         self.notices = Notices()
         self._api = api
@@ -114,7 +124,8 @@ class Reporter:
         """Try again at once what waits after a failure: the API server has been heard."""
         self._gate.open()
         for key, slot in self._slots.items():
-            self._consider(key, slot)
+            if slot.retry is not None:
+                self._consider(key, slot)
 
     async def run(self) -> None:
         """Send until cancelled."""
