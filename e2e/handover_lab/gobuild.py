@@ -20,6 +20,8 @@ from typing import Final, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from handover_lab.namespaces import WITH_US
+
 EVERY: Final = 10.0
 """Seconds between two lines of progress where there is no terminal."""
 
@@ -187,7 +189,7 @@ def follow(argv: Sequence[str], where: Path, show: Callable[[Sequence[str]], Non
         BuildError: it failed.
     """
     process = subprocess.Popen(
-        argv,
+        [*WITH_US, *argv],
         cwd=where,
         env=environment(os.environ),
         stdin=subprocess.DEVNULL,
