@@ -1,0 +1,356 @@
+"""What the chart installs: read back as objects, not as text."""
+
+import subprocess
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import yaml
+
+from handover_lab.chart import CHART, CRDS
+
+OPERATOR = "Deployment/handover-operator"
+NODEAGENT = "DaemonSet/handover-nodeagent"
+LABELS = {
+    "app.kubernetes.io/name",
+    "app.kubernetes.io/instance",
+    "app.kubernetes.io/version",
+    "app.kubernetes.io/part-of",
+    "app.kubernetes.io/managed-by",
+}
+Manifest = dict[str, Any]
+Release = dict[str, Manifest]
+Render = Callable[..., list[Manifest]]
+Run = Callable[..., subprocess.CompletedProcess[str]]
+
+
+def pod(release: Release, name: str) -> Manifest:
+    """Return the pod's spec of a Deployment or DaemonSet."""
+    spec: Manifest = release[name]["spec"]["template"]["spec"]
+    return spec
+
+
+def container(release: Release, name: str) -> Manifest:
+    """Return the only container of a Deployment or DaemonSet."""
+    (only,) = pod(release, name)["containers"]
+    assert isinstance(only, dict)
+    return only
+
+
+def variables(release: Release, name: str) -> dict[str, Any]:
+    """Return the environment of a container; what the downward API gives as its path."""
+    return {
+        each["name"]: each.get("value") or each["valueFrom"]["fieldRef"]["fieldPath"]
+        for each in container(release, name)["env"]
+    }
+
+
+def rights(release: Release, name: str) -> set[tuple[str, str, str]]:
+    """Return group, resource (with its one name) and verb of everything that a role allows."""
+    return {
+        (group, "/".join((resource, *rule.get("resourceNames", ()))), verb)
+        for rule in release[name]["rules"]
+        for group in rule["apiGroups"]
+        for resource in rule["resources"]
+        for verb in rule["verbs"]
+    }
+
+
+def test_helm_finds_no_fault(helm: Run) -> None:
+    done = helm("lint", "--strict", CHART)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_this_is_all_that_is_installed(release: Release) -> None:
+    assert set(release) == {
+        OPERATOR,
+        NODEAGENT,
+        "ConfigMap/handover-configuration",
+        "CustomResourceDefinition/handoverconfigurations.handover.dev",
+        "CustomResourceDefinition/livemigrations.handover.dev",
+        "CustomResourceDefinition/workloadendpoints.handover.dev",
+        "ServiceAccount/handover-operator",
+        "ServiceAccount/handover-nodeagent",
+        "ClusterRole/handover-operator",
+        "ClusterRole/handover-nodeagent",
+        "ClusterRole/handover-view",
+        "ClusterRole/handover-edit",
+        "ClusterRoleBinding/handover-operator",
+        "ClusterRoleBinding/handover-nodeagent",
+    }
+
+
+def test_every_object_is_labeled_as_people_expect(release: Release) -> None:
+    unlabeled = {name for name, each in release.items() if LABELS - set(each["metadata"]["labels"])}
+
+    assert unlabeled == set()
+
+
+@pytest.mark.parametrize("path", sorted(CRDS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_a_kind_is_installed_as_it_is_and_outlives_an_uninstall(
+    release: Release, path: Any
+) -> None:
+    source = yaml.safe_load(path.read_text())
+    installed = release[f"CustomResourceDefinition/{source['metadata']['name']}"]
+
+    assert source["spec"] == installed["spec"]
+    assert installed["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+
+
+def test_the_kinds_can_be_left_to_somebody_else(render: Render) -> None:
+    assert "CustomResourceDefinition" not in {each["kind"] for each in render("crds.install=false")}
+
+
+def test_the_agent_has_the_nodes_network_and_two_capabilities(release: Release) -> None:
+    spec = pod(release, NODEAGENT)
+
+    assert spec["hostNetwork"] is True
+    assert not {"hostPID", "hostIPC"} & set(spec)
+    assert spec["securityContext"] == {"seccompProfile": {"type": "RuntimeDefault"}}
+    assert container(release, NODEAGENT)["securityContext"] == {
+        "runAsUser": 0,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]},
+    }
+
+
+def test_the_operator_has_no_privilege(release: Release) -> None:
+    spec = pod(release, OPERATOR)
+
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & set(spec)
+    assert spec["securityContext"] == {
+        "runAsNonRoot": True,
+        "runAsUser": 65532,
+        "runAsGroup": 65532,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert container(release, OPERATOR)["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_the_agent_runs_on_every_node_before_others_and_ends_in_peace(release: Release) -> None:
+    spec = pod(release, NODEAGENT)
+
+    assert spec["tolerations"] == [{"operator": "Exists"}]
+    assert spec["priorityClassName"] == "system-node-critical"
+    assert spec["terminationGracePeriodSeconds"] == 600
+    assert release[NODEAGENT]["spec"]["updateStrategy"] == {
+        "type": "RollingUpdate",
+        "rollingUpdate": {"maxUnavailable": 1},
+    }
+
+
+def test_the_agent_remembers_on_the_node(release: Release) -> None:
+    assert pod(release, NODEAGENT)["volumes"] == [
+        {"name": "state", "hostPath": {"path": "/run/handover", "type": "DirectoryOrCreate"}}
+    ]
+    assert container(release, NODEAGENT)["volumeMounts"] == [
+        {"name": "state", "mountPath": "/run/handover"}
+    ]
+
+
+def test_the_agent_is_told_its_node_and_to_end_before_it_is_killed(release: Release) -> None:
+    assert variables(release, NODEAGENT) == {
+        "HANDOVER_NODE_NAME": "spec.nodeName",
+        "HANDOVER_STATE_DIRECTORY": "/run/handover",
+        "HANDOVER_DRAIN_SECONDS": "570",
+        "HANDOVER_PORT": "8081",
+        "HANDOVER_LOG_LEVEL": "info",
+        "HANDOVER_LOG_FORMAT": "json",
+    }
+
+
+def test_the_operator_is_told_where_the_configuration_is(release: Release) -> None:
+    assert variables(release, OPERATOR) == {
+        "HANDOVER_CONFIGURATION_FILE": "/etc/handover/configuration.yaml",
+        "HANDOVER_PORT": "8080",
+        "HANDOVER_LOG_LEVEL": "info",
+        "HANDOVER_LOG_FORMAT": "json",
+    }
+    (volume,) = pod(release, OPERATOR)["volumes"]
+    (mount,) = container(release, OPERATOR)["volumeMounts"]
+    assert volume == {"name": "configuration", "configMap": {"name": "handover-configuration"}}
+    assert mount == {"name": "configuration", "mountPath": "/etc/handover", "readOnly": True}
+
+
+@pytest.mark.parametrize("name", [OPERATOR, NODEAGENT])
+def test_pods_are_probed_and_bounded(release: Release, name: str) -> None:
+    it = container(release, name)
+
+    assert it["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
+    assert it["startupProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
+    assert it["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
+    assert set(it["resources"]["requests"]) == {"cpu", "memory"}
+    assert set(it["resources"]["limits"]) == {"memory"}
+
+
+@pytest.mark.parametrize("name", [OPERATOR, NODEAGENT])
+def test_no_service_of_the_namespace_sets_our_variables(release: Release, name: str) -> None:
+    assert pod(release, name)["enableServiceLinks"] is False
+
+
+@pytest.mark.parametrize("name", [OPERATOR, NODEAGENT])
+def test_only_the_pods_get_a_token(release: Release, name: str) -> None:
+    account = pod(release, name)["serviceAccountName"]
+
+    assert release[f"ServiceAccount/{account}"]["automountServiceAccountToken"] is False
+    assert pod(release, name)["automountServiceAccountToken"] is True
+
+
+@pytest.mark.parametrize("name", [OPERATOR, NODEAGENT])
+def test_a_selector_finds_its_own_pods_and_has_nothing_that_changes(
+    release: Release, name: str
+) -> None:
+    selector = release[name]["spec"]["selector"]["matchLabels"]
+    labels = release[name]["spec"]["template"]["metadata"]["labels"]
+
+    assert selector.items() <= labels.items()
+    assert selector == {
+        "app.kubernetes.io/name": "handover",
+        "app.kubernetes.io/instance": "handover",
+        "app.kubernetes.io/component": name.rpartition("-")[2],
+    }
+
+
+def test_the_operator_has_the_rights_that_it_uses(release: Release) -> None:
+    own = "handover.dev"
+    kinds = ("livemigrations", "workloadendpoints", "handoverconfigurations")
+
+    assert rights(release, "ClusterRole/handover-operator") == {
+        *((own, kind, verb) for kind in kinds for verb in ("get", "list", "watch")),
+        (own, "workloadendpoints", "patch"),
+        (own, "livemigrations/status", "patch"),
+        (own, "handoverconfigurations/status", "patch"),
+        (own, "livemigrations", "delete"),
+        (own, "handoverconfigurations/default", "create"),
+        (own, "handoverconfigurations/default", "patch"),
+        ("apiextensions.k8s.io", "customresourcedefinitions", "list"),
+        ("apiextensions.k8s.io", "customresourcedefinitions", "watch"),
+        ("", "events", "create"),
+    }
+
+
+def test_the_agent_has_the_rights_that_it_uses(release: Release) -> None:
+    own = "handover.dev"
+
+    assert rights(release, "ClusterRole/handover-nodeagent") == {
+        (own, "workloadendpoints", "list"),
+        (own, "workloadendpoints", "watch"),
+        (own, "handoverconfigurations", "list"),
+        (own, "handoverconfigurations", "watch"),
+        (own, "workloadendpoints/status", "patch"),
+        ("", "events", "create"),
+    }
+
+
+def test_nobody_has_a_wildcard(release: Release) -> None:
+    roles = [name for name in release if name.startswith("ClusterRole/")]
+
+    assert not any(
+        "*" in part for name in roles for right in rights(release, name) for part in right
+    )
+
+
+@pytest.mark.parametrize("component", ["operator", "nodeagent"])
+def test_a_role_is_bound_to_its_own_account_alone(release: Release, component: str) -> None:
+    binding = release[f"ClusterRoleBinding/handover-{component}"]
+    account = {"kind": "ServiceAccount", "namespace": "handover-system"}
+
+    assert binding["roleRef"]["name"] == f"handover-{component}"
+    assert binding["subjects"] == [{**account, "name": f"handover-{component}"}]
+
+
+def test_people_may_look_at_all_and_write_migrations_alone(release: Release) -> None:
+    view, edit = (rights(release, f"ClusterRole/handover-{name}") for name in ("view", "edit"))
+
+    assert {verb for _, _, verb in view} == {"get", "list", "watch"}
+    assert len({resource for _, resource, _ in view}) == 3
+    assert {resource for _, resource, _ in edit} == {"livemigrations"}
+    assert not {verb for _, _, verb in edit} & {"get", "list", "watch"}
+
+
+def test_the_aggregation_can_be_turned_off(render: Render) -> None:
+    names = {each["metadata"]["name"] for each in render("rbac.aggregate=false")}
+
+    assert not {"handover-view", "handover-edit"} & names
+
+
+def test_values_reach_the_pods(render: Render) -> None:
+    found = {
+        f"{each['kind']}/{each['metadata']['name']}": each
+        for each in render(
+            "imagePullSecrets[0].name=pull",
+            "operator.image.repository=registry.example/operator",
+            "operator.image.tag=v1",
+            f"nodeagent.image.digest=sha256:{'0' * 64}",
+            "nodeagent.image.pullPolicy=Never",
+            "nodeagent.env.HANDOVER_PROBE_INTERVAL=50ms",
+            "nodeagent.listenAddress=127.0.0.1",
+            "nodeagent.port=9000",
+            "nodeagent.terminationGracePeriodSeconds=40",
+            "nodeagent.podLabels.team=net",
+            "operator.podAnnotations.note=hello",
+            "operator.nodeSelector.zone=one",
+        )
+    }
+    agent = container(found, NODEAGENT)
+
+    assert pod(found, OPERATOR)["imagePullSecrets"] == [{"name": "pull"}]
+    assert container(found, OPERATOR)["image"] == "registry.example/operator:v1"
+    assert agent["image"] == f"handover-nodeagent@sha256:{'0' * 64}"
+    assert agent["imagePullPolicy"] == "Never"
+    assert agent["ports"] == [{"name": "http", "containerPort": 9000}]
+    assert agent["readinessProbe"]["httpGet"]["host"] == "127.0.0.1"
+    assert variables(found, NODEAGENT) | {
+        "HANDOVER_PROBE_INTERVAL": "50ms",
+        "HANDOVER_LISTEN_ADDRESS": "127.0.0.1",
+        "HANDOVER_DRAIN_SECONDS": "10",
+        "HANDOVER_PORT": "9000",
+    } == variables(found, NODEAGENT)
+    assert found[NODEAGENT]["spec"]["template"]["metadata"]["labels"]["team"] == "net"
+    assert found[OPERATOR]["spec"]["template"]["metadata"]["annotations"]["note"] == "hello"
+    assert pod(found, OPERATOR)["nodeSelector"] == {"kubernetes.io/os": "linux", "zone": "one"}
+
+
+def test_the_configuration_is_written_for_the_operator_as_it_was_given(render: Render) -> None:
+    (written,) = (
+        each["data"]["configuration.yaml"]
+        for each in render(
+            "configuration.probeInterval=50ms",
+            # Helm holds it as a floating-point number.
+            "configuration.routeTable=4294967295",
+            "configuration.allowedCIDRs={10.0.0.0/8,fd00::/8}",
+        )
+        if each["kind"] == "ConfigMap"
+    )
+
+    assert yaml.safe_load(written) == {
+        "probeInterval": "50ms",
+        "routeTable": 4294967295,
+        "allowedCIDRs": ["10.0.0.0/8", "fd00::/8"],
+    }
+    assert "routeTable: 4294967295\n" in written
+
+
+def test_a_change_of_the_configuration_restarts_the_operator(
+    render: Render, release: Release
+) -> None:
+    (changed,) = (
+        each for each in render("configuration.mode=observe") if each["kind"] == "Deployment"
+    )
+    before = release[OPERATOR]["spec"]["template"]["metadata"]["annotations"]
+
+    assert changed["spec"]["template"]["metadata"]["annotations"] != before
+
+
+def test_an_object_is_named_after_the_release(render: Render, helm: Run) -> None:
+    done = helm("template", "prod", CHART, "--show-only", "templates/operator.yaml")
+    (named,) = (each for each in render("fullnameOverride=x") if each["kind"] == "Deployment")
+
+    assert yaml.safe_load(done.stdout)["metadata"]["name"] == "prod-handover-operator"
+    assert named["metadata"]["name"] == "x-operator"
