@@ -108,11 +108,11 @@ class Cluster:
             ClusterError: containerd refused one.
         """
         for image in images:
-            loading = {node: node.load(image) for node in self.nodes.values()}
-            for node, process in loading.items():
-                said, _ = process.communicate()
+            loading = {name: node.load(image) for name, node in self.nodes.items()}
+            said = {name: process.communicate()[0] for name, process in loading.items()}
+            for name, process in loading.items():
                 if process.returncode:
-                    self.fail(f"{node.name} took no image: {said.strip()}", "containerd")
+                    self.fail(f"{name} took no image: {said[name].strip()}", "containerd")
 
     def logs(self, lines: int = 20) -> str:
         """Return the last *lines* of each program's log."""
@@ -130,11 +130,20 @@ class Cluster:
         for node in self.nodes.values():
             credentials = self.control_plane.credentials(f"system:node:{node.name}", "system:nodes")
             node.start_kubelet(credentials, self.control_plane.ca)
-        names = [f"node/{name}" for name in self.nodes]
+        self.await_nodes(*self.nodes)
+
+    def await_nodes(self, *names: str) -> None:
+        """Wait until the nodes *names* are there and Ready.
+
+        Raises:
+            DaemonError: a containerd or a kubelet has ended.
+            ClusterError: it takes too long.
+        """
+        nodes = [f"node/{name}" for name in names]
         # One at a time: of several things that are missing, kubectl 1.37 waits for none.
-        for name in names:
-            self._wait("--for=create", name)
-        self._wait("--for=condition=Ready", *names)
+        for node in nodes:
+            self._wait("--for=create", node)
+        self._wait("--for=condition=Ready", *nodes)
 
     def check(self) -> None:
         """Raise DaemonError when a program of the cluster has ended that should run."""

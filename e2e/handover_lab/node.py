@@ -9,9 +9,10 @@ from pathlib import Path
 from string import Template
 from typing import Final, Self
 
-from handover_lab import archive, cgroups, daemon, requirements, tools
+from handover_lab import archive, daemon, requirements, rooms, tools
 from handover_lab.daemon import Daemon
 from handover_lab.namespaces import Namespace
+from handover_lab.nodegroup import NodeGroup
 
 SOURCES: Final = Path(__file__).resolve().parent.parent / "node"
 KINDS: Final = ("net", "uts", "mount")
@@ -28,11 +29,10 @@ exec "$@"
 class Node:
     """A running node; a place where programs can run."""
 
-    def __init__(self, namespace: Namespace, directory: Path, group: str) -> None:
+    def __init__(self, namespace: Namespace, directory: Path, group: NodeGroup) -> None:
         self.name = namespace.name
         self.namespace = namespace
         self.group = group
-        """Its control group, by the name that it has in every hierarchy."""
         self.directory = directory
         self.address = ""
         self.daemons: dict[str, Daemon] = {}
@@ -44,17 +44,16 @@ class Node:
         """Make the namespaces of node *name*, with nothing in them yet.
 
         Raises:
-            CgroupError: the machine's control groups do not serve.
+            GroupError: the machine's control groups do not serve.
             NamespaceError: the kernel lacks something, for instance overlay file systems.
         """
-        group = f"handover-{sandbox}-{name}"
+        group = NodeGroup.make(sandbox, name)
         directory.mkdir(parents=True)
-        setup = ("sh", str(SOURCES / "setup.sh"), name)
+        setup = ("sh", str(SOURCES / "setup.sh"), name, str(rooms.ROOMS), *group.programs)
         try:
-            groups = map(str, cgroups.make(f"{group}/node"))
-            namespace = Namespace.make(name, *setup, *groups, kinds=KINDS)
+            namespace = Namespace.make(name, *setup, kinds=KINDS)
         except BaseException:
-            cgroups.remove(group)
+            group.end()
             raise
         return cls(namespace, directory, group)
 
@@ -81,7 +80,7 @@ class Node:
 
     def start_kubelet(self, kubeconfig: Path, ca: Path) -> None:
         """Start the kubelet as the user of *kubeconfig*; it serves whom *ca* vouches for."""
-        configuration = self.write("kubelet.yaml", group=self.group, ca=str(ca))
+        configuration = self.write("kubelet.yaml", group=self.group.name, ca=str(ca))
         self._kubelet = (
             str(tools.locate("kubelet")),
             f"--config={configuration}",
@@ -122,16 +121,15 @@ class Node:
             'labels."io.cri-containerd.kind"==container'
         )
         listing = self.command(*CTR, "containers", "list", "--quiet", wanted)
-        containers = subprocess.run(listing, check=True, capture_output=True, text=True).stdout
-        return cgroups.processes(self.group, frozenset(containers.split()))
+        only = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.split()
+        return self.group.processes(only) if only else frozenset()
 
     def end(self) -> None:
         """End all that runs on this node; its files and mounts vanish with it, its logs stay."""
-        cgroups.kill(self.group)
+        self.group.end()
         for program in self.daemons.values():
             program.kill()
         self.namespace.end()
-        cgroups.remove(self.group)
 
     def write(self, name: str, directory: str = ".", **values: str) -> Path:
         """Fill in the template of configuration file *name* and return where it stands now."""
@@ -143,12 +141,11 @@ class Node:
 
     def start(self, program: str, *options: str) -> None:
         """Start *program* in the node's control groups; what it says is added to its log."""
-        groups = (str(hierarchy / self.group / "node") for hierarchy in cgroups.hierarchies())
         name = Path(program).name
         log = self.directory / f"{name}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
-                self.command("sh", "-c", JOIN, "sh", *groups, "--", program, *options),
+                self.command("sh", "-c", JOIN, "sh", *self.group.programs, "--", program, *options),
                 env={**daemon.environment(), "PATH": requirements.PATH},
                 stdin=subprocess.DEVNULL,
                 stdout=output,

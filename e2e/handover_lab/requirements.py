@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 from typing import Final
 
-from handover_lab import cgroups
+from handover_lab import nodegroup
 
 # Some root shells lack the system directories; runc and nft live there.
 PATH: Final = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
@@ -28,11 +28,16 @@ class RequirementError(RuntimeError):
     """Something is missing; the text says what to do."""
 
 
+class NoSandboxError(RequirementError):
+    """What is missing is the sandbox around us."""
+
+
 def check() -> str:
     """Look at everything and return the id of the sandbox that we are in.
 
     Raises:
-        RequirementError: something is missing.
+        NoSandboxError: we are not in one.
+        RequirementError: something else is missing.
     """
     sandbox = os.environ.get("HANDOVER_SANDBOX", "")
     if not sandbox:
@@ -40,7 +45,7 @@ def check() -> str:
             "A cluster lives in a sandbox, so that nothing of it can be left behind:"
             " run python -m handover_lab.sandbox -- COMMAND."
         )
-        raise RequirementError(message)
+        raise NoSandboxError(message)
     for program, package in PROGRAMS.items():
         if shutil.which(program, path=PATH) is None:
             message = f"A node needs {program}: run make prepare, or apt-get install {package}."
@@ -48,7 +53,7 @@ def check() -> str:
     if not Path("/dev/kmsg").exists():
         message = "A kubelet reads /dev/kmsg, which this machine hides: it cannot run here."
         raise RequirementError(message)
-    if missing := cgroups.NEEDED - cgroups.controllers(cgroups.hierarchies()):
+    if missing := nodegroup.missing():
         message = (
             f"The kernel offers no control groups for {', '.join(sorted(missing))} at"
             " /sys/fs/cgroup: a kubelet cannot run on this machine."

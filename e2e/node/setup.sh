@@ -1,19 +1,23 @@
 #!/bin/sh
-# Makes a node of the namespaces (net, uts, mount) it runs in: NAME, then its control groups.
-# All that programs write here goes to memory of the node's own and vanishes with it.
+# Makes a node of the namespaces (net, uts, mount) it runs in. Takes the node's name, a directory
+# in which it shares its files, and its control groups. All that programs write elsewhere in /run,
+# /var/lib and /var/log stands in memory of the node's own and vanishes with it.
 set -e
 echo "$1" > /proc/sys/kernel/hostname
-shift
+shared=$2
+shift 2
 for group; do echo $$ > "$group/cgroup.procs"; done
 
-# /run is the node's own; so are /var/lib and /var/log, which still show what the machine has.
 mount -t tmpfs -o mode=755 node /run
-mkdir /run/lock /run/cgroup
+mkdir /run/lock /run/shared /run/cgroup
+mount --bind "$shared" /run/shared
+# What the machine has there is still to be seen.
 for name in lib log; do
     mkdir -p "/run/node/$name" "/run/node/$name.work"
     layers="lowerdir=/var/$name,upperdir=/run/node/$name,workdir=/run/node/$name.work"
     mount -t overlay -o "$layers" node "/var/$name"
 done
+mount --move /run/shared "$shared"
 # An overlay cannot carry the containers' overlays.
 for name in containerd kubelet; do
     mkdir -p "/var/lib/$name"
@@ -24,7 +28,7 @@ done
 mount --rbind /sys/fs/cgroup /run/cgroup
 mount -t sysfs sysfs /sys
 mount --move /run/cgroup /sys/fs/cgroup
-rmdir /run/cgroup
+rmdir /run/cgroup /run/shared
 
 # A kubelet sets these for the whole machine. Here it finds them as it likes them, and the machine
 # keeps its own.
