@@ -45,7 +45,7 @@ class GuardKeeper:
 
     async def run(self) -> None:
         """Work until cancelled; what fails is tried again, ever more patiently."""
-        watch = DriftWatch(self._drifted, self.replace, author=self._table.author)
+        watch = self._watch()
         patience = FIRST_PATIENCE
         try:
             while True:
@@ -64,12 +64,20 @@ class GuardKeeper:
                 patience = min(2 * patience, LAST_PATIENCE)
                 self.replace()
         finally:
-            watch.close()
+            if watch:
+                watch.close()
             self._table.close()
 
     async def remove(self) -> None:
         """Take the whole table away."""
         await self._table.remove()
+
+    def _watch(self) -> DriftWatch | None:
+        try:
+            return DriftWatch(self._drifted, self.replace, author=self._table.author)
+        except OSError as error:
+            _log.warning("guard_unwatched", why=f"nobody hears of its changes: {error.strerror}")
+            return None
 
     async def _apply(self, touched: frozenset[str], *, whole: bool) -> str:
         if whole:

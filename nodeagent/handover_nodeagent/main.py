@@ -48,6 +48,8 @@ class Agent:
         self.specs: dict[str, Mapping[str, object]] = memory.load_configuration()
         self.configured = asyncio.Event()
         self.reporter = Reporter(api, _now, settings.node_name)
+        # It outlives the work: the last words are said when that has ended.
+        self._reporting = asyncio.create_task(self.reporter.run())
         start, why = self.effective(Settings())
         self.reconciler = Reconciler(start, self.reporter, memory)
         self.reconciler.misconfigured = why
@@ -87,7 +89,6 @@ class Agent:
         records = await asyncio.to_thread(self.memory.load)
         await self.observation.begin(records)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self.reporter.run())
             group.create_task(self.reconciler.kernel.guard.run())
             group.create_task(self.observation.run())
             group.create_task(self.configurations.run())
@@ -107,6 +108,8 @@ class Agent:
         self.reconciler.flush()
         await self.memory.flush()
         await self.reporter.flush(LAST_WORDS)
+        self._reporting.cancel()
+        await asyncio.gather(self._reporting, return_exceptions=True)
         self.reconciler.kernel.close()
         self.memory.close()
 
