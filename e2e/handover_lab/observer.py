@@ -9,9 +9,9 @@ import datetime as dt
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
-from pathlib import Path
 from typing import Any, Final, Self
 
+from handover_lab.client import Client
 from handover_lab.story import Fact, Note, Phase, Role, Signal, State
 
 Object = Mapping[str, Any]
@@ -19,11 +19,16 @@ Objects = Mapping[str, Object]
 """By name; the lab lives in one namespace."""
 
 ROLE: Final = "handover.dev/role"
-WORTH_A_NOTE: Final = (
-    *("Conflicted", "SourceLingers"),
-    *("StillAlive", "AddressNotAllowed", "AddressShared", "TargetTimeout"),
-)
-"""Conditions that are news when they hold; Programmed is when it does not."""
+NOTEWORTHY: Final = {
+    ("Conflicted", "True"): (),
+    ("SourceLingers", "True"): ("Withdrawing",),
+    ("StillAlive", "True"): (),
+    ("AddressNotAllowed", "True"): (),
+    ("AddressShared", "True"): (),
+    ("TargetTimeout", "True"): (),
+    ("Programmed", "False"): (),
+}
+"""Conditions that are news, but not for these reasons: those are the ordinary course."""
 
 
 class ObserverError(RuntimeError):
@@ -41,24 +46,16 @@ class Observer:
         self._reading = asyncio.create_task(self._read())
 
     @classmethod
-    async def watch(
-        cls, kubectl: Path, kubeconfig: Path, kind: str, tell: Callable[[Fact], None]
-    ) -> Self:
+    async def watch(cls, client: Client, kind: str, tell: Callable[[Fact], None]) -> Self:
         """Watch the *kind* (its plural) in the namespace default."""
-        process = await asyncio.create_subprocess_exec(
-            *(str(kubectl), "--kubeconfig", str(kubeconfig)),
-            *("--cache-dir", str(kubeconfig.parent / "discovery"), "get", kind),
-            *("--watch", "--output-watch-events", "--output", "json"),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.DEVNULL,
-        )
+        words = ("--watch", "--output-watch-events", "--output", "json")
+        process = await client.start("kubectl", "get", kind, *words)
         return cls(process, tell)
 
     async def until(
-        self, is_so: Callable[[Objects], object], what: str, seconds: float = 30
+        self, is_so: Callable[[Objects], object], what: str, seconds: float | None = 30
     ) -> None:
-        """Wait until the objects satisfy *is_so*.
+        """Wait until the objects satisfy *is_so*, without *seconds* for ever.
 
         Raises:
             ObserverError: they do not within *seconds*; *what* names it in words.
@@ -68,7 +65,7 @@ class Observer:
                 await self._news.wait_for(lambda: is_so(self.objects))
                 return
         seen = "; ".join(summary(thing) for thing in self.objects.values()) or "no object"
-        message = f"{what} did not come true in {seconds:g} s: {seen}"
+        message = f"{what} did not come true in {seconds} s: {seen}"
         raise ObserverError(message)
 
     async def stop(self) -> None:
@@ -137,18 +134,15 @@ def of_endpoint(before: Object, after: Object, now_ns: int) -> Iterator[Fact]:
 
 
 def notes(before: Object, after: Object, now_ns: int) -> Iterator[Note]:
-    """Tell the conditions that now hold and that a person would like to know."""
-    old = {condition["type"]: condition for condition in conditions(before)}
+    """Tell the conditions that a person would like to know of, once for each reason."""
+    known = {(c["type"], c["status"], c["reason"]) for c in conditions(before)}
     for condition in conditions(after):
-        kind, value = condition["type"], condition["status"]
-        is_news = old.get(kind, {}).get("status") != value
-        is_bad = value == "True" if kind in WORTH_A_NOTE else (kind, value) == UNPROGRAMMED
-        if is_news and is_bad:
-            text = condition.get("message") or condition["reason"]
-            yield Note(now_ns, f"{after['metadata']['name']}: {kind}: {text}")
-
-
-UNPROGRAMMED: Final = ("Programmed", "False")
+        kind, value, reason = (condition[key] for key in ("type", "status", "reason"))
+        ordinary = NOTEWORTHY.get((kind, value))
+        if ordinary is None or reason in ordinary or (kind, value, reason) in known:
+            continue
+        text = condition.get("message") or reason
+        yield Note(now_ns, f"{after['metadata']['name']}: {kind}: {text}")
 
 
 def status(thing: Object) -> Mapping[str, Any]:

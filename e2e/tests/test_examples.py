@@ -1,13 +1,13 @@
 """What the examples say is what the API takes, and the observer sees what the API has."""
 
-import os
-import subprocess
-from collections.abc import Iterator
+import functools
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
 
-from handover_lab import lab, observer, tools
+from handover_lab import lab, observer
+from handover_lab.client import Client, ClientError
 from handover_lab.controlplane import ControlPlane
 from handover_lab.observer import Observer, ObserverError
 from handover_lab.story import Fact, Phase, Role
@@ -18,35 +18,28 @@ CRDS = lab.ROOT / "crds"
 EXAMPLES = sorted(lab.EXAMPLES.glob("*.yaml"))
 
 
-class Client:
-    """Kubectl for one API server, with a cache of its own."""
-
-    def __init__(self, plane: ControlPlane, room: Path) -> None:
-        self.plane = plane
-        self._home = room
-
-    def __call__(self, *arguments: str) -> str:
-        """Run kubectl and return what it says."""
-        argv = (str(tools.locate("kubectl")), f"--kubeconfig={self.plane.kubeconfig}", *arguments)
-        environment = {**os.environ, "HOME": str(self._home)}
-        done = subprocess.run(argv, env=environment, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
+Kubectl = Callable[..., Awaitable[str]]
 
 
 @pytest.fixture
-def kubectl(api_server: ControlPlane, tmp_path: Path) -> Iterator[Client]:
-    """A client of an API server that knows our kinds and has no object of them."""
-    client = Client(api_server, tmp_path)
-    client("apply", "--filename", str(CRDS))
-    client("wait", "--for=condition=Established", "--filename", str(CRDS))
-    yield client
-    client("delete", "livemigrations,workloadendpoints", "--all", "--all-namespaces")
+def client(api_server: ControlPlane, tmp_path: Path) -> Client:
+    """A client of the API server."""
+    return Client(api_server.kubeconfig, tmp_path)
+
+
+@pytest.fixture
+async def kubectl(client: Client) -> AsyncIterator[Kubectl]:
+    """Kubectl for an API server that knows our kinds and has no object of them."""
+    kubectl = functools.partial(client.run, "kubectl")
+    await kubectl("apply", "--filename", str(CRDS))
+    await kubectl("wait", "--for=condition=Established", "--filename", str(CRDS))
+    yield kubectl
+    await kubectl("delete", "livemigrations,workloadendpoints", "--all", "--all-namespaces")
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
-def test_the_api_takes_an_example_as_it_is_written(kubectl: Client, path: Path) -> None:
-    said = kubectl("apply", "--validate=strict", "--filename", str(path))
+async def test_the_api_takes_an_example_as_it_is_written(kubectl: Kubectl, path: Path) -> None:
+    said = await kubectl("apply", "--validate=strict", "--filename", str(path))
 
     assert said.count("created") == len(lab.read(path))
 
@@ -65,20 +58,19 @@ def test_migrations_name_endpoints_that_are_among_the_examples() -> None:
     assert [waiting] == [name for name, spec in endpoints.items() if spec.get("awaitRole")]
 
 
-async def test_the_observer_tells_what_happens(kubectl: Client) -> None:
+async def test_the_observer_tells_what_happens(client: Client, kubectl: Kubectl) -> None:
     told: list[Fact] = []
-    plane = kubectl.plane
     migrations, endpoints = [
-        await Observer.watch(tools.locate("kubectl"), plane.kubeconfig, kind, told.append)
+        await Observer.watch(client, kind, told.append)
         for kind in ("livemigrations", "workloadendpoints")
     ]
-    kubectl("apply", "--filename", str(lab.ENDPOINTS))
-    kubectl("apply", "--filename", str(lab.EXAMPLES / "livemigration.yaml"))
+    await kubectl("apply", "--filename", str(lab.ENDPOINTS))
+    await kubectl("apply", "--filename", str(lab.EXAMPLES / "livemigration.yaml"))
     await migrations.until(lambda seen: "vm-to-node-b" in seen, "a migration")
     await endpoints.until(lambda seen: "vm-on-node-b" in seen, "an endpoint")
 
-    kubectl("annotate", "wep", "vm-on-node-b", "handover.dev/role=target")
-    kubectl(
+    await kubectl("annotate", "wep", "vm-on-node-b", "handover.dev/role=target")
+    await kubectl(
         *("patch", "lm", "vm-to-node-b", "--subresource=status", "--type=merge"),
         *("--patch", '{"status": {"phase": "Ready"}}'),
     )
@@ -98,3 +90,8 @@ async def test_the_observer_tells_what_happens(kubectl: Client) -> None:
         for fact in told
         if isinstance(fact, Phase | Role)
     }
+
+
+async def test_a_command_that_fails_says_why(client: Client) -> None:
+    with pytest.raises(ClientError, match=r"^kubectl get nothing: .*server doesn't have"):
+        await client.run("kubectl", "get", "nothing")

@@ -30,9 +30,9 @@ def migration(**status: Any) -> dict[str, Any]:
     return {"kind": "LiveMigration", "metadata": {"name": "move"}, "status": status}
 
 
-def condition(kind: str, status: str, message: str = "") -> dict[str, str]:
+def condition(kind: str, status: str, message: str = "", reason: str = "Why") -> dict[str, str]:
     """Build a condition."""
-    return {"type": kind, "status": status, "reason": "Because", "message": message}
+    return {"type": kind, "status": status, "reason": reason, "message": message}
 
 
 SINCE = "2026-11-24T13:54:46.056424Z"
@@ -69,9 +69,19 @@ CUTOVER = {"signal": "RARP", "announcementToRouteMicroseconds": 424, "time": SIN
         (
             endpoint(conditions=[condition("Programmed", "True")]),
             endpoint(conditions=[condition("Programmed", "False")]),
-            [Note(NOW, "vm-on-node-b: Programmed: Because")],
+            [Note(NOW, "vm-on-node-b: Programmed: Why")],
         ),
         ({}, migration(conditions=[condition("TargetReady", "True")]), []),
+        (
+            {},
+            migration(conditions=[condition("SourceLingers", "True", "", "Withdrawing")]),
+            [],
+        ),
+        (
+            migration(conditions=[condition("SourceLingers", "True", "", "Withdrawing")]),
+            migration(conditions=[condition("SourceLingers", "True", "", "StillRouted")]),
+            [Note(NOW, "move: SourceLingers: StillRouted")],
+        ),
     ],
 )
 def test_a_change_of_an_object_tells(

@@ -1,0 +1,222 @@
+"""The demonstration itself: the same VM moves without Handover, then with it, there and back."""
+
+import asyncio
+import contextlib
+import json
+import shlex
+import sys
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+from handover_lab import handmade, initramfs, lab, measure, picture, report, sandbox, story, tools
+from handover_lab.cluster import Cluster
+from handover_lab.desk import Desk
+from handover_lab.lab import Lab, Migrated
+from handover_lab.picture import Scene
+from handover_lab.report import Migration, Report
+from handover_lab.screen import Screen
+from handover_lab.story import Fact, Traffic
+from handover_lab.timeline import Timeline
+from handover_lab.traffic import Recording
+from handover_lab.yard import Move
+
+BUILD: Final = lab.ROOT / "build" / "demo"
+HOME, AWAY = "node-a", "node-b"
+LATE_MS: Final = 1000
+WATCH_S: Final = 1.0
+"""So long the quiet before and after a migration is shown."""
+
+CONVERGENCE: Final = "configuration.liveMigrationRouteConvergenceTime=3s"
+"""Shorter than the default, so that nobody has to wait for the end."""
+
+ASK: Final[Mapping[str, tuple[str, ...]]] = {
+    "etcd": ("--version",),
+    "kube-apiserver": ("--version",),
+    "kubelet": ("--version",),
+    "helm": ("version", "--short"),
+}
+
+
+@dataclass
+class Show:
+    """One demonstration on *cluster*, and what it has found so far."""
+
+    cluster: Cluster
+    screen: Screen
+    room: Path
+    timeline: Timeline
+    desk: Desk = field(init=False)
+    on_air: bool = False
+    rows: list[Migration] = field(default_factory=list)
+    baseline: Migration | None = None
+    scenes: list[Scene] = field(default_factory=list)
+    """Without Handover, then with it."""
+    glimpse: list[tuple[str, str]] = field(default_factory=list)
+    """Commands and their answers while the target waited for the VM."""
+
+    def __post_init__(self) -> None:
+        self.desk = Desk(self.tell)
+
+    async def perform(self, *, keep: bool) -> int:
+        """Show everything, publish what it proved, and return the exit status.
+
+        With *keep* it never returns: our caller is let go, and the VM obeys whatever LiveMigration
+        is applied, until the sandbox is ended.
+        """
+        news = self.desk.take
+        async with self.desk.open(), Lab.open(self.cluster, self.room, news) as stage:
+            await self.without(stage)
+            await self.install(stage)
+            await self.with_handover(stage)
+            await self.epilogue(stage)
+            found = self.found()
+            publish(self.screen, found, self.scenes)
+            status = 1 if found.faults else 0
+            if keep:
+                explain(self.screen, self.cluster)
+                sandbox.release(status)
+                await stage.drive()
+        return status
+
+    async def without(self, stage: Lab) -> None:
+        """Let the VM's route follow by hand, a second after the VM."""
+        yard = stage.yard
+        self.screen.headline("Without Handover")
+        self.screen.note(
+            "A VM boots on node-a and moves to node-b. Its route is moved by hand, a second late."
+        )
+        async with self.live(f"The VM moves from {HOME} to {AWAY}, its route a second later"):
+            await yard.boot(HOME)
+            handmade.route(self.cluster.nodes[HOME], yard.nic, handmade.NORMAL)
+            await yard.send()
+            await asyncio.sleep(WATCH_S)
+            move = await yard.move_by_hand(HOME, AWAY, LATE_MS)
+            await asyncio.sleep(WATCH_S)
+            recordings = await yard.hush()
+        with self.screen.step("moving the VM back", f"the VM is back on {HOME}"):
+            await yard.move_by_hand(AWAY, HOME, 0)
+            handmade.unroute(self.cluster.nodes[HOME], yard.nic, handmade.NORMAL)
+        self.baseline = row(move, recordings, None)
+        assert move.hand is not None
+        packets = recordings["ping"].packets()
+        self.scenes.append(Scene(packets, move.switchover, move.hand.routed_ns))
+
+    async def install(self, stage: Lab) -> None:
+        """Install Handover as a user would."""
+        self.screen.headline("With Handover")
+        line = f"helm install handover charts/handover --set {CONVERGENCE} --wait"
+        with self.screen.step(line, line):
+            await stage.install(CONVERGENCE)
+
+    async def with_handover(self, stage: Lab) -> None:
+        """Let the VM move there and back under one steady flow."""
+        moved = []
+        async with self.live("kubectl apply -f examples/workloadendpoints.yaml"):
+            await stage.apply(*lab.read(lab.ENDPOINTS))
+            await stage.in_state("vm-on-node-a", "Base")
+            await stage.yard.send()
+            await asyncio.sleep(WATCH_S)
+            for name in ("livemigration", "livemigration-back"):
+                self.chapter(f"kubectl apply -f examples/{name}.yaml")
+                (migration,) = lab.read(lab.EXAMPLES / f"{name}.yaml")
+                moved.append(await self.migrate(stage, migration))
+                await asyncio.sleep(WATCH_S)
+            recordings = await stage.yard.hush()
+        for one in moved:
+            self.rows.append(row(one.move, recordings, one))
+        first = moved[0]
+        cutover_ns = first.cutover.at_ns if first.cutover else first.move.switchover.resumed_ns
+        packets = recordings["ping"].packets()
+        self.scenes.append(Scene(packets, first.move.switchover, cutover_ns))
+
+    async def migrate(self, stage: Lab, migration: Mapping[str, Any]) -> Migrated:
+        """Migrate once; the first time with a look at the endpoints while the target waits."""
+        await stage.prepare(migration)
+        if not self.glimpse:
+            for line in ("get lm", "get wep", "describe wep"):
+                self.glimpse.append((f"kubectl {line}", await stage.kubectl(*shlex.split(line))))
+        return await stage.complete(migration)
+
+    async def epilogue(self, stage: Lab) -> None:
+        """Show what a user of the cluster sees, before the migration and now."""
+        self.screen.headline(f"What kubectl said while {AWAY} waited for the VM")
+        for line, answer in self.glimpse:
+            self.screen.command(line, answer)
+        self.screen.headline("What it says now")
+        for line in ("get pods --all-namespaces -o wide", "get lm", "get wep"):
+            self.screen.command(f"kubectl {line}", await stage.kubectl(*shlex.split(line)))
+
+    def found(self) -> Report:
+        """Sum up."""
+        more = {name: (str(tools.locate(name)), *words) for name, words in ASK.items()}
+        versions = report.versions(more) | {"guest": initramfs.build().version}
+        return Report(tuple(self.rows), self.baseline, versions)
+
+    def tell(self, fact: Fact | Traffic) -> None:
+        """Show a fact; between two live views it is only taken in."""
+        if self.on_air:
+            self.timeline.tell(fact)
+        else:
+            self.timeline.story = story.told(self.timeline.story, fact)
+
+    @contextlib.asynccontextmanager
+    async def live(self, title: str) -> AsyncIterator[None]:
+        """Show the timeline for a while, under *title*."""
+        # What happened just now is still on its way through the desk, before and after.
+        await asyncio.sleep(WATCH_S / 2)
+        with self.timeline:
+            self.on_air = True
+            self.chapter(title)
+            yield
+            await asyncio.sleep(WATCH_S / 2)
+            self.on_air = False
+
+    def chapter(self, title: str) -> None:
+        """Give what follows a title."""
+        self.desk.take(story.Chapter(time.time_ns(), title))
+
+
+def row(move: Move, recordings: Mapping[str, Recording], migrated: Migrated | None) -> Migration:
+    """Measure one migration from what the flows recorded."""
+    session = recordings["TCP session"]
+    cutover = migrated.cutover if migrated else None
+    return Migration.measured(
+        (move.source, move.target),
+        move.switchover,
+        move.packets(recordings["ping"]),
+        cutover=(cutover.signal, cutover.route_us) if cutover else None,
+        tcp_survived=measure.survived(
+            move.packets(session), broken=session.broken, resumed_ns=move.switchover.resumed_ns
+        ),
+    )
+
+
+def explain(screen: Screen, cluster: Cluster) -> None:
+    """Say how the cluster that stays can be used, and write the command for it."""
+    script = BUILD / "kubectl"
+    enter = (sys.executable, "-m", sandbox.__name__, "--enter", sandbox.current() or "", "--")
+    inside = ("env", f"KUBECONFIG={cluster.kubeconfig}", str(tools.locate("kubectl")))
+    script.write_text(f'#!/bin/sh\nexec {shlex.join((*enter, *inside))} "$@"\n')
+    script.chmod(0o755)
+    screen.headline("It goes on running")
+    command = script.relative_to(lab.ROOT)
+    screen.note("Look around, and move the VM as often as you like:")
+    for line in ("get wep,lm", "delete lm --all", "apply -f examples/livemigration.yaml"):
+        screen.console.print(f"  {command} {line}")
+
+
+def publish(screen: Screen, found: Report, scenes: list[Scene]) -> None:
+    """Write the report and the picture, and show the summary."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    (BUILD / "report.json").write_text(json.dumps(found.to_object(), indent=2) + "\n")
+    without, with_handover = scenes
+    written = picture.draw(with_handover, without, BUILD / "migration")
+    screen.headline("Summary")
+    screen.console.print(found.table())
+    for path in (*written, BUILD / "report.json"):
+        screen.note(f"  {path.relative_to(lab.ROOT)}")
+    for fault in found.faults:
+        screen.fault(fault)

@@ -1,0 +1,92 @@
+"""`make demo`: a real VM moves between two nodes of a real cluster, and its network follows.
+
+    python -m handover_lab.demo [--keep]
+
+Builds what is missing, then starts itself anew in a sandbox, so that whatever ends it ends all that
+it started. The exit status is 0 only when every migration with Handover was a good one.
+"""
+
+import argparse
+import asyncio
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import FrameType
+from typing import Final, NoReturn
+
+from rich.console import Console
+
+from handover_lab import acts, images, initramfs, sandbox, tools
+from handover_lab.acts import Show
+from handover_lab.cluster import Cluster
+from handover_lab.screen import Screen
+from handover_lab.timeline import Timeline
+
+STOPPED: Final = 130
+LOG_WIDTH: Final = 110
+EXPECTED: Final = (RuntimeError, OSError, subprocess.CalledProcessError)
+"""What the parts of the lab raise with a sentence for a person."""
+
+
+def main() -> int:
+    """Demonstrate Handover."""
+    parser = argparse.ArgumentParser(prog="python -m handover_lab.demo", description=main.__doc__)
+    parser.add_argument("--keep", action="store_true", help="leave everything running at the end")
+    keep = parser.parse_args().keep
+    screen = Screen(Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, interrupt)
+    try:
+        return inside(screen, keep=keep) if sandbox.current() else outside(screen)
+    except KeyboardInterrupt:
+        screen.note("Stopped; nothing is left behind.")
+        return STOPPED
+    except EXPECTED as error:
+        screen.fault(f"The demo ended early: {error}")
+        return 1
+
+
+def interrupt(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001  # a handler's
+    """Take a signal to end as Ctrl-C."""
+    raise KeyboardInterrupt
+
+
+def outside(screen: Screen) -> int:
+    """Build what must be built, with the machine's own network, and go into the sandbox."""
+    if os.geteuid():
+        message = "only root can make namespaces and start nodes in them: sudo make demo"
+        raise RuntimeError(message)
+    if not Path("/dev/net/tun").exists():
+        message = "this machine has no /dev/net/tun, which a VM's interface needs: modprobe tun"
+        raise RuntimeError(message)
+    screen.headline("What is needed")
+    for module in (tools, images):
+        if status := subprocess.run(
+            (sys.executable, "-m", module.__name__), check=False
+        ).returncode:
+            return status
+    with screen.step("building the guest", "the guest's kernel and initramfs are there"):
+        initramfs.build()
+    return sandbox.run((sys.executable, "-m", "handover_lab.demo", *sys.argv[1:]))
+
+
+def inside(screen: Screen, *, keep: bool) -> int:
+    """Start the cluster and perform."""
+    screen.headline("A cluster of two nodes")
+    room = sandbox.files()
+    with contextlib.ExitStack() as undo:
+        with screen.step("starting the cluster", "the cluster stands"):
+            cluster = Cluster.start(room / "cluster", say=screen.say)
+            undo.callback(cluster.stop)
+        with screen.step("loading the images", "both images are on both nodes"):
+            cluster.load(*images.archives())
+        timeline = Timeline(time.time_ns(), (acts.HOME, acts.AWAY), screen.console)
+        return asyncio.run(Show(cluster, screen, room, timeline).perform(keep=keep))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

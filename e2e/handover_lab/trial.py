@@ -1,0 +1,148 @@
+"""One trial: the VM at home on a node, fresh endpoints, traffic, and a journal of all routes."""
+
+import contextlib
+import copy
+import itertools
+import json
+import time
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from handover_lab import lab, measure
+from handover_lab.guest import Guest, Place
+from handover_lab.journal import Journal
+from handover_lab.lab import Lab
+from handover_lab.measure import Loss, Switchover
+from handover_lab.yard import Family
+
+NUMBERS: Final = itertools.count(1)
+CONFIGURATION: Final = "handoverconfiguration"
+AGENTS: Final = ("pods", "--namespace", "handover-system", "--output", "json")
+
+
+@dataclass
+class Trial:
+    """What one test works with; *here* is where the VM runs at first, *there* the other node."""
+
+    lab: Lab
+    here: str
+    there: str
+    journals: Mapping[str, Journal]
+    """By node, and of the router."""
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open(cls, stage: Lab) -> AsyncIterator[Self]:
+        """Bring *stage* into order, whatever the trial before did, and let traffic flow."""
+        await settle(stage)
+        here = stage.yard.home
+        (there,) = stage.cluster.nodes.keys() - {here}
+        places: dict[str, Place] = {"router": stage.cluster.router, **stage.cluster.nodes}
+        async with contextlib.AsyncExitStack() as journals:
+            opened = {
+                name: await journals.enter_async_context(Journal.open(place))
+                for name, place in places.items()
+            }
+            trial = cls(stage, here, there, opened)
+            await stage.apply(*(trial.endpoint(node) for node in (here, there)))
+            await stage.in_state(name_of(here), "Base")
+            await stage.yard.send()
+            try:
+                yield trial
+            finally:
+                await stage.yard.hush()
+
+    @property
+    def source(self) -> Guest:
+        """The QEMU from which the VM moves."""
+        return self.lab.yard.guests[self.here]
+
+    @property
+    def target(self) -> Guest:
+        """The QEMU into which it moves."""
+        return self.lab.yard.guests[self.there]
+
+    def endpoint(self, node: str, **spec: object) -> dict[str, Any]:
+        """Compose the VM's endpoint on *node* after the examples."""
+        examples = {thing["spec"]["node"]: thing for thing in lab.read(lab.ENDPOINTS)}
+        endpoint = copy.deepcopy(examples[node])
+        endpoint["spec"] |= {"awaitRole": node != self.here, **spec}
+        return endpoint
+
+    def migration(self, **spec: object) -> dict[str, Any]:
+        """Compose a LiveMigration of the VM from *here* to *there*."""
+        (example,) = lab.read(lab.EXAMPLES / "livemigration.yaml")
+        migration = copy.deepcopy(example)
+        migration["metadata"]["name"] = f"trial-{next(NUMBERS)}"
+        migration["spec"] |= {
+            side: {"endpoint": {"name": name_of(node)}}
+            for side, node in (("source", self.here), ("target", self.there))
+        }
+        migration["spec"] |= spec
+        return migration
+
+    def seen(self, node: str) -> Mapping[str, Any]:
+        """Return the endpoint on *node* as the API has it now."""
+        return self.lab.endpoints.objects[name_of(node)]
+
+    async def catch_up(self) -> None:
+        """Let all journals hold all that has happened so far."""
+        for journal in self.journals.values():
+            await journal.catch_up()
+
+    def lost(self, since_ns: int, family: Family = 4) -> int:
+        """Count the pings since then that were never answered; the flow must have ended."""
+        recording = self.lab.yard.flows["ping" if family == 4 else "ping v6"].recording
+        return sum(p.answered_ns is None for p in recording.packets() if p.sent_ns >= since_ns)
+
+    async def loss(self, began_ns: int, switchover: Switchover) -> Mapping[str, Loss]:
+        """End the flows, and return what each of them felt since *began_ns*."""
+        recordings = await self.lab.yard.hush()
+        now = time.time_ns()
+        return {
+            name: measure.loss(measure.between(r.packets(), began_ns, now), switchover)
+            for name, r in recordings.items()
+        }
+
+    async def agent(self, node: str) -> frozenset[int]:
+        """Return the processes of the node agent on *node*."""
+        pods = json.loads(await self.lab.kubectl("get", *AGENTS))["items"]
+        names = [
+            pod["metadata"]["name"]
+            for pod in pods
+            if pod["spec"].get("nodeName") == node and is_agent(pod)
+        ]
+        return frozenset(
+            pid
+            for name in names
+            for pid in self.lab.cluster.nodes[node].pids(name, "handover-system")
+        )
+
+    async def configure(self, **fields: object) -> None:
+        """Set *fields* of the cluster's configuration."""
+        patch = json.dumps({"spec": fields})
+        await self.lab.kubectl("patch", CONFIGURATION, "default", "--type=merge", "-p", patch)
+
+
+def name_of(node: str) -> str:
+    """Name the VM's endpoint on *node*."""
+    return f"vm-on-{node}"
+
+
+def is_agent(pod: Mapping[str, Any]) -> bool:
+    """Whether a DaemonSet owns *pod*: in our release only the agent has one."""
+    owners = pod["metadata"].get("ownerReferences", ())
+    return any(owner["kind"] == "DaemonSet" for owner in owners)
+
+
+async def settle(stage: Lab) -> None:
+    """Leave one QEMU, in which the VM runs, and no object of ours; boot the VM where it is gone."""
+    await stage.kubectl("delete", "livemigrations,workloadendpoints", "--all", "--wait")
+    for node, guest in list(stage.yard.guests.items()):
+        state = await guest.execute("query-status")
+        if not (isinstance(state, dict) and state["status"] == "running"):
+            await stage.yard.end(node)
+    if not stage.yard.guests:
+        await stage.yard.boot(next(iter(stage.cluster.nodes)))
+    await stage.endpoints.until(lambda seen: not seen, "the end of all endpoints")
