@@ -95,7 +95,7 @@ class Node:
         self.daemons.pop("kubelet").kill()
 
     def restart_kubelet(self) -> None:
-        """Kill the kubelet, where it runs, and start it again."""
+        """Kill the kubelet, where it runs, and start it again; it lives as long as our thread."""
         if "kubelet" in self.daemons:
             self.stop_kubelet()
         self.start(*self._kubelet)

@@ -9,6 +9,7 @@ from handover_lab import nodegroup
 
 # Some root shells lack the system directories; runc and nft live there.
 PATH: Final = os.pathsep.join((os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
+KERNEL_LOG: Final = Path("/dev/kmsg")
 PROGRAMS: Final = {
     "containerd": "containerd",
     "containerd-shim-runc-v2": "containerd",
@@ -50,8 +51,8 @@ def check() -> str:
         if shutil.which(program, path=PATH) is None:
             message = f"A node needs {program}: run make prepare, or apt-get install {package}."
             raise RequirementError(message)
-    if not Path("/dev/kmsg").exists():
-        message = "A kubelet reads /dev/kmsg, which this machine hides: it cannot run here."
+    if not KERNEL_LOG.exists():
+        message = f"A kubelet reads {KERNEL_LOG}, which this machine hides: it cannot run here."
         raise RequirementError(message)
     if missing := nodegroup.missing():
         message = (

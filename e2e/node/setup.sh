@@ -15,7 +15,8 @@ mount --bind "$shared" /run/shared
 for name in lib log; do
     mkdir -p "/run/node/$name" "/run/node/$name.work"
     layers="lowerdir=/var/$name,upperdir=/run/node/$name,workdir=/run/node/$name.work"
-    mount -t overlay -o "$layers" node "/var/$name"
+    mount -t overlay -o "$layers" node "/var/$name" ||
+        { echo "containers need overlay file systems, which this kernel does not mount here"; exit 1; }
 done
 mount --move /run/shared "$shared"
 # An overlay cannot carry the containers' overlays.
