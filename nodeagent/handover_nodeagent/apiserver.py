@@ -8,7 +8,7 @@ import contextlib
 import json
 import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
 from http import HTTPStatus
 from typing import Any, Final, NamedTuple, Self
 
@@ -17,7 +17,7 @@ import aiohttp
 from handover_api import names
 from handover_nodeagent.access import Access, TokenFile
 
-MERGE_PATCH: Final = "application/merge-patch+json"
+JSON_PATCH: Final = "application/json-patch+json"
 PAGE: Final = 500
 TIMEOUT: Final = 30.0
 """Seconds for a whole call; a slow server is as good as none."""
@@ -148,17 +148,15 @@ class ApiServer:
                     message = "the watch was cut in the middle of a message"
                     raise Unreachable(message)
 
-    async def patch(
-        self, path: str, body: RawObject, *, content_type: str = MERGE_PATCH
-    ) -> RawObject:
-        """Merge *body* into an object; Conflict when its metadata.uid is another."""
-        return await self._write("PATCH", path, body, content_type)
+    async def patch(self, path: str, operations: Sequence[RawObject]) -> RawObject:
+        """Change an object (RFC 6902), all or nothing; Refused when a ``test`` of it fails."""
+        return await self._write("PATCH", path, operations, JSON_PATCH)
 
     async def create(self, path: str, body: RawObject) -> RawObject:
         """Add an object to a collection; Conflict when there is one of that name."""
         return await self._write("POST", path, body, "application/json")
 
-    async def _write(self, method: str, path: str, body: RawObject, content_type: str) -> RawObject:
+    async def _write(self, method: str, path: str, body: object, content_type: str) -> RawObject:
         query = {"fieldManager": names.NODEAGENT_FIELD_MANAGER}
         encoded = json.dumps(body).encode()
         return await self._call(_Request(method, path, query, encoded, content_type))

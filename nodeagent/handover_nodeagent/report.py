@@ -8,9 +8,9 @@ import asyncio
 import collections
 import contextlib
 import datetime as dt
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 import structlog
 
@@ -39,8 +39,8 @@ EVENT_BURST: Final = 50
 class Api(Protocol):
     """What a reporter needs of an ApiServer."""
 
-    async def patch(self, path: str, body: RawObject) -> RawObject:
-        """Merge *body* into an object."""
+    async def patch(self, path: str, operations: Sequence[RawObject]) -> RawObject:
+        """Change an object."""
 
     async def create(self, path: str, body: RawObject) -> RawObject:
         """Add an object to a collection."""
@@ -189,7 +189,7 @@ class Reporter:
         assert sent is not None
         slot.in_flight = True
         try:
-            await self._api.patch(_path(key), body(slot.uid, sent))
+            await self._api.patch(_path(key), operations(slot.uid, sent))
         except ApiError as error:
             self._fail(key, slot, error)
         else:
@@ -263,17 +263,15 @@ class Reporter:
             self._log.info("reports_go_on", pending=self.pending)
 
 
-def body(uid: str, status: WorkloadEndpointStatus) -> Mapping[str, Any]:
-    """Return the merge patch (RFC 7386): what is absent is null, so that it goes away."""
-    fields = status.model_dump(mode="json", by_alias=True)
-    return {"metadata": {"uid": uid}, "status": {name: _plain(of) for name, of in fields.items()}}
+def operations(uid: str, status: WorkloadEndpointStatus) -> Sequence[RawObject]:
+    """Return the JSON patch that replaces the whole status of this very object.
 
-
-def _plain(value: object) -> object:
-    """A list is replaced as a whole: what is absent in its elements must be absent, not null."""
-    if not isinstance(value, list):
-        return value
-    return [{name: of for name, of in element.items() if of is not None} for element in value]
+    A uid in a merge patch would not do: the API server ignores it in a status subresource.
+    """
+    return (
+        {"op": "test", "path": "/metadata/uid", "value": uid},
+        {"op": "add", "path": "/status", "value": status.to_object()},
+    )
 
 
 def _path(key: ObjectKey) -> str:

@@ -356,13 +356,13 @@ async def test_a_cancelled_watch_is_cancelled(fake_api: FakeApi, fake_client: Ap
 
 async def test_a_patch_says_what_it_is_and_whose(fake_api: FakeApi, fake_client: ApiServer) -> None:
     fake_api.then(fake_api.json({"done": True}))
-    assert await fake_client.patch("/x/status", {"a": None}) == {"done": True}
+    assert await fake_client.patch("/x/status", [{"op": "test"}]) == {"done": True}
     request = fake_api.requests[0]
     assert (request.method, request.path) == ("PATCH", "/x/status")
-    assert request.headers["Content-Type"] == "application/merge-patch+json"
+    assert request.headers["Content-Type"] == "application/json-patch+json"
     assert request.headers["Authorization"] == "Bearer t"
     assert dict(request.query) == {"fieldManager": "handover-nodeagent"}
-    assert fake_api.bodies == [b'{"a": null}']
+    assert fake_api.bodies == [b'[{"op": "test"}]']
 
 
 def test_a_dead_server_is_noticed_within_half_a_minute() -> None:
@@ -406,7 +406,7 @@ GARBAGE = st.one_of(
 def test_no_garbage_whatsoever_escapes_as_something_else(octets: bytes) -> None:
     async def run() -> None:
         async with serving(octets) as url, ApiServer(Access(url), timeout=2.0) as api:
-            for call in (api.get("/x"), read_stream(api), api.patch("/x", {})):
+            for call in (api.get("/x"), read_stream(api), api.patch("/x", [])):
                 await outcome(call)
 
     asyncio.run(run())

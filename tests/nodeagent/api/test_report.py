@@ -5,22 +5,15 @@ import collections
 import contextlib
 import datetime as dt
 import random
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handover_api.model import Condition
 from handover_api.names import ObjectKey
-from handover_api.workloadendpoint import (
-    Cutover,
-    RouteStatus,
-    Signal,
-    State,
-    WorkloadEndpointStatus,
-)
+from handover_api.workloadendpoint import State, WorkloadEndpointStatus
 from handover_nodeagent import report
 from handover_nodeagent.apiserver import (
     Absent,
@@ -45,7 +38,7 @@ class Desk:
     """Takes what a reporter writes; a test may hold it back or let it fail."""
 
     def __init__(self) -> None:
-        self.patches: list[tuple[str, Body]] = []
+        self.patches: list[tuple[str, str, Body]] = []
         self.events: list[Body] = []
         self.failures: dict[str, collections.deque[ApiError]] = {}
         self.uids: dict[str, str] = {}
@@ -57,14 +50,15 @@ class Desk:
         self._in_flight: collections.Counter[str] = collections.Counter()
         self._news = asyncio.Event()
 
-    async def patch(self, path: str, body: Body) -> Body:
-        """Merge into an endpoint's status."""
+    async def patch(self, path: str, operations: Sequence[Body]) -> Body:
+        """Replace an endpoint's status."""
         name = path.removesuffix("/status").rpartition("/")[2]
+        test, replacement = operations
         async with self._occupied(name):
-            if body["metadata"]["uid"] != self.uids.get(name, "u"):
-                message = "409: another uid"
-                raise Conflict(message)
-            self.patches.append((name, body))
+            if test["value"] != self.uids.get(name, "u"):
+                message = "422: another uid"
+                raise Refused(message)
+            self.patches.append((name, test["value"], replacement["value"]))
         return {}
 
     async def create(self, path: str, body: Body) -> Body:
@@ -106,7 +100,7 @@ class Desk:
     @property
     def states(self) -> list[tuple[str, str]]:
         """Which states were written, in order."""
-        return [(name, body["status"]["state"]) for name, body in self.patches]
+        return [(name, status["state"]) for name, _, status in self.patches]
 
 
 @pytest.fixture
@@ -135,50 +129,15 @@ async def settled(reporter: Reporter) -> None:
     assert await reporter.flush(5.0) == 0
 
 
-def test_what_is_absent_is_null_so_that_it_goes_away() -> None:
-    cutover = Cutover(signal=Signal.RARP, announcement_to_route_microseconds=7, time=NOW)
-    condition = Condition(
-        type="Programmed", status="True", reason="Programmed", last_transition_time=NOW
-    )
-    route = RouteStatus.model_validate(
-        {"address": "10.0.0.7", "metric": 512, "table": 254, "protocol": 88}
-    )
-    status = WorkloadEndpointStatus(
-        state=State.LIVE, routes=(route,), last_cutover=cutover, conditions=(condition,)
-    )
-    time = "2026-11-24T12:00:00.250000Z"
-    assert report.body("u", status) == {
-        "metadata": {"uid": "u"},
-        "status": {
-            "state": "Live",
-            "since": None,
-            "deadline": None,
-            "role": None,
-            "migrationUID": None,
-            "interface": None,
-            "routes": [{"address": "10.0.0.7", "metric": 512, "table": 254, "protocol": 88}],
-            "lastCutover": {
-                "signal": "RARP",
-                "announcementToRouteMicroseconds": 7,
-                "time": time,
-                "migrationUID": None,
-            },
-            "conditions": [
-                {
-                    "type": "Programmed",
-                    "status": "True",
-                    "reason": "Programmed",
-                    "message": "",
-                    "lastTransitionTime": time,
-                    "observedGeneration": 0,
-                }
-            ],
+def test_a_report_replaces_the_whole_status_of_this_very_object() -> None:
+    assert report.operations("u", LIVE) == (
+        {"op": "test", "path": "/metadata/uid", "value": "u"},
+        {
+            "op": "add",
+            "path": "/status",
+            "value": {"state": "Live", "routes": [], "conditions": []},
         },
-    }
-
-
-def test_a_list_element_has_no_nulls() -> None:
-    assert report._plain([{"a": None, "b": 1}]) == [{"b": 1}]
+    )
 
 
 async def test_a_status_is_written_once(desk: Desk, reporter: Reporter) -> None:
@@ -188,7 +147,7 @@ async def test_a_status_is_written_once(desk: Desk, reporter: Reporter) -> None:
             await settled(reporter)
         reporter.known(A, "u", BASE)
         await settled(reporter)
-    assert desk.patches == [("a", report.body("u", BASE))]
+    assert desk.patches == [("a", "u", BASE.to_object())]
     assert reporter.counts.written == 1
 
 
@@ -286,7 +245,7 @@ async def test_another_object_of_the_name_begins_anew(desk: Desk, reporter: Repo
         reporter.status(A, "new", BASE)
         desk.open.set()
         await settled(reporter)
-    assert [body["metadata"]["uid"] for _, body in desk.patches] == ["new"]
+    assert [uid for _, uid, _ in desk.patches] == ["new"]
 
 
 @pytest.mark.parametrize(
@@ -350,7 +309,7 @@ async def test_an_api_that_is_down_costs_neither_attempts_nor_memory(
         assert desk.attempts <= 8
         desk.down = False
         await desk.until(lambda: len(desk.patches) == 2)
-    assert {body["status"]["interface"] for _, body in desk.patches} == {"tap999"}
+    assert {status["interface"] for _, _, status in desk.patches} == {"tap999"}
 
 
 async def test_when_the_api_has_been_heard_nothing_waits_any_longer(
@@ -436,14 +395,14 @@ class Store(Desk):
         self.objects: dict[str, str] = {}
         self.chance: random.Random | None = chance
 
-    async def patch(self, path: str, body: Body) -> Body:
+    async def patch(self, path: str, operations: Sequence[Body]) -> Body:
         """Answer, or not, before or after the write took place."""
         name = path.removesuffix("/status").rpartition("/")[2]
         errors = [Unreachable(""), Unavailable(""), Conflict(""), Refused(""), Absent("")]
         error = self.chance.choice([*errors, *([None] * 5)]) if self.chance else None
         await asyncio.sleep(0)
         if error is None or isinstance(error, Unreachable):
-            self.objects[name] = body["status"]["interface"]
+            self.objects[name] = operations[1]["value"]["interface"]
         if error is not None:
             raise error
         return {}
