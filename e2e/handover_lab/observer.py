@@ -1,5 +1,6 @@
 """What the API says of migrations and endpoints, as it changes, told as facts of a story.
 
+A fact has the time at which the API said it; only a cutover has the time that the agent measured.
 The watch is kubectl's: what a person would see who types the same command.
 """
 
@@ -127,10 +128,8 @@ def of_endpoint(before: Object, after: Object, now_ns: int) -> Iterator[Fact]:
         moment, route_us = when_ns(cutover["time"]), cutover["announcementToRouteMicroseconds"]
         # The agent's time is that of the route; what a person calls the signal was before it.
         yield Signal(moment - route_us * 1000, node, cutover["signal"], route_us)
-    state = state_of(after)
-    if state != state_of(before):
-        since = status(after).get("since")
-        yield State(when_ns(since) if since else now_ns, node, state)
+    if state_of(after) != state_of(before):
+        yield State(now_ns, node, state_of(after))
 
 
 def notes(before: Object, after: Object, now_ns: int) -> Iterator[Note]:

@@ -35,9 +35,9 @@ def condition(kind: str, status: str, message: str = "", reason: str = "Why") ->
     return {"type": kind, "status": status, "reason": reason, "message": message}
 
 
-SINCE = "2026-11-24T13:54:46.056424Z"
-SINCE_NS = 1_795_528_486_056_424_000
-CUTOVER = {"signal": "RARP", "announcementToRouteMicroseconds": 424, "time": SINCE}
+CUTOVER_AT = "2026-11-24T13:54:46.056424Z"
+CUTOVER_NS = 1_795_528_486_056_424_000
+CUTOVER = {"signal": "RARP", "announcementToRouteMicroseconds": 424, "time": CUTOVER_AT}
 
 
 @pytest.mark.parametrize(
@@ -49,8 +49,8 @@ CUTOVER = {"signal": "RARP", "announcementToRouteMicroseconds": 424, "time": SIN
         (endpoint("target"), {}, [Role(NOW, "node-b", "")]),
         (
             endpoint("target", state="Target"),
-            endpoint("target", state="Live", since=SINCE, lastCutover=CUTOVER),
-            [Signal(SINCE_NS - 424_000, "node-b", "RARP", 424), State(SINCE_NS, "node-b", "Live")],
+            endpoint("target", state="Live", lastCutover=CUTOVER),
+            [Signal(CUTOVER_NS - 424_000, "node-b", "RARP", 424), State(NOW, "node-b", "Live")],
         ),
         (
             endpoint(state="Base", lastCutover=CUTOVER),
