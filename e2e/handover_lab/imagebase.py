@@ -4,23 +4,20 @@ Made from Debian's packages without a registry; no shell and no package tool is 
 per recipe into the user's cache and then only read.
 """
 
-import contextlib
 import hashlib
 import io
 import json
-import os
 import platform
 import re
 import shutil
 import subprocess
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from handover_lab import buildah
-from handover_lab.initramfs import alone
+from handover_lab import buildah, cache
 from handover_lab.steps import Steps
 
 RECIPE: Final = 1
@@ -90,25 +87,10 @@ class Base:
 
 def prepare(steps: Steps, *, fresh: bool = False) -> Base:
     """Return our base, made now where the cache does not have it or *fresh* asks for it."""
-    finished = cache() / recipe_key()
-    room = finished.with_suffix(".room")
-    with alone(finished.with_suffix(".lock")):
-        if fresh:
-            shutil.rmtree(finished, ignore_errors=True)
-        if not finished.exists():
-            with emptied(room):
-                assemble(room, steps)
-                (room / "base").rename(finished)
+    name = f"base-{recipe_key()}"
+    finished = cache.entry(name, lambda room: assemble(room, steps), fresh=fresh)
     packages = json.loads((finished / "packages.json").read_text())
     return Base(f"oci-archive:{finished / 'base.tar'}", packages)
-
-
-def cache() -> Path:
-    """Return the directory of all bases, made where it is missing."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    path = root / "handover" / "images"
-    path.mkdir(parents=True, exist_ok=True)
-    return path
 
 
 def recipe_key() -> str:
@@ -118,8 +100,8 @@ def recipe_key() -> str:
 
 
 def assemble(room: Path, steps: Steps) -> None:
-    """Make ``base/base.tar`` and ``base/packages.json`` in *room*."""
-    root, base = room / "root", room / "base"
+    """Make ``base.tar`` and ``packages.json`` in the result of *room*."""
+    root, base = room / "root", room / cache.RESULT
     base.mkdir()
     steps.run(
         "unpacking Debian's Python and libnftables, the images' base",
@@ -206,14 +188,3 @@ def fields(description: str, name: str) -> list[str]:
 def output(*argv: str) -> bytes:
     """Return what a program of dpkg's prints."""
     return subprocess.run(argv, capture_output=True, check=True).stdout
-
-
-@contextlib.contextmanager
-def emptied(room: Path) -> Iterator[None]:
-    """Make *room* a new directory that goes at the end; a killed build may have left an old one."""
-    shutil.rmtree(room, ignore_errors=True)
-    room.mkdir(parents=True)
-    try:
-        yield
-    finally:
-        shutil.rmtree(room, ignore_errors=True)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from handover_api import __version__
-from handover_lab import buildah, imagebase, wheels
+from handover_lab import buildah, cache, imagebase, wheels
 from handover_lab.imagebase import Base
 from handover_lab.initramfs import alone
 from handover_lab.steps import StepError, Steps
@@ -160,10 +160,10 @@ def build(component: Component, base: Base, inputs: str, steps: Steps) -> Image:
     """Build one image; the old archive stays until the new one is complete."""
     room = OUTPUT / f"{component.name}.room"
     name = f"{component.name}:{__version__}"
-    with imagebase.emptied(room):
+    with cache.emptied(room):
         site = room / "context" / "site"
         site.parent.mkdir()
-        wheels.install(component.pins, site, steps)
+        shutil.copytree(wheels.installed(component.pins, steps), site, symlinks=True)
         wheels.add_own(component.sources, component.name, site)
         archive = room / component.archive.name
         buildah.build(
@@ -177,8 +177,7 @@ def build(component: Component, base: Base, inputs: str, steps: Steps) -> Image:
         size, digest = measure(archive)
         archive.rename(component.archive)
     packages = {"debian": dict(base.packages), "python": wheels.versions(component.pins)}
-    place = str(component.archive.relative_to(ROOT))
-    return Image(name, place, size, digest, inputs, packages)
+    return Image(name, str(component.archive), size, digest, inputs, packages)
 
 
 def measure(archive: Path) -> tuple[float, str]:

@@ -1,6 +1,7 @@
 """The long steps of a build: each says what it does and that it lives, and keeps its output."""
 
 import os
+import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +30,9 @@ class Steps:
 
     def run(self, step: str, *argv: str | Path) -> None:
         """Run one program, announced as *step*; raises StepError when it fails."""
+        if shutil.which(argv[0]) is None:
+            message = f"{step} failed: there is no program {argv[0]}"
+            raise StepError(message)
         self.say(f"{step} …")
         started = time.monotonic()
         self.log.parent.mkdir(parents=True, exist_ok=True)

@@ -3,6 +3,7 @@
 They are chosen for the image's Python and libc; this machine's own may be others.
 """
 
+import hashlib
 import platform
 import re
 import shutil
@@ -14,7 +15,11 @@ from typing import Final
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from handover_lab import cache
 from handover_lab.steps import StepError, Steps
+
+RECIPE: Final = 1
+"""Part of the cache key: raise it when the way of installing changes."""
 
 PROJECT: Final = "handover"
 PYTHON: Final = "3.11"
@@ -74,9 +79,16 @@ def versions(pins: str) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", pins, re.MULTILINE))
 
 
-def install(pins: str, site: Path, steps: Steps) -> None:
-    """Install the pinned packages into *site*, and remove what no program loads."""
-    requirements = site.with_suffix(".txt")
+def installed(pins: str, steps: Steps) -> Path:
+    """Return a directory with the pinned packages installed; it is only to be copied."""
+    recipe = f"{RECIPE}{GLIBC}{PYTHON}{CLUTTER}{platform.machine()}{pins}"
+    key = hashlib.sha256(recipe.encode()).hexdigest()[:16]
+    return cache.entry(f"site-{key}", lambda room: install(pins, room, steps))
+
+
+def install(pins: str, room: Path, steps: Steps) -> None:
+    """Install the pinned packages as the result of *room*, without what no program loads."""
+    site, requirements = room / cache.RESULT, room / "requirements.txt"
     requirements.write_text(pins)
     tags = (f"manylinux_2_{minor}_{platform.machine()}" for minor in range(GLIBC, 4, -1))
     steps.run(

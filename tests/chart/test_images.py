@@ -1,0 +1,193 @@
+"""What is in the two images: read from their archives, and run in their own file systems."""
+
+import json
+import subprocess
+import tarfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from handover_api import __version__
+from handover_lab import images
+
+pytestmark = pytest.mark.root
+
+Summary = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True)
+class Unpacked:
+    """An image as a container runtime sees it."""
+
+    root: Path
+    configuration: dict[str, Any]
+    tag: str
+
+    def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """Run a program of the image as its user, with its environment."""
+        settings = self.configuration["config"]
+        return subprocess.run(
+            ["/usr/sbin/chroot", f"--userspec={settings['User']}", self.root, *argv],
+            env=dict(each.split("=", 1) for each in settings["Env"]),
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def find(self, pattern: str) -> list[Path]:
+        """Return what is in the image under a path with wildcards."""
+        return sorted(path.relative_to(self.root) for path in self.root.glob(pattern))
+
+
+def unpack(summary: Summary, name: str, rooms: pytest.TempPathFactory) -> Unpacked:
+    """Unpack all layers of an image into a directory that is open to the image's own user."""
+    root = rooms.mktemp(name)
+    root.chmod(0o755)
+    with tarfile.open(summary[name]["archive"]) as content:
+        (manifest,) = json.load(member(content, "manifest.json"))
+        configuration = json.load(member(content, manifest["Config"]))
+        for layer in manifest["Layers"]:
+            with tarfile.open(fileobj=member(content, layer)) as files:
+                files.extractall(root, filter="fully_trusted")  # noqa: S202  our own archive
+    return Unpacked(root, configuration, manifest["RepoTags"][0])
+
+
+def member(content: tarfile.TarFile, name: str) -> Any:
+    """Open one file of an archive."""
+    found = content.extractfile(name)
+    assert found is not None
+    return found
+
+
+def read_summary() -> Summary:
+    """Return what is told of each image, by its name without the version."""
+    told = json.loads(images.SUMMARY.read_text())
+    return {each["name"].removesuffix(f":{__version__}"): each for each in told}
+
+
+@pytest.fixture(scope="module")
+def summary() -> Summary:
+    """Have both images built, and return what is told of them."""
+    images.build_all()
+    return read_summary()
+
+
+@pytest.fixture(scope="module")
+def operator(summary: Summary, tmp_path_factory: pytest.TempPathFactory) -> Unpacked:
+    return unpack(summary, "handover-operator", tmp_path_factory)
+
+
+@pytest.fixture(scope="module")
+def nodeagent(summary: Summary, tmp_path_factory: pytest.TempPathFactory) -> Unpacked:
+    return unpack(summary, "handover-nodeagent", tmp_path_factory)
+
+
+@pytest.fixture(params=["operator", "nodeagent"])
+def image(request: pytest.FixtureRequest) -> Unpacked:
+    unpacked = request.getfixturevalue(request.param)
+    assert isinstance(unpacked, Unpacked)
+    return unpacked
+
+
+def test_what_has_not_changed_is_not_built_again(
+    summary: Summary, capsys: pytest.CaptureFixture[str]
+) -> None:
+    images.build_all()
+
+    assert "building" not in capsys.readouterr().out
+    assert summary == read_summary()
+
+
+def test_the_images_are_small(summary: Summary) -> None:
+    assert summary["handover-operator"]["size_mib"] <= 150
+    assert summary["handover-nodeagent"]["size_mib"] <= 110
+
+
+def test_a_container_runs_the_program_without_a_shell(image: Unpacked) -> None:
+    settings = image.configuration["config"]
+    (program,) = settings["Entrypoint"]
+
+    assert settings["Cmd"] == ["run"]
+    assert image.tag == f"docker.io/library/{program}:{__version__}"
+    done = image.run(program, "--version")
+    assert done.stdout == f"{program} {__version__}\n", done.stderr
+
+
+def test_the_operator_is_not_root_and_the_agent_is(operator: Unpacked, nodeagent: Unpacked) -> None:
+    users = [each.configuration["config"]["User"] for each in (operator, nodeagent)]
+
+    assert users == ["65532:65532", "0:0"]
+
+
+def test_there_is_no_shell_and_nothing_to_install_with(image: Unpacked) -> None:
+    tools = ("sh", "bash", "dash", "dpkg", "apt", "apt-get", "pip", "pip3", "perl", "tar")
+
+    assert [path for name in tools for path in image.find(f"usr/*bin/{name}")] == []
+    assert image.find("opt/handover/pip") == []
+
+
+@pytest.mark.parametrize("module", ["kopf", "kubernetes_asyncio", "scapy", "handover_operator"])
+def test_the_agent_stays_light(nodeagent: Unpacked, module: str) -> None:
+    done = nodeagent.run("python3.11", "-c", f"import {module}")
+
+    assert f"No module named '{module}'" in done.stderr
+
+
+def test_the_agent_finds_libnftables(nodeagent: Unpacked) -> None:
+    script = "from handover_nodeagent.kernel import libnftables; libnftables.Context().close()"
+
+    assert nodeagent.run("python3.11", "-c", script).stderr == ""
+
+
+def test_the_operator_has_no_agent(operator: Unpacked) -> None:
+    assert "No module named" in operator.run("python3.11", "-c", "import handover_nodeagent").stderr
+
+
+def test_everything_is_compiled_so_that_a_read_only_root_costs_no_time(image: Unpacked) -> None:
+    sources = image.find("opt/handover/**/*.py")
+    cached = {
+        path.parent / "__pycache__" / f"{path.stem}.cpython-311.pyc"
+        for path in sources
+        if (image.root / path).stat().st_size
+    }
+
+    assert len(sources) > 300
+    assert cached - set(image.find("opt/handover/**/*.pyc")) == set()
+
+
+def test_nothing_of_the_machine_that_built_it_is_inside(image: Unpacked) -> None:
+    stray = [path for path in ("etc/hostname", "etc/resolv.conf") if (image.root / path).exists()]
+    scripts = image.find("opt/handover/bin/*")
+
+    assert [path for path in stray if (image.root / path).read_text()] == []
+    assert len(scripts) == 1
+    assert (image.root / scripts[0]).read_text().startswith("#!/usr/local/bin/python3.11\n")
+
+
+def test_localhost_is_not_asked_of_dns(image: Unpacked) -> None:
+    assert "hosts: files dns" in (image.root / "etc" / "nsswitch.conf").read_text()
+
+
+def test_scanners_find_the_packages(image: Unpacked, summary: Summary) -> None:
+    (program,) = image.configuration["config"]["Entrypoint"]
+    told = summary[program]["packages"]
+    status = {path.name for path in image.find("var/lib/dpkg/status.d/*")}
+
+    assert status == set(told["debian"])
+    assert "libc6" in status
+    assert len(image.find("opt/handover/*.dist-info")) == len(told["python"])
+
+
+def test_the_same_inputs_give_the_same_image(
+    summary: Summary, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    component = images.COMPONENTS[1]
+    monkeypatch.setattr(images, "OUTPUT", tmp_path)
+    monkeypatch.setattr(images, "SUMMARY", tmp_path / "images.json")
+    monkeypatch.setattr(images, "COMPONENTS", (component,))
+
+    images.build_all()
+
+    assert read_summary()[component.name]["digest"] == summary[component.name]["digest"]
