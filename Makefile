@@ -8,7 +8,7 @@ CHECKED := crds operator nodeagent e2e tests
 PYTEST := $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast test-root test-api test-lab lint images chart tools prepare clean constraints docs-fresh
+.PHONY: help demo test test-fast bench lint images chart tools prepare clean constraints docs-fresh
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,12 +19,15 @@ demo: prepare  ## Watch a real VM migrate and its network follow (KEEP=1 leaves 
 test: prepare lint tools images  ## Everything: pure tables, kernel, API server, cluster, real VMs
 	@$(PYTEST) -m "$(FAST)"
 	@$(PYTEST) -m "root and not cluster and not lab"
-	@$(PYTEST) -m "api and not cluster and not lab"
+	@$(PYTEST) -m "api and not root and not cluster and not lab"
 	@$(LAB).sandbox -- $(PYTEST) -m "cluster or lab"
 
 test-fast:  ## The pure tests: no root, no Go, seconds
 	@$(PYTHON) e2e/prepare.py --python-only
 	@$(PYTEST) -q -m "$(FAST)"
+
+bench: prepare tools  ## Measure the agent beside a floor in C (QUICK=1: a tenth of it)
+	@$(LAB).sandbox -- $(LAB).bench_agent $(if $(QUICK),--quick)
 
 lint:  ## Style, types and layers
 	@$(BIN)/ruff format --check --quiet $(CHECKED)
