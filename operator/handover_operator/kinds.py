@@ -1,9 +1,11 @@
-"""The three kinds of objects that the operator watches."""
+"""The kinds of objects that the operator watches: our three, and those of KubeVirt's world."""
 
 import enum
 from typing import Final
 
 from handover_api import names
+
+KUBEVIRT: Final = "kubevirt.io/v1"
 
 
 class Kind(enum.StrEnum):
@@ -18,9 +20,46 @@ class Kind(enum.StrEnum):
         """The kind as the API's paths spell it."""
         return _PLURALS[self]
 
+    @property
+    def api_version(self) -> str:
+        """The group and version, as manifests write it."""
+        return names.API_VERSION
+
+
+class Foreign(enum.StrEnum):
+    """A kind that is not ours: the KubeVirt adapter reads it and never writes it."""
+
+    POD = "Pod"
+    VMI = "VirtualMachineInstance"
+    VMIM = "VirtualMachineInstanceMigration"
+
+    @property
+    def plural(self) -> str:
+        """The kind as the API's paths spell it."""
+        return f"{self.value.lower()}s"
+
+    @property
+    def api_version(self) -> str:
+        """The group and version, as manifests write it."""
+        return "v1" if self is Foreign.POD else KUBEVIRT
+
+    @property
+    def selector(self) -> str:
+        """The labels by which the few objects that matter are told from all others."""
+        return "kubevirt.io=virt-launcher" if self is Foreign.POD else ""
+
+
+AnyKind = Kind | Foreign
 
 _PLURALS: Final = {
     Kind.MIGRATION: names.LIVE_MIGRATIONS,
     Kind.ENDPOINT: names.WORKLOAD_ENDPOINTS,
     Kind.CONFIGURATION: names.CONFIGURATIONS,
 }
+
+
+def collection(kind: AnyKind, namespace: str = "") -> str:
+    """Return the path of all objects of a kind, or of those in one namespace."""
+    root = "api" if kind.api_version == "v1" else "apis"
+    scope = f"/namespaces/{namespace}" if namespace else ""
+    return f"/{root}/{kind.api_version}{scope}/{kind.plural}"
