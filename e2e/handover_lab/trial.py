@@ -1,22 +1,27 @@
 """One trial: the VM at home on a node, fresh endpoints, traffic, and a journal of all routes."""
 
+import asyncio
 import contextlib
 import copy
 import itertools
 import json
-import time
+import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Self
+
+from prometheus_client.parser import text_string_to_metric_families
 
 from handover_lab import lab, measure
 from handover_lab.guest import Guest, Place
 from handover_lab.journal import Journal
 from handover_lab.lab import Lab
-from handover_lab.measure import Loss, Switchover
-from handover_lab.yard import Family
+from handover_lab.measure import Loss
+from handover_lab.yard import Move
 
 NUMBERS: Final = itertools.count(1)
+ELEVATED: Final = 512
+NORMAL: Final = 1024
 CONFIGURATION: Final = "handoverconfiguration"
 AGENTS: Final = ("pods", "--namespace", "handover-system", "--output", "json")
 
@@ -70,6 +75,10 @@ class Trial:
         endpoint["spec"] |= {"awaitRole": node != self.here, **spec}
         return endpoint
 
+    def turn(self) -> None:
+        """Look at it from the other side: the VM has moved *there*, and that is *here* now."""
+        self.here, self.there = self.there, self.here
+
     def migration(self, **spec: object) -> dict[str, Any]:
         """Compose a LiveMigration of the VM from *here* to *there*."""
         (example,) = lab.read(lab.EXAMPLES / "livemigration.yaml")
@@ -91,19 +100,20 @@ class Trial:
         for journal in self.journals.values():
             await journal.catch_up()
 
-    def lost(self, since_ns: int, family: Family = 4) -> int:
-        """Count the pings since then that were never answered; the flow must have ended."""
-        recording = self.lab.yard.flows["ping" if family == 4 else "ping v6"].recording
-        return sum(p.answered_ns is None for p in recording.packets() if p.sent_ns >= since_ns)
+    def lost(self, since_ns: int, until_ns: int) -> int:
+        """Count the pings of a stretch of time that no answer has come to."""
+        recording = self.lab.yard.flows["ping"].recording
+        recording.read()
+        packets = measure.between(recording.packets(), since_ns, until_ns)
+        return sum(packet.answered_ns is None for packet in packets)
 
-    async def loss(self, began_ns: int, switchover: Switchover) -> Mapping[str, Loss]:
-        """End the flows, and return what each of them felt since *began_ns*."""
+    async def loss(self, *moves: Move) -> list[Mapping[str, Loss]]:
+        """End the flows, and return what each of them felt of each of *moves*."""
         recordings = await self.lab.yard.hush()
-        now = time.time_ns()
-        return {
-            name: measure.loss(measure.between(r.packets(), began_ns, now), switchover)
-            for name, r in recordings.items()
-        }
+        return [
+            {name: measure.loss(move.packets(r), move.switchover) for name, r in recordings.items()}
+            for move in moves
+        ]
 
     async def agent(self, node: str) -> frozenset[int]:
         """Return the processes of the node agent on *node*."""
@@ -118,6 +128,17 @@ class Trial:
             for name in names
             for pid in self.lab.cluster.nodes[node].pids(name, "handover-system")
         )
+
+    async def metrics(self, node: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+        """Ask the agent on *node* what Prometheus would ask it: value by name and labels."""
+        url = f"http://{self.lab.cluster.nodes[node].address}:8081/metrics"
+        with await asyncio.to_thread(urllib.request.urlopen, url, timeout=10) as answer:
+            text = answer.read().decode()
+        return {
+            (sample.name, frozenset(sample.labels.items())): sample.value
+            for family in text_string_to_metric_families(text)
+            for sample in family.samples
+        }
 
     async def configure(self, **fields: object) -> None:
         """Set *fields* of the cluster's configuration."""

@@ -27,6 +27,7 @@ FLOWS: Final[tuple[tuple[str, Kind, Family, float], ...]] = (
 )
 """Name, kind, family, interval in milliseconds; the first one is what figures are taken of."""
 
+FIRST, LAST = -10, 10
 GLANCE_S: Final = 0.1
 CELL_NS: Final = 50_000_000
 SETTLED_NS: Final = 300_000_000
@@ -57,6 +58,22 @@ class Move:
     def packets(self, recording: Recording) -> tuple[Packet, ...]:
         """Return the packets of this migration."""
         return measure.between(recording.packets(), self.began_ns, self.ended_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A place whose programs get processors before or after others.
+
+    An emulated guest takes all it can get. On real nodes it would not stand in the way of those
+    who have to answer within a millisecond.
+    """
+
+    place: Place
+    niceness: int
+
+    def command(self, *argv: str) -> list[str]:
+        """Compose what runs *argv* there."""
+        return self.place.command("nice", f"--adjustment={self.niceness}", *argv)
 
 
 class Yard:
@@ -95,8 +112,10 @@ class Yard:
         """Lay taps and start BIRD everywhere; at the end all that was started here is ended."""
         watches: list[asyncio.Task[None]] = []
         try:
-            for place, speaker in zip(self._places.values(), self.ground.mesh, strict=True):
-                self._birds.append(Bird.start(place, speaker, self.ground.mesh, self.room))
+            mesh = self.ground.mesh
+            for place, speaker in zip(self._places.values(), mesh, strict=True):
+                bird = Bird.start(Ranked(place, FIRST), speaker, mesh, self.room)
+                self._birds.append(bird)
             for node in self.ground.nodes.values():
                 tap.add(node, self.nic.tap)
             watches = [asyncio.create_task(self._watch_routes(name)) for name in self._places]
@@ -193,7 +212,7 @@ class Yard:
 
     async def _start(self, node: str, *, incoming: bool) -> Guest:
         console = self.room / f"console-{node}.log"
-        place = self.ground.nodes[node]
+        place = Ranked(self.ground.nodes[node], LAST)
         self.guests[node] = await Guest.start(place, self.vm, console, incoming=incoming)
         return self.guests[node]
 

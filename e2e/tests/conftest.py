@@ -1,13 +1,16 @@
 """What the tests of the lab share."""
 
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
+import pytest_asyncio
 
-from handover_lab import requirements
+from handover_lab import acts, images, requirements
 from handover_lab.cluster import Cluster
+from handover_lab.lab import Lab
 from handover_lab.requirements import NoSandboxError, RequirementError
 from handover_lab.tools import ToolsError
+from handover_lab.trial import Trial
 
 
 @pytest.fixture(scope="session")
@@ -22,3 +25,24 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
         pytest.fail(str(error), pytrace=False)
     yield cluster
     cluster.stop()
+
+
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def lab(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lab]:
+    """Handover on the cluster and a VM that runs; one lab for all tests of the session."""
+    if missing := [archive for archive in images.archives() if not archive.exists()]:
+        pytest.fail(f"{missing[0].name} is not there: make images builds it", pytrace=False)
+    cluster.load(*images.archives())
+    room = tmp_path_factory.mktemp("lab")
+    async with Lab.open(cluster, room, lambda _: None) as stage:
+        await stage.install(acts.CONVERGENCE)
+        await stage.yard.boot(next(iter(cluster.nodes)))
+        yield stage
+    cluster.helm("uninstall", "handover", "--namespace", "handover-system", "--wait")
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def trial(lab: Lab) -> AsyncIterator[Trial]:
+    """The lab in order, with traffic to its VM, for one test."""
+    async with Trial.open(lab) as opened:
+        yield opened
