@@ -134,8 +134,8 @@ class Ear:
 
     def heard(self, accepted: Accepted, received_at: int) -> None:
         """Pass on what the listener heard."""
-        metrics.ANNOUNCEMENTS.labels(accepted.signal).inc()
         self._audience.heard(self._key, self.tuning.episode, accepted, received_at)
+        metrics.ANNOUNCEMENTS.labels(accepted.signal).inc()
 
     def rejected(self, reason: Reason) -> None:
         """Count what proved nothing."""

@@ -37,7 +37,7 @@ from handover_nodeagent.memory import Memory, Record
 from handover_nodeagent.network import IPAddress, Link
 from handover_nodeagent.node import Node, Turn
 from handover_nodeagent.report import Reporter
-from handover_nodeagent.resident import Resident
+from handover_nodeagent.resident import Heard, Resident
 from handover_nodeagent.restart import Found
 from handover_nodeagent.router import Observed
 from handover_nodeagent.seating import Seating
@@ -47,6 +47,8 @@ from handover_nodeagent.telling import Telling
 
 EPISODES: Final = 1_000_000
 """Apart by so much are the episodes of two machines, of which one may follow the other."""
+BREATH: Final = 0.001
+"""Seconds between a prepared cutover and the machine's step."""
 WARNINGS: Final = frozenset({EventReason.STILL_ALIVE, EventReason.ORPHAN_ROUTE})
 
 _log: Final = structlog.get_logger()
@@ -167,17 +169,36 @@ class Reconciler:
     # What guests and kernel say.
 
     def heard(self, key: ObjectKey, episode: int, accepted: Accepted, received_at: int) -> None:
-        """Take an announcement: the way to the route."""
+        """Take an announcement: the way to the route.
+
+        What is prepared goes out at once. The machine steps a moment later, or before anything else
+        happens to it: twenty guests that announce at the same instant all get their routes first.
+        """
         resident = self.residents.get(key)
-        if resident is None:
+        if resident is None or resident.machine.episode != episode:
             return
-        if resident.prepared and resident.machine.episode == episode:
-            self.router.cut_over(resident.prepared)
-            self._acknowledged_ns = time.time_ns()
+        event = Announced(episode, accepted.signal, accepted.is_answer)
+        prepared, resident.prepared = resident.prepared, None
+        if prepared is None:
+            self._take(resident, Heard(event, accepted.mac, received_at))
+        elif resident.heard is None:
+            self.router.cut_over(prepared)
+            resident.heard = Heard(event, accepted.mac, received_at, time.time_ns(), prepared)
+            asyncio.get_running_loop().call_later(BREATH, self._digest, resident)
+
+    def _digest(self, resident: Resident) -> None:
+        """Step on what was heard, unless something else was faster to ask for it."""
+        heard, resident.heard = resident.heard, None
+        if heard and heard.sent:
+            self.router.catch_up(heard.sent)
+        if heard and self.residents.get(resident.key) is resident:
+            self._take(resident, heard)
+
+    def _take(self, resident: Resident, heard: Heard) -> None:
         if resident.mac is None:
-            resident.learned_mac = accepted.mac
-        self._received_ns = received_at
-        self._feed(resident, Announced(episode, accepted.signal, accepted.is_answer))
+            resident.learned_mac = heard.mac
+        self._received_ns, self._acknowledged_ns = heard.received_ns, heard.acknowledged_ns
+        self._feed(resident, heard.event)
 
     def unaskable(self, key: ObjectKey, episode: int) -> None:
         """Take that a guest cannot be asked."""
@@ -214,6 +235,7 @@ class Reconciler:
     # From an event to the world.
 
     def _feed(self, resident: Resident, event: Event) -> None:
+        self._digest(resident)
         step = fsm.step(resident.machine, event, _now(), self.settings)
         before = resident.machine
         if step.impossible and step.input:
@@ -273,6 +295,7 @@ class Reconciler:
         """Start an endpoint's machine from what is found, in place of one of the same name."""
         known = self.residents.pop(endpoint.key, None)
         if known:
+            self._digest(known)
             known.retire()
         admission = self._admit(endpoint)
         self.router.look(admission.allowed)

@@ -11,6 +11,7 @@ from handover_nodeagent import addresses, machine, placement
 from handover_nodeagent.addresses import Admission
 from handover_nodeagent.desired import Local
 from handover_nodeagent.ears import Ear, Tuning
+from handover_nodeagent.events import Announced
 from handover_nodeagent.machine import Machine
 from handover_nodeagent.memory import Record
 from handover_nodeagent.network import Link
@@ -19,6 +20,20 @@ from handover_nodeagent.restart import remember
 from handover_nodeagent.router import Prepared
 from handover_nodeagent.sniff import probe
 from handover_nodeagent.timers import Timer
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """An announcement, the guest's MAC, and when it came, in realtime ns.
+
+    ``sent`` went out for it already, and ``acknowledged_ns`` tells when the kernel had it.
+    """
+
+    event: Announced
+    mac: str
+    received_ns: int
+    acknowledged_ns: int = 0
+    sent: Prepared | None = None
 
 
 @dataclass(slots=True)
@@ -33,6 +48,7 @@ class Resident:
     cutover: Cutover | None = None
     ear: Ear | None = None
     prepared: Prepared | None = None
+    heard: Heard | None = None
     timer: Timer | None = None
     alarm: asyncio.TimerHandle | None = None
     overdue: bool = False
@@ -115,5 +131,5 @@ class Resident:
                 alarm.cancel()
         if self.ear:
             self.ear.close()
-        self.alarm = self.overdue_alarm = self.ear = self.prepared = None
+        self.alarm = self.overdue_alarm = self.ear = self.prepared = self.heard = None
         return self

@@ -69,6 +69,7 @@ class Router:
         self._ours: dict[IPAddress, list[Route]] = {}
         self._foreign: dict[IPAddress, dict[Route, Foreign]] = {}
         self._parked: dict[IPAddress, dict[Route, Foreign]] = {}
+        self._ahead: set[IPAddress] = set()
 
     @property
     def port(self) -> int:
@@ -189,16 +190,24 @@ class Router:
     def cut_over(self, prepared: Prepared) -> None:
         """Send what was prepared; what the kernel refused is for :meth:`apply` to mend."""
         results = self._channel.transact(prepared.requests)
+        self._ahead.update(route.address for route in prepared.routes)
         first = len(results) - len(prepared.routes)
         for route, result in zip(prepared.routes, results[first:], strict=True):
             if result == 0:
                 self._ours.setdefault(route.address, []).append(route)
 
+    def catch_up(self, prepared: Prepared) -> None:
+        """Know that what is desired is about to include what was *prepared*, or never will."""
+        self._ahead.difference_update(route.address for route in prepared.routes)
+
     def apply(self, addresses: Iterable[IPAddress]) -> None:
-        """Make the kernel what is desired for *addresses*; again, it changes nothing."""
+        """Make the kernel what is desired for *addresses*; again, it changes nothing.
+
+        An address whose cutover is ahead of what is desired waits for :meth:`catch_up`.
+        """
         if self._settings.mode is not Mode.ACTIVE:
             return
-        touched = tuple(addresses)
+        touched = tuple(address for address in addresses if address not in self._ahead)
         wanted = self.desired.routes(touched)
         claimed = self.desired.claimed(touched)
         served = {route.address for route in wanted}

@@ -5,6 +5,7 @@ import contextlib
 import dataclasses
 import datetime as dt
 import json
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
@@ -14,10 +15,11 @@ from tests.nodeagent.kernel.conftest import Node
 
 from handover_api.configuration import Settings
 from handover_api.names import ObjectKey
-from handover_api.workloadendpoint import WorkloadEndpointStatus
+from handover_api.workloadendpoint import Signal, WorkloadEndpointStatus
 from handover_nodeagent.memory import Memory
 from handover_nodeagent.observation import Observation
 from handover_nodeagent.reconcile import Reconciler
+from handover_nodeagent.sniff.verdict import Accepted
 
 pytestmark = pytest.mark.root
 
@@ -469,3 +471,19 @@ async def test_a_damaged_memory_is_as_good_as_none(world: World) -> None:
     world.put()
     world.loop.synced()
     await world.shows(NORMAL_V4)
+
+
+@pytest.mark.usefixtures("mute")
+async def test_what_happens_right_after_an_announcement_comes_after_it(world: World) -> None:
+    """Guards the breath between a prepared cutover and the machine's step."""
+    world.put(said="target")
+    await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
+    resident = world.loop.residents[ObjectKey("default", "vm")]
+    accepted = Accepted(Signal.RARP, bytes.fromhex(MAC.replace(":", "")))
+    world.loop.heard(resident.key, resident.machine.episode, accepted, time.time_ns())
+    world.loop.kernel.reapply(resident.admission.allowed)
+    assert [line for line in world.routes() if "metric 512" in line]
+    world.put(said="target Succeeded")
+    assert world.state() == "TimeWait"
+    await world.shows(ELEVATED_V4)
+    await world.until(lambda: ("vm", "CutOver") in world.desk.events)
