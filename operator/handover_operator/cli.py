@@ -58,6 +58,11 @@ def run() -> None:
     HANDOVER_SWEEP_INTERVAL [300]  seconds between two looks for objects
         whose deletion no watch has told
     HANDOVER_WRITERS [8]  how many objects are written at the same time
+    HANDOVER_LEADER_ELECTION [false]  whether several replicas agree on one
+        that writes
+    HANDOVER_NAMESPACE [handover-system]  where they keep their Lease
+    HANDOVER_POD_NAME, HANDOVER_POD_UID [the host's, random]  by what the
+        Lease calls its holder
     """  # noqa: D301  a raw string would not hold the mark that keeps lines (click)
     try:
         settings = OperatorSettings()

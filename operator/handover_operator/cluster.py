@@ -5,7 +5,7 @@ import datetime as dt
 import json
 import os
 import ssl
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -17,8 +17,10 @@ from kubernetes_asyncio.config.config_exception import ConfigException
 
 from handover_api import names
 from handover_api.names import ObjectKey
+from handover_operator import kinds, lease
 from handover_operator.gather import RawObject
-from handover_operator.kinds import Kind
+from handover_operator.kinds import AnyKind, Foreign, Kind
+from handover_operator.lease import Lease
 from handover_operator.notices import Notice
 from handover_operator.workqueue import Temporary
 
@@ -27,6 +29,7 @@ APPLY_PATCH: Final = "application/apply-patch+yaml"
 IDENTITIES: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 PAGE: Final = 500
 TIMEOUT: Final = 30.0
+LEASES: Final = "/apis/coordination.k8s.io/v1/"
 PATIENCE: Final = frozenset(
     {0, HTTPStatus.UNAUTHORIZED, HTTPStatus.GONE, HTTPStatus.TOO_MANY_REQUESTS}
 )
@@ -35,6 +38,10 @@ PATIENCE: Final = frozenset(
 
 class Unavailable(Temporary):
     """The API server cannot be reached, or asks for patience."""
+
+
+class NotLeading(Temporary):
+    """Another replica writes, or will soon."""
 
 
 class Refused(Temporary):
@@ -78,22 +85,26 @@ async def connect() -> client.Configuration:
 
 
 class Cluster:
-    """Reads and writes objects of our kinds; every call may raise one of the exceptions above."""
+    """Reads and writes objects of our kinds; every call may raise one of the exceptions above.
+
+    ``may_write`` is asked before every write but those of the Lease itself.
+    """
 
     def __init__(self, configuration: client.Configuration) -> None:
         self.configuration = configuration
+        self.may_write: Callable[[], bool] = lambda: True
         self._api = client.ApiClient(configuration)
 
     async def close(self) -> None:
         """Close all connections."""
         await self._api.close()
 
-    async def objects(self, kind: Kind) -> AsyncIterator[tuple[list[RawObject], int]]:
+    async def objects(self, kind: AnyKind) -> AsyncIterator[tuple[list[RawObject], int]]:
         """Yield pages of all objects, and the version of the list."""
         async for page in self._pages(kind, "application/json"):
             yield page
 
-    async def identities(self, kind: Kind) -> tuple[Mapping[ObjectKey, str], int]:
+    async def identities(self, kind: AnyKind) -> tuple[Mapping[ObjectKey, str], int]:
         """Return the uid of every object that exists, and the version of the list."""
         found: dict[ObjectKey, str] = {}
         version = 0
@@ -104,9 +115,14 @@ class Cluster:
                 found[key] = metadata["uid"]
         return found, version
 
-    async def get(self, kind: Kind, key: ObjectKey) -> RawObject:
+    async def get(self, kind: AnyKind, key: ObjectKey) -> RawObject:
         """Read one object."""
         return await self._call("GET", _path(kind, key))
+
+    async def create(self, kind: Kind, namespace: str, body: RawObject) -> RawObject:
+        """Create an object; Conflict when there is one of its name."""
+        query = {"fieldManager": names.OPERATOR_FIELD_MANAGER}
+        return await self._call("POST", kinds.collection(kind, namespace), body=body, query=query)
 
     async def patch(
         self, kind: Kind, key: ObjectKey, patch: RawObject, *, subresource: str = ""
@@ -144,7 +160,7 @@ class Cluster:
             await self._call("DELETE", _path(kind, key), body=body)
 
     async def emit(
-        self, kind: Kind, key: ObjectKey, uid: str, notice: Notice, now: dt.datetime
+        self, kind: AnyKind, key: ObjectKey, uid: str, notice: Notice, now: dt.datetime
     ) -> None:
         """Record an Event about an object."""
         namespace = key.namespace or "default"
@@ -152,7 +168,7 @@ class Cluster:
         body = {
             "metadata": {"generateName": f"{key.name[:200]}.", "namespace": namespace},
             "involvedObject": {
-                "apiVersion": names.API_VERSION,
+                "apiVersion": kind.api_version,
                 "kind": kind.value,
                 "name": key.name,
                 "namespace": key.namespace or None,
@@ -169,12 +185,35 @@ class Cluster:
         }
         await self._call("POST", f"/api/v1/namespaces/{namespace}/events", body=body)
 
-    async def _pages(self, kind: Kind, accept: str) -> AsyncIterator[tuple[list[RawObject], int]]:
+    async def read_lease(self, namespace: str, name: str) -> Lease:
+        """Read the Lease of the replicas."""
+        path = f"{LEASES}namespaces/{namespace}/leases/{name}"
+        return lease.read(await self._call("GET", path))
+
+    async def write_lease(
+        self, namespace: str, name: str, version: str, spec: Mapping[str, object]
+    ) -> Lease:
+        """Write it if it has this version; without one, make it. Conflict: somebody was faster."""
+        path = f"{LEASES}namespaces/{namespace}/leases"
+        if not version:
+            made = {"metadata": {"name": name, "namespace": namespace}, "spec": spec}
+            return lease.read(await self._call("POST", path, body=made))
+        patch = {"metadata": {"resourceVersion": version}, "spec": spec}
+        return lease.read(
+            await self._call("PATCH", f"{path}/{name}", body=patch, content_type=MERGE_PATCH)
+        )
+
+    async def _pages(
+        self, kind: AnyKind, accept: str
+    ) -> AsyncIterator[tuple[list[RawObject], int]]:
         token = ""
         version = 0
         while True:
             query = {"limit": str(PAGE), **({"continue": token} if token else {})}
-            page = await self._call("GET", _collection(kind), query=query, accept=accept)
+            if isinstance(kind, Foreign) and kind.selector:
+                query["labelSelector"] = kind.selector
+            path = kinds.collection(kind)
+            page = await self._call("GET", path, query=query, accept=accept)
             metadata = page["metadata"]
             version = version or int(metadata["resourceVersion"])
             # The API server writes an empty list of identities as null.
@@ -193,6 +232,9 @@ class Cluster:
         accept: str = "application/json",
         query: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
+        if not (method == "GET" or path.startswith(LEASES) or self.may_write()):
+            message = "another replica leads"
+            raise NotLeading(message)
         try:
             answer = await self._api.call_api(
                 path,
@@ -216,14 +258,8 @@ class Cluster:
         return parsed
 
 
-def _collection(kind: Kind) -> str:
-    return f"/apis/{names.GROUP}/{names.VERSION}/{kind.plural}"
-
-
-def _path(kind: Kind, key: ObjectKey) -> str:
-    root = f"/apis/{names.GROUP}/{names.VERSION}"
-    scope = f"/namespaces/{key.namespace}" if key.namespace else ""
-    return f"{root}{scope}/{kind.plural}/{key.name}"
+def _path(kind: AnyKind, key: ObjectKey) -> str:
+    return f"{kinds.collection(kind, key.namespace)}/{key.name}"
 
 
 def _ours(status: int, text: str) -> Exception:

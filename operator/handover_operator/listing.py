@@ -11,7 +11,6 @@ from typing import Final
 import structlog
 
 from handover_api.names import GROUP
-from handover_operator import metrics
 from handover_operator.cluster import Absent, Cluster, Conflict, Unavailable
 from handover_operator.kinds import Kind
 from handover_operator.reconcile import Reconciler
@@ -40,7 +39,6 @@ async def sweep(cluster: Cluster, reconciler: Reconciler) -> None:
     for kind in Kind:
         existing, version = await cluster.identities(kind)
         reconciler.retain(kind, existing, version)
-        metrics.OBJECTS.labels(kind.value).set(len(existing))
 
 
 class Sweeper:

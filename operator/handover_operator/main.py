@@ -5,14 +5,15 @@ import contextlib
 import datetime as dt
 import gc
 import signal
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
 
 import structlog
 import yaml
 
-from handover_operator import cluster, handlers, health, listing
+from handover_operator import cluster, handlers, health, listing, metrics
 from handover_operator.cluster import Cluster
+from handover_operator.leadership import Leadership
 from handover_operator.listing import Sweeper
 from handover_operator.reconcile import Reconciler
 from handover_operator.settings import OperatorSettings
@@ -28,6 +29,7 @@ async def run(settings: OperatorSettings) -> None:
     configuration = await cluster.connect()
     api = Cluster(configuration)
     reconciler = Reconciler(api, _now)
+    metrics.watch(lambda: len(reconciler), reconciler.known)
     try:
         server = await health.serve(
             settings.listen_address, settings.port, lambda: reconciler.synced
@@ -62,11 +64,36 @@ async def _work(
     structlog.get_logger().info("synced")
     sweeper = Sweeper(api, reconciler, settings.sweep_interval)
     async with asyncio.TaskGroup() as group:
-        group.create_task(reconciler.run(settings.writers))
+        group.create_task(_lead(settings, api, lambda: _govern(settings, api, reconciler, default)))
         group.create_task(sweeper.run())
+        await handlers.watch(reconciler, sweeper, api.configuration, lambda: _take_signals(work))
+
+
+async def _lead(
+    settings: OperatorSettings, api: Cluster, govern: Callable[[], Awaitable[None]]
+) -> None:
+    """Govern while this replica leads; always, where it is the only one."""
+    if not settings.leader_election:
+        metrics.LEADER.set(1)
+        await govern()
+        return
+    identity = f"{settings.pod_name}_{settings.pod_uid}"
+    leadership = Leadership(api, settings.namespace, identity, _now)
+    api.may_write = leadership.holds
+    await leadership.run(govern)
+
+
+async def _govern(
+    settings: OperatorSettings,
+    api: Cluster,
+    reconciler: Reconciler,
+    default: Mapping[str, object] | None,
+) -> None:
+    """Write until cancelled: everything that only the leader does."""
+    async with asyncio.TaskGroup() as group:
+        group.create_task(reconciler.run(settings.writers))
         if default is not None:
             group.create_task(_apply_default(api, default))
-        await handlers.watch(reconciler, sweeper, api.configuration, lambda: _take_signals(work))
 
 
 def _take_signals(work: asyncio.Task[None]) -> None:

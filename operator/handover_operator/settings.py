@@ -1,5 +1,7 @@
 """What the operator reads from its environment: every name begins with HANDOVER_."""
 
+import socket
+import uuid
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -29,3 +31,15 @@ class OperatorSettings(BaseSettings):
 
     writers: Annotated[int, pydantic.Field(ge=1, le=64)] = 8
     """How many objects are written at the same time."""
+
+    leader_election: bool = False
+    """Whether several replicas agree, by a Lease, on one that writes."""
+
+    namespace: str = "handover-system"
+    """Where the Lease is."""
+
+    pod_name: str = pydantic.Field(default_factory=socket.gethostname)
+    """How the Lease calls this replica, with ``pod_uid``."""
+
+    pod_uid: str = pydantic.Field(default_factory=lambda: str(uuid.uuid4()))
+    """A container that is started again in its pod still holds the Lease that it held before."""

@@ -10,6 +10,8 @@ from typing import Final, Generic, TypeVar
 
 import structlog
 
+from handover_operator import metrics
+
 K = TypeVar("K", bound=Hashable)
 
 FIRST_DELAY: Final = 0.1
@@ -18,6 +20,10 @@ LAST_DELAY: Final = 60.0
 
 class Temporary(Exception):  # noqa: N818  a situation with a way on, not an error
     """The work could not be done now; the message says why."""
+
+
+class Outdated(Temporary):
+    """The work was based on what is no more: tried again at once, later if that goes on."""
 
 
 class WorkQueue(Generic[K]):
@@ -53,6 +59,16 @@ class WorkQueue(Generic[K]):
         loop = asyncio.get_running_loop()
         self._timers[key] = loop.call_later(max(delay, 0), self._ring, key)
 
+    def clear(self) -> None:
+        """Forget all keys and appointments; nobody works."""
+        for timer in self._timers.values():
+            timer.cancel()
+        self._timers.clear()
+        self._failures.clear()
+        self._waiting.clear()
+        self._again.clear()
+        self._ready = asyncio.Queue()
+
     async def run(self, workers: int) -> None:
         """Work until cancelled."""
         async with asyncio.TaskGroup() as group:
@@ -70,6 +86,8 @@ class WorkQueue(Generic[K]):
             self._active.add(key)
             try:
                 await self._work(key)
+            except Outdated as reason:
+                self._retry(key, str(reason), at_once=key not in self._failures)
             except Temporary as reason:
                 self._retry(key, str(reason))
             except Exception:  # noqa: BLE001  the task's root: one key must not stop the others
@@ -83,9 +101,13 @@ class WorkQueue(Generic[K]):
                 self._again.discard(key)
                 self.add(key)
 
-    def _retry(self, key: K, reason: str) -> None:
+    def _retry(self, key: K, reason: str, *, at_once: bool = False) -> None:
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
+        metrics.RETRIES.inc()
+        if at_once:
+            self._again.add(key)
+            return
         delay = min(FIRST_DELAY * 2**failures, LAST_DELAY)
         self._log.warning("retry", key=str(key), reason=reason, delay=delay)
         self.add_later(key, delay)

@@ -13,7 +13,7 @@ from handover_api.names import ObjectKey
 from handover_operator import listing
 from handover_operator.cluster import Absent, Cluster, Conflict, Unavailable
 from handover_operator.gather import RawObject
-from handover_operator.kinds import Kind
+from handover_operator.kinds import AnyKind, Kind
 from handover_operator.listing import Sweeper
 from handover_operator.notices import Notice
 from handover_operator.reconcile import Reconciler
@@ -26,12 +26,13 @@ class Memory(Cluster):
     """The objects of a cluster in memory; it keeps the rules of resourceVersion."""
 
     def __init__(self) -> None:
-        self.stored: dict[tuple[Kind, ObjectKey], dict[str, Any]] = {}
+        self.may_write = lambda: True
+        self.stored: dict[tuple[AnyKind, ObjectKey], dict[str, Any]] = {}
         self.version = 0
         self.patches: list[str] = []
         self.notices: list[str] = []
         self.outages = 0
-        self.meanwhile: list[tuple[Kind, ObjectKey]] = []
+        self.meanwhile: list[tuple[AnyKind, ObjectKey]] = []
 
     def put(self, kind: Kind, name: str, spec: object, **fields: Any) -> dict[str, Any]:
         """Create or replace an object; return it as a watch would."""
@@ -49,7 +50,7 @@ class Memory(Cluster):
         self.stored[kind, key] = {"metadata": metadata, "spec": spec, **fields}
         return copy.deepcopy(self.stored[kind, key])
 
-    async def get(self, kind: Kind, key: ObjectKey) -> RawObject:
+    async def get(self, kind: AnyKind, key: ObjectKey) -> RawObject:
         """Read one object."""
         if (kind, key) not in self.stored:
             raise Absent(str(key))
@@ -79,14 +80,14 @@ class Memory(Cluster):
         self.touch(kind, key)
         return copy.deepcopy(found)
 
-    def touch(self, kind: Kind, key: ObjectKey) -> None:
+    def touch(self, kind: AnyKind, key: ObjectKey) -> None:
         """Give an object a new version."""
         self.version += 1
         metadata = self.stored[kind, key]["metadata"]
         metadata["resourceVersion"] = str(self.version)
 
     async def emit(
-        self, kind: Kind, key: ObjectKey, uid: str, notice: Notice, now: dt.datetime
+        self, kind: AnyKind, key: ObjectKey, uid: str, notice: Notice, now: dt.datetime
     ) -> None:
         """Take an Event in."""
         assert (kind.plural, uid, now) == (kind.plural, f"uid-{key.name}", NOW)
@@ -97,7 +98,7 @@ class Memory(Cluster):
         assert self.stored[kind, key]["metadata"]["uid"] == uid
         del self.stored[kind, key]
 
-    async def objects(self, kind: Kind) -> AsyncIterator[tuple[list[RawObject], int]]:
+    async def objects(self, kind: AnyKind) -> AsyncIterator[tuple[list[RawObject], int]]:
         """List."""
         if self.outages:
             self.outages -= 1
@@ -105,7 +106,7 @@ class Memory(Cluster):
         found = [copy.deepcopy(raw) for (of, _), raw in self.stored.items() if of is kind]
         yield list(found), self.version
 
-    async def identities(self, kind: Kind) -> tuple[Mapping[ObjectKey, str], int]:
+    async def identities(self, kind: AnyKind) -> tuple[Mapping[ObjectKey, str], int]:
         """List names and uids."""
         if self.outages:
             self.outages -= 1
@@ -149,7 +150,7 @@ async def reconciler(memory: Memory) -> AsyncIterator[Reconciler]:
 async def settle(reconciler: Reconciler) -> None:
     """Wait until everything is written."""
     async with asyncio.timeout(10):
-        while len(reconciler._queue):  # noqa: ASYNC110  the queue has no other sign
+        while len(reconciler):  # noqa: ASYNC110  the queue has no other sign
             await asyncio.sleep(0.001)
 
 
@@ -203,7 +204,7 @@ async def test_the_end_of_a_former_object_of_that_name_means_nothing(
 ) -> None:
     await listing.load(memory, reconciler)
     reconciler.forget(Kind.ENDPOINT, ObjectKey(NAMESPACE, "a"), "uid-of-another")
-    assert ObjectKey(NAMESPACE, "a") in reconciler.resolver.index.endpoints
+    assert ObjectKey(NAMESPACE, "a") in reconciler.known.resolver.index.endpoints
 
 
 async def test_an_object_made_anew_under_its_name_is_another_one(
@@ -223,7 +224,7 @@ async def test_an_answer_that_comes_after_the_deletion_revives_nothing(
     key = ObjectKey(NAMESPACE, "a")
     reconciler.forget(Kind.ENDPOINT, key, "uid-a")
     await settle(reconciler)
-    assert key not in reconciler.resolver.index.endpoints
+    assert key not in reconciler.known.resolver.index.endpoints
 
 
 async def test_what_vanished_unseen_is_forgotten(memory: Memory, reconciler: Reconciler) -> None:
@@ -239,7 +240,7 @@ async def test_what_vanished_unseen_is_forgotten(memory: Memory, reconciler: Rec
 async def test_what_is_newer_than_the_list_is_kept(memory: Memory, reconciler: Reconciler) -> None:
     await listing.load(memory, reconciler)
     reconciler.retain(Kind.ENDPOINT, {}, 0)
-    assert ObjectKey(NAMESPACE, "a") in reconciler.resolver.index.endpoints
+    assert ObjectKey(NAMESPACE, "a") in reconciler.known.resolver.index.endpoints
 
 
 async def test_a_kind_that_is_gone_is_an_outage(memory: Memory, reconciler: Reconciler) -> None:
@@ -252,7 +253,7 @@ async def test_a_kind_that_is_gone_is_an_outage(memory: Memory, reconciler: Reco
             await asyncio.sleep(0.001)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert ObjectKey(NAMESPACE, "a") in reconciler.resolver.index.endpoints
+    assert ObjectKey(NAMESPACE, "a") in reconciler.known.resolver.index.endpoints
 
 
 async def test_the_first_lists_wait_for_the_crds(memory: Memory, reconciler: Reconciler) -> None:
@@ -283,11 +284,11 @@ async def test_all_configurations_are_judged_again_when_the_default_changes(
     await listing.load(memory, reconciler)
     await settle(reconciler)
     reconciler.observe(Kind.CONFIGURATION, memory.put(Kind.CONFIGURATION, "default", default))
-    assert len(reconciler._queue) == 2
+    assert len(reconciler) == 2
     await settle(reconciler)
     reconciler.forget(Kind.CONFIGURATION, ObjectKey("", "default"), "uid-default")
     await settle(reconciler)
-    assert list(reconciler.configurations) == ["node.x"]
+    assert list(reconciler.known.configurations) == ["node.x"]
 
 
 async def test_a_finished_migration_is_deleted_in_time(

@@ -1,0 +1,167 @@
+"""What is known of the cluster: the newest version of every object, in the form that we use.
+
+Versions may come twice and in any order, from watches, lists and answers to our own writes; only
+a newer one counts. Nothing is decided here.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import assert_never
+
+import structlog
+
+from handover_api.configuration import HandoverConfiguration
+from handover_api.livemigration import LiveMigration
+from handover_api.names import DEFAULT_CONFIGURATION, ObjectKey
+from handover_operator import gather, metrics
+from handover_operator.gather import RawObject, Unreadable
+from handover_operator.kinds import Kind
+from handover_operator.resolver import Resolver
+
+
+@dataclass(frozen=True, slots=True)
+class Version:
+    """Of one object; the numbers of one kind are in order."""
+
+    uid: str
+    number: int
+
+
+class Knowledge:
+    """All objects of our kinds.
+
+    ``doubtful``: configurations to be judged again. ``complaints``: objects that nobody can read
+    and of which nobody was told yet; ``unreadable``: all of them.
+    """
+
+    def __init__(self) -> None:
+        self.resolver = Resolver()
+        self.configurations: dict[str, HandoverConfiguration] = {}
+        self.unreadable: dict[tuple[Kind, ObjectKey], Unreadable] = {}
+        self.doubtful: set[str] = set()
+        self.complaints: set[tuple[Kind, ObjectKey]] = set()
+        self._versions: dict[tuple[Kind, ObjectKey], Version] = {}
+        self._log = structlog.get_logger()
+
+    def uid(self, kind: Kind, key: ObjectKey) -> str | None:
+        """Return the uid of an object; None when it is unknown."""
+        known = self._versions.get((kind, key))
+        return None if known is None else known.uid
+
+    def count(self, kind: Kind) -> int:
+        """Count the objects of a kind."""
+        return sum(of is kind for of, _ in self._versions)
+
+    def migrations(self) -> Iterator[LiveMigration]:
+        """Return all LiveMigrations."""
+        return iter(self.resolver.index.migrations.values())
+
+    def observe(self, kind: Kind, raw: RawObject) -> None:
+        """Take in one version of an object; an older one than the last is ignored."""
+        key, version = gather.key(raw), version_of(raw)
+        known = self._versions.get((kind, key))
+        if known is not None and version.number < known.number:
+            return
+        if known is not None and version.uid != known.uid:
+            self._drop(kind, key)
+        self._versions[kind, key] = version
+        found = self._take(kind, key, raw)
+        if found is not None:
+            self._complain(kind, found)
+        else:
+            self.unreadable.pop((kind, key), None)
+
+    def forget(self, kind: Kind, key: ObjectKey, uid: str) -> bool:
+        """Take in that this very object is gone; return whether it was known."""
+        if self.uid(kind, key) != uid:
+            return False
+        self._drop(kind, key)
+        return True
+
+    def missing(
+        self, kind: Kind, existing: Mapping[ObjectKey, str], version: int
+    ) -> list[tuple[ObjectKey, str]]:
+        """Return what a list of this version does not hold and nothing newer told us of."""
+        return [
+            (key, known.uid)
+            for (of, key), known in self._versions.items()
+            if of is kind and known.number <= version and existing.get(key) != known.uid
+        ]
+
+    def take_doubtful(self) -> set[str]:
+        """Return, and take off the list, the configurations to be judged again."""
+        taken, self.doubtful = self.doubtful & self.configurations.keys(), set()
+        return taken
+
+    def take_complaints(self) -> set[tuple[Kind, ObjectKey]]:
+        """Return, and take off the list, the objects of whose faults nobody was told."""
+        taken, self.complaints = self.complaints & self.unreadable.keys(), set()
+        return taken
+
+    def recall(self) -> None:
+        """Put everything on the lists once more."""
+        self.doubtful = set(self.configurations)
+        self.complaints = set(self.unreadable)
+
+    def _take(self, kind: Kind, key: ObjectKey, raw: RawObject) -> Unreadable | None:
+        """Take in one version, or return what is wrong with it."""
+        match kind:
+            case Kind.ENDPOINT:
+                endpoint = gather.endpoint(raw)
+                if isinstance(endpoint, Unreadable):
+                    return endpoint
+                self.resolver.put_endpoint(endpoint)
+            case Kind.MIGRATION:
+                migration = gather.migration(raw)
+                if isinstance(migration, Unreadable):
+                    self.resolver.put_unreadable(key, migration.migration_uid)
+                    return migration
+                self.resolver.put_migration(migration)
+            case Kind.CONFIGURATION:
+                configuration = gather.configuration(raw)
+                if isinstance(configuration, Unreadable):
+                    return configuration
+                self.configurations[key.name] = configuration
+                self._doubt(key.name)
+            case _:
+                assert_never(kind)
+        return None
+
+    def _drop(self, kind: Kind, key: ObjectKey) -> None:
+        del self._versions[kind, key]
+        self.unreadable.pop((kind, key), None)
+        match kind:
+            case Kind.ENDPOINT:
+                self.resolver.drop_endpoint(key)
+            case Kind.MIGRATION:
+                self.resolver.drop_migration(key)
+            case Kind.CONFIGURATION:
+                self.configurations.pop(key.name, None)
+                self._doubt(key.name)
+            case _:
+                assert_never(kind)
+
+    def _doubt(self, changed: str) -> None:
+        """Doubt a configuration, and all where the default has changed."""
+        self.doubtful |= (
+            self.configurations.keys() if changed == DEFAULT_CONFIGURATION else {changed}
+        )
+
+    def _complain(self, kind: Kind, found: Unreadable) -> None:
+        """Say it to the log, and note it for whoever describes the object; the others go on."""
+        self._log.error(
+            "malformed_object",
+            kind=kind.value,
+            object=str(found.key),
+            field=found.field,
+            problem=found.message,
+        )
+        metrics.UNREADABLE.labels(kind.value).inc()
+        self.unreadable[kind, found.key] = found
+        self.complaints.add((kind, found.key))
+
+
+def version_of(raw: RawObject) -> Version:
+    """Return the version of an object as the API server wrote it."""
+    metadata = raw["metadata"]
+    return Version(metadata["uid"], int(metadata["resourceVersion"]))

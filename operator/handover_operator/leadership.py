@@ -1,0 +1,180 @@
+"""Leadership: one replica writes, the others watch and wait.
+
+The Lease (lease.py decides) is renewed while we lead. What we may write ends by our own clock,
+before another replica may take over, whatever the network or a debugger does to us: ``holds`` is
+asked before every single write (cluster.py), and what is under way is broken off.
+"""
+
+import asyncio
+import contextlib
+import datetime as dt
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, Protocol
+
+import structlog
+
+from handover_operator import lease, metrics
+from handover_operator.cluster import Absent, Conflict
+from handover_operator.lease import Lease, Periods, Sighting, Step
+from handover_operator.workqueue import Temporary
+
+NAME: Final = "handover-operator"
+"""Of the Lease."""
+
+LEAST_TIMEOUT: Final = 0.5
+RELEASE_TIMEOUT: Final = 2.0
+
+
+class Leases(Protocol):
+    """Where the Lease is kept (cluster.Cluster); may raise Temporary, Absent or Conflict."""
+
+    async def read_lease(self, namespace: str, name: str) -> Lease:
+        """Read it."""
+
+    async def write_lease(
+        self, namespace: str, name: str, version: str, spec: Mapping[str, object]
+    ) -> Lease:
+        """Write it if it still has this version; without one, make it."""
+
+
+def clock() -> float:
+    """Return seconds that also pass while the process is stopped or its machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Leadership:
+    """The part of one replica in it."""
+
+    def __init__(
+        self,
+        leases: Leases,
+        namespace: str,
+        identity: str,
+        now: Callable[[], dt.datetime],
+        periods: Periods = Periods(),  # noqa: B008  frozen
+    ) -> None:
+        self._leases = leases
+        self._namespace = namespace
+        self._identity = identity
+        self._now = now
+        self._periods = periods
+        self._seen: Sighting | None = None
+        self._until = 0.0
+        self._log = structlog.get_logger().bind(identity=identity)
+
+    def holds(self) -> bool:
+        """Return whether we may write at this very moment."""
+        return clock() < self._until
+
+    async def run(self, govern: Callable[[], Awaitable[None]]) -> None:
+        """Run *govern* whenever, and only while, we lead; until cancelled.
+
+        When cancelled the Lease is given back, after *govern* has ended.
+        """
+        try:
+            while True:
+                await self._acquire()
+                await self._reign(govern)
+        finally:
+            metrics.LEADER.set(0)
+            await self._release()
+
+    async def _acquire(self) -> None:
+        """Wait until the Lease is ours."""
+        said = ""
+        while True:
+            try:
+                async with asyncio.timeout(self._periods.deadline):
+                    step = await self._look()
+                    if step is not Step.WAIT:
+                        await self._hold()
+                        return
+            except (Temporary, Absent, Conflict, TimeoutError) as reason:
+                doubt = str(reason) or "no answer in time"
+                if doubt != said and not isinstance(reason, Conflict):
+                    self._log.warning("no_lease", reason=doubt)
+                    said = doubt
+                await asyncio.sleep(self._periods.poll)
+                continue
+            assert self._seen is not None
+            if said != (said := self._seen.lease.holder):
+                self._log.info("standing_by", leader=said)
+            await asyncio.sleep(lease.patience(self._seen, self._periods, clock()))
+
+    async def _reign(self, govern: Callable[[], Awaitable[None]]) -> None:
+        """Govern until the Lease is lost."""
+        self._log.info("leading")
+        metrics.LEADER.set(1)
+        metrics.TERMS.inc()
+        async with asyncio.TaskGroup() as group:
+            term = group.create_task(_as_coroutine(govern))
+            await self._keep()
+            term.cancel()
+        self._until = 0.0
+        metrics.LEADER.set(0)
+
+    async def _keep(self) -> None:
+        """Renew the Lease; return when it is lost, or too old to write any more."""
+        while True:
+            await asyncio.sleep(min(self._periods.renewal, max(self._until - clock(), 0.0)))
+            left = self._until - clock()
+            if left <= 0:
+                self._log.warning("stepping_down", reason="the Lease could not be renewed")
+                return
+            try:
+                # Another connection may get through where this one is stuck.
+                async with asyncio.timeout(min(left, max(left / 2, LEAST_TIMEOUT))):
+                    if not await self._renew():
+                        assert self._seen is not None
+                        leader = self._seen.lease.holder
+                        self._log.warning("stepping_down", reason=f"the Lease is {leader}'s")
+                        return
+            except (Temporary, Conflict, Absent, TimeoutError) as reason:
+                self._log.warning("not_renewed", reason=str(reason) or "no answer in time")
+
+    async def _renew(self) -> bool:
+        """Renew; False: somebody else holds the Lease."""
+        with contextlib.suppress(Conflict, Absent):
+            await self._hold()
+            return True
+        if await self._look() is not Step.RENEW:
+            return False
+        await self._hold()
+        return True
+
+    async def _look(self) -> Step:
+        found: Lease | None = None
+        with contextlib.suppress(Absent):
+            found = await self._leases.read_lease(self._namespace, NAME)
+        self._seen = lease.see(self._seen, found, clock())
+        return lease.step(self._seen, self._identity, clock())
+
+    async def _hold(self) -> None:
+        """Write that we hold the Lease; our time counts from before the request."""
+        assert self._seen is not None
+        asked = clock()
+        spec = lease.held(self._seen, self._identity, self._periods, self._now())
+        taken = await self._write(self._seen.lease.version, spec)
+        self._seen = lease.see(self._seen, taken, clock())
+        self._until = asked + self._periods.deadline
+
+    async def _write(self, version: str, spec: Mapping[str, object]) -> Lease:
+        return await self._leases.write_lease(self._namespace, NAME, version, spec)
+
+    async def _release(self) -> None:
+        """Let another replica take over at once; best effort."""
+        self._until = 0.0
+        if self._seen is None or self._seen.lease.holder != self._identity:
+            return
+        try:
+            async with asyncio.timeout(RELEASE_TIMEOUT):
+                spec = lease.released(self._now())
+                await self._write(self._seen.lease.version, spec)
+            self._log.info("lease_released")
+        except (Temporary, Conflict, Absent, TimeoutError) as reason:
+            self._log.warning("lease_not_released", reason=str(reason) or "no answer in time")
+
+
+async def _as_coroutine(govern: Callable[[], Awaitable[None]]) -> None:
+    await govern()
