@@ -20,7 +20,7 @@ SANDBOX: Final = "HANDOVER_SANDBOX"
 """The environment variable that names the sandbox to those in it."""
 
 PASSED_ON: Final = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT)
-GRACE: Final = 10
+GRACE: Final = 5
 """Seconds that a sandbox has to end by itself when it is asked to."""
 
 NAMESPACES: Final = ("--pid", "--mount", "--net", "--ipc", "--uts")
@@ -52,6 +52,7 @@ class Keeper:
         self._room = room
         self._reports = reports
         self._released = False
+        self._killed = False
 
     def keep(self, argv: Sequence[str], stdin: int | None) -> None:
         """Run *argv* in the sandbox until all of it has ended, and clear up."""
@@ -60,6 +61,8 @@ class Keeper:
             is_broken = status > 0 and not self._room.first.exists()
         finally:
             clear(self._room)
+        if self._killed:
+            status = -signal.SIGKILL
         if not self._released:
             self._report(128 - status if status < 0 else status, "broken" if is_broken else "ended")
 
@@ -96,6 +99,7 @@ class Keeper:
         if not self._room.first.exists():
             process.kill()
             return
+        self._killed |= number == signal.SIGKILL
         with contextlib.suppress(ProcessLookupError):
             os.kill(int(self._room.first.read_text()), number)
 

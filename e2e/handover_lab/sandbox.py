@@ -23,6 +23,7 @@ from typing import Final, NoReturn
 
 from handover_lab import keeper, rooms
 from handover_lab.keeper import SANDBOX, Keeper
+from handover_lab.relay import Relay
 from handover_lab.rooms import NoSuchSandboxError, Room
 
 PROGRAMS: Final = ("unshare", "nsenter", "setpriv", "tini", "ip")
@@ -69,13 +70,16 @@ def run(argv: Sequence[str]) -> int:
 def call_keeper(room: Room, argv: Sequence[str], stdin: int | None) -> tuple[str, str]:
     """Fork the keeper, and wait for its report: exit status and fate; nothing when it died."""
     reports, telling = os.pipe()
+    relay = Relay()
     we = os.getpid()
     child = os.fork()
     if child == 0:
         os.close(reports)
+        relay.enter_child()
         be_keeper(Keeper(room, telling), we, argv, stdin)
     os.close(telling)
-    with passing_on(child), os.fdopen(reports) as stream:
+    with passing_on(child), relay.enter_parent(), os.fdopen(reports) as stream:
+        relay.carry_until(reports)
         report = stream.readline().split()
     if report[1:] != ["released"]:
         os.waitpid(child, 0)
