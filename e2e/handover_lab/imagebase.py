@@ -42,6 +42,8 @@ CLUTTER: Final = (
     "etc/apt",
     "etc/cron.daily",
     "etc/dpkg",
+    # A container gets its own.
+    "dev/*",
     "usr/lib/python3.11/ensurepip",
     "usr/lib/python3.11/idlelib",
     "usr/lib/python3.11/lib2to3",
@@ -58,6 +60,7 @@ CLUTTER: Final = (
     "var/cache/apt",
     "var/lib/apt",
     "var/lib/dpkg",
+    "var/log/*",
 )
 FILES: Final = {
     "etc/group": "root:x:0:\nhandover:x:65532:\n",
@@ -120,6 +123,8 @@ def assemble(room: Path, steps: Steps) -> None:
         *("--invalidation-mode", "unchecked-hash", f"/usr/lib/{PYTHON}"),
     )
     steps.run("listing the shared libraries", "ldconfig", "-r", root)
+    # It notes when each library was made; only ldconfig reads it.
+    shutil.rmtree(root / "var" / "cache" / "ldconfig")
     containerfile = room / "Containerfile"
     containerfile.write_text(CONTAINERFILE)
     archive = f"oci-archive:{base / 'base.tar'}"
@@ -153,7 +158,10 @@ def trim(root: Path) -> dict[str, str]:
             descriptions[name] = description
     for pattern in CLUTTER:
         for path in root.glob(pattern):
-            shutil.rmtree(path) if path.is_dir() else path.unlink()
+            if path.is_dir() and not path.is_symlink():
+                shutil.rmtree(path)
+            else:
+                path.unlink()
     status = root / "var" / "lib" / "dpkg" / "status.d"
     status.mkdir(parents=True)
     for name, description in descriptions.items():
