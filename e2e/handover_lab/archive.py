@@ -18,15 +18,25 @@ ARCHITECTURES: Final = {"x86_64": "amd64", "aarch64": "arm64"}
 """What Go, and with it all images, call the machines."""
 
 
+class ArchiveError(RuntimeError):
+    """No image can be made here; the text says what to do."""
+
+
 def pause(directory: Path) -> Path:
     """Compile the pause program and return the archive of its image, both in *directory*.
 
     Raises:
-        subprocess.CalledProcessError: the compiler refused; its ``stderr`` says why.
+        ArchiveError: it cannot be compiled.
     """
     program = directory / "pause"
     compiler = ("gcc", "-static", "-Os", "-s", "-o", str(program), str(SOURCE))
-    subprocess.run(compiler, check=True, capture_output=True, text=True)
+    done = subprocess.run(compiler, check=False, capture_output=True, text=True)
+    if done.returncode:
+        message = (
+            "The pods' first program cannot be compiled (apt-get install gcc libc6-dev has what"
+            f" it takes): {done.stderr.strip()}"
+        )
+        raise ArchiveError(message)
     archive = directory / "pause.tar"
     archive.write_bytes(image(PAUSE, {"pause": program.read_bytes()}, ["/pause"]))
     return archive
