@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime as dt
 import uuid
 from collections.abc import AsyncIterator, Mapping
@@ -23,9 +24,10 @@ from handover_api.workloadendpoint import (
     WorkloadEndpoint,
     WorkloadEndpointStatus,
 )
+from handover_lab.certificates import Authority
 from handover_lab.controlplane import ControlPlane
 from handover_nodeagent import access, apiserver, report, watch
-from handover_nodeagent.access import Access
+from handover_nodeagent.access import Access, Pem
 from handover_nodeagent.apiserver import (
     Absent,
     ApiServer,
@@ -388,6 +390,19 @@ async def test_a_server_that_nobody_vouches_for_is_unreachable(api_server: Contr
     async with ApiServer(Access(api_server.url, token="secret")) as api:
         with pytest.raises(Unreachable, match="CERTIFICATE_VERIFY_FAILED"):
             await api.get("/api")
+
+
+async def test_a_renewed_authority_is_read_from_its_file(
+    api_server: ControlPlane, tmp_path: Path
+) -> None:
+    file = tmp_path / "current.crt"
+    file.write_bytes(Authority.make(tmp_path).pair.certificate.read_bytes())
+    found = access.find({"KUBECONFIG": str(api_server.kubeconfig)})
+    async with ApiServer(dataclasses.replace(found, authority=Pem(file))) as api:
+        with pytest.raises(Unreachable, match="CERTIFICATE_VERIFY_FAILED"):
+            await api.get("/api")
+        file.write_bytes(api_server.ca.read_bytes())
+        assert (await api.get("/api"))["kind"] == "APIVersions"
 
 
 async def test_a_wrong_token_is_unavailable(api_server: ControlPlane) -> None:

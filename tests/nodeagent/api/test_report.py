@@ -398,7 +398,7 @@ class Store(Desk):
     async def patch(self, path: str, operations: Sequence[Body]) -> Body:
         """Answer, or not, before or after the write took place."""
         name = path.removesuffix("/status").rpartition("/")[2]
-        errors = [Unreachable(""), Unavailable(""), Conflict(""), Refused(""), Absent("")]
+        errors = [Unreachable(""), Unavailable(""), Conflict(""), Refused("")]
         error = self.chance.choice([*errors, *([None] * 5)]) if self.chance else None
         await asyncio.sleep(0)
         if error is None or isinstance(error, Unreachable):
