@@ -14,6 +14,6 @@ def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlan
     try:
         plane = ControlPlane.start(tmp_path_factory.mktemp("control-plane"))
     except ToolsError as error:
-        pytest.skip(str(error))
+        pytest.fail(str(error), pytrace=False)
     yield plane
     plane.stop()

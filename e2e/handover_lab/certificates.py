@@ -3,6 +3,7 @@
 Made with OpenSSL's command, whose own configuration file is not read: only what stands here holds.
 """
 
+import shutil
 import subprocess
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -29,6 +30,10 @@ authorityKeyIdentifier = keyid
 keyUsage = critical, digitalSignature
 extendedKeyUsage = serverAuth, clientAuth
 """
+
+
+class OpensslMissingError(RuntimeError):
+    """There is no OpenSSL; the text says how to get it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +75,9 @@ def pair_in(directory: Path, file: str) -> Pair:
 
 def run(pair: Pair, who: str, configuration: str, *more: str) -> None:
     """Make the files of *pair*; the key is readable by its owner only."""
+    if shutil.which("openssl") is None:
+        message = "OpenSSL is missing, which makes the keys: apt-get install openssl"
+        raise OpensslMissingError(message)
     curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     subprocess.run(
         [
