@@ -1,0 +1,386 @@
+"""The operator as a process of its own, against a real API server with the real CRDs."""
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import aiohttp
+import pytest
+import yaml
+from kubernetes_asyncio import client, config
+
+from handover_api import names
+from handover_api.names import ObjectKey
+from handover_lab import controlplane
+from handover_lab.controlplane import ControlPlane
+from handover_operator import cluster, kinds
+from handover_operator.cluster import Absent, Cluster, Conflict
+from handover_operator.kinds import Kind
+
+T = TypeVar("T")
+
+CRDS = Path(__file__).parents[3] / "crds"
+CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+PATIENCE = 20.0
+WHEN = "2026-11-24T12:00:00Z"
+
+
+async def until(read: Callable[[], Awaitable[T]], wanted: Callable[[T], object]) -> T:
+    """Read until the value is the wanted one; fail with the last value."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + PATIENCE
+    while not wanted(found := await read()):
+        if loop.time() > deadline:
+            pytest.fail(f"never seen; the last was {found}")
+        await asyncio.sleep(0.02)
+    return found
+
+
+class Desk:
+    """One namespace, used as a person, a driver and the agents would."""
+
+    until = staticmethod(until)
+
+    def __init__(self, api: Cluster, namespace: str) -> None:
+        self.api = api
+        self.namespace = namespace
+        self._made: set[tuple[Kind, ObjectKey]] = set()
+
+    async def create(self, kind: Kind, name: str, spec: object, **metadata: object) -> str:
+        """Create an object; return its uid."""
+        key = self.key(kind, name)
+        body = {
+            "apiVersion": names.API_VERSION,
+            "kind": kind.value,
+            "metadata": {"name": name, "namespace": key.namespace or None, **metadata},
+            "spec": spec,
+        }
+        path = cluster._path(kind, key).rsplit("/", 1)[0]
+        made = await self.api._call("POST", path, body=body)
+        self._made.add((kind, key))
+        uid = made["metadata"]["uid"]
+        assert isinstance(uid, str)
+        return uid
+
+    async def endpoint(self, name: str, **metadata: object) -> str:
+        """Create an endpoint on a node of its own, as a workload of its own."""
+        spec = {"node": f"node-{name}", "workload": f"vm-{name}", "ips": ["10.65.0.2"]}
+        return await self.create(Kind.ENDPOINT, name, spec, **metadata)
+
+    async def migration(self, name: str, source: str, target: str, **spec: object) -> str:
+        """Create a LiveMigration between two workloads."""
+        sides = {
+            "source": {"workload": {"name": f"vm-{source}"}},
+            "target": {"workload": {"name": f"vm-{target}"}},
+        }
+        return await self.create(Kind.MIGRATION, name, sides | spec)
+
+    async def pair(self) -> str:
+        """Create endpoints a and b and migration m1; the agents have taken up their roles."""
+        await self.endpoint("a")
+        await self.endpoint("b")
+        uid = await self.migration("m1", "a", "b")
+        await self.until_said("a", "source of m1")
+        await self.until_said("b", "target of m1")
+        await self.report("a", "Base", uid)
+        await self.report("b", "Target", uid)
+        await self.until_phase("Ready")
+        return uid
+
+    async def change(self, kind: Kind, name: str, patch: Mapping[str, object]) -> None:
+        """Merge a patch into an object."""
+        await self.api.patch(kind, self.key(kind, name), patch)
+
+    async def end(self, outcome: str, name: str = "m1") -> None:
+        """Say how a migration ended."""
+        await self.change(Kind.MIGRATION, name, {"spec": {"outcome": outcome}})
+
+    async def report(self, name: str, state: str, uid: str) -> None:
+        """Report as the endpoint's agent."""
+        routed = state in {"Base", "Live", "TimeWait"}
+        route = {"address": "10.65.0.2", "metric": 1024, "table": 254, "protocol": 88}
+        status: dict[str, Any] = {
+            "state": state,
+            "migrationUID": uid,
+            "routes": [route] if routed else [],
+            "conditions": [
+                {
+                    "type": "Listening",
+                    "status": "True" if state == "Target" else "False",
+                    "reason": "Listening",
+                    "message": "",
+                    "lastTransitionTime": WHEN,
+                }
+            ],
+        }
+        if state == "Live":
+            status["lastCutover"] = {
+                "signal": "RARP",
+                "announcementToRouteMicroseconds": 210,
+                "time": "2026-11-24T12:00:00.000123Z",
+                "migrationUID": uid,
+            }
+        patch = {"status": status}
+        await self.api.patch(
+            Kind.ENDPOINT, self.key(Kind.ENDPOINT, name), patch, subresource="/status"
+        )
+
+    async def get(self, kind: Kind, name: str) -> Mapping[str, Any]:
+        """Read an object."""
+        return await self.api.get(kind, self.key(kind, name))
+
+    async def delete(self, kind: Kind, name: str) -> None:
+        """Delete an object."""
+        with contextlib.suppress(Absent):
+            await self.api._call("DELETE", cluster._path(kind, self.key(kind, name)))
+
+    async def said(self, name: str) -> str:
+        """Return what the annotations say: ``target of m1``, ``source of m1 Succeeded``."""
+        return self.say(await self.get(Kind.ENDPOINT, name))
+
+    @staticmethod
+    def say(raw: Mapping[str, Any]) -> str:
+        """Write the short way what the annotations of an endpoint say."""
+        annotations = raw["metadata"].get("annotations", {})
+        role = annotations.get(names.ROLE) or annotations.get(names.ENDED_ROLE)
+        if role is None:
+            return "-"
+        outcome = annotations.get(names.OUTCOME)
+        return f"{role} of {annotations[names.MIGRATION]}" + (f" {outcome}" if outcome else "")
+
+    async def status(self, name: str = "m1") -> Mapping[str, Any]:
+        """Return the status of a migration."""
+        status = (await self.get(Kind.MIGRATION, name)).get("status", {})
+        assert isinstance(status, dict)
+        return status
+
+    async def until_said(self, name: str, wanted: str) -> None:
+        """Wait until the annotations of an endpoint say this."""
+        await until(lambda: self.said(name), lambda said: said == wanted)
+
+    async def until_phase(self, wanted: str, name: str = "m1") -> Mapping[str, Any]:
+        """Wait for a phase; return the status."""
+        return await until(lambda: self.status(name), lambda status: status.get("phase") == wanted)
+
+    async def condition(self, wanted: str, name: str = "m1") -> tuple[str, str] | None:
+        """Return status and reason of a condition of a migration."""
+        for found in (await self.status(name)).get("conditions", []):
+            if found["type"] == wanted:
+                return found["status"], found["reason"]
+        return None
+
+    async def events(self, about: str) -> list[str]:
+        """Return the reasons of the Events about an object."""
+        namespace = self.namespace if about != "default" else "default"
+        found = await self.api._call("GET", f"/api/v1/namespaces/{namespace}/events")
+        return [
+            f"{event['reason']}: {event['message']}"
+            for event in found["items"]
+            if event["involvedObject"]["name"] == about
+        ]
+
+    async def versions(self) -> dict[str, str]:
+        """Return the resourceVersion of every object here."""
+        return {
+            f"{kind} {key.name}": (await self.api.get(kind, key))["metadata"]["resourceVersion"]
+            for kind, key in self._made
+        }
+
+    @contextlib.asynccontextmanager
+    async def told(self) -> AsyncIterator[dict[str, list[str]]]:
+        """Note, for each endpoint, every other thing that its annotations come to say."""
+        history: dict[str, list[str]] = {}
+        watching = asyncio.Event()
+        task = asyncio.create_task(self._note(history, watching))
+        await asyncio.wait_for(watching.wait(), PATIENCE)
+        yield history
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+    async def _note(self, history: dict[str, list[str]], watching: asyncio.Event) -> None:
+        path = kinds.collection(Kind.ENDPOINT, self.namespace)
+        start = await self.api._call("GET", path)
+        query = {"watch": "1", "resourceVersion": start["metadata"]["resourceVersion"]}
+        answer = await self.api._api.call_api(
+            path,
+            "GET",
+            query_params=list(query.items()),
+            auth_settings=["BearerToken"],
+            _preload_content=False,
+        )
+        watching.set()
+        async with answer:
+            async for line in answer.content:
+                found = json.loads(line)["object"]
+                said = self.say(found)
+                told = history.setdefault(found["metadata"]["name"], [])
+                if said != (told[-1] if told else "-"):
+                    told.append(said)
+
+    async def clear(self) -> None:
+        """Delete what was made, what is told of it first."""
+        for kind, key in sorted(self._made, key=lambda made: made[0] is not Kind.ENDPOINT):
+            await self.delete(kind, key.name)
+
+    def key(self, kind: Kind, name: str) -> ObjectKey:
+        """Return the key of an object here."""
+        return ObjectKey("" if kind is Kind.CONFIGURATION else self.namespace, name)
+
+
+class Operator:
+    """The process; it is killed at the end, and can be killed and started in between."""
+
+    def __init__(self, kubeconfig: Path, log: Path, **env: str) -> None:
+        port = controlplane.free_port("127.0.0.1")
+        self.url = f"http://127.0.0.1:{port}"
+        self.log = log
+        self._env = {
+            "PATH": os.environ["PATH"],
+            "KUBECONFIG": str(kubeconfig),
+            "HANDOVER_PORT": str(port),
+            "HANDOVER_LISTEN_ADDRESS": "127.0.0.1",
+            **env,
+        }
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def launch(self) -> None:
+        """Start the process; do not wait for it."""
+        program = Path(sys.executable).with_name("handover-operator")
+        with self.log.open("ab") as log:
+            self._process = subprocess.Popen([program, "run"], env=self._env, stderr=log)
+
+    @property
+    def runs(self) -> bool:
+        """Whether there is a process."""
+        return self._process is not None and self._process.poll() is None
+
+    async def start(self) -> None:
+        """Start it unless it runs, and wait until it is ready."""
+        if not self.runs:
+            self.launch()
+        await until(lambda: self.get("/readyz"), lambda answer: answer[0] == 200)
+
+    def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
+        """End the process; return its exit status."""
+        assert self._process is not None
+        self.send(number)
+        return self._process.wait(PATIENCE)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send the process a signal."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def stop(self) -> None:
+        """Clean up."""
+        if self.runs:
+            self.kill()
+
+    async def get(self, path: str) -> tuple[int, str]:
+        """Ask over HTTP; 0 when nobody answers."""
+        try:
+            async with aiohttp.ClientSession() as session, session.get(self.url + path) as answer:
+                return answer.status, await answer.text()
+        except aiohttp.ClientError:
+            return 0, ""
+
+    async def metric(self, name: str) -> float:
+        """Return the sum of a metric over its labels."""
+        _, text = await self.get("/metrics")
+        values = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, flags=re.MULTILINE)
+        return sum(map(float, values))
+
+    async def until_idle(self, watched: int) -> None:
+        """Wait until the watches have told of so many objects and nothing is left to write."""
+        await until(
+            lambda: self.metric("handover_operator_events_total"), lambda told: told >= watched
+        )
+        await until(lambda: self.metric("handover_operator_queue_length"), lambda left: left == 0)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Return the log, which is JSON to the last line."""
+        return [json.loads(line) for line in self.log.read_text().splitlines()]
+
+
+@pytest.fixture
+async def api(api_server: ControlPlane) -> AsyncIterator[Cluster]:
+    """Connect to the API server; the CRDs are installed."""
+    configuration = client.Configuration()
+    await config.load_kube_config(
+        config_file=str(api_server.kubeconfig), client_configuration=configuration
+    )
+    api = Cluster(configuration)
+    for path in sorted(CRDS.glob("*.yaml")):
+        for document in yaml.safe_load_all(path.read_text()):
+            with contextlib.suppress(Conflict):
+                await api._call("POST", CRD_PATH, body=document)
+    for kind in Kind:
+        await until(lambda kind=kind: is_served(api, kind), bool)  # type: ignore[misc]
+    yield api
+    await api.close()
+
+
+async def is_served(api: Cluster, kind: Kind) -> bool:
+    """Return whether a kind can be listed."""
+    try:
+        await api.identities(kind)
+    except Absent:
+        return False
+    return True
+
+
+@pytest.fixture
+async def desk(api: Cluster) -> AsyncIterator[Desk]:
+    """Make a namespace."""
+    namespace = f"test-{uuid.uuid4().hex[:8]}"
+    await api._call("POST", "/api/v1/namespaces", body={"metadata": {"name": namespace}})
+    desk = Desk(api, namespace)
+    yield desk
+    await desk.clear()
+
+
+@pytest.fixture(scope="module")
+def the_operator(
+    api_server: ControlPlane, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Operator]:
+    """Have one operator for all tests; after a test that ended it, another."""
+    operator = Operator(api_server.kubeconfig, tmp_path_factory.mktemp("operator") / "log")
+    yield operator
+    operator.stop()
+
+
+@pytest.fixture
+async def operator(
+    the_operator: Operator,
+    desk: Desk,  # noqa: ARG001  the CRDs are there before it starts
+) -> Operator:
+    """Have an operator that is ready."""
+    await the_operator.start()
+    return the_operator
+
+
+@pytest.fixture
+def new_operator(
+    api_server: ControlPlane, the_operator: Operator, tmp_path: Path
+) -> Iterator[Callable[..., Operator]]:
+    """Make operators of a test's own, not started yet; the one of all tests is ended."""
+    the_operator.stop()
+    made: list[Operator] = []
+
+    def make(kubeconfig: Path | None = None, **env: str) -> Operator:
+        log = tmp_path / f"operator-{len(made)}.log"
+        made.append(Operator(kubeconfig or api_server.kubeconfig, log, **env))
+        return made[-1]
+
+    yield make
+    for operator in made:
+        operator.stop()
