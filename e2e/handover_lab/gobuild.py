@@ -18,7 +18,7 @@ from types import TracebackType
 from typing import Final, Self
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from handover_lab.namespaces import WITH_US
 
@@ -98,10 +98,10 @@ class Meter:
         self._began = time.monotonic()
         self._next = self._began
         self._stage = Stage("")
-        columns = (TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn())
+        columns = (TimeElapsedColumn(), BarColumn(24), TextColumn("{task.description}"))
         detail = TextColumn("[dim]{task.fields[detail]}")
-        self._bar = Progress(*columns, TimeElapsedColumn(), detail, console=self._console)
-        self._task = self._bar.add_task("", detail="")
+        self._bar = Progress(*columns, detail, console=self._console, transient=True)
+        self._task = self._bar.add_task("", total=None, detail="")
 
     def __enter__(self) -> Self:
         if self._console.is_terminal:
@@ -122,7 +122,7 @@ class Meter:
         if self._console.is_terminal:
             self._bar.update(
                 self._task,
-                description=stage.label,
+                description=replace(stage, detail="").text(),
                 completed=stage.done,
                 total=stage.total or None,
                 detail=shortened(stage.detail),

@@ -241,6 +241,9 @@ def main() -> int:
         except (BuildError, OSError) as error:
             print(error, file=sys.stderr, flush=True)
             return 1
+        except KeyboardInterrupt:
+            print("stopped; the next build goes on from what Go has compiled", file=sys.stderr)
+            return 130
     found = {name: find(tool) for name, tool in TOOLS.items()}
     for name, place in found.items():
         print(f"{name:<24} {describe(place)}")
