@@ -43,12 +43,16 @@ class Bucket:
         self._credit = burst / rate
         self._due = 0.0
 
+    def reserve(self, now: float) -> float:
+        """Take a turn; return how many seconds after *now* it is, 0 for at once."""
+        self._due = max(self._due, now - self._credit) + self._interval
+        return max(self._due - now, 0.0)
+
     async def take(self) -> None:
         """Wait for one's turn."""
-        now = asyncio.get_running_loop().time()
-        self._due = max(self._due, now - self._credit) + self._interval
-        if self._due > now:
-            await asyncio.sleep(self._due - now)
+        wait = self.reserve(asyncio.get_running_loop().time())
+        if wait:
+            await asyncio.sleep(wait)
 
 
 class Gate:

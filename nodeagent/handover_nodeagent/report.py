@@ -206,6 +206,8 @@ class Reporter:
 
     def _fail(self, key: ObjectKey, slot: _Slot, error: ApiError) -> None:
         self._count(error)
+        # It may have been written all the same; what is there now is anybody's guess.
+        slot.has = None
         if self._slots.get(key) is not slot or isinstance(error, Unreachable):
             return
         if isinstance(error, Absent):

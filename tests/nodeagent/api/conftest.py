@@ -115,6 +115,13 @@ async def fake_api() -> AsyncIterator[FakeApi]:
 
 @pytest.fixture
 async def fake_client(fake_api: FakeApi) -> AsyncIterator[ApiServer]:
-    """Make a client of the stand-in that gives up after half a second."""
-    async with ApiServer(Access(fake_api.url, token="t"), timeout=0.5) as client:
+    """Make a client of the stand-in."""
+    async with ApiServer(Access(fake_api.url, token="t")) as client:
+        yield client
+
+
+@pytest.fixture
+async def impatient_client(fake_api: FakeApi) -> AsyncIterator[ApiServer]:
+    """Make a client of the stand-in that soon gives up."""
+    async with ApiServer(Access(fake_api.url), timeout=0.2) as client:
         yield client

@@ -140,19 +140,19 @@ async def test_a_name_that_nobody_knows_is_unreachable() -> None:
             await api.get("/x")
 
 
-async def test_a_slow_server_is_unreachable(fake_api: FakeApi, fake_client: ApiServer) -> None:
+async def test_a_slow_server_is_unreachable(fake_api: FakeApi, impatient_client: ApiServer) -> None:
     fake_api.then(fake_api.silence)
     with pytest.raises(Unreachable):
-        await fake_client.get("/x")
+        await impatient_client.get("/x")
 
 
 @pytest.mark.parametrize("ending", ["cut", "stay"])
 async def test_half_an_answer_is_unreachable(
-    fake_api: FakeApi, fake_client: ApiServer, ending: str
+    fake_api: FakeApi, impatient_client: ApiServer, ending: str
 ) -> None:
     fake_api.then(fake_api.stream(b'{"kind": ', ending=ending))
     with pytest.raises(Unreachable):
-        await fake_client.get("/x")
+        await impatient_client.get("/x")
 
 
 async def test_a_server_without_tls_is_unreachable(fake_api: FakeApi) -> None:
