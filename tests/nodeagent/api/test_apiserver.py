@@ -318,7 +318,7 @@ async def test_a_message_without_end_does_not_fill_the_memory(
 async def test_a_silent_watch_is_unreachable(fake_api: FakeApi, fake_client: ApiServer) -> None:
     fake_api.then(fake_api.watch(("BOOKMARK", {})))
     with pytest.raises(Unreachable):
-        await read_stream(fake_client, silence=0.1)
+        await read_stream(fake_client, silence=0.1, longest=600.0)
 
 
 async def test_a_watch_that_the_server_does_not_end_is_unreachable(

@@ -148,12 +148,13 @@ async def test_each_change_is_told_once(
             ("DELETED", build("never seen", 4)),
             ("ADDED", build("a", 5, "new")),
             ("DELETED", build("a", 6, "of another one")),
-            ("MODIFIED", build("a", 7, "newer")),
+            ("MODIFIED", build("a", 7, "new")),
+            ("MODIFIED", build("a", 8, "newer")),
         ),
     )
     async with start():
-        said = await recorder.until("put a@7")
-    replaced = ["put a@5", "drop a new", "put a@7"]
+        said = await recorder.until("put a@8")
+    replaced = ["put a@5", "put a@7", "drop a new", "put a@8"]
     assert said == ["put a@1", "synced", "put a@2", "drop a uid-a", *replaced]
 
 
