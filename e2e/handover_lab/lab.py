@@ -172,7 +172,7 @@ class Lab:
             ObserverError: Handover did not finish.
         """
         name, began = migration["metadata"]["name"], time.time_ns()
-        source, target = (self.node_of(migration, side) for side in SIDES)
+        source, target = (side_of(self.migrations.objects[name], side) for side in SIDES)
         try:
             switchover = await self.yard.move(source, target, limits)
         except BaseException:
@@ -196,7 +196,7 @@ class Lab:
             await self.migrations.until(self._wanted, "a migration", seconds=None)
             for migration in self._wanted(self.migrations.objects):
                 with contextlib.suppress(GuestError, ClientError, observer.ObserverError):
-                    await self.yard.await_vm(self.node_of(migration, "target"))
+                    await self.yard.await_vm(side_of(migration, "target"))
                     await self.complete(migration)
 
     def _wanted(self, migrations: Objects) -> list[Object]:
@@ -204,7 +204,7 @@ class Lab:
             migration
             for migration in migrations.values()
             if observer.phase_of(migration) == "Ready"
-            and self.node_of(migration, "source") == self.yard.home
+            and side_of(migration, "source") == self.yard.home != side_of(migration, "target")
         ]
 
     def node_of(self, migration: Object, side: str) -> str:
@@ -215,6 +215,12 @@ class Lab:
     def note(self, text: str) -> None:
         """Tell something that a person should read."""
         self._tell(Note(time.time_ns(), text))
+
+
+def side_of(migration: Object, side: str) -> str:
+    """Return the node of the endpoint that *migration*'s status names as source or target."""
+    sides = observer.status(migration).get(side, ())
+    return str(sides[0]["node"]) if sides else ""
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -5,6 +5,8 @@ import contextlib
 import copy
 import itertools
 import json
+import os
+import signal
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -14,7 +16,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from handover_lab import lab, measure
 from handover_lab.guest import Guest, Place
-from handover_lab.journal import Journal
+from handover_lab.journal import Entry, Journal
 from handover_lab.lab import Lab
 from handover_lab.measure import Loss
 from handover_lab.yard import Move
@@ -131,14 +133,59 @@ class Trial:
 
     async def metrics(self, node: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         """Ask the agent on *node* what Prometheus would ask it: value by name and labels."""
-        url = f"http://{self.lab.cluster.nodes[node].address}:8081/metrics"
-        with await asyncio.to_thread(urllib.request.urlopen, url, timeout=10) as answer:
-            text = answer.read().decode()
+        text = await self.ask(node, "metrics")
         return {
             (sample.name, frozenset(sample.labels.items())): sample.value
             for family in text_string_to_metric_families(text)
             for sample in family.samples
         }
+
+    def changes(self, node: str, address: str) -> list[tuple[int, bool]]:
+        """Return how the agent's routes to *address* changed: metric, and whether it came."""
+        entries = self.journals[node].of(address)
+        return [(entry.metric, entry.present) for entry in entries if entry.is_ours]
+
+    def ways_back(self, address: str, since_ns: int) -> list[Entry]:
+        """Return what would lead packets for *address* to the old node since then."""
+        old = next(speaker for speaker in self.lab.cluster.mesh if speaker.name == self.here)
+        towards = {old.address4, old.address6}
+        came = (
+            (name, entry)
+            for name, journal in self.journals.items()
+            for entry in journal.of(address)
+            if entry.present and entry.at_ns > since_ns
+        )
+        return [
+            entry
+            for name, entry in came
+            if entry.way in towards or (name == self.here and entry.is_ours)
+        ]
+
+    async def replace_agent(self, node: str) -> None:
+        """Kill the agent on *node*, and return when its successor is ready."""
+        killed = await self.agent(node)
+        for pid in killed:
+            os.kill(pid, signal.SIGKILL)
+        for _ in range(300):
+            if await self.agent(node) - killed and await self.is_ready(node):
+                return
+            await asyncio.sleep(0.1)
+        message = f"no new agent is ready on {node}"
+        raise TimeoutError(message)
+
+    async def is_ready(self, node: str) -> bool:
+        """Whether the agent on *node* says that it is."""
+        try:
+            await self.ask(node, "readyz")
+        except OSError:
+            return False
+        return True
+
+    async def ask(self, node: str, path: str) -> str:
+        """Ask the agent on *node* over HTTP."""
+        url = f"http://{self.lab.cluster.nodes[node].address}:8081/{path}"
+        with await asyncio.to_thread(urllib.request.urlopen, url, timeout=10) as answer:
+            return str(answer.read().decode())
 
     async def configure(self, **fields: object) -> None:
         """Set *fields* of the cluster's configuration."""

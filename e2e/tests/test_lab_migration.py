@@ -6,7 +6,6 @@ import statistics
 import pytest
 
 from handover_lab import observer
-from handover_lab.journal import Journal
 from handover_lab.migration import LONG_PAUSE, POSTCOPY, Limits
 from handover_lab.report import MOST_LOST_AFTER_SWITCH
 from handover_lab.trial import ELEVATED, NORMAL, Trial, name_of
@@ -56,19 +55,14 @@ async def test_the_target_has_a_route_at_each_moment_after_its_first(trial: Tria
     await trial.catch_up()
 
     for address in trial.lab.yard.nic.addresses:
-        assert changes(trial.journals[trial.there], address) == [
+        assert trial.changes(trial.there, address) == [
             (ELEVATED, True),
             (NORMAL, True),
             (ELEVATED, False),
         ]
-        assert changes(trial.journals[trial.here], address) == [(NORMAL, True), (NORMAL, False)]
+        assert trial.changes(trial.here, address) == [(NORMAL, True), (NORMAL, False)]
         for entry, standing in trial.journals[trial.here].moments(address):
             assert standing or not entry.is_ours
-
-
-def changes(journal: Journal, address: str) -> list[tuple[int, bool]]:
-    """Return how the agent's routes to *address* changed: metric, and whether it came."""
-    return [(entry.metric, entry.present) for entry in journal.of(address) if entry.is_ours]
 
 
 async def test_api_and_prometheus_tell_how_long_the_route_took(trial: Trial) -> None:

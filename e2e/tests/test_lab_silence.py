@@ -1,0 +1,142 @@
+"""A target attracts nothing before its VM is there: no migration, no order, no CNI changes that."""
+
+import asyncio
+import functools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+import pytest_asyncio
+
+from handover_lab import migration as qemu
+from handover_lab.guest import GuestError, Nic
+from handover_lab.journal import MAIN, Entry
+from handover_lab.migration import CRAWL, Limits
+from handover_lab.node import Node
+from handover_lab.trial import ELEVATED, Trial, name_of
+
+pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
+
+PARKING = "5254"
+SLOWLY = Limits(bytes_per_second=CRAWL)
+
+
+async def cancelled(trial: Trial, name: str) -> None:
+    """Let QEMU call it off, and the driver say so."""
+    await qemu.cancel(trial.source)
+    await trial.lab.say_outcome(name, "Aborted")
+
+
+async def given_up(trial: Trial, name: str) -> None:
+    """Let the driver say so while QEMU still sends memory."""
+    await trial.lab.say_outcome(name, "Aborted")
+    await trial.lab.in_state(name_of(trial.there), "Withdrawn")
+    await qemu.cancel(trial.source)
+
+
+async def forgotten(trial: Trial, name: str) -> None:
+    """Let somebody delete the object while QEMU still sends memory."""
+    await trial.lab.delete("livemigration", name)
+    await trial.lab.in_state(name_of(trial.there), "Withdrawn")
+    await qemu.cancel(trial.source)
+
+
+@pytest.mark.parametrize("end", [cancelled, given_up, forgotten])
+async def test_a_migration_that_does_not_happen_changes_no_route(
+    trial: Trial, end: Callable[[Trial, str], Awaitable[None]]
+) -> None:
+    """Guards the way from Target to Withdrawn: elsewhere the target takes the traffic for 30 s."""
+    began = time.time_ns()
+    migration = trial.migration()
+    await trial.lab.prepare(migration)
+    moving = asyncio.create_task(trial.lab.yard.move(trial.here, trial.there, SLOWLY))
+    await trial.source.expect("MIGRATION:active")
+    await trial.source.expect("RESUME")
+
+    await end(trial, migration["metadata"]["name"])
+
+    with pytest.raises(GuestError, match="ended as"):
+        await moving
+    await trial.lab.in_state(name_of(trial.there), "Withdrawn")
+    await trial.lab.yard.end(trial.there)
+    await trial.lab.yard.answered()
+    await trial.catch_up()
+    for address in trial.lab.yard.nic.addresses:
+        target = trial.journals[trial.there].of(address)
+        assert [entry for entry in target if entry.is_ours] == []
+        for journal in trial.journals.values():
+            assert [entry for entry in journal.of(address) if entry.at_ns > began] == []
+    recordings = await trial.lab.yard.hush()
+    packets = [p for p in recordings["ping"].packets() if p.sent_ns > began]
+    assert [p for p in packets if p.answered_ns is None] == []
+    assert not recordings["TCP session"].broken
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def plugin(trial: Trial) -> AsyncIterator[Callable[[], None]]:
+    """A CNI plug-in that installs host routes of its own for the VM on the target's node."""
+    node, nic = trial.lab.cluster.nodes[trial.there], trial.lab.yard.nic
+    yield lambda: install(node, nic)
+    await trial.lab.kubectl("delete", "workloadendpoints", "--all", "--wait")
+    for address in nic.addresses:
+        for table in (PARKING, MAIN):
+            node.run(f"ip route del {address} dev {nic.tap} proto boot table {table} || true")
+
+
+def install(node: Node, nic: Nic) -> None:
+    """Add the routes as many plug-ins do: no protocol, no metric."""
+    for address in nic.addresses:
+        node.run(f"ip route add {address} dev {nic.tap}")
+
+
+STEPS = ("endpoint", "migration", "plug-in")
+
+
+@pytest.mark.parametrize("first", range(len(STEPS)), ids=[f"{step} first" for step in STEPS])
+async def test_no_order_of_events_gives_a_target_a_route_before_its_vm(
+    trial: Trial, plugin: Callable[[], None], first: int
+) -> None:
+    """Guards awaitRole and the parking of foreign routes."""
+    await trial.lab.delete("workloadendpoint", name_of(trial.there))
+    migration = trial.migration()
+    for step in (*STEPS[first:], *STEPS[:first]):
+        if step == "endpoint":
+            await trial.lab.apply(trial.endpoint(trial.there))
+        elif step == "migration":
+            await trial.lab.apply(migration)
+        else:
+            plugin()
+    await trial.lab.yard.await_vm(trial.there)
+    journal = trial.journals[trial.there]
+    for address in trial.lab.yard.nic.addresses:
+        await journal.until(functools.partial(is_gone, address))
+    await trial.lab.in_phase(migration["metadata"]["name"], "Ready")
+
+    migrated = await trial.lab.complete(migration)
+
+    await trial.catch_up()
+    (felt,) = await trial.loss(migrated.move)
+    assert felt["TCP session"].lost == 0
+    for address in trial.lab.yard.nic.addresses:
+        entries = [e for e in journal.entries if e.address == address]
+        ours = [e for e in entries if e.is_ours]
+        assert ours[0].metric == ELEVATED
+        assert ours[0].at_ns > migrated.move.switchover.resumed_ns
+        came = next(e for e in entries if is_foreign(e) and e.present)
+        after = [e for e in entries if e.protocol == "boot"]
+        after = after[after.index(came) :]
+        assert [(e.table, e.present) for e in after[:3]] == [
+            (MAIN, True),
+            (PARKING, True),
+            (MAIN, False),
+        ]
+
+
+def is_foreign(entry: Entry) -> bool:
+    """Whether it is a route of the plug-in, in the main table."""
+    return entry.protocol == "boot" and entry.table == MAIN
+
+
+def is_gone(address: str, entry: Entry) -> bool:
+    """Whether the plug-in's route to *address* was taken out."""
+    return is_foreign(entry) and entry.address == address and not entry.present
