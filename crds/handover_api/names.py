@@ -17,6 +17,9 @@ ARMED: Final = f"{GROUP}/armed"
 OUTCOME: Final = f"{GROUP}/outcome"
 ENDED_ROLE: Final = f"{GROUP}/ended-role"
 
+ADAPTER: Final = f"{GROUP}/adapter"
+NOT_FOLLOWED: Final = f"{GROUP}/not-followed"
+
 DEFAULT_CONFIGURATION: Final = "default"
 NODE_CONFIGURATION_PREFIX: Final = "node."
 

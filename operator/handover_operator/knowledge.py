@@ -6,7 +6,7 @@ a newer one counts. Nothing is decided here.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import assert_never
+from typing import Protocol, assert_never
 
 import structlog
 
@@ -27,6 +27,16 @@ class Version:
     number: int
 
 
+class Follower(Protocol):
+    """Is shown every version of every object that counts."""
+
+    def put(self, kind: Kind, key: ObjectKey, raw: RawObject) -> None:
+        """Take in a version."""
+
+    def drop(self, kind: Kind, key: ObjectKey) -> None:
+        """Take in that an object is gone."""
+
+
 class Knowledge:
     """All objects of our kinds.
 
@@ -40,6 +50,7 @@ class Knowledge:
         self.unreadable: dict[tuple[Kind, ObjectKey], Unreadable] = {}
         self.doubtful: set[str] = set()
         self.complaints: set[tuple[Kind, ObjectKey]] = set()
+        self.followers: list[Follower] = []
         self._versions: dict[tuple[Kind, ObjectKey], Version] = {}
         self._log = structlog.get_logger()
 
@@ -70,6 +81,8 @@ class Knowledge:
             self._complain(kind, found)
         else:
             self.unreadable.pop((kind, key), None)
+            for follower in self.followers:
+                follower.put(kind, key, raw)
 
     def forget(self, kind: Kind, key: ObjectKey, uid: str) -> bool:
         """Take in that this very object is gone; return whether it was known."""
@@ -130,6 +143,8 @@ class Knowledge:
     def _drop(self, kind: Kind, key: ObjectKey) -> None:
         del self._versions[kind, key]
         self.unreadable.pop((kind, key), None)
+        for follower in self.followers:
+            follower.drop(kind, key)
         match kind:
             case Kind.ENDPOINT:
                 self.resolver.drop_endpoint(key)

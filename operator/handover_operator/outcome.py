@@ -6,7 +6,8 @@ Failure is told to all at once: a target is asked for life before it gives up a 
 """
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+import enum
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -22,6 +23,16 @@ _DECIDED: Final = {
     Phase.SUCCEEDED: Outcome.SUCCEEDED,
     Phase.ABORTED: Outcome.ABORTED,
 }
+
+
+class Undecided(enum.Enum):
+    """What a driver says of a migration that goes on: nobody else may end it."""
+
+    UNDER_WAY = "UnderWay"
+
+
+Driver = Callable[[str], Outcome | Undecided | None]
+"""Says how the migration of a uid ended, or that it has not; None: it is none of its own."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -91,6 +91,11 @@ class Reconciler:
             self._log.info("vanished", kind=kind.value, object=str(key))
             self.forget(kind, key, uid)
 
+    def doubt(self, namespace: str, migration_uid: str) -> None:
+        """Take in that the driver of a migration may say something else now."""
+        self.known.resolver.doubt((namespace, migration_uid))
+        self._advance()
+
     @property
     def _decides(self) -> bool:
         return self._runs and self.synced and self._cluster.may_write()

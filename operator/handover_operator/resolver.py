@@ -16,7 +16,7 @@ from handover_api.workloadendpoint import Role
 from handover_operator import conditions, outcome, roles, standing
 from handover_operator.facts import Endpoint
 from handover_operator.index import Course, Index, carried, course_of
-from handover_operator.outcome import View
+from handover_operator.outcome import Driver, Undecided, View
 from handover_operator.roles import Claim, Holder, Verdict
 from handover_operator.standing import Standing
 
@@ -42,10 +42,14 @@ class Resolution:
 
 
 class Resolver:
-    """Keeps all LiveMigrations and endpoints, and for each endpoint its verdict."""
+    """Keeps all LiveMigrations and endpoints, and for each endpoint its verdict.
+
+    ``driver`` is asked how a migration ended whose LiveMigration is gone.
+    """
 
     def __init__(self) -> None:
         self.index = Index()
+        self.driver: Driver = lambda _: None
         self._views: dict[ObjectKey, View] = {}
         self._judgements: dict[ObjectKey, Judgement] = {}
         self._unreadable: dict[ObjectKey, Course] = {}
@@ -116,6 +120,11 @@ class Resolver:
         if key not in self.index.migrations:
             self._forgive(key)
             self._unreadable[key] = (key.namespace, migration_uid)
+
+    def doubt(self, course: Course) -> None:
+        """Take in that the driver of a migration may say something else now."""
+        if not self.index.named(course):
+            self._stale_endpoints |= self.index.carriers(course)
 
     def resolve(self, now: dt.datetime) -> Resolution:
         """Bring the verdicts of everything that changed up to date."""
@@ -201,9 +210,12 @@ class Resolver:
             return Holder(self.index.migrations[key], self._views[key])
         if course in self._unreadable.values():
             return None
+        driven = self.driver(course[1])
+        if isinstance(driven, Undecided):
+            return None
         carriers = [self.index.endpoints[key] for key in self.index.carriers(course)]
         sides = outcome.sides(self.index, course, None)
-        decided = outcome.orphaned(course[1], carriers)
+        decided = driven or outcome.orphaned(course[1], carriers)
         return Holder(None, outcome.view(course[1], *sides, decided))
 
     def _age(self, key: ObjectKey) -> roles.Age:

@@ -1,0 +1,86 @@
+"""What the adapter wants to exist: endpoints and LiveMigrations, as frozen values."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from handover_api.assignment import Assignment
+from handover_api.livemigration import Outcome
+from handover_api.names import ObjectKey
+from handover_operator.kinds import Foreign
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """The foreign object with which one of ours goes."""
+
+    kind: Foreign
+    name: str
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class WantedEndpoint:
+    """An endpoint of a launcher pod that lives.
+
+    ``ips`` are assumed to be the source's while ``are_assumed``: then they are good enough to
+    make the endpoint, and no reason to change one. ``assignment`` is given when it is made; what
+    comes after is the resolver's. One that exists is kept though it could not be made now.
+    """
+
+    key: ObjectKey
+    owner: Owner
+    node: str
+    mac: str | None = None
+    ips: tuple[str, ...] = ()
+    are_assumed: bool = False
+    labels: Mapping[str, str] = field(default_factory=dict)
+    dropped: frozenset[str] = frozenset()
+    assignment: Assignment | None = None
+    is_makeable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class WantedMigration:
+    """The LiveMigration of a VMIM. A source that is None, and an outcome, are left as they are."""
+
+    key: ObjectKey
+    owner: Owner
+    source: str | None = None
+    armed: bool = False
+    outcome: Outcome | None = None
+    not_followed: str = ""
+    is_makeable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """An object that the machine *home* must ask for by name before it can decide."""
+
+    home: ObjectKey
+    kind: Foreign
+    key: ObjectKey
+    uid: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """Something that whoever looks at a VMI should know."""
+
+    vmi: ObjectKey
+    uid: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Wishes:
+    """All that is wanted for one VMI.
+
+    ``judged``: uids of pods that have no other endpoints than these; of any other pod nothing is
+    known that would justify to delete one.
+    """
+
+    endpoints: Mapping[ObjectKey, WantedEndpoint] = field(default_factory=dict)
+    migrations: Mapping[ObjectKey, WantedMigration] = field(default_factory=dict)
+    judged: frozenset[str] = frozenset()
+    needs: frozenset[Need] = frozenset()
+    remarks: tuple[Remark, ...] = ()

@@ -1,0 +1,219 @@
+"""One migration, in every order of its writers, its watches and our own writes.
+
+KubeVirt's writers run in parallel, five watches tell of them with any delay, and each write of
+ours may come at any moment after. Whatever the order, the roles are the same in the end, and a
+target is never seen without one.
+"""
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from handover_api.names import ObjectKey
+from handover_operator.kinds import Foreign, Kind
+
+Raw = dict[str, Any]
+Build = Callable[..., Raw]
+
+A: Final = ("10.0.0.1",)
+ORDERS: Final = settings(
+    max_examples=100,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One write of KubeVirt's; it waits for others as its writer does."""
+
+    after: tuple[str, ...]
+    kind: Foreign
+    name: str
+    patch: Mapping[str, Any]
+
+
+def phase(name: str) -> Mapping[str, Any]:
+    return {"status": {"phase": name}}
+
+
+HANDOFF: Final = {"status": {"migrationState": {"migrationUid": "uid-m", "sourcePod": "p1"}}}
+READY: Final = {"status": {"phase": "Running", "podIPs": [{"ip": "10.0.0.1"}]}}
+SCRIPT: Final = {
+    "pending": Step((), Foreign.VMIM, "m", phase("Pending")),
+    "said": Step(
+        ("pending",), Foreign.VMIM, "m", {"status": {"migrationState": {"sourcePod": "p1"}}}
+    ),
+    "pod": Step(("pending",), Foreign.POD, "p2", {}),
+    "scheduling": Step(("pod",), Foreign.VMIM, "m", phase("Scheduling")),
+    "bound": Step(("pod",), Foreign.POD, "p2", {"spec": {"nodeName": "b"}}),
+    "network": Step(("bound",), Foreign.POD, "p2", READY),
+    "handoff": Step(("network", "scheduling"), Foreign.VMI, "vm", HANDOFF),
+    "ready": Step(("handoff",), Foreign.VMIM, "m", phase("TargetReady")),
+    "running": Step(("ready",), Foreign.VMIM, "m", phase("Running")),
+}
+SUCCESS: Final = SCRIPT | {
+    "moved": Step(("running",), Foreign.VMI, "vm", {"status": {"nodeName": "b"}}),
+    "left": Step(("running",), Foreign.POD, "p1", phase("Succeeded")),
+    "final": Step(("moved",), Foreign.VMIM, "m", phase("Succeeded")),
+}
+FAILURES: Final = {
+    at: {
+        **{name: step for name, step in SCRIPT.items() if name in before},
+        "final": Step(before[-1:], Foreign.VMIM, "m", phase("Failed")),
+        "ended": Step(("final",), Foreign.POD, "p2", phase("Failed")),
+    }
+    for at, before in {
+        "Scheduling": ("pending", "said", "pod", "scheduling"),
+        "bound": ("pending", "said", "pod", "bound"),
+        "Running": tuple(SCRIPT),
+    }.items()
+}
+
+
+class Play:
+    """A world in which a script is played in a chosen order."""
+
+    def __init__(self, world: Any, script: Mapping[str, Step], target: Raw, vmim: Raw) -> None:
+        self.world = world
+        self.script = dict(script)
+        self.target = target
+        self.done: set[str] = set()
+        self.had_role = False
+        world.check = self.check
+        world.put(vmim)
+
+    def check(self) -> None:
+        """A target has its role from the request that makes it, and loses it with an outcome.
+
+        Where all was over before we heard of it, the guest's pod has no role any more.
+        """
+        vmim = self.world.stored.get((Foreign.VMIM, ObjectKey("vms", "m")))
+        phase = None if vmim is None else vmim["status"]["phase"]
+        said = self.world.said().get("p2")
+        self.had_role = self.had_role or (said is not None and said.startswith("target of m"))
+        if said is not None and (phase != "Succeeded" or self.had_role):
+            assert said.startswith("target of m")
+            assert phase in {"Succeeded", "Failed"} or "ed" not in said.replace("armed", "")
+
+    @property
+    def wanted(self) -> dict[str, str]:
+        """What is said after a success."""
+        return {"p2": "target of m Succeeded" if self.had_role else "-"}
+
+    def choices(self) -> list[Callable[[], None]]:
+        """Return everything that may happen next; the order is always the same."""
+        world = self.world
+        steps = [
+            (lambda name=name: self.take(name))
+            for name, step in self.script.items()
+            if name not in self.done and self.done.issuperset(step.after)
+        ]
+        told = [
+            (lambda kind=kind: world.deliver(kind))
+            for kind, queue in world.watches.items()
+            if queue
+        ]
+        writes = [(lambda due=due: world.write(*due)) for due in world.operator.writes()]
+        asked = [(lambda need=need: world.ask(need)) for need in world.operator.needs()]
+        return [*steps, *told, *writes, *asked]
+
+    def take(self, name: str) -> None:
+        """Let a writer make its step."""
+        step = self.script[name]
+        self.done.add(name)
+        if name == "pod":
+            self.world.put(copy.deepcopy(self.target))
+        else:
+            self.world.patch(step.kind, step.name, step.patch)
+
+
+def play(world: Any, script: Mapping[str, Step], build: Mapping[str, Build], data: Any) -> Play:
+    """Play *script* in an order that hypothesis chooses."""
+    world.apply(build["vmi"](node="a"), build["pod"]("p1", "a", A))
+    played = Play(world, script, build["pod"]("p2", migration="m"), build["vmim"]())
+    for _ in range(400):
+        choices = played.choices()
+        if not choices:
+            break
+        data.draw(st.sampled_from(choices), label="next")()
+    assert played.done == played.script.keys()
+    world.settle()
+    return played
+
+
+@pytest.fixture(scope="session")
+def build(pod: Build, vmi: Build, vmim: Build) -> dict[str, Build]:
+    """Gather the builders."""
+    return {"pod": pod, "vmi": vmi, "vmim": vmim}
+
+
+@ORDERS
+@given(data=st.data())
+def test_a_success_ends_the_same_in_every_order(
+    new_world: Any, build: dict[str, Build], data: Any
+) -> None:
+    played = play(new_world(), SUCCESS, build, data)
+    assert played.world.said() == played.wanted
+    migration = played.world.migration()
+    assert migration is None or migration["spec"]["outcome"] == "Succeeded"
+
+
+@ORDERS
+@given(data=st.data(), at=st.sampled_from(sorted(FAILURES)))
+def test_a_failure_ends_the_same_in_every_order(
+    new_world: Any, build: dict[str, Build], data: Any, at: str
+) -> None:
+    world = play(new_world(), FAILURES[at], build, data).world
+    assert world.said()["p1"] in {"source of m Aborted", "-"}
+    assert "p2" not in world.said()
+    migration = world.migration()
+    assert migration is None or migration["spec"]["outcome"] == "Aborted"
+
+
+@ORDERS
+@given(data=st.data(), kind=st.sampled_from([*Foreign, Kind.ENDPOINT, Kind.MIGRATION]))
+def test_a_late_watch_changes_nothing_in_the_end(
+    new_world: Any, build: dict[str, Build], data: Any, kind: Foreign | Kind
+) -> None:
+    """One watch is broken for the whole migration, and what it had to tell comes at the end."""
+    world = new_world()
+    deliver = world.deliver
+    world.deliver = lambda of: None if of is kind else deliver(of)
+    world.apply = lambda *raws: [world.put(raw) for raw in raws] and world
+    try:
+        played = Play(world, SUCCESS, build["pod"]("p2", migration="m"), build["vmim"]())
+        world.put(build["vmi"](node="a"))
+        world.put(build["pod"]("p1", "a", A))
+        for _ in range(400):
+            silent = not world.watches[kind]
+            choices = played.choices()
+            if not choices or (played.done == played.script.keys() and not silent):
+                break
+            data.draw(st.sampled_from(choices), label="next")()
+    finally:
+        world.deliver = deliver
+    assert world.settle().said() == played.wanted
+
+
+@ORDERS
+@given(data=st.data(), cut=st.integers(min_value=0, max_value=40))
+def test_a_restart_at_any_moment_changes_nothing_in_the_end(
+    new_world: Any, build: dict[str, Build], data: Any, cut: int
+) -> None:
+    world = new_world()
+    world.apply(build["vmi"](node="a"), build["pod"]("p1", "a", A))
+    played = Play(world, SUCCESS, build["pod"]("p2", migration="m"), build["vmim"]())
+    for number in range(400):
+        if number == cut:
+            world.restart()
+        choices = played.choices()
+        if not choices:
+            break
+        data.draw(st.sampled_from(choices), label="next")()
+    assert world.settle().said() == played.wanted
