@@ -1,7 +1,7 @@
-"""Helm as the tests use it: what the chart becomes, and what it says to wrong values."""
+"""Helm and kubectl as the tests use them, and the chart as it is installed on a real API server."""
 
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +10,20 @@ import yaml
 
 from handover_lab import tools
 from handover_lab.chart import CHART
+from handover_lab.controlplane import ControlPlane
+
+NAMESPACE = "handover-system"
+OPERATOR = f"system:serviceaccount:{NAMESPACE}:handover-operator"
+AGENT = f"system:serviceaccount:{NAMESPACE}:handover-nodeagent"
+GROUPS = ("system:serviceaccounts", f"system:serviceaccounts:{NAMESPACE}")
+INSTALL = ("install", "handover", CHART, "--namespace", NAMESPACE, "--create-namespace")
+# Other tests may have installed the kinds on the same server.
+TAKE = ("--take-ownership", "--force-conflicts")
 
 Manifest = dict[str, Any]
 Run = Callable[..., subprocess.CompletedProcess[str]]
+Kubectl = Callable[..., str]
+Render = Callable[..., list[Manifest]]
 
 
 @pytest.fixture(scope="session")
@@ -48,3 +59,33 @@ def render(helm: Run) -> Callable[..., list[Manifest]]:
 def release(render: Callable[..., list[Manifest]]) -> dict[str, Manifest]:
     """Return the objects that the default values give, by kind and name."""
     return {f"{each['kind']}/{each['metadata']['name']}": each for each in render()}
+
+
+@pytest.fixture(scope="module")
+def kubectl(api_server: ControlPlane) -> Kubectl:
+    """Run kubectl as cluster admin, or as *user*; a failure's sentence is the output."""
+    program = tools.locate("kubectl")
+
+    def run(*arguments: str, given: str = "", user: str = "") -> str:
+        done = subprocess.run(
+            [program, *arguments, *(("--as", user) if user else ())],
+            env={"HOME": "/nonexistent", "KUBECONFIG": str(api_server.kubeconfig)},
+            input=given,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.stdout + done.stderr
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def installed(helm: Run, api_server: ControlPlane) -> Iterator[None]:
+    """Have the chart installed."""
+    settings = ("--set", "configuration.probeInterval=50ms")
+    done = helm(*INSTALL, *TAKE, *settings, kubeconfig=api_server.kubeconfig)
+    assert done.returncode == 0, done.stderr
+    yield
+    release = ("uninstall", "handover", "--namespace", NAMESPACE)
+    assert helm(*release, kubeconfig=api_server.kubeconfig).returncode == 0

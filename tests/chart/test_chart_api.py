@@ -4,24 +4,17 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from tests.chart.conftest import AGENT, GROUPS, INSTALL, NAMESPACE, OPERATOR, TAKE
 
-from handover_lab import tools
 from handover_lab.chart import CHART
 from handover_lab.controlplane import ControlPlane
 
 pytestmark = pytest.mark.api
 
-NAMESPACE = "handover-system"
-OPERATOR = f"system:serviceaccount:{NAMESPACE}:handover-operator"
-AGENT = f"system:serviceaccount:{NAMESPACE}:handover-nodeagent"
-GROUPS = ("system:serviceaccounts", f"system:serviceaccounts:{NAMESPACE}")
-INSTALL = ("install", "handover", CHART, "--namespace", NAMESPACE, "--create-namespace")
-# Other tests may have installed the kinds on the same server.
-TAKE = ("--take-ownership", "--force-conflicts")
 OBJECTS = """
 apiVersion: handover.dev/v1alpha1
 kind: WorkloadEndpoint
@@ -36,36 +29,6 @@ spec: {source: {endpoint: {name: chart-a}}, target: {endpoint: {name: chart-b}}}
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 Kubectl = Callable[..., str]
-
-
-@pytest.fixture(scope="module")
-def kubectl(api_server: ControlPlane) -> Kubectl:
-    """Run kubectl as cluster admin, or as *user*; a failure's sentence is the output."""
-    program = tools.locate("kubectl")
-
-    def run(*arguments: str, given: str = "", user: str = "") -> str:
-        done = subprocess.run(
-            [program, *arguments, *(("--as", user) if user else ())],
-            env={"HOME": "/nonexistent", "KUBECONFIG": str(api_server.kubeconfig)},
-            input=given,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        return done.stdout + done.stderr
-
-    return run
-
-
-@pytest.fixture(scope="module")
-def installed(helm: Run, api_server: ControlPlane) -> Iterator[None]:
-    """Have the chart installed."""
-    settings = ("--set", "configuration.probeInterval=50ms")
-    done = helm(*INSTALL, *TAKE, *settings, kubeconfig=api_server.kubeconfig)
-    assert done.returncode == 0, done.stderr
-    yield
-    release = ("uninstall", "handover", "--namespace", NAMESPACE)
-    assert helm(*release, kubeconfig=api_server.kubeconfig).returncode == 0
 
 
 def test_the_server_takes_every_object(helm: Run, api_server: ControlPlane) -> None:

@@ -68,6 +68,10 @@ def test_this_is_all_that_is_installed(release: Release) -> None:
         "ClusterRole/handover-edit",
         "ClusterRoleBinding/handover-operator",
         "ClusterRoleBinding/handover-nodeagent",
+        "ValidatingAdmissionPolicy/handover-node-status",
+        "ValidatingAdmissionPolicy/handover-annotations",
+        "ValidatingAdmissionPolicyBinding/handover-node-status",
+        "ValidatingAdmissionPolicyBinding/handover-annotations",
     }
 
 

@@ -1,0 +1,223 @@
+"""What the chart's admission policies refuse, and the sentence by which they do; a real API server.
+
+Tokens are as the kubelet gets them for an agent's pod: bound to it, with its node's name in them.
+"""
+
+import contextlib
+import http.client
+import json
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+from tests.chart.conftest import NAMESPACE, OPERATOR, Kubectl, Manifest, Render
+
+from handover_lab.controlplane import ControlPlane
+
+pytestmark = pytest.mark.api
+
+PATIENCE = 30.0
+NODES = ("node-a", "node-b")
+ROLE = "handover.dev/role"
+REPORT = {"status": {"state": "Base"}}
+ROOT = "/apis/handover.dev/v1alpha1/namespaces/default"
+ENDPOINTS = f"{ROOT}/workloadendpoints"
+POLICIES = {
+    f"{kind}/handover-{name}"
+    for kind in ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
+    for name in ("node-status", "annotations")
+}
+Ask = Callable[..., str]
+
+
+def endpoint(name: str, node: str = "node-a", **annotations: str) -> str:
+    """Compose an endpoint; underscores stand for hyphens."""
+    metadata = {
+        "name": name,
+        "namespace": "default",
+        "annotations": {
+            f"handover.dev/{key.replace('_', '-')}": annotations[key] for key in annotations
+        },
+    }
+    spec = {"node": node, "workload": "vm", "ips": ["10.65.0.9"]}
+    return json.dumps({**kind("WorkloadEndpoint"), "metadata": metadata, "spec": spec})
+
+
+def kind(name: str) -> dict[str, Any]:
+    """Begin an object of ours."""
+    return {"apiVersion": "handover.dev/v1alpha1", "kind": name}
+
+
+def agent_pod(node: str) -> str:
+    """Compose an agent's pod that is bound to a node."""
+    spec = {
+        "serviceAccountName": "handover-nodeagent",
+        "nodeName": node,
+        "containers": [{"name": "nodeagent", "image": "handover-nodeagent"}],
+    }
+    metadata = {"name": f"agent-{node}", "namespace": NAMESPACE}
+    return json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+
+
+@pytest.fixture(scope="module")
+def ask(api_server: ControlPlane) -> Ask:
+    """Send the API server one request, with nothing before it, and return what it says.
+
+    kubectl reads an object before it patches it, which agents may not.
+    """
+    context = ssl.create_default_context(cafile=api_server.ca)
+
+    def request(method: str, path: str, token: str, body: object = None) -> str:
+        connection = http.client.HTTPSConnection(
+            api_server.shape.address, api_server.shape.port, context=context, timeout=PATIENCE
+        )
+        kind = "merge-patch+json" if method == "PATCH" else "json"
+        headers = {"Authorization": f"Bearer {token}", "Content-Type": f"application/{kind}"}
+        with contextlib.closing(connection):
+            connection.request(method, path, json.dumps(body), headers)
+            answer: dict[str, Any] = json.loads(connection.getresponse().read())
+        return str(answer["message"]) if answer["kind"] == "Status" else "done"
+
+    return request
+
+
+@pytest.fixture(scope="module")
+def tokens(
+    installed: None,  # noqa: ARG001  the agents' account is there
+    kubectl: Kubectl,
+    ask: Ask,
+) -> Iterator[dict[str, str]]:
+    """Have an endpoint and an agent on each of two nodes; return the agents' tokens."""
+    found = {"": kubectl("create", "token", "handover-nodeagent", "-n", NAMESPACE).strip()}
+    for node in NODES:
+        kubectl("apply", "--filename=-", given=endpoint(f"policy-{node[-1]}", node))
+        kubectl("apply", "--filename=-", given=agent_pod(node))
+        bound = ("--bound-object-kind=Pod", f"--bound-object-name=agent-{node}")
+        token = kubectl("create", "token", "handover-nodeagent", "-n", NAMESPACE, *bound)
+        found[node] = token.strip()
+    settle(kubectl, ask, found[""])
+    yield found
+    for node in NODES:
+        kubectl("delete", "wep", f"policy-{node[-1]}")
+        kubectl("delete", "pod", "-n", NAMESPACE, f"agent-{node}", "--grace-period=0", "--force")
+
+
+def settle(kubectl: Kubectl, ask: Ask, loose: str) -> None:
+    """Wait until both policies are in force: what was written a moment ago may not be."""
+    deadline = time.monotonic() + PATIENCE
+    try_it = ("annotate", "wep", "policy-a", f"{ROLE}=target", "--dry-run=server")
+    while not (
+        "no node" in ask("PATCH", f"{ENDPOINTS}/policy-a/status", loose, {})
+        and "only the operator" in kubectl(*try_it)
+    ):
+        assert time.monotonic() < deadline, "the policies never came into force"
+        time.sleep(0.1)
+
+
+def test_an_agent_writes_the_status_of_its_own_node(ask: Ask, tokens: dict[str, str]) -> None:
+    for node in NODES:
+        path = f"{ENDPOINTS}/policy-{node[-1]}/status"
+
+        assert ask("PATCH", path, tokens[node], REPORT) == "done"
+
+
+def test_an_agent_is_refused_for_another_nodes_endpoint(ask: Ask, tokens: dict[str, str]) -> None:
+    said = ask("PATCH", f"{ENDPOINTS}/policy-b/status", tokens["node-a"], REPORT)
+
+    assert "the agent of node node-a may not write the status of an endpoint of node node-b" in said
+    assert "see that its HANDOVER_NODE_NAME comes from spec.nodeName" in said
+
+
+def test_an_agents_account_without_a_pod_is_refused(ask: Ask, tokens: dict[str, str]) -> None:
+    said = ask("PATCH", f"{ENDPOINTS}/policy-a/status", tokens[""], REPORT)
+
+    assert "bound to no node: use the one that the kubelet mounts into the pod of an agent" in said
+
+
+def test_an_agent_gives_no_role_even_on_its_own_node(
+    ask: Ask, kubectl: Kubectl, tokens: dict[str, str]
+) -> None:
+    patch = {"metadata": {"annotations": {ROLE: "target"}}}
+
+    said = ask("PATCH", f"{ENDPOINTS}/policy-a", tokens["node-a"], patch)
+    smuggled = ask("PATCH", f"{ENDPOINTS}/policy-a/status", tokens["node-a"], patch | REPORT)
+
+    assert 'cannot patch resource "workloadendpoints"' in said
+    # The subresource takes the status alone.
+    assert smuggled == "done"
+    assert ROLE not in kubectl("get", "wep", "policy-a", "--output=json")
+
+
+@pytest.mark.parametrize(
+    ("verb", "method", "name"),
+    [("create", "POST", ""), ("patch", "PATCH", "/policy"), ("delete", "DELETE", "/policy")],
+)
+def test_an_agent_touches_no_migration(
+    ask: Ask, tokens: dict[str, str], verb: str, method: str, name: str
+) -> None:
+    path = f"{ROOT}/livemigrations{name}"
+
+    said = ask(method, path, tokens["node-a"], {"spec": {"outcome": "Succeeded"}})
+
+    assert f'cannot {verb} resource "livemigrations"' in said
+
+
+@pytest.mark.usefixtures("tokens")
+@pytest.mark.parametrize(
+    "name", ["role", "migration", "migration-uid", "armed", "outcome", "ended-role", "new"]
+)
+def test_nobody_else_writes_an_annotation_of_ours(kubectl: Kubectl, name: str) -> None:
+    said = kubectl("annotate", "wep", "policy-a", f"handover.dev/{name}=x")
+
+    assert f"only the operator writes handover.dev/{name} of a WorkloadEndpoint" in said
+    assert "say what migrates with a LiveMigration (kubectl explain livemigration.spec)" in said
+
+
+@pytest.mark.usefixtures("tokens")
+def test_nobody_else_makes_an_endpoint_with_a_role(kubectl: Kubectl) -> None:
+    said = kubectl("create", "--filename=-", given=endpoint("policy-c", role="target"))
+
+    assert "only the operator writes handover.dev/role" in said
+    assert "NotFound" in kubectl("get", "wep", "policy-c")
+
+
+@pytest.mark.usefixtures("tokens")
+def test_what_the_operator_wrote_can_neither_be_changed_nor_removed(kubectl: Kubectl) -> None:
+    wrote = kubectl("annotate", "wep", "policy-a", f"{ROLE}=source", user=OPERATOR)
+    changed = kubectl("annotate", "wep", "policy-a", f"{ROLE}=target", "--overwrite")
+    removed = kubectl("annotate", "wep", "policy-a", f"{ROLE}-")
+    other = kubectl("annotate", "wep", "policy-a", "example.com/note=hello")
+    kubectl("annotate", "wep", "policy-a", f"{ROLE}-", user=OPERATOR)
+
+    assert "annotated" in wrote
+    assert "only the operator writes handover.dev/role" in changed
+    assert "only the operator writes handover.dev/role" in removed
+    assert "annotated" in other
+
+
+def test_a_further_writer_is_named_beside_the_operator(render: Render) -> None:
+    (policy,) = (
+        each
+        for each in render("policies.annotationWriters[0]=system:serviceaccount:cni:agent")
+        if each["metadata"]["name"] == "handover-annotations" and "matchConditions" in each["spec"]
+    )
+
+    (condition,) = policy["spec"]["matchConditions"]
+    assert condition["expression"] == (
+        f'!(request.userInfo.username in ["{OPERATOR}","system:serviceaccount:cni:agent"])'
+    )
+
+
+@pytest.mark.parametrize("name", ["node-status", "annotations"])
+def test_a_policy_can_be_switched_off(render: Render, name: str) -> None:
+    value = {"node-status": "nodeStatus", "annotations": "annotations"}[name]
+    left = {named(each) for each in render(f"policies.{value}=false")}
+
+    assert {each for each in POLICIES if name not in each} == left & POLICIES
+
+
+def named(manifest: Manifest) -> str:
+    """Return kind and name."""
+    return f"{manifest['kind']}/{manifest['metadata']['name']}"
