@@ -75,6 +75,16 @@ def test_what_could_not_be_told_stays_the_first_under_the_same_name() -> None:
     assert queue.take(NOW) == waiting
 
 
+def test_what_could_not_be_told_and_was_lost_may_be_said_again() -> None:
+    queue = Notices(capacity=1)
+    queue.add(build("a"), NOW)
+    waiting = queue.take(NOW)
+    queue.add(build("b"), NOW)
+    queue.restore(waiting)
+    queue.add(build("a"), NOW)
+    assert queue.take(NOW).notice.message == "a"
+
+
 def test_what_was_told_is_forgotten_in_the_end() -> None:
     queue = Notices(capacity=2)
     for number in range(1000):

@@ -276,8 +276,25 @@ async def test_the_same_again_does_not_shorten_the_wait_after_a_refusal(
             reporter.status(A, "u", BASE)
             await asyncio.sleep(0)
         assert (desk.attempts, reporter.pending) == (1, 1)
+        retry = reporter._slots[A].retry
+        assert retry is not None
+        assert retry.when() - asyncio.get_running_loop().time() > 30.0
         reporter.status(A, "u", LIVE)
         await desk.until(lambda: desk.attempts == 2)
+
+
+async def test_what_was_refused_does_not_delay_what_came_meanwhile(
+    desk: Desk, reporter: Reporter
+) -> None:
+    desk.fail("a", Unavailable("429", retry_after=60.0))
+    desk.open.clear()
+    async with running(reporter):
+        reporter.status(A, "u", BASE)
+        await desk.until(lambda: desk.attempts)
+        reporter.status(A, "u", LIVE)
+        desk.open.set()
+        await desk.until(lambda: desk.patches)
+    assert desk.states == [("a", "Live")]
 
 
 async def test_a_write_whose_answer_was_lost_may_have_happened(
@@ -336,10 +353,10 @@ async def test_when_the_api_has_been_heard_nothing_waits_any_longer(
     desk.down = True
     async with running(reporter):
         reporter.status(A, "u", BASE)
-        for attempts in range(1, 9):
-            await desk.until(lambda expected=attempts: desk.attempts >= expected)  # type: ignore[misc]
-            reporter.retry_now()
-        assert reporter._gate._backoff._delay > 5.0
+        await desk.until(lambda: desk.attempts)
+        await desk.until(lambda: not reporter._gate.is_open)
+        assert reporter._gate._timer is not None
+        reporter._gate._timer.cancel()
         desk.down = False
         reporter.retry_now()
         await desk.until(lambda: desk.patches)
