@@ -7,7 +7,7 @@ import asyncio
 import datetime as dt
 from collections.abc import Callable
 
-from handover_api.configuration import Settings
+from handover_api.configuration import Mode, Settings
 from handover_api.workloadendpoint import State
 from handover_nodeagent import commands, ears, timers
 from handover_nodeagent.ears import Audience, Ear
@@ -33,13 +33,16 @@ class Attendance:
         self._clock = clock
 
     def follow(self, resident: Resident, router: Router, settings: Settings) -> None:
-        """Let ears, prepared cutover and timers follow the machine."""
+        """Let ears, prepared cutover and timers follow the machine; while paused, none."""
+        if settings.mode is Mode.PAUSED:
+            resident.retire()
+            return
         self._listen(resident, settings)
         is_target = resident.machine.state is State.TARGET
         local = resident.local(settings)
         resident.prepared = router.prepare(local) if is_target else None
         self._wind(resident, timers.timer(resident.machine, settings))
-        self._wind_overdue(resident, timers.target_overdue(resident.machine, settings))
+        self._wind_overdue(resident, settings)
 
     def question(self, resident: Resident, command: commands.Command) -> None:
         """Send the guest what *command* wants sent."""
@@ -52,6 +55,8 @@ class Attendance:
 
     def correct(self, resident: Resident, settings: Settings) -> None:
         """Tell the guest where its gateway is now."""
+        if settings.mode is Mode.PAUSED:
+            return
         if resident.ear:
             resident.ear.correct()
         elif resident.link:
@@ -82,12 +87,15 @@ class Attendance:
         resident.timer = resident.alarm = None
         self._feed(resident, timer.pops)
 
-    def _wind_overdue(self, resident: Resident, due: dt.datetime | None) -> None:
+    def _wind_overdue(self, resident: Resident, settings: Settings) -> None:
         """Have a Target reported that hears nothing; it listens on."""
+        due = timers.target_overdue(resident.machine, settings)
         if resident.overdue_alarm:
             resident.overdue_alarm.cancel()
             resident.overdue_alarm = None
-        left = (due - self._clock()).total_seconds() if due else 0.0
+        # A clock that was set back does not prolong the wait.
+        longest = settings.target_timeout.total_seconds()
+        left = min((due - self._clock()).total_seconds(), longest) if due else 0.0
         resident.overdue = due is not None and left <= 0
         if left > 0:
             resident.overdue_alarm = _later(left, self._overdue, resident)

@@ -166,8 +166,18 @@ class Desired:
         return frozenset(
             address
             for address in addresses
-            if any(self._locals[key].owned for key in self._by_address.get(address, ()))
+            if any(_claims(self._locals[key]) for key in self._by_address.get(address, ()))
         )
+
+    def is_disowned(self, address: IPAddress) -> bool:
+        """Tell whether endpoints have *address* whose routes are all not ours to program."""
+        keys = self._by_address.get(address, ())
+        return bool(keys) and not any(self._locals[key].owned for key in keys)
+
+    def holders(self, addresses: Iterable[IPAddress]) -> frozenset[ObjectKey]:
+        """Return the endpoints that have one of *addresses*."""
+        none: frozenset[ObjectKey] = frozenset()
+        return none.union(*(self._by_address.get(address, none) for address in addresses))
 
     def sharers(self, key: ObjectKey) -> Mapping[IPAddress, tuple[ObjectKey, ...]]:
         """Return the other endpoints of this node that name an address of *key*."""
@@ -216,6 +226,14 @@ def _metrics(level: RouteLevel, settings: Settings) -> Mapping[int, int]:
 
 def _wants_routes(local: Local) -> bool:
     return local.owned and local.link is not None and local.level is not RouteLevel.NONE
+
+
+def _claims(local: Local) -> bool:
+    """Tell whether a foreign route would be in the way: of silence, or of a route of ours.
+
+    One that serves a guest whose interface nobody can name stays.
+    """
+    return local.owned and (local.level is RouteLevel.NONE or local.link is not None)
 
 
 def _rank(local: Local) -> tuple[int, dt.datetime, ObjectKey]:

@@ -2,41 +2,44 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
-from typing import Final
 
-from handover_api.configuration import Settings
+from handover_api.configuration import Mode, Settings
+from handover_api.names import ObjectKey
 from handover_nodeagent.desired import Touched
 from handover_nodeagent.guard import GuardKeeper
 from handover_nodeagent.network import Guard, IPAddress
-from handover_nodeagent.pacing import Backoff
+from handover_nodeagent.retries import Retries
 from handover_nodeagent.router import Router
 from handover_nodeagent.seating import Seating
 
-FIRST_PATIENCE: Final = 0.1
-LAST_PATIENCE: Final = 60.0
+Told = Callable[[Iterable[ObjectKey]], None]
 
 
 class Enforcement:
     """The kernel as the endpoints want it; left alone until :meth:`release`.
 
-    As long as not all endpoints are known, one could take another one's route out.
+    As long as not all endpoints are known, one could take another one's route out. ``observe`` is
+    called when only a look at everything helps.
     """
 
-    def __init__(
-        self,
-        settings: Settings,
-        seating: Seating,
-        retried: Callable[[frozenset[IPAddress]], None],
-    ) -> None:
-        """Call *retried* with the addresses that another attempt was made for."""
+    def __init__(self, settings: Settings, seating: Seating, told: Told) -> None:
+        """Call *told* with the endpoints for which it came out otherwise than before."""
         self.router = Router(settings)
-        self.guard = GuardKeeper(self._wanted_guard)
+        self.guard = GuardKeeper(self._wanted_guard, self._guard_changed)
+        self.observe: Callable[[], None] = _nothing
+        self._settings = settings
         self._seating = seating
-        self._retried = retried
+        self._told = told
         self._held: Touched | None = Touched()
+        self._was_held = True
         self._is_complete = False
-        self._backoff = Backoff(FIRST_PATIENCE, LAST_PATIENCE)
-        self._retry: asyncio.TimerHandle | None = None
+        self._retries = Retries[IPAddress]()
+        self._alarm: asyncio.TimerHandle | None = None
+
+    def hold(self) -> None:
+        """Leave the kernel alone until :meth:`follow`."""
+        self._was_held = self._held is not None
+        self._held = self._held or Touched()
 
     def release(self, *, complete: bool) -> None:
         """Apply what was held; when *complete*, also prune what no endpoint wants."""
@@ -48,18 +51,21 @@ class Enforcement:
         self.apply(touched)
         self.guard.replace()
 
-    def apply(self, touched: Touched) -> None:
+    def apply(self, touched: Touched, *, give_back: bool = True) -> None:
         """Make routes and guard what is desired where something was *touched*."""
         if self._held is not None:
             self._held |= touched
             return
+        refused = self.router.refused
+        before = {address: refused.get(address) for address in touched.addresses}
         # A route on a device that nobody has told us of may be that of an endpoint to come.
         self.router.devices = None if self._is_complete else self._seating.taken
-        self.router.apply(touched.addresses)
+        self.router.apply(touched.addresses, give_back=give_back)
         self.guard.touch(touched.interfaces)
-        if self.router.refused and self._retry is None:
-            loop = asyncio.get_running_loop()
-            self._retry = loop.call_later(self._backoff.next(), self._try_again)
+        changed = [address for address, reason in before.items() if reason != refused.get(address)]
+        if changed:
+            self._told(self.router.desired.holders(changed))
+        self._mind(touched.addresses)
 
     def reapply(self, addresses: Iterable[IPAddress]) -> None:
         """Make the kernel what is desired for *addresses*, once more."""
@@ -67,22 +73,61 @@ class Enforcement:
 
     def configure(self, settings: Settings) -> None:
         """Go by other *settings* from the next apply on."""
+        self._settings = settings
         self.router.configure(settings)
+
+    def follow(self, before: Settings, touched: Touched, guard: Guard) -> None:
+        """Apply what another configuration than *before* asks for, and nothing else.
+
+        *touched* and *guard* are what there was under it.
+        """
+        settings, desired = self._settings, self.router.desired
+        now = desired.guard(desired.everything().interfaces)
+        interfaces = {name for name in guard.keys() | now if guard.get(name) != now.get(name)}
+        touched |= Touched(desired.everything().addresses, frozenset(interfaces))
+        if self._is_complete:
+            touched |= Touched(self.router.addresses())
+        if not self._was_held:
+            self._held = None
+        self.apply(touched)
+        if before.mode is not settings.mode:
+            self.guard.replace()
+        if before.route_table != settings.route_table:
+            self.observe()
 
     def close(self) -> None:
         """Try nothing again; what is in the kernel stays."""
-        if self._retry:
-            self._retry.cancel()
+        if self._alarm:
+            self._alarm.cancel()
         self.router.close()
 
-    def _try_again(self) -> None:
-        self._retry = None
-        refused = frozenset(self.router.refused)
-        self.reapply(refused)
-        if not self.router.refused:
-            self._backoff.reset()
-        self._retried(refused)
+    def _mind(self, addresses: frozenset[IPAddress]) -> None:
+        """Plan another attempt for what was refused."""
+        refused = addresses & self.router.refused.keys()
+        if self.router.is_doubtful:
+            self.router.is_doubtful = False
+            self.observe()
+        loop = asyncio.get_running_loop()
+        self._retries.mended(addresses - refused)
+        self._retries.failed(refused, loop.time())
+        due = self._retries.due
+        if due is not None and self._alarm is None:
+            self._alarm = loop.call_at(due, self._try_again)
 
-    def _wanted_guard(self, interfaces: Iterable[str] | None) -> Guard:
+    def _try_again(self) -> None:
+        self._alarm = None
+        self.reapply(self._retries.take(asyncio.get_running_loop().time()))
+
+    def _wanted_guard(self, interfaces: Iterable[str] | None) -> Guard | None:
+        if self._settings.mode is not Mode.ACTIVE:
+            return None
         desired = self.router.desired
         return desired.guard(desired.everything().interfaces if interfaces is None else interfaces)
+
+    def _guard_changed(self) -> None:
+        desired = self.router.desired
+        self._told(desired.holders(desired.everything().addresses))
+
+
+def _nothing() -> None:
+    """Stand in for whoever observes."""

@@ -56,6 +56,7 @@ class Record(Model):
     stood: _Place | None = None
     cutover: Cutover | None = None
     learned_mac: str | None = None
+    interface: str | None = None
     orphans: tuple[_Orphan, ...] = ()
 
     @classmethod
@@ -65,6 +66,7 @@ class Record(Model):
         stood: Remembered,
         cutover: Cutover | None,
         learned_mac: str | None,
+        interface: str | None,
     ) -> Self:
         """Make the record of an endpoint; of its metadata only what a restart needs stays."""
         metadata = endpoint.metadata.model_copy(update={"labels": {}, "owner_references": ()})
@@ -74,6 +76,7 @@ class Record(Model):
             stood=place,
             cutover=cutover,
             learned_mac=learned_mac,
+            interface=interface,
         )
 
     @classmethod

@@ -37,15 +37,20 @@ class Node:
     def __init__(self) -> None:
         self.links: dict[int, Link] = {}
         self.names: dict[str, Link] = {}
+        self._addresses: frozenset[IPAddress] | None = None
 
     @property
     def addresses(self) -> frozenset[IPAddress]:
         """The node's own addresses, on whatever interface."""
-        return frozenset(address for link in self.links.values() for address in link.addresses)
+        if self._addresses is None:
+            own = (link.addresses for link in self.links.values())
+            self._addresses = frozenset[IPAddress]().union(*own)
+        return self._addresses
 
     def load(self, links: Mapping[int, Link]) -> tuple[Turn, ...]:
         """Take *links* for what there is now; return what differs."""
         before, self.links = self.links, dict(links)
+        self._addresses = None
         self.names = {link.name: link for link in links.values()}
         return tuple(
             Turn(before.get(index), self.links.get(index))
@@ -68,6 +73,7 @@ class Node:
         before = self.links.pop(told.index, None)
         if before is None:
             return None
+        self._addresses = None
         if self.names.get(before.name) == before:
             del self.names[before.name]
         return Turn(before, None)
@@ -86,6 +92,7 @@ class Node:
     def _put(self, before: Link | None, after: Link) -> Turn | None:
         if before == after:
             return None
+        self._addresses = None
         if before and self.names.get(before.name) == before:
             del self.names[before.name]
         self.links[after.index] = self.names[after.name] = after

@@ -4,7 +4,7 @@ Notifications are heard from before the first look, so that nothing falls betwee
 """
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 import structlog
@@ -29,6 +29,8 @@ from handover_nodeagent.router import Observed
 ATTEMPTS: Final = 8
 """So often everything is observed anew because it changed meanwhile."""
 PATIENCE: Final = 1.0
+REST: Final = 0.1
+"""Seconds between two looks at everything, however much happens."""
 
 _log: Final = structlog.get_logger()
 
@@ -47,6 +49,7 @@ class Observation:
             table=reconciler.settings.route_table,
             own_port=reconciler.router.port,
         )
+        reconciler.kernel.observe = self.look
 
     async def begin(self, records: Mapping[ObjectKey, Record]) -> None:
         """Start the reconciler from the kernel and the last agent's *records*."""
@@ -56,7 +59,7 @@ class Observation:
             if record.endpoint
             for address in record.endpoint.spec.ips
         ]
-        self._reconciler.start(*await self._observe(addresses), records)
+        self._reconciler.start(*await self._observe(lambda: addresses), records)
         self._begun = True
 
     async def run(self) -> None:
@@ -64,13 +67,15 @@ class Observation:
         while True:
             await self._wanted.wait()
             self._wanted.clear()
-            known = self._reconciler.router.desired.everything().addresses
-            found, observed = await self._observe(list(known))
+            found, observed = await self._observe(self._known)
             self._reconciler.router.load(observed)
             for turn in self._reconciler.node.load(found):
                 self._reconciler.turned(turn)
-            self._reconciler.kernel.reapply(known)
-            self._reconciler.look_again()
+            self._reconciler.observed()
+            await asyncio.sleep(REST)
+
+    def _known(self) -> list[IPAddress]:
+        return list(self._reconciler.router.desired.everything().addresses)
 
     def look(self) -> None:
         """Look at everything soon."""
@@ -80,21 +85,25 @@ class Observation:
         """Hear nothing more."""
         self._notifications.close()
 
-    async def _observe(self, addresses: list[IPAddress]) -> tuple[Mapping[int, Link], Observed]:
+    async def _observe(
+        self, known: Callable[[], list[IPAddress]]
+    ) -> tuple[Mapping[int, Link], Observed]:
         """Observe until nothing happens meanwhile, or as near to that as a busy node lets us."""
-        settings = self._reconciler.settings
         for attempt in range(1, ATTEMPTS + 1):
-            before = self._news
+            settings = self._reconciler.settings
+            self._notifications.follow(settings.route_table)
+            before = (self._news, self._reconciler.router.writes)
             try:
                 found = await asyncio.to_thread(links.observe, settings.route_table)
-                observed = await asyncio.to_thread(router.observe, settings, addresses)
+                observed = await asyncio.to_thread(router.observe, settings, known())
             except ObservationError as error:
                 _log.warning("cannot_observe", why=str(error), again_in_seconds=PATIENCE)
                 await asyncio.sleep(PATIENCE)
                 continue
-            if before == self._news or attempt == ATTEMPTS:
+            is_current = before == (self._news, self._reconciler.router.writes)
+            if is_current or attempt == ATTEMPTS:
                 return found, observed
-        return await self._observe(addresses)
+        return await self._observe(known)
 
     def _heard(self, notification: Notification) -> None:
         self._news += 1
@@ -110,8 +119,7 @@ class Observation:
         elif isinstance(notification, DefaultRouteChanged):
             self.look()
         elif reconciler.router.heard(notification):
-            reconciler.look_again()
-            reconciler.kernel.reapply([notification.route.address])
+            reconciler.routed(notification.route.address)
 
     def _overflow(self) -> None:
         metrics.OVERFLOWS.inc()

@@ -53,6 +53,14 @@ def place(endpoint: WorkloadEndpoint, surroundings: Surroundings) -> Link | Unpl
     return _by_route(endpoint, surroundings, calico)
 
 
+def keep(link: Link) -> Link | Unplaced:
+    """Return the link that an endpoint had, where nothing tells its interface any more.
+
+    A link that was down has lost the route that told it; it is still the guest's.
+    """
+    return _unless_refused(link)
+
+
 def calico_name(endpoint: WorkloadEndpoint) -> str:
     """Return the name that Calico gives to the interface of the endpoint's pod."""
     pod = f"{endpoint.metadata.namespace}.{endpoint.spec.workload}"

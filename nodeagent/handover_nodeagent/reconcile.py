@@ -7,13 +7,13 @@ log lines, metrics, memory and reports follow when the routes are in.
 import asyncio
 import datetime as dt
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 import structlog
 
 from handover_api.assignment import Assignment
-from handover_api.configuration import Settings
+from handover_api.configuration import Mode, Settings
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, Signal, State, WorkloadEndpoint
 from handover_nodeagent import addresses as admissions
@@ -29,6 +29,7 @@ from handover_nodeagent import (
 )
 from handover_nodeagent.attendance import Attendance
 from handover_nodeagent.commands import EventReason
+from handover_nodeagent.desired import Touched
 from handover_nodeagent.enforcement import Enforcement
 from handover_nodeagent.events import Announced, AwaitLifted, Deleted, Event, Unaskable
 from handover_nodeagent.fsm import Step
@@ -68,7 +69,7 @@ class Reconciler:
         self.residents: dict[ObjectKey, Resident] = {}
         self.node = Node()
         self._seating = Seating()
-        self.kernel = Enforcement(settings, self._seating, self._retried)
+        self.kernel = Enforcement(settings, self._seating, self._report)
         self.router = self.kernel.router
         self._attendance = Attendance(self, self._feed, self._overdue, _now)
         self._memory = memory
@@ -104,29 +105,33 @@ class Reconciler:
     def put(self, raw: Mapping[str, object]) -> None:
         """Take in one version of an endpoint."""
         endpoint = gather.endpoint(raw)
+        self._unconfirmed.discard(endpoint.key)
         if isinstance(endpoint, gather.Unreadable):
             metrics.UNREADABLE.inc()
             _log.warning("unreadable_endpoint", endpoint=str(endpoint.key), why=str(endpoint))
             return
-        self._unconfirmed.discard(endpoint.key)
         self._reporter.known(endpoint.key, endpoint.metadata.uid, endpoint.status)
         resident = self.residents.get(endpoint.key)
         if resident is None or resident.uid != endpoint.metadata.uid:
             self._meet(endpoint, None)
+        elif self._is_paused:
+            resident.endpoint = endpoint
         else:
             self._update(resident, endpoint)
 
     def drop(self, key: ObjectKey, uid: str) -> None:
         """Take in that an endpoint's object is gone."""
         resident = self.residents.get(key)
-        if resident is not None and resident.uid == uid:
+        if resident is None or resident.uid != uid:
+            return
+        if self._is_paused:
+            self._unconfirmed.add(key)
+        else:
             self._feed(resident, Deleted())
 
     def synced(self) -> None:
         """Know that all endpoints of this node have been told."""
-        for key in tuple(self._unconfirmed):
-            self.drop(key, self.residents[key].uid)
-        self._unconfirmed.clear()
+        self._drop_unconfirmed()
         if self.is_synced:
             return
         self.is_synced = True
@@ -140,17 +145,40 @@ class Reconciler:
         before, self.settings = self.settings, settings
         if before != settings:
             _log.info("configured", **settings.to_object())
-            self.kernel.configure(settings)
-            for resident in self.residents.values():
-                resident.admission = self._admit(resident.endpoint)
-                self.router.desired.put(resident.local(settings))
-            self.kernel.apply(self.router.desired.everything())
-            if before.mode is not settings.mode:
-                self.kernel.guard.replace()
-            for resident in self.residents.values():
-                self._attendance.follow(resident, self.router, self.settings)
+            self._follow_settings(before)
+        self._report(self.residents)
+
+    def _follow_settings(self, before: Settings) -> None:
+        was_paused = before.mode is Mode.PAUSED
+        desired = self.router.desired
+        guard = desired.guard(desired.everything().interfaces)
+        addresses = desired.everything().addresses
         for resident in self.residents.values():
-            self._telling.report(resident)
+            self._digest(resident)
+        self.kernel.hold()
+        self.kernel.configure(self.settings)
+        for resident in tuple(self.residents.values()):
+            resident.admission = self._admit(resident.endpoint)
+            self.router.desired.put(resident.local(self.settings))
+            if was_paused and not self._is_paused:
+                self._meet(resident.endpoint, resident.record())
+        self.kernel.follow(before, Touched(addresses), guard)
+        for resident in self.residents.values():
+            self._attendance.follow(resident, self.router, self.settings)
+        if was_paused and self.is_synced:
+            self._drop_unconfirmed()
+
+    @property
+    def _is_paused(self) -> bool:
+        """While paused all is left as it is, as if no agent ran; the end is like its restart."""
+        return self.settings.mode is Mode.PAUSED
+
+    def _drop_unconfirmed(self) -> None:
+        """Take in the end of what was remembered but not told, or dropped while paused."""
+        if not self._is_paused:
+            gone, self._unconfirmed = self._unconfirmed, set()
+            for key in gone:
+                self.drop(key, self.residents[key].uid)
 
     @property
     def awaits_guests(self) -> bool:
@@ -195,10 +223,13 @@ class Reconciler:
             self._take(resident, heard)
 
     def _take(self, resident: Resident, heard: Heard) -> None:
-        if resident.mac is None:
+        is_news = resident.mac is None
+        if is_news:
             resident.learned_mac = heard.mac
         self._received_ns, self._acknowledged_ns = heard.received_ns, heard.acknowledged_ns
         self._feed(resident, heard.event)
+        if is_news:
+            self.router.seed(resident.local(self.settings))
 
     def unaskable(self, key: ObjectKey, episode: int) -> None:
         """Take that a guest cannot be asked."""
@@ -221,15 +252,34 @@ class Reconciler:
             touched |= self.router.lose(turn.before.index)
         if turn.before and turn.after is None:
             touched |= self.router.desired.lose_link(turn.before.index).addresses
+        if turn.came_up and turn.after:
+            orphans = self.router.desired.orphans()
+            touched |= {route.address for route in orphans if route.oif == turn.after.index}
         for key in self._seating.concerned(turn):
             self._seat_again(self.residents[key])
+        for link in filter(None, {turn.before, turn.after}):
+            self._offer(link)
         if _own(turn.before) != _own(turn.after):
             self._admit_again(_own(turn.before) ^ _own(turn.after))
         self.kernel.reapply(touched)
 
-    def look_again(self) -> None:
-        """Look for the interfaces of the endpoints that have none."""
+    def routed(self, address: IPAddress) -> None:
+        """Follow a direct host route that somebody else added or removed."""
+        for key in self._seating.standing() & self.router.desired.holders([address]):
+            self._seat_again(self.residents[key])
+        self.kernel.reapply([address])
+
+    def observed(self) -> None:
+        """Follow what the kernel was found to have."""
         for key in self._seating.standing():
+            self._seat_again(self.residents[key])
+        known = self.router.desired.everything().addresses
+        self.kernel.reapply(known | self.router.addresses() if self.is_synced else known)
+
+    def _offer(self, link: Link) -> None:
+        """Let the endpoints without an interface look whether *link* is theirs."""
+        holders = self.router.desired.holders(self.router.foreigners.leading_to(link.index))
+        for key in self._seating.standing() & holders:
             self._seat_again(self.residents[key])
 
     # From an event to the world.
@@ -250,7 +300,7 @@ class Reconciler:
 
     def _settle(self, resident: Resident, step: Step) -> None:
         """Let routes, then guest, ears, timers and memory follow the machine."""
-        self.kernel.apply(self.router.desired.put(resident.local(self.settings)))
+        self._follow(resident)
         self._acknowledged_ns = self._acknowledged_ns or time.time_ns()
         for command in step.commands:
             if isinstance(command, commands.AnnounceGateway):
@@ -297,9 +347,11 @@ class Reconciler:
         if known:
             self._digest(known)
             known.retire()
+            self._telling.gone(known)
         admission = self._admit(endpoint)
-        self.router.look(admission.allowed)
-        place = self._seating.find(endpoint, self.node, self.router)
+        self.router.foreigners.look(admission.allowed)
+        hint = record.interface if record else None
+        place = self._seating.find(endpoint, self.node, self.router, remembered=hint)
         oif = place.index if isinstance(place, Link) else 0
         self._episode += EPISODES
         found = Found(
@@ -320,6 +372,7 @@ class Reconciler:
         self._learn(resident)
         self._settle(resident, step)
         self._telling.met(resident, found)
+        self._report(self.router.desired.holders(admission.allowed))
 
     def _update(self, resident: Resident, endpoint: WorkloadEndpoint) -> None:
         """Take in another version of an endpoint that is known."""
@@ -327,11 +380,13 @@ class Reconciler:
         after = Assignment.from_annotations(endpoint.metadata.annotations)
         is_other = before.spec != endpoint.spec
         if is_other:
+            concerned = self.router.desired.holders(resident.admission.allowed)
             resident.admission = self._admit(endpoint)
-            self.router.look(resident.admission.allowed)
+            self.router.foreigners.look(resident.admission.allowed)
             self._seat_again(resident)
-            self.kernel.apply(self.router.desired.put(resident.local(self.settings)))
+            self._follow(resident)
             self._attendance.follow(resident, self.router, self.settings)
+            self._report(concerned | self.router.desired.holders(resident.admission.allowed))
         link = resident.link
         routes_in = bool(link and self.router.routes_of(resident.admission.allowed, link.index))
         event = inputs.read(resident.machine.assignment, after, routes_in=routes_in)
@@ -351,19 +406,25 @@ class Reconciler:
         del self.residents[resident.key]
         self._seating.leave(resident.key)
         touched = self.router.desired.drop(resident.key, orphan=is_orphan)
-        if had_routes and not is_orphan:
-            self._give_back(resident)
-        self.kernel.apply(touched)
+        self._enforce(resident, touched, give_back=had_routes)
         orphans = self.router.desired.routes(touched.addresses) if is_orphan else ()
         record = Record.of_orphans(orphans) if orphans else None
         self._memory.keep(resident.key, lambda: record)
         self._tell(resident, step)
         self._telling.gone(resident)
+        self._report(self.router.desired.holders(touched.addresses))
+        if resident.link:
+            self._offer(resident.link)
 
-    def _give_back(self, resident: Resident) -> None:
-        given = self.router.give_back(resident.admission.allowed)
-        if given:
-            text = f"{given} routes of the CNI are back in their table"
+    def _follow(self, resident: Resident) -> None:
+        """Bring desired network and kernel to where the endpoint stands now."""
+        self._enforce(resident, self.router.desired.put(resident.local(self.settings)))
+
+    def _enforce(self, resident: Resident, touched: Touched, *, give_back: bool = True) -> None:
+        before = self.router.given_back
+        self.kernel.apply(touched, give_back=give_back)
+        if self.router.given_back > before:
+            text = f"{self.router.given_back - before} routes of the CNI are back in their table"
             self._telling.event(resident, "RoutesGivenBack", text)
 
     # Interfaces and addresses.
@@ -376,7 +437,7 @@ class Reconciler:
             return
         self._seating.take(resident.key, resident.wishes, resident.link)
         self._learn(resident)
-        self.kernel.apply(self.router.desired.put(resident.local(self.settings)))
+        self._follow(resident)
         self._attendance.follow(resident, self.router, self.settings)
         if resident.ear:
             resident.ear.start_probes()
@@ -397,7 +458,7 @@ class Reconciler:
             if changed.isdisjoint(resident.endpoint.spec.ips):
                 continue
             resident.admission = self._admit(resident.endpoint)
-            self.kernel.apply(self.router.desired.put(resident.local(self.settings)))
+            self._follow(resident)
             self._attendance.follow(resident, self.router, self.settings)
             self._telling.report(resident)
 
@@ -405,16 +466,15 @@ class Reconciler:
 
     def _release(self, *, complete: bool) -> None:
         self.kernel.release(complete=complete)
-        for resident in self.residents.values():
-            self._telling.report(resident)
+        self._report(self.residents)
 
-    def _retried(self, tried: frozenset[IPAddress]) -> None:
-        for resident in self.residents.values():
-            if not tried.isdisjoint(resident.admission.allowed):
-                self._telling.report(resident)
+    def _report(self, keys: Iterable[ObjectKey]) -> None:
+        for key in keys:
+            if key in self.residents:
+                self._telling.report(self.residents[key])
 
     def _standing(self, resident: Resident) -> Standing:
-        return telling.describe(resident, self.router, self.settings, self.misconfigured)
+        return telling.describe(resident, self.kernel, self.settings, self.misconfigured)
 
 
 def _own(link: Link | None) -> frozenset[IPAddress]:

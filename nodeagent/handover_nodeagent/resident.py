@@ -54,6 +54,7 @@ class Resident:
     overdue: bool = False
     overdue_alarm: asyncio.TimerHandle | None = None
     shadow: str = ""
+    contest: str = ""
 
     @property
     def key(self) -> ObjectKey:
@@ -122,7 +123,8 @@ class Resident:
     def record(self) -> Record:
         """Return what a restart needs."""
         stood = remember(self.machine)
-        return Record.of(self.endpoint, stood, self.cutover, self.learned_mac)
+        name = self.link.name if self.link else None
+        return Record.of(self.endpoint, stood, self.cutover, self.learned_mac, name)
 
     def retire(self) -> Self:
         """Stop its timers and its listening."""

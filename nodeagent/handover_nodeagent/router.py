@@ -3,25 +3,23 @@
 All runs on the loop, between an announcement and its route; nothing waits but for the kernel's own
 work. A foreign direct host route for an address of ours is parked: before anything else while we
 suppress the address, and after ours is in while we program it, so that it never has no route.
+What we program no longer goes back to its owner before ours goes.
 """
 
 import errno
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Final
 
 from handover_api.configuration import Mode, Settings
 from handover_nodeagent import desired, metrics, plan
 from handover_nodeagent.desired import Desired, Local
+from handover_nodeagent.foreigners import Foreigners
 from handover_nodeagent.kernel import neighs, netlink, parking, routes
 from handover_nodeagent.kernel.notifications import RouteChanged
 from handover_nodeagent.kernel.parking import Foreign
 from handover_nodeagent.machine import RouteLevel
 from handover_nodeagent.network import IPAddress, Neigh, Route
-
-_HIDDEN: Final = 4
-"""How many foreign routes of one address the quick look finds, one below the other."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +53,9 @@ def observe(settings: Settings, addresses: Iterable[IPAddress]) -> Observed:
 class Router:
     """Owns the request socket and the mirror; ``refused`` says which addresses are not right.
 
+    ``is_doubtful``: the mirror may differ from the kernel, so that all is to be observed.
+    ``writes`` counts what was sent: what was observed meanwhile may be older. ``given_back``
+    counts the foreign routes that were.
     ``devices``, while not None, are the only ones whose routes may be removed: before the first
     sync a route on another one may belong to an endpoint that nobody has told us of yet.
     """
@@ -64,11 +65,13 @@ class Router:
         self.desired = Desired(settings)
         self.refused: dict[IPAddress, str] = {}
         self.devices: AbstractSet[int] | None = None
+        self.is_doubtful = False
+        self.writes = 0
+        self.given_back = 0
         self._settings = settings
         self._channel = netlink.Channel()
+        self.foreigners = Foreigners(self._channel, settings)
         self._ours: dict[IPAddress, list[Route]] = {}
-        self._foreign: dict[IPAddress, dict[Route, Foreign]] = {}
-        self._parked: dict[IPAddress, dict[Route, Foreign]] = {}
         self._ahead: set[IPAddress] = set()
 
     @property
@@ -84,15 +87,14 @@ class Router:
         """Desire the same endpoints' network under other *settings*; apply it afterwards."""
         self._settings = settings
         self.desired = self.desired.under(settings)
+        self.foreigners.configure(settings)
 
     def load(self, observed: Observed) -> None:
         """Take *observed* for what the kernel has now."""
-        self._ours, self._foreign, self._parked = {}, {}, {}
+        self._ours = {}
         for route in observed.ours:
             self._ours.setdefault(route.address, []).append(route)
-        for parked in observed.parked:
-            self._parked.setdefault(parked.route.address, {})[parked.route] = parked
-        self.note_foreign(observed.foreign)
+        self.foreigners.load(observed.foreign, observed.parked)
 
     def addresses(self) -> frozenset[IPAddress]:
         """Return every address that has a route of ours in the kernel."""
@@ -116,33 +118,10 @@ class Router:
             return RouteLevel.ELEVATED
         return RouteLevel.NORMAL if metrics_in else RouteLevel.NONE
 
-    def directions(self, addresses: Iterable[IPAddress]) -> Mapping[IPAddress, AbstractSet[int]]:
-        """Return the devices of foreign direct routes to *addresses*, parked ones included."""
-        return {
-            address: {
-                route.oif
-                for kept in (self._foreign, self._parked)
-                for route in kept.get(address, ())
-            }
-            for address in addresses
-        }
-
     def find_mac(self, addresses: Iterable[IPAddress], oif: int) -> str | None:
         """Return the guest's MAC as the kernel's neighbour table has it."""
         found = (neighs.find_mac(self._channel, address, oif) for address in addresses)
         return next((mac for mac in found if mac), None)
-
-    def look(self, addresses: Iterable[IPAddress]) -> None:
-        """Find the foreign direct route that wins for each address: the quick look."""
-        for address in addresses:
-            message = routes.match(self._channel, address)
-            if message:
-                self._note(Foreign(routes.decode(message).route, message))
-
-    def note_foreign(self, found: Iterable[Foreign]) -> None:
-        """Take in foreign direct host routes that somebody has seen."""
-        for foreign in found:
-            self._foreign.setdefault(foreign.route.address, {})[foreign.route] = foreign
 
     def lose(self, oif: int) -> frozenset[IPAddress]:
         """Forget all routes of an interface that went down or is gone; return their addresses."""
@@ -152,30 +131,26 @@ class Router:
             if len(kept) < len(ours):
                 lost.add(address)
                 ours[:] = kept
-        for known in (self._foreign, self._parked):
-            for address, foreign in known.items():
-                for route in [route for route in foreign if route.oif == oif]:
-                    lost.add(address)
-                    del foreign[route]
-        return frozenset(lost)
+        return self.foreigners.lose(oif) | lost
 
     def heard(self, changed: RouteChanged) -> bool:
         """Take in what somebody else did; tell whether it concerns an endpoint of ours."""
         route = changed.route
         is_known = self.desired.knows(route.address)
         ours = self._ours.get(route.address, [])
-        if route.protocol == self._settings.route_protocol and changed.direct:
+        if changed.replaced:
+            # Nothing else tells what stood there: one of ours, or another foreign one.
+            ours[:] = [other for other in ours if other.metric != route.metric]
+            self.foreigners.replaced(route)
+        if not changed.direct:
+            return is_known and changed.replaced
+        if route.protocol == self._settings.route_protocol:
             _keep(ours, route, present=changed.present)
             self._ours[route.address] = ours
-        elif not changed.direct:
-            # It may have taken the place of ours, which no notification tells.
-            if not changed.present:
-                return False
-            ours[:] = [other for other in ours if other.metric != route.metric]
         elif not changed.present:
-            self._foreign.get(route.address, {}).pop(route, None)
+            self.foreigners.gone(route)
         elif is_known:
-            self._note(Foreign(route, changed.message))
+            self.foreigners.note(changed.message)
         return is_known
 
     def prepare(self, local: Local) -> Prepared | None:
@@ -189,7 +164,7 @@ class Router:
 
     def cut_over(self, prepared: Prepared) -> None:
         """Send what was prepared; what the kernel refused is for :meth:`apply` to mend."""
-        results = self._channel.transact(prepared.requests)
+        results = self._transact(prepared.requests)
         self._ahead.update(route.address for route in prepared.routes)
         first = len(results) - len(prepared.routes)
         for route, result in zip(prepared.routes, results[first:], strict=True):
@@ -200,21 +175,25 @@ class Router:
         """Know that what is desired is about to include what was *prepared*, or never will."""
         self._ahead.difference_update(route.address for route in prepared.routes)
 
-    def apply(self, addresses: Iterable[IPAddress]) -> None:
+    def apply(self, addresses: Iterable[IPAddress], *, give_back: bool = True) -> None:
         """Make the kernel what is desired for *addresses*; again, it changes nothing.
 
-        An address whose cutover is ahead of what is desired waits for :meth:`catch_up`.
+        An address whose cutover is ahead of what is desired waits for :meth:`catch_up`. With
+        *give_back* false the foreign routes of what nobody claims stay parked: no guest is there.
         """
+        touched = tuple(address for address in addresses if address not in self._ahead)
+        for address in touched:
+            self.refused.pop(address, None)
         if self._settings.mode is not Mode.ACTIVE:
             return
-        touched = tuple(address for address in addresses if address not in self._ahead)
         wanted = self.desired.routes(touched)
         claimed = self.desired.claimed(touched)
         served = {route.address for route in wanted}
-        for address in touched:
-            self.refused.pop(address, None)
         for address in claimed - served:
             self._park(address)
+        for address in touched:
+            if give_back and address not in claimed and address not in served:
+                self.given_back += self.foreigners.give_back(address)
         observed = [route for address in touched for route in self._ours.get(address, ())]
         steps = plan.diff(wanted, observed)
         if steps:
@@ -222,19 +201,12 @@ class Router:
         for address in claimed & served - self.refused.keys():
             self._park(address)
 
-    def give_back(self, addresses: Iterable[IPAddress]) -> int:
-        """Put back the parked routes to *addresses* that nobody claims; return how many."""
-        if self._settings.mode is not Mode.ACTIVE:
-            return 0
-        wanted = tuple(addresses)
-        given = 0
-        for address in set(wanted) - self.desired.claimed(wanted):
-            for route, parked in list(self._parked.get(address, {}).items()):
-                if parking.unpark(self._channel, parked, self._settings.route_table) == 0:
-                    del self._parked[address][route]
-                    given += 1
-        metrics.PARKED.labels("given_back").inc(given)
-        return given
+    def seed(self, local: Local) -> None:
+        """Tell the kernel the MAC of a guest whose routes are in already."""
+        if self._settings.mode is Mode.ACTIVE and local.link and local.mac:
+            here = self.routes_of(local.addresses, local.link.index)
+            seeds = (Neigh(route.address, route.oif, local.mac) for route in here)
+            self._transact([neighs.encode_seed(seed) for seed in seeds])
 
     def rival(self, route: Route) -> routes.Entry | None:
         """Return the route that the kernel prefers to *route*, if it does."""
@@ -246,23 +218,37 @@ class Router:
         fresh = (*steps.add, *steps.replace)
         seeds = [neighs.encode_seed(neigh) for neigh in self.desired.neighs(fresh)]
         requests = [*map(routes.encode_add, steps.add), *map(routes.encode_replace, steps.replace)]
-        results = self._channel.transact([*seeds, *requests]) if requests else []
+        results = self._transact([*seeds, *requests])
         reasons = [self._channel.explain(len(seeds) + index) for index in range(len(requests))]
         for route, result, reason in zip(fresh, results[len(seeds) :], reasons, strict=True):
             self._added(route, result, reason)
-        removed = [
-            route
-            for route in steps.remove
-            if route.address not in self.refused
-            and (self.devices is None or route.oif in self.devices)
-        ]
-        results = self._channel.transact(list(map(routes.encode_remove, removed)))
+        removed = [route for route in steps.remove if self._may_go(route)]
+        results = self._transact(list(map(routes.encode_remove, removed)))
         for index, (route, result) in enumerate(zip(removed, results, strict=True)):
             if result in {0, errno.ESRCH, errno.ENODEV}:
                 _keep(self._ours[route.address], route, present=False)
                 metrics.ROUTES.labels("remove").inc()
             else:
                 self._refuse(route, result, self._channel.explain(index))
+
+    def _may_go(self, route: Route) -> bool:
+        """Tell whether a route that nobody wants may go, so that no guest is cut off.
+
+        The new one must be in; before the first sync nobody may come who wants it; and where an
+        endpoint is no longer ours to serve, somebody else must have a route to it.
+        """
+        address = route.address
+        if address in self.refused or not (self.devices is None or route.oif in self.devices):
+            return False
+        return self.foreigners.has(address) or not self.desired.is_disowned(address)
+
+    def _transact(self, requests: Sequence[bytes]) -> list[int]:
+        if not requests:
+            return []
+        self.writes += 1
+        results = self._channel.transact(requests)
+        self.is_doubtful |= errno.ENOBUFS in results
+        return results
 
     def _added(self, route: Route, result: int, reason: str) -> None:
         if result == errno.EEXIST:
@@ -272,59 +258,37 @@ class Router:
             return
         ours = self._ours.setdefault(route.address, [])
         # A replaced route had the same key.
-        ours[:] = [other for other in ours if other.metric != route.metric]
+        ours[:] = [other for other in ours if _key(other) != _key(route)]
         ours.append(route)
         metrics.ROUTES.labels("add").inc()
 
     def _collide(self, route: Route) -> tuple[int, str]:
         """Make way for *route*, whose (prefix, metric) somebody has."""
-        self.look([route.address])
-        rivals = self._foreign.get(route.address, {})
-        rival = next(
-            (known for known in rivals.values() if known.route.metric == route.metric), None
-        )
-        if rival is not None:
-            result = parking.supplant(self._channel, rival, route)
-            if result == 0:
-                self._moved(rival)
+        self.writes += 1
+        result = self.foreigners.supplant(route)
+        if result is not None:
             return result, netlink.describe(result)
         winner = routes.winner(self._channel, route.address)
         if winner is not None and winner.route == route:
             return 0, ""
-        return errno.EEXIST, f"another route has this prefix and metric: {winner or 'unknown'}"
+        # It is below another one, where only a look at everything finds it.
+        self.is_doubtful = True
+        return errno.EEXIST, f"another route has this prefix and metric; to be seen is {winner}"
 
     def _refuse(self, route: Route, result: int, reason: str) -> None:
         self.refused[route.address] = f"{route.address}: {reason or netlink.describe(result)}"
         metrics.ROUTE_ERRORS.labels(errno.errorcode.get(result, str(result))).inc()
 
     def _park(self, address: IPAddress) -> None:
-        for _ in range(_HIDDEN):
-            for foreign in tuple(self._foreign.get(address, {}).values()):
-                result = parking.park(self._channel, foreign)
-                if result:
-                    reason = netlink.describe(result)
-                    self.refused[address] = f"{address}: a foreign route stays: {reason}"
-                    return
-                self._moved(foreign)
-            self.look([address])
-            if not self._foreign.get(address):
-                return
+        self.writes += 1
+        trouble = self.foreigners.park(address)
+        if trouble:
+            self.refused[address] = f"{address}: {trouble}"
 
-    def _moved(self, foreign: Foreign) -> None:
-        """Know *foreign* as parked."""
-        address = foreign.route.address
-        self._foreign[address].pop(foreign.route, None)
-        copy = parking.parked_form(foreign)
-        self._parked.setdefault(address, {})[copy.route] = copy
-        metrics.PARKED.labels("parked").inc()
 
-    def _note(self, foreign: Foreign) -> None:
-        """Know *foreign*, unless it is no foreign direct host route of our table."""
-        entry = routes.decode(foreign.message)
-        is_direct = entry.is_host and entry.direct
-        is_here = entry.route.table == self._settings.route_table
-        if is_direct and is_here and entry.route.protocol != self._settings.route_protocol:
-            self.note_foreign([foreign])
+def _key(route: Route) -> tuple[int, int]:
+    """Return what two routes to one address must differ in."""
+    return route.metric, route.table
 
 
 def _keep(known: list[Route], route: Route, *, present: bool) -> None:

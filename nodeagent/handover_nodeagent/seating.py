@@ -48,25 +48,44 @@ class Seating:
             _discard(self._on, index, key)
 
     def find(
-        self, endpoint: WorkloadEndpoint, node: Node, router: Router
+        self,
+        endpoint: WorkloadEndpoint,
+        node: Node,
+        router: Router,
+        *,
+        remembered: str | None = None,
     ) -> Link | placement.Unplaced:
-        """Look for the link that is, or may become, the endpoint's."""
+        """Look for the link that is, or may become, the endpoint's.
+
+        One that only a route told stays: what it had, or what is *remembered* and has its routes.
+        """
         _, own = self._seats.get(endpoint.key, (None, None))
-        others = {index for index, keys in self._on.items() if index != own or len(keys) > 1}
-        directions = router.directions(endpoint.spec.ips)
+        directions = router.foreigners.directions(endpoint.spec.ips)
+        devices = frozenset[int]().union(*directions.values())
+        others = {index for index in devices if self._is_others(index, own)}
         surroundings = placement.Surroundings(node.links, node.names, directions, others)
-        return placement.place(endpoint, surroundings)
+        found = placement.place(endpoint, surroundings)
+        if isinstance(found, Link) or devices or endpoint.spec.interface:
+            return found
+        before = node.links.get(own) if own else node.names.get(remembered or "")
+        if before and (own or router.routes_of(endpoint.spec.ips, before.index)):
+            return placement.keep(before)
+        return found
+
+    def _is_others(self, index: int, own: int | None) -> bool:
+        keys = self._on.get(index, ())
+        return bool(keys) and (index != own or len(keys) > 1)
 
     def standing(self) -> frozenset[ObjectKey]:
         """Return the endpoints without a link."""
         return frozenset(self._standing)
 
     def concerned(self, turn: Turn) -> frozenset[ObjectKey]:
-        """Return the endpoints whose link may be another one after *turn*."""
+        """Return the endpoints that have the link of *turn*, or wish for its name."""
         links = [link for link in (turn.before, turn.after) if link]
         seated = [self._on.get(link.index, set[ObjectKey]()) for link in links]
         wishing = [self._wishing.get(name, set[ObjectKey]()) for name in turn.names]
-        return frozenset(self._standing.union(*seated, *wishing))
+        return frozenset[ObjectKey]().union(*seated, *wishing)
 
 
 _K = TypeVar("_K")

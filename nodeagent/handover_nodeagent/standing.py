@@ -29,8 +29,8 @@ class Standing:
     """All that a status is made of.
 
     ``refusals``: what the kernel said no to. ``shadow``: which route the kernel prefers to ours.
-    ``deafness``: why nobody listens who should. ``misconfigured``: why the newest configuration
-    does not count.
+    ``contest``: whose foreign route comes back as often as it is parked. ``deafness``: why nobody
+    listens who should. ``misconfigured``: why the newest configuration does not count.
     """
 
     endpoint: WorkloadEndpoint
@@ -42,6 +42,7 @@ class Standing:
     routes: tuple[Route, ...] = ()
     refusals: tuple[str, ...] = ()
     shadow: str = ""
+    contest: str = ""
     hears: bool = False
     deafness: str = ""
     overdue: bool = False

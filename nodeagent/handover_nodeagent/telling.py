@@ -2,7 +2,7 @@
 
 import asyncio
 import datetime as dt
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import structlog
@@ -11,13 +11,15 @@ from handover_api.configuration import Settings
 from handover_api.model import Condition
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State
-from handover_nodeagent import metrics, standing
+from handover_nodeagent import commands, metrics, standing
+from handover_nodeagent.enforcement import Enforcement
 from handover_nodeagent.fsm import Step
+from handover_nodeagent.kernel import guard_rules
 from handover_nodeagent.machine import Machine
+from handover_nodeagent.network import Link
 from handover_nodeagent.report import Reporter
 from handover_nodeagent.resident import Resident
 from handover_nodeagent.restart import Found
-from handover_nodeagent.router import Router
 from handover_nodeagent.standing import Standing
 
 DELAY: Final = 0.003
@@ -118,6 +120,9 @@ class Telling:
                 resident.key, resident.uid, "Shadowed", described.shadow, warning=True
             )
         resident.shadow = described.shadow
+        if described.contest and not resident.contest:
+            self.event(resident, "RouteContested", described.contest, warning=True)
+        resident.contest = described.contest
         before = self._conditions.get(resident.uid, resident.endpoint.status.conditions)
         status = standing.status(described, before, self._clock())
         self._conditions[resident.uid] = status.conditions
@@ -142,11 +147,12 @@ class Telling:
 
 
 def describe(
-    resident: Resident, router: Router, settings: Settings, misconfigured: str
+    resident: Resident, kernel: Enforcement, settings: Settings, misconfigured: str
 ) -> Standing:
     """Gather what the endpoint's status is made of; asks the kernel which routes win."""
-    allowed, link = resident.admission.allowed, resident.link
+    allowed, link, router = resident.admission.allowed, resident.link, kernel.router
     ours = router.routes_of(allowed, link.index) if link else ()
+    contested = router.foreigners.contested
     rivals = [rival for route in ours if (rival := router.rival(route))]
     return Standing(
         endpoint=resident.endpoint,
@@ -156,8 +162,12 @@ def describe(
         settings=settings,
         owned=resident.is_owned(settings),
         routes=ours,
-        refusals=tuple(router.refused[one] for one in allowed if one in router.refused),
+        refusals=(
+            *(router.refused[one] for one in allowed if one in router.refused),
+            *_unguarded(link, kernel.guard.trouble),
+        ),
         shadow="; ".join(f"the kernel prefers {rival}" for rival in rivals),
+        contest="; ".join(contested[one] for one in allowed if one in contested),
         hears=resident.ear is not None and resident.ear.is_open,
         deafness=resident.ear.trouble if resident.ear else "",
         overdue=resident.overdue,
@@ -165,6 +175,14 @@ def describe(
         sharers=router.desired.sharers(resident.key),
         misconfigured=misconfigured,
     )
+
+
+def _unguarded(link: Link | None, trouble: str) -> Iterator[str]:
+    """Say why the ARP guard of *link* may not be as it should be."""
+    if link and not guard_rules.is_writable(link.name):
+        yield f"no ARP guard: nftables cannot name interface {link.name!r}"
+    elif link and trouble:
+        yield f"the ARP guard: {trouble}"
 
 
 def _transition(resident: Resident, before: Machine, after: Machine | None, step: Step) -> None:
@@ -178,14 +196,17 @@ def _transition(resident: Resident, before: Machine, after: Machine | None, step
         input=step.input,
         before=before.state,
         after=after.state if after else "gone",
-        why=_reason(current),
+        why=_reason(current, step),
         armed=said.armed,
     )
 
 
-def _reason(current: Machine) -> str:
+def _reason(current: Machine, step: Step) -> str:
     """Say what the machine goes by."""
     said = current.assignment
+    signals = [one.signal for one in step.commands if isinstance(one, commands.RecordCutover)]
+    if signals:
+        return f"the guest was heard: {signals[0]}"
     if current.question:
         return f"the guest is asked because of {current.question.cause}"
     if said.role:

@@ -177,6 +177,23 @@ def test_foreign_routes_are_parked_where_we_program_or_suppress() -> None:
     assert network(dataclasses.replace(LOCAL, owned=False)).claimed(ALL) == set()
 
 
+def test_a_foreign_route_may_serve_a_guest_whose_interface_nobody_can_name() -> None:
+    assert network(dataclasses.replace(LOCAL, link=None)).claimed(ALL) == set()
+
+
+def test_disowned_is_what_endpoints_have_and_none_of_them_serves() -> None:
+    foreign = dataclasses.replace(LOCAL, owned=False)
+    assert network(foreign).is_disowned(V4)
+    assert not network(foreign).is_disowned(OTHER)
+    assert not network(foreign, YOUNGER).is_disowned(V4)
+
+
+def test_the_holders_of_addresses_are_found() -> None:
+    assert {LOCAL.key, YOUNGER.key} == network(LOCAL, YOUNGER).holders([V4, OTHER])
+    assert network(LOCAL).holders([OTHER]) == set()
+    assert network(LOCAL).holders([]) == set()
+
+
 class TestOrphans:
     """A guest that answers keeps its routes, also when its endpoint is deleted."""
 

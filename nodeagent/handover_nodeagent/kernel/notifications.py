@@ -50,14 +50,15 @@ class AddressChanged:
 class RouteChanged:
     """Somebody else added or removed a direct host route, ours or foreign.
 
-    ``direct`` is false for a route by a gateway that took another one's place, perhaps ours.
-    ``message`` is the kernel's, for :class:`parking.Foreign`.
+    ``direct`` is false for a route by a gateway that took another one's place, perhaps ours;
+    ``replaced`` tells that it took one. ``message`` is the kernel's, for :class:`parking.Foreign`.
     """
 
     route: Route
     present: bool
     direct: bool
     message: bytes
+    replaced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +90,10 @@ class Notifications:
         program = wakeup_filter.compile_filter(own_port)
         subject = multicast.Subject(socket.NETLINK_ROUTE, _GROUPS, BUDGET, receive_buffer, program)
         self._subscription = multicast.Subscription(subject, self._take, overflow)
+
+    def follow(self, table: int) -> None:
+        """Tell of the routes of another *table* from now on."""
+        self._table = table
 
     def close(self) -> None:
         """Stop listening; again, it changes nothing."""
@@ -123,4 +128,5 @@ def _decode_route(message: bytes, table: int, *, present: bool) -> Notification 
         return None
     if entry.prefix_length == 0:
         return DefaultRouteChanged()
-    return RouteChanged(entry.route, present, entry.direct, message)
+    replaced = bool(messages.HEADER.unpack_from(message)[2] & messages.REPLACE)
+    return RouteChanged(entry.route, present, entry.direct, message, present and replaced)

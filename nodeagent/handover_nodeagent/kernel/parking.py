@@ -67,8 +67,8 @@ def observe_parked() -> tuple[Foreign, ...]:
 def park(channel: netlink.Channel, foreign: Foreign) -> int:
     """Copy *foreign* to table 5254, then delete it from its own; return an errno.
 
-    A copy that fails leaves the original alone. Again, it changes nothing; one that its owner
-    removed meanwhile is not parked. A few microseconds: for the loop.
+    A copy that fails leaves the original alone. Again, it changes nothing. ESRCH: its owner removed
+    it meanwhile, and nothing is parked. A few microseconds: for the loop.
     """
     message = foreign.message
     copy = _rewrite(message, messages.NEWROUTE, _NEW_FLAGS, PARKING_TABLE)
@@ -82,7 +82,9 @@ def park(channel: netlink.Channel, foreign: Foreign) -> int:
         channel.transact([_forget(foreign), copy])
     elif removed == errno.ESRCH and copied == 0:
         channel.transact([_rewrite(message, messages.DELROUTE, 0, PARKING_TABLE)])
-    return 0 if removed == errno.ESRCH else removed
+    elif removed == errno.ESRCH:
+        return 0
+    return removed
 
 
 def supplant(channel: netlink.Channel, foreign: Foreign, ours: Route) -> int:

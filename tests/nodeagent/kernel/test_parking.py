@@ -101,7 +101,7 @@ def test_a_route_that_its_owner_removed_meanwhile_is_not_parked(
     node.run(f"ip route add {address} dev tap0 proto 5")
     (found,) = foreign(address)
     node.run(f"ip route delete {address}")
-    assert parking.park(channel, found) == 0
+    assert parking.park(channel, found) == errno.ESRCH
     assert parking.observe_parked() == ()
 
 
