@@ -169,11 +169,21 @@ class Leadership:
             return
         try:
             async with asyncio.timeout(RELEASE_TIMEOUT):
-                spec = lease.released(self._now())
-                await self._write(self._seen.lease.version, spec)
+                await self._give_back()
             self._log.info("lease_released")
         except (Temporary, Conflict, Absent, TimeoutError) as reason:
             self._log.warning("lease_not_released", reason=str(reason) or "no answer in time")
+
+    async def _give_back(self) -> None:
+        assert self._seen is not None
+        spec = lease.released(self._now())
+        try:
+            await self._write(self._seen.lease.version, spec)
+        except Conflict:
+            # A renewal that was broken off has arrived after all.
+            if await self._look() is not Step.RENEW:
+                return
+            await self._write(self._seen.lease.version, spec)
 
 
 async def _as_coroutine(govern: Callable[[], Awaitable[None]]) -> None:

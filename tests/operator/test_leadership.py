@@ -193,6 +193,24 @@ async def test_a_lease_that_somebody_deletes_or_labels_stays_the_leader_s() -> N
         assert (one.terms, one.leadership.holds()) == (1, True)
 
 
+async def test_it_gives_back_a_lease_that_has_another_version_by_now() -> None:
+    store = Store()
+    one = Replica(store, "one")
+    async with running(one):
+        await soon(one.governs)
+        store.label()
+    assert store.holders == ["one", ""]
+
+
+async def test_it_gives_nothing_back_that_is_somebody_else_s() -> None:
+    store = Store()
+    one = Replica(store, "one")
+    async with running(one):
+        await soon(one.governs)
+        store.put({"holderIdentity": "two", "leaseDurationSeconds": 1})
+    assert store.holders == ["one", "two"]
+
+
 async def test_nobody_leads_without_a_lease() -> None:
     store = Store()
     store.outage = Unavailable
