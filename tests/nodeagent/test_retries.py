@@ -11,7 +11,8 @@ def test_nothing_is_due_before_something_failed() -> None:
 def test_patience_doubles_up_to_a_minute() -> None:
     retries = Retries[str]()
     retries.failed(["a"], 0.0)
-    waits, last = [], 0.0
+    waits: list[float] = []
+    last = 0.0
     while len(waits) < 12:
         due = retries.due
         assert due is not None
