@@ -119,6 +119,14 @@ class Cluster:
         """Read one object."""
         return await self._call("GET", _path(kind, key))
 
+    async def resources(self, api_version: str) -> frozenset[str]:
+        """Return the plurals of what is served in an API version; none when it is not there."""
+        try:
+            found = await self._call("GET", f"/apis/{api_version}")
+        except Absent:
+            return frozenset()
+        return frozenset(each["name"] for each in found["resources"])
+
     async def create(self, kind: Kind, namespace: str, body: RawObject) -> RawObject:
         """Create an object; Conflict when there is one of its name."""
         query = {"fieldManager": names.OPERATOR_FIELD_MANAGER}

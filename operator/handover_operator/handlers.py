@@ -1,20 +1,23 @@
-"""Kopf: the watches of our three kinds, turned into observations. Nothing else knows Kopf.
+"""Kopf: the watches of our kinds and KubeVirt's, turned into observations. Nothing else knows Kopf.
 
 Only ``on.event`` is used, which leaves no mark on objects; what is known lives in our own index
 (an index of Kopf's starts in quadratic time).
 """
 
 import asyncio
+import concurrent.futures
+import contextlib
 import itertools
-from collections.abc import Callable, Iterator
-from typing import Final
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, Final
 
 import kopf
 from kubernetes_asyncio import client
 
 from handover_api import names
 from handover_operator import gather, metrics
-from handover_operator.kinds import Kind
+from handover_operator.kinds import Foreign, Kind
+from handover_operator.kubevirt.reconcile import AdapterReconciler
 from handover_operator.listing import Sweeper
 from handover_operator.reconcile import Reconciler
 
@@ -50,6 +53,83 @@ async def watch(
     )
     take_signals()
     await kopf.run_tasks(tasks, ignored=others)
+
+
+async def watch_foreign(
+    adapter: AdapterReconciler, configuration: client.Configuration, sweeper: Sweeper
+) -> None:
+    """Watch KubeVirt's world until cancelled, or until one of its kinds is gone.
+
+    Kopf ends with an error when a kind vanishes that it watches, and takes every task of its loop
+    along. So this one has a thread and a loop of its own.
+    """
+    loop = asyncio.get_running_loop()
+    stop: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+    def tell(kind: Foreign, event: Mapping[str, Any]) -> None:
+        loop.call_soon_threadsafe(_take, adapter, sweeper, kind, event)
+
+    work = asyncio.create_task(
+        asyncio.to_thread(lambda: asyncio.run(_watch_foreign(tell, configuration, stop)))
+    )
+    try:
+        await asyncio.shield(work)
+    finally:
+        stop.set_result(None)
+        await asyncio.wait({work})
+
+
+async def _watch_foreign(
+    tell: Callable[[Foreign, Mapping[str, Any]], None],
+    configuration: client.Configuration,
+    stop: concurrent.futures.Future[None],
+) -> None:
+    loop, main = asyncio.get_running_loop(), asyncio.current_task()
+    assert main is not None
+    registry = kopf.OperatorRegistry()
+    _register_login(registry, configuration)
+    settings = _settings()
+    settings.scanning.disabled = True
+    for kind in Foreign:
+        group, _, version = kind.api_version.rpartition("/")
+        _register_foreign(registry, kind, tell)
+        if kind.selector:
+            settings.watching.label_selectors[group, version, kind.plural] = kind.selector
+    # Kopf's own way to stop waits for seconds.
+    stop.add_done_callback(lambda _: _cancel(loop, main))
+    with contextlib.suppress(asyncio.CancelledError):
+        await kopf.operator(registry=registry, settings=settings, clusterwide=True, standalone=True)
+
+
+def _cancel(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:
+    """Cancel a task of another thread's loop, which may have ended by itself."""
+    with contextlib.suppress(RuntimeError):
+        loop.call_soon_threadsafe(task.cancel)
+
+
+def _register_foreign(
+    registry: kopf.OperatorRegistry,
+    kind: Foreign,
+    tell: Callable[[Foreign, Mapping[str, Any]], None],
+) -> None:
+    group, _, version = kind.api_version.rpartition("/")
+
+    @kopf.on.event(group, version, kind.plural, id=f"observe-{kind.plural}", registry=registry)
+    async def observe(event: kopf.RawEvent, **_: object) -> None:
+        tell(kind, event)
+
+
+def _take(
+    adapter: AdapterReconciler, sweeper: Sweeper, kind: Foreign, event: Mapping[str, Any]
+) -> None:
+    raw = event["object"]
+    metrics.EVENTS.labels(kind.value).inc()
+    if event["type"] == "DELETED":
+        adapter.forget(kind, gather.key(raw), raw["metadata"]["uid"])
+        return
+    if event["type"] is None:
+        sweeper.ask()
+    adapter.observe(kind, raw)
 
 
 def _settings() -> kopf.OperatorSettings:

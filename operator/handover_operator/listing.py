@@ -44,9 +44,8 @@ async def sweep(cluster: Cluster, reconciler: Reconciler) -> None:
 class Sweeper:
     """Sweeps in an interval, and soon after a watch had to begin with a list again."""
 
-    def __init__(self, cluster: Cluster, reconciler: Reconciler, interval: float) -> None:
-        self._cluster = cluster
-        self._reconciler = reconciler
+    def __init__(self, sweep: Callable[[], Awaitable[None]], interval: float) -> None:
+        self._sweep = sweep
         self._interval = interval
         self._asked = asyncio.Event()
         self._log = structlog.get_logger()
@@ -66,7 +65,7 @@ class Sweeper:
                 pass
             self._asked.clear()
             try:
-                await sweep(self._cluster, self._reconciler)
+                await self._sweep()
             except (Temporary, Absent) as reason:
                 # A kind that is gone is an outage; its objects are not forgotten for that.
                 self._log.warning("sweep_failed", reason=str(reason))

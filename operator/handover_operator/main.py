@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import datetime as dt
+import functools
 import gc
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -13,6 +14,8 @@ import yaml
 
 from handover_operator import cluster, handlers, health, listing, metrics
 from handover_operator.cluster import Cluster
+from handover_operator.kubevirt.presence import Presence
+from handover_operator.kubevirt.reconcile import AdapterReconciler
 from handover_operator.leadership import Leadership
 from handover_operator.listing import Sweeper
 from handover_operator.reconcile import Reconciler
@@ -29,7 +32,10 @@ async def run(settings: OperatorSettings) -> None:
     configuration = await cluster.connect()
     api = Cluster(configuration)
     reconciler = Reconciler(api, _now)
-    metrics.watch(lambda: len(reconciler), reconciler.known)
+    adapter = AdapterReconciler(api, reconciler, _now) if settings.kubevirt else None
+    metrics.watch(
+        lambda: len(reconciler) + (0 if adapter is None else len(adapter)), reconciler.known
+    )
     try:
         server = await health.serve(
             settings.listen_address, settings.port, lambda: reconciler.synced
@@ -38,7 +44,7 @@ async def run(settings: OperatorSettings) -> None:
         await api.close()
         message = f"cannot serve /healthz, /readyz and /metrics (HANDOVER_PORT): {error}"
         raise Unusable(message) from error
-    work = asyncio.create_task(_work(settings, api, reconciler, default))
+    work = asyncio.create_task(_work(settings, api, reconciler, adapter, default))
     _take_signals(work)
     try:
         with contextlib.suppress(asyncio.CancelledError):
@@ -53,19 +59,28 @@ async def _work(
     settings: OperatorSettings,
     api: Cluster,
     reconciler: Reconciler,
+    adapter: AdapterReconciler | None,
     default: Mapping[str, object] | None,
 ) -> None:
     work = asyncio.current_task()
     assert work is not None
     await listing.insist(lambda: listing.load(api, reconciler), "the first lists")
+    presence: Presence | None = None
+    if adapter is not None:
+        watch = functools.partial(handlers.watch_foreign, adapter, api.configuration)
+        presence = Presence(api, adapter, watch, settings.sweep_interval)
+        await presence.begin()
     # What is loaded stays; a collection that walks through it would cost 100 ms (stack.md).
     gc.collect()
     gc.freeze()
     structlog.get_logger().info("synced")
-    sweeper = Sweeper(api, reconciler, settings.sweep_interval)
+    sweeper = Sweeper(lambda: listing.sweep(api, reconciler), settings.sweep_interval)
+    writers = (reconciler, adapter) if adapter is not None else (reconciler,)
     async with asyncio.TaskGroup() as group:
-        group.create_task(_lead(settings, api, lambda: _govern(settings, api, reconciler, default)))
+        group.create_task(_lead(settings, api, lambda: _govern(settings, api, writers, default)))
         group.create_task(sweeper.run())
+        if presence is not None:
+            group.create_task(presence.run())
         await handlers.watch(reconciler, sweeper, api.configuration, lambda: _take_signals(work))
 
 
@@ -86,12 +101,13 @@ async def _lead(
 async def _govern(
     settings: OperatorSettings,
     api: Cluster,
-    reconciler: Reconciler,
+    writers: Sequence[Reconciler | AdapterReconciler],
     default: Mapping[str, object] | None,
 ) -> None:
     """Write until cancelled: everything that only the leader does."""
     async with asyncio.TaskGroup() as group:
-        group.create_task(reconciler.run(settings.writers))
+        for writer in writers:
+            group.create_task(writer.run(settings.writers))
         if default is not None:
             group.create_task(_apply_default(api, default))
 

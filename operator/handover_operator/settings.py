@@ -32,6 +32,9 @@ class OperatorSettings(BaseSettings):
     writers: Annotated[int, pydantic.Field(ge=1, le=64)] = 8
     """How many objects are written at the same time."""
 
+    kubevirt: bool = True
+    """Whether endpoints and LiveMigrations are made for KubeVirt's VMs, where KubeVirt is."""
+
     leader_election: bool = False
     """Whether several replicas agree, by a Lease, on one that writes."""
 

@@ -246,7 +246,7 @@ async def test_what_is_newer_than_the_list_is_kept(memory: Memory, reconciler: R
 async def test_a_kind_that_is_gone_is_an_outage(memory: Memory, reconciler: Reconciler) -> None:
     await listing.load(memory, reconciler)
     memory.outages = 1
-    sweeper = Sweeper(memory, reconciler, interval=0.001)
+    sweeper = Sweeper(lambda: listing.sweep(memory, reconciler), interval=0.001)
     task = asyncio.create_task(sweeper.run())
     async with asyncio.timeout(10):
         while memory.outages:  # noqa: ASYNC110  counts down by itself

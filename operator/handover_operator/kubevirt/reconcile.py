@@ -1,0 +1,363 @@
+"""The adapter's loop: observe, resolve, write. It decides nothing itself.
+
+Like reconcile.py it writes level-triggered, and only while ``run`` runs. Our own objects come to it
+from the reconciler, and every answer to a write goes back there first: there is one place that
+knows them. What KubeVirt or a person made is never written.
+"""
+
+import contextlib
+import datetime as dt
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+import structlog
+
+from handover_api.livemigration import Outcome
+from handover_api.names import ObjectKey
+from handover_operator import gather as own_gather
+from handover_operator import knowledge, metrics
+from handover_operator.cluster import Absent, Cluster, Conflict, Refused
+from handover_operator.gather import RawObject
+from handover_operator.kinds import AnyKind, Foreign, Kind
+from handover_operator.knowledge import Version
+from handover_operator.kubevirt import gather, objects
+from handover_operator.kubevirt.adapter import Adapter, Change
+from handover_operator.kubevirt.ledger import Ledger
+from handover_operator.kubevirt.objects import Create, Delete, Patch, Write
+from handover_operator.kubevirt.wishes import Need, Owner, Remark, Wishes
+from handover_operator.notices import Notice
+from handover_operator.outcome import Undecided
+from handover_operator.reconcile import Reconciler
+from handover_operator.workqueue import Outdated, Temporary, WorkQueue
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """An object of ours to bring up to date."""
+
+    kind: Kind
+    key: ObjectKey
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Saying:
+    """Something to say about an object."""
+
+    kind: AnyKind
+    key: ObjectKey
+    uid: str
+    notice: Notice
+
+    def __str__(self) -> str:
+        return f"Event {self.notice.reason} of {self.kind} {self.key}"
+
+
+class AdapterReconciler:
+    """Keeps what is known of KubeVirt's world, and writes what follows from it.
+
+    It is idle until ``start``, and after ``stop``: then nothing is made, changed or deleted.
+    """
+
+    def __init__(
+        self, cluster: Cluster, reconciler: Reconciler, clock: Callable[[], dt.datetime]
+    ) -> None:
+        self.adapter = Adapter()
+        self.ledger = Ledger()
+        self.is_active = False
+        self._cluster = cluster
+        self._reconciler = reconciler
+        self._clock = clock
+        self._queue: WorkQueue[Subject | Saying | Need] = WorkQueue(self._work)
+        self._versions: dict[tuple[Foreign, ObjectKey], Version] = {}
+        self._lost: set[str] = set()
+        self._said: set[object] = set()
+        self._runs = False
+        self._log = structlog.get_logger()
+        reconciler.known.followers.append(self)
+        reconciler.known.resolver.driver = self._course
+
+    def __len__(self) -> int:
+        """Count the objects that wait to be written or asked for."""
+        return len(self._queue)
+
+    async def run(self, workers: int) -> None:
+        """Write until cancelled; whatever is not as it should be now is found anew."""
+        self._runs = True
+        try:
+            self._review()
+            await self._queue.run(workers)
+        finally:
+            self._runs = False
+            self._queue.clear()
+
+    def start(self) -> None:
+        """All three kinds were listed: from now on what is absent is really absent."""
+        self.adapter.put_complete()
+        self.is_active = True
+        self._said |= {
+            remark for change in self.adapter.resolve().values() for remark in change.after.remarks
+        }
+        self._review()
+
+    def stop(self) -> None:
+        """KubeVirt is gone, and so is all that was known of it; what we made stays."""
+        self.is_active = False
+        self.adapter = Adapter()
+        self._versions.clear()
+        self._lost.clear()
+        self._said.clear()
+
+    def observe(self, kind: Foreign, raw: RawObject) -> None:
+        """Take in one version of an object; an older one than the last is ignored."""
+        key, version = own_gather.key(raw), knowledge.version_of(raw)
+        known = self._versions.get((kind, key))
+        if known is not None and version.number < known.number:
+            return
+        self._versions[kind, key] = version
+        fact = gather.read(kind, raw)
+        if fact is None:
+            self.adapter.drop(kind, key)
+        else:
+            self.adapter.put(kind, fact)
+        self._advance()
+
+    def forget(self, kind: Foreign, key: ObjectKey, uid: str) -> None:
+        """Take in that this very object is gone."""
+        known = self._versions.get((kind, key))
+        if known is None or known.uid != uid:
+            return
+        del self._versions[kind, key]
+        self.adapter.drop(kind, key)
+        self._advance()
+
+    def retain(self, kind: Foreign, existing: Mapping[ObjectKey, str], version: int) -> None:
+        """Forget what a list of this version does not hold and nothing newer told us of."""
+        gone = [
+            (key, known.uid)
+            for (of, key), known in self._versions.items()
+            if of is kind and known.number <= version and existing.get(key) != known.uid
+        ]
+        for key, uid in gone:
+            self._log.info("vanished", kind=kind.value, object=str(key))
+            self.forget(kind, key, uid)
+
+    def put(self, kind: Kind, key: ObjectKey, raw: RawObject) -> None:
+        """Take in a version of an object of ours (knowledge.Follower)."""
+        self.ledger.put(kind, key, raw)
+        self._look(kind, (key,))
+
+    def drop(self, kind: Kind, key: ObjectKey) -> None:
+        """Take in that an object of ours is gone (knowledge.Follower)."""
+        self.ledger.drop(kind, key)
+        self._look(kind, (key,))
+
+    @property
+    def _decides(self) -> bool:
+        return self.is_active and self._runs and self._cluster.may_write()
+
+    def _course(self, uid: str) -> Outcome | Undecided | None:
+        """Say how a VMIM ended (outcome.Driver)."""
+        return self.adapter.course(uid) if self.is_active else None
+
+    def _review(self) -> None:
+        """Look at everything; only what differs is written."""
+        if not self._decides:
+            return
+        self._advance()
+        for wishes in self.adapter.wishes().values():
+            self._pursue(wishes)
+        self._look(Kind.ENDPOINT, list(self.ledger.endpoints))
+        self._look(Kind.MIGRATION, list(self.ledger.migrations))
+
+    def _advance(self) -> None:
+        """Resolve what has changed, and queue what is to be written."""
+        if not self.is_active:
+            return
+        for change in self.adapter.resolve().values():
+            self._tell_reconciler(change)
+            self._remark(change.after.remarks)
+            self._pursue(change.before)
+            self._pursue(change.after)
+
+    def _tell_reconciler(self, change: Change) -> None:
+        """Let the roles of VMIMs be judged again that may have ended."""
+        owners: set[tuple[str, Owner]] = set()
+        for wishes in (change.before, change.after):
+            owners |= {(key.namespace, each.owner) for key, each in wishes.migrations.items()}
+        for namespace, owner in owners:
+            self._reconciler.doubt(namespace, owner.uid)
+
+    def _pursue(self, wishes: Wishes) -> None:
+        """Queue what differs from *wishes*, and what must be asked for."""
+        self._look(Kind.ENDPOINT, wishes.endpoints)
+        self._look(Kind.MIGRATION, wishes.migrations)
+        for uid in wishes.judged:
+            for kind, key in tuple(self.ledger.of_owner[uid]):
+                self._look(kind, (key,))
+        if self._decides:
+            for need in wishes.needs:
+                self._queue.add(need)
+
+    def _remark(self, remarks: Iterable[Remark]) -> None:
+        for remark in remarks:
+            if self._decides and remark not in self._said:
+                notice = Notice("NotFollowed", remark.text)
+                self._queue.add(Saying(Foreign.VMI, remark.vmi, remark.uid, notice))
+            self._said.add(remark)
+
+    def _look(self, kind: Kind, keys: Iterable[ObjectKey]) -> None:
+        """Queue those objects on which a write is due."""
+        if not self._decides or kind is Kind.CONFIGURATION:
+            return
+        for key in keys:
+            if self._is_in_the_way(kind, key):
+                self._clash(kind, key)
+            elif self._due(kind, key) is not None or self._is_doubtful(kind, key):
+                self._queue.add(Subject(kind, key))
+
+    def _due(self, kind: Kind, key: ObjectKey) -> Write | None:
+        """Return the write that is missing now."""
+        if self.ledger.stranger(kind, key) is not None:
+            return None
+        if kind is Kind.ENDPOINT:
+            seen = self.ledger.endpoints.get(key)
+            is_judged = seen is not None and self.adapter.has_judged(seen.owner_uid)
+            return objects.endpoint(self.adapter.endpoint(key), seen, is_judged=is_judged)
+        migration = self.ledger.migrations.get(key)
+        fate = None if migration is None else self._fate(migration.owner_uid)
+        return objects.migration(self.adapter.migration(key), migration, fate)
+
+    def _fate(self, uid: str) -> Outcome | None:
+        """Return how a VMIM ended that is not there any more."""
+        course = self.adapter.course(uid)
+        if course is None:
+            return Outcome.ABORTED if uid in self._lost else None
+        return None if isinstance(course, Undecided) else course
+
+    def _is_doubtful(self, kind: Kind, key: ObjectKey) -> bool:
+        """A LiveMigration of the adapter's belongs to a VMIM that was never seen."""
+        seen = self.ledger.migrations.get(key) if kind is Kind.MIGRATION else None
+        if seen is None or seen.outcome is not None:
+            return False
+        return self.adapter.course(seen.owner_uid) is None and seen.owner_uid not in self._lost
+
+    def _is_in_the_way(self, kind: Kind, key: ObjectKey) -> bool:
+        """Somebody else's object has the name of one that is wanted."""
+        if self.ledger.stranger(kind, key) is None:
+            return False
+        if kind is Kind.ENDPOINT:
+            endpoint = self.adapter.endpoint(key)
+            return endpoint is not None and endpoint.is_makeable
+        migration = self.adapter.migration(key)
+        return migration is not None and migration.is_makeable
+
+    def _clash(self, kind: Kind, key: ObjectKey) -> None:
+        """Say it once, to whoever looks at either of the two."""
+        uid = self.ledger.stranger(kind, key) or ""
+        wanted = self.adapter.endpoint(key) or self.adapter.migration(key)
+        if wanted is None or (kind, uid) in self._said:
+            return
+        self._said.add((kind, uid))
+        owner = wanted.owner
+        owned = ObjectKey(key.namespace, owner.name)
+        self._log.warning("name_clash", kind=kind.value, object=str(key), owner=str(owned))
+        text = f"{kind} {key.name} was not made by Handover; it is left alone, and {owner.kind}"
+        notice = Notice("NameClash", f"{text} {owner.name} has none", warning=True)
+        self._queue.add(Saying(kind, key, uid, notice))
+        self._queue.add(Saying(owner.kind, owned, owner.uid, notice))
+
+    async def _work(self, item: Subject | Saying | Need) -> None:
+        """Do one thing, or raise Temporary."""
+        if not self._decides:
+            return
+        match item:
+            case Subject():
+                await self._write(item)
+            case Need():
+                await self._ask(item)
+            case Saying():
+                await self._say(item)
+
+    async def _write(self, subject: Subject) -> None:
+        if self._is_doubtful(subject.kind, subject.key):
+            await self._ask_for_owner(subject.key)
+        write = self._due(subject.kind, subject.key)
+        if write is None:
+            return
+        try:
+            await self._send(subject, write)
+        except Absent:
+            return
+        except Conflict as error:
+            metrics.WRITES.labels(subject.kind.value, "conflict").inc()
+            with contextlib.suppress(Absent):
+                raw = await self._cluster.get(subject.kind, subject.key)
+                self._reconciler.observe(subject.kind, raw)
+            raise Outdated(str(error)) from error
+        except Temporary:
+            metrics.WRITES.labels(subject.kind.value, "failed").inc()
+            raise
+        metrics.WRITES.labels(subject.kind.value, "done").inc()
+
+    async def _send(self, subject: Subject, write: Write) -> None:
+        """Send one write, and let the reconciler take in the answer."""
+        kind, key = subject.kind, subject.key
+        match write:
+            case Create(body):
+                self._reconciler.observe(
+                    kind, await self._cluster.create(kind, key.namespace, body)
+                )
+                self._log.info("made", kind=kind.value, object=str(key))
+            case Patch(body):
+                uid = self._reconciler.known.uid(kind, key)
+                raw = await self._cluster.patch(kind, key, body)
+                if self._reconciler.known.uid(kind, key) == uid == raw["metadata"]["uid"]:
+                    self._reconciler.observe(kind, raw)
+                self._log.info(
+                    "changed", kind=kind.value, object=str(key), spec=body.get("spec", {})
+                )
+            case Delete(uid):
+                await self._cluster.delete(kind, key, uid)
+                self._log.info("given_up", kind=kind.value, object=str(key))
+
+    async def _ask(self, need: Need) -> None:
+        """Ask for an object that no watch has shown; after that its machine knows."""
+        try:
+            raw = await self._cluster.get(need.kind, need.key)
+        except Absent:
+            self.adapter.put_absent(need.home, need.uid)
+        else:
+            self.observe(need.kind, raw)
+            if need in self._needs(need.home):
+                self.adapter.put_absent(need.home, need.uid)
+        self._advance()
+        if need.kind is Foreign.VMIM:
+            self._reconciler.doubt(need.key.namespace, need.uid)
+
+    def _needs(self, home: ObjectKey) -> frozenset[Need]:
+        wishes = self.adapter.wishes().get(home)
+        return frozenset() if wishes is None else wishes.needs
+
+    async def _ask_for_owner(self, key: ObjectKey) -> None:
+        """Find out whether the VMIM of a LiveMigration exists that no watch has shown."""
+        uid = self.ledger.migrations[key].owner_uid
+        try:
+            raw = await self._cluster.get(Foreign.VMIM, key)
+        except Absent:
+            self._lost.add(uid)
+            return
+        self.observe(Foreign.VMIM, raw)
+        if raw["metadata"]["uid"] != uid:
+            self._lost.add(uid)
+
+    async def _say(self, saying: Saying) -> None:
+        try:
+            await self._cluster.emit(
+                saying.kind, saying.key, saying.uid, saying.notice, self._clock()
+            )
+        except (Absent, Conflict, Refused) as error:
+            # Its namespace may be going; an Event is not worth a second attempt.
+            self._log.warning("event_lost", about=str(saying), reason=str(error))
