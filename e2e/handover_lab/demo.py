@@ -10,13 +10,14 @@ import argparse
 import asyncio
 import contextlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Final, NoReturn
+from typing import Final
 
 from rich.console import Console
 
@@ -46,13 +47,21 @@ def main() -> int:
         screen.note("Stopped; nothing is left behind.")
         return STOPPED
     except EXPECTED as error:
-        screen.fault(f"The demo ended early: {error}")
+        screen.fault(f"The demo ended early: {sentence(error)}")
         return 1
 
 
-def interrupt(number: int, frame: FrameType | None) -> NoReturn:  # noqa: ARG001  # a handler's
-    """Take a signal to end as Ctrl-C."""
-    raise KeyboardInterrupt
+def interrupt(number: int, frame: FrameType | None) -> None:  # noqa: ARG001  # a handler's
+    """Take a wish to end as Ctrl-C, for which everybody is prepared."""
+    signal.raise_signal(signal.SIGINT)
+
+
+def sentence(error: BaseException) -> str:
+    """Say what went wrong as the one who knows it said it."""
+    if isinstance(error, subprocess.CalledProcessError):
+        said = error.stderr.decode() if isinstance(error.stderr, bytes) else error.stderr
+        return f"{' '.join(map(str, error.cmd))}: {(said or '').strip() or error.returncode}"
+    return str(error) or type(error).__name__
 
 
 def outside(screen: Screen) -> int:
@@ -77,6 +86,8 @@ def outside(screen: Screen) -> int:
 def inside(screen: Screen, *, keep: bool) -> int:
     """Start the cluster and perform."""
     screen.headline("A cluster of two nodes")
+    # What an earlier demonstration proved must not pass for what this one did.
+    shutil.rmtree(acts.BUILD, ignore_errors=True)
     room = sandbox.files()
     with contextlib.ExitStack() as undo:
         with screen.step("starting the cluster", "the cluster stands"):
