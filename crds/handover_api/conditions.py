@@ -24,6 +24,8 @@ class MigrationReason(enum.StrEnum):
     GONE = "Gone"
     LISTENING = "Listening"
     NOT_LISTENING = "NotListening"
+    AWAITING_AGENT = "AwaitingAgent"
+    AGENT_SILENT = "AgentSilent"
     NO_TARGET = "NoTarget"
     ANNOUNCED = "Announced"
     NOT_ANNOUNCED = "NotAnnounced"

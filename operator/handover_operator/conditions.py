@@ -14,6 +14,8 @@ from handover_api.livemigration import (
     LiveMigrationStatus,
     Phase,
     SideStatus,
+    Source,
+    Target,
 )
 from handover_api.model import Condition
 from handover_api.workloadendpoint import Cutover, State
@@ -23,6 +25,9 @@ from handover_operator.standing import Standing
 
 LINGERS_AFTER: Final = dt.timedelta(seconds=5)
 """A source that still has routes so long after the success is worth an Event."""
+
+SILENT_AFTER: Final = dt.timedelta(seconds=10)
+"""A target's agent that has done nothing for so long may not be there; an Event says so."""
 
 
 class _Draft(NamedTuple):
@@ -59,9 +64,12 @@ def status(migration: LiveMigration, standing: Standing, now: dt.datetime) -> Li
 def wake(migration: LiveMigration) -> dt.datetime | None:
     """Return when the status changes though nothing else does."""
     lingers = _condition(migration, Type.SOURCE_LINGERS)
-    if lingers is None or lingers.reason != Reason.WITHDRAWING:
-        return None
-    return lingers.last_transition_time + LINGERS_AFTER
+    if lingers is not None and lingers.reason == Reason.WITHDRAWING:
+        return lingers.last_transition_time + LINGERS_AFTER
+    ready, start = _condition(migration, Type.TARGET_READY), migration.status.start_time
+    if ready is not None and ready.reason == Reason.AWAITING_AGENT and start is not None:
+        return start + SILENT_AFTER
+    return None
 
 
 def expiry(migration: LiveMigration) -> dt.datetime | None:
@@ -87,52 +95,82 @@ def _drafts(
 ) -> Sequence[_Draft]:
     drafts = [
         _cut_over(migration, standing),
-        *_ended(phase),
+        *_ended(migration, standing, phase),
         *_conflicted(migration, standing),
         *_lingering(migration, standing, now),
     ]
     if standing.decision is None:
-        drafts += [*_resolved(migration, standing), _target_ready(migration, standing)]
+        drafts += [*_resolved(migration, standing), _target_ready(migration, standing, now)]
     return drafts
 
 
 def _resolved(migration: LiveMigration, standing: Standing) -> Iterator[_Draft]:
     """A side that was not asked for has no condition."""
-    if migration.spec.source is not None:
+    source, target = migration.spec.source, migration.spec.target
+    if source is not None:
         absent = Reason.GONE if standing.source_was_resolved else Reason.NOT_FOUND
-        yield _found(Type.SOURCE_RESOLVED, standing.sources, absent)
-    if migration.spec.target is not None:
-        yield _found(Type.TARGET_RESOLVED, standing.targets, Reason.NOT_FOUND)
+        yield _found(Type.SOURCE_RESOLVED, standing.sources, absent, _wanted(source))
+    if target is not None:
+        wanted = "that the selector matches" if target.selector is not None else _wanted(target)
+        yield _found(Type.TARGET_RESOLVED, standing.targets, Reason.NOT_FOUND, wanted)
 
 
-def _found(wanted: Type, endpoints: Sequence[Endpoint], absent: Reason) -> _Draft:
+def _wanted(side: Source | Target) -> str:
+    if side.workload is not None:
+        return f"of workload {side.workload.name}"
+    return f"{side.endpoint.name}" if side.endpoint is not None else ""
+
+
+def _found(wanted: Type, endpoints: Sequence[Endpoint], absent: Reason, which: str) -> _Draft:
     if endpoints:
-        listed = ", ".join(f"{endpoint.key.name} on {endpoint.node}" for endpoint in endpoints)
+        listed = ", ".join(_where(endpoint) for endpoint in endpoints)
         return _Draft(wanted, holds=True, reason=Reason.RESOLVED, message=listed)
-    return _Draft(wanted, holds=False, reason=absent, message="no WorkloadEndpoint matches")
+    message = f"there is no WorkloadEndpoint {which}"
+    return _Draft(wanted, holds=False, reason=absent, message=message)
 
 
-def _target_ready(migration: LiveMigration, standing: Standing) -> _Draft:
+def _where(endpoint: Endpoint) -> str:
+    return f"{endpoint.key.name} on {endpoint.node}"
+
+
+def _target_ready(migration: LiveMigration, standing: Standing, now: dt.datetime) -> _Draft:
     uid = migration.migration_uid
     if not standing.targets:
         return _Draft(Type.TARGET_READY, holds=False, reason=Reason.NO_TARGET)
-    missing = [
-        _missing(target, uid)
+    unready = [
+        target
         for target in standing.targets
         if not (target.is_listening_for(uid) or target.is_alive_for(uid))
     ]
-    if missing and not _held_before(migration, Type.CUT_OVER):
-        message = "; ".join(missing)
-        return _Draft(Type.TARGET_READY, holds=False, reason=Reason.NOT_LISTENING, message=message)
+    if unready and not _held_before(migration, Type.CUT_OVER):
+        reason = _unready(migration, unready, now)
+        message = "; ".join(_missing(target, uid) for target in unready)
+        return _Draft(Type.TARGET_READY, holds=False, reason=reason, message=message)
     return _Draft(Type.TARGET_READY, holds=True, reason=Reason.LISTENING)
 
 
+def _unready(migration: LiveMigration, targets: Iterable[Endpoint], now: dt.datetime) -> Reason:
+    """Tell an agent that has something to say from one that may not be there."""
+    uid, start = migration.migration_uid, migration.status.start_time
+    if not any(
+        target.assignment.migration_uid == uid and target.acted_uid != uid for target in targets
+    ):
+        return Reason.NOT_LISTENING
+    is_late = start is not None and now - start >= SILENT_AFTER
+    return Reason.AGENT_SILENT if is_late else Reason.AWAITING_AGENT
+
+
 def _missing(target: Endpoint, migration_uid: str) -> str:
-    where = f"{target.key.name} on {target.node}"
+    where = _where(target)
     if target.assignment.migration_uid != migration_uid:
         return f"{where} carries no role of this migration"
+    if target.state is None:
+        return f"{where}: no agent has reported from that node; do the node and its agent run?"
     if target.acted_uid != migration_uid:
-        return f"{where}: the node's agent has not acted upon the role yet"
+        return (
+            f"{where}: the node's agent has not acted upon the role yet, it last reported state"
+            f" {target.state}"
+        )
     if target.state is not State.TARGET:
         return f"{where} is in state {target.state}"
     return f"{where} is not listening"
@@ -150,15 +188,23 @@ def _held_before(migration: LiveMigration, wanted: Type) -> bool:
     return found is not None and found.status == "True"
 
 
-def _ended(phase: Phase) -> Iterator[_Draft]:
+def _ended(migration: LiveMigration, standing: Standing, phase: Phase) -> Iterator[_Draft]:
     reason = {
         Phase.SUCCEEDED: Reason.SUCCEEDED,
         Phase.ABORTED: Reason.ABORTED,
         Phase.CONVERGING: Reason.CONVERGING,
     }.get(phase, Reason.IN_PROGRESS)
     converged = phase is Phase.SUCCEEDED
-    yield _Draft(Type.CONVERGED, converged, Reason.ALL_IN_BASE if converged else reason)
+    awaited = _awaited(migration, standing) if phase is Phase.CONVERGING else ""
+    yield _Draft(Type.CONVERGED, converged, Reason.ALL_IN_BASE if converged else reason, awaited)
     yield _Draft(Type.FINISHED, phase in phases.FINISHED, reason)
+
+
+def _awaited(migration: LiveMigration, standing: Standing) -> str:
+    """Name the targets whose agents have not returned them to Base; SourceLingers has its own."""
+    slow = phases.unconverged(migration, standing)
+    states = ", ".join(f"{_where(target)} in state {target.state}" for target in slow)
+    return f"waits for {states}" if states else ""
 
 
 def _conflicted(migration: LiveMigration, standing: Standing) -> Iterator[_Draft]:
@@ -179,7 +225,7 @@ def _lingering(migration: LiveMigration, standing: Standing, now: dt.datetime) -
         since = before.last_transition_time if before and before.status == "True" else now
         late = now - since >= LINGERS_AFTER
         reason = Reason.STILL_ROUTED if late else Reason.WITHDRAWING
-        listed = ", ".join(f"{source.key.name} on {source.node}" for source in standing.lingering)
+        listed = ", ".join(_where(source) for source in standing.lingering)
         message = f"the targets keep their priority until these have no routes: {listed}"
         yield _Draft(Type.SOURCE_LINGERS, holds=True, reason=reason, message=message)
     elif before is not None:

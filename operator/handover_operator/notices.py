@@ -27,23 +27,30 @@ def malformed(found: Unreadable) -> Notice:
 
 def notices(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterator[Notice]:
     """Compare two statuses of one migration; the order is the order in which things happen."""
-    if _changed(before, after, Type.CONFLICTED):
-        found = _condition(after, Type.CONFLICTED)
-        if found is not None and found.status == "True":
-            yield Notice(found.reason, found.message, warning=True)
+    yield from _alarms(before, after)
     if after.phase is Phase.READY and before.phase is not Phase.READY:
         nodes = ", ".join(side.node for side in after.target)
         yield Notice("Ready", f"the target is listening on {nodes}")
     if _changed(before, after, Type.CUT_OVER):
         yield Notice("CutOver", "; ".join(_cutovers(after)) or "every target is live")
-    if _changed(before, after, Type.SOURCE_LINGERS):
-        found = _condition(after, Type.SOURCE_LINGERS)
-        if found is not None and found.reason == Reason.STILL_ROUTED:
-            yield Notice("SourceLingers", found.message, warning=True)
     if after.phase is Phase.SUCCEEDED and before.phase is not Phase.SUCCEEDED:
         yield Notice("Succeeded", "the network follows the guest; all targets are back in Base")
     if after.phase is Phase.ABORTED and before.phase is not Phase.ABORTED:
         yield Notice("Aborted", "the source keeps the traffic, or gets it back", warning=True)
+
+
+def _alarms(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterator[Notice]:
+    """Say what a person should look at."""
+    for wanted in (Type.CONFLICTED, Type.TARGET_READY, Type.SOURCE_LINGERS):
+        found = _condition(after, wanted)
+        if found is None or not _changed(before, after, wanted):
+            continue
+        if wanted is Type.SOURCE_LINGERS and found.reason == Reason.STILL_ROUTED:
+            yield Notice("SourceLingers", found.message, warning=True)
+        elif found.reason == Reason.AGENT_SILENT or (
+            wanted is Type.CONFLICTED and found.status == "True"
+        ):
+            yield Notice(found.reason, found.message, warning=True)
 
 
 def _cutovers(status: LiveMigrationStatus) -> Iterator[str]:

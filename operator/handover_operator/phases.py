@@ -4,6 +4,7 @@ from typing import Final
 
 from handover_api.livemigration import LiveMigration, Outcome, Phase
 from handover_api.workloadendpoint import Role, State
+from handover_operator.facts import Endpoint
 from handover_operator.standing import Standing
 
 FINISHED: Final = frozenset({Phase.SUCCEEDED, Phase.ABORTED})
@@ -48,9 +49,14 @@ def has_cut_over(migration: LiveMigration, standing: Standing) -> bool:
 
 def has_converged(migration: LiveMigration, standing: Standing) -> bool:
     """All were told, and the targets that succeeded are back in Base or gone."""
+    return not standing.untold and not unconverged(migration, standing)
+
+
+def unconverged(migration: LiveMigration, standing: Standing) -> tuple[Endpoint, ...]:
+    """Return the targets that were told of the success and are not back in Base."""
     uid = migration.migration_uid
-    return not standing.untold and all(
-        target.state is State.BASE
+    return tuple(
+        target
         for target in standing.targets
-        if target.has_ended(Role.TARGET, uid, Outcome.SUCCEEDED)
+        if target.has_ended(Role.TARGET, uid, Outcome.SUCCEEDED) and target.state is not State.BASE
     )

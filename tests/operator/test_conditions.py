@@ -69,11 +69,11 @@ def test_only_a_named_side_has_to_be_resolved(
 
 
 def test_a_target_is_ready_when_it_listens_for_this_migration(running: Any) -> None:
-    assert running.condition("TargetReady") == ("False", "NotListening")
+    assert running.condition("TargetReady") == ("False", "AwaitingAgent")
     running.report("b", State.TARGET, listening=False)
     assert running.condition("TargetReady") == ("False", "NotListening")
     running.report("b", State.TARGET, acted_uid="another")
-    assert running.condition("TargetReady") == ("False", "NotListening")
+    assert running.condition("TargetReady") == ("False", "AwaitingAgent")
     running.report("b", State.ASKING)
     assert "is in state Asking" in message(running, "TargetReady")
     running.report("b", State.TARGET)
@@ -95,8 +95,66 @@ def test_a_target_that_serves_another_migration_says_so(
 
 def test_the_agent_that_does_not_act_is_named(running: Any) -> None:
     assert message(running, "TargetReady") == (
-        "b on node-b: the node's agent has not acted upon the role yet"
+        "b on node-b: no agent has reported from that node; do the node and its agent run?"
     )
+    running.report("b", State.BASE, acted_uid=None)
+    assert message(running, "TargetReady") == (
+        "b on node-b: the node's agent has not acted upon the role yet, it last reported state Base"
+    )
+
+
+def test_an_agent_that_is_silent_for_long_is_told_of_once(running: Any) -> None:
+    assert conditions.wake(running.migration("m1")) == running.now + conditions.SILENT_AFTER
+    running.wait(9).apply(running.migration("m1"))
+    assert running.condition("TargetReady") == ("False", "AwaitingAgent")
+    running.wait(1).apply(running.migration("m1"))
+    assert running.condition("TargetReady") == ("False", "AgentSilent")
+    assert conditions.wake(running.migration("m1")) is None
+    running.report("b", State.TARGET)
+    assert running.condition("TargetReady") == ("True", "Listening")
+
+
+def test_while_the_source_is_unknown_nobody_calls_an_agent_silent(
+    world: Any, migration: Migration, endpoint: Build
+) -> None:
+    world.apply(endpoint("b"), migration(source="x", target="b"))
+    assert conditions.wake(world.migration("m1")) is None
+    world.wait(60).apply(world.migration("m1"))
+    assert world.condition("TargetReady") == ("False", "AwaitingAgent")
+
+
+@pytest.mark.parametrize(
+    ("fields", "side", "expected"),
+    [
+        ({"source": "x"}, "SourceResolved", "there is no WorkloadEndpoint of workload x"),
+        (
+            {"source": {"endpoint": {"name": "x"}}},
+            "SourceResolved",
+            "there is no WorkloadEndpoint x",
+        ),
+        (
+            {"target": {"selector": {"matchLabels": {"app": "x"}}}},
+            "TargetResolved",
+            "there is no WorkloadEndpoint that the selector matches",
+        ),
+        ({"target": "x"}, "TargetResolved", "there is no WorkloadEndpoint of workload x"),
+    ],
+)
+def test_what_is_missing_is_named(
+    world: Any, migration: Migration, fields: dict[str, Any], side: str, expected: str
+) -> None:
+    world.apply(migration(**fields))
+    assert message(world, side) == expected
+
+
+def test_a_target_that_does_not_return_to_base_is_named(running: Any, migration: Migration) -> None:
+    running.report("a", State.BASE).report("b", State.LIVE)
+    running.apply(migration(source="a", target="b", outcome="Succeeded", status=told(running)))
+    assert message(running, "Converged") == ""  # the source has not been told yet
+    running.report("a", State.WITHDRAWN).report("b", State.TIME_WAIT)
+    assert message(running, "Converged") == "waits for b on node-b in state TimeWait"
+    running.report("b", State.BASE)
+    assert message(running, "Converged") == ""
 
 
 def test_every_target_has_to_cut_over(running: Any, endpoint: Build) -> None:
@@ -265,8 +323,8 @@ def test_a_finished_migration_expires(
 
 
 def test_a_lingering_source_wakes_the_operator_once(running: Any, migration: Migration) -> None:
-    assert conditions.wake(running.migration("m1")) is None
     running.report("a", State.BASE).report("b", State.LIVE)
+    assert conditions.wake(running.migration("m1")) is None
     running.apply(migration(source="a", target="b", outcome="Succeeded", status=told(running)))
     since = running.now.replace(microsecond=0)
     assert conditions.wake(running.migration("m1")) == since + dt.timedelta(seconds=5)

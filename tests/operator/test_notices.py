@@ -86,6 +86,15 @@ def test_a_conflict_is_told_when_it_begins_or_changes(teller: Teller, migration:
     assert teller.tell()[-1:] == []
 
 
+def test_a_silent_agent_is_told_once(teller: Teller) -> None:
+    world = teller.world
+    assert teller.tell() == []
+    world.wait(10).apply(world.migration("m1"))
+    assert teller.tell() == [("AgentSilent", True)]
+    world.wait(10).apply(world.migration("m1"))
+    assert teller.tell() == []
+
+
 def test_a_malformed_object_is_told_by_its_field() -> None:
     told = notices.malformed(Unreadable(ObjectKey("default", "b"), "spec.node", "Field required"))
     assert told.warning
