@@ -50,6 +50,21 @@ TOLERATIONS: Final[Schema] = {
         },
     }
 }
+SPREADING: Final[Schema] = {
+    "items": {
+        "type": "object",
+        "additionalProperties": False,
+        "required": ["maxSkew", "topologyKey", "whenUnsatisfiable"],
+        "properties": {
+            "maxSkew": {"type": "integer", "minimum": 1},
+            "topologyKey": {"type": "string"},
+            "whenUnsatisfiable": {"enum": ["DoNotSchedule", "ScheduleAnyway"]},
+            "minDomains": {"type": "integer", "minimum": 1},
+            "nodeAffinityPolicy": {"enum": ["Honor", "Ignore"]},
+            "nodeTaintsPolicy": {"enum": ["Honor", "Ignore"]},
+        },
+    }
+}
 TYPES: Final = {bool: "boolean", int: "integer", str: "string", list: "array", dict: "object"}
 
 
@@ -147,6 +162,8 @@ def narrowing_of(text: str) -> Mapping[str, object]:
             return RESOURCES
         case "tolerations":
             return TOLERATIONS
+        case "spreading":
+            return SPREADING
     written: Mapping[str, object] = yaml.safe_load(text)
     return written
 

@@ -54,10 +54,14 @@ def test_every_object_is_closed_or_says_what_it_holds() -> None:
     assert open_objects == []
 
 
-def test_only_an_affinity_is_left_to_kubernetes() -> None:
+def test_only_affinities_and_peers_are_left_to_kubernetes() -> None:
     unchecked = [path for path, each in objects(SCHEMA) if each["additionalProperties"] is True]
 
-    assert unchecked == [".operator.affinity", ".nodeagent.affinity"]
+    assert unchecked == [
+        ".networkPolicy.metricsFrom[]",
+        ".operator.affinity",
+        ".nodeagent.affinity",
+    ]
 
 
 def test_the_defaults_satisfy_the_schema() -> None:

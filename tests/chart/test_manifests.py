@@ -68,6 +68,9 @@ def test_this_is_all_that_is_installed(release: Release) -> None:
         "ClusterRole/handover-edit",
         "ClusterRoleBinding/handover-operator",
         "ClusterRoleBinding/handover-nodeagent",
+        "Role/handover-operator",
+        "RoleBinding/handover-operator",
+        "PodDisruptionBudget/handover-operator",
         "ValidatingAdmissionPolicy/handover-node-status",
         "ValidatingAdmissionPolicy/handover-annotations",
         "ValidatingAdmissionPolicyBinding/handover-node-status",
@@ -135,8 +138,51 @@ def test_the_agent_runs_on_every_node_before_others_and_ends_in_peace(release: R
     assert spec["terminationGracePeriodSeconds"] == 600
     assert release[NODEAGENT]["spec"]["updateStrategy"] == {
         "type": "RollingUpdate",
-        "rollingUpdate": {"maxUnavailable": 1},
+        "rollingUpdate": {"maxUnavailable": "10%"},
     }
+
+
+def test_the_operator_is_there_twice_and_never_less_than_once(release: Release) -> None:
+    spec = release[OPERATOR]["spec"]
+    budget = release["PodDisruptionBudget/handover-operator"]["spec"]
+
+    assert spec["replicas"] == 2
+    assert spec["strategy"]["rollingUpdate"] == {"maxSurge": 1, "maxUnavailable": 0}
+    assert budget == {
+        "maxUnavailable": 1,
+        "unhealthyPodEvictionPolicy": "AlwaysAllow",
+        "selector": spec["selector"],
+    }
+
+
+def test_the_operators_pods_are_spread_over_zones_and_nodes(release: Release) -> None:
+    spread = pod(release, OPERATOR)["topologySpreadConstraints"]
+
+    assert [each["topologyKey"] for each in spread] == [
+        "topology.kubernetes.io/zone",
+        "kubernetes.io/hostname",
+    ]
+    for each in spread:
+        # A cluster of one node has room for both.
+        assert each["whenUnsatisfiable"] == "ScheduleAnyway"
+        assert each["labelSelector"] == release[OPERATOR]["spec"]["selector"]
+        assert each["matchLabelKeys"] == ["pod-template-hash"]
+
+
+def test_labels_and_annotations_for_all_reach_every_object(render: Render) -> None:
+    optional = ("podMonitor", "prometheusRule", "grafanaDashboard", "networkPolicy")
+    found = render(
+        *(f"{name}.enabled=true" for name in optional),
+        "commonLabels.team=net",
+        "commonLabels.app\\.kubernetes\\.io/name=other",
+        "commonAnnotations.note=hello",
+    )
+
+    for each in found:
+        metadata = each["metadata"]
+        assert metadata["labels"]["team"] == "net", each["kind"]
+        assert metadata["labels"]["app.kubernetes.io/name"] == "handover"
+        assert metadata["annotations"]["note"] == "hello", each["kind"]
 
 
 def test_the_agent_remembers_on_the_node(release: Release) -> None:
@@ -162,6 +208,10 @@ def test_the_agent_is_told_its_node_and_to_end_before_it_is_killed(release: Rele
 def test_the_operator_is_told_where_the_configuration_is(release: Release) -> None:
     assert variables(release, OPERATOR) == {
         "HANDOVER_CONFIGURATION_FILE": "/etc/handover/configuration.yaml",
+        "HANDOVER_LEADER_ELECTION": "true",
+        "HANDOVER_NAMESPACE": "metadata.namespace",
+        "HANDOVER_POD_NAME": "metadata.name",
+        "HANDOVER_POD_UID": "metadata.uid",
         "HANDOVER_PORT": "8080",
         "HANDOVER_LOG_LEVEL": "info",
         "HANDOVER_LOG_FORMAT": "json",

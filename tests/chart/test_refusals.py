@@ -29,6 +29,11 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
         ("operator.image.repository=", "at '/operator/image/repository'", "want 1"),
         ("nodeagent.tolerations[0].kee=x", "at '/nodeagent/tolerations/0'", "'kee' not allowed"),
         ("nodeagent.resources.limit.cpu=1", "at '/nodeagent/resources'", "'limit' not allowed"),
+        ("operator.replicas=0", "at '/operator/replicas'", "want 1"),
+        ("operator.topologySpreadConstraints[0].maxSkew=1", "'/operator/topology", "missing"),
+        ("podMonitor.labels.x=1", "at '/podMonitor/labels/x'", "want string"),
+        ("policies.node=true", "at '/policies'", "'node' not allowed"),
+        ("networkPolicy.apiServerPorts[0]=0", "at '/networkPolicy/apiServerPorts/0'", "want 1"),
         ("crds.install=maybe", "at '/crds/install'", "want boolean"),
     ],
 )
@@ -40,7 +45,7 @@ def test_a_wrong_value_is_named(helm: Run, setting: str, place: str, problem: st
     assert problem in sentence
 
 
-@pytest.mark.parametrize("setting", ["global.registry=x", "nodeagent.maxUnavailable=10%"])
+@pytest.mark.parametrize("setting", ["global.registry=x", "nodeagent.maxUnavailable=1"])
 def test_a_right_value_is_taken(helm: Run, setting: str) -> None:
     assert helm("template", "handover", CHART, "--set", setting).returncode == 0
 

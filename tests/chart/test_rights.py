@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from handover_operator import leadership
+
 Manifest = dict[str, Any]
 Release = dict[str, Manifest]
 Render = Callable[..., list[Manifest]]
@@ -37,6 +39,18 @@ def test_the_operator_has_the_rights_that_it_uses(release: Release) -> None:
         ("apiextensions.k8s.io", "customresourcedefinitions", "watch"),
         ("", "events", "create"),
     }
+
+
+def test_the_operators_replicas_share_one_lease(release: Release) -> None:
+    group = "coordination.k8s.io"
+
+    assert rights(release, "Role/handover-operator") == {
+        (group, "leases", "create"),
+        (group, f"leases/{leadership.NAME}", "get"),
+        (group, f"leases/{leadership.NAME}", "patch"),
+    }
+    (subject,) = release["RoleBinding/handover-operator"]["subjects"]
+    assert subject["name"] == "handover-operator"
 
 
 def test_the_agent_has_the_rights_that_it_uses(release: Release) -> None:

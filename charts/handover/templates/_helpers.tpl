@@ -18,6 +18,32 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/part-of: handover
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+{{- with omit .Values.commonLabels "helm.sh/chart" "app.kubernetes.io/name" "app.kubernetes.io/instance" "app.kubernetes.io/version" "app.kubernetes.io/part-of" "app.kubernetes.io/managed-by" "app.kubernetes.io/component" }}
+{{ toYaml . }}
+{{- end }}
+{{- end -}}
+
+{{/* The annotations of an object, those that all have included: (list $ annotations). */}}
+{{- define "handover.annotations" -}}
+{{- with merge (dict) (index . 1) (index . 0).Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+
+{{/* The metadata of an object of one component: (list $ "operator" name annotations). */}}
+{{- define "handover.clusterMetadata" -}}
+{{- $root := index . 0 -}}
+name: {{ index . 2 }}
+labels:
+  {{- include "handover.componentLabels" (list $root (index . 1)) | nindent 2 }}
+{{- include "handover.annotations" (list $root (index . 3)) }}
+{{- end -}}
+
+{{/* The same in the release's namespace. */}}
+{{- define "handover.metadata" -}}
+namespace: {{ (index . 0).Release.Namespace }}
+{{ include "handover.clusterMetadata" . }}
 {{- end -}}
 
 {{/* The objects of one component: (list $ "operator"). */}}
@@ -115,4 +141,28 @@ httpGet:
   {{- end }}
   path: {{ index . 0 }}
   port: http
+{{- end -}}
+
+{{/* The metadata of an object of no one component, with labels of its own: (list $ name labels annotations). */}}
+{{- define "handover.plainMetadata" -}}
+{{- $root := index . 0 -}}
+namespace: {{ $root.Release.Namespace }}
+name: {{ index . 1 }}
+labels:
+  {{- include "handover.labels" $root | nindent 2 }}
+  {{- with index . 2 }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- include "handover.annotations" (list $root (index . 3)) }}
+{{- end -}}
+
+{{/* The pods of both components, and no others of the release. */}}
+{{- define "handover.everyPod" -}}
+matchLabels:
+  app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride }}
+  app.kubernetes.io/instance: {{ .Release.Name }}
+matchExpressions:
+  - key: app.kubernetes.io/component
+    operator: In
+    values: [operator, nodeagent]
 {{- end -}}

@@ -1,0 +1,52 @@
+"""What common settings make of the chart, as text to read: the files in ``golden``.
+
+With HANDOVER_GOLDEN=write the files are made anew; the change is then seen in the diff.
+"""
+
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from handover_lab.chart import CHART
+
+GOLDEN = Path(__file__).parent / "golden"
+SETTINGS = {
+    "default": "{}",
+    "monitored": """
+podMonitor: {enabled: true}
+prometheusRule: {enabled: true, labels: {release: prometheus}}
+networkPolicy: {enabled: true}
+""",
+    "private-registry": """
+imagePullSecrets: [{name: pull}]
+commonLabels: {team: net}
+operator: {image: {repository: registry.example/handover-operator, tag: v1}}
+nodeagent: {image: {repository: registry.example/handover-nodeagent, tag: v1}}
+""",
+    "one-node": """
+operator: {replicas: 1, topologySpreadConstraints: [], podDisruptionBudget: {enabled: false}}
+policies: {nodeStatus: false, annotations: false}
+rbac: {aggregate: false}
+configuration: {mode: observe, probeInterval: 100ms}
+""",
+}
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_the_manifests_are_the_known_ones(
+    name: str, helm: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    values, golden = tmp_path / "values.yaml", GOLDEN / f"{name}.yaml"
+    values.write_text(SETTINGS[name])
+    options = ("--namespace", "handover-system", "--set", "crds.install=false", "--values", values)
+
+    made = helm("template", "handover", CHART, *options)
+
+    assert made.stderr == ""
+    if os.environ.get("HANDOVER_GOLDEN") == "write":
+        golden.parent.mkdir(exist_ok=True)
+        golden.write_text(made.stdout)
+    assert made.stdout.splitlines() == golden.read_text().splitlines()
