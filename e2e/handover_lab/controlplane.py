@@ -5,7 +5,6 @@ Node and RBAC, as anywhere. Who asks shows a client certificate, so credentials 
 had at any time. The API server reaches etcd by a socket in the directory: no port, no one else.
 """
 
-import base64
 import contextlib
 import hashlib
 import http.client
@@ -284,29 +283,21 @@ class ControlPlane:
 
 
 def kubeconfig(url: str, ca: Path, pair: Pair) -> dict[str, object]:
-    """Compose a kubeconfig that needs no other file."""
-    user = {
-        "client-certificate-data": encoded(pair.certificate),
-        "client-key-data": encoded(pair.key),
-    }
+    """Compose a kubeconfig that names the files of its keys.
+
+    With the keys in it, Python clients write them to files of their own, for those who kill them
+    to find.
+    """
+    cluster = {"server": url, "certificate-authority": str(ca)}
+    user = {"client-certificate": str(pair.certificate), "client-key": str(pair.key)}
     return {
         "apiVersion": "v1",
         "kind": "Config",
-        "clusters": [
-            {
-                "name": NAME,
-                "cluster": {"server": url, "certificate-authority-data": encoded(ca)},
-            }
-        ],
+        "clusters": [{"name": NAME, "cluster": cluster}],
         "users": [{"name": NAME, "user": user}],
         "contexts": [{"name": NAME, "context": {"cluster": NAME, "user": NAME}}],
         "current-context": NAME,
     }
-
-
-def encoded(file: Path) -> str:
-    """Read a file in the form that a kubeconfig carries."""
-    return base64.b64encode(file.read_bytes()).decode()
 
 
 def free_port(address: str) -> int:

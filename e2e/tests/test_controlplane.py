@@ -1,6 +1,5 @@
 """Real control planes: who may do what, who is believed, and how each part ends."""
 
-import base64
 import os
 import select
 import signal
@@ -125,9 +124,8 @@ def test_credentials_are_their_owner_s_alone(api_server: ControlPlane) -> None:
 def test_a_kubeconfig_verifies_whom_it_talks_to(api_server: ControlPlane, tmp_path: Path) -> None:
     text = yaml.safe_load(api_server.kubeconfig.read_text())
     assert "insecure-skip-tls-verify" not in text["clusters"][0]["cluster"]
-    other = Authority.make(tmp_path).pair.certificate.read_bytes()
-    encoded = base64.b64encode(other).decode()
-    text["clusters"][0]["cluster"]["certificate-authority-data"] = encoded
+    other = Authority.make(tmp_path).pair.certificate
+    text["clusters"][0]["cluster"]["certificate-authority"] = str(other)
     (tmp_path / "kubeconfig").write_text(yaml.safe_dump(text))
     assert "certificate signed by unknown authority" in kubectl(
         tmp_path / "kubeconfig", "get", "ns"
