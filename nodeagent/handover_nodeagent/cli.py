@@ -7,7 +7,7 @@ import structlog
 import typer
 
 import handover_api
-from handover_nodeagent import access, logs, main
+from handover_nodeagent import access, logs, main, status_command
 from handover_nodeagent import settings as environment
 from handover_nodeagent.sniff import command
 
@@ -24,6 +24,7 @@ app = typer.Typer(
     """,
 )
 app.command("sniff")(command.sniff)
+app.command("status")(status_command.status)
 
 
 def _version(*, asked: bool) -> None:

@@ -11,10 +11,17 @@ from typing import Final
 
 import structlog
 
-from handover_api import names
+from handover_api import __version__, names
 from handover_api.configuration import Settings
 from handover_api.names import ObjectKey
-from handover_nodeagent import access, configuration, health, metrics
+from handover_nodeagent import (
+    access,
+    configuration,
+    health,
+    inspection,
+    local_socket,
+    metrics,
+)
 from handover_nodeagent.apiserver import ApiServer
 from handover_nodeagent.configuration import Invalid
 from handover_nodeagent.kernel import capabilities
@@ -58,7 +65,7 @@ class Agent:
         self.endpoints = Watch(
             api,
             f"{_ROOT}/{names.WORKLOAD_ENDPOINTS}",
-            sink=_Endpoints(self.reconciler, self.observation),
+            sink=_Endpoints(self.reconciler, self.observation, self.reporter),
             field_selector=selector,
         )
         self.configurations = Watch(
@@ -73,7 +80,7 @@ class Agent:
             self.settings.overrides,
         )
         if isinstance(found, Invalid):
-            return last, f"{found.field}: {found.message}"
+            return last, str(found)
         return found, ""
 
     def configure(self) -> None:
@@ -89,12 +96,39 @@ class Agent:
         records = await asyncio.to_thread(self.memory.load)
         await self.observation.begin(records)
         async with asyncio.TaskGroup() as group:
+            group.create_task(self._open_door())
             group.create_task(self.reconciler.kernel.guard.run())
             group.create_task(self.observation.run())
             group.create_task(self.configurations.run())
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.configured.wait(), CONFIGURATION_PATIENCE)
             group.create_task(self.endpoints.run())
+
+    async def _open_door(self) -> None:
+        """Let persons on this node ask, until cancelled."""
+        try:
+            server = await local_socket.serve(self.settings.state_directory, self.show)
+        except OSError as error:
+            _log.warning("no_local_socket", why=f"`status` cannot ask this agent: {error}")
+            return
+        async with server:
+            await server.serve_forever()
+
+    async def show(self) -> bytes:
+        """Show all endpoints, one at a time: announcements go before."""
+        entries: list[inspection.Entry] = []
+        for resident in tuple(self.reconciler.residents.values()):
+            entries.append(inspection.entry(self.reconciler.describe(resident), _now()))
+            await asyncio.sleep(0)
+        snapshot = inspection.Snapshot(
+            node=self.settings.node_name,
+            version=__version__,
+            mode=self.reconciler.settings.mode,
+            synced=self.reconciler.is_synced,
+            endpoints=tuple(entries),
+        )
+        text = await asyncio.to_thread(snapshot.model_dump_json, exclude_none=True)
+        return text.encode()
 
     def unready(self) -> str:
         """Say why nobody may rely on this agent so far; "" when all may."""
@@ -117,9 +151,12 @@ class Agent:
 class _Endpoints:
     """The watch of this node's endpoints."""
 
-    def __init__(self, reconciler: Reconciler, observation: Observation) -> None:
+    def __init__(
+        self, reconciler: Reconciler, observation: Observation, reporter: Reporter
+    ) -> None:
         self._reconciler = reconciler
         self._observation = observation
+        self._reporter = reporter
 
     def put(self, raw: Mapping[str, object]) -> None:
         self._reconciler.put(raw)
@@ -130,6 +167,7 @@ class _Endpoints:
     def synced(self) -> None:
         is_first = not self._reconciler.is_synced
         self._reconciler.synced()
+        self._reporter.retry_now()
         if is_first:
             # The quick look finds only routes that win; once all endpoints are known, find all.
             self._observation.look()

@@ -73,7 +73,7 @@ class Reconciler:
         self.router = self.kernel.router
         self._attendance = Attendance(self, self._feed, self._overdue, _now)
         self._memory = memory
-        self._telling = Telling(reporter, self._standing, _now)
+        self._telling = Telling(reporter, self.describe, _now)
         self._reporter = reporter
         self._unconfirmed: set[ObjectKey] = set()
         self._moved = asyncio.Event()
@@ -473,7 +473,8 @@ class Reconciler:
             if key in self.residents:
                 self._telling.report(self.residents[key])
 
-    def _standing(self, resident: Resident) -> Standing:
+    def describe(self, resident: Resident) -> Standing:
+        """Gather how an endpoint stands now."""
         return telling.describe(resident, self.kernel, self.settings, self.misconfigured)
 
 

@@ -165,19 +165,22 @@ class Agent:
         """What all of them have logged."""
         return (self.directory / "log").read_text()
 
-    def start(self) -> "Agent":
-        """Start one; it may not be ready yet."""
-        environment = {
+    @property
+    def _environment(self) -> dict[str, str]:
+        return {
             "PATH": os.environ["PATH"],
             "KUBECONFIG": str(self.site.plane.kubeconfig),
             "HANDOVER_NODE_NAME": "node-a",
             "HANDOVER_STATE_DIRECTORY": str(self.directory / "state"),
             **self.environment,
         }
+
+    def start(self) -> "Agent":
+        """Start one; it may not be ready yet."""
         with (self.directory / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 self.site.node.command(*self.prefix, str(PROGRAM), "run"),
-                env=environment,
+                env=self._environment,
                 stdout=log,
                 stderr=log,
             )
@@ -192,6 +195,16 @@ class Agent:
         """Read one of its pages; "" while nobody answers."""
         curl = self.site.node.command("curl", "-s", f"http://127.0.0.1:8081{path}")
         return subprocess.run(curl, capture_output=True, text=True, check=False).stdout
+
+    def command(self, *argv: str) -> subprocess.CompletedProcess[str]:
+        """Run another of its commands beside it, as a person on the node does."""
+        return subprocess.run(
+            self.site.node.command(*self.prefix, str(PROGRAM), *argv),
+            env=self._environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
 
     def kill(self) -> None:
         """End it as nobody can prepare for."""
@@ -377,6 +390,24 @@ def test_without_privileges_it_says_so_and_lives(site: Site, agent: Agent) -> No
     assert "CAP_NET_ADMIN is missing" in agent.log
     assert "CAP_NET_RAW is missing" in agent.log
     until(lambda: site.condition("Listening") == ("False", "CannotListen"))
+
+
+def test_a_person_on_the_node_can_ask_it(site: Site, agent: Agent) -> None:
+    site.endpoint()
+    site.say("target")
+    missing = agent.command("status")
+    assert missing.returncode == 1
+    assert "no agent runs on this node" in missing.stderr
+    agent.start().ready()
+    until(lambda: site.condition("Listening") == ("True", "Listening"))
+    site.announce()
+    until(site.is_elevated)
+    shown = until(lambda: text if "RARP" in (text := agent.command("status").stdout) else "")
+    assert "node node-a" in shown
+    assert "default/vm" in shown
+    assert f"{ADDRESS} metric 512" in shown
+    answer = json.loads(agent.command("status", "-o", "json").stdout)
+    assert answer["endpoints"][0]["status"]["state"] == "Live"
 
 
 def test_a_port_that_is_taken_is_named(site: Site, agent: Agent, tmp_path: Path) -> None:
