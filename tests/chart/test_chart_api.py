@@ -77,22 +77,36 @@ def test_the_operator_may_apply_the_default_configuration_and_no_other(kubectl: 
     kubectl("delete", "handoverconfiguration", "default")
 
 
+NOBODYS = [
+    ("get", "secrets"),
+    ("get", "configmaps"),
+    ("get", "pods"),
+    ("create", "pods"),
+    ("update", "workloadendpoints.handover.dev"),
+    ("update", "livemigrations.handover.dev"),
+    ("delete", "handoverconfigurations.handover.dev"),
+    ("patch", "virtualmachineinstances.kubevirt.io"),
+    ("patch", "customresourcedefinitions.apiextensions.k8s.io"),
+    ("list", "events"),
+    ("patch", "nodes"),
+]
+NO_AGENTS = [
+    ("list", "pods"),
+    ("list", "livemigrations.handover.dev"),
+    ("create", "livemigrations.handover.dev"),
+    ("patch", "livemigrations.handover.dev"),
+    ("create", "workloadendpoints.handover.dev"),
+    ("delete", "workloadendpoints.handover.dev"),
+    ("get", "leases.coordination.k8s.io"),
+]
+
+
 @pytest.mark.usefixtures("installed")
-@pytest.mark.parametrize("user", [OPERATOR, AGENT], ids=["operator", "agent"])
 @pytest.mark.parametrize(
-    ("verb", "resource"),
+    ("user", "verb", "resource"),
     [
-        ("get", "secrets"),
-        ("list", "pods"),
-        ("get", "configmaps"),
-        ("create", "workloadendpoints.handover.dev"),
-        ("delete", "workloadendpoints.handover.dev"),
-        ("create", "livemigrations.handover.dev"),
-        ("patch", "livemigrations.handover.dev"),
-        ("delete", "handoverconfigurations.handover.dev"),
-        ("patch", "customresourcedefinitions.apiextensions.k8s.io"),
-        ("list", "events"),
-        ("patch", "nodes"),
+        *((OPERATOR, *right) for right in NOBODYS),
+        *((AGENT, *right) for right in NOBODYS + NO_AGENTS),
     ],
 )
 def test_what_nobody_uses_nobody_may(kubectl: Kubectl, user: str, verb: str, resource: str) -> None:

@@ -63,6 +63,8 @@ def test_this_is_all_that_is_installed(release: Release) -> None:
         "ServiceAccount/handover-operator",
         "ServiceAccount/handover-nodeagent",
         "ClusterRole/handover-operator",
+        "ClusterRole/handover-operator-kubevirt",
+        "ClusterRoleBinding/handover-operator-kubevirt",
         "ClusterRole/handover-nodeagent",
         "ClusterRole/handover-view",
         "ClusterRole/handover-edit",
@@ -208,6 +210,7 @@ def test_the_agent_is_told_its_node_and_to_end_before_it_is_killed(release: Rele
 def test_the_operator_is_told_where_the_configuration_is(release: Release) -> None:
     assert variables(release, OPERATOR) == {
         "HANDOVER_CONFIGURATION_FILE": "/etc/handover/configuration.yaml",
+        "HANDOVER_KUBEVIRT": "true",
         "HANDOVER_LEADER_ELECTION": "true",
         "HANDOVER_NAMESPACE": "metadata.namespace",
         "HANDOVER_POD_NAME": "metadata.name",

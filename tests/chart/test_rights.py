@@ -41,6 +41,30 @@ def test_the_operator_has_the_rights_that_it_uses(release: Release) -> None:
     }
 
 
+def test_for_kubevirt_the_operator_reads_its_kinds_and_makes_ours(release: Release) -> None:
+    own, kubevirt = "handover.dev", "kubevirt.io"
+    kinds = ("virtualmachineinstances", "virtualmachineinstancemigrations")
+
+    assert rights(release, "ClusterRole/handover-operator-kubevirt") == {
+        ("", "pods", "list"),
+        ("", "pods", "watch"),
+        *((kubevirt, kind, verb) for kind in kinds for verb in ("get", "list", "watch")),
+        (own, "workloadendpoints", "create"),
+        (own, "workloadendpoints", "delete"),
+        (own, "livemigrations", "create"),
+        (own, "livemigrations", "patch"),
+    }
+
+
+def test_without_kubevirt_nothing_of_it_may_be_touched(render: Render) -> None:
+    off = render("kubevirt.enabled=false")
+    (operator,) = (each for each in off if each["kind"] == "Deployment")
+
+    assert not any("kubevirt" in each["metadata"]["name"] for each in off)
+    variables = operator["spec"]["template"]["spec"]["containers"][0]["env"]
+    assert {"name": "HANDOVER_KUBEVIRT", "value": "false"} in variables
+
+
 def test_the_operators_replicas_share_one_lease(release: Release) -> None:
     group = "coordination.k8s.io"
 
