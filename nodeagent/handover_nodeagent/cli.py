@@ -9,6 +9,7 @@ import typer
 import handover_api
 from handover_nodeagent import access, logs, main, status_command
 from handover_nodeagent import settings as environment
+from handover_nodeagent.checks import command as checks_command
 from handover_nodeagent.sniff import command
 
 app = typer.Typer(
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.command("sniff")(command.sniff)
 app.command("status")(status_command.status)
+app.command("check")(checks_command.check)
 
 
 def _version(*, asked: bool) -> None:

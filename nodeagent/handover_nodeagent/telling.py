@@ -15,7 +15,7 @@ from handover_nodeagent import commands, metrics, standing
 from handover_nodeagent.enforcement import Enforcement
 from handover_nodeagent.fsm import Step
 from handover_nodeagent.kernel import guard_rules
-from handover_nodeagent.machine import Machine
+from handover_nodeagent.machine import Machine, RouteLevel
 from handover_nodeagent.network import Link
 from handover_nodeagent.report import Reporter
 from handover_nodeagent.resident import Resident
@@ -153,7 +153,9 @@ def describe(
     allowed, link, router = resident.admission.allowed, resident.link, kernel.router
     ours = router.routes_of(allowed, link.index) if link else ()
     contested = router.foreigners.contested
-    rivals = [rival for route in ours if (rival := router.rival(route))]
+    # Normal routes are there to lose: the source's own yields to the one that BGP brings.
+    is_elevated = machine.level(resident.machine) is RouteLevel.ELEVATED
+    rivals = [rival for route in ours if is_elevated and (rival := router.rival(route))]
     return Standing(
         endpoint=resident.endpoint,
         machine=resident.machine,

@@ -410,6 +410,18 @@ def test_a_person_on_the_node_can_ask_it(site: Site, agent: Agent) -> None:
     assert answer["endpoints"][0]["status"]["state"] == "Live"
 
 
+def test_a_node_can_be_checked_beside_a_running_agent(site: Site, agent: Agent) -> None:
+    site.endpoint()
+    agent.start().ready()
+    until(site.routes)
+    done = agent.command("check", "-o", "json")
+    found = {one["check"]: one for one in json.loads(done.stdout)}
+    assert done.returncode == 0, done.stdout
+    assert found["API rights"]["verdict"] == "ok"
+    assert found["state directory"]["verdict"] == "ok"
+    assert found["gateway MAC"]["message"].startswith("ee:ee:ee:ee:ee:ee")
+
+
 def test_a_port_that_is_taken_is_named(site: Site, agent: Agent, tmp_path: Path) -> None:
     agent.start().ready()
     (tmp_path / "second").mkdir()

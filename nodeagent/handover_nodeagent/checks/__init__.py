@@ -1,0 +1,1 @@
+"""What may keep an agent from working on this node, looked at before anybody depends on it."""

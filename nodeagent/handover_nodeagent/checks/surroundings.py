@@ -1,0 +1,189 @@
+"""What the node is like: observed, then judged by ``traps``. Runs in the agent's namespaces."""
+
+import json
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from handover_api.configuration import Settings
+from handover_nodeagent.checks import programs, traps
+from handover_nodeagent.checks.findings import Finding, fail, ok
+from handover_nodeagent.checks.traps import Workload
+from handover_nodeagent.kernel import capabilities, guard_rules, libnftables, links, routes
+from handover_nodeagent.kernel.netlink import ObservationError
+from handover_nodeagent.network import Link
+
+_SOL_NETLINK: Final = 270
+_STRICT_CHECK: Final = 12
+_TRIAL: Final = "handover_check"
+_PROTOCOL_FILES: Final = ("/usr/share/iproute2/rt_protos", "/etc/iproute2/rt_protos")
+_SYSCTL: Final = Path("/proc/sys/net/ipv4/conf")
+
+
+def look(settings: Settings) -> Iterator[Finding]:
+    """Look at everything that is on the node itself."""
+    yield from traps.privileges(capabilities.missing())
+    yield packets()
+    yield strict_check()
+    yield from nftables()
+    try:
+        yield from _network(settings)
+    except ObservationError as error:
+        remedy = "Linux 4.20 or newer and its rtnetlink are needed"
+        yield fail("netlink", f"the kernel's state cannot be read: {error}", remedy)
+
+
+def packets() -> Finding:
+    """Open what guests are heard by."""
+    try:
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0).close()
+    except OSError as error:
+        remedy = "CAP_NET_RAW, and a kernel with CONFIG_PACKET (modprobe af_packet), are needed"
+        return fail("AF_PACKET", f"no guest can be heard: {error.strerror}", remedy)
+    return ok("AF_PACKET", "guests can be heard")
+
+
+def strict_check() -> Finding:
+    """Ask for what makes the kernel filter its dumps."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
+        try:
+            sock.setsockopt(_SOL_NETLINK, _STRICT_CHECK, 1)
+        except OSError as error:
+            text = f"the kernel does not filter its dumps: {error.strerror}"
+            return fail("netlink", text, "Linux 4.20 or newer is needed")
+    return ok("netlink", "dumps are filtered by the kernel")
+
+
+def nftables() -> Iterator[Finding]:
+    """Try the library, then the arp family: a table that goes in the same transaction."""
+    try:
+        context = libnftables.Context()
+    except libnftables.UnavailableError as error:
+        yield fail("nftables", str(error), "without it there is no ARP guard; all else works")
+        return
+    yield ok("nftables", "libnftables can be loaded")
+    trouble = context.run(trial())
+    context.close()
+    if trouble:
+        remedy = "CONFIG_NF_TABLES_ARP (modprobe nf_tables) and CAP_NET_ADMIN are needed"
+        yield fail("nftables arp", f"no ARP guard can be made: {trouble}", remedy)
+    else:
+        yield ok("nftables arp", "the ARP guard can be made")
+
+
+def trial() -> str:
+    """Write a transaction that needs all that the guard needs and leaves nothing."""
+    name = f"arp {_TRIAL}"
+    return (
+        f"add table {name}\n"
+        f"add map {name} workloads {{ type ifname : verdict; }}\n"
+        f"add chain {name} output {{ type filter hook output priority 0; policy accept; }}\n"
+        f"add rule {name} output oifname vmap @workloads\n"
+        f"delete table {name}\n"
+    )
+
+
+def _network(settings: Settings) -> Iterator[Finding]:
+    found = links.observe(settings.route_table)
+    entries = [
+        routes.decode(message)
+        for family in routes.HOST
+        for message in routes.dump(family, settings.route_table)
+    ]
+    workloads = [_workload(link) for link in _leading_to_guests(found, entries)]
+    yield from traps.reverse_path(workloads)
+    yield from traps.proxy_arp(workloads, guarded())
+    foreign = [
+        str(entry)
+        for entry in entries
+        if entry.route.protocol == settings.route_protocol and not (entry.is_host and entry.direct)
+    ]
+    yield from traps.protocol(settings.route_protocol, protocol_names(), foreign)
+    yield from traps.gateway_mac(workloads)
+    yield from _ebpf(found.values())
+    metrics: dict[int, set[int]] = {}
+    for entry in entries:
+        metrics.setdefault(entry.route.protocol, set()).add(entry.route.metric)
+    yield from traps.speakers(metrics, programs.processes(), settings)
+
+
+def _leading_to_guests(
+    found: Mapping[int, Link], entries: Iterable[routes.Entry]
+) -> tuple[Link, ...]:
+    """Return the links with direct host routes that are none of the node's own."""
+    indexes = {entry.route.oif for entry in entries if entry.is_host and entry.direct}
+    own = (link for link in found.values() if link.index in indexes and not link.default_route)
+    return tuple(link for link in own if all(address.is_link_local for address in link.addresses))
+
+
+def _workload(link: Link) -> Workload:
+    strictest = max(_sysctl(link.name, "rp_filter"), _sysctl("all", "rp_filter"))
+    proxies = max(_sysctl(link.name, "proxy_arp"), _sysctl("all", "proxy_arp"))
+    return Workload(link.name, link.mac, strictest, bool(proxies))
+
+
+def _sysctl(interface: str, name: str) -> int:
+    try:
+        return int((_SYSCTL / interface / name).read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return 0
+
+
+def _ebpf(found: Iterable[Link]) -> Iterator[Finding]:
+    looked_at = tuple(found)
+    tcx = programs.at_tcx(looked_at)
+    attached = {**(tcx or {}), **programs.at_tc(looked_at)}
+    names = (link.name for link in looked_at)
+    yield from traps.host_routing(attached, names, "" if tcx is not None else "tcx programs")
+
+
+def guarded() -> frozenset[str]:
+    """Return the interfaces that have an ARP guard now."""
+    try:
+        context = libnftables.Context()
+    except libnftables.UnavailableError:
+        return frozenset()
+    try:
+        listing = context.show(f"list table arp {guard_rules.TABLE}")
+        return frozenset(guard_rules.parse(listing) or ())
+    finally:
+        context.close()
+
+
+def protocol_names() -> Mapping[int, str]:
+    """Return the names of protocol numbers, the administrator's own before the distribution's."""
+    names: dict[int, str] = {}
+    for place in map(Path, _PROTOCOL_FILES):
+        parts = sorted(Path(f"{place}.d").glob("*.conf"))
+        for path in (place, *parts):
+            try:
+                text = path.read_text(encoding="utf-8", errors="replace")
+            except OSError:
+                continue
+            names |= read_protocols(text)
+    return names
+
+
+def read_protocols(text: str) -> Mapping[int, str]:
+    """Read a file as iproute2 does: a number, a name, and comments."""
+    names: dict[int, str] = {}
+    for line in text.splitlines():
+        words = line.split("#", 1)[0].split()
+        if len(words) >= 2 and words[0].isdigit():  # noqa: PLR2004  a number and a name
+            names[int(words[0])] = words[1]
+    return names
+
+
+def state_directory(directory: Path) -> Finding:
+    """Write what the agent would write."""
+    probe = directory / "check.draft"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.write_text(json.dumps({}), encoding="utf-8")
+        probe.unlink()
+    except OSError as error:
+        remedy = "mount a writable hostPath there, or set HANDOVER_STATE_DIRECTORY"
+        text = f"{directory} cannot be written: {error.strerror}; a restart forgets what it knew"
+        return fail("state directory", text, remedy)
+    return ok("state directory", f"{directory} can be written")
