@@ -14,6 +14,7 @@ class MigrationCondition(enum.StrEnum):
     FINISHED = "Finished"
     CONFLICTED = "Conflicted"
     SOURCE_LINGERS = "SourceLingers"
+    ADDRESS_KEPT = "AddressKept"
 
 
 class MigrationReason(enum.StrEnum):
@@ -41,6 +42,9 @@ class MigrationReason(enum.StrEnum):
     WITHDRAWING = "Withdrawing"
     STILL_ROUTED = "StillRouted"
     WITHDRAWN = "Withdrawn"
+    ADDRESS_CHANGED = "AddressChanged"
+    NOT_FOLLOWED = "NotFollowed"
+    KEPT = "Kept"
 
 
 class EndpointCondition(enum.StrEnum):

@@ -101,6 +101,7 @@ def _drafts(
     ]
     if standing.decision is None:
         drafts += [*_resolved(migration, standing), _target_ready(migration, standing, now)]
+        drafts += _address_kept(migration, standing)
     return drafts
 
 
@@ -153,7 +154,8 @@ def _unready(migration: LiveMigration, targets: Iterable[Endpoint], now: dt.date
     """Tell an agent that has something to say from one that may not be there."""
     uid, start = migration.migration_uid, migration.status.start_time
     if not any(
-        target.assignment.migration_uid == uid and target.acted_uid != uid for target in targets
+        target.assignment.migration_uid in {uid, None} and target.acted_uid != uid
+        for target in targets
     ):
         return Reason.NOT_LISTENING
     is_late = start is not None and now - start >= SILENT_AFTER
@@ -162,8 +164,9 @@ def _unready(migration: LiveMigration, targets: Iterable[Endpoint], now: dt.date
 
 def _missing(target: Endpoint, migration_uid: str) -> str:
     where = _where(target)
-    if target.assignment.migration_uid != migration_uid:
-        return f"{where} carries no role of this migration"
+    said = target.assignment
+    if said.role is not None and said.migration_uid != migration_uid:
+        return f"{where} has its role from another migration"
     if target.state is None:
         return f"{where}: no agent has reported from that node; do the node and its agent run?"
     if target.acted_uid != migration_uid:
@@ -216,6 +219,15 @@ def _conflicted(migration: LiveMigration, standing: Standing) -> Iterator[_Draft
         )
     elif _condition(migration, Type.CONFLICTED) is not None:
         yield _Draft(Type.CONFLICTED, holds=False, reason=Reason.NO_CONFLICT)
+
+
+def _address_kept(migration: LiveMigration, standing: Standing) -> Iterator[_Draft]:
+    """Present once the network could not follow."""
+    if standing.obstacle is not None:
+        reason, message = standing.obstacle.reason, standing.obstacle.message
+        yield _Draft(Type.ADDRESS_KEPT, holds=False, reason=reason, message=message)
+    elif _condition(migration, Type.ADDRESS_KEPT) is not None:
+        yield _Draft(Type.ADDRESS_KEPT, holds=True, reason=Reason.KEPT)
 
 
 def _lingering(migration: LiveMigration, standing: Standing, now: dt.datetime) -> Iterator[_Draft]:

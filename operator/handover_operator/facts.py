@@ -6,12 +6,15 @@ why the resource version does not count.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from handover_api.assignment import Assignment
 from handover_api.livemigration import Outcome
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, Role, State
+
+Address = IPv4Address | IPv6Address
 
 UNASSIGNED: Final = Assignment()
 
@@ -29,6 +32,7 @@ class Endpoint:
     workload: str
     uid: str = ""
     labels: Mapping[str, str] = field(default_factory=dict)
+    ips: tuple[Address, ...] = ()
     assignment: Assignment = UNASSIGNED
     state: State | None = None
     acted_uid: str | None = None

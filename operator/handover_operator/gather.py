@@ -45,6 +45,7 @@ def endpoint(raw: RawObject) -> Endpoint | Unreadable:
         node=found.spec.node,
         workload=found.spec.workload,
         labels=found.metadata.labels,
+        ips=found.spec.ips,
         assignment=Assignment.from_annotations(found.metadata.annotations),
         state=status.state,
         acted_uid=status.migration_uid,

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from handover_api.conditions import MigrationCondition as Type
 from handover_api.conditions import MigrationReason as Reason
@@ -17,6 +18,9 @@ class Notice:
     reason: str
     message: str
     warning: bool = False
+
+
+_ALARMING: Final = {(Type.CONFLICTED, "True"), (Type.ADDRESS_KEPT, "False")}
 
 
 def malformed(found: Unreadable) -> Notice:
@@ -41,15 +45,13 @@ def notices(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterator
 
 def _alarms(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterator[Notice]:
     """Say what a person should look at."""
-    for wanted in (Type.CONFLICTED, Type.TARGET_READY, Type.SOURCE_LINGERS):
+    for wanted in (Type.CONFLICTED, Type.ADDRESS_KEPT, Type.TARGET_READY, Type.SOURCE_LINGERS):
         found = _condition(after, wanted)
         if found is None or not _changed(before, after, wanted):
             continue
         if wanted is Type.SOURCE_LINGERS and found.reason == Reason.STILL_ROUTED:
             yield Notice("SourceLingers", found.message, warning=True)
-        elif found.reason == Reason.AGENT_SILENT or (
-            wanted is Type.CONFLICTED and found.status == "True"
-        ):
+        elif found.reason == Reason.AGENT_SILENT or (wanted, found.status) in _ALARMING:
             yield Notice(found.reason, found.message, warning=True)
 
 
@@ -70,5 +72,5 @@ def _changed(before: LiveMigrationStatus, after: LiveMigrationStatus, wanted: Ty
     if new is None:
         return False
     if old is None:
-        return new.status == "True"
+        return new.status == "True" or wanted is Type.ADDRESS_KEPT
     return (old.status, old.reason, old.message) != (new.status, new.reason, new.message)

@@ -7,7 +7,7 @@ from handover_api.conditions import MigrationReason
 from handover_api.livemigration import LiveMigration, Outcome
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Role
-from handover_operator import outcome
+from handover_operator import addresses, outcome
 from handover_operator.facts import Endpoint
 from handover_operator.index import Index, course_of
 from handover_operator.outcome import View
@@ -27,6 +27,7 @@ class Standing:
 
     ``untold``: an endpoint still carries a role of it. ``lingering``: sources that keep the
     targets waiting. ``absent``: endpoints that its status names and that exist no more.
+    ``obstacle``: why the network cannot follow the guest.
     """
 
     decision: Outcome | None = None
@@ -37,6 +38,7 @@ class Standing:
     lingering: tuple[Endpoint, ...] = ()
     absent: frozenset[str] = frozenset()
     conflicts: tuple[Conflict, ...] = ()
+    obstacle: Conflict | None = None
 
 
 def stand(
@@ -56,10 +58,12 @@ def stand(
     decided = views[migration.key].decision
     if decided is None:
         sources, targets = (_members(index, migration, role) for role in Role)
+        found = addresses.obstacle(migration, sources, targets)
         conflicts = tuple(_conflicts(index, migration, targets, views))
     else:
         sources, targets = (_told(carriers, role) for role in Role)
         conflicts = ()
+        found = None
     held = any(carrier.is_carrying(Role.TARGET, uid) for carrier in carriers)
     lingering: tuple[Endpoint, ...] = ()
     if decided is Outcome.SUCCEEDED and held:
@@ -76,6 +80,7 @@ def stand(
         lingering=lingering,
         absent=_absent(index, migration),
         conflicts=conflicts,
+        obstacle=None if found is None else Conflict(*found),
     )
 
 

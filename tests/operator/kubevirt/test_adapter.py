@@ -196,6 +196,12 @@ def test_the_target_keeps_its_addresses_or_is_corrected(moving: Any, pod: Build)
     moving.apply(pod("p2", "b", B, migration="m"))
     assert moving.endpoint("p2")["spec"]["ips"] == ["10.0.0.2"]
     assert moving.said()["p2"] == "target of m (not armed)"
+    (kept,) = [
+        condition
+        for condition in moving.migration()["status"]["conditions"]
+        if condition["type"] == "AddressKept"
+    ]
+    assert (kept["status"], kept["reason"]) == ("False", "AddressChanged")
 
 
 def test_it_is_armed_from_target_ready_on(moving: Any, vmim: Build) -> None:
