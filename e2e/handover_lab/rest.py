@@ -1,0 +1,70 @@
+"""Requests to an API server, for those who play a part in a cluster."""
+
+import contextlib
+import json
+from collections.abc import AsyncIterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Self
+
+from kubernetes_asyncio import client, config
+
+MERGE: Final = "application/merge-patch+json"
+
+Object = dict[str, Any]
+
+
+class ApiError(RuntimeError):
+    """The API server refused a request."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Api:
+    """Requests to an API server."""
+
+    def __init__(self, http: client.ApiClient) -> None:
+        self._http = http
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connect(cls, kubeconfig: Path) -> AsyncIterator[Self]:
+        """Connect with a kubeconfig."""
+        configuration = client.Configuration()
+        await config.load_kube_config(
+            config_file=str(kubeconfig), client_configuration=configuration
+        )
+        async with client.ApiClient(configuration) as http:
+            yield cls(http)
+
+    async def call(
+        self, method: str, path: str, body: object = None, query: Mapping[str, str] | None = None
+    ) -> Object:
+        """Send a request; a PATCH is a merge patch. Raises ApiError."""
+        kind = MERGE if method == "PATCH" else "application/json"
+        answer = await self._http.call_api(
+            path,
+            method,
+            query_params=list((query or {}).items()),
+            header_params={"Accept": "application/json", "Content-Type": kind},
+            body=body,
+            auth_settings=["BearerToken"],
+            _preload_content=False,
+        )
+        async with answer:
+            text = await answer.read()
+        found: Object = json.loads(text)
+        if answer.status >= 300:
+            raise ApiError(answer.status, found.get("message", text.decode()))
+        return found
+
+    async def exists(self, path: str) -> bool:
+        """Return whether there is something."""
+        try:
+            await self.call("GET", path)
+        except ApiError as error:
+            if error.status != 404:
+                raise
+            return False
+        return True
