@@ -11,7 +11,7 @@ from handover_api.configuration import Settings
 from handover_api.model import Condition
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State
-from handover_nodeagent import commands, metrics, standing
+from handover_nodeagent import commands, machine, metrics, standing
 from handover_nodeagent.enforcement import Enforcement
 from handover_nodeagent.fsm import Step
 from handover_nodeagent.kernel import guard_rules
