@@ -14,7 +14,7 @@ help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: prepare  ## Watch a real VM migrate and its network follow (KEEP=1 leaves it running)
-	@$(LAB).demo $(if $(KEEP),--keep)
+	@env --block-signal=INT $(LAB).demo $(if $(KEEP),--keep)
 
 test: prepare lint tools images  ## Everything: pure tables, kernel, API server, cluster, real VMs
 	@$(PYTEST) -m "$(FAST)"

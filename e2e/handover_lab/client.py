@@ -34,10 +34,11 @@ class Client:
         process = await self.start(program, *arguments, stdin=pipe, stderr=pipe)
         try:
             said, trouble = await process.communicate(text.encode())
-        finally:
+        except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+            raise
         if process.returncode:
             message = f"{program} {' '.join(arguments)}: {trouble.decode().strip()}"
             raise ClientError(message)

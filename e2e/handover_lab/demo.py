@@ -9,6 +9,7 @@ it started. The exit status is 0 only when every migration with Handover was a g
 import argparse
 import asyncio
 import contextlib
+import logging
 import os
 import shutil
 import signal
@@ -27,6 +28,9 @@ from handover_lab.cluster import Cluster
 from handover_lab.screen import Screen
 from handover_lab.timeline import Timeline
 
+PATIENT: Final = ("env", "--block-signal=INT")
+"""Lets a Ctrl-C wait until somebody is prepared for it, and not hit an import."""
+
 STOPPED: Final = 130
 LOG_WIDTH: Final = 110
 EXPECTED: Final = (RuntimeError, OSError, subprocess.CalledProcessError)
@@ -41,7 +45,10 @@ def main() -> int:
     screen = Screen(Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH))
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
+    # Whoever kills a program that has ended by itself makes asyncio wonder aloud.
+    logging.getLogger("asyncio").setLevel(logging.ERROR)
     try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
         return inside(screen, keep=keep) if sandbox.current() else outside(screen)
     except KeyboardInterrupt:
         screen.note("Stopped; nothing is left behind.")
@@ -80,7 +87,7 @@ def outside(screen: Screen) -> int:
             return status
     with screen.step("building the guest", "the guest's kernel and initramfs are there"):
         initramfs.build()
-    return sandbox.run((sys.executable, "-m", "handover_lab.demo", *sys.argv[1:]))
+    return sandbox.run((*PATIENT, sys.executable, "-m", "handover_lab.demo", *sys.argv[1:]))
 
 
 def inside(screen: Screen, *, keep: bool) -> int:

@@ -15,7 +15,7 @@ from typing import Any, Final, Self
 from prometheus_client.parser import text_string_to_metric_families
 
 from handover_lab import lab, measure
-from handover_lab.guest import Guest, Place
+from handover_lab.guest import Guest, GuestError, Place
 from handover_lab.journal import Entry, Journal
 from handover_lab.lab import Lab
 from handover_lab.measure import Loss
@@ -208,9 +208,17 @@ async def settle(stage: Lab) -> None:
     """Leave one QEMU, in which the VM runs, and no object of ours; boot the VM where it is gone."""
     await stage.kubectl("delete", "livemigrations,workloadendpoints", "--all", "--wait")
     for node, guest in list(stage.yard.guests.items()):
-        state = await guest.execute("query-status")
-        if not (isinstance(state, dict) and state["status"] == "running"):
+        if not await is_running(guest):
             await stage.yard.end(node)
     if not stage.yard.guests:
         await stage.yard.boot(next(iter(stage.cluster.nodes)))
     await stage.endpoints.until(lambda seen: not seen, "the end of all endpoints")
+
+
+async def is_running(guest: Guest) -> bool:
+    """Whether the VM runs in this QEMU; one that is dead has none."""
+    try:
+        state = await guest.execute("query-status")
+    except GuestError:
+        return False
+    return isinstance(state, dict) and state["status"] == "running"

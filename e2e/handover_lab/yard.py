@@ -27,7 +27,7 @@ FLOWS: Final[tuple[tuple[str, Kind, Family, float], ...]] = (
 )
 """Name, kind, family, interval in milliseconds; the first one is what figures are taken of."""
 
-FIRST, LAST = -10, 10
+FIRST, LAST = -10, 5
 GLANCE_S: Final = 0.1
 CELL_NS: Final = 50_000_000
 SETTLED_NS: Final = 300_000_000
