@@ -72,6 +72,16 @@ class Agent:
             api, f"{_ROOT}/{names.CONFIGURATIONS}", sink=_Configurations(self)
         )
 
+        metrics.WATCH_RESTARTS.sources = {
+            "WorkloadEndpoint": lambda: self.endpoints.counts.restarts,
+            "HandoverConfiguration": lambda: self.configurations.counts.restarts,
+        }
+        metrics.REPORTS.sources = {
+            "status": lambda: {"written": self.reporter.counts.written},
+            "event": lambda: {"told": self.reporter.counts.told},
+            "any": lambda: self.reporter.counts.failures,
+        }
+
     def effective(self, last: Settings) -> tuple[Settings, str]:
         """Return the settings in force, and why the newest ones are not: "" when they are."""
         found = configuration.effective(
@@ -175,7 +185,6 @@ class _Endpoints:
             gc.freeze()
 
     def outage(self, reason: str) -> None:
-        metrics.WATCH_RESTARTS.labels("WorkloadEndpoint", "outage").inc()
         _log.warning("outage", kind="WorkloadEndpoint", why=reason)
 
 
@@ -194,6 +203,7 @@ class _Configurations:
         assert isinstance(spec, dict)
         if metadata["name"] in self._wanted:
             self._listed.add(metadata["name"])
+            metrics.GENERATION.labels(metadata["name"]).set(metadata.get("generation", 0))
             self._take(metadata["name"], spec)
 
     def drop(self, key: ObjectKey, uid: str) -> None:  # noqa: ARG002  the sink's form
@@ -207,12 +217,12 @@ class _Configurations:
         self._agent.configured.set()
 
     def outage(self, reason: str) -> None:
-        metrics.WATCH_RESTARTS.labels("HandoverConfiguration", "outage").inc()
         _log.warning("outage", kind="HandoverConfiguration", why=reason)
 
     def _take(self, name: str, spec: Mapping[str, object] | None) -> None:
         if spec is None:
             self._agent.specs.pop(name, None)
+            metrics.GENERATION.remove(name)
         else:
             self._agent.specs[name] = spec
         self._agent.configure()

@@ -487,3 +487,22 @@ async def test_what_happens_right_after_an_announcement_comes_after_it(world: Wo
     assert world.state() == "TimeWait"
     await world.shows(ELEVATED_V4)
     await world.until(lambda: ("vm", "CutOver") in world.desk.events)
+
+
+@pytest.mark.usefixtures("mute")
+async def test_a_route_that_beats_an_elevated_one_is_reported(world: World) -> None:
+    world.node.run("ip route add 192.0.2.1 dev tap1")
+    world.node.run("ip route add 10.65.0.2 via 192.0.2.1 metric 100 proto bird")
+    world.put(said="target")
+    await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
+    world.send()
+    await world.until(lambda: world.condition("Programmed") == ("False", "Shadowed"))
+    await world.until(lambda: ("vm", "Shadowed") in world.desk.events)
+
+
+async def test_a_normal_route_may_lose_to_the_one_that_bgp_brings(world: World) -> None:
+    world.node.run("ip route add 192.0.2.1 dev tap1")
+    world.node.run("ip route add 10.65.0.2 via 192.0.2.1 metric 768 proto bird")
+    world.put(said="source")
+    await world.until(lambda: world.condition("Programmed") == ("True", "Programmed"))
+    assert ("vm", "Shadowed") not in world.desk.events
