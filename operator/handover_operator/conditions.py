@@ -153,19 +153,20 @@ def _target_ready(migration: LiveMigration, standing: Standing, now: dt.datetime
 def _unready(migration: LiveMigration, targets: Iterable[Endpoint], now: dt.datetime) -> Reason:
     """Tell an agent that has something to say from one that may not be there."""
     uid, start = migration.migration_uid, migration.status.start_time
-    if not any(
-        target.assignment.migration_uid in {uid, None} and target.acted_uid != uid
-        for target in targets
-    ):
+    if not any(target.acted_uid != uid and not _serves_another(target, uid) for target in targets):
         return Reason.NOT_LISTENING
     is_late = start is not None and now - start >= SILENT_AFTER
     return Reason.AGENT_SILENT if is_late else Reason.AWAITING_AGENT
 
 
+def _serves_another(target: Endpoint, migration_uid: str) -> bool:
+    said = target.assignment
+    return said.role is not None and said.migration_uid != migration_uid
+
+
 def _missing(target: Endpoint, migration_uid: str) -> str:
     where = _where(target)
-    said = target.assignment
-    if said.role is not None and said.migration_uid != migration_uid:
+    if _serves_another(target, migration_uid):
         return f"{where} has its role from another migration"
     if target.state is None:
         return f"{where}: no agent has reported from that node; do the node and its agent run?"

@@ -21,6 +21,7 @@ from handover_operator.gather import RawObject
 from handover_operator.kinds import Kind
 from handover_operator.knowledge import Knowledge
 from handover_operator.notices import Notice
+from handover_operator.pace import Pace
 from handover_operator.workqueue import Outdated, Temporary, WorkQueue
 
 
@@ -50,13 +51,14 @@ class Reconciler:
         self._cluster = cluster
         self._clock = clock
         self._queue: WorkQueue[Subject] = WorkQueue(self._write)
+        self._pace = Pace()
         self._runs = False
         self._alarm: asyncio.TimerHandle | None = None
         self._log = structlog.get_logger()
 
     def __len__(self) -> int:
         """Count the objects that wait to be written."""
-        return len(self._queue)
+        return len(self._queue) + len(self._pace)
 
     async def run(self, workers: int) -> None:
         """Write until cancelled; whatever is not as it should be now is found anew."""
@@ -67,6 +69,7 @@ class Reconciler:
         finally:
             self._runs = False
             self._queue.clear()
+            self._pace.clear()
             self._silence()
 
     def start(self) -> None:
@@ -186,10 +189,16 @@ class Reconciler:
     async def _write_migration(self, subject: Subject) -> None:
         migration = self.known.resolver.index.migrations.get(subject.key)
         if migration is None or await self._expire(subject, migration):
+            self._pace.forget(subject.key)
             return
         now = self._clock()
         before = migration.status
         after = conditions.status(migration, self.known.resolver.standing(subject.key), now)
+        loop = asyncio.get_running_loop()
+        left = self._pace.left(subject.key, before, after, loop.time())
+        if left > 0:
+            self._queue.add_later(subject, left)
+            return
         if after != before and await self._patch(
             subject,
             {
@@ -199,6 +208,7 @@ class Reconciler:
             subresource="/status",
         ):
             self._tell(subject, migration, before, after)
+        self._pace.forget(subject.key)
         wake = conditions.wake(migration.model_copy(update={"status": after}))
         if wake is not None:
             self._queue.add_later(subject, (wake - now).total_seconds() + 0.01)

@@ -90,7 +90,7 @@ def test_a_target_that_serves_another_migration_says_so(
     world: Any, migration: Migration, endpoint: Build
 ) -> None:
     world.apply(endpoint("b"), migration(target="b"), migration("m2", target="b", age=9))
-    assert "carries no role of this migration" in message(world, "TargetReady")
+    assert "has its role from another migration" in message(world, "TargetReady")
 
 
 def test_the_agent_that_does_not_act_is_named(running: Any) -> None:
