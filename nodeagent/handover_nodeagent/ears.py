@@ -134,7 +134,10 @@ class Ear:
 
     def heard(self, accepted: Accepted, received_at: int) -> None:
         """Pass on what the listener heard."""
+        listener = self._listener
         self._audience.heard(self._key, self.tuning.episode, accepted, received_at)
+        if listener and listener.asked_at is not None and accepted.is_answer:
+            metrics.PROBE_TO_ANSWER.observe(self._loop.time() - listener.asked_at)
         metrics.ANNOUNCEMENTS.labels(accepted.signal).inc()
 
     def rejected(self, reason: Reason) -> None:

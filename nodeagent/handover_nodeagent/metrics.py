@@ -1,8 +1,11 @@
 """What Prometheus can ask the agent."""
 
+from collections.abc import Callable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, generate_latest
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 from handover_api import __version__
 
@@ -12,6 +15,25 @@ _FAST: Final = (
     *(0.00005, 0.0001, 0.0002, 0.0003, 0.0005),
     *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0),
 )
+
+
+class Counted(Collector):
+    """A counter of what others count themselves: ``sources`` by the value of the first label."""
+
+    def __init__(self, name: str, documentation: str, labels: tuple[str, str]) -> None:
+        self.sources: dict[str, Callable[[], Mapping[str, int]]] = {}
+        self._name, self._documentation, self._labelnames = name, documentation, labels
+        REGISTRY.register(self)
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        """Read all sources."""
+        labels = self._labelnames
+        family = CounterMetricFamily(self._name, self._documentation, labels=labels)
+        for first, read in self.sources.items():
+            for second, number in read().items():
+                family.add_metric([first, second], number)
+        yield family
+
 
 BUILD: Final = Info("handover_nodeagent_build", "This agent's version", registry=REGISTRY)
 BUILD.info({"version": __version__})
@@ -97,21 +119,31 @@ OVERFLOWS: Final = Counter(
     "Times that the kernel dropped notifications, so that everything was observed anew",
     registry=REGISTRY,
 )
-WATCH_RESTARTS: Final = Counter(
+WATCH_RESTARTS: Final = Counted(
     "handover_nodeagent_watch_restarts",
     "Watches opened anew, by kind of object and reason",
-    ["kind", "reason"],
-    registry=REGISTRY,
+    ("kind", "reason"),
 )
-STATUS_WRITES: Final = Counter(
-    "handover_nodeagent_status_writes",
-    "Reports to the API server by result",
-    ["result"],
+REPORTS: Final = Counted(
+    "handover_nodeagent_reports",
+    "Statuses and Events sent to the API server, by result: written, told or the failure",
+    ("kind", "result"),
+)
+PROBE_TO_ANSWER: Final = Histogram(
+    "handover_nodeagent_probe_to_answer_seconds",
+    "From the latest probe to the guest's answer; one that does not run yet answers when it does",
+    buckets=(*_FAST, 10.0, 60.0),
     registry=REGISTRY,
 )
 CONFIGURATION: Final = Gauge(
     "handover_nodeagent_configuration_valid",
     "1 when the newest configuration is in force, 0 when it was refused and an older one stays",
+    registry=REGISTRY,
+)
+GENERATION: Final = Gauge(
+    "handover_nodeagent_configuration_generation",
+    "The generation last seen of each HandoverConfiguration that concerns this node",
+    ["name"],
     registry=REGISTRY,
 )
 UNREADABLE: Final = Counter(

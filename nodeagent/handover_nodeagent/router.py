@@ -174,6 +174,8 @@ class Router:
     def catch_up(self, prepared: Prepared) -> None:
         """Know that what is desired is about to include what was *prepared*, or never will."""
         self._ahead.difference_update(route.address for route in prepared.routes)
+        there = [route for route in prepared.routes if route in self._ours.get(route.address, ())]
+        metrics.ROUTES.labels("add").inc(len(there))
 
     def apply(self, addresses: Iterable[IPAddress], *, give_back: bool = True) -> None:
         """Make the kernel what is desired for *addresses*; again, it changes nothing.

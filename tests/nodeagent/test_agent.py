@@ -323,6 +323,9 @@ def test_an_announcement_counts_while_the_api_is_down(site: Site, agent: Agent) 
     site.inside(site.plane.start_api)
     status = until(lambda: site.status() if site.status().get("lastCutover") else None)
     assert status["state"] == "Live"
+    page = agent.ask("/metrics")
+    assert re.search(r'watch_restarts_total{kind="WorkloadEndpoint",reason="[a-z]+"} [1-9]', page)
+    assert re.search(r'reports_total{kind="status",result="written"} [1-9]', page)
 
 
 def test_a_guest_that_came_while_the_agent_was_dead_is_found(site: Site, agent: Agent) -> None:
@@ -337,6 +340,7 @@ def test_a_guest_that_came_while_the_agent_was_dead_is_found(site: Site, agent: 
     until(site.is_elevated)
     status = until(lambda: site.status() if site.status().get("lastCutover") else None)
     assert status["lastCutover"]["signal"] == "Probe"
+    assert re.search(r"probe_to_answer_seconds_count [1-9]", agent.ask("/metrics"))
 
 
 def test_a_removed_crd_takes_no_route_of_a_guest_that_answers(site: Site, agent: Agent) -> None:
@@ -376,6 +380,8 @@ def test_configuration_is_followed_while_the_agent_runs(site: Site, agent: Agent
     until(lambda: any("metric 1024" in line for line in site.routes()))
     site.apply("HandoverConfiguration", "default", {"ipv4NormalRoutePriority": 2048})
     until(lambda: [line for line in site.routes() if "metric 2048" in line] == site.routes() != [])
+    generation = 'configuration_generation{name="default"} '
+    assert generation in agent.ask("/metrics")
     site.apply("HandoverConfiguration", "node.node-a", {"mode": "paused"})
     until(lambda: site.condition("Programmed") == ("False", "NotActive"))
     site.run("delete", "handoverconfiguration", "node.node-a")

@@ -46,6 +46,7 @@ class Listener:
     """Listens from its making on, until ``stop``.
 
     ``expected`` and ``series`` are to be read; ``expect`` and ``probe`` replace them.
+    ``asked_at`` is when the latest probe left, by the loop's clock.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Listener:
         self.series = series
         self._sink = sink
         self._capture = capture.Capture.open(ifindex, bpf.compile_filter(expected))
+        self.asked_at: float | None = None
         self._stopped = False
         self._calm: asyncio.TimerHandle | None = None
         self._reported = ""
@@ -145,7 +147,9 @@ class Listener:
 
     def _ask(self) -> None:
         self._probing.cancel()
-        self.series, due = self.series.take(self._loop.time())
+        now = self._loop.time()
+        self.series, due = self.series.take(now)
+        self.asked_at = now if due else self.asked_at
         self.series = self.series.unsent(len(due) - self._send(due))
         if self.series.due is not None and not self._stopped:
             self._probing = self._loop.call_at(self.series.due, self._ask)
