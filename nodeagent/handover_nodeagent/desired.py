@@ -55,6 +55,15 @@ class Touched:
     def __or__(self, other: "Touched") -> "Touched":
         return Touched(self.addresses | other.addresses, self.interfaces | other.interfaces)
 
+    @classmethod
+    def union(cls, parts: Iterable[Self]) -> Self:
+        """Join any number of them at once."""
+        known = tuple(parts)
+        return cls(
+            frozenset(address for part in known for address in part.addresses),
+            frozenset(interface for part in known for interface in part.interfaces),
+        )
+
 
 class Desired:
     """The desired network; deterministic and without effect outside of itself."""

@@ -30,7 +30,7 @@ class Enforcement:
         self._settings = settings
         self._seating = seating
         self._told = told
-        self._held: Touched | None = Touched()
+        self._held: list[Touched] | None = []
         self._was_held = True
         self._is_complete = False
         self._retries = Retries[IPAddress]()
@@ -39,11 +39,11 @@ class Enforcement:
     def hold(self) -> None:
         """Leave the kernel alone until :meth:`follow`."""
         self._was_held = self._held is not None
-        self._held = self._held or Touched()
+        self._held = self._held or []
 
     def release(self, *, complete: bool) -> None:
         """Apply what was held; when *complete*, also prune what no endpoint wants."""
-        touched = self._held or Touched()
+        touched = Touched.union(self._held or ())
         self._held = None
         if complete and not self._is_complete:
             self._is_complete = True
@@ -54,7 +54,7 @@ class Enforcement:
     def apply(self, touched: Touched, *, give_back: bool = True) -> None:
         """Make routes and guard what is desired where something was *touched*."""
         if self._held is not None:
-            self._held |= touched
+            self._held.append(touched)
             return
         refused = self.router.refused
         before = {address: refused.get(address) for address in touched.addresses}
@@ -88,6 +88,7 @@ class Enforcement:
         if self._is_complete:
             touched |= Touched(self.router.addresses())
         if not self._was_held:
+            touched |= Touched.union(self._held or ())
             self._held = None
         self.apply(touched)
         if before.mode is not settings.mode:

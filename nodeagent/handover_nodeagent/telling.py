@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime as dt
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Final
 
@@ -24,6 +25,8 @@ from handover_nodeagent.standing import Standing
 
 DELAY: Final = 0.003
 """Seconds for which the loop tells nothing, so that twenty guests at once get their routes."""
+SLICE: Final = 16
+"""Endpoints that are reported at a time: a guest may announce itself between two slices."""
 
 _log: Final = structlog.get_logger()
 
@@ -105,13 +108,22 @@ class Telling:
         """Tell all that is pending."""
         if self._timer:
             self._timer.cancel()
-            self._timer = None
-        later, self._later = self._later, []
+        while self._later or self._unreported:
+            self._tell()
+        self._timer = None
+
+    def _tick(self) -> None:
+        self._tell()
+        self._timer = None
+        if self._later or self._unreported:
+            self._wind()
+
+    def _tell(self) -> None:
+        later, self._later = self._later[: 4 * SLICE], self._later[4 * SLICE :]
         for tell in later:
             tell()
-        unreported, self._unreported = self._unreported, {}
-        for resident in unreported.values():
-            self._report(resident)
+        for key in tuple(itertools.islice(self._unreported, SLICE)):
+            self._report(self._unreported.pop(key))
 
     def _report(self, resident: Resident) -> None:
         described = self._describe(resident)
@@ -134,7 +146,7 @@ class Telling:
 
     def _wind(self) -> None:
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(DELAY, self.flush)
+            self._timer = asyncio.get_running_loop().call_later(DELAY, self._tick)
 
     def _count(self, key: ObjectKey, state: State | None) -> None:
         """Keep the number of endpoints in each state."""

@@ -296,3 +296,9 @@ def test_a_change_touches_all_that_it_changes(changes: list[Local | ObjectKey]) 
     assert routes == wanted.routes(ALL)
     assert len({(found.address, found.metric) for found in routes}) == len(routes)
     assert anew.everything() == wanted.everything()
+
+
+def test_touched_is_joined_at_once_as_one_by_one() -> None:
+    parts = [Touched(frozenset({V4}), frozenset({"a"})), Touched(frozenset({V6, V4}))]
+    assert Touched.union(parts) == parts[0] | parts[1]
+    assert Touched.union([]) == Touched()

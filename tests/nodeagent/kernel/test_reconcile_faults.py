@@ -453,3 +453,107 @@ async def test_twenty_announcements_at_once_have_twenty_routes_before_any_report
         await world.until(lambda: all(world.state(f"vm{n}") == "Live" for n in range(20)))
     shown = [line for line in world.routes() if "metric 512" in line]
     assert len(shown) == len(addresses)
+
+
+@pytest.mark.usefixtures("mute")
+async def test_an_announcement_goes_before_the_reports_of_a_whole_node(world: World) -> None:
+    """Guards: telling all at once would hold the loop for as long as a node has endpoints."""
+    for number in range(200):
+        world.put(f"other{number}", interface="tap1", ips=[f"10.65.3.{number}"])
+    world.put(said="target")
+    await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
+    world.loop.configure(settings(targetTimeout="5m"))
+    assert len(world.loop._telling._unreported) > 200
+    world.send()
+    await world.until_state("Live")
+    assert world.loop._telling._unreported
+    await world.until(lambda: not world.loop._telling._unreported)
+
+
+async def test_two_interfaces_of_one_vm_are_two_endpoints(world: World) -> None:
+    world.put("vm", ips=["10.65.0.2", "fd00:65::2"])
+    world.put("vm-second", workload="vm", interface="tap1", ips=["10.65.0.3", "fd00:65::3"])
+    await world.shows(
+        "10.65.0.2 dev tap0 ... metric 1024",
+        "10.65.0.3 dev tap1 ... metric 1024",
+        "fd00:65::2 dev tap0 ... metric 1024",
+        "fd00:65::3 dev tap1 ... metric 1024",
+    )
+    await world.until(lambda: "saddr ip 10.65.0.3" in world.node.run(GUARD))
+    assert "saddr ip 10.65.0.2" in world.node.run(GUARD)
+
+
+async def test_a_refusal_is_tried_again_by_itself(world: World) -> None:
+    """A link that is down refuses with ENETDOWN; only this address waits for another attempt."""
+    world.node.run("ip link set tap1 down")
+    world.put("down", interface="tap1", ips=["10.65.0.9"])
+    await world.until(lambda: world.condition("Programmed", "down") == ("False", "Refused"))
+    await asyncio.sleep(0.8)
+    before = count(metrics.ROUTE_ERRORS, "ENETDOWN")
+    assert before >= 3
+    world.put()
+    await world.shows(NORMAL_V4)
+    await world.until(lambda: world.condition("Programmed") == ("True", "Programmed"))
+    world.node.run("ip link set tap1 up")
+    await world.shows(NORMAL_V4, "10.65.0.9 dev tap1 ... metric 1024")
+    await world.until(lambda: world.condition("Programmed", "down") == ("True", "Programmed"))
+
+
+@pytest.mark.usefixtures("mute")
+async def test_a_role_that_changes_in_the_moment_of_the_announcement_wins_or_loses_whole(
+    world: World,
+) -> None:
+    """Either the guest was first, and is asked, or the abort was, and nothing is programmed."""
+    for round_ in range(10):
+        name, uid = f"vm{round_}", f"m{round_}"
+        world.put(name, said="target", uid=uid)
+        await world.until(lambda: world.condition("Listening", name) == ("True", "Listening"))  # noqa: B023
+        world.send()
+        await asyncio.sleep(0.0004 * (round_ % 5))
+        world.put(name, said="target Aborted", uid=uid)
+        assert world.state(name) in {"Withdrawn", "Asking"}
+        await world.until_state("Withdrawn", name)
+        await world.shows()
+        world.delete(name)
+        await world.until_state("gone", name)
+
+
+@pytest.mark.usefixtures("alive")
+async def test_doubt_grows_more_patient(world: World) -> None:
+    world.put(said="source")
+    world.put(said="source Succeeded")
+    resident = world.loop.residents[ObjectKey("default", "vm")]
+
+    def patience() -> float:
+        doubt = resident.machine.doubt
+        return doubt.patience.total_seconds() if doubt else 0.0
+
+    await world.until(lambda: patience() == 1)
+    await world.until(lambda: patience() == 2)
+    await world.shows(NORMAL_V4)
+
+
+@pytest.mark.usefixtures("mute")
+async def test_a_second_agent_finds_what_the_first_one_parked(world: World) -> None:
+    world.node.run(f"ip route add {CNI}")
+    world.put(said="target")
+    await world.shows()
+    await world.kill()
+    await world.start(synced=False)
+    world.loop.synced()
+    await world.until_state("gone")
+    await world.shows()
+    assert len(world.parked()) == 1
+
+
+@pytest.mark.usefixtures("mute")
+async def test_a_stale_route_gives_way_to_the_cnis_own(node: Node, tmp_path: Path) -> None:
+    """The memory is lost and the endpoint too: what was parked comes back before ours goes."""
+    world = await World(node, tmp_path / "first").start()
+    node.run(f"ip route add {CNI}")
+    world.put()
+    await world.shows(NORMAL_V4)
+    await world.kill()
+    world = await World(node, tmp_path / "second").start()
+    await world.shows("10.65.0.2 dev tap0 proto 5")
+    await world.kill()
