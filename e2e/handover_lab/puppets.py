@@ -19,6 +19,7 @@ CRDS: Final = Path(__file__).parent / "kubevirt"
 VERSION: Final = "kubevirt.io/v1"
 VMI: Final = f"/apis/{VERSION}/namespaces/{{}}/virtualmachineinstances"
 VMIM: Final = f"/apis/{VERSION}/namespaces/{{}}/virtualmachineinstancemigrations"
+ALL_VMIMS: Final = f"/apis/{VERSION}/virtualmachineinstancemigrations"
 POD: Final = "/api/v1/namespaces/{}/pods"
 CRD: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 FINAL: Final = frozenset({"Succeeded", "Failed"})
@@ -60,7 +61,10 @@ class Puppets:
             await self._until_served(served=True)
 
     async def uninstall(self) -> None:
-        """Remove the kinds and all of their objects."""
+        """Remove the kinds and all of their objects, whatever still holds those."""
+        for vmim in (await self.api.call("GET", ALL_VMIMS))["items"]:
+            path = f"{VMIM.format(vmim['metadata']['namespace'])}/{vmim['metadata']['name']}"
+            await self.api.call("PATCH", path, {"metadata": {"finalizers": None}})
         for path in sorted(CRDS.glob("*.yaml")):
             name = yaml.safe_load(path.read_text())["metadata"]["name"]
             await self.api.call("DELETE", f"{CRD}/{name}")

@@ -10,6 +10,8 @@ from kubernetes_asyncio import client, config
 
 MERGE: Final = "application/merge-patch+json"
 
+ABSENT: Final = frozenset({404, 429, 503})
+
 Object = dict[str, Any]
 
 
@@ -54,17 +56,36 @@ class Api:
         )
         async with answer:
             text = await answer.read()
-        found: Object = json.loads(text)
         if answer.status >= 300:
-            raise ApiError(answer.status, found.get("message", text.decode()))
+            raise ApiError(answer.status, text.decode(errors="replace"))
+        found: Object = json.loads(text)
         return found
 
+    async def watch(self, path: str) -> AsyncIterator[tuple[str, Object]]:
+        """Yield what there is, and every change from now on: its type and the object."""
+        found = await self.call("GET", path)
+        for each in found["items"]:
+            yield "ADDED", each
+        query = {"watch": "1", "resourceVersion": found["metadata"]["resourceVersion"]}
+        answer = await self._http.call_api(
+            path,
+            "GET",
+            query_params=list(query.items()),
+            header_params={"Accept": "application/json"},
+            auth_settings=["BearerToken"],
+            _preload_content=False,
+        )
+        async with answer:
+            async for line in answer.content:
+                event = json.loads(line)
+                yield event["type"], event["object"]
+
     async def exists(self, path: str) -> bool:
-        """Return whether there is something."""
+        """Return whether there is something; a kind that is being prepared is not there yet."""
         try:
             await self.call("GET", path)
         except ApiError as error:
-            if error.status != 404:
+            if error.status not in ABSENT:
                 raise
             return False
         return True

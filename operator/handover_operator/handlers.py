@@ -8,7 +8,10 @@ import asyncio
 import concurrent.futures
 import contextlib
 import itertools
+import logging
+import threading
 from collections.abc import Callable, Iterator, Mapping
+from http import HTTPStatus
 from typing import Any, Final
 
 import kopf
@@ -63,6 +66,8 @@ async def watch_foreign(
     Kopf ends with an error when a kind vanishes that it watches, and takes every task of its loop
     along. So this one has a thread and a loop of its own.
     """
+    for name in ("kopf._core.reactor.orchestration", "kopf._core.reactor.running", "asyncio"):
+        logging.getLogger(name).addFilter(_is_news)
     loop = asyncio.get_running_loop()
     stop: concurrent.futures.Future[None] = concurrent.futures.Future()
 
@@ -77,6 +82,15 @@ async def watch_foreign(
     finally:
         stop.set_result(None)
         await asyncio.wait({work})
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """In this thread Kopf takes no signals, and its end at a 404 is expected; we say it better."""
+    if threading.current_thread() is threading.main_thread():
+        return True
+    error = record.exc_info[1] if record.exc_info else None
+    is_gone = getattr(error, "status", None) == HTTPStatus.NOT_FOUND
+    return not is_gone and "OS signals are ignored" not in record.getMessage()
 
 
 async def _watch_foreign(
