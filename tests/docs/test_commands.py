@@ -1,0 +1,155 @@
+"""The commands of the documentation: `sh` runs here, `console` needs a cluster and says so with $.
+
+What can be asked of a cluster without nodes is asked of a real API server.
+"""
+
+import re
+import subprocess
+from pathlib import Path
+from typing import Final
+
+import pytest
+import yaml
+
+from handover_lab import chart, tools
+from handover_lab.controlplane import ControlPlane
+from handover_lab.pages import ROOT, Block, blocks, console_commands, pages
+
+LANGUAGES: Final = {"sh", "console", "text", "mermaid", "{toctree}", "{literalinclude}"}
+PROGRAMS: Final = {
+    *("make", "helm", "kubectl", ".ci/run"),
+    *("birdc", "ctr", "ip", "nft", "sysctl", "vtysh"),
+}
+ANSWERABLE: Final = {"get", "describe", "explain", "auth", "apply", "patch"}
+"""Verbs that need no node and no controller."""
+
+OBJECTS: Final = ("workloadendpoints.yaml", "livemigration.yaml")
+DEFAULT: Final = {
+    "apiVersion": "handover.dev/v1alpha1",
+    "kind": "HandoverConfiguration",
+    "metadata": {"name": "default"},
+    "spec": {"mode": "active"},
+}
+RUNNABLE: Final = [block for block in blocks("sh") if block.lines]
+
+
+def test_every_block_is_of_a_known_kind() -> None:
+    strange = [str(block) for block in blocks() if block.language not in LANGUAGES]
+
+    assert strange == []
+
+
+def test_indented_commands_are_not_hidden_from_the_tests() -> None:
+    hidden = [
+        f"{page.name}: {line}"
+        for page in pages()
+        if "reference" not in page.parts
+        for line in page.read_text().splitlines()
+        if re.match(r"^    (\$ |make |helm |kubectl |ip )", line)
+    ]
+
+    assert hidden == []
+
+
+@pytest.mark.parametrize("block", RUNNABLE, ids=str)
+def test_what_needs_nothing_runs(block: Block) -> None:
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", "\n".join(block.lines)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout != ""
+
+
+def test_each_line_that_needs_a_cluster_is_a_whole_command() -> None:
+    wrong = [
+        line
+        for block in blocks("console")
+        for line in block.lines
+        if not line.startswith("$ ") or line.endswith("\\")
+    ]
+
+    assert wrong == []
+    assert {words[0] for _, words in console_commands()} <= PROGRAMS
+
+
+def test_make_has_every_target_that_is_named() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = {words[1] for _, words in console_commands() if words[0] == "make"}
+
+    assert named - targets == set()
+
+
+def test_the_chart_has_every_value_that_is_set() -> None:
+    known = {each.name for each in chart.leaves(chart.values())}
+    fields = chart.configuration_schema()["properties"]
+    known |= {f"configuration.{name}" for name in fields}
+    named = {
+        words[position + 1].partition("=")[0]
+        for _, words in console_commands()
+        for position, word in enumerate(words)
+        if word == "--set"
+    }
+
+    assert named - known == set()
+
+
+def test_every_file_that_is_named_exists() -> None:
+    named = {
+        words[position + 1]
+        for _, words in console_commands()
+        for position, word in enumerate(words)
+        if word == "-f"
+    }
+
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.api
+def test_kubectl_understands_every_command_that_an_api_server_alone_can_answer(
+    api_server: ControlPlane, tmp_path: Path
+) -> None:
+    configuration = tmp_path / "default.yaml"
+    configuration.write_text(yaml.safe_dump(DEFAULT))
+    program = tools.locate("kubectl")
+
+    def kubectl(*arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [program, *arguments],
+            env={"HOME": "/nonexistent", "KUBECONFIG": str(api_server.kubeconfig)},
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    made = [f"crds/{path.name}" for path in sorted(chart.CRDS.glob("*.yaml"))]
+    assert kubectl("apply", *(f"--filename={path}" for path in made)).returncode == 0
+    crds = ("--for=condition=Established", "crd", "--all")
+    assert kubectl("wait", "--timeout=30s", *crds).returncode == 0
+    for name in OBJECTS:
+        assert kubectl("apply", "-f", f"examples/{name}").stderr == ""
+    assert kubectl("apply", "-f", str(configuration)).stderr == ""
+    failures = []
+    asked = 0
+    for page, words in console_commands():
+        if words[0] != "kubectl" or not is_answerable(words[1:]):
+            continue
+        asked += 1
+        done = kubectl(*words[1:])
+        if done.returncode != 0 and "can-i" not in words:
+            failures.append(f"{page}: {' '.join(words)}: {done.stderr.strip()}")
+    assert failures == []
+    assert asked > 20
+
+
+def is_answerable(words: list[str]) -> bool:
+    """Whether a command needs nothing but an API server and the objects of the examples.
+
+    A patch of the outcome is not: it may be set once, and every page shows its own.
+    """
+    return words[0] in ANSWERABLE and not any("outcome" in word for word in words)
