@@ -65,8 +65,8 @@ class Puppets:
         for vmim in (await self.api.call("GET", ALL_VMIMS))["items"]:
             path = f"{VMIM.format(vmim['metadata']['namespace'])}/{vmim['metadata']['name']}"
             await self.api.call("PATCH", path, {"metadata": {"finalizers": None}})
-        for path in sorted(CRDS.glob("*.yaml")):
-            name = yaml.safe_load(path.read_text())["metadata"]["name"]
+        for file in sorted(CRDS.glob("*.yaml")):
+            name = yaml.safe_load(file.read_text())["metadata"]["name"]
             await self.api.call("DELETE", f"{CRD}/{name}")
         async with asyncio.timeout(PATIENCE):
             await self._until_served(served=False)
