@@ -406,6 +406,10 @@ class Reconciler:
         del self.residents[resident.key]
         self._seating.leave(resident.key)
         touched = self.router.desired.drop(resident.key, orphan=is_orphan)
+        if is_orphan and resident.link:
+            # Also those that were kept though they were not ours any more.
+            for route in self.router.routes_of(resident.admission.allowed, resident.link.index):
+                self.router.desired.adopt(route)
         self._enforce(resident, touched, give_back=had_routes)
         orphans = self.router.desired.routes(touched.addresses) if is_orphan else ()
         record = Record.of_orphans(orphans) if orphans else None

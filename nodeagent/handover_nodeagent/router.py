@@ -222,9 +222,14 @@ class Router:
         requests = [*map(routes.encode_add, steps.add), *map(routes.encode_replace, steps.replace)]
         results = self._transact([*seeds, *requests])
         reasons = [self._channel.explain(len(seeds) + index) for index in range(len(requests))]
-        for route, result, reason in zip(fresh, results[len(seeds) :], reasons, strict=True):
-            self._added(route, result, reason)
-        removed = [route for route in steps.remove if self._may_go(route)]
+        stuck = {
+            route.address
+            for route, result, reason in zip(fresh, results[len(seeds) :], reasons, strict=True)
+            if not self._added(route, result, reason)
+        }
+        removed = [
+            route for route in steps.remove if route.address not in stuck and self._may_go(route)
+        ]
         results = self._transact(list(map(routes.encode_remove, removed)))
         for index, (route, result) in enumerate(zip(removed, results, strict=True)):
             if result in {0, errno.ESRCH, errno.ENODEV}:
@@ -236,11 +241,11 @@ class Router:
     def _may_go(self, route: Route) -> bool:
         """Tell whether a route that nobody wants may go, so that no guest is cut off.
 
-        The new one must be in; before the first sync nobody may come who wants it; and where an
-        endpoint is no longer ours to serve, somebody else must have a route to it.
+        Before the first sync somebody may come who wants it; and where an endpoint is no longer
+        ours to serve, somebody else must have a route to it.
         """
         address = route.address
-        if address in self.refused or not (self.devices is None or route.oif in self.devices):
+        if self.devices is not None and route.oif not in self.devices:
             return False
         return self.foreigners.has(address) or not self.desired.is_disowned(address)
 
@@ -252,17 +257,19 @@ class Router:
         self.is_doubtful |= errno.ENOBUFS in results
         return results
 
-    def _added(self, route: Route, result: int, reason: str) -> None:
+    def _added(self, route: Route, result: int, reason: str) -> bool:
+        """Take in what became of a route that was to be added; tell whether it is there."""
         if result == errno.EEXIST:
             result, reason = self._collide(route)
         if result:
             self._refuse(route, result, reason)
-            return
+            return False
         ours = self._ours.setdefault(route.address, [])
         # A replaced route had the same key.
         ours[:] = [other for other in ours if _key(other) != _key(route)]
         ours.append(route)
         metrics.ROUTES.labels("add").inc()
+        return True
 
     def _collide(self, route: Route) -> tuple[int, str]:
         """Make way for *route*, whose (prefix, metric) somebody has."""

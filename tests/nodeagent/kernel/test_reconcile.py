@@ -221,7 +221,7 @@ async def test_a_rarp_makes_a_target_live(world: World) -> None:
     assert world.routes() == []
     world.send()
     await world.shows(ELEVATED_V4)
-    assert world.state() == "Live"
+    await world.until_state("Live")
     await world.until(lambda: ("vm", "CutOver") in world.desk.events)
     status = world.desk.statuses[ObjectKey("default", "vm")]
     assert status is not None

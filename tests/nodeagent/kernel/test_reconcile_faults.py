@@ -4,7 +4,8 @@ import asyncio
 import contextlib
 import datetime as dt
 import os
-from collections.abc import AsyncIterator
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,9 @@ from tests.nodeagent.kernel.test_reconcile import (
 
 from handover_api.configuration import Settings
 from handover_api.names import ObjectKey
+from handover_api.workloadendpoint import Signal
 from handover_nodeagent import metrics, reconcile
+from handover_nodeagent.sniff.verdict import Accepted
 
 pytestmark = pytest.mark.root
 
@@ -557,3 +560,91 @@ async def test_a_stale_route_gives_way_to_the_cnis_own(node: Node, tmp_path: Pat
     world = await World(node, tmp_path / "second").start()
     await world.shows("10.65.0.2 dev tap0 proto 5")
     await world.kill()
+
+
+@contextlib.contextmanager
+def deaf(world: World) -> Iterator[None]:
+    """Let what happens in the kernel meanwhile be told afterwards."""
+    subscription = world.observation._notifications._subscription
+    take, kept = subscription._take, list[bytes]()
+    subscription._take = kept.append
+    yield
+    subscription._take = take
+    for message in kept:
+        take(message)
+
+
+def announce(world: World) -> None:
+    """Let the endpoint's listener have heard its guest."""
+    resident = world.loop.residents[ObjectKey("default", "vm")]
+    accepted = Accepted(Signal.RARP, bytes.fromhex(MAC.replace(":", "")))
+    world.loop.heard(resident.key, resident.machine.episode, accepted, time.time_ns())
+
+
+@pytest.mark.usefixtures("mute")
+async def test_a_route_of_the_elevated_metric_is_no_obstacle_to_a_cutover(world: World) -> None:
+    """EEXIST in the middle of a prepared cutover."""
+    world.put(said="target", ips=["10.65.0.2", "fd00:65::2"])
+    with deaf(world):
+        world.node.run("ip route add 10.65.0.2 dev tap1 scope link proto 5 metric 512")
+        world.node.run("ip -6 route add fd00:65::2 dev tap1 proto 5 metric 512")
+        announce(world)
+        await world.until_state("Live")
+    await world.shows(ELEVATED_V4, "fd00:65::2 dev tap0 proto 88 metric 512")
+    assert len(world.parked()) == 2
+    await world.until(lambda: world.condition("Programmed") == ("True", "Programmed"))
+
+
+@pytest.mark.usefixtures("mute")
+async def test_an_interface_that_vanished_before_the_cutover_is_waited_for(world: World) -> None:
+    """ENODEV in the middle of a prepared cutover, and the name comes back with another index."""
+    world.put(said="target")
+    with deaf(world):
+        world.node.run("ip link delete tap0")
+        announce(world)
+        await world.until_state("Live")
+        await world.until(lambda: world.condition("Programmed") == ("False", "Refused"))
+    world.node.make_tap0()
+    await world.shows(ELEVATED_V4)
+    await world.until(lambda: world.condition("Programmed") == ("True", "Programmed"))
+
+
+@pytest.mark.usefixtures("mute")
+async def test_a_fight_does_not_keep_our_own_route_from_being_withdrawn(world: World) -> None:
+    world.put(said="source")
+    await world.shows(NORMAL_V4)
+    fight = asyncio.create_task(_fight(world.node, f"ip route replace {CNI}", rounds=60))
+    await world.until(lambda: world.condition("Programmed") == ("False", "Refused"))
+    world.put(said="source Succeeded")
+    await world.until_state("Withdrawn")
+    assert not [line for line in world.routes() if "proto 88" in line]
+    await fight
+    await world.shows()
+
+
+@pytest.mark.usefixtures("alive")
+async def test_a_guest_that_came_while_nobody_ran_is_found_within_two_intervals(
+    world: World,
+) -> None:
+    """Guards: without the probe the missed announcement would be missed for ever."""
+    world.node.guest_runs("ip link set eth arp off")
+    world.put(said="target")
+    await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
+    await world.kill()
+    world.node.guest_runs("ip link set eth arp on")
+    await world.start(synced=False)
+    began = asyncio.get_running_loop().time()
+    await world.until_state("Live")
+    interval = world.settings.probe_interval.total_seconds()
+    assert asyncio.get_running_loop().time() - began < 2 * interval
+
+
+@pytest.mark.usefixtures("alive")
+async def test_a_kept_route_of_a_guest_that_answers_outlives_its_endpoint(world: World) -> None:
+    world.put()
+    await world.shows(NORMAL_V4)
+    world.loop.configure(settings(routeOwnership="migrations"))
+    world.delete()
+    await world.until_state("gone")
+    await world.until(lambda: ("vm", "OrphanRoute") in world.desk.events)
+    await world.shows(NORMAL_V4)
