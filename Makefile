@@ -8,7 +8,7 @@ CHECKED := crds operator nodeagent e2e tests
 PYTEST := $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast bench lint images chart tools prepare clean constraints docs-fresh
+.PHONY: help demo test test-fast bench bench-operator lint images chart docs licenses tools prepare clean constraints
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,9 @@ test-fast:  ## The pure tests: no root, no Go, seconds
 bench: prepare tools  ## Measure the agent beside a floor in C (QUICK=1: a tenth of it)
 	@$(LAB).sandbox -- $(LAB).bench_agent $(if $(QUICK),--quick)
 
+bench-operator: prepare tools  ## Measure the operator with 10,000 endpoints (QUICK=1: a tenth of it)
+	@$(LAB).bench_operator $(if $(QUICK),--quick)
+
 lint:  ## Style, types and layers
 	@$(BIN)/ruff format --check --quiet $(CHECKED)
 	@$(BIN)/ruff check --quiet $(CHECKED)
@@ -43,6 +46,14 @@ images: prepare  ## Build the two images into build/images (BASE=… on a public
 
 chart: prepare  ## Make the chart's generated files: CRDs, schema, table of values
 	@$(LAB).chart
+
+docs: prepare  ## Make the reference pages, and build the documentation strictly into build/docs
+	@$(LAB).reference
+	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --builder html docs build/docs
+	@echo "build/docs/index.html"
+
+licenses: images  ## List the licenses in the images, and write their SBOMs (CycloneDX)
+	@$(LAB).sbom
 
 prepare:
 	@$(PYTHON) e2e/prepare.py

@@ -52,6 +52,7 @@ class Knowledge:
         self.complaints: set[tuple[Kind, ObjectKey]] = set()
         self.followers: list[Follower] = []
         self._versions: dict[tuple[Kind, ObjectKey], Version] = {}
+        self._counts = dict.fromkeys(Kind, 0)
         self._log = structlog.get_logger()
 
     def uid(self, kind: Kind, key: ObjectKey) -> str | None:
@@ -61,7 +62,7 @@ class Knowledge:
 
     def count(self, kind: Kind) -> int:
         """Count the objects of a kind."""
-        return sum(of is kind for of, _ in self._versions)
+        return self._counts[kind]
 
     def migrations(self) -> Iterator[LiveMigration]:
         """Return all LiveMigrations."""
@@ -75,6 +76,7 @@ class Knowledge:
             return
         if known is not None and version.uid != known.uid:
             self._drop(kind, key)
+        self._counts[kind] += (kind, key) not in self._versions
         self._versions[kind, key] = version
         found = self._take(kind, key, raw)
         if found is not None:
@@ -142,6 +144,7 @@ class Knowledge:
 
     def _drop(self, kind: Kind, key: ObjectKey) -> None:
         del self._versions[kind, key]
+        self._counts[kind] -= 1
         self.unreadable.pop((kind, key), None)
         for follower in self.followers:
             follower.drop(kind, key)

@@ -1,0 +1,381 @@
+"""`make bench-operator`: how fast and how light the real operator is, on a real API server.
+
+Endpoints and migrations by the thousand are made, and one more migration is timed after the other.
+Absolute figures move with the machine's neighbours; that the cost of an event does not grow with
+the number of endpoints does not.
+"""
+
+import argparse
+import asyncio
+import itertools
+import json
+import os
+import platform
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from handover_api import names
+from handover_lab.bench_agent import percentile
+from handover_lab.bench_world import ROOT, Api, BenchError, Key, Observer, Operator, until
+from handover_lab.controlplane import ControlPlane
+
+BUILD: Final = ROOT / "build" / "bench"
+NAMESPACES: Final = 10
+EVENTS_METRIC: Final = "handover_operator_events_total"
+CRD_PATH: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+WHEN: Final = "2026-11-24T12:00:00Z"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """How much is measured."""
+
+    sizes: tuple[int, ...] = (100, 1_000, 10_000)
+    migrations: int = 1_000
+    timed: int = 200
+    events: int = 1_000
+
+
+QUICK: Final = Plan(sizes=(100, 1_000), migrations=100, timed=40, events=200)
+
+BARS: Final[Mapping[str, float]] = {
+    "applied_to_role_p99_ms": 50,
+    "start_to_synced_s": 15,
+    "rss_mib": 256,
+    "writes_per_migration_and_object_max": 3,
+    "status_writes_per_migration_and_object_max": 8,
+    "event_cost_ratio_10000_to_100": 1.5,
+}
+
+
+def namespace(number: int) -> str:
+    """Return where the endpoint of a number lives; both of a migration live together."""
+    return f"bench-{number // 2 % NAMESPACES}"
+
+
+def endpoint(number: int) -> dict[str, Any]:
+    """Compose an endpoint with the labels that a VM's pod has."""
+    labels = {
+        "kubevirt.io": "virt-launcher",
+        "kubevirt.io/created-by": f"00000000-0000-4000-8000-{number:012d}",
+        "kubevirt.io/nodeName": f"node-{number % 50}",
+        "vm.kubevirt.io/name": f"vm-{number // 2}",
+        "app": f"app-{number % 7}",
+        "tier": f"tier-{number % 3}",
+    }
+    address = ".".join(map(str, (10, number >> 16 & 255, number >> 8 & 255, number & 255)))
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": "WorkloadEndpoint",
+        "metadata": {"name": f"e{number}", "namespace": namespace(number), "labels": labels},
+        "spec": {
+            "node": f"node-{number % 50}",
+            "workload": f"launcher-{number}",
+            "mac": "02:00:00:00:00:01",
+            "ips": [address],
+        },
+    }
+
+
+def migration(number: int) -> dict[str, Any]:
+    """Compose the migration of two endpoints, by workload and by selector."""
+    source, target = 2 * number, 2 * number + 1
+    created_by = f"00000000-0000-4000-8000-{target:012d}"
+    return {
+        "apiVersion": names.API_VERSION,
+        "kind": "LiveMigration",
+        "metadata": {"name": f"m{number}", "namespace": namespace(source)},
+        "spec": {
+            "source": {"workload": {"name": f"launcher-{source}"}},
+            "target": {"selector": {"matchLabels": {"kubevirt.io/created-by": created_by}}},
+        },
+    }
+
+
+def keys(number: int) -> tuple[Key, Key, Key]:
+    """Return the keys of a migration, its source and its target."""
+    place = namespace(2 * number)
+    return (
+        ("LiveMigration", place, f"m{number}"),
+        ("WorkloadEndpoint", place, f"e{2 * number}"),
+        ("WorkloadEndpoint", place, f"e{2 * number + 1}"),
+    )
+
+
+def report(state: str, uid: str, address: str) -> dict[str, Any]:
+    """Compose what an agent reports."""
+    route = {"address": address, "metric": 1024, "table": 254, "protocol": 88}
+    listening = {
+        "type": "Listening",
+        "status": "True" if state == "Target" else "False",
+        "reason": "Listening" if state == "Target" else "NotNeeded",
+        "message": "",
+        "lastTransitionTime": WHEN,
+    }
+    status: dict[str, Any] = {
+        "state": state,
+        "migrationUID": uid,
+        "routes": [route] if state in {"Base", "Live", "TimeWait"} else [],
+        "conditions": [listening],
+    }
+    if state == "Live":
+        status["lastCutover"] = {
+            "signal": "RARP",
+            "announcementToRouteMicroseconds": 210,
+            "time": "2026-11-24T12:00:00.000123Z",
+            "migrationUID": uid,
+        }
+    return {"status": status}
+
+
+class Bench:
+    """Measures one thing after the other, and says so."""
+
+    def __init__(self, api: Api, operator: Operator, plan: Plan, console: Console) -> None:
+        self.api = api
+        self.operator = operator
+        self.observer = Observer(api)
+        self.plan = plan
+        self.console = console
+        self.results: dict[str, Any] = {}
+        self.latencies: dict[int, list[float]] = {}
+        self.costs: dict[int, float] = {}
+        self._made = 0
+        self._numbers = itertools.count()
+
+    async def run(self) -> None:
+        """Measure all."""
+        for number in range(NAMESPACES):
+            made = {"kind": "Namespace", "metadata": {"name": f"bench-{number}"}}
+            await self.api.create(made, "/api/v1/namespaces")
+        for path in sorted((ROOT / "crds").glob("*.yaml")):
+            await self.api.create(yaml.safe_load(path.read_text()), CRD_PATH)
+        await until(self._is_served, bool, "the kinds are served")
+        for size in self.plan.sizes:
+            await self.fill(size)
+            async with self.observer.watching():
+                await self.measure(size)
+        small, large = self.plan.sizes[0], self.plan.sizes[-1]
+        ratio = round(self.costs[large] / self.costs[small], 2)
+        self.results[f"event_cost_ratio_{large}_to_{small}"] = ratio
+        self.results["event_cost_us"] = {
+            size: round(cost * 1e6) for size, cost in self.costs.items()
+        }
+
+    async def _is_served(self) -> bool:
+        try:
+            await self.api.create(endpoint(0))
+        except BenchError:
+            return False
+        return True
+
+    async def fill(self, size: int) -> None:
+        """Make endpoints up to *size* while no operator runs; at last migrations, too."""
+        self.operator.stop()
+        more = (endpoint(number) for number in range(self._made, size))
+        await self.api.create_all(more, lambda n: self.say(f"{n} more of {size} endpoints"))
+        self._made = size
+        if size == self.plan.sizes[-1]:
+            old = [next(self._numbers) for _ in range(self.plan.migrations - self.plan.timed)]
+            await self.api.create_all(map(migration, old), lambda n: self.say(f"{n} migrations"))
+
+    async def measure(self, size: int) -> None:
+        """Measure with *size* endpoints."""
+        self.say(f"start with {size} endpoints")
+        first = await self.operator.start()
+        await self.operator.until_idle()
+        if size == self.plan.sizes[-1]:
+            self.operator.stop()
+            again = await self.operator.start()
+            await self.operator.until_idle()
+            self.results["start_to_synced_s"] = round(max(first, again), 2)
+            self.results["rss_mib"] = round(self.operator.rss_mib, 1)
+        self.costs[size] = await self.events(size)
+        timed = self.plan.timed if size == self.plan.sizes[-1] else min(size // 5, 20)
+        numbers = [next(self._numbers) for _ in range(timed)]
+        self.latencies[size] = [await self.apply(number) for number in numbers]
+        if size == self.plan.sizes[-1]:
+            p50, p99 = (percentile(self.latencies[size], rank) for rank in (50, 99))
+            self.results |= {
+                "applied_to_role_p50_ms": round(p50, 1),
+                "applied_to_role_p99_ms": round(p99, 1),
+            }
+            await self.finish(numbers)
+            self.results["rss_mib_at_the_end"] = round(self.operator.rss_mib, 1)
+
+    async def events(self, size: int) -> float:
+        """Change endpoints that no migration concerns; return the CPU seconds of one event."""
+        await self.operator.until_idle()
+        seen = await self.operator.metric(EVENTS_METRIC)
+        before = self.operator.cpu_seconds
+        numbers = itertools.islice(itertools.cycle(range(size - 10, size)), self.plan.events)
+        for count, number in enumerate(numbers):
+            key = ("WorkloadEndpoint", namespace(number), f"e{number}")
+            await self.api.patch(key, {"metadata": {"labels": {"count": str(count)}}})
+            if count % 100 == 0:
+                self.say(f"{count} events with {size} endpoints")
+        wanted = seen + self.plan.events
+        read = self.operator.metric
+        told = await until(lambda: read(EVENTS_METRIC), lambda now: now >= wanted, "all events")
+        return (self.operator.cpu_seconds - before) / (told - seen)
+
+    async def apply(self, number: int) -> float:
+        """Apply one migration; return the ms from its watch event to both roles."""
+        ours, source, target = keys(number)
+        self.say(f"applied to role: migration {number}")
+        await self.api.create(migration(number))
+        created = time.perf_counter()
+        seen = self.observer
+        await seen.until(
+            lambda: ours in seen.born and {source, target} <= seen.given.keys(),
+            f"both roles of {ours[2]}",
+        )
+        await asyncio.sleep(0.02)  # its status is written meanwhile
+        begun = min(created, seen.born[ours])
+        return (max(seen.given[source], seen.given[target]) - begun) * 1000
+
+    async def finish(self, numbers: list[int]) -> None:
+        """Lead migrations to their end, several at once, and count what was written."""
+        async with asyncio.TaskGroup() as group:
+            left = iter(numbers)
+            for _ in range(8):
+                group.create_task(self._finish_each(left))
+        made = [key for number in numbers for key in keys(number)]
+        ours = [key for key in made if key[0] == "LiveMigration"]
+        writes = max(self.observer.writes[key] for key in made)
+        statuses = max(self.observer.statuses[key] for key in ours)
+        self.results["writes_per_migration_and_object_max"] = writes
+        self.results["status_writes_per_migration_and_object_max"] = statuses
+
+    async def _finish_each(self, numbers: Iterator[int]) -> None:
+        for number in numbers:
+            self.say(f"to its end: migration {number}")
+            await self._finish(number)
+
+    async def _finish(self, number: int) -> None:
+        ours, source, target = keys(number)
+        found = await self.api.call(
+            "GET", f"/apis/{names.API_VERSION}/namespaces/{ours[1]}/livemigrations/{ours[2]}"
+        )
+        uid = found["metadata"]["uid"]
+
+        async def say(key: Key, state: str) -> None:
+            await self.api.patch(key, report(state, uid, "10.0.0.1"), "/status")
+
+        await say(source, "Base")
+        await say(target, "Target")
+        await self._until_phase(ours, "Ready")
+        await say(target, "Live")
+        await self._until_phase(ours, "Live")
+        await self.api.patch(ours, {"spec": {"outcome": "Succeeded"}})
+        await self._until_phase(ours, "Converging")
+        await say(source, "Withdrawn")
+        await say(target, "TimeWait")
+        await say(target, "Base")
+        await self._until_phase(ours, "Succeeded")
+
+    async def _until_phase(self, key: Key, wanted: str) -> None:
+        phases = self.observer.phases
+        await self.observer.until(lambda: phases.get(key) == wanted, f"{key[2]} {wanted}")
+
+    def say(self, what: str) -> None:
+        """Say what goes on, in place."""
+        if self.console.is_terminal:
+            self.console.print(f"\r\x1b[K{what}", end="")
+
+
+def draw(bench: Bench, path: Path) -> None:
+    """Draw what an event costs and how long a role takes, by the number of endpoints."""
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    FigureCanvasAgg(figure)
+    left, right = figure.subplots(1, 2)
+    sizes = list(bench.costs)
+    left.plot(sizes, [bench.costs[size] * 1e6 for size in sizes], marker="o", color="#0072B2")
+    left.set_title("What one event costs the operator", fontsize=10)
+    left.set_ylabel("CPU time, µs")
+    right.boxplot(
+        [bench.latencies[size] for size in sizes],
+        positions=range(len(sizes)),
+        tick_labels=[f"{size:,}" for size in sizes],
+        whis=(1, 99),
+        sym="",
+        medianprops={"color": "#D55E00"},
+    )
+    right.set_title("LiveMigration applied to both roles written", fontsize=10)
+    right.set_ylabel("ms; whiskers: 1st and 99th percentile")
+    left.set_xscale("log")
+    left.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    left.minorticks_off()
+    for axes in (left, right):
+        axes.set_ylim(bottom=0)
+        axes.set_xlabel("endpoints in the cluster")
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(axis="y", linewidth=0.4)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)
+
+
+def table(results: Mapping[str, Any]) -> tuple[Table, bool]:
+    """Compose the table, and whether every bar is kept."""
+    rows = Table(title="The operator")
+    for name, justify in (("figure", "left"), ("measured", "right"), ("at most", "right")):
+        rows.add_column(name, justify="left" if justify == "left" else "right")
+    kept = True
+    for name, value in results.items():
+        bar = BARS.get(name)
+        is_kept = bar is None or value <= bar
+        kept = kept and is_kept
+        shown = f"{bar:g}" if bar is not None else ""
+        rows.add_row(name, str(value), shown, style=None if is_kept else "bold red")
+    return rows, kept
+
+
+async def measure(plan: Plan, console: Console, directory: Path) -> Bench:
+    """Start what is needed, and measure."""
+    plane = ControlPlane.start(directory / "control-plane")
+    operator = Operator(plane.kubeconfig, directory / "operator.log", HANDOVER_KUBEVIRT="false")
+    try:
+        async with Api.connect(plane.kubeconfig) as api:
+            bench = Bench(api, operator, plan, console)
+            await bench.run()
+            return bench
+    finally:
+        operator.stop()
+        plane.stop()
+
+
+def main() -> None:
+    """Measure, write the report and the picture, and show the table."""
+    parser = argparse.ArgumentParser(prog="bench_operator", description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="a tenth of it")
+    plan = QUICK if parser.parse_args().quick else Plan()
+    console = Console()
+    with tempfile.TemporaryDirectory(prefix="handover-bench-") as directory:
+        try:
+            bench = asyncio.run(measure(plan, console, Path(directory)))
+        except BenchError as error:
+            sys.exit(f"bench: {error}")
+    machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "plan": repr(plan)}
+    BUILD.mkdir(parents=True, exist_ok=True)
+    report_path = BUILD / "operator.json"
+    report_path.write_text(json.dumps({**bench.results, "machine": machine}, indent=2) + "\n")
+    draw(bench, BUILD / "operator.png")
+    rows, kept = table(bench.results)
+    console.print("\r\x1b[K" if console.is_terminal else "", rows)
+    console.print(f"{report_path.relative_to(ROOT)} and operator.png have it all.")
+    sys.exit(0 if kept else 1)
+
+
+if __name__ == "__main__":
+    main()
