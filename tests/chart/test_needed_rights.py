@@ -175,18 +175,18 @@ class Needy:
     def write_role(self) -> None:
         """Make the role that holds all that was given; it is in force when this returns."""
         self._turn += 1
-        mark = f"turn{self._turn}"
+        mark = f"/turn-{self._turn}"
         rules = [
             {"apiGroups": [group], "resources": [resource], "verbs": [verb]}
             for group, resource, verb in sorted(self.rights)
         ]
-        turn = {"apiGroups": ["test"], "resources": [mark], "verbs": ["get"]}
+        turn = {"nonResourceURLs": [mark], "verbs": ["get"]}
         role = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole"}
         self._kubectl(
             *("apply", "--filename=-"),
             given=json.dumps({**role, "metadata": {"name": NEEDY}, "rules": [*rules, turn]}),
         )
-        while "yes" not in self._kubectl("auth", "can-i", "get", f"{mark}.test", user=NEEDY):
+        while "yes" not in self._kubectl("auth", "can-i", "get", mark, user=NEEDY):
             time.sleep(0.02)
 
     def stop(self) -> None:
