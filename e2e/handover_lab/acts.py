@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
+from handover_api import __version__
 from handover_lab import handmade, initramfs, lab, measure, picture, report, sandbox, story, tools
 from handover_lab.cluster import Cluster
 from handover_lab.desk import Desk
@@ -35,6 +36,9 @@ CONVERGENCE: Final = "configuration.liveMigrationRouteConvergenceTime=3s"
 ASK: Final[Mapping[str, tuple[str, ...]]] = {
     "etcd": ("--version",),
     "kube-apiserver": ("--version",),
+    "kube-controller-manager": ("--version",),
+    "kube-scheduler": ("--version",),
+    "kubectl": ("version", "--client"),
     "kubelet": ("--version",),
     "helm": ("version", "--short"),
 }
@@ -152,7 +156,8 @@ class Show:
     def found(self) -> Report:
         """Sum up."""
         more = {name: (str(tools.locate(name)), *words) for name, words in ASK.items()}
-        versions = report.versions(more) | {"guest": initramfs.build().version}
+        ours = {"handover": __version__, "guest's linux": initramfs.build().version}
+        versions = report.versions(more) | ours
         return Report(tuple(self.rows), self.baseline, versions)
 
     def tell(self, fact: Fact | Traffic) -> None:

@@ -29,7 +29,7 @@ CHART: Final = ROOT / "charts" / "handover"
 RELEASE: Final = ("handover", str(CHART), "--namespace", "handover-system", "--create-namespace")
 
 ENDPOINTS: Final = EXAMPLES / "workloadendpoints.yaml"
-INSTALL: Final = "1m"
+INSTALL: Final = "2m"
 CUTOVER_S: Final = 10
 ENDED: Final = ("Succeeded", "Aborted")
 SIDES: Final = ("source", "target")
