@@ -27,7 +27,7 @@ class Enforcement:
         self.router = Router(settings)
         self.guard = GuardKeeper(self._wanted_guard, self._guard_changed)
         self.observe: Callable[[], None] = _nothing
-        self._settings = settings
+        self.settings = settings
         self._seating = seating
         self._told = told
         self._held: list[Touched] | None = []
@@ -71,9 +71,14 @@ class Enforcement:
         """Make the kernel what is desired for *addresses*, once more."""
         self.apply(Touched(frozenset(addresses)))
 
+    def reapply_all(self) -> None:
+        """Make the kernel what is desired, once more; prune once all endpoints are known."""
+        known = self.router.desired.everything().addresses
+        self.reapply(known | self.router.addresses() if self._is_complete else known)
+
     def configure(self, settings: Settings) -> None:
         """Go by other *settings* from the next apply on."""
-        self._settings = settings
+        self.settings = settings
         self.router.configure(settings)
 
     def follow(self, before: Settings, touched: Touched, guard: Guard) -> None:
@@ -81,7 +86,7 @@ class Enforcement:
 
         *touched* and *guard* are what there was under it.
         """
-        settings, desired = self._settings, self.router.desired
+        settings, desired = self.settings, self.router.desired
         now = desired.guard(desired.everything().interfaces)
         interfaces = {name for name in guard.keys() | now if guard.get(name) != now.get(name)}
         touched |= Touched(desired.everything().addresses, frozenset(interfaces))
@@ -120,7 +125,7 @@ class Enforcement:
         self.reapply(self._retries.take(asyncio.get_running_loop().time()))
 
     def _wanted_guard(self, interfaces: Iterable[str] | None) -> Guard | None:
-        if self._settings.mode is not Mode.ACTIVE:
+        if self.settings.mode is not Mode.ACTIVE:
             return None
         desired = self.router.desired
         return desired.guard(desired.everything().interfaces if interfaces is None else interfaces)

@@ -69,9 +69,9 @@ class Observation:
             self._wanted.clear()
             found, observed = await self._observe(self._known)
             self._reconciler.router.load(observed)
-            for turn in self._reconciler.node.load(found):
-                self._reconciler.turned(turn)
-            self._reconciler.observed()
+            for turn in self._reconciler.lodging.node.load(found):
+                self._reconciler.lodging.turned(turn)
+            self._reconciler.lodging.observed()
             await asyncio.sleep(REST)
 
     def _known(self) -> list[IPAddress]:
@@ -111,15 +111,15 @@ class Observation:
             return
         reconciler = self._reconciler
         if isinstance(notification, LinkChanged):
-            reconciler.turned(reconciler.node.changed(notification))
+            reconciler.lodging.turned(reconciler.lodging.node.changed(notification))
         elif isinstance(notification, LinkRemoved):
-            reconciler.turned(reconciler.node.removed(notification))
+            reconciler.lodging.turned(reconciler.lodging.node.removed(notification))
         elif isinstance(notification, AddressChanged):
-            reconciler.turned(reconciler.node.readdressed(notification))
+            reconciler.lodging.turned(reconciler.lodging.node.readdressed(notification))
         elif isinstance(notification, DefaultRouteChanged):
             self.look()
         elif reconciler.router.heard(notification):
-            reconciler.routed(notification.route.address)
+            reconciler.lodging.routed(notification.route.address)
 
     def _overflow(self) -> None:
         metrics.OVERFLOWS.inc()

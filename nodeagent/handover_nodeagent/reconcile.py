@@ -16,7 +16,6 @@ from handover_api.assignment import Assignment
 from handover_api.configuration import Mode, Settings
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, Signal, State, WorkloadEndpoint
-from handover_nodeagent import addresses as admissions
 from handover_nodeagent import (
     commands,
     fsm,
@@ -33,10 +32,10 @@ from handover_nodeagent.desired import Touched
 from handover_nodeagent.enforcement import Enforcement
 from handover_nodeagent.events import Announced, AwaitLifted, Deleted, Event, Unaskable
 from handover_nodeagent.fsm import Step
+from handover_nodeagent.lodging import Lodging
 from handover_nodeagent.machine import RouteLevel
 from handover_nodeagent.memory import Memory, Record
-from handover_nodeagent.network import IPAddress, Link
-from handover_nodeagent.node import Node, Turn
+from handover_nodeagent.network import Link
 from handover_nodeagent.report import Reporter
 from handover_nodeagent.resident import Heard, Resident
 from handover_nodeagent.restart import Found
@@ -67,10 +66,10 @@ class Reconciler:
         self.misconfigured = ""
         self.is_synced = False
         self.residents: dict[ObjectKey, Resident] = {}
-        self.node = Node()
-        self._seating = Seating()
-        self.kernel = Enforcement(settings, self._seating, self._report)
+        seating = Seating()
+        self.kernel = Enforcement(settings, seating, self._report)
         self.router = self.kernel.router
+        self.lodging = Lodging(self.residents, seating, self.kernel, self._relocate)
         self._attendance = Attendance(self, self._feed, self._overdue, _now)
         self._memory = memory
         self._telling = Telling(reporter, self.describe, _now)
@@ -87,7 +86,7 @@ class Reconciler:
         self, links: Mapping[int, Link], observed: Observed, records: Mapping[ObjectKey, Record]
     ) -> None:
         """Begin with what the kernel has and what the last agent remembered."""
-        self.node.load(links)
+        self.lodging.node.load(links)
         self.router.load(observed)
         kept = frozenset(observed.ours)
         for key, record in records.items():
@@ -158,7 +157,7 @@ class Reconciler:
         self.kernel.hold()
         self.kernel.configure(self.settings)
         for resident in tuple(self.residents.values()):
-            resident.admission = self._admit(resident.endpoint)
+            resident.admission = self.lodging.admit(resident.endpoint)
             self.router.desired.put(resident.local(self.settings))
             if was_paused and not self._is_paused:
                 self._meet(resident.endpoint, resident.record())
@@ -243,45 +242,6 @@ class Reconciler:
         if resident is not None:
             self._telling.report(resident)
 
-    def turned(self, turn: Turn | None) -> None:
-        """Follow a link that came, went or changed."""
-        if turn is None:
-            return
-        touched: set[IPAddress] = set()
-        if turn.before and turn.lost_routes:
-            touched |= self.router.lose(turn.before.index)
-        if turn.before and turn.after is None:
-            touched |= self.router.desired.lose_link(turn.before.index).addresses
-        if turn.came_up and turn.after:
-            orphans = self.router.desired.orphans()
-            touched |= {route.address for route in orphans if route.oif == turn.after.index}
-        for key in self._seating.concerned(turn):
-            self._seat_again(self.residents[key])
-        for link in filter(None, {turn.before, turn.after}):
-            self._offer(link)
-        if _own(turn.before) != _own(turn.after):
-            self._admit_again(_own(turn.before) ^ _own(turn.after))
-        self.kernel.reapply(touched)
-
-    def routed(self, address: IPAddress) -> None:
-        """Follow a direct host route that somebody else added or removed."""
-        for key in self._seating.standing() & self.router.desired.holders([address]):
-            self._seat_again(self.residents[key])
-        self.kernel.reapply([address])
-
-    def observed(self) -> None:
-        """Follow what the kernel was found to have."""
-        for key in self._seating.standing():
-            self._seat_again(self.residents[key])
-        known = self.router.desired.everything().addresses
-        self.kernel.reapply(known | self.router.addresses() if self.is_synced else known)
-
-    def _offer(self, link: Link) -> None:
-        """Let the endpoints without an interface look whether *link* is theirs."""
-        holders = self.router.desired.holders(self.router.foreigners.leading_to(link.index))
-        for key in self._seating.standing() & holders:
-            self._seat_again(self.residents[key])
-
     # From an event to the world.
 
     def _feed(self, resident: Resident, event: Event) -> None:
@@ -347,11 +307,11 @@ class Reconciler:
         if known:
             self._digest(known)
             known.retire()
+        if known and known.uid != endpoint.metadata.uid:
             self._telling.gone(known)
-        admission = self._admit(endpoint)
+        admission = self.lodging.admit(endpoint)
         self.router.foreigners.look(admission.allowed)
-        hint = record.interface if record else None
-        place = self._seating.find(endpoint, self.node, self.router, remembered=hint)
+        place = self.lodging.find(endpoint, remembered=record.interface if record else None)
         oif = place.index if isinstance(place, Link) else 0
         self._episode += EPISODES
         found = Found(
@@ -368,8 +328,7 @@ class Reconciler:
             resident.cutover, resident.learned_mac = record.cutover, record.learned_mac
         resident.cutover = resident.cutover or endpoint.status.last_cutover
         self.residents[endpoint.key] = resident
-        self._seating.take(resident.key, resident.wishes, resident.link)
-        self._learn(resident)
+        self.lodging.take_in(resident)
         self._settle(resident, step)
         self._telling.met(resident, found)
         self._report(self.router.desired.holders(admission.allowed))
@@ -381,11 +340,10 @@ class Reconciler:
         is_other = before.spec != endpoint.spec
         if is_other:
             concerned = self.router.desired.holders(resident.admission.allowed)
-            resident.admission = self._admit(endpoint)
+            resident.admission = self.lodging.admit(endpoint)
             self.router.foreigners.look(resident.admission.allowed)
-            self._seat_again(resident)
-            self._follow(resident)
-            self._attendance.follow(resident, self.router, self.settings)
+            self.lodging.look_again(resident)
+            self._relocate(resident, is_elsewhere=False)
             self._report(concerned | self.router.desired.holders(resident.admission.allowed))
         link = resident.link
         routes_in = bool(link and self.router.routes_of(resident.admission.allowed, link.index))
@@ -404,7 +362,6 @@ class Reconciler:
         had_routes = machine.level(resident.machine) is not RouteLevel.NONE
         resident.retire()
         del self.residents[resident.key]
-        self._seating.leave(resident.key)
         touched = self.router.desired.drop(resident.key, orphan=is_orphan)
         if is_orphan and resident.link:
             # Also those that were kept though they were not ours any more.
@@ -417,8 +374,7 @@ class Reconciler:
         self._tell(resident, step)
         self._telling.gone(resident)
         self._report(self.router.desired.holders(touched.addresses))
-        if resident.link:
-            self._offer(resident.link)
+        self.lodging.let_go(resident)
 
     def _follow(self, resident: Resident) -> None:
         """Bring desired network and kernel to where the endpoint stands now."""
@@ -431,40 +387,13 @@ class Reconciler:
             text = f"{self.router.given_back - before} routes of the CNI are back in their table"
             self._telling.event(resident, "RoutesGivenBack", text)
 
-    # Interfaces and addresses.
-
-    def _seat_again(self, resident: Resident) -> None:
-        """Look for the endpoint's interface once more, and follow it where it is another."""
-        before = resident.placement
-        resident.placement = self._seating.find(resident.endpoint, self.node, self.router)
-        if resident.placement == before:
-            return
-        self._seating.take(resident.key, resident.wishes, resident.link)
-        self._learn(resident)
+    def _relocate(self, resident: Resident, *, is_elsewhere: bool) -> None:
+        """Follow the endpoint to another interface, or to other addresses."""
         self._follow(resident)
         self._attendance.follow(resident, self.router, self.settings)
-        if resident.ear:
+        if is_elsewhere and resident.ear:
             resident.ear.start_probes()
         self._telling.report(resident)
-
-    def _learn(self, resident: Resident) -> None:
-        """Take the guest's MAC from the kernel where nobody has said it."""
-        if resident.mac is None and resident.link:
-            found = self.router.find_mac(resident.admission.allowed, resident.link.index)
-            resident.learned_mac = found
-
-    def _admit(self, endpoint: WorkloadEndpoint) -> admissions.Admission:
-        return admissions.admit(endpoint.spec.ips, self.settings, self.node.addresses)
-
-    def _admit_again(self, changed: frozenset[IPAddress]) -> None:
-        """Judge the endpoints anew that name an address which the node got or lost."""
-        for resident in self.residents.values():
-            if changed.isdisjoint(resident.endpoint.spec.ips):
-                continue
-            resident.admission = self._admit(resident.endpoint)
-            self._follow(resident)
-            self._attendance.follow(resident, self.router, self.settings)
-            self._telling.report(resident)
 
     # What is known of an endpoint as a whole.
 
@@ -480,10 +409,6 @@ class Reconciler:
     def describe(self, resident: Resident) -> Standing:
         """Gather how an endpoint stands now."""
         return telling.describe(resident, self.kernel, self.settings, self.misconfigured)
-
-
-def _own(link: Link | None) -> frozenset[IPAddress]:
-    return link.addresses if link else frozenset()
 
 
 def _now() -> dt.datetime:

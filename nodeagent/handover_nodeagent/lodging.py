@@ -1,0 +1,122 @@
+"""Where the endpoints live: which interface each has, and which of its addresses it may have.
+
+Follows what the kernel tells of links and routes, and calls ``moved`` for each endpoint of which
+that makes a difference.
+"""
+
+from collections.abc import Mapping
+from typing import Protocol
+
+from handover_api.names import ObjectKey
+from handover_api.workloadendpoint import WorkloadEndpoint
+from handover_nodeagent import addresses as admissions
+from handover_nodeagent.enforcement import Enforcement
+from handover_nodeagent.network import IPAddress, Link
+from handover_nodeagent.node import Node, Turn
+from handover_nodeagent.placement import Unplaced
+from handover_nodeagent.resident import Resident
+from handover_nodeagent.seating import Seating
+
+
+class Moved(Protocol):
+    """Who follows an endpoint; called synchronously on the loop."""
+
+    def __call__(self, resident: Resident, *, is_elsewhere: bool) -> None:
+        """Follow its addresses or, where it *is_elsewhere*, another interface or none."""
+
+
+class Lodging:
+    """The interfaces and addresses of all *residents*, which the loop alone adds and removes."""
+
+    def __init__(
+        self,
+        residents: Mapping[ObjectKey, Resident],
+        seating: Seating,
+        kernel: Enforcement,
+        moved: Moved,
+    ) -> None:
+        self.node = Node()
+        self._residents = residents
+        self._seating = seating
+        self._kernel = kernel
+        self._router = kernel.router
+        self._moved = moved
+
+    def admit(self, endpoint: WorkloadEndpoint) -> admissions.Admission:
+        """Judge the endpoint's addresses."""
+        return admissions.admit(endpoint.spec.ips, self._kernel.settings, self.node.addresses)
+
+    def find(self, endpoint: WorkloadEndpoint, *, remembered: str | None = None) -> Link | Unplaced:
+        """Look for the endpoint's interface."""
+        return self._seating.find(endpoint, self.node, self._router, remembered=remembered)
+
+    def take_in(self, resident: Resident) -> None:
+        """Note where the endpoint lives; take its guest's MAC from the kernel if nobody said it."""
+        self._seating.take(resident.key, resident.wishes, resident.link)
+        if resident.mac is None and resident.link:
+            found = self._router.find_mac(resident.admission.allowed, resident.link.index)
+            resident.learned_mac = found
+
+    def let_go(self, resident: Resident) -> None:
+        """Forget an endpoint that is gone; another one may have been waiting for its interface."""
+        self._seating.leave(resident.key)
+        if resident.link:
+            self._offer(resident.link)
+
+    def look_again(self, resident: Resident) -> None:
+        """Look for the endpoint's interface once more, and follow it where it is another."""
+        before = resident.placement
+        resident.placement = self.find(resident.endpoint)
+        if resident.placement != before:
+            self.take_in(resident)
+            self._moved(resident, is_elsewhere=True)
+
+    def turned(self, turn: Turn | None) -> None:
+        """Follow a link that came, went or changed."""
+        if turn is None:
+            return
+        desired = self._router.desired
+        touched: set[IPAddress] = set()
+        if turn.before and turn.lost_routes:
+            touched |= self._router.lose(turn.before.index)
+        if turn.before and turn.after is None:
+            touched |= desired.lose_link(turn.before.index).addresses
+        if turn.came_up and turn.after:
+            index = turn.after.index
+            touched |= {route.address for route in desired.orphans() if route.oif == index}
+        for key in self._seating.concerned(turn):
+            self.look_again(self._residents[key])
+        for link in filter(None, {turn.before, turn.after}):
+            self._offer(link)
+        if _own(turn.before) != _own(turn.after):
+            self._admit_again(_own(turn.before) ^ _own(turn.after))
+        self._kernel.reapply(touched)
+
+    def routed(self, address: IPAddress) -> None:
+        """Follow a direct host route that somebody else added or removed."""
+        for key in self._seating.standing() & self._router.desired.holders([address]):
+            self.look_again(self._residents[key])
+        self._kernel.reapply([address])
+
+    def observed(self) -> None:
+        """Follow what the kernel was found to have."""
+        for key in self._seating.standing():
+            self.look_again(self._residents[key])
+        self._kernel.reapply_all()
+
+    def _offer(self, link: Link) -> None:
+        """Let the endpoints without an interface look whether *link* is theirs."""
+        holders = self._router.desired.holders(self._router.foreigners.leading_to(link.index))
+        for key in self._seating.standing() & holders:
+            self.look_again(self._residents[key])
+
+    def _admit_again(self, changed: frozenset[IPAddress]) -> None:
+        """Judge the endpoints anew that name an address which the node got or lost."""
+        for resident in self._residents.values():
+            if not changed.isdisjoint(resident.endpoint.spec.ips):
+                resident.admission = self.admit(resident.endpoint)
+                self._moved(resident, is_elsewhere=False)
+
+
+def _own(link: Link | None) -> frozenset[IPAddress]:
+    return link.addresses if link else frozenset()
