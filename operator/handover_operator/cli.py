@@ -8,7 +8,7 @@ import structlog
 import typer
 
 import handover_api
-from handover_operator import cluster, logs, main
+from handover_operator import cluster, logs, main, readiness
 from handover_operator.settings import OperatorSettings
 
 app = typer.Typer(
@@ -78,3 +78,31 @@ def run() -> None:
     except (cluster.Unconfigured, main.Unusable) as error:
         typer.echo(f"handover-operator: {error}", err=True)
         raise typer.Exit(1) from None
+
+
+@app.command()
+def check(
+    namespace: Annotated[str, typer.Option(help="Where Handover is installed.")],
+    operator: Annotated[str, typer.Option(help="The operator's Deployment and account.")],
+    nodeagent: Annotated[str, typer.Option(help="The agents' DaemonSet and account.")],
+) -> None:
+    """Say whether this cluster is ready; `helm test` runs it. Exit status 1: it is not."""
+    release = readiness.Release(namespace, operator, nodeagent)
+    try:
+        is_ready = asyncio.run(_check(release))
+    except cluster.Unconfigured as error:
+        typer.echo(f"handover-operator: {error}", err=True)
+        raise typer.Exit(1) from None
+    raise typer.Exit(0 if is_ready else 1)
+
+
+async def _check(release: readiness.Release) -> bool:
+    api = cluster.Cluster(await cluster.connect())
+    is_ready = True
+    try:
+        async for finding in readiness.findings(api, release):
+            typer.echo(str(finding))
+            is_ready = is_ready and not finding.trouble
+    finally:
+        await api.close()
+    return is_ready

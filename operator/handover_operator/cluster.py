@@ -119,6 +119,14 @@ class Cluster:
         """Read one object."""
         return await self._call("GET", _path(kind, key))
 
+    async def read(self, path: str) -> RawObject:
+        """Read whatever is at a path."""
+        return await self._call("GET", path)
+
+    async def review(self, path: str, body: RawObject) -> RawObject:
+        """Ask a question that is answered and not stored, such as who may do what."""
+        return await self._call("POST", path, body=body)
+
     async def resources(self, api_version: str) -> frozenset[str]:
         """Return the plurals of what is served in an API version; none when it is not there."""
         try:

@@ -48,7 +48,8 @@ def render(helm: Run) -> Callable[..., list[Manifest]]:
 
     def template(*settings: str) -> list[Manifest]:
         values = [part for setting in settings for part in ("--set", setting)]
-        done = helm("template", "handover", CHART, "--namespace", "handover-system", *values)
+        where = ("--namespace", NAMESPACE, "--no-hooks")
+        done = helm("template", "handover", CHART, *where, *values)
         assert done.stderr == ""
         return [each for each in yaml.safe_load_all(done.stdout) if each]
 
