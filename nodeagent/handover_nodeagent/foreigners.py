@@ -53,6 +53,12 @@ class Foreigners:
         for foreign in parked:
             self._parked.setdefault(foreign.route.address, {})[foreign.route] = foreign
 
+    def forget(self, address: IPAddress) -> None:
+        """Keep no trace of an address that nobody has, unless a route of it is parked."""
+        self._standing.pop(address, None)
+        if not self._parked.get(address):
+            self._parked.pop(address, None)
+
     def has(self, address: IPAddress) -> bool:
         """Tell whether a foreign route to *address* stands in our table."""
         return bool(self._standing.get(address))

@@ -202,6 +202,10 @@ class Router:
             self._carry_out(steps)
         for address in claimed & served - self.refused.keys():
             self._park(address)
+        for address in touched:
+            if not self.desired.knows(address) and not self._ours.get(address):
+                self._ours.pop(address, None)
+                self.foreigners.forget(address)
 
     def seed(self, local: Local) -> None:
         """Tell the kernel the MAC of a guest whose routes are in already."""

@@ -1,6 +1,6 @@
 """How often a foreign route may be parked."""
 
-from handover_nodeagent.contest import BURST, INTERVAL, Contests
+from handover_nodeagent.contest import BURST, INTERVAL, MANY, Contests
 
 
 def rounds(contests: Contests[str], address: str, now: float, attempts: int = 100) -> int:
@@ -33,3 +33,10 @@ def test_a_rest_or_an_end_gives_all_rounds_back() -> None:
     contests.forget("a")
     assert rounds(contests, "a", 1000.0 + BURST * INTERVAL) == BURST
     contests.forget("never seen")
+
+
+def test_thousands_of_addresses_are_not_remembered_for_ever() -> None:
+    contests = Contests[str]()
+    for number in range(3 * MANY):
+        assert contests.may_act(f"a{number}", 100.0 * number)
+    assert len(contests._due) <= MANY + 1

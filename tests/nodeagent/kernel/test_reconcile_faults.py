@@ -648,3 +648,35 @@ async def test_a_kept_route_of_a_guest_that_answers_outlives_its_endpoint(world:
     await world.until_state("gone")
     await world.until(lambda: ("vm", "OrphanRoute") in world.desk.events)
     await world.shows(NORMAL_V4)
+
+
+@pytest.mark.usefixtures("mute")
+async def test_an_interface_that_is_renamed_and_back_is_followed_each_time(world: World) -> None:
+    world.put()
+    await world.until(lambda: "10.65.0.2" in world.node.run(GUARD))
+    world.node.run("ip link set tap0 name else0")
+    await world.until(lambda: world.condition("Programmed") == ("False", "InterfaceNotFound"))
+    await world.until(lambda: "10.65.0.2" not in world.node.run(GUARD))
+    assert world.routes() == []
+    world.node.run("ip link set else0 name tap0")
+    await world.shows(NORMAL_V4)
+    await world.until(lambda: "10.65.0.2" in world.node.run(GUARD))
+
+
+@pytest.mark.usefixtures("mute")
+async def test_endpoints_that_came_and_went_leave_no_trace(world: World) -> None:
+    for number in range(40):
+        name = f"vm{number}"
+        world.put(name, said="target", ips=[f"10.65.4.{number}"])
+        world.node.run(f"ip route add 10.65.4.{number} dev tap1 scope link proto 5")
+        await world.until(lambda: len(world.parked()) == 1)
+        world.node.run(f"ip route delete 10.65.4.{number} table 5254")
+        world.delete(name)
+        await world.until_state("gone", name)
+    router = world.loop.router
+    assert router.addresses() == frozenset()
+    assert not router.foreigners._standing
+    assert not world.loop.residents
+    assert not world.loop._telling._conditions
+    assert not router.refused
+    await world.until(lambda: not list((world.directory / "endpoints").iterdir()))
