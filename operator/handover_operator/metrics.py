@@ -31,7 +31,7 @@ REGISTRY: Final = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 PlatformCollector(registry=REGISTRY)
 
-_MICROSECOND: Final = 1e-6
+_MICROSECONDS: Final = 1_000_000
 _FAST: Final = (
     *(0.00005, 0.0001, 0.0002, 0.0003, 0.0005),
     *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0),
@@ -167,7 +167,7 @@ def count_progress(before: LiveMigrationStatus, after: LiveMigrationStatus) -> N
     told = {side.endpoint for side in before.target if side.cutover is not None}
     for side in after.target:
         if side.cutover is not None and side.endpoint not in told:
-            took = side.cutover.announcement_to_route_microseconds * _MICROSECOND
+            took = side.cutover.announcement_to_route_microseconds / _MICROSECONDS
             ANNOUNCEMENT_TO_ROUTE.labels(side.cutover.signal.value).observe(took)
     if after.start_time is None:
         return

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
-from handover_api import names
+from handover_api import __version__, names
 from handover_lab.controlplane import ControlPlane
 from handover_operator.cluster import Absent, Cluster
 from handover_operator.kinds import Kind
@@ -235,6 +235,60 @@ async def test_a_malformed_object_is_named_and_stops_nobody(operator: Any, desk:
         await desk.end("Aborted")
         await desk.until_phase("Aborted")
         await desk.delete(Kind.ENDPOINT, "broken")
+
+
+async def test_a_namespace_that_goes_stops_nobody(operator: Any, desk: Any) -> None:
+    await desk.pair()
+    await desk.api._call("DELETE", f"/api/v1/namespaces/{desk.namespace}")
+    await desk.end("Aborted")
+    await desk.until_said("b", "target of m1 Aborted")
+    await desk.until_phase("Aborted")
+    await operator.until_idle(0)  # an Event that is refused is not tried for ever
+    assert any(
+        line["event"] == "event_lost" and desk.namespace in line["about"]
+        for line in operator.lines()
+    )
+    other = type(desk)(desk.api, "default")
+    await other.endpoint("a")
+    await other.migration("m1", "a", "b")
+    await other.until_said("a", "source of m1")
+    await other.clear()
+
+
+async def test_the_metrics_tell_of_a_migration(new_operator: Callable[..., Any], desk: Any) -> None:
+    operator = new_operator()
+    await operator.start()
+    uid = await desk.pair()
+    await desk.report("b", "Live", uid)
+    await desk.end("Succeeded")
+    await desk.until_said("a", "source of m1 Succeeded")
+    await desk.report("a", "Withdrawn", uid)
+    await desk.until_said("b", "target of m1 Succeeded")
+    await desk.report("b", "Base", uid)
+    await desk.until_phase("Succeeded")
+    await operator.until_idle(0)
+    _, text = await operator.get("/metrics")
+    told = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    removed = 'handover_operator_roles_total{{change="removed",reason="Succeeded",role="{}"}}'
+    given = 'handover_operator_roles_total{{change="given",reason="{}ByName",role="{}"}}'
+    expected = {
+        given.format("Source", "source"): "1.0",
+        given.format("Target", "target"): "1.0",
+        removed.format("source"): "1.0",
+        removed.format("target"): "1.0",
+        'handover_operator_migrations{phase="Succeeded"}': "1.0",
+        'handover_operator_migrations{phase="Live"}': "0.0",
+        'handover_operator_objects{kind="WorkloadEndpoint"}': "2.0",
+        'handover_operator_writes_total{kind="WorkloadEndpoint",result="done"}': "4.0",
+        'handover_operator_announcement_to_route_seconds_count{signal="RARP"}': "1.0",
+        'handover_operator_announcement_to_route_seconds_sum{signal="RARP"}': "0.00021",
+        "handover_operator_start_to_ready_seconds_count": "1.0",
+        'handover_operator_start_to_end_seconds_count{outcome="Succeeded"}': "1.0",
+        "handover_operator_queue_length": "0.0",
+        "handover_operator_leader": "1.0",
+    }
+    assert expected == {name: told.get(name) for name in expected}
+    assert f'handover_operator_build_info{{version="{__version__}"}}' in told
 
 
 @contextlib.asynccontextmanager
