@@ -20,6 +20,9 @@ ENDED_ROLE: Final = f"{GROUP}/ended-role"
 ADAPTER: Final = f"{GROUP}/adapter"
 NOT_FOLLOWED: Final = f"{GROUP}/not-followed"
 
+UNINSTALL: Final = f"{GROUP}/uninstall"
+"""On HandoverConfiguration ``default``: another value asks the agents to hand back."""
+
 DEFAULT_CONFIGURATION: Final = "default"
 NODE_CONFIGURATION_PREFIX: Final = "node."
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import dataclasses
 import datetime as dt
 import gc
 import os
@@ -12,19 +13,22 @@ from typing import Final
 import structlog
 
 from handover_api import __version__, names
-from handover_api.configuration import Settings
+from handover_api.configuration import OnUninstall, Settings
 from handover_api.names import ObjectKey
 from handover_nodeagent import (
     access,
     configuration,
+    handback,
     health,
     inspection,
     local_socket,
     metrics,
+    router,
 )
 from handover_nodeagent.apiserver import ApiServer
 from handover_nodeagent.configuration import Invalid
 from handover_nodeagent.kernel import capabilities
+from handover_nodeagent.machine import RouteLevel
 from handover_nodeagent.memory import Memory
 from handover_nodeagent.observation import Observation
 from handover_nodeagent.reconcile import Reconciler
@@ -54,6 +58,8 @@ class Agent:
         self.memory = memory
         self.specs: dict[str, Mapping[str, object]] = memory.load_configuration()
         self.configured = asyncio.Event()
+        self.uninstalled = asyncio.Event()
+        self._requests = handback.Requests()
         self.reporter = Reporter(api, _now, settings.node_name)
         # It outlives the work: the last words are said when that has ended.
         self._reporting = asyncio.create_task(self.reporter.run())
@@ -101,8 +107,41 @@ class Agent:
         self.reconciler.configure(settings, why)
         self.memory.keep_configuration(self.specs)
 
+    def consider_uninstall(self, metadata: Mapping[str, object]) -> None:
+        """See whether HandoverConfiguration ``default`` tells of an uninstall."""
+        is_asked = self._requests.is_new(metadata)
+        if is_asked and self.reconciler.settings.on_uninstall is OnUninstall.HAND_BACK:
+            self.uninstalled.set()
+
     async def run(self) -> None:
-        """Work until cancelled."""
+        """Work until cancelled; after an uninstall that asks for it, hand back and stand still."""
+        async with asyncio.TaskGroup() as group:
+            work = group.create_task(self._work())
+            await self.uninstalled.wait()
+            work.cancel()
+            await asyncio.wait([work])
+            await self._hand_back()
+            await asyncio.Event().wait()
+
+    async def _hand_back(self) -> None:
+        self.reconciler.kernel.hold()
+        residents = tuple(self.reconciler.residents.values())
+        for resident in residents:
+            resident.retire()
+        settings = self.reconciler.settings
+        silent = {
+            address
+            for local in (resident.local(settings) for resident in residents)
+            if local.level is RouteLevel.NONE
+            for address in local.addresses
+        }
+        returned = await handback.hand_back(settings, silent)
+        self.reconciler.router.load(await asyncio.to_thread(router.observe, settings, silent))
+        # Told as it is now.
+        self.reconciler.configure(settings, self.reconciler.misconfigured)
+        _log.info("handed_back", **dataclasses.asdict(returned))
+
+    async def _work(self) -> None:
         records = await asyncio.to_thread(self.memory.load)
         await self.observation.begin(records)
         async with asyncio.TaskGroup() as group:
@@ -142,6 +181,8 @@ class Agent:
 
     def unready(self) -> str:
         """Say why nobody may rely on this agent so far; "" when all may."""
+        if self.uninstalled.is_set():
+            return "the node has been handed back, as the uninstall asked"
         return "" if self.reconciler.is_synced else "the node's endpoints are not all known yet"
 
     async def close(self) -> None:
@@ -205,6 +246,8 @@ class _Configurations:
             self._listed.add(metadata["name"])
             metrics.GENERATION.labels(metadata["name"]).set(metadata.get("generation", 0))
             self._take(metadata["name"], spec)
+        if metadata["name"] == names.DEFAULT_CONFIGURATION:
+            self._agent.consider_uninstall(metadata)
 
     def drop(self, key: ObjectKey, uid: str) -> None:  # noqa: ARG002  the sink's form
         if key.name in self._wanted:
@@ -214,6 +257,8 @@ class _Configurations:
     def synced(self) -> None:
         for name in self._agent.specs.keys() - self._listed:
             self._take(name, None)
+        if names.DEFAULT_CONFIGURATION not in self._listed:
+            self._agent.consider_uninstall({})
         self._agent.configured.set()
 
     def outage(self, reason: str) -> None:
@@ -277,7 +322,7 @@ async def _leave(agent: Agent, work: asyncio.Task[None]) -> None:
         _log.info("serving_on", why="an endpoint is in Target; its guest may come any moment")
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(agent.settings.drain_seconds):
-            while agent.reconciler.awaits_guests:
+            while agent.reconciler.awaits_guests and not agent.uninstalled.is_set():
                 await agent.reconciler.moved()
     work.cancel()
 
