@@ -5,6 +5,7 @@ shown, and is one in the documentation without a script from anywhere.
 """
 
 import re
+from pathlib import Path
 from typing import Final
 
 from sphinx.application import Sphinx
@@ -46,6 +47,12 @@ def draw(app: Sphinx, name: str, content: list[str]) -> None:
     content[0] = FENCE.sub(lambda fence: drawing(fence[1]), content[0])
 
 
+def draw_included(app: Sphinx, path: Path, name: str, content: list[str]) -> None:
+    """Do the same where a page has a part of another one."""
+    del path
+    draw(app, name, content)
+
+
 def drawing(text: str) -> str:
     """Return the fence for Sphinx; who sees no picture reads the arrows."""
     arrows = "; ".join(line.strip() for line in text.splitlines()[1:])
@@ -55,4 +62,5 @@ def drawing(text: str) -> str:
 def setup(app: Sphinx) -> dict[str, bool]:
     """Tell Sphinx of the fences."""
     app.connect("source-read", draw)
+    app.connect("include-read", draw_included)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

@@ -4,6 +4,7 @@ What can be asked of a cluster without nodes is asked of a real API server.
 """
 
 import re
+import shlex
 import subprocess
 from pathlib import Path
 from typing import Final
@@ -13,9 +14,18 @@ import yaml
 
 from handover_lab import chart, tools
 from handover_lab.controlplane import ControlPlane
+from handover_lab.namespaces import Namespace
 from handover_lab.pages import ROOT, Block, blocks, console_commands, pages
 
-LANGUAGES: Final = {"sh", "console", "text", "mermaid", "{toctree}", "{literalinclude}"}
+LANGUAGES: Final = {
+    "sh",
+    "console",
+    "text",
+    "mermaid",
+    "{toctree}",
+    "{literalinclude}",
+    "{include}",
+}
 PROGRAMS: Final = {
     *("make", "helm", "kubectl", ".ci/run"),
     *("birdc", "ctr", "ip", "nft", "sysctl", "vtysh"),
@@ -30,6 +40,24 @@ DEFAULT: Final = {
     "metadata": {"name": "default"},
     "spec": {"mode": "active"},
 }
+SETTINGS: Final = sorted(
+    {
+        tuple(
+            part for at, word in enumerate(words) if word == "--set" for part in words[at : at + 2]
+        )
+        for _, words in console_commands()
+        if words[0] == "helm" and "--set" in words
+    }
+)
+LEFT_OVER: Final = """
+ip link add tapvm up type veth peer name guest && ip link set guest up
+ip route add 10.65.0.2 dev tapvm metric 1024 proto 88
+ip route add fd00:65::2 dev tapvm metric 1024 proto 88
+ip route add 10.65.0.9 dev tapvm proto static
+ip route add 10.65.0.3 dev tapvm table 5254 proto static
+nft add table arp handover
+nft add table inet other
+"""
 RUNNABLE: Final = [block for block in blocks("sh") if block.lines]
 
 
@@ -107,6 +135,43 @@ def test_every_file_that_is_named_exists() -> None:
     }
 
     assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda settings: settings[-1])
+def test_the_chart_accepts_the_values_that_are_set(settings: tuple[str, ...]) -> None:
+    try:
+        helm = tools.locate("helm")
+    except tools.ToolsError as error:
+        pytest.skip(str(error))
+    named = ("handover", str(chart.CHART), "--namespace", "handover-system")
+    argv = [str(helm), "template", *named, *settings]
+    done = subprocess.run(argv, capture_output=True, text=True, check=False)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.mark.root
+def test_what_an_uninstall_leaves_can_be_taken_out_by_hand() -> None:
+    node = Namespace.make("node")
+    try:
+        node.run(LEFT_OVER)
+        by_hand = [
+            shlex.join(words)
+            for page, words in console_commands()
+            if page == "operations.md" and words[0] in {"ip", "nft"}
+        ]
+        taken_out = [each for each in by_hand if "flush" in each or "delete" in each]
+        for command in taken_out:
+            node.run(command)
+        left = node.run("ip route; ip -6 route; nft list tables; ip route show table 5254")
+    finally:
+        node.end()
+
+    assert len(taken_out) == 3
+    assert "10.65.0.9" in left
+    assert "10.65.0.3" in left
+    assert not re.search(r"proto 88|10\.65\.0\.2|fd00:65|arp handover", left)
+    assert "table inet other" in left
 
 
 @pytest.mark.api
