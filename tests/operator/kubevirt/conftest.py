@@ -1,6 +1,5 @@
 """A cluster in memory with KubeVirt in it, and the operator's pure parts that look at it."""
 
-import copy
 import datetime as dt
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -221,7 +220,7 @@ class World:
         raw["metadata"].setdefault("uid", f"uid-{raw['metadata']['name']}")
         raw["metadata"].setdefault("creationTimestamp", NOW.isoformat())
         self.stored[kind, key] = raw
-        self.watches[kind].append((key, copy.deepcopy(raw)))
+        self.watches[kind].append((key, raw))
         self.check()
 
     def patch(self, kind: AnyKind, name: str, patch: Mapping[str, Any]) -> None:
@@ -230,9 +229,9 @@ class World:
         if found is not None:
             self.put(merged(found, patch))
 
-    def delete(self, kind: AnyKind, name: str) -> None:
+    def delete(self, kind: AnyKind, name: str, namespace: str = NAMESPACE) -> None:
         """Delete an object, and in the end what it owns."""
-        key = ObjectKey(NAMESPACE, name)
+        key = ObjectKey(namespace, name)
         gone = self.stored.pop((kind, key), None)
         if gone is None:
             return
@@ -240,7 +239,7 @@ class World:
         for (of, owned), raw in list(self.stored.items()):
             owners = raw["metadata"].get("ownerReferences", [])
             if any(owner["uid"] == gone["metadata"]["uid"] for owner in owners):
-                self.delete(of, owned.name)
+                self.delete(of, owned.name, owned.namespace)
 
     def deliver(self, kind: AnyKind) -> None:
         """Let one watch tell its next event, if there is one."""
@@ -252,7 +251,7 @@ class World:
         """Answer a live GET of the operator's."""
         raw = self.stored.get((need.kind, need.key))
         if raw is not None:
-            self.operator.see(need.kind, copy.deepcopy(raw), need.key)
+            self.operator.see(need.kind, raw, need.key)
         if raw is None or raw["metadata"]["uid"] != need.uid:
             self.operator.adapter.put_absent(need.home, need.uid)
 
@@ -274,14 +273,14 @@ class World:
                     self._answer(place)
             case Delete(uid) if found is not None and found["metadata"]["uid"] == uid:
                 self.log.append(f"delete {key.name}")
-                self.delete(kind, key.name)
+                self.delete(kind, key.name, key.namespace)
             case _:
                 pass
 
     def _answer(self, place: Place) -> None:
         """Let the operator see what it wrote, or what was there instead."""
         kind, key = place
-        self.operator.see(kind, copy.deepcopy(self.stored[place]), key)
+        self.operator.see(kind, self.stored[place], key)
 
     def settle(self) -> "World":
         """Deliver, ask and write until nothing is left."""
@@ -312,7 +311,7 @@ class World:
         for watch in self.watches.values():
             watch.clear()
         for (kind, key), raw in self.stored.items():
-            self.operator.see(kind, copy.deepcopy(raw), key)
+            self.operator.see(kind, raw, key)
         self.operator.adapter.put_complete()
         self.log = []
         return self.settle()
