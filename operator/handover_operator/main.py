@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import datetime as dt
 import functools
-import gc
 import signal
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
@@ -70,9 +69,7 @@ async def _work(
         watch = functools.partial(handlers.watch_foreign, adapter, api.configuration)
         presence = Presence(api, adapter, watch, settings.sweep_interval)
         await presence.begin()
-    # What is loaded stays; a collection that walks through it would cost 100 ms (stack.md).
-    gc.collect()
-    gc.freeze()
+    listing.settle()
     structlog.get_logger().info("synced")
     sweeper = Sweeper(lambda: listing.sweep(api, reconciler), settings.sweep_interval)
     writers = (reconciler, adapter) if adapter is not None else (reconciler,)
