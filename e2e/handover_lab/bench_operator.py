@@ -26,6 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 from handover_api import names
+from handover_lab import bench_adapter
 from handover_lab.bench_agent import percentile
 from handover_lab.bench_world import ROOT, Api, BenchError, Key, Observer, Operator, until
 from handover_lab.controlplane import ControlPlane
@@ -45,14 +46,18 @@ class Plan:
     migrations: int = 1_000
     timed: int = 200
     events: int = 1_000
+    vms: tuple[int, int, int] = (500, 50, 10_000)
+    """Running while some of them move at once, and the most."""
 
 
-QUICK: Final = Plan(sizes=(100, 1_000), migrations=100, timed=40, events=200)
+QUICK: Final = Plan(sizes=(100, 1_000), migrations=100, timed=40, events=200, vms=(50, 20, 1_000))
 
 BARS: Final[Mapping[str, float]] = {
+    "scheduling_to_role_p99_ms": 250,
     "applied_to_role_p99_ms": 50,
     "start_to_synced_s": 15,
     "rss_mib": 256,
+    "rss_mib_adapter": 512,
     "writes_per_migration_and_object_max": 3,
     "status_writes_per_migration_and_object_max": 8,
     "event_cost_ratio_10000_to_100": 1.5,
@@ -349,10 +354,15 @@ async def measure(plan: Plan, console: Console, directory: Path) -> Bench:
         async with Api.connect(plane.kubeconfig) as api:
             bench = Bench(api, operator, plan, console)
             await bench.run()
-            return bench
     finally:
         operator.stop()
         plane.stop()
+    found = await bench_adapter.measure(directory, plan.vms, bench.say)
+    took = found.pop("adapter_ms")
+    for rank in (50, 99):
+        bench.results[f"scheduling_to_role_p{rank}_ms"] = round(percentile(took, rank), 1)
+    bench.results |= found
+    return bench
 
 
 def main() -> None:

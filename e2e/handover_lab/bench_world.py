@@ -256,9 +256,9 @@ class Operator:
         return int(found[1]) / 1024
 
     async def metric(self, name: str) -> float:
-        """Return the sum of a metric over its labels."""
+        """Return the sum of a metric over the labels that are not named."""
         text = await self._get("/metrics") or ""
-        values = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, flags=re.MULTILINE)
+        values = re.findall(rf"^{re.escape(name)}(?:{{.*}})? (\S+)$", text, flags=re.MULTILINE)
         return sum(map(float, values))
 
     @property

@@ -1,0 +1,183 @@
+"""The part of `make bench-operator` with a KubeVirt, which is only played (puppets.py).
+
+Timed is the instant that matters for a guest: from its VMIM's phase Scheduling to the role on the
+endpoint of its target pod, with fifty migrations at once.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any, Final
+
+import yaml
+
+from handover_lab import puppets, rest
+from handover_lab.bench_world import AT_ONCE, ROOT, Key, Observer, Operator, until
+from handover_lab.bench_world import Api as QuickApi
+from handover_lab.controlplane import ControlPlane
+from handover_lab.puppets import ALL_VMIMS, CRD, VERSION, VMI, Guest
+from handover_lab.scripted import KubeVirt, Migration
+
+NAMESPACE: Final = "vms"
+NODES: Final = tuple(f"node-{number}" for number in range(20))
+OUR_KINDS: Final = "/apis/handover.dev/v1alpha1/workloadendpoints"
+
+
+def address(number: int) -> str:
+    """Return the address of a VM."""
+    return f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
+
+
+class Adapter:
+    """Measures the operator beside a played KubeVirt."""
+
+    def __init__(
+        self,
+        plane: ControlPlane,
+        api: rest.Api,
+        quick: QuickApi,
+        say: Callable[[str], None],
+        log: Path,
+    ) -> None:
+        self.api = api
+        self.say = say
+        self.operator = Operator(plane.kubeconfig, log)
+        self.observer = Observer(quick)
+        self.kubevirt = KubeVirt(api, NAMESPACE)
+        self.scheduled: dict[str, float] = {}
+
+    async def run(self, running: int, moving: int, most: int) -> dict[str, Any]:
+        """Measure *moving* migrations of *running* VMs at once, then memory with *most* VMs."""
+        await self.furnish()
+        try:
+            return await self.measure(running, moving, most)
+        finally:
+            self.operator.stop()
+
+    async def furnish(self) -> None:
+        """Make all kinds, the nodes and the namespace."""
+        for file in sorted((ROOT / "crds").glob("*.yaml")):
+            await self.api.call("POST", CRD, yaml.safe_load(file.read_text()))
+        for name in NODES:
+            node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
+            await self.api.call("POST", "/api/v1/nodes", node)
+        await self.api.call("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+        await self.kubevirt.install()
+        await until(lambda: self.api.exists(OUR_KINDS), bool, "our kinds are served")
+
+    async def measure(self, running: int, moving: int, most: int) -> dict[str, Any]:
+        """Start VMs, move some, start many more."""
+        await self.start(range(running))
+        async with self.observer.watching():
+            await self.operator.start()
+            await self.until_endpoints(running)
+            await self.operator.until_idle()
+            took = await self.move(range(moving))
+        results: dict[str, Any] = {"adapter_ms": took}
+        if most > running:
+            self.operator.stop()
+            await self.start(range(running, most))
+            await self.operator.start()
+            await self.until_endpoints(most)
+            await self.operator.until_idle()
+            self.operator.stop()
+            results["start_to_synced_adapter_s"] = round(await self.operator.start(), 2)
+            await self.operator.until_idle()
+            results["rss_mib_adapter"] = round(self.operator.rss_mib, 1)
+        return results
+
+    async def start(self, numbers: Iterable[int]) -> None:
+        """Let VMs run, each in its pod."""
+        left = iter(numbers)
+
+        async def work() -> None:
+            for number in left:
+                if number % 100 == 0:
+                    self.say(f"VM {number}")
+                await self.start_one(number)
+
+        await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+
+    async def start_one(self, number: int) -> None:
+        """Make a VMI that runs and its pod, in as few requests as it takes."""
+        node, ips = NODES[number % len(NODES)], (address(number),)
+        guest = Guest(f"vm-{number}", labels={"app": f"app-{number % 7}"})
+        metadata = {"name": guest.name, "labels": {**guest.labels, "kubevirt.io/nodeName": node}}
+        interfaces = puppets.reported(guest.mac, ips)
+        status = {"phase": "Running", "nodeName": node, "interfaces": interfaces}
+        body = {
+            "apiVersion": VERSION,
+            "kind": "VirtualMachineInstance",
+            "metadata": metadata,
+            "spec": guest.spec(),
+            "status": status,
+        }
+        vmi = await self.api.call("POST", VMI.format(NAMESPACE), body)
+        pod = await self.kubevirt.make_pod(vmi, {"kubevirt.io/nodeName": node})
+        await self.kubevirt.bind(pod, node)
+        await self.kubevirt.wire(pod, ips)
+
+    async def until_endpoints(self, wanted: int) -> None:
+        """Wait until the operator knows so many objects of the kind that it makes."""
+
+        async def count() -> float:
+            await asyncio.sleep(0.5)
+            return await self.operator.metric('handover_operator_objects{kind="WorkloadEndpoint"}')
+
+        await until(count, lambda found: found >= wanted, f"{wanted} endpoints")
+
+    async def move(self, numbers: Iterable[int]) -> list[float]:
+        """Begin migrations at once; return the ms from each phase Scheduling to its role."""
+        noting = asyncio.create_task(self.note())
+        moving = [
+            await self.kubevirt.request(f"vm-{number}", f"move-{number}") for number in numbers
+        ]
+        self.say(f"{len(moving)} migrations at once")
+        await asyncio.gather(*(self.begin(migration) for migration in moving))
+        targets: dict[str, Key] = {
+            migration.name: ("WorkloadEndpoint", NAMESPACE, migration.target_pod)
+            for migration in moving
+        }
+        given = self.observer.given
+        await self.observer.until(
+            lambda: all(key in given for key in targets.values()), "the roles of all targets"
+        )
+        await until(self._all_scheduled(targets), bool, "phase Scheduling of all")
+        noting.cancel()
+        await asyncio.gather(noting, return_exceptions=True)
+        return [max(given[key] - self.scheduled[name], 0.0) * 1000 for name, key in targets.items()]
+
+    def _all_scheduled(self, targets: dict[str, Key]) -> Callable[[], Any]:
+        async def read() -> bool:
+            return targets.keys() <= self.scheduled.keys()
+
+        return read
+
+    async def begin(self, migration: Migration) -> None:
+        """Take one migration to where its target pod is bound."""
+        here = migration.vmi["status"]["nodeName"]
+        migration.node = NODES[(NODES.index(here) + 1) % len(NODES)]
+        await migration.until("bind")
+
+    async def note(self) -> None:
+        """Note when each VMIM came into phase Scheduling."""
+        async for _, raw in self.api.watch(ALL_VMIMS):
+            if raw.get("status", {}).get("phase") == "Scheduling":
+                self.scheduled.setdefault(raw["metadata"]["name"], time.perf_counter())
+
+
+async def measure(
+    directory: Path, numbers: tuple[int, int, int], say: Callable[[str], None]
+) -> dict[str, Any]:
+    """Measure on a control plane of its own."""
+    plane = ControlPlane.start(directory / "kubevirt")
+    try:
+        async with (
+            rest.Api.connect(plane.kubeconfig) as api,
+            QuickApi.connect(plane.kubeconfig) as quick,
+        ):
+            adapter = Adapter(plane, api, quick, say, directory / "adapter.log")
+            return await adapter.run(*numbers)
+    finally:
+        plane.stop()
