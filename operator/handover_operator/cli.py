@@ -9,7 +9,9 @@ import typer
 
 import handover_api
 from handover_operator import cluster, logs, main, readiness
+from handover_operator import uninstall as farewell
 from handover_operator.settings import OperatorSettings
+from handover_operator.workqueue import Temporary
 
 app = typer.Typer(
     name="handover-operator",
@@ -106,3 +108,32 @@ async def _check(release: readiness.Release) -> bool:
     finally:
         await api.close()
     return is_ready
+
+
+@app.command()
+def uninstall(
+    timeout: Annotated[float, typer.Option(help="Seconds to wait for the agents.")] = 60.0,
+) -> None:
+    """Let the agents hand their nodes back, where onUninstall says so; the chart's hook runs it."""
+    try:
+        late = asyncio.run(_uninstall(timeout))
+    except (cluster.Unconfigured, cluster.Absent, Temporary) as error:
+        typer.echo(f"handover-operator: the agents cannot be asked: {error}", err=True)
+        raise typer.Exit(1) from None
+    for each in late:
+        typer.echo(f"still has routes of ours: {each}")
+    if late:
+        typer.echo(
+            "See that the agents there run (helm test), then uninstall again; or leave these routes"
+            " as they are: helm uninstall --no-hooks"
+        )
+        raise typer.Exit(1)
+    typer.echo("all that was to be handed back is")
+
+
+async def _uninstall(seconds: float) -> tuple[str, ...]:
+    api = cluster.Cluster(await cluster.connect())
+    try:
+        return await farewell.hand_back(api, seconds)
+    finally:
+        await api.close()
