@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import Final
 
 from handover_api.configuration import Mode, Settings
 from handover_api.names import ObjectKey
@@ -12,6 +13,12 @@ from handover_nodeagent.retries import Retries
 from handover_nodeagent.router import Router
 from handover_nodeagent.seating import Seating
 
+_NONE_OF_THE_KERNELS: Final = (
+    "live_migration_route_convergence_time",
+    "target_timeout",
+    "probe_interval",
+    "on_uninstall",
+)
 Told = Callable[[Iterable[ObjectKey]], None]
 
 
@@ -92,6 +99,8 @@ class Enforcement:
         touched |= Touched(desired.everything().addresses, frozenset(interfaces))
         if self._is_complete:
             touched |= Touched(self.router.addresses())
+        if not _concerns_kernel(before, settings):
+            touched = Touched()
         if not self._was_held:
             touched |= Touched.union(self._held or ())
             self._held = None
@@ -133,6 +142,12 @@ class Enforcement:
     def _guard_changed(self) -> None:
         desired = self.router.desired
         self._told(desired.holders(desired.everything().addresses))
+
+
+def _concerns_kernel(before: Settings, after: Settings) -> bool:
+    """Tell whether another configuration makes another network; most fields do."""
+    same = {name: getattr(after, name) for name in _NONE_OF_THE_KERNELS}
+    return before.model_copy(update=same) != after
 
 
 def _nothing() -> None:

@@ -261,7 +261,9 @@ async def test_a_setting_that_is_none_of_the_kernels_touches_nothing_there(world
     world.put()
     await world.until(lambda: "10.65.0.2" in world.node.run(GUARD))
     before = count(metrics.GUARD, "change"), count(metrics.GUARD, "replace")
+    writes = world.loop.router.writes
     world.loop.configure(settings(targetTimeout="5m", probeInterval="100ms"))
+    assert world.loop.router.writes == writes
     world.loop.configure(settings(ipv4NormalRoutePriority=2048))
     await world.shows("10.65.0.2 dev tap0 ... metric 2048")
     await asyncio.sleep(0.05)
