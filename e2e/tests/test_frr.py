@@ -3,6 +3,7 @@
 import asyncio
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack
@@ -112,6 +113,8 @@ async def test_a_migration_is_followed_from_the_first_frame_to_the_normal_priori
     # The target believes its own kernel before anybody has spoken.
     assert way(mesh.b) == HERE
     await mesh.becomes(mesh.router, VIA_B)
+    # The source believes the target's preference more than itself, and takes its own word back.
+    await comes_true(lambda: has_preference(mesh, "2147483631"))
 
     # The source gives way, the target becomes normal: nobody turns back.
     route(mesh.a, "delete", NORMAL)
@@ -146,8 +149,17 @@ async def test_a_source_does_not_follow_by_itself(mesh: Mesh) -> None:
     assert way(mesh.a) == HERE
 
 
-async def test_with_the_default_priority_the_old_node_hides_the_target(mesh: Mesh) -> None:
-    """Why the elevated priority must be below 20: what BGP brought has metric 20."""
-    route(mesh.b, "add", 512)
+@pytest.mark.parametrize(("metric", "expected"), [(ELEVATED, HERE), (512, VIA_A)])
+async def test_only_below_20_a_target_needs_no_word_of_zebra(
+    mesh: Mesh, metric: int, expected: tuple[str, str]
+) -> None:
+    """What BGP brought has metric 20: zebra takes it out, but packets come before zebra does."""
+    for daemon in mesh.speakers[2].daemons:
+        daemon.send_signal(signal.SIGSTOP)
+    route(mesh.b, "add", metric)
+    chosen = way(mesh.b)
+    for daemon in mesh.speakers[2].daemons:
+        daemon.send_signal(signal.SIGCONT)
 
-    assert way(mesh.b) == VIA_A
+    assert chosen == expected
+    await mesh.becomes(mesh.b, HERE)
