@@ -8,7 +8,7 @@ CHECKED := crds operator nodeagent e2e tests
 PYTEST := $(BIN)/pytest
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-fast bench bench-operator lint images chart docs licenses tools prepare clean constraints
+.PHONY: help demo test test-install test-fast bench bench-operator lint images chart docs licenses tools prepare clean constraints
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -21,6 +21,10 @@ test: prepare lint tools images  ## Everything: pure tables, kernel, API server,
 	@$(PYTEST) -m "root and not cluster and not lab"
 	@$(PYTEST) -m "api and not root and not cluster and not lab"
 	@$(LAB).sandbox -- $(PYTEST) -m "cluster or lab"
+
+test-install: prepare tools images  ## The chart: manifests, rights, policies, a whole install on two nodes
+	@$(PYTEST) tests/chart
+	@$(LAB).sandbox -- $(PYTEST) e2e/tests/test_install.py
 
 test-fast:  ## The pure tests: no root, no Go, seconds
 	@$(PYTHON) e2e/prepare.py --python-only
