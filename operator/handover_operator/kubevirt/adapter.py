@@ -4,7 +4,7 @@ Everything that concerns one VMI is one machine, found by the VMI's name; a chan
 machine alone, however many others there are. Uids decide what belongs to it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
@@ -132,6 +132,11 @@ class Adapter:
         """Return what was last resolved for a LiveMigration."""
         home = self._migrations.get(key)
         return None if home is None else self._wishes[home].migrations[key]
+
+    def siblings(self, migration: ObjectKey) -> Iterable[ObjectKey]:
+        """Return the endpoints that are wanted for the VMI of a LiveMigration."""
+        home = self._migrations.get(migration)
+        return () if home is None else self._wishes[home].endpoints
 
     def has_judged(self, pod_uid: str) -> bool:
         """Return whether all endpoints that a pod may have are wanted by name."""

@@ -57,6 +57,11 @@ class Ledger:
         """Return the uid of an object that is not the adapter's; None when there is none."""
         return self._strangers.get((kind, key))
 
+    def is_undecided(self, migration: ObjectKey | None) -> bool:
+        """Return whether this is a LiveMigration of the adapter's without an outcome."""
+        seen = None if migration is None else self.migrations.get(migration)
+        return seen is not None and seen.outcome is None
+
     def put(self, kind: Kind, key: ObjectKey, raw: RawObject) -> None:
         """Take in a version of an object."""
         if kind not in _OWNERS:

@@ -136,8 +136,8 @@ def _endpoints(machine: Machine, pod: Pod) -> Iterator[WantedEndpoint]:
     vmi = machine.vmi
     if vmi is None or pod.node is None or not _is_live(machine, pod):
         return
-    assignment = _assignment(machine, pod)
-    source = _source(machine, machine.vmims.get(pod.migration_uid or ""))
+    vmim = machine.vmims.get(pod.migration_uid or "")
+    assignment, source = _assignment(vmim), _source(machine, vmim)
     may_be_made = assignment is not None or _is_resident(machine, pod)
     for interface in vmi.interfaces:
         if bindings.refusal(interface) is not None:
@@ -156,6 +156,7 @@ def _endpoints(machine: Machine, pod: Pod) -> Iterator[WantedEndpoint]:
             labels=pod.labels,
             dropped=machine.dropped.get(pod.uid, frozenset()),
             assignment=assignment,
+            after=vmim.key if vmim is not None and assignment is None else None,
             is_makeable=may_be_made and bool(ips),
         )
 
@@ -168,9 +169,8 @@ def _key(pod: Pod, interface: Interface) -> ObjectKey:
     return ObjectKey(pod.key.namespace, name)
 
 
-def _assignment(machine: Machine, pod: Pod) -> Assignment | None:
-    """Return the role with which the endpoint of *pod* is made."""
-    vmim = machine.vmims.get(pod.migration_uid or "")
+def _assignment(vmim: Vmim | None) -> Assignment | None:
+    """Return the role with which the endpoint of a pod is made, by the VMIM that made the pod."""
     if vmim is None or vmim.progress.outcome is not None:
         return None
     return Assignment(

@@ -13,7 +13,7 @@ from handover_api.livemigration import Outcome
 from handover_api.names import ObjectKey
 from handover_operator.kinds import Kind
 from handover_operator.kubevirt.gather import MIGRATION_UID
-from handover_operator.kubevirt.ledger import ADAPTER, SeenEndpoint, SeenMigration
+from handover_operator.kubevirt.ledger import ADAPTER, Ledger, SeenEndpoint, SeenMigration
 from handover_operator.kubevirt.wishes import Owner, WantedEndpoint, WantedMigration
 
 TTL: Final = 3600
@@ -45,11 +45,12 @@ Write = Create | Patch | Delete
 
 
 def endpoint(
-    wanted: WantedEndpoint | None, seen: SeenEndpoint | None, *, is_judged: bool
+    wanted: WantedEndpoint | None, ledger: Ledger, key: ObjectKey, *, is_judged: bool
 ) -> Write | None:
     """Compare one endpoint; *is_judged*: its pod may have no endpoint that is not wanted."""
+    seen = ledger.endpoints.get(key)
     if seen is None:
-        if wanted is None or not wanted.is_makeable:
+        if wanted is None or not wanted.is_makeable or ledger.is_undecided(wanted.after):
             return None
         return Create(_new_endpoint(wanted))
     if wanted is not None and wanted.owner.uid == seen.owner_uid:

@@ -148,6 +148,8 @@ class AdapterReconciler:
         """Take in a version of an object of ours (knowledge.Follower)."""
         self.ledger.put(kind, key, raw)
         self._look(kind, (key,))
+        if kind is Kind.MIGRATION:
+            self._look(Kind.ENDPOINT, self.adapter.siblings(key))
 
     def drop(self, kind: Kind, key: ObjectKey) -> None:
         """Take in that an object of ours is gone (knowledge.Follower)."""
@@ -225,7 +227,8 @@ class AdapterReconciler:
         if kind is Kind.ENDPOINT:
             seen = self.ledger.endpoints.get(key)
             is_judged = seen is not None and self.adapter.has_judged(seen.owner_uid)
-            return objects.endpoint(self.adapter.endpoint(key), seen, is_judged=is_judged)
+            wanted = self.adapter.endpoint(key)
+            return objects.endpoint(wanted, self.ledger, key, is_judged=is_judged)
         migration = self.ledger.migrations.get(key)
         fate = None if migration is None else self._fate(migration.owner_uid)
         return objects.migration(self.adapter.migration(key), migration, fate)

@@ -25,6 +25,8 @@ class WantedEndpoint:
     ``ips`` are assumed to be the source's while ``are_assumed``: then they are good enough to
     make the endpoint, and no reason to change one. ``assignment`` is given when it is made; what
     comes after is the resolver's. One that exists is kept though it could not be made now.
+    ``after``: the VMIM that brought the guest, whose LiveMigration must know of its end before an
+    endpoint is made without a role; else the resolver would still give it one.
     """
 
     key: ObjectKey
@@ -36,6 +38,7 @@ class WantedEndpoint:
     labels: Mapping[str, str] = field(default_factory=dict)
     dropped: frozenset[str] = frozenset()
     assignment: Assignment | None = None
+    after: ObjectKey | None = None
     is_makeable: bool = False
 
 

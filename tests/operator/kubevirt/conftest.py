@@ -163,7 +163,8 @@ class Operator:
             return None
         seen = self.ledger.endpoints.get(key)
         is_judged = seen is not None and self.adapter.has_judged(seen.owner_uid)
-        return objects.endpoint(self.adapter.endpoint(key), seen, is_judged=is_judged)
+        wanted = self.adapter.endpoint(key)
+        return objects.endpoint(wanted, self.ledger, key, is_judged=is_judged)
 
     def migration(self, key: ObjectKey) -> Write | None:
         """Compare one LiveMigration."""

@@ -85,6 +85,7 @@ class Play:
         self.target = target
         self.done: set[str] = set()
         self.had_role = False
+        self.was_bare = False
         world.check = self.check
         world.put(vmim)
 
@@ -97,6 +98,8 @@ class Play:
         phase = None if vmim is None else vmim["status"]["phase"]
         said = self.world.said().get("p2")
         self.had_role = self.had_role or (said is not None and said.startswith("target of m"))
+        self.was_bare = self.was_bare or said == "-"
+        assert not (self.had_role and self.was_bare)
         if said is not None and (phase != "Succeeded" or self.had_role):
             assert said.startswith("target of m")
             assert phase in {"Succeeded", "Failed"} or "ed" not in said.replace("armed", "")
