@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import Any, Final
 
 from handover_api import __version__
-from handover_lab import handmade, initramfs, lab, measure, picture, report, sandbox, story, tools
+from handover_lab import (
+    handmade,
+    initramfs,
+    lab,
+    measure,
+    picture,
+    report,
+    sandbox,
+    story,
+    timeline,
+    tools,
+)
 from handover_lab.cluster import Cluster
 from handover_lab.desk import Desk
 from handover_lab.lab import Lab, Migrated
@@ -78,6 +89,7 @@ class Show:
             await self.epilogue(stage)
             found = self.found()
             publish(self.screen, found, self.scenes)
+            write_down(self.timeline)
             status = 1 if found.faults else 0
             if keep:
                 explain(self.screen, self.cluster)
@@ -211,6 +223,12 @@ def explain(screen: Screen, cluster: Cluster) -> None:
     screen.note("Look around, and move the VM as often as you like:")
     for line in ("get wep,lm", "delete lm --all", "apply -f examples/livemigration.yaml"):
         screen.console.print(f"  {command} {line}")
+
+
+def write_down(shown: Timeline) -> None:
+    """Keep the whole story, of which a screen shows the end."""
+    lines = (timeline.fact_line(shown.story, fact).plain for fact in shown.story.facts)
+    (BUILD / "timeline.txt").write_text("\n".join(lines) + "\n")
 
 
 def publish(screen: Screen, found: Report, scenes: list[Scene]) -> None:

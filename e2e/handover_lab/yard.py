@@ -62,7 +62,7 @@ class Move:
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """A place whose programs get processors before or after others.
+    """A place whose programs get a processor before others, or after them.
 
     An emulated guest takes all it can get. On real nodes it would not stand in the way of those
     who have to answer within a millisecond.
