@@ -51,6 +51,8 @@ BREATH: Final = 0.001
 """Seconds between a prepared cutover and the machine's step."""
 WARNINGS: Final = frozenset({EventReason.STILL_ALIVE, EventReason.ORPHAN_ROUTE})
 
+_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
+
 _log: Final = structlog.get_logger()
 
 
@@ -294,7 +296,7 @@ class Reconciler:
         resident.cutover = Cutover(
             signal=signal,
             announcement_to_route_microseconds=microseconds,
-            time=_now(),
+            time=_moment(self._acknowledged_ns),
             migration_uid=resident.machine.uid,
         )
         self._telling.cut_over(resident)
@@ -409,6 +411,11 @@ class Reconciler:
     def describe(self, resident: Resident) -> Standing:
         """Gather how an endpoint stands now."""
         return telling.describe(resident, self.kernel, self.settings, self.misconfigured)
+
+
+def _moment(nanoseconds: int) -> dt.datetime:
+    """Return a time of the kernel's realtime clock."""
+    return _EPOCH + dt.timedelta(microseconds=nanoseconds // 1000)
 
 
 def _now() -> dt.datetime:

@@ -229,6 +229,9 @@ async def test_a_rarp_makes_a_target_live(world: World) -> None:
     assert status.last_cutover.signal == "RARP"
     assert 0 < status.last_cutover.announcement_to_route_microseconds < 1_000_000
     assert status.last_cutover.migration_uid == "m1"
+    # When the kernel had the route, not when the machine took its step a breath later.
+    assert status.since is not None
+    assert status.last_cutover.time < status.since
 
 
 @pytest.mark.usefixtures("alive")
