@@ -396,7 +396,10 @@ def terminal() -> Iterator[Terminal]:
     inner = f"{shlex.join(CALL)} -- sh -c 'echo up; read -r x; echo on:$x; exec sleep 1000'"
     script = f"{inner}; echo status:$?; read -r line; echo read:$line"
     shell = subprocess.Popen(
-        ["setsid", "--ctty", "bash", "-c", script], stdin=theirs, stdout=theirs, stderr=theirs
+        ["env", "--default-signal", "setsid", "--ctty", "bash", "-c", script],
+        stdin=theirs,
+        stdout=theirs,
+        stderr=theirs,
     )
     os.close(theirs)
     with os.fdopen(ours, "r+b", buffering=0) as screen:
