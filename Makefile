@@ -6,6 +6,10 @@ LAB := $(BIN)/python -m handover_lab
 FAST := not root and not api and not cluster and not lab
 CHECKED := crds operator nodeagent e2e tests
 PYTEST := $(BIN)/pytest
+# Pure, but with helm, a site to build, or thousands of cases: for `make test`.
+LONG := tests/chart tests/docs tests/api/test_assignment.py tests/nodeagent/test_model.py \
+  tests/nodeagent/sniff/test_fuzz.py tests/operator/test_leadership.py e2e/tests/test_picture.py \
+  tests/operator/kubevirt/test_interleavings.py tests/operator/kubevirt/test_recorded_watches.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-install test-fast bench bench-operator lint images chart docs licenses tools prepare clean constraints
@@ -28,7 +32,7 @@ test-install: prepare tools images  ## The chart: manifests, rights, policies, a
 
 test-fast:  ## The pure tests: no root, no Go, seconds
 	@$(PYTHON) e2e/prepare.py --python-only
-	@$(PYTEST) -q -m "$(FAST)"
+	@$(PYTEST) -q -m "$(FAST)" $(addprefix --ignore=,$(LONG))
 
 bench: prepare tools  ## Measure the agent beside a floor in C (QUICK=1: a tenth of it)
 	@$(LAB).sandbox -- $(LAB).bench_agent $(if $(QUICK),--quick)
