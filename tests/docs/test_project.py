@@ -1,7 +1,8 @@
 """The habits of the project: one version, pinned packages, one test command, a way to report."""
 
 import re
-from typing import Any
+import subprocess
+import sys
 
 import pytest
 import yaml
@@ -12,7 +13,9 @@ from handover_lab.pages import ROOT
 
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
-TEMPLATES = sorted((ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml"))
+FORMS = sorted(
+    path for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml") if path.stem != "config"
+)
 CONSTRAINTS = (ROOT / "constraints.txt").read_text()
 
 
@@ -52,24 +55,31 @@ def test_the_workflow_runs_what_everybody_runs() -> None:
     assert WORKFLOW["permissions"] == {"contents": "read"}
 
 
-def test_the_workflow_uses_nothing_but_its_hosts_own_actions() -> None:
+def test_the_workflow_uses_nothing_but_its_hosts_own_actions_by_their_commits() -> None:
     (job,) = WORKFLOW["jobs"].values()
-    used = [step["uses"] for step in job["steps"] if "uses" in step]
+    text = (ROOT / ".github/workflows/ci.yml").read_text()
+    pinned = re.findall(r"uses: actions/[a-z-]+@[0-9a-f]{40} # v\d+\.\d+\.\d+$", text, re.MULTILINE)
 
-    assert [name for name in used if not re.fullmatch(r"actions/[a-z-]+@v\d+", name)] == []
+    assert len(pinned) == text.count("uses:") > 0
     go = next(step["with"] for step in job["steps"] if "setup-go" in step.get("uses", ""))
     assert (ROOT / go["go-version-file"]).exists()
 
 
-@pytest.mark.parametrize("path", TEMPLATES, ids=lambda path: path.stem)
-def test_an_issue_template_is_a_form(path: Any) -> None:
-    form = yaml.safe_load(path.read_text())
-    if path.stem == "config":
-        assert "blank_issues_enabled" in form
-        return
-    assert {"name", "description", "body"} <= set(form)
-    ids = [field["id"] for field in form["body"]]
-    assert len(ids) == len(set(ids)) > 1
+@pytest.mark.parametrize(
+    ("path", "schema"),
+    [
+        (".github/workflows/ci.yml", "workflows"),
+        (".github/ISSUE_TEMPLATE/config.yml", "issue-config"),
+        *((str(path.relative_to(ROOT)), "issue-forms") for path in FORMS),
+    ],
+)
+def test_what_github_reads_keeps_to_its_schema(path: str, schema: str) -> None:
+    argv = ["-m", "check_jsonschema", "--builtin-schema", f"vendor.github-{schema}", path]
+    done = subprocess.run(
+        [sys.executable, *argv], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize("name", ["SECURITY.md", "CODE_OF_CONDUCT.md", "CONTRIBUTING.md"])
