@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Final, Self
 
 from handover_lab.client import Client
-from handover_lab.story import Fact, Note, Phase, Role, Signal, State
+from handover_lab.story import Deed, Fact, Note, Phase, Role, Signal, State
 
 Object = Mapping[str, Any]
 Objects = Mapping[str, Object]
@@ -110,11 +110,12 @@ async def values(stream: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:
 
 def facts(before: Object, after: Object, now_ns: int) -> Iterator[Fact]:
     """Tell what of a person's interest lies between two states of one object; {} is absent."""
-    if (after or before)["kind"] == "LiveMigration":
-        if phase_of(after) and phase_of(after) != phase_of(before):
-            yield Phase(now_ns, phase_of(after))
-    else:
+    kind, phase = (after or before)["kind"], phase_of(after)
+    if kind == "WorkloadEndpoint":
         yield from of_endpoint(before, after, now_ns)
+    elif phase and phase != phase_of(before):
+        is_ours = kind == "LiveMigration"
+        yield Phase(now_ns, phase) if is_ours else Deed(now_ns, "kubevirt", "vmim", phase)
     yield from notes(before, after, now_ns)
 
 
@@ -155,7 +156,7 @@ def conditions(thing: Object) -> list[Mapping[str, str]]:
 
 
 def phase_of(migration: Object) -> str:
-    """Return the phase of a LiveMigration, empty where it has none yet."""
+    """Return the phase of a migration, ours or KubeVirt's, empty where it has none yet."""
     return str(status(migration).get("phase", ""))
 
 

@@ -81,6 +81,16 @@ class Guest:
 
 
 @dataclass(frozen=True, slots=True)
+class Deed:
+    """Somebody else did his part: *kind* is about what."""
+
+    at_ns: int
+    where: str
+    kind: str
+    what: str
+
+
+@dataclass(frozen=True, slots=True)
 class Note:
     """Anything else that a person should read."""
 
@@ -99,7 +109,7 @@ class Traffic:
     """The share of packets that were answered; None: none was sent."""
 
 
-Fact = Chapter | Phase | Role | State | Signal | Route | Guest | Note
+Fact = Chapter | Phase | Role | State | Signal | Route | Guest | Deed | Note
 """What is told as a line of the story."""
 
 
@@ -141,7 +151,7 @@ def told(story: Story, fact: Fact | Traffic) -> Story:
         flows = [fact if f.name == fact.name else f for f in story.flows]
         return replace(story, flows=tuple(flows if known else [*others, fact]))
     changed = applied(story, fact)
-    if changed == story and not isinstance(fact, Note | Signal):
+    if changed == story and not isinstance(fact, Deed | Note | Signal):
         return story
     return replace(changed, facts=(*story.facts, fact))
 
@@ -183,13 +193,15 @@ def line(fact: Fact) -> tuple[str, str, str]:  # noqa: PLR0911  # one per kind o
         case Role(_, node, role):
             return node, "role", role or "none any more"
         case State(_, node, state):
-            return node, "state", state
+            return node, "state", state or "its endpoint is gone"
         case Signal(_, node, signal, route_us):
             return node, "signal", f"{signal} heard, route in after {route_us:,.0f} µs"
         case Route(_, node, how, present):
             return node, "route", f"{'+' if present else '-'} {how}"
         case Guest(_, node, state):
             return node, "guest", GUEST_WORDS[state]
+        case Deed(_, where, kind, what):
+            return where, kind, what
         case Note(_, text):
             return "", "", text
 

@@ -8,7 +8,7 @@ import pytest
 
 from handover_lab import observer
 from handover_lab.desk import Desk
-from handover_lab.story import Fact, Note, Phase, Role, Signal, State, Traffic
+from handover_lab.story import Deed, Fact, Note, Phase, Role, Signal, State, Traffic
 
 NOW = 1_795_528_486_000_000_000
 
@@ -28,6 +28,12 @@ def endpoint(role: str = "", **status: Any) -> dict[str, Any]:
 def migration(**status: Any) -> dict[str, Any]:
     """Build a LiveMigration as the API serves it."""
     return {"kind": "LiveMigration", "metadata": {"name": "move"}, "status": status}
+
+
+def vmim(phase: str) -> dict[str, Any]:
+    """Build a VirtualMachineInstanceMigration as the API serves it."""
+    kind = "VirtualMachineInstanceMigration"
+    return {"kind": kind, "metadata": {"name": "move"}, "status": {"phase": phase}}
 
 
 def condition(kind: str, status: str, message: str = "", reason: str = "Why") -> dict[str, str]:
@@ -61,6 +67,8 @@ CUTOVER = {"signal": "RARP", "announcementToRouteMicroseconds": 424, "time": CUT
         (migration(), migration(phase="Ready"), [Phase(NOW, "Ready")]),
         (migration(phase="Ready"), migration(phase="Ready"), []),
         (migration(phase="Succeeded"), {}, []),
+        (vmim("Pending"), vmim("Scheduling"), [Deed(NOW, "kubevirt", "vmim", "Scheduling")]),
+        (endpoint(state="Base"), {}, [State(NOW, "node-b", "")]),
         (
             migration(),
             migration(conditions=[condition("SourceLingers", "True", "vm-on-node-a still does")]),

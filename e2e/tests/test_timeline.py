@@ -10,6 +10,7 @@ from rich.console import Console
 from handover_lab import story, timeline
 from handover_lab.story import (
     Chapter,
+    Deed,
     Fact,
     Guest,
     Note,
@@ -33,12 +34,14 @@ FACTS: list[Fact] = [
     Phase(BEGAN + 100 * MS, "Preparing"),
     Role(BEGAN + 200 * MS, "node-b", "target"),
     State(BEGAN + 210 * MS, "node-b", "Target"),
+    Deed(BEGAN + 220 * MS, "kubevirt", "vmim", "TargetReady"),
     Guest(BEGAN + 300 * MS, "node-a", "paused"),
     Guest(BEGAN + 306 * MS, "node-b", "runs"),
     Signal(BEGAN + 307 * MS, "node-b", "RARP", 412.4),
     Route(BEGAN + 308 * MS, "node-b", "dev tapvm metric 512", present=True),
     Route(BEGAN + 900 * MS, "node-a", "dev tapvm metric 1024", present=False),
     Role(BEGAN + 1000 * MS, "node-b", ""),
+    State(BEGAN + 1100 * MS, "node-b", ""),
 ]
 
 LINES = """
@@ -47,11 +50,13 @@ LINES = """
     0.1000  cluster  phase   Preparing
     0.2000  node-b   role    target
     0.2100  node-b   state   Target
+    0.2200  kubevirt vmim    TargetReady
     0.3000  node-a   guest   stops here
     0.3060  node-b   guest   runs here
     0.3070  node-b   signal  RARP heard, route in after 412 µs
     0.3080  node-b   route   + dev tapvm metric 512
     1.0000  node-b   role    none any more
+    1.1000  node-b   state   its endpoint is gone
 """
 
 
@@ -100,10 +105,12 @@ def test_the_view_fits_the_terminal_and_ends_with_the_latest_fact(height: int) -
 def test_a_node_shows_what_is_true_now() -> None:
     node = tell(Story(BEGAN, (story.Node("node-b"),)), FACTS).node("node-b")
 
-    assert story.Node("node-b", "", "Target", "runs", ("dev tapvm metric 512",)) == node
+    assert story.Node("node-b", "", "", "runs", ("dev tapvm metric 512",)) == node
 
 
-@pytest.mark.parametrize("fact", [f for f in FACTS if not isinstance(f, Note | Signal)], ids=repr)
+@pytest.mark.parametrize(
+    "fact", [f for f in FACTS if not isinstance(f, Deed | Note | Signal)], ids=repr
+)
 def test_what_is_known_is_not_told_twice(fact: Fact) -> None:
     once = story.told(Story(BEGAN, ()), fact)
 
