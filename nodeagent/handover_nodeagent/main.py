@@ -27,6 +27,7 @@ from handover_nodeagent import (
 )
 from handover_nodeagent.apiserver import ApiServer
 from handover_nodeagent.configuration import Invalid
+from handover_nodeagent.intake import Intake
 from handover_nodeagent.kernel import capabilities
 from handover_nodeagent.machine import RouteLevel
 from handover_nodeagent.memory import Memory
@@ -66,12 +67,13 @@ class Agent:
         start, why = self.effective(Settings())
         self.reconciler = Reconciler(start, self.reporter, memory)
         self.reconciler.misconfigured = why
+        self.intake = Intake(self.reconciler, self.reporter, memory)
         self.observation = Observation(self.reconciler)
         selector = f"spec.node={settings.node_name}"
         self.endpoints = Watch(
             api,
             f"{_ROOT}/{names.WORKLOAD_ENDPOINTS}",
-            sink=_Endpoints(self.reconciler, self.observation, self.reporter),
+            sink=_Endpoints(self.intake, self.observation, self.reporter),
             field_selector=selector,
         )
         self.configurations = Watch(
@@ -104,7 +106,7 @@ class Agent:
         settings, why = self.effective(self.reconciler.settings)
         if why:
             _log.warning("configuration_refused", why=why)
-        self.reconciler.configure(settings, why)
+        self.intake.configure(settings, why)
         self.memory.keep_configuration(self.specs)
 
     def consider_uninstall(self, metadata: Mapping[str, object]) -> None:
@@ -138,12 +140,12 @@ class Agent:
         returned = await handback.hand_back(settings, silent)
         self.reconciler.router.load(await asyncio.to_thread(router.observe, settings, silent))
         # Told as it is now.
-        self.reconciler.configure(settings, self.reconciler.misconfigured)
+        self.intake.configure(settings, self.reconciler.misconfigured)
         _log.info("handed_back", **dataclasses.asdict(returned))
 
     async def _work(self) -> None:
         records = await asyncio.to_thread(self.memory.load)
-        await self.observation.begin(records)
+        await self.observation.begin(self.intake, records)
         async with asyncio.TaskGroup() as group:
             group.create_task(self._open_door())
             group.create_task(self.reconciler.kernel.guard.run())
@@ -173,7 +175,7 @@ class Agent:
             node=self.settings.node_name,
             version=__version__,
             mode=self.reconciler.settings.mode,
-            synced=self.reconciler.is_synced,
+            synced=self.intake.is_synced,
             endpoints=tuple(entries),
         )
         text = await asyncio.to_thread(snapshot.model_dump_json, exclude_none=True)
@@ -183,7 +185,7 @@ class Agent:
         """Say why nobody may rely on this agent so far; "" when all may."""
         if self.uninstalled.is_set():
             return "the node has been handed back, as the uninstall asked"
-        return "" if self.reconciler.is_synced else "the node's endpoints are not all known yet"
+        return "" if self.intake.is_synced else "the node's endpoints are not all known yet"
 
     async def close(self) -> None:
         """Stop telling and listening; routes and guard stay."""
@@ -202,22 +204,20 @@ class Agent:
 class _Endpoints:
     """The watch of this node's endpoints."""
 
-    def __init__(
-        self, reconciler: Reconciler, observation: Observation, reporter: Reporter
-    ) -> None:
-        self._reconciler = reconciler
+    def __init__(self, intake: Intake, observation: Observation, reporter: Reporter) -> None:
+        self._intake = intake
         self._observation = observation
         self._reporter = reporter
 
     def put(self, raw: Mapping[str, object]) -> None:
-        self._reconciler.put(raw)
+        self._intake.put(raw)
 
     def drop(self, key: ObjectKey, uid: str) -> None:
-        self._reconciler.drop(key, uid)
+        self._intake.drop(key, uid)
 
     def synced(self) -> None:
-        is_first = not self._reconciler.is_synced
-        self._reconciler.synced()
+        is_first = not self._intake.is_synced
+        self._intake.synced()
         self._reporter.retry_now()
         if is_first:
             # The quick look finds only routes that win; once all endpoints are known, find all.

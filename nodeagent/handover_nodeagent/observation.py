@@ -11,6 +11,7 @@ import structlog
 
 from handover_api.names import ObjectKey
 from handover_nodeagent import metrics, router
+from handover_nodeagent.intake import Intake
 from handover_nodeagent.kernel import links
 from handover_nodeagent.kernel.netlink import ObservationError
 from handover_nodeagent.kernel.notifications import (
@@ -51,15 +52,15 @@ class Observation:
         )
         reconciler.kernel.observe = self.look
 
-    async def begin(self, records: Mapping[ObjectKey, Record]) -> None:
-        """Start the reconciler from the kernel and the last agent's *records*."""
+    async def begin(self, intake: Intake, records: Mapping[ObjectKey, Record]) -> None:
+        """Start *intake* from the kernel and the last agent's *records*."""
         addresses = [
             address
             for record in records.values()
             if record.endpoint
             for address in record.endpoint.spec.ips
         ]
-        self._reconciler.start(*await self._observe(lambda: addresses), records)
+        intake.start(*await self._observe(lambda: addresses), records)
         self._begun = True
 
     async def run(self) -> None:

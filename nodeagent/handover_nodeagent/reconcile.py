@@ -7,19 +7,18 @@ log lines, metrics, memory and reports follow when the routes are in.
 import asyncio
 import datetime as dt
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Final
 
 import structlog
 
 from handover_api.assignment import Assignment
-from handover_api.configuration import Mode, Settings
+from handover_api.configuration import Settings
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, Signal, State, WorkloadEndpoint
 from handover_nodeagent import (
     commands,
     fsm,
-    gather,
     inputs,
     machine,
     metrics,
@@ -30,7 +29,7 @@ from handover_nodeagent.attendance import Attendance
 from handover_nodeagent.commands import EventReason
 from handover_nodeagent.desired import Touched
 from handover_nodeagent.enforcement import Enforcement
-from handover_nodeagent.events import Announced, AwaitLifted, Deleted, Event, Unaskable
+from handover_nodeagent.events import Announced, AwaitLifted, Event, Unaskable
 from handover_nodeagent.fsm import Step
 from handover_nodeagent.lodging import Lodging
 from handover_nodeagent.machine import RouteLevel
@@ -39,7 +38,6 @@ from handover_nodeagent.network import Link
 from handover_nodeagent.report import Reporter
 from handover_nodeagent.resident import Heard, Resident
 from handover_nodeagent.restart import Found
-from handover_nodeagent.router import Observed
 from handover_nodeagent.seating import Seating
 from handover_nodeagent.sniff.verdict import Accepted
 from handover_nodeagent.standing import Standing
@@ -57,129 +55,26 @@ _log: Final = structlog.get_logger()
 
 
 class Reconciler:
-    """Every endpoint of this node, and the world that is made to follow them.
-
-    The kernel is left alone until :meth:`start` with records, or the first :meth:`synced`.
-    """
+    """Every endpoint of this node, and the world that is made to follow them."""
 
     def __init__(self, settings: Settings, reporter: Reporter, memory: Memory) -> None:
         """Touch nothing so far but the sockets that the kernel is asked through."""
         self.settings = settings
         self.misconfigured = ""
-        self.is_synced = False
         self.residents: dict[ObjectKey, Resident] = {}
         seating = Seating()
-        self.kernel = Enforcement(settings, seating, self._report)
+        self.kernel = Enforcement(settings, seating, self.report)
         self.router = self.kernel.router
         self.lodging = Lodging(self.residents, seating, self.kernel, self._relocate)
-        self._attendance = Attendance(self, self._feed, self._overdue, _now)
+        self.attendance = Attendance(self, self.feed, self._overdue, _now)
         self._memory = memory
         self._telling = Telling(reporter, self.describe, _now)
-        self._reporter = reporter
-        self._unconfirmed: set[ObjectKey] = set()
         self._moved = asyncio.Event()
         self._episode = 0
         self._acknowledged_ns = 0
         self._received_ns = 0
 
-    # What the API says.
-
-    def start(
-        self, links: Mapping[int, Link], observed: Observed, records: Mapping[ObjectKey, Record]
-    ) -> None:
-        """Begin with what the kernel has and what the last agent remembered."""
-        self.lodging.node.load(links)
-        self.router.load(observed)
-        kept = frozenset(observed.ours)
-        for key, record in records.items():
-            orphans = [route for route in record.routes if route in kept]
-            for route in orphans:
-                self.router.desired.adopt(route)
-            if record.endpoint:
-                self._unconfirmed.add(key)
-                self._meet(record.endpoint, record)
-            elif not orphans:
-                self._memory.keep(key, lambda: None)
-        if records:
-            self._release(complete=False)
-
-    def put(self, raw: Mapping[str, object]) -> None:
-        """Take in one version of an endpoint."""
-        endpoint = gather.endpoint(raw)
-        self._unconfirmed.discard(endpoint.key)
-        if isinstance(endpoint, gather.Unreadable):
-            metrics.UNREADABLE.inc()
-            _log.warning("unreadable_endpoint", endpoint=str(endpoint.key), why=str(endpoint))
-            return
-        self._reporter.known(endpoint.key, endpoint.metadata.uid, endpoint.status)
-        resident = self.residents.get(endpoint.key)
-        if resident is None or resident.uid != endpoint.metadata.uid:
-            self._meet(endpoint, None)
-        elif self._is_paused:
-            resident.endpoint = endpoint
-        else:
-            self._update(resident, endpoint)
-
-    def drop(self, key: ObjectKey, uid: str) -> None:
-        """Take in that an endpoint's object is gone."""
-        resident = self.residents.get(key)
-        if resident is None or resident.uid != uid:
-            return
-        if self._is_paused:
-            self._unconfirmed.add(key)
-        else:
-            self._feed(resident, Deleted())
-
-    def synced(self) -> None:
-        """Know that all endpoints of this node have been told."""
-        self._drop_unconfirmed()
-        if self.is_synced:
-            return
-        self.is_synced = True
-        self._release(complete=True)
-        _log.info("synced", endpoints=len(self.residents))
-
-    def configure(self, settings: Settings, misconfigured: str = "") -> None:
-        """Follow another configuration, and touch nothing that it does not concern."""
-        self.misconfigured = misconfigured
-        metrics.CONFIGURATION.set(not misconfigured)
-        before, self.settings = self.settings, settings
-        if before != settings:
-            _log.info("configured", **settings.to_object())
-            self._follow_settings(before)
-        self._report(self.residents)
-
-    def _follow_settings(self, before: Settings) -> None:
-        was_paused = before.mode is Mode.PAUSED
-        desired = self.router.desired
-        guard = desired.guard(desired.everything().interfaces)
-        addresses = desired.everything().addresses
-        for resident in self.residents.values():
-            self._digest(resident)
-        self.kernel.hold()
-        self.kernel.configure(self.settings)
-        for resident in tuple(self.residents.values()):
-            resident.admission = self.lodging.admit(resident.endpoint)
-            self.router.desired.put(resident.local(self.settings))
-            if was_paused and not self._is_paused:
-                self._meet(resident.endpoint, resident.record())
-        self.kernel.follow(before, Touched(addresses), guard)
-        for resident in self.residents.values():
-            self._attendance.follow(resident, self.router, self.settings)
-        if was_paused and self.is_synced:
-            self._drop_unconfirmed()
-
-    @property
-    def _is_paused(self) -> bool:
-        """While paused all is left as it is, as if no agent ran; the end is like its restart."""
-        return self.settings.mode is Mode.PAUSED
-
-    def _drop_unconfirmed(self) -> None:
-        """Take in the end of what was remembered but not told, or dropped while paused."""
-        if not self._is_paused:
-            gone, self._unconfirmed = self._unconfirmed, set()
-            for key in gone:
-                self.drop(key, self.residents[key].uid)
+    # What others want to know.
 
     @property
     def awaits_guests(self) -> bool:
@@ -213,9 +108,9 @@ class Reconciler:
         elif resident.heard is None:
             self.router.cut_over(prepared)
             resident.heard = Heard(event, accepted.mac, received_at, time.time_ns(), prepared)
-            asyncio.get_running_loop().call_later(BREATH, self._digest, resident)
+            asyncio.get_running_loop().call_later(BREATH, self.digest, resident)
 
-    def _digest(self, resident: Resident) -> None:
+    def digest(self, resident: Resident) -> None:
         """Step on what was heard, unless something else was faster to ask for it."""
         heard, resident.heard = resident.heard, None
         if heard and heard.sent:
@@ -228,7 +123,7 @@ class Reconciler:
         if is_news:
             resident.learned_mac = heard.mac
         self._received_ns, self._acknowledged_ns = heard.received_ns, heard.acknowledged_ns
-        self._feed(resident, heard.event)
+        self.feed(resident, heard.event)
         if is_news:
             self.router.seed(resident.local(self.settings))
 
@@ -236,7 +131,7 @@ class Reconciler:
         """Take that a guest cannot be asked."""
         resident = self.residents.get(key)
         if resident is not None:
-            self._feed(resident, Unaskable(episode))
+            self.feed(resident, Unaskable(episode))
 
     def hearing_changed(self, key: ObjectKey) -> None:
         """Report that a listener was lost or is back."""
@@ -246,8 +141,9 @@ class Reconciler:
 
     # From an event to the world.
 
-    def _feed(self, resident: Resident, event: Event) -> None:
-        self._digest(resident)
+    def feed(self, resident: Resident, event: Event) -> None:
+        """Step an endpoint's machine, and bring the world to where it stands then."""
+        self.digest(resident)
         step = fsm.step(resident.machine, event, _now(), self.settings)
         before = resident.machine
         if step.impossible and step.input:
@@ -266,13 +162,13 @@ class Reconciler:
         self._acknowledged_ns = self._acknowledged_ns or time.time_ns()
         for command in step.commands:
             if isinstance(command, commands.AnnounceGateway):
-                self._attendance.correct(resident, self.settings)
+                self.attendance.correct(resident, self.settings)
             elif isinstance(command, commands.RecordCutover):
                 self._record(resident, command.signal)
         self._acknowledged_ns = 0
-        self._attendance.follow(resident, self.router, self.settings)
+        self.attendance.follow(resident, self.router, self.settings)
         for command in step.commands:
-            self._attendance.question(resident, command)
+            self.attendance.question(resident, command)
         self._tell(resident, step)
         self._memory.keep(resident.key, resident.record)
         self._telling.report(resident)
@@ -303,11 +199,11 @@ class Reconciler:
 
     # Endpoints that come, change and go.
 
-    def _meet(self, endpoint: WorkloadEndpoint, record: Record | None) -> None:
+    def meet(self, endpoint: WorkloadEndpoint, record: Record | None) -> None:
         """Start an endpoint's machine from what is found, in place of one of the same name."""
         known = self.residents.pop(endpoint.key, None)
         if known:
-            self._digest(known)
+            self.digest(known)
             known.retire()
         if known and known.uid != endpoint.metadata.uid:
             self._telling.gone(known)
@@ -333,9 +229,9 @@ class Reconciler:
         self.lodging.take_in(resident)
         self._settle(resident, step)
         self._telling.met(resident, found)
-        self._report(self.router.desired.holders(admission.allowed))
+        self.report(self.router.desired.holders(admission.allowed))
 
-    def _update(self, resident: Resident, endpoint: WorkloadEndpoint) -> None:
+    def update(self, resident: Resident, endpoint: WorkloadEndpoint) -> None:
         """Take in another version of an endpoint that is known."""
         before, resident.endpoint = resident.endpoint, endpoint
         after = Assignment.from_annotations(endpoint.metadata.annotations)
@@ -346,14 +242,14 @@ class Reconciler:
             self.router.foreigners.look(resident.admission.allowed)
             self.lodging.look_again(resident)
             self._relocate(resident, is_elsewhere=False)
-            self._report(concerned | self.router.desired.holders(resident.admission.allowed))
+            self.report(concerned | self.router.desired.holders(resident.admission.allowed))
         link = resident.link
         routes_in = bool(link and self.router.routes_of(resident.admission.allowed, link.index))
         event = inputs.read(resident.machine.assignment, after, routes_in=routes_in)
         if before.spec.await_role and not endpoint.spec.await_role:
-            self._feed(resident, AwaitLifted())
+            self.feed(resident, AwaitLifted())
         if event:
-            self._feed(resident, event)
+            self.feed(resident, event)
         elif is_other:
             self._memory.keep(resident.key, resident.record)
             self._telling.report(resident)
@@ -375,7 +271,7 @@ class Reconciler:
         self._memory.keep(resident.key, lambda: record)
         self._tell(resident, step)
         self._telling.gone(resident)
-        self._report(self.router.desired.holders(touched.addresses))
+        self.report(self.router.desired.holders(touched.addresses))
         self.lodging.let_go(resident)
 
     def _follow(self, resident: Resident) -> None:
@@ -392,18 +288,15 @@ class Reconciler:
     def _relocate(self, resident: Resident, *, is_elsewhere: bool) -> None:
         """Follow the endpoint to another interface, or to other addresses."""
         self._follow(resident)
-        self._attendance.follow(resident, self.router, self.settings)
+        self.attendance.follow(resident, self.router, self.settings)
         if is_elsewhere and resident.ear:
             resident.ear.start_probes()
         self._telling.report(resident)
 
     # What is known of an endpoint as a whole.
 
-    def _release(self, *, complete: bool) -> None:
-        self.kernel.release(complete=complete)
-        self._report(self.residents)
-
-    def _report(self, keys: Iterable[ObjectKey]) -> None:
+    def report(self, keys: Iterable[ObjectKey]) -> None:
+        """Bring the statuses of those that live here up to date."""
         for key in keys:
             if key in self.residents:
                 self._telling.report(self.residents[key])

@@ -23,11 +23,6 @@ def encode_seed(neigh: Neigh) -> bytes:
     return messages.compose(messages.NEWNEIGH, messages.CREATE | messages.REPLACE, body)
 
 
-def encode_remove(neigh: Neigh) -> bytes:
-    """Return the message that removes the entry, whatever its MAC."""
-    return messages.compose(messages.DELNEIGH, 0, _key(neigh, 0))
-
-
 def find_mac(channel: netlink.Channel, address: IPAddress, oif: int) -> str | None:
     """Return the MAC that the kernel knows for *address* on *oif*; it may be old."""
     request = messages.compose(messages.GETNEIGH, 0, _key(Neigh(address, oif, ""), 0))

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from ipaddress import IPv4Address
 
 import pytest
-from tests.nodeagent.kernel.conftest import V4, V6, Node, without_privileges
+from tests.nodeagent.kernel.conftest import without_privileges
+from tests.nodeagent.kernel.node import V4, V6, Node
 
 from handover_nodeagent.kernel import messages, netlink, routes
 from handover_nodeagent.network import Route

@@ -4,7 +4,7 @@ import socket
 from ipaddress import ip_address
 
 import pytest
-from tests.nodeagent.kernel.conftest import Node
+from tests.nodeagent.kernel.node import Node
 
 from handover_nodeagent.kernel import links
 from handover_nodeagent.network import Link

@@ -1,9 +1,7 @@
 """Neighbour entries as ip shows them."""
 
-import errno
-
 import pytest
-from tests.nodeagent.kernel.conftest import V4, V6, Node
+from tests.nodeagent.kernel.node import V4, V6, Node
 
 from handover_nodeagent.kernel import neighs, netlink
 from handover_nodeagent.network import IPAddress, Neigh
@@ -21,10 +19,3 @@ def test_a_seed_makes_a_reachable_entry_and_corrects_a_wrong_one(
     assert channel.transact([neighs.encode_seed(seed)]) == [0]
     expected = [f"{address} dev tap0 lladdr 52:54:00:65:00:02 REACHABLE"]
     assert expected == node.lines(f"ip neigh show {address}")
-
-
-@BOTH
-def test_an_entry_is_removed_once(node: Node, channel: netlink.Channel, address: IPAddress) -> None:
-    seed = Neigh(address, node.tap0, "52:54:00:65:00:02")
-    requests = [neighs.encode_seed(seed), neighs.encode_remove(seed), neighs.encode_remove(seed)]
-    assert channel.transact(requests) == [0, 0, errno.ENOENT]

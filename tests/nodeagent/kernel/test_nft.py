@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 from ipaddress import IPv4Address
 
 import pytest
-from tests.nodeagent.kernel.conftest import V4, Node, without_privileges
+from tests.nodeagent.kernel.conftest import without_privileges
+from tests.nodeagent.kernel.node import V4, Node
 
 from handover_nodeagent.kernel import drift, libnftables
 from handover_nodeagent.kernel.nft import GuardTable

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable
 from ipaddress import IPv4Address, ip_address
 
 import pytest
-from tests.nodeagent.kernel.conftest import MAIN, V4, V6, Node
+from tests.nodeagent.kernel.node import MAIN, V4, V6, Node
 
 from handover_nodeagent.kernel import netlink, notifications, parking, routes
 from handover_nodeagent.kernel.notifications import (

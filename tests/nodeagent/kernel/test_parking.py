@@ -4,7 +4,8 @@ import errno
 from collections.abc import Callable, Sequence
 
 import pytest
-from tests.nodeagent.kernel.conftest import MAIN, OURS, V4, V6, Node, without_privileges
+from tests.nodeagent.kernel.conftest import without_privileges
+from tests.nodeagent.kernel.node import MAIN, OURS, V4, V6, Node
 
 from handover_nodeagent.kernel import messages, netlink, parking, routes
 from handover_nodeagent.network import IPAddress, Route

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
-from tests.nodeagent.kernel.conftest import MAIN, OURS, V4, V6, Node
+from tests.nodeagent.kernel.node import MAIN, OURS, V4, V6, Node
 
 from handover_nodeagent.kernel import netlink, routes
 from handover_nodeagent.network import IPAddress, Route

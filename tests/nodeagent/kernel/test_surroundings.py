@@ -5,7 +5,8 @@ from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
-from tests.nodeagent.kernel.conftest import Node, without_privileges
+from tests.nodeagent.kernel.conftest import without_privileges
+from tests.nodeagent.kernel.node import Node
 
 from handover_api.configuration import Settings
 from handover_nodeagent.checks import surroundings

@@ -1,20 +1,16 @@
 """A node and its guest: two fresh network namespaces, joined by a veth pair."""
 
 import contextlib
-import ctypes
 import os
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Final
 
 import pytest
-
-_CLONE_NEWNET: Final = 0x40000000
-_libc: Final = ctypes.CDLL(None, use_errno=True)
+from tests.nodeagent import namespaces
 
 GUEST_MAC: Final = "52:54:00:65:00:02"
 NODE_MAC: Final = "ee:ee:ee:ee:ee:ee"
@@ -46,8 +42,8 @@ class Wire:
     @contextlib.contextmanager
     def inside_guest(self) -> Iterator[None]:
         """Run in the guest's namespace."""
-        with _restored():
-            _enter(self.guest)
+        with namespaces.restored():
+            namespaces.enter(self.guest)
             yield
 
     def guest_runs(self, command: str) -> None:
@@ -81,40 +77,15 @@ def run(command: str) -> None:
     subprocess.run(command.split(), check=True, capture_output=True, text=True)
 
 
-def _enter(namespace: int) -> None:
-    assert _libc.setns(namespace, _CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-
-
-def _open_own() -> int:
-    return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-
-
-@contextlib.contextmanager
-def _restored() -> Iterator[None]:
-    own = _open_own()
-    try:
-        yield
-    finally:
-        _enter(own)
-        os.close(own)
-
-
-def _unshare() -> None:
-    assert _libc.unshare(_CLONE_NEWNET) == 0, os.strerror(ctypes.get_errno())
-
-
 @pytest.fixture
 def wire() -> Iterator[Wire]:
     """Give both ends up, the guest with an address of each family, nothing left behind."""
-    if os.geteuid() != 0:
-        pytest.skip("needs root: makes network namespaces")
-    with _restored():
-        _unshare()
-        Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text("0", encoding="ascii")
-        guest = _open_own()
+    namespaces.needs_root()
+    with namespaces.restored():
+        namespaces.enter_new()
+        guest = namespaces.open_own()
         run("ip link set lo up")
-        _unshare()
-        Path("/proc/sys/net/ipv6/conf/default/accept_dad").write_text("0", encoding="ascii")
+        namespaces.enter_new()
         peer = f"peer name eth netns /proc/{os.getpid()}/fd/{guest}"
         run(f"ip link add tap address {NODE_MAC} type veth {peer}")
         ends = Wire(guest, socket.if_nametoindex("tap"))

@@ -1,0 +1,141 @@
+"""What the API says of this node's endpoints and settings, and what waits until it may count.
+
+An end is believed only when all endpoints have been told and the agent may decide: what it
+remembers but was not told, and what goes while it is paused, is gone from then on.
+"""
+
+from collections.abc import Mapping
+from typing import Final
+
+import structlog
+
+from handover_api.configuration import Mode, Settings
+from handover_api.names import ObjectKey
+from handover_nodeagent import gather, metrics
+from handover_nodeagent.desired import Touched
+from handover_nodeagent.events import Deleted
+from handover_nodeagent.memory import Memory, Record
+from handover_nodeagent.network import Link
+from handover_nodeagent.reconcile import Reconciler
+from handover_nodeagent.report import Reporter
+from handover_nodeagent.router import Observed
+
+_log: Final = structlog.get_logger()
+
+
+class Intake:
+    """Tells a reconciler what the API says.
+
+    The kernel is left alone until :meth:`start` with records, or the first :meth:`synced`.
+    """
+
+    def __init__(self, reconciler: Reconciler, reporter: Reporter, memory: Memory) -> None:
+        self.is_synced = False
+        self._reconciler = reconciler
+        self._reporter = reporter
+        self._memory = memory
+        self._unconfirmed: set[ObjectKey] = set()
+
+    def start(
+        self, links: Mapping[int, Link], observed: Observed, records: Mapping[ObjectKey, Record]
+    ) -> None:
+        """Begin with what the kernel has and what the last agent remembered."""
+        reconciler = self._reconciler
+        reconciler.lodging.node.load(links)
+        reconciler.router.load(observed)
+        kept = frozenset(observed.ours)
+        for key, record in records.items():
+            orphans = [route for route in record.routes if route in kept]
+            for route in orphans:
+                reconciler.router.desired.adopt(route)
+            if record.endpoint:
+                self._unconfirmed.add(key)
+                reconciler.meet(record.endpoint, record)
+            elif not orphans:
+                self._memory.keep(key, lambda: None)
+        if records:
+            self._release(complete=False)
+
+    def put(self, raw: Mapping[str, object]) -> None:
+        """Take in one version of an endpoint."""
+        endpoint = gather.endpoint(raw)
+        self._unconfirmed.discard(endpoint.key)
+        if isinstance(endpoint, gather.Unreadable):
+            metrics.UNREADABLE.inc()
+            _log.warning("unreadable_endpoint", endpoint=str(endpoint.key), why=str(endpoint))
+            return
+        self._reporter.known(endpoint.key, endpoint.metadata.uid, endpoint.status)
+        resident = self._reconciler.residents.get(endpoint.key)
+        if resident is None or resident.uid != endpoint.metadata.uid:
+            self._reconciler.meet(endpoint, None)
+        elif self._is_paused:
+            resident.endpoint = endpoint
+        else:
+            self._reconciler.update(resident, endpoint)
+
+    def drop(self, key: ObjectKey, uid: str) -> None:
+        """Take in that an endpoint's object is gone."""
+        resident = self._reconciler.residents.get(key)
+        if resident is None or resident.uid != uid:
+            return
+        if self._is_paused:
+            self._unconfirmed.add(key)
+        else:
+            self._reconciler.feed(resident, Deleted())
+
+    def synced(self) -> None:
+        """Know that all endpoints of this node have been told."""
+        self._drop_unconfirmed()
+        if self.is_synced:
+            return
+        self.is_synced = True
+        self._release(complete=True)
+        _log.info("synced", endpoints=len(self._reconciler.residents))
+
+    def configure(self, settings: Settings, misconfigured: str = "") -> None:
+        """Have another configuration followed, and touch nothing that it does not concern."""
+        reconciler = self._reconciler
+        reconciler.misconfigured = misconfigured
+        metrics.CONFIGURATION.set(not misconfigured)
+        before, reconciler.settings = reconciler.settings, settings
+        if before != settings:
+            _log.info("configured", **settings.to_object())
+            self._follow_settings(before)
+        reconciler.report(reconciler.residents)
+
+    def _follow_settings(self, before: Settings) -> None:
+        reconciler, settings = self._reconciler, self._reconciler.settings
+        is_resumed = before.mode is Mode.PAUSED and not self._is_paused
+        desired = reconciler.router.desired
+        guard = desired.guard(desired.everything().interfaces)
+        addresses = desired.everything().addresses
+        for resident in reconciler.residents.values():
+            reconciler.digest(resident)
+        reconciler.kernel.hold()
+        reconciler.kernel.configure(settings)
+        for resident in tuple(reconciler.residents.values()):
+            resident.admission = reconciler.lodging.admit(resident.endpoint)
+            reconciler.router.desired.put(resident.local(settings))
+            if is_resumed:
+                reconciler.meet(resident.endpoint, resident.record())
+        reconciler.kernel.follow(before, Touched(addresses), guard)
+        for resident in reconciler.residents.values():
+            reconciler.attendance.follow(resident, reconciler.router, settings)
+        if is_resumed and self.is_synced:
+            self._drop_unconfirmed()
+
+    @property
+    def _is_paused(self) -> bool:
+        """While paused all is left as it is, as if no agent ran; the end is like its restart."""
+        return self._reconciler.settings.mode is Mode.PAUSED
+
+    def _drop_unconfirmed(self) -> None:
+        """Take in the end of what was remembered but not told, or dropped while paused."""
+        if not self._is_paused:
+            gone, self._unconfirmed = self._unconfirmed, set()
+            for key in gone:
+                self.drop(key, self._reconciler.residents[key].uid)
+
+    def _release(self, *, complete: bool) -> None:
+        self._reconciler.kernel.release(complete=complete)
+        self._reconciler.report(self._reconciler.residents)

@@ -1,0 +1,100 @@
+"""Many endpoints in one loop: with one address, at one instant, one after the other."""
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+
+import pytest
+from tests.nodeagent.kernel.world import ELEVATED_V4, RARP, World
+
+pytestmark = pytest.mark.root
+
+
+async def test_two_endpoints_with_one_address_are_both_told_so(world: World) -> None:
+    world.put("old")
+    world.put("new", interface="tap1")
+    await world.until(lambda: world.condition("AddressShared", "old") == ("True", "Shared"))
+    await world.until(lambda: world.condition("AddressShared", "new") == ("True", "Shared"))
+    await world.shows("10.65.0.2 dev tap0 ... metric 1024")
+    world.delete("new")
+    await world.until_state("gone", "new")
+    await world.until(lambda: world.condition("AddressShared", "old") is None)
+
+
+@pytest.mark.usefixtures("mute")
+async def test_a_live_endpoint_beats_one_in_time_wait(world: World) -> None:
+    world.put("old", said="target", uid="m0", interface="tap1", mac=None)
+    world.put("old", said="target Succeeded", uid="m0", interface="tap1", mac=None)
+    assert world.state("old") == "TimeWait"
+    await world.shows("10.65.0.2 dev tap1 ... metric 512")
+    world.put(said="target")
+    await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
+    world.send()
+    await world.until_state("Live")
+    await world.shows(ELEVATED_V4)
+
+
+@pytest.mark.usefixtures("mute")
+async def test_twenty_announcements_at_once_have_twenty_routes_before_any_report(
+    world: World,
+) -> None:
+    addresses = [f"10.65.1.{number}" for number in range(1, 21)]
+    for number, address in enumerate(addresses):
+        world.put(f"vm{number}", said="target", ips=[address], mac=None)
+    await world.until(
+        lambda: all(one.ear and one.ear.is_open for one in world.loop.residents.values())
+    )
+    with contextlib.closing(world.node.guest_socket()) as guest:
+        guest.send(RARP)
+        await world.until(lambda: all(world.state(f"vm{n}") == "Live" for n in range(20)))
+    shown = [line for line in world.routes() if "metric 512" in line]
+    assert len(shown) == len(addresses)
+
+
+@pytest.mark.usefixtures("mute")
+async def test_an_announcement_may_come_between_the_reports_of_a_whole_node(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards: telling all at once would hold the loop for as long as a node has endpoints."""
+    for number in range(200):
+        world.put(f"other{number}", interface="tap1", ips=[f"10.65.3.{number}"])
+    pending = world.loop._telling._unreported
+    await world.until(lambda: not pending)
+    told = asyncio.Event()
+    seen: list[int] = []
+    tick = world.loop._telling._tick
+    monkeypatch.setattr(
+        world.loop._telling, "_tick", _then(tick, lambda: seen.append(len(pending)), told.set)
+    )
+    world.configure(targetTimeout="5m")
+    assert len(pending) == 200
+    await asyncio.wait_for(told.wait(), 5)
+    assert 150 < seen[0] < 200
+    await world.until(lambda: not pending)
+
+
+def _then(*calls: Callable[[], None]) -> Callable[[], None]:
+    def all_of_them() -> None:
+        for call in calls:
+            call()
+
+    return all_of_them
+
+
+@pytest.mark.usefixtures("mute")
+async def test_endpoints_that_came_and_went_leave_no_trace(world: World) -> None:
+    for number in range(40):
+        name = f"vm{number}"
+        world.put(name, said="target", ips=[f"10.65.4.{number}"])
+        world.node.run(f"ip route add 10.65.4.{number} dev tap1 scope link proto 5")
+        await world.until(lambda: len(world.parked()) == 1)
+        world.node.run(f"ip route delete 10.65.4.{number} table 5254")
+        world.delete(name)
+        await world.until_state("gone", name)
+    router = world.loop.router
+    assert router.addresses() == frozenset()
+    assert not router.foreigners._standing
+    assert not world.loop.residents
+    assert not world.loop._telling._conditions
+    assert not router.refused
+    await world.until(lambda: not list((world.directory / "endpoints").iterdir()))

@@ -1,0 +1,130 @@
+"""The loop and interfaces that come, go, move and change their names."""
+
+import asyncio
+import os
+
+import pytest
+from tests.nodeagent.kernel.world import CNI, ELEVATED_V4, GUARD, NORMAL_V4, World
+
+pytestmark = pytest.mark.root
+
+
+async def test_routes_follow_a_link_that_was_down(world: World) -> None:
+    world.put(ips=["10.65.0.2", "fd00:65::2"])
+    both = (NORMAL_V4, "fd00:65::2 dev tap0 ... metric 1024")
+    await world.shows(*both)
+    world.node.run("ip link set tap0 down")
+    await world.shows()
+    world.node.run("ip link set tap0 up")
+    await world.shows(*both)
+
+
+@pytest.mark.usefixtures("mute")
+async def test_an_interface_made_anew_is_followed(world: World) -> None:
+    world.put(said="target")
+    await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
+    world.node.run("ip link delete tap0")
+    await world.until(lambda: world.condition("Programmed") == ("False", "InterfaceNotFound"))
+    world.node.make_tap0()
+    world.node.guest_runs("ip link set eth arp off")
+    await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
+    world.node.await_shown("ip link show tap0", "state UP")
+    world.send()
+    await world.shows(ELEVATED_V4)
+
+
+async def test_an_interface_that_does_not_exist_yet_is_awaited(world: World) -> None:
+    world.put(interface="later0")
+    await world.until(lambda: world.condition("Programmed") == ("False", "InterfaceNotFound"))
+    world.node.run("ip link set tap1 name later0")
+    await world.shows("10.65.0.2 dev later0 ... metric 1024")
+
+
+async def test_the_cnis_route_tells_the_interface(world: World) -> None:
+    world.put(interface=None)
+    await world.until(lambda: world.condition("Programmed") == ("False", "InterfaceNotFound"))
+    world.node.run("ip route add 10.65.0.2 dev tap0 scope link")
+    await world.shows(NORMAL_V4)
+
+
+async def test_an_interface_that_only_the_cnis_route_told_is_not_forgotten(world: World) -> None:
+    """A link that goes down takes the parked copy with it, and the CNI does not come back."""
+    world.node.run(f"ip route add {CNI}")
+    world.put(interface=None)
+    await world.shows(NORMAL_V4)
+    world.node.run("ip link set tap0 down")
+    await world.shows()
+    world.node.run("ip link set tap0 up")
+    await world.shows(NORMAL_V4)
+    await world.kill()
+    await world.start()
+    world.put(interface=None)
+    await world.shows(NORMAL_V4)
+
+
+@pytest.mark.usefixtures("alive")
+async def test_an_orphan_outlives_a_link_that_was_down(world: World) -> None:
+    world.put()
+    await world.shows(NORMAL_V4)
+    world.delete()
+    await world.until_state("gone")
+    world.node.run("ip link set tap0 down")
+    await world.shows()
+    await asyncio.sleep(0.05)
+    world.node.run("ip link set tap0 up")
+    await world.shows(NORMAL_V4)
+
+
+async def test_an_interface_that_moved_away_leaves_nothing_behind(world: World) -> None:
+    world.put()
+    await world.until(lambda: "10.65.0.2" in world.node.run(GUARD))
+    world.node.run(f"ip link set tap0 netns /proc/{os.getpid()}/fd/{world.node.guest}")
+    await world.until(lambda: world.condition("Programmed") == ("False", "InterfaceNotFound"))
+    await world.until(lambda: "10.65.0.2" not in world.node.run(GUARD))
+    assert world.routes() == []
+    own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    world.node.guest_runs(f"ip link set tap0 netns /proc/{os.getpid()}/fd/{own}")
+    os.close(own)
+    world.node.run("ip link set tap0 up")
+    await world.shows(NORMAL_V4)
+    await world.until(lambda: "10.65.0.2" in world.node.run(GUARD))
+
+
+async def test_a_guard_that_cannot_be_is_told_and_holds_nobody_up(world: World) -> None:
+    """An interface that nft cannot name must not delay the guard of all others."""
+    world.node.run('ip link add bad"0 type veth peer name far9')
+    world.node.run('ip link set bad"0 up')
+    world.put("bad", interface='bad"0', ips=["10.65.0.9"])
+    await world.until(lambda: world.condition("Programmed", "bad") == ("False", "Refused"))
+    await asyncio.sleep(1.6)
+    world.put()
+    began = asyncio.get_running_loop().time()
+    await world.until(lambda: "10.65.0.2" in world.node.run(GUARD))
+    assert asyncio.get_running_loop().time() - began < 1.0
+    await world.until(lambda: world.condition("Programmed") == ("True", "Programmed"))
+
+
+async def test_two_interfaces_of_one_vm_are_two_endpoints(world: World) -> None:
+    world.put("vm", ips=["10.65.0.2", "fd00:65::2"])
+    world.put("vm-second", workload="vm", interface="tap1", ips=["10.65.0.3", "fd00:65::3"])
+    await world.shows(
+        "10.65.0.2 dev tap0 ... metric 1024",
+        "10.65.0.3 dev tap1 ... metric 1024",
+        "fd00:65::2 dev tap0 ... metric 1024",
+        "fd00:65::3 dev tap1 ... metric 1024",
+    )
+    await world.until(lambda: "saddr ip 10.65.0.3" in world.node.run(GUARD))
+    assert "saddr ip 10.65.0.2" in world.node.run(GUARD)
+
+
+@pytest.mark.usefixtures("mute")
+async def test_an_interface_that_is_renamed_and_back_is_followed_each_time(world: World) -> None:
+    world.put()
+    await world.until(lambda: "10.65.0.2" in world.node.run(GUARD))
+    world.node.run("ip link set tap0 name else0")
+    await world.until(lambda: world.condition("Programmed") == ("False", "InterfaceNotFound"))
+    await world.until(lambda: "10.65.0.2" not in world.node.run(GUARD))
+    assert world.routes() == []
+    world.node.run("ip link set else0 name tap0")
+    await world.shows(NORMAL_V4)
+    await world.until(lambda: "10.65.0.2" in world.node.run(GUARD))
