@@ -269,7 +269,8 @@ class Cluster:
         except (aiohttp.ClientError, ssl.SSLError, TimeoutError, OSError) as error:
             raise Unavailable(_text(error)) from error
         if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
-            raise _ours(answer.status, text.decode(errors="replace"))
+            patience = _seconds(answer.headers.get("Retry-After", ""))
+            raise _ours(answer.status, text.decode(errors="replace"), patience)
         parsed: dict[str, Any] = json.loads(text)
         return parsed
 
@@ -278,7 +279,12 @@ def _path(kind: AnyKind, key: ObjectKey) -> str:
     return f"{kinds.collection(kind, key.namespace)}/{key.name}"
 
 
-def _ours(status: int, text: str) -> Exception:
+def _seconds(retry_after: str) -> float:
+    """Read a Retry-After; the API server writes whole seconds, proxies may write a date."""
+    return float(retry_after) if retry_after.isdecimal() else 0.0
+
+
+def _ours(status: int, text: str, patience: float = 0.0) -> Exception:
     """Sort an HTTP status by what the caller can do about it."""
     try:
         message = json.loads(text).get("message", text)
@@ -289,7 +295,7 @@ def _ours(status: int, text: str) -> Exception:
     if status == HTTPStatus.CONFLICT:
         return Conflict(message)
     if status in PATIENCE or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return Unavailable(f"{status}: {message}")
+        return Unavailable(f"{status}: {message}", patience)
     return Refused(f"{status}: {message}")
 
 

@@ -101,13 +101,15 @@ async def insist(attempt: Callable[[], Awaitable[object]], what: str) -> None:
     said = ""
     delay = FIRST_DELAY
     while True:
+        patience = 0.0
         try:
             await attempt()
         except (Temporary, Absent, Conflict) as reason:
             if str(reason) != said:
                 said = str(reason)
                 log.warning("waiting", what=what, reason=said)
+            patience = reason.patience if isinstance(reason, Temporary) else patience
         else:
             return
-        await asyncio.sleep(delay)
+        await asyncio.sleep(max(delay, patience))
         delay = min(delay * 2, LAST_DELAY)

@@ -19,7 +19,14 @@ LAST_DELAY: Final = 60.0
 
 
 class Temporary(Exception):  # noqa: N818  a situation with a way on, not an error
-    """The work could not be done now; the message says why."""
+    """The work could not be done now; the message says why.
+
+    ``patience``: seconds before which nobody should try again.
+    """
+
+    def __init__(self, message: str = "", patience: float = 0.0) -> None:
+        super().__init__(message)
+        self.patience = patience
 
 
 class Outdated(Temporary):
@@ -89,7 +96,7 @@ class WorkQueue(Generic[K]):
             except Outdated as reason:
                 self._retry(key, str(reason), at_once=key not in self._failures)
             except Temporary as reason:
-                self._retry(key, str(reason))
+                self._retry(key, str(reason), patience=reason.patience)
             except Exception:  # noqa: BLE001  the task's root: one key must not stop the others
                 self._log.exception("work_failed", key=str(key))
                 self._retry(key, "a defect, see the traceback")
@@ -101,13 +108,13 @@ class WorkQueue(Generic[K]):
                 self._again.discard(key)
                 self.add(key)
 
-    def _retry(self, key: K, reason: str, *, at_once: bool = False) -> None:
+    def _retry(self, key: K, reason: str, *, at_once: bool = False, patience: float = 0.0) -> None:
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         metrics.RETRIES.inc()
         if at_once:
             self._again.add(key)
             return
-        delay = min(FIRST_DELAY * 2**failures, LAST_DELAY)
+        delay = min(max(FIRST_DELAY * 2**failures, patience), LAST_DELAY)
         self._log.warning("retry", key=str(key), reason=reason, delay=delay)
         self.add_later(key, delay)

@@ -85,6 +85,25 @@ async def test_a_failure_is_tried_again_and_stops_no_other(monkeypatch: Any) -> 
     assert sorted(tries) == ["a", "a", "a", "b", "defect", "defect"]
 
 
+async def test_who_is_asked_for_patience_has_it(monkeypatch: Any) -> None:
+    monkeypatch.setattr(workqueue, "FIRST_DELAY", 0.001)
+    loop = asyncio.get_running_loop()
+    tries: list[float] = []
+    finished = asyncio.Event()
+
+    async def work(_: str) -> None:
+        tries.append(loop.time())
+        if len(tries) == 1:
+            message = "too many requests"
+            raise Temporary(message, 0.2)
+        finished.set()
+
+    async with running(work) as queue:
+        queue.add("a")
+        await finished.wait()
+    assert tries[1] - tries[0] >= 0.2
+
+
 async def test_a_later_appointment_replaces_the_earlier_one() -> None:
     done: list[str] = []
     finished = asyncio.Event()

@@ -1,0 +1,101 @@
+"""How the API server's answers are sorted, seen at a stand-in that gives any answer."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import RawTestServer
+from kubernetes_asyncio import client
+
+from handover_api.names import ObjectKey
+from handover_operator import listing
+from handover_operator.cluster import Absent, Cluster, Conflict, Refused, Unavailable
+from handover_operator.kinds import Kind
+
+KEY = ObjectKey("default", "a")
+
+
+class Server:
+    """Answers every request with the one answer that it was given."""
+
+    def __init__(self) -> None:
+        self.code = 200
+        self.headers: dict[str, str] = {}
+
+    async def answer(self, _: web.BaseRequest) -> web.Response:
+        """Answer as an API server does."""
+        body = json.dumps({"kind": "Status", "message": "because"})
+        return web.Response(text=body, status=self.code, headers=self.headers)
+
+
+@pytest.fixture
+async def server() -> Server:
+    """Have one, not asked yet."""
+    return Server()
+
+
+@pytest.fixture
+async def cluster(server: Server) -> AsyncIterator[Cluster]:
+    """Connect to it."""
+    http = RawTestServer(server.answer)
+    await http.start_server()
+    configuration = client.Configuration()
+    configuration.host = str(http.make_url("")).rstrip("/")
+    cluster = Cluster(configuration)
+    yield cluster
+    await cluster.close()
+    await http.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "kind"),
+    [
+        (404, Absent),
+        (409, Conflict),
+        (422, Refused),
+        (403, Refused),
+        (401, Unavailable),
+        (429, Unavailable),
+        (500, Unavailable),
+        (503, Unavailable),
+    ],
+)
+async def test_an_answer_is_sorted_by_what_can_be_done(
+    server: Server, cluster: Cluster, code: int, kind: type[Exception]
+) -> None:
+    server.code = code
+    with pytest.raises(kind, match="because"):
+        await cluster.get(Kind.ENDPOINT, KEY)
+
+
+@pytest.mark.parametrize("code", [429, 503])
+@pytest.mark.parametrize(
+    ("said", "seconds"), [("7", 7.0), ("", 0.0), ("Wed, 25 Nov 2026 12:00:00 GMT", 0.0)]
+)
+async def test_the_patience_that_is_asked_for_is_told(
+    server: Server, cluster: Cluster, code: int, said: str, seconds: float
+) -> None:
+    server.code, server.headers = code, {"Retry-After": said} if said else {}
+    with pytest.raises(Unavailable) as caught:
+        await cluster.get(Kind.ENDPOINT, KEY)
+    assert caught.value.patience == seconds
+
+
+async def test_the_first_lists_have_the_patience_that_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(listing, "FIRST_DELAY", 0.001)
+    loop = asyncio.get_running_loop()
+    asked: list[float] = []
+
+    async def attempt() -> Any:
+        asked.append(loop.time())
+        if len(asked) == 1:
+            message = "too many requests"
+            raise Unavailable(message, 0.2)
+
+    await listing.insist(attempt, "an answer")
+    assert asked[1] - asked[0] >= 0.2
