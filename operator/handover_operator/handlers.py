@@ -23,6 +23,7 @@ from handover_operator.kinds import Foreign, Kind
 from handover_operator.kubevirt.reconcile import AdapterReconciler
 from handover_operator.listing import Sweeper
 from handover_operator.reconcile import Reconciler
+from handover_operator.versions import version_of
 
 SILENCE: Final = 70.0
 """Seconds without any event or bookmark after which a watch is opened anew."""
@@ -139,7 +140,7 @@ def _take(
     raw = event["object"]
     metrics.EVENTS.labels(kind.value).inc()
     if event["type"] == "DELETED":
-        adapter.forget(kind, gather.key(raw), raw["metadata"]["uid"])
+        adapter.forget(kind, gather.key(raw), version_of(raw))
         return
     if event["type"] is None:
         sweeper.ask()
@@ -166,7 +167,7 @@ def _register(
         raw = event["object"]
         metrics.EVENTS.labels(kind.value).inc()
         if event["type"] == "DELETED":
-            reconciler.forget(kind, gather.key(raw), raw["metadata"]["uid"])
+            reconciler.forget(kind, gather.key(raw), version_of(raw))
             return
         if event["type"] is None:
             sweeper.ask()

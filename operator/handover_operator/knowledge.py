@@ -1,11 +1,9 @@
 """What is known of the cluster: the newest version of every object, in the form that we use.
 
-Versions may come twice and in any order, from watches, lists and answers to our own writes; only
-a newer one counts. Nothing is decided here.
+Nothing is decided here.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from typing import Protocol, assert_never
 
 import structlog
@@ -17,14 +15,7 @@ from handover_operator import gather, metrics
 from handover_operator.gather import RawObject, Unreadable
 from handover_operator.kinds import Kind
 from handover_operator.resolver import Resolver
-
-
-@dataclass(frozen=True, slots=True)
-class Version:
-    """Of one object; the numbers of one kind are in order."""
-
-    uid: str
-    number: int
+from handover_operator.versions import Version, Versions, version_of
 
 
 class Follower(Protocol):
@@ -51,18 +42,16 @@ class Knowledge:
         self.doubtful: set[str] = set()
         self.complaints: set[tuple[Kind, ObjectKey]] = set()
         self.followers: list[Follower] = []
-        self._versions: dict[tuple[Kind, ObjectKey], Version] = {}
-        self._counts = dict.fromkeys(Kind, 0)
+        self._versions = {kind: Versions() for kind in Kind}
         self._log = structlog.get_logger()
 
     def uid(self, kind: Kind, key: ObjectKey) -> str | None:
         """Return the uid of an object; None when it is unknown."""
-        known = self._versions.get((kind, key))
-        return None if known is None else known.uid
+        return self._versions[kind].uid(key)
 
     def count(self, kind: Kind) -> int:
         """Count the objects of a kind."""
-        return self._counts[kind]
+        return len(self._versions[kind])
 
     def migrations(self) -> Iterator[LiveMigration]:
         """Return all LiveMigrations."""
@@ -71,13 +60,11 @@ class Knowledge:
     def observe(self, kind: Kind, raw: RawObject) -> None:
         """Take in one version of an object; an older one than the last is ignored."""
         key, version = gather.key(raw), version_of(raw)
-        known = self._versions.get((kind, key))
-        if known is not None and version.number < known.number:
+        known = self.uid(kind, key)
+        if not self._versions[kind].take(key, version):
             return
-        if known is not None and version.uid != known.uid:
+        if known not in {None, version.uid}:
             self._drop(kind, key)
-        self._counts[kind] += (kind, key) not in self._versions
-        self._versions[kind, key] = version
         found = self._take(kind, key, raw)
         if found is not None:
             self._complain(kind, found)
@@ -86,22 +73,18 @@ class Knowledge:
             for follower in self.followers:
                 follower.put(kind, key, raw)
 
-    def forget(self, kind: Kind, key: ObjectKey, uid: str) -> bool:
+    def forget(self, kind: Kind, key: ObjectKey, last: Version) -> bool:
         """Take in that this very object is gone; return whether it was known."""
-        if self.uid(kind, key) != uid:
-            return False
-        self._drop(kind, key)
-        return True
+        is_known = self._versions[kind].bury(key, last)
+        if is_known:
+            self._drop(kind, key)
+        return is_known
 
     def missing(
         self, kind: Kind, existing: Mapping[ObjectKey, str], version: int
-    ) -> list[tuple[ObjectKey, str]]:
+    ) -> list[tuple[ObjectKey, Version]]:
         """Return what a list of this version does not hold and nothing newer told us of."""
-        return [
-            (key, known.uid)
-            for (of, key), known in self._versions.items()
-            if of is kind and known.number <= version and existing.get(key) != known.uid
-        ]
+        return self._versions[kind].missing(existing, version)
 
     def take_doubtful(self) -> set[str]:
         """Return, and take off the list, the configurations to be judged again."""
@@ -143,8 +126,6 @@ class Knowledge:
         return None
 
     def _drop(self, kind: Kind, key: ObjectKey) -> None:
-        del self._versions[kind, key]
-        self._counts[kind] -= 1
         self.unreadable.pop((kind, key), None)
         for follower in self.followers:
             follower.drop(kind, key)
@@ -177,9 +158,3 @@ class Knowledge:
         metrics.UNREADABLE.labels(kind.value).inc()
         self.unreadable[kind, found.key] = found
         self.complaints.add((kind, found.key))
-
-
-def version_of(raw: RawObject) -> Version:
-    """Return the version of an object as the API server wrote it."""
-    metadata = raw["metadata"]
-    return Version(metadata["uid"], int(metadata["resourceVersion"]))

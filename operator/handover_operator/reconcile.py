@@ -15,13 +15,14 @@ import structlog
 
 from handover_api.livemigration import LiveMigration, LiveMigrationStatus
 from handover_api.names import DEFAULT_CONFIGURATION, ObjectKey
-from handover_operator import acceptance, conditions, knowledge, metrics, notices
+from handover_operator import acceptance, conditions, metrics, notices
 from handover_operator.cluster import Absent, Cluster, Conflict, Refused
 from handover_operator.gather import RawObject
 from handover_operator.kinds import Kind
 from handover_operator.knowledge import Knowledge
 from handover_operator.notices import Notice
 from handover_operator.pace import Pace
+from handover_operator.versions import Version, version_of
 from handover_operator.workqueue import Outdated, Temporary, WorkQueue
 
 
@@ -83,16 +84,16 @@ class Reconciler:
         self.known.observe(kind, raw)
         self._advance()
 
-    def forget(self, kind: Kind, key: ObjectKey, uid: str) -> None:
+    def forget(self, kind: Kind, key: ObjectKey, last: Version) -> None:
         """Take in that this very object is gone."""
-        if self.known.forget(kind, key, uid):
+        if self.known.forget(kind, key, last):
             self._advance()
 
     def retain(self, kind: Kind, existing: Mapping[ObjectKey, str], version: int) -> None:
         """Forget what a list of this version does not hold and nothing newer told us of."""
-        for key, uid in self.known.missing(kind, existing, version):
+        for key, last in self.known.missing(kind, existing, version):
             self._log.info("vanished", kind=kind.value, object=str(key))
-            self.forget(kind, key, uid)
+            self.forget(kind, key, last)
 
     def doubt(self, namespace: str, migration_uid: str) -> None:
         """Take in that the driver of a migration may say something else now."""
@@ -288,7 +289,7 @@ class Reconciler:
 
     def _take_in(self, subject: Subject, raw: RawObject) -> None:
         """Observe an answer, unless a watch has told meanwhile that the object is gone."""
-        if self.known.uid(subject.kind, subject.key) == knowledge.version_of(raw).uid:
+        if self.known.uid(subject.kind, subject.key) == version_of(raw).uid:
             self.observe(subject.kind, raw)
 
     async def _emit(self, subject: Subject, notice: Notice) -> None:

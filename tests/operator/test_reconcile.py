@@ -17,6 +17,7 @@ from handover_operator.kinds import AnyKind, Kind
 from handover_operator.listing import Sweeper
 from handover_operator.notices import Notice
 from handover_operator.reconcile import Reconciler
+from handover_operator.versions import Version
 
 NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
 NAMESPACE = "default"
@@ -203,7 +204,9 @@ async def test_the_end_of_a_former_object_of_that_name_means_nothing(
     memory: Memory, reconciler: Reconciler
 ) -> None:
     await listing.load(memory, reconciler)
-    reconciler.forget(Kind.ENDPOINT, ObjectKey(NAMESPACE, "a"), "uid-of-another")
+    reconciler.forget(
+        Kind.ENDPOINT, ObjectKey(NAMESPACE, "a"), Version("uid-of-another", memory.version + 1)
+    )
     assert ObjectKey(NAMESPACE, "a") in reconciler.known.resolver.index.endpoints
 
 
@@ -222,8 +225,10 @@ async def test_an_answer_that_comes_after_the_deletion_revives_nothing(
 ) -> None:
     await listing.load(memory, reconciler)
     key = ObjectKey(NAMESPACE, "a")
-    reconciler.forget(Kind.ENDPOINT, key, "uid-a")
+    late = memory.stored[Kind.ENDPOINT, key]
+    reconciler.forget(Kind.ENDPOINT, key, Version("uid-a", memory.version + 1))
     await settle(reconciler)
+    reconciler.observe(Kind.ENDPOINT, late)
     assert key not in reconciler.known.resolver.index.endpoints
 
 
@@ -271,7 +276,9 @@ async def test_a_malformed_migration_keeps_its_roles_until_it_is_deleted(
     await settle(reconciler)
     assert memory.role("a") == "source"
     assert memory.notices == ["m1 Malformed"]
-    reconciler.forget(Kind.MIGRATION, ObjectKey(NAMESPACE, "m1"), "uid-m1")
+    reconciler.forget(
+        Kind.MIGRATION, ObjectKey(NAMESPACE, "m1"), Version("uid-m1", memory.version + 1)
+    )
     await settle(reconciler)
     assert memory.role("a") is None
 
@@ -286,7 +293,9 @@ async def test_all_configurations_are_judged_again_when_the_default_changes(
     reconciler.observe(Kind.CONFIGURATION, memory.put(Kind.CONFIGURATION, "default", default))
     assert len(reconciler) == 2
     await settle(reconciler)
-    reconciler.forget(Kind.CONFIGURATION, ObjectKey("", "default"), "uid-default")
+    reconciler.forget(
+        Kind.CONFIGURATION, ObjectKey("", "default"), Version("uid-default", memory.version + 1)
+    )
     await settle(reconciler)
     assert list(reconciler.known.configurations) == ["node.x"]
 

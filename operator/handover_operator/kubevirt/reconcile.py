@@ -15,11 +15,10 @@ import structlog
 from handover_api.livemigration import Outcome
 from handover_api.names import ObjectKey
 from handover_operator import gather as own_gather
-from handover_operator import knowledge, metrics
+from handover_operator import metrics
 from handover_operator.cluster import Absent, Cluster, Conflict, Refused
 from handover_operator.gather import RawObject
 from handover_operator.kinds import AnyKind, Foreign, Kind
-from handover_operator.knowledge import Version
 from handover_operator.kubevirt import gather, objects
 from handover_operator.kubevirt.adapter import Adapter, Change
 from handover_operator.kubevirt.ledger import Ledger
@@ -28,6 +27,7 @@ from handover_operator.kubevirt.wishes import Need, Owner, Remark, Wishes
 from handover_operator.notices import Notice
 from handover_operator.outcome import Undecided
 from handover_operator.reconcile import Reconciler
+from handover_operator.versions import Version, Versions, version_of
 from handover_operator.workqueue import Outdated, Temporary, WorkQueue
 
 
@@ -71,7 +71,7 @@ class AdapterReconciler:
         self._reconciler = reconciler
         self._clock = clock
         self._queue: WorkQueue[Subject | Saying | Need] = WorkQueue(self._work)
-        self._versions: dict[tuple[Foreign, ObjectKey], Version] = {}
+        self._versions = {kind: Versions() for kind in Foreign}
         self._lost: set[str] = set()
         self._said: set[object] = set()
         self._runs = False
@@ -106,17 +106,16 @@ class AdapterReconciler:
         """KubeVirt is gone, and so is all that was known of it; what we made stays."""
         self.is_active = False
         self.adapter = Adapter()
-        self._versions.clear()
+        for versions in self._versions.values():
+            versions.clear()
         self._lost.clear()
         self._said.clear()
 
     def observe(self, kind: Foreign, raw: RawObject) -> None:
         """Take in one version of an object; an older one than the last is ignored."""
-        key, version = own_gather.key(raw), knowledge.version_of(raw)
-        known = self._versions.get((kind, key))
-        if known is not None and version.number < known.number:
+        key, version = own_gather.key(raw), version_of(raw)
+        if not self._versions[kind].take(key, version):
             return
-        self._versions[kind, key] = version
         fact = gather.read(kind, raw)
         if fact is None:
             self.adapter.drop(kind, key)
@@ -124,25 +123,17 @@ class AdapterReconciler:
             self.adapter.put(kind, fact)
         self._advance()
 
-    def forget(self, kind: Foreign, key: ObjectKey, uid: str) -> None:
+    def forget(self, kind: Foreign, key: ObjectKey, last: Version) -> None:
         """Take in that this very object is gone."""
-        known = self._versions.get((kind, key))
-        if known is None or known.uid != uid:
-            return
-        del self._versions[kind, key]
-        self.adapter.drop(kind, key)
-        self._advance()
+        if self._versions[kind].bury(key, last):
+            self.adapter.drop(kind, key)
+            self._advance()
 
     def retain(self, kind: Foreign, existing: Mapping[ObjectKey, str], version: int) -> None:
         """Forget what a list of this version does not hold and nothing newer told us of."""
-        gone = [
-            (key, known.uid)
-            for (of, key), known in self._versions.items()
-            if of is kind and known.number <= version and existing.get(key) != known.uid
-        ]
-        for key, uid in gone:
+        for key, last in self._versions[kind].missing(existing, version):
             self._log.info("vanished", kind=kind.value, object=str(key))
-            self.forget(kind, key, uid)
+            self.forget(kind, key, last)
 
     def put(self, kind: Kind, key: ObjectKey, raw: RawObject) -> None:
         """Take in a version of an object of ours (knowledge.Follower)."""
