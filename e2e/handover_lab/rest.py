@@ -1,5 +1,6 @@
 """Requests to an API server, for those who play a part in a cluster."""
 
+import asyncio
 import contextlib
 import json
 from collections.abc import AsyncIterator, Mapping
@@ -37,8 +38,12 @@ class Api:
         await config.load_kube_config(
             config_file=str(kubeconfig), client_configuration=configuration
         )
-        async with client.ApiClient(configuration) as http:
-            yield cls(http)
+        try:
+            async with client.ApiClient(configuration) as http:
+                yield cls(http)
+        finally:
+            # A request that was cancelled while it connected closes its socket some turns later.
+            await asyncio.sleep(0.01)
 
     async def call(
         self, method: str, path: str, body: object = None, query: Mapping[str, str] | None = None
