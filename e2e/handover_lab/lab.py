@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 import yaml
 
@@ -18,6 +18,7 @@ from handover_lab import observer
 from handover_lab.client import Client, ClientError
 from handover_lab.cluster import Cluster
 from handover_lab.guest import GuestError, Nic, Vm
+from handover_lab.measure import Switchover
 from handover_lab.migration import SHORT_PAUSE, Limits
 from handover_lab.observer import Object, Objects, Observer
 from handover_lab.story import Fact, Note, Traffic
@@ -65,6 +66,9 @@ class Migrated:
 class Lab:
     """A cluster and one VM on its nodes, with its endpoints and migrations as the API has them."""
 
+    yards: ClassVar[type[Yard]] = Yard
+    """Where the VM stands on a node."""
+
     def __init__(self, cluster: Cluster, yard: Yard, tell: Callable[[Fact], None]) -> None:
         self.cluster = cluster
         self.yard = yard
@@ -79,7 +83,7 @@ class Lab:
     ) -> AsyncIterator[Self]:
         """Prepare the nodes of *cluster* for the VM of the examples; *room* is for files."""
         ground = Ground(cluster.router, cluster.nodes, cluster.mesh)
-        yard = Yard(room, ground, vm_of(read(ENDPOINTS)), tell)
+        yard = cls.yards(room, ground, vm_of(read(ENDPOINTS)), tell)
         lab = cls(cluster, yard, tell)
         take_precedence(cluster)
         async with yard.open():
@@ -182,13 +186,23 @@ class Lab:
             raise
         await self.say_outcome(name, "Succeeded")
         await self.yard.end(source)
+        return await self.conclude(name, (source, target), began, switchover)
+
+    async def conclude(
+        self, name: str, way: tuple[str, str], began_ns: int, switchover: Switchover
+    ) -> Migrated:
+        """Wait until Handover has finished migration *name*, which moved the VM along *way*.
+
+        Raises:
+            ObserverError: it did not finish.
+        """
         with contextlib.suppress(observer.ObserverError):
             await self.migrations.until(
                 lambda seen: Cutover.of(seen.get(name, {})), "a cutover", CUTOVER_S
             )
         await self.in_phase(name, *ENDED, seconds=60)
         await self.yard.answered()
-        move = Move(source, target, began, switchover, time.time_ns())
+        move = Move(*way, began_ns, switchover, time.time_ns())
         return Migrated(move, Cutover.of(self.migrations.objects[name]))
 
     async def drive(self) -> None:

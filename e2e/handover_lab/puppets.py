@@ -13,6 +13,7 @@ from typing import Any, Final
 
 import yaml
 
+from handover_lab import archive
 from handover_lab.rest import Api, ApiError, Object
 
 CRDS: Final = Path(__file__).parent / "kubevirt"
@@ -126,7 +127,8 @@ class Puppets:
             "schedulerName": "scripted-kubevirt",
             "terminationGracePeriodSeconds": 0,
             "restartPolicy": "Never",
-            "containers": [{"name": "compute", "image": "pause"}],
+            "automountServiceAccountToken": False,
+            "containers": [{"name": "compute", "image": archive.PAUSE}],
         }
         body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
         await self.api.call("POST", POD.format(self.namespace), body)

@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -66,7 +66,7 @@ class Api:
         found: Object = json.loads(text)
         return found
 
-    async def watch(self, path: str) -> AsyncIterator[tuple[str, Object]]:
+    async def watch(self, path: str) -> AsyncGenerator[tuple[str, Object], None]:
         """Yield what there is, and every change from now on: its type and the object."""
         found = await self.call("GET", path)
         for each in found["items"]:

@@ -13,9 +13,7 @@ MAC: Final = "ee:ee:ee:ee:ee:ee"
 GATEWAY_IPV4: Final = "169.254.1.1"
 GATEWAY_IPV6: Final = "fe80::ecee:eeff:feee:eeee"
 
-SCRIPT: Final = f"""
-set -e
-ip tuntap add dev "$1" mode tap
+GATEWAY: Final = f"""
 ip link set "$1" address {MAC} addrgenmode none
 cd /proc/sys/net/ipv4/conf
 echo 1 > "$1/proxy_arp"
@@ -29,6 +27,13 @@ echo 0 > "/proc/sys/net/ipv6/conf/$1/accept_ra"
 echo 1 > "/proc/sys/net/ipv6/conf/$1/forwarding"
 ip link set "$1" up
 ip -6 address add {GATEWAY_IPV6}/64 dev "$1" nodad
+"""
+"""Makes of the interface $1 what a guest behind it takes for its gateway."""
+
+SCRIPT: Final = f"""
+set -e
+ip tuntap add dev "$1" mode tap
+{GATEWAY}
 """
 
 

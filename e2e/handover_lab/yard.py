@@ -109,15 +109,14 @@ class Yard:
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Lay taps and start BIRD everywhere; at the end all that was started here is ended."""
+        """Furnish the nodes, start BIRD everywhere; at the end all that started here is ended."""
         watches: list[asyncio.Task[None]] = []
         try:
             mesh = self.ground.mesh
             for place, speaker in zip(self._places.values(), mesh, strict=True):
                 bird = Bird.start(Ranked(place, FIRST), speaker, mesh, self.room)
                 self._birds.append(bird)
-            for node in self.ground.nodes.values():
-                tap.add(node, self.nic.tap)
+            self.furnish()
             watches = [asyncio.create_task(self._watch_routes(name)) for name in self._places]
             watches.append(asyncio.create_task(self._watch_flows()))
             await asyncio.gather(*(speaker.established() for speaker in self._birds))
@@ -127,6 +126,20 @@ class Yard:
                 watch.cancel()
             await asyncio.gather(*watches, return_exceptions=True)
             await self._end_all()
+
+    def furnish(self) -> None:
+        """Lay a tap on each node."""
+        for node in self.ground.nodes.values():
+            tap.add(node, self.nic.tap)
+
+    def lodging(self, node: str) -> Place:
+        """Tell where on *node* a QEMU finds its tap."""
+        return self.ground.nodes[node]
+
+    def port(self, node: str) -> Nic:
+        """Tell by which interface *node* itself reaches the VM."""
+        assert node in self.ground.nodes
+        return self.nic
 
     async def boot(self, node: str) -> None:
         """Boot the VM on *node*."""
@@ -192,7 +205,7 @@ class Yard:
         """Move the VM and, *delay_ms* after its first RARP, its routes: all without Handover."""
         nodes, began = self.ground.nodes, time.time_ns()
         await self.await_vm(target)
-        hand = await Hand.wait(nodes[target], self.nic, delay_ms)
+        hand = await Hand.wait(nodes[target], self.port(target), delay_ms)
         try:
             switchover = await self.move(source, target)
             cutover = await hand.cutover()
@@ -201,9 +214,9 @@ class Yard:
         await self.end(source)
         await self.answered()
         ended = time.time_ns()
-        handmade.unroute(nodes[source], self.nic, handmade.NORMAL)
-        handmade.route(nodes[target], self.nic, handmade.NORMAL)
-        handmade.unroute(nodes[target], self.nic, handmade.ELEVATED)
+        handmade.unroute(nodes[source], self.port(source), handmade.NORMAL)
+        handmade.route(nodes[target], self.port(target), handmade.NORMAL)
+        handmade.unroute(nodes[target], self.port(target), handmade.ELEVATED)
         return Move(source, target, began, switchover, ended, cutover)
 
     @property
@@ -212,7 +225,7 @@ class Yard:
 
     async def _start(self, node: str, *, incoming: bool) -> Guest:
         console = self.room / f"console-{node}.log"
-        place = Ranked(self.ground.nodes[node], LAST)
+        place = Ranked(self.lodging(node), LAST)
         self.guests[node] = await Guest.start(place, self.vm, console, incoming=incoming)
         return self.guests[node]
 
