@@ -78,6 +78,11 @@ class Node:
         )
         self.start("containerd", "--config", str(configuration))
 
+    def restart_containerd(self) -> None:
+        """Kill containerd, as a crash would, and start it again; its containers run on."""
+        self.daemons.pop("containerd").kill()
+        self.start("containerd", "--config", str(self.directory / "containerd.toml"))
+
     def start_kubelet(self, kubeconfig: Path, ca: Path) -> None:
         """Start the kubelet as the user of *kubeconfig*; it serves whom *ca* vouches for."""
         configuration = self.write("kubelet.yaml", group=self.group.name, ca=str(ca))

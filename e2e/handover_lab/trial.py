@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import signal
+import time
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
@@ -43,6 +44,18 @@ class Trial:
     async def open(cls, stage: Lab) -> AsyncIterator[Self]:
         """Bring *stage* into order, whatever the trial before did, and let traffic flow."""
         await settle(stage)
+        async with cls.record(stage) as trial:
+            await trial.begin()
+            await stage.yard.send()
+            try:
+                yield trial
+            finally:
+                await stage.yard.hush()
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def record(cls, stage: Lab) -> AsyncIterator[Self]:
+        """Keep journals of *stage*, of which nothing is changed."""
         here = stage.yard.home
         (there,) = stage.cluster.nodes.keys() - {here}
         places: dict[str, Place] = {"router": stage.cluster.router, **stage.cluster.nodes}
@@ -51,14 +64,12 @@ class Trial:
                 name: await journals.enter_async_context(Journal.open(place))
                 for name, place in places.items()
             }
-            trial = cls(stage, here, there, opened)
-            await stage.apply(*(trial.endpoint(node) for node in (here, there)))
-            await stage.in_state(name_of(here), "Base")
-            await stage.yard.send()
-            try:
-                yield trial
-            finally:
-                await stage.yard.hush()
+            yield cls(stage, here, there, opened)
+
+    async def begin(self) -> None:
+        """Make the VM's endpoints, and wait for its routes where it is."""
+        await self.lab.apply(*(self.endpoint(node) for node in (self.here, self.there)))
+        await self.lab.in_state(name_of(self.here), "Base")
 
     @property
     def source(self) -> Guest:
@@ -109,6 +120,12 @@ class Trial:
         packets = measure.between(recording.packets(), since_ns, until_ns)
         return sum(packet.answered_ns is None for packet in packets)
 
+    async def lost_since(self, since_ns: int) -> int:
+        """Count the pings of the time from then until now that no answer comes to."""
+        now = time.time_ns()
+        await self.lab.yard.answered()
+        return self.lost(since_ns, now)
+
     async def loss(self, *moves: Move) -> list[Mapping[str, Loss]]:
         """End the flows, and return what each of them felt of each of *moves*."""
         recordings = await self.lab.yard.hush()
@@ -140,9 +157,9 @@ class Trial:
             for sample in family.samples
         }
 
-    def changes(self, node: str, address: str) -> list[tuple[int, bool]]:
+    def changes(self, node: str, address: str, since_ns: int = 0) -> list[tuple[int, bool]]:
         """Return how the agent's routes to *address* changed: metric, and whether it came."""
-        entries = self.journals[node].of(address)
+        entries = (entry for entry in self.journals[node].of(address) if entry.at_ns >= since_ns)
         return [(entry.metric, entry.present) for entry in entries if entry.is_ours]
 
     def ways_back(self, address: str, since_ns: int) -> list[Entry]:
