@@ -49,8 +49,9 @@ lint:  ## Style, types and layers
 tools: prepare  ## Build the parts of Kubernetes, once, into the user's cache
 	@$(LAB).tools
 
-images: prepare  ## Build the two images into build/images (BASE=… on a public base)
+images: prepare  ## Build the two images and their SBOMs into build/images (BASE=… on a public base)
 	@$(LAB).images $(if $(BASE),--base $(BASE))
+	@$(LAB).sbom
 
 chart: prepare  ## Make the chart's generated files: CRDs, schema, table of values
 	@$(LAB).chart
@@ -60,8 +61,8 @@ docs: prepare  ## Make the reference pages, and build the documentation strictly
 	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --builder html docs build/docs
 	@echo "build/docs/index.html"
 
-licenses: images  ## List the licenses in the images, and write their SBOMs (CycloneDX)
-	@$(LAB).sbom
+licenses: images  ## Show the license of every package in the images
+	@cat build/licenses.md
 
 prepare:
 	@$(PYTHON) e2e/prepare.py

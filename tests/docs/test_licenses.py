@@ -2,12 +2,15 @@
 
 import dataclasses
 import json
+import re
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from handover_lab import images, licenses, sbom
 from handover_lab.licenses import UnknownLicenseError
+from handover_lab.pages import ROOT
 
 DEP5 = (
     "Format: the machine-readable one\n\nFiles: *\nLicense: LGPL-2.1+\n\nLicense: GPL-2+\n text\n"
@@ -105,6 +108,28 @@ def test_every_package_is_in_the_bill_of_materials_with_a_license(
 @pytest.mark.root
 def test_the_same_image_has_the_same_bill_of_materials(materials: list[sbom.Material]) -> None:
     assert sbom.document(materials[0]) == sbom.document(materials[0])
+
+
+@pytest.mark.root
+def test_a_document_lies_beside_each_image_and_names_its_digest(
+    materials: list[sbom.Material],
+) -> None:
+    assert sbom.main() == 0
+    for material in materials:
+        document = json.loads(sbom.document_path(material.image).read_text())
+        told = {
+            each["name"]: each["value"] for each in document["metadata"]["component"]["properties"]
+        }
+
+        assert told == {"handover:image-id": material.image.digest}
+
+
+def test_whoever_makes_the_images_has_their_bills_of_materials() -> None:
+    done = subprocess.run(
+        ["make", "--dry-run", "images"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert re.search(r"handover_lab\.images\b.*handover_lab\.sbom\b", done.stdout, re.DOTALL)
 
 
 @pytest.mark.root
