@@ -26,13 +26,14 @@ class Enforcement:
     """The kernel as the endpoints want it; left alone until :meth:`release`.
 
     As long as not all endpoints are known, one could take another one's route out. ``observe`` is
-    called when only a look at everything helps.
+    called when only a look at everything helps; ``blindness`` says why there can be none now.
     """
 
     def __init__(self, settings: Settings, seating: Seating, told: Told) -> None:
         """Call *told* with the endpoints for which it came out otherwise than before."""
         self.router = Router(settings)
-        self.guard = GuardKeeper(self._wanted_guard, self._guard_changed)
+        self.guard = GuardKeeper(self._wanted_guard, self._tell_everybody)
+        self.blindness = ""
         self.observe: Callable[[], None] = _nothing
         self.settings = settings
         self._seating = seating
@@ -110,6 +111,12 @@ class Enforcement:
         if before.route_table != settings.route_table:
             self.observe()
 
+    def seen(self, trouble: str = "") -> None:
+        """Know that the kernel could be read, or the *trouble* with it."""
+        was_blind, self.blindness = self.blindness, trouble
+        if was_blind != trouble:
+            self._tell_everybody()
+
     def close(self) -> None:
         """Try nothing again; what is in the kernel stays."""
         if self._alarm:
@@ -139,7 +146,7 @@ class Enforcement:
         desired = self.router.desired
         return desired.guard(desired.everything().interfaces if interfaces is None else interfaces)
 
-    def _guard_changed(self) -> None:
+    def _tell_everybody(self) -> None:
         desired = self.router.desired
         self._told(desired.holders(desired.everything().addresses))
 

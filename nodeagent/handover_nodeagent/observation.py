@@ -99,8 +99,10 @@ class Observation:
                 observed = await asyncio.to_thread(router.observe, settings, known())
             except ObservationError as error:
                 _log.warning("cannot_observe", why=str(error), again_in_seconds=PATIENCE)
+                self._reconciler.kernel.seen(str(error))
                 await asyncio.sleep(PATIENCE)
                 continue
+            self._reconciler.kernel.seen()
             is_current = before == (self._news, self._reconciler.router.writes)
             if is_current or attempt == ATTEMPTS:
                 return found, observed

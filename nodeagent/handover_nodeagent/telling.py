@@ -179,6 +179,7 @@ def describe(
         refusals=(
             *(router.refused[one] for one in allowed if one in router.refused),
             *_unguarded(link, kernel.guard.trouble),
+            *([f"the kernel cannot be read: {kernel.blindness}"] if kernel.blindness else ()),
         ),
         shadow="; ".join(f"the kernel prefers {rival}" for rival in rivals),
         contest="; ".join(contested[one] for one in allowed if one in contested),

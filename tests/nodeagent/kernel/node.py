@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
@@ -37,6 +38,14 @@ class Node:
         done = subprocess.run(command.split(), check=False, capture_output=True, text=True)
         assert done.returncode == 0, f"{command}: {done.stderr}"
         return done.stdout
+
+    def run_batch(self, commands: Iterable[str]) -> None:
+        """Run many commands of ip at once; one that fails fails the test."""
+        text = "\n".join(commands)
+        done = subprocess.run(
+            ["ip", "-batch", "-"], check=False, input=text, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
 
     def lines(self, command: str) -> list[str]:
         """Run *command* and return its lines, without the blanks around them."""

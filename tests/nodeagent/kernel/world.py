@@ -195,10 +195,11 @@ class World:
         """Let the API tell of a configuration, as its object would have it."""
         self.intake.configure(settings(**fields))
 
-    def announce(self, name: str = "vm") -> None:
+    def announce(self, name: str = "vm", *, is_answer: bool = False) -> None:
         """Let the endpoint's listener have heard its guest."""
         resident = self.loop.residents[ObjectKey("default", name)]
-        accepted = Accepted(Signal.RARP, bytes.fromhex(MAC.replace(":", "")))
+        signal = Signal.PROBE if is_answer else Signal.RARP
+        accepted = Accepted(signal, bytes.fromhex(MAC.replace(":", "")), is_answer)
         self.loop.heard(resident.key, resident.machine.episode, accepted, time.time_ns())
 
     @contextlib.contextmanager
