@@ -1,9 +1,9 @@
 """The parts of Kubernetes that the lab runs: where each comes from, and that it fits.
 
-e2e/tools/go.mod pins them. A part is taken from KUBEBUILDER_ASSETS or PATH where it is there in a
-fitting version, else from the user's cache, which `python -m handover_lab.tools` fills: once for
-all clones with the same pins. In the cache is only what is whole: a program gets its name there
-by one rename.
+e2e/tools/go.mod pins them, and e2e/tools/helm3/go.mod the older Helm, whose program has the same
+name. A part is taken from KUBEBUILDER_ASSETS or PATH where it is there in a fitting version, else
+from the user's cache, which `python -m handover_lab.tools` fills: once for all clones with the same
+pins. In the cache is only what is whole: a program gets its name there by one rename.
 """
 
 import argparse
@@ -46,6 +46,8 @@ class Tool:
     """So many leading numbers of the version must be those of the pinned one."""
     oldest: Version = ()
     ask: tuple[str, ...] = ("--version",)
+    folder: str = ""
+    """Where below e2e/tools the go.mod is that pins it."""
 
     @property
     def built(self) -> str:
@@ -61,6 +63,7 @@ def kubernetes(name: str, *ask: str) -> Tool:
 
 ETCD: Final = "go.etcd.io/etcd/server/v3"
 HELM: Final = "helm.sh/helm/v4"
+HELM3: Final = "helm.sh/helm/v3"
 TOOLS: Final = {
     tool.name: tool
     for tool in (
@@ -71,6 +74,12 @@ TOOLS: Final = {
         kubernetes("kubelet"),
         kubernetes("kubectl", "version", "--client"),
         Tool("helm", f"{HELM}/cmd/helm", HELM, same=1, ask=("version", "--short")),
+        Tool(
+            *("helm3", f"{HELM3}/cmd/helm", HELM3),
+            same=1,
+            ask=("version", "--short"),
+            folder="helm3",
+        ),
     )
 }
 
@@ -117,7 +126,7 @@ def elsewhere(tool: Tool) -> Iterator[Found]:
 
 def in_cache(tool: Tool) -> Found | None:
     """Find *tool* in the cache."""
-    path = cache() / tool.name
+    path = cache(tool.folder) / tool.name
     return Found(path, "cache", pinned(tool)) if path.exists() else None
 
 
@@ -151,35 +160,42 @@ def dotted(version: Version) -> str:
 
 def pinned(tool: Tool) -> Version:
     """Return the version that go.mod pins."""
-    return version_in(pins()[tool.module])
+    return version_in(pins(tool.folder)[tool.module])
 
 
 @functools.cache
-def pins() -> Mapping[str, str]:
+def pins(folder: str = "") -> Mapping[str, str]:
     """Read the version of every module from go.mod's requirements."""
-    text = (MODULE / "go.mod").read_text()
+    text = (MODULE / folder / "go.mod").read_text()
     return dict(re.findall(r"^\t(?:require )?(\S+) (v\S+)(?: // indirect)?$", text, re.MULTILINE))
 
 
-def ldflags() -> str:
+def ldflags(folder: str = "") -> str:
     """Compose the linker's flags; without the versions Kubernetes calls itself v0.0.0."""
-    version = pins()["k8s.io/kubernetes"]
-    major, minor, *_ = version_in(version)
+    versions = pins(folder)
+    kubernetes = versions.get("k8s.io/kubernetes") or versions["k8s.io/api"].replace("v0", "v1", 1)
+    major, minor, *_ = version_in(kubernetes)
     stamps = {
-        "k8s.io/component-base/version.gitVersion": version,
+        "k8s.io/component-base/version.gitVersion": kubernetes,
         "k8s.io/component-base/version.gitMajor": major,
         "k8s.io/component-base/version.gitMinor": minor,
-        "helm.sh/helm/v4/internal/version.version": pins()[HELM],
     }
+    if version := versions.get(HELM):
+        stamps[f"{HELM}/internal/version.version"] = version
+    if version := versions.get(HELM3):
+        stamps[f"{HELM3}/internal/version.version"] = version
+        # Else `helm template` takes the cluster for one of Kubernetes 1.20.
+        stamps[f"{HELM3}/pkg/chartutil.k8sVersionMajor"] = major
+        stamps[f"{HELM3}/pkg/chartutil.k8sVersionMinor"] = minor
     return " ".join(["-s -w", *(f"-X {name}={value}" for name, value in stamps.items())])
 
 
-def cache() -> Path:
+def cache(folder: str = "") -> Path:
     """Return the directory for what is built from these pins in this way for this machine."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    key = hashlib.sha256(f"{platform.machine()} {ldflags()}".encode())
+    key = hashlib.sha256(f"{platform.machine()} {ldflags(folder)}".encode())
     for name in ("go.mod", "go.sum"):
-        key.update((MODULE / name).read_bytes())
+        key.update((MODULE / folder / name).read_bytes())
     return Path(home) / "handover" / "tools" / key.hexdigest()[:16]
 
 
@@ -190,7 +206,13 @@ def build(missing: list[Tool], meter: Meter) -> None:
         BuildError: Go could not.
         OSError: the cache cannot be written.
     """
-    directory = cache()
+    for folder in sorted({tool.folder for tool in missing}):
+        build_pinned(folder, [tool for tool in missing if tool.folder == folder], meter)
+
+
+def build_pinned(folder: str, missing: list[Tool], meter: Meter) -> None:
+    """Build what one go.mod pins."""
+    directory = cache(folder)
     directory.mkdir(parents=True, exist_ok=True)
     with locked(directory / "lock", meter):
         for rest in directory.glob("partial-*"):
@@ -200,7 +222,7 @@ def build(missing: list[Tool], meter: Meter) -> None:
             return
         with tempfile.TemporaryDirectory(dir=directory, prefix="partial-") as partial:
             packages = tuple(tool.package for tool in missing)
-            gobuild.build(Build(MODULE, packages, ldflags()), Path(partial), meter)
+            gobuild.build(Build(MODULE / folder, packages, ldflags(folder)), Path(partial), meter)
             for tool in missing:
                 move_in(Path(partial) / tool.built, directory / tool.name)
 
@@ -233,7 +255,8 @@ def main() -> int:
     if missing and not only_print:
         print(f"building {', '.join(tool.name for tool in missing)}", flush=True)
         print(
-            f"  from source into {cache()}; the first time it takes about ten minutes", flush=True
+            f"  from source into {cache().parent}; the first time it takes about ten minutes",
+            flush=True,
         )
         try:
             with Meter() as meter:

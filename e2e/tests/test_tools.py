@@ -51,8 +51,8 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (directory / "go.sum").write_text("")
     monkeypatch.setattr(tools, "MODULE", directory)
     monkeypatch.setattr(tools, "TOOLS", {HELLO.name: HELLO})
-    monkeypatch.setattr(tools, "pins", lambda: PINS)
-    monkeypatch.setattr(tools, "ldflags", lambda: "-s -w")
+    monkeypatch.setattr(tools, "pins", lambda _folder="": PINS)
+    monkeypatch.setattr(tools, "ldflags", lambda _folder="": "-s -w")
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     # Go derives its cache from the same variable; with an empty one it compiles its own library.
     monkeypatch.setenv("GOCACHE", os.environ.get("GOCACHE", f"{home}/go-build"))
@@ -76,12 +76,25 @@ def place(tmp_path: Path, module: Path) -> Callable[[str, str], Path]:  # noqa: 
     return make
 
 
-def test_every_tool_of_the_module_is_one_of_ours() -> None:
-    block = re.search(
-        r"^tool \((.*?)^\)", (tools.MODULE / "go.mod").read_text(), re.MULTILINE | re.DOTALL
-    )
-    assert block
-    assert sorted(block[1].split()) == sorted(tool.package for tool in TOOLS.values())
+@pytest.mark.parametrize("folder", ["", "helm3"])
+def test_every_tool_of_a_module_is_one_of_ours(folder: str) -> None:
+    text = (tools.MODULE / folder / "go.mod").read_text()
+    found = re.search(r"^tool (?:\((.*?)^\)|(\S+)$)", text, re.MULTILINE | re.DOTALL)
+    assert found
+    ours = sorted(tool.package for tool in TOOLS.values() if tool.folder == folder)
+    assert ours == sorted("".join(found.groups("")).split())
+
+
+def test_the_older_helm_is_built_of_the_same_parts_so_that_it_takes_no_time() -> None:
+    pins, others = tools.pins(), tools.pins("helm3")
+    # kubectl and the others are replaced there by those of the pinned Kubernetes.
+    replaced = {name for name in others if name.startswith("k8s.io/") and name in pins}
+    differ = {name for name in others if name in pins and pins[name] != others[name]} - replaced
+
+    assert differ == set()
+    assert {others[name] for name in replaced if others[name].startswith("v0.3")} == {
+        pins["k8s.io/kubernetes"].replace("v1.", "v0.")
+    }
 
 
 def test_the_pins_are_those_of_the_module() -> None:
@@ -89,6 +102,7 @@ def test_the_pins_are_those_of_the_module() -> None:
     assert pinned["kubelet"] == pinned["kube-apiserver"] == tools.pins()["k8s.io/kubernetes"][1:]
     assert pinned["etcd"].startswith("3.")
     assert pinned["helm"].startswith("4.")
+    assert pinned["helm3"].startswith("3.")
 
 
 @pytest.mark.parametrize(
@@ -119,13 +133,16 @@ def test_a_version_is_read_from_what_a_program_says(text: str, version: tools.Ve
         ("etcd", (4, 0, 0), False),
         ("helm", (4, 0, 0), True),
         ("helm", (3, 19, 0), False),
+        ("helm3", (3, 19, 0), True),
+        ("helm3", (4, 0, 0), False),
     ],
 )
 def test_a_version_fits_or_does_not(
     name: str, version: tools.Version, does: object, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pins = {"k8s.io/kubernetes": "v1.37.2", tools.ETCD: "v3.7.3", tools.HELM: "v4.3.1"}
-    monkeypatch.setattr(tools, "pins", lambda: pins)
+    kubernetes = {"k8s.io/kubernetes": "v1.37.2", tools.ETCD: "v3.7.3"}
+    pins = {**kubernetes, tools.HELM: "v4.3.1", tools.HELM3: "v3.22.0"}
+    monkeypatch.setattr(tools, "pins", lambda _folder="": pins)
     assert tools.fits(TOOLS[name], version) is does
 
 
