@@ -29,8 +29,19 @@ Render = Callable[..., list[Manifest]]
 @pytest.fixture(scope="session")
 def helm() -> Run:
     """Run Helm with these arguments."""
+    return runner("helm")
+
+
+@pytest.fixture(scope="session")
+def helm3() -> Run:
+    """Run the older Helm, which many have."""
+    return runner("helm3")
+
+
+def runner(name: str) -> Run:
+    """Return a function that runs a Helm, and keeps what it says."""
     try:
-        program = tools.locate("helm")
+        program = tools.locate(name)
     except tools.ToolsError as error:
         pytest.skip(str(error))
 

@@ -54,13 +54,13 @@ def test_every_object_is_closed_or_says_what_it_holds() -> None:
     assert open_objects == []
 
 
-def test_only_affinities_and_peers_are_left_to_kubernetes() -> None:
+def test_only_types_of_kubernetes_own_are_left_to_kubernetes() -> None:
     unchecked = [path for path, each in objects(SCHEMA) if each["additionalProperties"] is True]
+    pods = ("podSecurityContext", "securityContext", "affinity")
 
     assert unchecked == [
         ".networkPolicy.metricsFrom[]",
-        ".operator.affinity",
-        ".nodeagent.affinity",
+        *(f".{program}.{name}" for program in ("operator", "nodeagent") for name in pods),
     ]
 
 

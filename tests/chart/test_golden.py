@@ -23,12 +23,24 @@ networkPolicy: {enabled: true}
     "private-registry": """
 imagePullSecrets: [{name: pull}]
 commonLabels: {team: net}
-operator: {image: {repository: registry.example/handover-operator, tag: v1}}
-nodeagent: {image: {repository: registry.example/handover-nodeagent, tag: v1}}
+commonAnnotations: {owner: net@example.com}
+operator:
+  image: {repository: registry.example/handover-operator, tag: v1}
+  podSecurityContext: {runAsUser: null, runAsGroup: null}
+  nodeSelector: {node-role.kubernetes.io/control-plane: ""}
+  tolerations: [{key: node-role.kubernetes.io/control-plane, operator: Exists, effect: NoSchedule}]
+nodeagent:
+  image: {repository: registry.example/handover-nodeagent, tag: v1}
+  securityContext: {seLinuxOptions: {type: spc_t}}
+  affinity:
+    nodeAffinity:
+      requiredDuringSchedulingIgnoredDuringExecution:
+        nodeSelectorTerms:
+          - matchExpressions: [{key: kubevirt.io/schedulable, operator: In, values: ["true"]}]
 """,
     "one-node": """
 operator: {replicas: 1, topologySpreadConstraints: [], podDisruptionBudget: {enabled: false}}
-policies: {nodeStatus: false, annotations: false}
+policies: {nodeStatus: false, nodeEvents: false, annotations: false}
 rbac: {aggregate: false}
 configuration: {mode: observe, probeInterval: 100ms}
 """,

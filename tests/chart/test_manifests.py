@@ -74,8 +74,10 @@ def test_this_is_all_that_is_installed(release: Release) -> None:
         "RoleBinding/handover-operator",
         "PodDisruptionBudget/handover-operator",
         "ValidatingAdmissionPolicy/handover-node-status",
+        "ValidatingAdmissionPolicy/handover-node-events",
         "ValidatingAdmissionPolicy/handover-annotations",
         "ValidatingAdmissionPolicyBinding/handover-node-status",
+        "ValidatingAdmissionPolicyBinding/handover-node-events",
         "ValidatingAdmissionPolicyBinding/handover-annotations",
     }
 
@@ -130,6 +132,24 @@ def test_the_operator_has_no_privilege(release: Release) -> None:
         "readOnlyRootFilesystem": True,
         "capabilities": {"drop": ["ALL"]},
     }
+
+
+def test_a_security_context_can_be_added_to_and_taken_from(render: Render) -> None:
+    found = {
+        f"{each['kind']}/{each['metadata']['name']}": each
+        for each in render(
+            "nodeagent.securityContext.seLinuxOptions.type=spc_t",
+            "operator.podSecurityContext.runAsUser=null",
+        )
+    }
+
+    agent = container(found, NODEAGENT)["securityContext"]
+    assert agent["seLinuxOptions"] == {"type": "spc_t"}
+    assert agent["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]}
+    # A platform that gives users out itself wants none to be asked for.
+    operator = pod(found, OPERATOR)["securityContext"]
+    assert "runAsUser" not in operator
+    assert operator["runAsNonRoot"] is True
 
 
 def test_the_agent_runs_on_every_node_before_others_and_ends_in_peace(release: Release) -> None:
@@ -280,6 +300,8 @@ def test_values_reach_the_pods(render: Render) -> None:
             "nodeagent.podLabels.team=net",
             "operator.podAnnotations.note=hello",
             "operator.nodeSelector.zone=one",
+            "operator.revisionHistoryLimit=3",
+            "nodeagent.revisionHistoryLimit=0",
         )
     }
     agent = container(found, NODEAGENT)
@@ -299,6 +321,8 @@ def test_values_reach_the_pods(render: Render) -> None:
     assert found[NODEAGENT]["spec"]["template"]["metadata"]["labels"]["team"] == "net"
     assert found[OPERATOR]["spec"]["template"]["metadata"]["annotations"]["note"] == "hello"
     assert pod(found, OPERATOR)["nodeSelector"] == {"kubernetes.io/os": "linux", "zone": "one"}
+    kept = [found[name]["spec"]["revisionHistoryLimit"] for name in (OPERATOR, NODEAGENT)]
+    assert kept == [3, 0]
 
 
 def test_the_configuration_is_written_for_the_operator_as_it_was_given(

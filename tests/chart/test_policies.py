@@ -4,17 +4,22 @@ Tokens are as the kubelet gets them for an agent's pod: bound to it, with its no
 """
 
 import contextlib
+import datetime as dt
 import http.client
 import json
 import ssl
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 from tests.chart.conftest import NAMESPACE, OPERATOR, Kubectl, Manifest, Render
 
+from handover_api.names import ObjectKey
 from handover_lab.controlplane import ControlPlane
+from handover_nodeagent import notices
+from handover_nodeagent.notices import Notice, Waiting
 
 pytestmark = pytest.mark.api
 
@@ -22,13 +27,16 @@ PATIENCE = 30.0
 NODES = ("node-a", "node-b")
 ROLE = "handover.dev/role"
 REPORT = {"status": {"state": "Base"}}
+NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
 ROOT = "/apis/handover.dev/v1alpha1/namespaces/default"
 ENDPOINTS = f"{ROOT}/workloadendpoints"
+EVENTS = "/api/v1/namespaces/default/events"
 POLICIES = {
     f"{kind}/handover-{name}"
     for kind in ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
-    for name in ("node-status", "annotations")
+    for name in ("node-status", "node-events", "annotations")
 }
+EVENT = {"apiVersion": "v1", "kind": "Event"}
 Ask = Callable[..., str]
 
 
@@ -59,6 +67,12 @@ def agent_pod(node: str) -> str:
     }
     metadata = {"name": f"agent-{node}", "namespace": NAMESPACE}
     return json.dumps({"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec})
+
+
+def event(node: str) -> dict[str, Any]:
+    """Compose an Event as the agent of a node does."""
+    notice = Notice(ObjectKey("default", "policy-a"), "", "CutOver", "It is here.", warning=False)
+    return notices.body(Waiting(notice, uuid.uuid4().hex, NOW, NOW), node)
 
 
 @pytest.fixture(scope="module")
@@ -105,11 +119,12 @@ def tokens(
 
 
 def settle(kubectl: Kubectl, ask: Ask, loose: str) -> None:
-    """Wait until both policies are in force: what was written a moment ago may not be."""
+    """Wait until all policies are in force: what was written a moment ago may not be."""
     deadline = time.monotonic() + PATIENCE
     try_it = ("annotate", "wep", "policy-a", f"{ROLE}=target", "--dry-run=server")
     while not (
         "no node" in ask("PATCH", f"{ENDPOINTS}/policy-a/status", loose, {})
+        and "in the name of the node" in ask("POST", EVENTS, loose, event("node-a"))
         and "only the operator" in kubectl(*try_it)
     ):
         assert time.monotonic() < deadline, "the policies never came into force"
@@ -148,6 +163,52 @@ def test_an_agent_gives_no_role_even_on_its_own_node(
     # The subresource takes the status alone.
     assert smuggled == "done"
     assert ROLE not in kubectl("get", "wep", "policy-a", "--output=json")
+
+
+def test_an_agent_tells_of_its_own_node(ask: Ask, tokens: dict[str, str]) -> None:
+    assert ask("POST", EVENTS, tokens["node-a"], event("node-a")) == "done"
+
+
+@pytest.mark.parametrize(
+    "lie",
+    [
+        {"source": {"component": "handover-nodeagent", "host": "node-b"}},
+        {"source": {"component": "kubelet"}},
+        {"reportingInstance": "node-b"},
+    ],
+    ids=["as another host", "as no host", "as another instance"],
+)
+def test_an_agent_tells_nothing_in_another_nodes_name(
+    ask: Ask, tokens: dict[str, str], lie: dict[str, Any]
+) -> None:
+    said = ask("POST", EVENTS, tokens["node-a"], event("node-a") | lie)
+
+    assert 'in the name of the node in the token of its pod: that is node "node-a"' in said
+    assert "if no agent sent it, somebody else uses its token" in said
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"kind": "Pod", "apiVersion": "v1"}, {"apiVersion": "example.com/v1"}, {"kind": ""}],
+    ids=["a pod", "a namesake", "nothing"],
+)
+def test_an_agent_tells_nothing_of_other_objects(
+    ask: Ask, tokens: dict[str, str], other: dict[str, str]
+) -> None:
+    told = event("node-a")
+    told["involvedObject"] |= other
+
+    said = ask("POST", EVENTS, tokens["node-a"], told)
+
+    assert "an agent writes Events of WorkloadEndpoints only, and this one is of a" in said
+    assert "somebody else uses the token of node node-a" in said
+
+
+@pytest.mark.usefixtures("tokens")
+def test_everybody_else_tells_what_he_likes(kubectl: Kubectl) -> None:
+    made = kubectl("create", "--filename=-", given=json.dumps(EVENT | event("node-x")))
+
+    assert "created" in made
 
 
 @pytest.mark.parametrize(
@@ -210,9 +271,11 @@ def test_a_further_writer_is_named_beside_the_operator(render: Render) -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["node-status", "annotations"])
-def test_a_policy_can_be_switched_off(render: Render, name: str) -> None:
-    value = {"node-status": "nodeStatus", "annotations": "annotations"}[name]
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("node-status", "nodeStatus"), ("node-events", "nodeEvents"), ("annotations", "annotations")],
+)
+def test_a_policy_can_be_switched_off(render: Render, name: str, value: str) -> None:
     left = {named(each) for each in render(f"policies.{value}=false")}
 
     assert {each for each in POLICIES if name not in each} == left & POLICIES
