@@ -388,6 +388,26 @@ def test_configuration_is_followed_while_the_agent_runs(site: Site, agent: Agent
     until(lambda: site.condition("Programmed") == ("True", "Programmed"))
 
 
+def test_a_configuration_that_this_node_cannot_follow_changes_nothing(
+    site: Site, agent: Agent
+) -> None:
+    """Guards design 9.11: the API server accepts it, as it knows no node's environment."""
+    agent.environment["HANDOVER_IPV4_ELEVATED_ROUTE_PRIORITY"] = "900"
+    site.endpoint()
+    agent.start().ready()
+    until(lambda: any("metric 1024" in line for line in site.routes()))
+    with site.watching() as told:
+        site.apply("HandoverConfiguration", "default", {"ipv4NormalRoutePriority": 800})
+        until(lambda: site.condition("Configured") == ("False", "Invalid"))
+        (said,) = (c for c in site.status()["conditions"] if c["type"] == "Configured")
+        assert "ipv4ElevatedRoutePriority" in said["message"]
+        assert "handover_nodeagent_configuration_valid 0.0" in agent.ask("/metrics")
+    assert told == []
+    site.apply("HandoverConfiguration", "default", {"ipv4NormalRoutePriority": 2048})
+    until(lambda: site.condition("Configured") == ("True", "Accepted"))
+    until(lambda: [line for line in site.routes() if "metric 2048" in line] == site.routes() != [])
+
+
 def test_without_privileges_it_says_so_and_lives(site: Site, agent: Agent) -> None:
     site.endpoint()
     site.say("target")

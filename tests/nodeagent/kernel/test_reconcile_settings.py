@@ -11,13 +11,6 @@ from handover_nodeagent import metrics
 pytestmark = pytest.mark.root
 
 
-async def test_another_priority_moves_the_routes_without_a_gap(world: World) -> None:
-    world.put()
-    await world.shows(NORMAL_V4)
-    world.configure(ipv4NormalRoutePriority=2048)
-    await world.shows("10.65.0.2 dev tap0 ... metric 2048")
-
-
 @pytest.mark.usefixtures("mute")
 async def test_observe_writes_nothing(world: World) -> None:
     world.configure(mode="observe")
