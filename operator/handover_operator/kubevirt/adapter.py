@@ -50,7 +50,6 @@ class Adapter:
             return
         if before is not None and (before.uid != fact.uid or _home(before) != _home(fact)):
             self.drop(kind, fact.key)
-            before = None
         self._facts[kind, fact.key] = fact
         home = self._touch(_home(fact))
         home.absent.discard(fact.uid)
@@ -58,11 +57,6 @@ class Adapter:
             case Vmi():
                 home.vmi = fact
             case Pod():
-                if isinstance(before, Pod):
-                    lost = before.labels.keys() - fact.labels.keys()
-                    kept = home.dropped.get(fact.uid, frozenset()) - fact.labels.keys()
-                    if lost or kept:
-                        home.dropped[fact.uid] = kept | lost
                 home.pods[fact.uid] = fact
                 self._pods[fact.uid] = fact.vmi
                 self._enter(home, fact)
@@ -93,7 +87,6 @@ class Adapter:
                 home.absent.add(fact.uid)
             case Pod():
                 del home.pods[fact.uid], self._pods[fact.uid]
-                home.dropped.pop(fact.uid, None)
             case Vmim():
                 del home.vmims[fact.uid]
                 home.bury(fact)

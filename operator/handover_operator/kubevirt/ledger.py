@@ -3,6 +3,7 @@
 An object is the adapter's when its annotation says so and it is owned as the adapter makes them.
 """
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -21,7 +22,10 @@ _OWNERS: Final = {Kind.ENDPOINT: Foreign.POD, Kind.MIGRATION: Foreign.VMIM}
 
 @dataclass(frozen=True, slots=True)
 class SeenEndpoint:
-    """A WorkloadEndpoint of the adapter's as the API server has it."""
+    """A WorkloadEndpoint of the adapter's as the API server has it.
+
+    ``foreign_labels``: those of its labels that others have put there.
+    """
 
     uid: str
     owner_uid: str
@@ -29,6 +33,7 @@ class SeenEndpoint:
     mac: str | None = None
     ips: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
+    foreign_labels: frozenset[str] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +115,18 @@ def _endpoint(raw: RawObject, owner_uid: str) -> SeenEndpoint:
         mac=(spec.get("mac") or "").lower() or None,
         ips=tuple(spec["ips"]),
         labels=metadata.get("labels", {}),
+        foreign_labels=frozenset(_foreign_labels(metadata)),
     )
+
+
+def _foreign_labels(metadata: RawObject) -> Iterator[str]:
+    """Return the labels that are not ours, by the API server's account of who wrote what."""
+    ours: set[str] = set()
+    for entry in metadata.get("managedFields", []):
+        if entry.get("manager") == names.OPERATOR_FIELD_MANAGER:
+            fields = entry.get("fieldsV1", {}).get("f:metadata", {}).get("f:labels", {})
+            ours |= fields.keys()
+    return (key for key in metadata.get("labels", {}) if f"f:{key}" not in ours)
 
 
 def _migration(raw: RawObject, owner_uid: str) -> SeenMigration:

@@ -32,8 +32,7 @@ class Machine:
     """All that is known around one VMI; pods and VMIMs by uid.
 
     ``absent``: uids that the API server does not have. ``courses``: the uids of all VMIMs that
-    were ever heard of; ``ended``: how those ended that are gone. ``dropped``: labels that a pod
-    once had.
+    were ever heard of; ``ended``: how those ended that are gone.
     """
 
     vmi: Vmi | None = None
@@ -42,7 +41,6 @@ class Machine:
     absent: set[str] = field(default_factory=set)
     courses: set[str] = field(default_factory=set)
     ended: dict[str, Outcome] = field(default_factory=dict)
-    dropped: dict[str, frozenset[str]] = field(default_factory=dict)
 
     def __bool__(self) -> bool:
         """Nothing is left of it when this is false."""
@@ -154,7 +152,6 @@ def _endpoints(machine: Machine, pod: Pod) -> Iterator[WantedEndpoint]:
             ips=ips,
             are_assumed=are_assumed,
             labels=pod.labels,
-            dropped=machine.dropped.get(pod.uid, frozenset()),
             assignment=assignment,
             after=vmim.key if vmim is not None and assignment is None else None,
             is_makeable=may_be_made and bool(ips),

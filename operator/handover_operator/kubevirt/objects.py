@@ -90,11 +90,11 @@ def _patch(version: str, metadata: Mapping[str, Any], spec: Mapping[str, Any]) -
 
 
 def _labels(wanted: WantedEndpoint, seen: SeenEndpoint) -> Mapping[str, Any]:
-    """Follow the pod's labels; what others have put on the endpoint stays."""
+    """Follow the pod's labels, also in losing some; what others have put there stays."""
     changed: dict[str, str | None] = {
         key: value for key, value in wanted.labels.items() if seen.labels.get(key) != value
     }
-    changed |= dict.fromkeys(wanted.dropped & seen.labels.keys(), None)
+    changed |= dict.fromkeys(seen.labels.keys() - seen.foreign_labels - wanted.labels.keys(), None)
     return {"labels": changed} if changed else {}
 
 

@@ -36,7 +36,6 @@ class WantedEndpoint:
     ips: tuple[str, ...] = ()
     are_assumed: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
-    dropped: frozenset[str] = frozenset()
     assignment: Assignment | None = None
     after: ObjectKey | None = None
     is_makeable: bool = False

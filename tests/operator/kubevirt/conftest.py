@@ -40,6 +40,20 @@ def merged(target: Raw, patch: Mapping[str, Any]) -> Raw:
     return result
 
 
+def noted(raw: Raw, written: Mapping[str, Any]) -> Raw:
+    """Note as the API server does which labels the operator has written."""
+    metadata = raw["metadata"]
+    entries = metadata.get("managedFields") or [
+        {"manager": names.OPERATOR_FIELD_MANAGER, "fieldsV1": {"f:metadata": {"f:labels": {}}}}
+    ]
+    labels = entries[0]["fieldsV1"]["f:metadata"]["f:labels"]
+    ours = {**labels, **{f"f:{key}": {} for key in written["metadata"].get("labels", {})}}
+    fields: Raw = {key: {} for key in ours if key.removeprefix("f:") in metadata.get("labels", {})}
+    fields = {"f:metadata": {"f:labels": fields}}
+    entry = {"manager": names.OPERATOR_FIELD_MANAGER, "operation": "Update", "fieldsV1": fields}
+    return {**raw, "metadata": {**metadata, "managedFields": [entry]}}
+
+
 def build(kind: AnyKind, name: str, **fields: Any) -> Raw:
     """Build an object; ``metadata`` is merged into what every object has."""
     metadata = {"name": name, "namespace": NAMESPACE, "uid": f"uid-{name}"}
@@ -263,12 +277,12 @@ class World:
         match write:
             case Create(body) if found is None:
                 self.log.append(f"create {key.name}")
-                self.put(dict(body))
+                self.put(noted(dict(body), body))
                 self._answer(place)
             case Patch(body) if found is not None:
                 if found["metadata"]["resourceVersion"] == body["metadata"]["resourceVersion"]:
                     self.log.append(f"patch {key.name}")
-                    self.put(merged(found, body))
+                    self.put(noted(merged(found, body), body))
                     self._answer(place)
                 else:
                     self._answer(place)

@@ -116,6 +116,23 @@ def test_labels_follow_the_pod_and_others_stay(running: Any) -> None:
     assert labels == {"kubevirt.io": "virt-launcher", "mine": "stays", "tier": "gold"}
 
 
+def test_a_label_that_a_pod_lost_while_nobody_looked_leaves_its_endpoint(running: Any) -> None:
+    running.patch(Kind.ENDPOINT, "p1", {"metadata": {"labels": {"mine": "stays"}}})
+    running.settle()
+    running.patch(Foreign.POD, "p1", {"metadata": {"labels": {"app": None}}})
+    running.restart()
+    labels = running.endpoint("p1")["metadata"]["labels"]
+    assert labels == {"kubevirt.io": "virt-launcher", "mine": "stays"}
+    assert running.log == ["patch p1"]
+
+
+def test_where_nobody_tells_who_wrote_a_label_it_stays(running: Any) -> None:
+    running.endpoint("p1")["metadata"]["managedFields"] = []
+    running.patch(Foreign.POD, "p1", {"metadata": {"labels": {"app": None}}})
+    running.restart()
+    assert running.endpoint("p1")["metadata"]["labels"]["app"] == "web"
+
+
 @pytest.mark.parametrize("binding", ["masquerade", "slirp", "sriov"])
 def test_a_binding_that_cannot_keep_the_address_is_told_of(
     world: Any, vmi: Build, pod: Build, vmim: Build, binding: str
