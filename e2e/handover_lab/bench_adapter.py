@@ -6,18 +6,21 @@ endpoint of its target pod, with fifty migrations at once.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
 
-from handover_lab import puppets, rest
-from handover_lab.bench_world import AT_ONCE, ROOT, Key, Observer, Operator, until
+from handover_lab import bench_report, puppets, rest
+from handover_lab.bench_world import AT_ONCE, PATIENCE, ROOT, Key, Observer, report
 from handover_lab.bench_world import Api as QuickApi
 from handover_lab.controlplane import ControlPlane
 from handover_lab.puppets import ALL_VMIMS, CRD, VERSION, VMI, Guest
+from handover_lab.release import Release
+from handover_lab.replica import Replica
 from handover_lab.scripted import KubeVirt, Migration
+from handover_lab.waiting import until
 
 NAMESPACE: Final = "vms"
 PACE: Final = 0.1
@@ -35,16 +38,12 @@ class Adapter:
     """Measures the operator beside a played KubeVirt."""
 
     def __init__(
-        self,
-        plane: ControlPlane,
-        api: rest.Api,
-        quick: QuickApi,
-        say: Callable[[str], None],
-        log: Path,
+        self, operator: Replica, api: rest.Api, quick: QuickApi, say: Callable[[str], None]
     ) -> None:
         self.api = api
+        self.quick = quick
         self.say = say
-        self.operator = Operator(plane.kubeconfig, log)
+        self.operator = operator
         self.observer = Observer(quick)
         self.kubevirt = KubeVirt(api, NAMESPACE)
         self.scheduled: dict[str, float] = {}
@@ -66,7 +65,7 @@ class Adapter:
             await self.api.call("POST", "/api/v1/nodes", node)
         await self.api.call("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
         await self.kubevirt.install()
-        await until(lambda: self.api.exists(OUR_KINDS), bool, "our kinds are served")
+        await until(lambda: self.api.exists(OUR_KINDS), bool, "our kinds are served", PATIENCE)
 
     async def measure(self, running: int, moving: int, most: int) -> dict[str, Any]:
         """Start VMs, move some, start many more."""
@@ -74,19 +73,21 @@ class Adapter:
         async with self.observer.watching():
             await self.operator.start()
             await self.until_endpoints(running)
-            await self.operator.until_idle()
-            took = await self.move(range(moving), PACE)
-            burst = await self.move(range(moving, min(2 * moving, running)), 0)
-        results: dict[str, Any] = {"adapter_ms": took, "adapter_burst_ms": burst}
+            await self.operator.until_calm()
+            moved, took = await self.move(range(moving), PACE)
+            _, burst = await self.move(range(moving, min(2 * moving, running)), 0)
+            results: dict[str, Any] = {"adapter_ms": took, "adapter_burst_ms": burst}
+            results |= await self.complete(moved)
         if most > running:
             self.operator.stop()
             await self.start(range(running, most))
             await self.operator.start()
             await self.until_endpoints(most)
-            await self.operator.until_idle()
+            await self.operator.until_calm()
             self.operator.stop()
+            self.say(f"start with {most} VMs")
             results["start_to_synced_adapter_s"] = round(await self.operator.start(), 2)
-            await self.operator.until_idle()
+            await self.operator.until_calm()
             results["rss_mib_adapter"] = round(self.operator.rss_mib, 1)
         return results
 
@@ -96,8 +97,7 @@ class Adapter:
 
         async def work() -> None:
             for number in left:
-                if number % 100 == 0:
-                    self.say(f"VM {number}")
+                self.say(f"VM {number}")
                 await self.start_one(number)
 
         await asyncio.gather(*(work() for _ in range(AT_ONCE)))
@@ -128,10 +128,13 @@ class Adapter:
             await asyncio.sleep(0.5)
             return await self.operator.metric('handover_operator_objects{kind="WorkloadEndpoint"}')
 
-        await until(count, lambda found: found >= wanted, f"{wanted} endpoints")
+        self.say(f"{wanted} endpoints are made and known")
+        await until(count, lambda found: found >= wanted, f"{wanted} endpoints", PATIENCE)
 
-    async def move(self, numbers: Iterable[int], pace: float) -> list[float]:
-        """Begin migrations that none ends; return the ms from each phase Scheduling to its role."""
+    async def move(
+        self, numbers: Iterable[int], pace: float
+    ) -> tuple[Sequence[Migration], list[float]]:
+        """Begin migrations; return them, and the ms from each phase Scheduling to its role."""
         noting = asyncio.create_task(self.note())
         moving = [
             await self.kubevirt.request(f"vm-{number}", f"move-{number}") for number in numbers
@@ -152,7 +155,55 @@ class Adapter:
         await until(self._all_scheduled(targets), bool, "phase Scheduling of all")
         noting.cancel()
         await asyncio.gather(noting, return_exceptions=True)
-        return [max(given[key] - self.scheduled[name], 0.0) * 1000 for name, key in targets.items()]
+        took = [max(given[key] - self.scheduled[name], 0.0) * 1000 for name, key in targets.items()]
+        return moving, took
+
+    async def complete(self, moved: Sequence[Migration]) -> dict[str, int]:
+        """Lead migrations to their end, and count what was written."""
+        left = iter(moved)
+
+        async def work() -> None:
+            for migration in left:
+                self.say(f"to its end: {migration.name}")
+                await self._complete(migration)
+
+        await asyncio.gather(*(work() for _ in range(AT_ONCE)))
+        seen = self.observer
+        ours = [("LiveMigration", NAMESPACE, each.name) for each in moved]
+        pods = [pod for each in moved for pod in (each.source_pod, each.target_pod)]
+        made = [*ours, *(("WorkloadEndpoint", NAMESPACE, pod) for pod in pods)]
+        counted = (
+            max(seen.writes[key] for key in made),
+            max(seen.statuses[key] for key in ours),
+        )
+        return dict(zip(bench_report.WRITES, counted, strict=True))
+
+    async def _complete(self, migration: Migration) -> None:
+        ours: Key = ("LiveMigration", NAMESPACE, migration.name)
+        source: Key = ("WorkloadEndpoint", NAMESPACE, migration.source_pod)
+        target: Key = ("WorkloadEndpoint", NAMESPACE, migration.target_pod)
+
+        async def say(key: Key, state: str) -> None:
+            await self.quick.patch(key, report(state, migration.uid, "10.0.0.1"), "/status")
+
+        await say(source, "Base")
+        await say(target, "Target")
+        await migration.until("target_ready")
+        await self._until_phase(ours, "Ready")
+        await migration.until("detect")
+        await say(target, "Live")
+        await self._until_phase(ours, "Live")
+        await migration.until("succeed")
+        await self._until_phase(ours, "Converging")
+        await say(source, "Withdrawn")
+        await migration.until("end_source")
+        await say(target, "TimeWait")
+        await say(target, "Base")
+        await self._until_phase(ours, "Succeeded")
+
+    async def _until_phase(self, key: Key, wanted: str) -> None:
+        phases = self.observer.phases
+        await self.observer.until(lambda: phases.get(key) == wanted, f"{key[2]} {wanted}")
 
     def _all_scheduled(self, targets: dict[str, Key]) -> Callable[[], Any]:
         async def read() -> bool:
@@ -177,13 +228,16 @@ async def measure(
     directory: Path, numbers: tuple[int, int, int], say: Callable[[str], None]
 ) -> dict[str, Any]:
     """Measure on a control plane of its own."""
+    say("an API server for a KubeVirt that is played")
     plane = ControlPlane.start(directory / "kubevirt")
     try:
+        release = await Release.install(plane)
+        operator = release.replica(directory / "adapter.log", patience=PATIENCE)
         async with (
             rest.Api.connect(plane.kubeconfig) as api,
             QuickApi.connect(plane.kubeconfig) as quick,
         ):
-            adapter = Adapter(plane, api, quick, say, directory / "adapter.log")
+            adapter = Adapter(operator, api, quick, say)
             return await adapter.run(*numbers)
     finally:
         plane.stop()

@@ -14,28 +14,28 @@ import platform
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 import yaml
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
 
 from handover_api import names
-from handover_lab import bench_adapter
+from handover_lab import bench_adapter, bench_report
 from handover_lab.bench_agent import percentile
-from handover_lab.bench_world import ROOT, Api, BenchError, Key, Observer, Operator, until
+from handover_lab.bench_world import PATIENCE, ROOT, Api, BenchError, Key, Observer, report
+from handover_lab.client import ClientError
 from handover_lab.controlplane import ControlPlane
+from handover_lab.progress import Progress
+from handover_lab.release import Release
+from handover_lab.replica import EVENTS, Replica
+from handover_lab.waiting import NeverSeenError, until
 
 BUILD: Final = ROOT / "build" / "bench"
 NAMESPACES: Final = 10
-EVENTS_METRIC: Final = "handover_operator_events_total"
 CRD_PATH: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-WHEN: Final = "2026-11-24T12:00:00Z"
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,17 +51,6 @@ class Plan:
 
 
 QUICK: Final = Plan(sizes=(100, 1_000), migrations=100, timed=40, events=200, vms=(50, 20, 1_000))
-
-BARS: Final[Mapping[str, float]] = {
-    "scheduling_to_role_p99_ms": 250,
-    "applied_to_role_p99_ms": 50,
-    "start_to_synced_s": 15,
-    "rss_mib": 256,
-    "rss_mib_adapter": 512,
-    "writes_per_migration_and_object_max": 3,
-    "status_writes_per_migration_and_object_max": 8,
-    "event_cost_ratio_10000_to_100": 1.5,
-}
 
 
 def namespace(number: int) -> str:
@@ -118,41 +107,15 @@ def keys(number: int) -> tuple[Key, Key, Key]:
     )
 
 
-def report(state: str, uid: str, address: str) -> dict[str, Any]:
-    """Compose what an agent reports."""
-    route = {"address": address, "metric": 1024, "table": 254, "protocol": 88}
-    listening = {
-        "type": "Listening",
-        "status": "True" if state == "Target" else "False",
-        "reason": "Listening" if state == "Target" else "NotNeeded",
-        "message": "",
-        "lastTransitionTime": WHEN,
-    }
-    status: dict[str, Any] = {
-        "state": state,
-        "migrationUID": uid,
-        "routes": [route] if state in {"Base", "Live", "TimeWait"} else [],
-        "conditions": [listening],
-    }
-    if state == "Live":
-        status["lastCutover"] = {
-            "signal": "RARP",
-            "announcementToRouteMicroseconds": 210,
-            "time": "2026-11-24T12:00:00.000123Z",
-            "migrationUID": uid,
-        }
-    return {"status": status}
-
-
 class Bench:
     """Measures one thing after the other, and says so."""
 
-    def __init__(self, api: Api, operator: Operator, plan: Plan, console: Console) -> None:
+    def __init__(self, api: Api, operator: Replica, plan: Plan, say: Callable[[str], None]) -> None:
         self.api = api
         self.operator = operator
         self.observer = Observer(api)
         self.plan = plan
-        self.console = console
+        self.say = say
         self.results: dict[str, Any] = {}
         self.latencies: dict[int, list[float]] = {}
         self.costs: dict[int, float] = {}
@@ -166,7 +129,7 @@ class Bench:
             await self.api.create(made, "/api/v1/namespaces")
         for path in sorted((ROOT / "crds").glob("*.yaml")):
             await self.api.create(yaml.safe_load(path.read_text()), CRD_PATH)
-        await until(self._is_served, bool, "the kinds are served")
+        await until(self._is_served, bool, "the kinds are served", PATIENCE)
         for size in self.plan.sizes:
             await self.fill(size)
             async with self.observer.watching():
@@ -199,11 +162,11 @@ class Bench:
         """Measure with *size* endpoints."""
         self.say(f"start with {size} endpoints")
         first = await self.operator.start()
-        await self.operator.until_idle()
+        await self.operator.until_calm()
         if size == self.plan.sizes[-1]:
             self.operator.stop()
             again = await self.operator.start()
-            await self.operator.until_idle()
+            await self.operator.until_calm()
             self.results["start_to_synced_s"] = round(max(first, again), 2)
             self.results["rss_mib"] = round(self.operator.rss_mib, 1)
         self.costs[size] = await self.events(size)
@@ -221,8 +184,8 @@ class Bench:
 
     async def events(self, size: int) -> float:
         """Change endpoints that no migration concerns; return the CPU seconds of one event."""
-        await self.operator.until_idle()
-        seen = await self.operator.metric(EVENTS_METRIC)
+        await self.operator.until_calm()
+        seen = await self.operator.metric(EVENTS)
         before = self.operator.cpu_seconds
         numbers = itertools.islice(itertools.cycle(range(size - 10, size)), self.plan.events)
         for count, number in enumerate(numbers):
@@ -232,7 +195,7 @@ class Bench:
                 self.say(f"{count} events with {size} endpoints")
         wanted = seen + self.plan.events
         read = self.operator.metric
-        told = await until(lambda: read(EVENTS_METRIC), lambda now: now >= wanted, "all events")
+        told = await until(lambda: read(EVENTS), lambda now: now >= wanted, "all events", PATIENCE)
         return (self.operator.cpu_seconds - before) / (told - seen)
 
     async def apply(self, number: int) -> float:
@@ -294,75 +257,29 @@ class Bench:
         phases = self.observer.phases
         await self.observer.until(lambda: phases.get(key) == wanted, f"{key[2]} {wanted}")
 
-    def say(self, what: str) -> None:
-        """Say what goes on, in place."""
-        if self.console.is_terminal:
-            self.console.print(f"\r\x1b[K{what}", end="")
 
-
-def draw(bench: Bench, path: Path) -> None:
-    """Draw what an event costs and how long a role takes, by the number of endpoints."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    sizes = list(bench.costs)
-    left.plot(sizes, [bench.costs[size] * 1e6 for size in sizes], marker="o", color="#0072B2")
-    left.set_title("What one event costs the operator", fontsize=10)
-    left.set_ylabel("CPU time, µs")
-    right.boxplot(
-        [bench.latencies[size] for size in sizes],
-        positions=range(len(sizes)),
-        tick_labels=[f"{size:,}" for size in sizes],
-        whis=(1, 99),
-        sym="",
-        medianprops={"color": "#D55E00"},
-    )
-    right.set_title("LiveMigration applied to both roles written", fontsize=10)
-    right.set_ylabel("ms; whiskers: 1st and 99th percentile")
-    left.set_xscale("log")
-    left.set_xticks(sizes, [f"{size:,}" for size in sizes])
-    left.minorticks_off()
-    for axes in (left, right):
-        axes.set_ylim(bottom=0)
-        axes.set_xlabel("endpoints in the cluster")
-        axes.spines[["top", "right"]].set_visible(False)
-        axes.grid(axis="y", linewidth=0.4)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
-
-
-def table(results: Mapping[str, Any]) -> tuple[Table, bool]:
-    """Compose the table, and whether every bar is kept."""
-    rows = Table(title="The operator")
-    for name, justify in (("figure", "left"), ("measured", "right"), ("at most", "right")):
-        rows.add_column(name, justify="left" if justify == "left" else "right")
-    kept = True
-    for name, value in results.items():
-        bar = BARS.get(name)
-        is_kept = bar is None or value <= bar
-        kept = kept and is_kept
-        shown = f"{bar:g}" if bar is not None else ""
-        rows.add_row(name, str(value), shown, style=None if is_kept else "bold red")
-    return rows, kept
-
-
-async def measure(plan: Plan, console: Console, directory: Path) -> Bench:
+async def measure(plan: Plan, say: Callable[[str], None], directory: Path) -> Bench:
     """Start what is needed, and measure."""
+    say("an API server, and the chart's rights on it")
     plane = ControlPlane.start(directory / "control-plane")
-    operator = Operator(plane.kubeconfig, directory / "operator.log", HANDOVER_KUBEVIRT="false")
+    release = await Release.install(plane)
+    alone = {"HANDOVER_KUBEVIRT": "false"}
+    operator = release.replica(directory / "operator.log", alone, PATIENCE)
     try:
         async with Api.connect(plane.kubeconfig) as api:
-            bench = Bench(api, operator, plan, console)
+            bench = Bench(api, operator, plan, say)
             await bench.run()
     finally:
         operator.stop()
         plane.stop()
-    found = await bench_adapter.measure(directory, plan.vms, bench.say)
+    found = await bench_adapter.measure(directory, plan.vms, say)
     for name, prefix in (("adapter_ms", ""), ("adapter_burst_ms", "burst_")):
         took = found.pop(name)
         for rank in (50, 99):
             figure = f"{prefix}scheduling_to_role_p{rank}_ms"
             bench.results[figure] = round(percentile(took, rank), 1)
+    for name in bench_report.WRITES:
+        bench.results[name] = max(bench.results[name], found.pop(name))
     bench.results |= found
     return bench
 
@@ -373,20 +290,20 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="a tenth of it")
     plan = QUICK if parser.parse_args().quick else Plan()
     console = Console()
-    with tempfile.TemporaryDirectory(prefix="handover-bench-") as directory:
+    progress = Progress(console)
+    with tempfile.TemporaryDirectory(prefix="handover-bench-") as directory, progress.running():
         try:
-            bench = asyncio.run(measure(plan, console, Path(directory)))
-        except BenchError as error:
+            bench = asyncio.run(measure(plan, progress.say, Path(directory)))
+        except (BenchError, NeverSeenError, ClientError) as error:
             sys.exit(f"bench: {error}")
     machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "plan": repr(plan)}
     BUILD.mkdir(parents=True, exist_ok=True)
     report_path = BUILD / "operator.json"
     report_path.write_text(json.dumps({**bench.results, "machine": machine}, indent=2) + "\n")
-    draw(bench, BUILD / "operator.png")
-    rows, kept = table(bench.results)
-    console.print("\r\x1b[K" if console.is_terminal else "", rows)
+    bench_report.draw(bench.costs, bench.latencies, BUILD / "operator.png")
+    console.print(bench_report.table(bench.results))
     console.print(f"{report_path.relative_to(ROOT)} and operator.png have it all.")
-    sys.exit(0 if kept else 1)
+    sys.exit(0 if bench_report.is_kept(bench.results) else 1)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What `make bench-operator` measures with: a quick client, an observer, and the real operator.
+"""What `make bench-operator` measures with: a quick client, an observer, agents that report.
 
 The observer watches as the operator does, so that what it sees first and last of a migration is
 what the operator took for it, the API server's part included.
@@ -7,24 +7,17 @@ what the operator took for it, the API server's part included.
 import asyncio
 import contextlib
 import json
-import os
-import re
 import ssl
-import subprocess
-import sys
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import aiohttp
 from kubernetes_asyncio import client, config
 
 from handover_api import names
-from handover_lab import controlplane
-
-T = TypeVar("T")
 
 ROOT: Final = Path(__file__).parents[2]
 PATIENCE: Final = 300.0
@@ -33,6 +26,7 @@ KINDS: Final = {
     "LiveMigration": names.LIVE_MIGRATIONS,
     "WorkloadEndpoint": names.WORKLOAD_ENDPOINTS,
 }
+WHEN: Final = "2026-11-24T12:00:00Z"
 MERGE_PATCH: Final = "application/merge-patch+json"
 
 Key = tuple[str, str, str]
@@ -185,101 +179,27 @@ class Observer:
                 self._news.notify_all()
 
 
-class Operator:
-    """The real process."""
-
-    def __init__(self, kubeconfig: Path, log: Path, **env: str) -> None:
-        port = controlplane.free_port("127.0.0.1")
-        self._url = f"http://127.0.0.1:{port}"
-        self._log = log
-        self._env = {
-            "PATH": os.environ["PATH"],
-            "KUBECONFIG": str(kubeconfig),
-            "HANDOVER_PORT": str(port),
-            "HANDOVER_LISTEN_ADDRESS": "127.0.0.1",
-            "HANDOVER_LOG_LEVEL": "warning",
-            **env,
+def report(state: str, uid: str, address: str) -> dict[str, Any]:
+    """Compose what an agent reports."""
+    route = {"address": address, "metric": 1024, "table": 254, "protocol": 88}
+    listening = {
+        "type": "Listening",
+        "status": "True" if state == "Target" else "False",
+        "reason": "Listening" if state == "Target" else "NotNeeded",
+        "message": "",
+        "lastTransitionTime": WHEN,
+    }
+    status: dict[str, Any] = {
+        "state": state,
+        "migrationUID": uid,
+        "routes": [route] if state in {"Base", "Live", "TimeWait"} else [],
+        "conditions": [listening],
+    }
+    if state == "Live":
+        status["lastCutover"] = {
+            "signal": "RARP",
+            "announcementToRouteMicroseconds": 210,
+            "time": "2026-11-24T12:00:00.000123Z",
+            "migrationUID": uid,
         }
-        self._process: subprocess.Popen[bytes] | None = None
-
-    async def start(self) -> float:
-        """Start it; return the seconds until it was ready."""
-        began = time.perf_counter()
-        process = self._process = self._launch()
-        while await self._get("/readyz") is None:
-            if process.poll() is not None or time.perf_counter() - began > PATIENCE:
-                message = f"the operator is not ready, see {self._log}"
-                raise BenchError(message)
-            await asyncio.sleep(0.02)
-        return time.perf_counter() - began
-
-    def _launch(self) -> subprocess.Popen[bytes]:
-        program = Path(sys.executable).with_name("handover-operator")
-        with self._log.open("ab") as log:
-            return subprocess.Popen([program, "run"], env=self._env, stderr=log)
-
-    def stop(self) -> None:
-        """End it."""
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait()
-            self._process = None
-
-    async def until_idle(self) -> None:
-        """Wait until nothing is left to write and its CPU rests."""
-        deadline = time.perf_counter() + PATIENCE
-        quiet = 0
-        while quiet < 3:
-            before = self.cpu_seconds
-            await asyncio.sleep(0.3)
-            spent = self.cpu_seconds - before
-            is_idle = spent < 0.02 and not await self.metric("handover_operator_queue_length")
-            quiet = quiet + 1 if is_idle else 0
-            if time.perf_counter() > deadline:
-                message = "the operator does not come to rest"
-                raise BenchError(message)
-
-    @property
-    def cpu_seconds(self) -> float:
-        """What all of its threads have used so far."""
-        tasks = Path(f"/proc/{self._pid}/task")
-        return (
-            sum(int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir()) / 1e9
-        )
-
-    @property
-    def rss_mib(self) -> float:
-        """Its resident memory."""
-        status = Path(f"/proc/{self._pid}/status").read_text()
-        found = re.search(r"VmRSS:\s+(\d+)", status)
-        assert found is not None
-        return int(found[1]) / 1024
-
-    async def metric(self, name: str) -> float:
-        """Return the sum of a metric over the labels that are not named."""
-        text = await self._get("/metrics") or ""
-        values = re.findall(rf"^{re.escape(name)}(?:{{.*}})? (\S+)$", text, flags=re.MULTILINE)
-        return sum(map(float, values))
-
-    @property
-    def _pid(self) -> int:
-        assert self._process is not None
-        return self._process.pid
-
-    async def _get(self, path: str) -> str | None:
-        try:
-            async with aiohttp.ClientSession() as session, session.get(self._url + path) as answer:
-                return await answer.text() if answer.ok else None
-        except aiohttp.ClientError:
-            return None
-
-
-async def until(read: Callable[[], Awaitable[T]], is_so: Callable[[T], bool], what: str) -> T:
-    """Ask until the answer is the wanted one."""
-    deadline = time.perf_counter() + PATIENCE
-    while not is_so(found := await read()):
-        if time.perf_counter() > deadline:
-            message = f"never seen: {what}; the last was {found}"
-            raise BenchError(message)
-        await asyncio.sleep(0.02)
-    return found
+    return {"status": status}

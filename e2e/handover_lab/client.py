@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
-import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from handover_lab import tools
+from handover_lab import daemon, tools
 
 FOREIGN: Final = ("HELM_", "KUBE", "XDG_")
 """How settings begin that are not for this cluster."""
@@ -52,13 +52,18 @@ class Client:
         stderr: int = asyncio.subprocess.DEVNULL,
     ) -> asyncio.subprocess.Process:
         """Start *program*, whose output can be read while it runs."""
-        ours = os.environ.items()
-        kept = {name: value for name, value in ours if not name.startswith(FOREIGN)}
         return await asyncio.create_subprocess_exec(
             str(tools.locate(program)),
             *arguments,
-            env={**kept, "HOME": str(self.home), "KUBECONFIG": str(self.kubeconfig)},
+            env=environment(self.kubeconfig, self.home),
             stdin=stdin,
             stdout=asyncio.subprocess.PIPE,
             stderr=stderr,
         )
+
+
+def environment(kubeconfig: Path, home: Path) -> Mapping[str, str]:
+    """Compose what a client is told: what it caches goes to *home*, nobody's settings come in."""
+    ours = daemon.environment().items()
+    kept = {name: value for name, value in ours if not name.startswith(FOREIGN)}
+    return {**kept, "HOME": str(home), "KUBECONFIG": str(kubeconfig)}

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn, Self
 
-from handover_lab import archive, bird, daemon, namespaces, requirements, tools
+from handover_lab import archive, bird, client, daemon, namespaces, requirements, tools
 from handover_lab.controlplane import ControlPlane
 from handover_lab.daemon import Daemon
 from handover_lab.namespaces import Here
@@ -178,9 +178,9 @@ class Cluster:
     def _daemons(self) -> list[Daemon]:
         return [running for node in self.nodes.values() for running in node.daemons.values()]
 
-    def _run(self, client: str, *args: str, text: str = "") -> str:
+    def _run(self, program: str, *args: str, text: str = "") -> str:
         done = subprocess.run(
-            [str(tools.locate(client)), *args],
+            [str(tools.locate(program)), *args],
             env=self._environment(),
             input=text,
             capture_output=True,
@@ -188,16 +188,11 @@ class Cluster:
             check=False,
         )
         if done.returncode:
-            self.fail(f"{client} {' '.join(args)}: {done.stderr.strip()}")
+            self.fail(f"{program} {' '.join(args)}: {done.stderr.strip()}")
         return done.stdout
 
     def _environment(self) -> Mapping[str, str]:
-        """Clients keep what they cache below our directory, and read no one's settings."""
-        foreign = ("HELM_", "KUBE", "XDG_")
-        ours = daemon.environment().items()
-        kept = {name: value for name, value in ours if not name.startswith(foreign)}
-        home = str(self.directory / SCRATCH)
-        return {**kept, "HOME": home, "KUBECONFIG": str(self.kubeconfig)}
+        return client.environment(self.kubeconfig, self.directory / SCRATCH)
 
 
 def furnish(directory: Path, undo: contextlib.ExitStack) -> Path:

@@ -3,46 +3,28 @@
 import asyncio
 import contextlib
 import json
-import os
-import re
-import signal
-import subprocess
-import sys
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import aiohttp
 import pytest
 import yaml
 from kubernetes_asyncio import client, config
 
 from handover_api import names
 from handover_api.names import ObjectKey
-from handover_lab import controlplane
 from handover_lab.controlplane import ControlPlane
+from handover_lab.release import RIGHTS, Release
+from handover_lab.replica import Replica
+from handover_lab.waiting import PATIENCE, until
 from handover_operator import cluster, kinds
 from handover_operator.cluster import Absent, Cluster, Conflict
 from handover_operator.kinds import Kind
 
-T = TypeVar("T")
-
 CRDS = Path(__file__).parents[3] / "crds"
 CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
-PATIENCE = 20.0
 WHEN = "2026-11-24T12:00:00Z"
-
-
-async def until(read: Callable[[], Awaitable[T]], wanted: Callable[[T], object]) -> T:
-    """Read until the value is the wanted one; fail with the last value."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + PATIENCE
-    while not wanted(found := await read()):
-        if loop.time() > deadline:
-            pytest.fail(f"never seen; the last was {found}")
-        await asyncio.sleep(0.02)
-    return found
 
 
 class Desk:
@@ -236,81 +218,6 @@ class Desk:
         return ObjectKey("" if kind is Kind.CONFIGURATION else self.namespace, name)
 
 
-class Operator:
-    """The process; it is killed at the end, and can be killed and started in between."""
-
-    def __init__(self, kubeconfig: Path, log: Path, **env: str) -> None:
-        port = controlplane.free_port("127.0.0.1")
-        self.url = f"http://127.0.0.1:{port}"
-        self.log = log
-        self._env = {
-            "PATH": os.environ["PATH"],
-            "KUBECONFIG": str(kubeconfig),
-            "HANDOVER_PORT": str(port),
-            "HANDOVER_LISTEN_ADDRESS": "127.0.0.1",
-            **env,
-        }
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def launch(self) -> None:
-        """Start the process; do not wait for it."""
-        program = Path(sys.executable).with_name("handover-operator")
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen([program, "run"], env=self._env, stderr=log)
-
-    @property
-    def runs(self) -> bool:
-        """Whether there is a process."""
-        return self._process is not None and self._process.poll() is None
-
-    async def start(self) -> None:
-        """Start it unless it runs, and wait until it is ready."""
-        if not self.runs:
-            self.launch()
-        await until(lambda: self.get("/readyz"), lambda answer: answer[0] == 200)
-
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
-        """End the process; return its exit status."""
-        assert self._process is not None
-        self.send(number)
-        return self._process.wait(PATIENCE)
-
-    def send(self, number: signal.Signals) -> None:
-        """Send the process a signal."""
-        assert self._process is not None
-        self._process.send_signal(number)
-
-    def stop(self) -> None:
-        """Clean up."""
-        if self.runs:
-            self.kill()
-
-    async def get(self, path: str) -> tuple[int, str]:
-        """Ask over HTTP; 0 when nobody answers."""
-        try:
-            async with aiohttp.ClientSession() as session, session.get(self.url + path) as answer:
-                return answer.status, await answer.text()
-        except aiohttp.ClientError:
-            return 0, ""
-
-    async def metric(self, name: str) -> float:
-        """Return the sum of a metric over its labels."""
-        _, text = await self.get("/metrics")
-        values = re.findall(rf"^{name}(?:{{.*}})? (\S+)$", text, flags=re.MULTILINE)
-        return sum(map(float, values))
-
-    async def until_idle(self, watched: int) -> None:
-        """Wait until the watches have told of so many objects and nothing is left to write."""
-        await until(
-            lambda: self.metric("handover_operator_events_total"), lambda told: told >= watched
-        )
-        await until(lambda: self.metric("handover_operator_queue_length"), lambda left: left == 0)
-
-    def lines(self) -> list[dict[str, Any]]:
-        """Return the log, which is JSON to the last line."""
-        return [json.loads(line) for line in self.log.read_text().splitlines()]
-
-
 @pytest.fixture
 async def api(api_server: ControlPlane) -> AsyncIterator[Cluster]:
     """Connect to the API server; the CRDs are installed."""
@@ -348,39 +255,51 @@ async def desk(api: Cluster) -> AsyncIterator[Desk]:
     await desk.clear()
 
 
+@pytest.fixture(scope="session")
+def release(api_server: ControlPlane) -> Release:
+    """Have the chart's rights; its policies would bind the tests of other parts."""
+    return asyncio.run(Release.install(api_server, RIGHTS))
+
+
 @pytest.fixture(scope="module")
-def the_operator(
-    api_server: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Operator]:
+def the_operator(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
     """Have one operator for all tests; after a test that ended it, another."""
-    operator = Operator(api_server.kubeconfig, tmp_path_factory.mktemp("operator") / "log")
+    operator = release.replica(tmp_path_factory.mktemp("operator") / "log")
     yield operator
     operator.stop()
+    assert operator.refusals() == []
 
 
 @pytest.fixture
 async def operator(
-    the_operator: Operator,
+    the_operator: Replica,
+    release: Release,
     desk: Desk,  # noqa: ARG001  the CRDs are there before it starts
-) -> Operator:
+) -> Replica:
     """Have an operator that is ready."""
+    if not the_operator.runs:
+        await release.free_lease()
     await the_operator.start()
     return the_operator
 
 
 @pytest.fixture
-def new_operator(
-    api_server: ControlPlane, the_operator: Operator, tmp_path: Path
-) -> Iterator[Callable[..., Operator]]:
+async def new_operator(
+    release: Release, the_operator: Replica, tmp_path: Path
+) -> AsyncIterator[Callable[..., Replica]]:
     """Make operators of a test's own, not started yet; the one of all tests is ended."""
     the_operator.stop()
-    made: list[Operator] = []
+    await release.free_lease()
+    made: list[Replica] = []
 
-    def make(kubeconfig: Path | None = None, **env: str) -> Operator:
+    def make(kubeconfig: Path | None = None, **env: str) -> Replica:
+        leads_to = {} if kubeconfig is None else {"KUBECONFIG": str(kubeconfig)}
         log = tmp_path / f"operator-{len(made)}.log"
-        made.append(Operator(kubeconfig or api_server.kubeconfig, log, **env))
+        made.append(release.replica(log, leads_to | env))
         return made[-1]
 
     yield make
     for operator in made:
         operator.stop()
+        assert operator.refusals() == []
+    await release.free_lease()

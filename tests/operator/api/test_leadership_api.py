@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from handover_lab.controlplane import ControlPlane
+from handover_lab.release import LEASE, Release
 from handover_operator.kinds import Kind
 
 pytestmark = pytest.mark.api
@@ -92,19 +93,18 @@ async def wire(api_server: ControlPlane) -> AsyncIterator[Wire]:
 @pytest.fixture
 async def replicas(
     new_operator: Callable[..., Any],
-    api_server: ControlPlane,
+    release: Release,
     desk: Any,
     wire: Wire,
     tmp_path: Path,
 ) -> Replicas:
     """Start two replicas; the one that leads is at the end of the wire."""
-    kubeconfig = yaml.safe_load(api_server.kubeconfig.read_text())
+    kubeconfig = yaml.safe_load(release.kubeconfig.read_text())
     kubeconfig["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{wire.port}"
     wired = tmp_path / "wired.kubeconfig"
     wired.write_text(yaml.safe_dump(kubeconfig))
-    env = {"HANDOVER_LEADER_ELECTION": "true", "HANDOVER_NAMESPACE": desk.namespace}
-    leader = new_operator(wired, HANDOVER_POD_NAME="one", **env)
-    standby = new_operator(HANDOVER_POD_NAME="two", **env)
+    leader = new_operator(wired, HANDOVER_POD_NAME="one")
+    standby = new_operator(HANDOVER_POD_NAME="two")
     await leader.start()
     await until_leading(desk, leader)
     await standby.start()
@@ -120,9 +120,7 @@ async def until_leading(desk: Any, operator: Any, wanted: int = 1) -> None:
 
 async def holder(desk: Any) -> str:
     """Return the name of the replica that the Lease names."""
-    raw = await desk.api._call(
-        "GET", f"/apis/coordination.k8s.io/v1/namespaces/{desk.namespace}/leases/handover-operator"
-    )
+    raw = await desk.api._call("GET", LEASE)
     name = raw["spec"]["holderIdentity"]
     assert isinstance(name, str)
     return name.partition("_")[0]
@@ -286,8 +284,7 @@ async def test_a_graceful_stop_hands_over_at_once(replicas: Replicas, desk: Any)
 async def test_a_replica_that_is_started_again_in_its_pod_leads_at_once(
     new_operator: Callable[..., Any], desk: Any
 ) -> None:
-    env = {"HANDOVER_NAMESPACE": desk.namespace, "HANDOVER_POD_UID": "the-pod"}
-    operator = new_operator(HANDOVER_LEADER_ELECTION="true", **env)
+    operator = new_operator()
     await operator.start()
     await until_leading(desk, operator)
     operator.kill()

@@ -346,9 +346,12 @@ async def test_the_default_configuration_is_applied_and_all_are_judged(
     file.write_text("probeInterval: 100ms\n")
     operator = new_operator(HANDOVER_CONFIGURATION_FILE=str(file))
     await operator.start()
+    await desk.until(lambda: accepted(desk, "default"), bool)
+    await desk.until(
+        lambda: desk.get(Kind.CONFIGURATION, "default"),
+        lambda found: found["spec"].get("probeInterval") == "100ms",
+    )
     await desk.until(lambda: accepted(desk, "default"), lambda found: found == ("True", "Valid"))
-    found = await desk.get(Kind.CONFIGURATION, "default")
-    assert found["spec"]["probeInterval"] == "100ms"
     await desk.create(Kind.CONFIGURATION, node, {"mode": "observe"})
     await desk.until(lambda: accepted(desk, node), lambda found: found == ("True", "Valid"))
     before = (await desk.get(Kind.CONFIGURATION, "default"))["metadata"]["resourceVersion"]

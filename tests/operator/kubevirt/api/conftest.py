@@ -1,48 +1,30 @@
 """A whole control plane with a played KubeVirt, and the operator as a process of its own."""
 
 import asyncio
-import json
-import os
-import signal
-import subprocess
-import sys
-import urllib.request
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
-from typing import Any, Final, TypeVar
+from typing import Any, Final
 
 import pytest
 import yaml
 
 from handover_api import names
-from handover_lab import controlplane
 from handover_lab.controlplane import ControlPlane
 from handover_lab.puppets import CRD, POD, Puppets
+from handover_lab.release import Release
+from handover_lab.replica import Replica
 from handover_lab.rest import Api, ApiError
 from handover_lab.scripted import KubeVirt
 from handover_lab.tools import ToolsError
+from handover_lab.waiting import until
 from handover_operator import kinds
 from handover_operator.kinds import Kind
 
-T = TypeVar("T")
-
 CRDS: Final = Path(__file__).parents[4] / "crds"
 NODES: Final = ("node-a", "node-b", "node-c")
-PATIENCE: Final = 20.0
 
 Raw = dict[str, Any]
-
-
-async def until(read: Callable[[], Awaitable[T]], wanted: Callable[[T], object]) -> T:
-    """Read until the value is the wanted one; fail with the last value."""
-    loop = asyncio.get_running_loop()
-    deadline = loop.time() + PATIENCE
-    while not wanted(found := await read()):
-        if loop.time() > deadline:
-            pytest.fail(f"never seen; the last was {found}")
-        await asyncio.sleep(0.03)
-    return found
 
 
 def said(raw: Raw) -> str:
@@ -126,71 +108,6 @@ class Desk:
                 told.append(said(raw))
 
 
-class Operator:
-    """The operator's process; it can be killed and started again."""
-
-    def __init__(self, kubeconfig: Path, log: Path, **env: str) -> None:
-        port = controlplane.free_port("127.0.0.1")
-        self.url = f"http://127.0.0.1:{port}"
-        self.log = log
-        self._env = {
-            "PATH": os.environ["PATH"],
-            "KUBECONFIG": str(kubeconfig),
-            "HANDOVER_PORT": str(port),
-            "HANDOVER_LISTEN_ADDRESS": "127.0.0.1",
-            **env,
-        }
-        self._process: subprocess.Popen[bytes] | None = None
-
-    async def start(self) -> None:
-        """Start it unless it runs, and wait until it is ready."""
-        if self._process is None or self._process.poll() is not None:
-            self._launch()
-        await until(self._is_ready, bool)
-
-    def _launch(self) -> None:
-        program = Path(sys.executable).with_name("handover-operator")
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen([program, "run"], env=self._env, stderr=log)
-
-    def kill(self, number: signal.Signals = signal.SIGKILL) -> int:
-        """End the process; return its exit status."""
-        assert self._process is not None
-        self._process.send_signal(number)
-        return self._process.wait(PATIENCE)
-
-    def stop(self) -> None:
-        """Clean up."""
-        if self._process is not None and self._process.poll() is None:
-            self.kill()
-
-    def logged(self, event: str) -> int:
-        """Count the lines of the log about this."""
-        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
-        return sum(line["event"] == event for line in lines)
-
-    def faults(self) -> list[str]:
-        """Return what the log calls an error."""
-        return [line for line in self.log.read_text().splitlines() if '"error"' in line]
-
-    async def _is_ready(self) -> bool:
-        return await asyncio.to_thread(self._ask, "/readyz") is not None
-
-    async def metric(self, name: str) -> float:
-        """Return the sum of a metric over its labels."""
-        text = await asyncio.to_thread(self._ask, "/metrics") or ""
-        found = [line.rpartition(" ") for line in text.splitlines() if line.startswith(name)]
-        return sum(float(value) for _, _, value in found)
-
-    def _ask(self, path: str) -> str | None:
-        try:
-            with urllib.request.urlopen(self.url + path, timeout=5) as answer:  # noqa: S310  http
-                text: str = answer.read().decode()
-                return text
-        except OSError:
-            return None
-
-
 @pytest.fixture(scope="session")
 def api_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ControlPlane]:
     """Start a control plane with controllers, so that owner references collect.
@@ -250,36 +167,51 @@ async def desk(bare_desk: Desk) -> AsyncIterator[Desk]:
     await asyncio.gather(noting, return_exceptions=True)
 
 
+@pytest.fixture(scope="session")
+def release(api_server: ControlPlane) -> Release:
+    """Have all that the chart brings but its pods."""
+    return asyncio.run(Release.install(api_server))
+
+
 @pytest.fixture(scope="module")
-def the_operator(
-    api_server: ControlPlane, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Operator]:
+def the_operator(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Replica]:
     """Have one operator for all tests of a module."""
-    operator = Operator(api_server.kubeconfig, tmp_path_factory.mktemp("operator") / "log")
+    operator = release.replica(tmp_path_factory.mktemp("operator") / "log")
     yield operator
     operator.stop()
+    assert operator.refusals() == []
 
 
 @pytest.fixture
-async def operator(the_operator: Operator, desk: Desk) -> Operator:  # noqa: ARG001  kinds first
+async def operator(
+    the_operator: Replica,
+    release: Release,
+    desk: Desk,  # noqa: ARG001  kinds first
+) -> Replica:
     """Have an operator that is ready."""
+    if not the_operator.runs:
+        await release.free_lease()
     await the_operator.start()
     return the_operator
 
 
 @pytest.fixture
-def new_operator(
-    api_server: ControlPlane, the_operator: Operator, tmp_path: Path
-) -> Iterator[Callable[..., Operator]]:
+async def new_operator(
+    release: Release, the_operator: Replica, tmp_path: Path
+) -> AsyncIterator[Callable[..., Replica]]:
     """Make operators of a test's own, not started yet; the one of all tests is ended."""
     the_operator.stop()
-    made: list[Operator] = []
+    await release.free_lease()
+    made: list[Replica] = []
 
-    def make(kubeconfig: Path | None = None, **env: str) -> Operator:
+    def make(kubeconfig: Path | None = None, **env: str) -> Replica:
+        leads_to = {} if kubeconfig is None else {"KUBECONFIG": str(kubeconfig)}
         log = tmp_path / f"operator-{len(made)}.log"
-        made.append(Operator(kubeconfig or api_server.kubeconfig, log, **env))
+        made.append(release.replica(log, leads_to | env))
         return made[-1]
 
     yield make
     for operator in made:
         operator.stop()
+        assert operator.refusals() == []
+    await release.free_lease()

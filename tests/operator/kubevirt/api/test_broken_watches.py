@@ -56,9 +56,9 @@ class Line:
 
 
 @pytest.fixture
-def known(api_server: Any) -> Any:
-    """Read the kubeconfig that leads to the API server itself."""
-    return yaml.safe_load(Path(api_server.kubeconfig).read_text())
+def known(release: Any) -> Any:
+    """Read the operator's kubeconfig, which leads to the API server itself."""
+    return yaml.safe_load(Path(release.kubeconfig).read_text())
 
 
 @pytest.fixture

@@ -1,11 +1,13 @@
 """The real operator beside a played KubeVirt: only VMIMs are asked for, all else happens."""
 
+import datetime as dt
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from handover_api import names
+from handover_lab import waiting
 from handover_lab.puppets import POD, VMIM, Guest
 from handover_lab.scripted import STEPS
 from handover_operator.kinds import Kind
@@ -13,6 +15,8 @@ from handover_operator.kinds import Kind
 pytestmark = pytest.mark.api
 
 IPS = ("10.65.0.2", "fd00::2")
+MIGRATION_EVENTS = 'handover_operator_events_total{kind="LiveMigration"}'
+VMIM_EVENTS = 'handover_operator_events_total{kind="VirtualMachineInstanceMigration"}'
 
 
 async def prepared(desk: Any, *, ips: tuple[str, ...] = IPS, vm: str = "web") -> Any:
@@ -249,6 +253,56 @@ async def test_a_migration_that_ended_while_it_was_down_is_told(
     await operator.start()
     succeeded = {source: "source of move Succeeded", target: "target of move Succeeded"}
     await desk.until_roles(succeeded)
+
+
+async def test_a_label_that_goes_while_it_is_down_leaves_the_endpoint(
+    new_operator: Callable[..., Any], desk: Any
+) -> None:
+    operator = new_operator()
+    await operator.start()
+    labels = {"tier": "gold", "app": "web"}
+    pod = await desk.kubevirt.start(Guest("web", labels=labels), "node-a", IPS)
+    await desk.until(desk.roles, bool)
+    path = desk.path(Kind.ENDPOINT, pod)
+    await desk.api.call("PATCH", path, {"metadata": {"labels": {"mine": "stays"}}})
+    operator.kill()
+    await desk.kubevirt.patch_pod(pod, {"metadata": {"labels": {"tier": None}}})
+    await operator.start()
+    found = await desk.until(
+        lambda: desk.api.call("GET", path), lambda raw: "tier" not in raw["metadata"]["labels"]
+    )
+    assert found["metadata"]["labels"]["app"] == "web"
+    assert found["metadata"]["labels"]["mine"] == "stays"
+
+
+async def test_an_hour_after_its_end_a_migration_is_gone_for_good(operator: Any, desk: Any) -> None:
+    migration = await prepared(desk)
+    await migration.until("bind")
+    await desk.until(desk.roles, lambda roles: len(roles) == 2)
+    await migration.fail()
+    found = await desk.until_migration("move", lambda raw: phase(raw) == "Aborted")
+    completed = dt.datetime.fromisoformat(found["status"]["completionTime"])
+    path = desk.path(Kind.MIGRATION, "move") + "/status"
+    for seconds, stays in ((3500, True), (3601, False)):
+        told = await operator.metric(MIGRATION_EVENTS)
+        earlier = (completed - dt.timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+        await desk.api.call("PATCH", path, {"status": {"completionTime": earlier}})
+        await until_told(operator, MIGRATION_EVENTS, told)
+        if stays:
+            assert await desk.migration("move")
+    await desk.until_migration("move", lambda raw: not raw)
+    # The migration of KubeVirt is still there, and that it changes brings nothing back.
+    told = await operator.metric(VMIM_EVENTS)
+    await desk.kubevirt.patch_vmim("move", {"metadata": {"labels": {"seen": "again"}}})
+    await until_told(operator, VMIM_EVENTS, told)
+    assert not await desk.migration("move")
+    assert await desk.roles() == {migration.source_pod: "source of move Aborted"}
+
+
+async def until_told(operator: Any, events: str, before: float) -> None:
+    """Wait until the operator has heard of something more, and done what follows."""
+    await waiting.until(lambda: operator.metric(events), lambda now: now > before)
+    await operator.until_idle()
 
 
 async def test_switched_off_it_makes_nothing(new_operator: Callable[..., Any], desk: Any) -> None:
