@@ -28,7 +28,7 @@ from handover_nodeagent import (
 from handover_nodeagent.apiserver import ApiServer
 from handover_nodeagent.configuration import Invalid
 from handover_nodeagent.intake import Intake
-from handover_nodeagent.kernel import capabilities
+from handover_nodeagent.kernel import capabilities, turns
 from handover_nodeagent.machine import RouteLevel
 from handover_nodeagent.memory import Memory
 from handover_nodeagent.observation import Observation
@@ -275,6 +275,7 @@ class _Configurations:
 
 async def run(settings: AgentSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises Unusable or access.Unconfigured."""
+    turns.shorten()
     for sentence in capabilities.missing():
         _log.error("privilege", trouble=sentence)
     memory = Memory(settings.state_directory)
