@@ -10,6 +10,9 @@ from typing import Final
 from handover_lab.guest import Place
 
 MAC: Final = "ee:ee:ee:ee:ee:ee"
+USUAL: Final = 1000
+"""The length of a tap's queue, in packets."""
+
 GATEWAY_IPV4: Final = "169.254.1.1"
 GATEWAY_IPV6: Final = "fe80::ecee:eeff:feee:eeee"
 
@@ -49,3 +52,12 @@ def add(place: Place, name: str) -> None:
 def remove(place: Place, name: str) -> None:
     """Take the tap *name* away, with all its routes and neighbors."""
     subprocess.run(place.command("ip", "link", "delete", name), check=True, capture_output=True)
+
+
+def queue(place: Place, name: str, packets: int = USUAL) -> None:
+    """Let so many packets wait for the guest, however short of a processor it is.
+
+    A long queue keeps an emulated guest that answers late from passing for a network that loses.
+    """
+    words = ("ip", "link", "set", name, "txqueuelen", str(packets))
+    subprocess.run(place.command(*words), check=True, capture_output=True)

@@ -3,6 +3,7 @@
 import asyncio
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
@@ -76,16 +77,17 @@ class Flow:
         Raises:
             TrafficError: none came, or the flow ended.
         """
-        for _ in range(int(seconds * 50)):
-            self.recording.read()
-            if next(reversed(self.recording.answered.values()), 0) > since_ns:
-                return
-            if self._process.poll() is not None:
-                break
-            await asyncio.sleep(0.02)
-        log = self.recording.path.with_suffix(".log").read_text().strip()
-        message = f"{self.name} got no answer in {seconds:g} s{log and f' ({log})'}"
-        raise TrafficError(message)
+        arrivals = self.recording.answered.values()
+        await self._until(lambda: next(reversed(arrivals), 0) > since_ns, seconds)
+
+    async def overtaken(self, since_ns: int, seconds: float = 30) -> None:
+        """Wait for an answer to a packet sent after *since_ns*: none of before comes after it.
+
+        Raises:
+            TrafficError: none came, or the flow ended.
+        """
+        sent, answered = self.recording.sent, self.recording.answered
+        await self._until(lambda: sent[next(reversed(answered), 0)] > since_ns, seconds)
 
     async def stop(self) -> Recording:
         """End the flow and return its whole recording; a second time changes nothing."""
@@ -93,3 +95,15 @@ class Flow:
         await asyncio.to_thread(self._process.wait)
         self.recording.read()
         return self.recording
+
+    async def _until(self, is_so: Callable[[], bool], seconds: float) -> None:
+        for _ in range(int(seconds * 50)):
+            self.recording.read()
+            if is_so():
+                return
+            if self._process.poll() is not None:
+                break
+            await asyncio.sleep(0.02)
+        log = self.recording.path.with_suffix(".log").read_text().strip()
+        message = f"{self.name} got no answer in {seconds:g} s{log and f' ({log})'}"
+        raise TrafficError(message)

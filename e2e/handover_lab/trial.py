@@ -123,7 +123,7 @@ class Trial:
     async def lost_since(self, since_ns: int) -> int:
         """Count the pings of the time from then until now that no answer comes to."""
         now = time.time_ns()
-        await self.lab.yard.answered()
+        await self.lab.yard.flows["ping"].overtaken(now)
         return self.lost(since_ns, now)
 
     async def loss(self, *moves: Move) -> list[Mapping[str, Loss]]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from handover_lab import flow, initramfs
+from handover_lab import flow, initramfs, measure
 from handover_lab.flow import ANSWERED, BROKEN, RECORD, SENT
 from handover_lab.measure import Packet
 from handover_lab.namespaces import Namespace
@@ -98,6 +98,27 @@ async def test_packets_without_a_way_are_lost_and_the_flow_goes_on(
     recording = await sender.stop()
 
     assert any(packet.answered_ns is None for packet in recording.packets())
+
+
+@needs_root
+@pytest.mark.root
+@pytest.mark.usefixtures("serving")
+async def test_what_was_overtaken_is_answered_or_lost(place: Namespace, tmp_path: Path) -> None:
+    sender = Flow.start(place, "udp", "127.0.0.1", 1, tmp_path / "flow")
+    await sender.answered()
+    place.run("ip link set lo down")
+    await sent_more(sender)
+    place.run("ip link set lo up")
+    began = time.time_ns()
+    await sent_more(sender)
+    now = time.time_ns()
+
+    await sender.overtaken(now)
+
+    before = measure.between(sender.recording.packets(), began, now)
+    assert before
+    assert all(packet.answered_ns is not None for packet in before)
+    await sender.stop()
 
 
 @needs_root
