@@ -18,6 +18,7 @@ from handover_operator.kubevirt.ledger import Ledger
 from handover_operator.kubevirt.objects import Create, Delete, Patch, Write
 from handover_operator.kubevirt.wishes import Need
 from handover_operator.resolver import Resolver
+from handover_operator.versions import Version, Versions, version_of
 
 NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
 NAMESPACE = "vms"
@@ -113,6 +114,13 @@ class Operator:
         self.ledger = Ledger()
         self.resolver = Resolver()
         self.resolver.driver = self.adapter.course
+        self._versions = {kind: Versions() for kind in (*Foreign, *Kind)}
+
+    def hear(self, kind: AnyKind, key: ObjectKey, raw: Raw | None, version: Version) -> None:
+        """Take in what a watch or an answer tells, unless it is old news."""
+        versions = self._versions[kind]
+        if versions.bury(key, version) if raw is None else versions.take(key, version):
+            self.see(kind, raw, key)
 
     def see(self, kind: AnyKind, raw: Raw | None, key: ObjectKey) -> None:
         """Take in what a watch tells; None: it is gone."""
@@ -213,12 +221,13 @@ class Operator:
 class World:
     """An API server, the watches of one operator, and that operator.
 
-    A write reaches the operator only when its watch is told to deliver it.
+    What others write reaches the operator only when its watch is told to deliver it, and then
+    its own writes once more, which by then may be old news.
     """
 
     def __init__(self) -> None:
         self.stored: dict[Place, Raw] = {}
-        self.watches: dict[AnyKind, deque[tuple[ObjectKey, Raw | None]]] = {
+        self.watches: dict[AnyKind, deque[tuple[ObjectKey, Raw | None, Version]]] = {
             kind: deque() for kind in (*Foreign, Kind.ENDPOINT, Kind.MIGRATION)
         }
         self.operator = Operator()
@@ -235,7 +244,7 @@ class World:
         raw["metadata"].setdefault("uid", f"uid-{raw['metadata']['name']}")
         raw["metadata"].setdefault("creationTimestamp", NOW.isoformat())
         self.stored[kind, key] = raw
-        self.watches[kind].append((key, raw))
+        self.watches[kind].append((key, raw, version_of(raw)))
         self.check()
 
     def patch(self, kind: AnyKind, name: str, patch: Mapping[str, Any]) -> None:
@@ -250,7 +259,9 @@ class World:
         gone = self.stored.pop((kind, key), None)
         if gone is None:
             return
-        self.watches[kind].append((key, None))
+        self._version += 1
+        last = Version(gone["metadata"]["uid"], self._version)
+        self.watches[kind].append((key, None, last))
         for (of, owned), raw in list(self.stored.items()):
             owners = raw["metadata"].get("ownerReferences", [])
             if any(owner["uid"] == gone["metadata"]["uid"] for owner in owners):
@@ -259,14 +270,13 @@ class World:
     def deliver(self, kind: AnyKind) -> None:
         """Let one watch tell its next event, if there is one."""
         if self.watches[kind]:
-            key, raw = self.watches[kind].popleft()
-            self.operator.see(kind, raw, key)
+            self.operator.hear(kind, *self.watches[kind].popleft())
 
     def ask(self, need: Need) -> None:
         """Answer a live GET of the operator's."""
         raw = self.stored.get((need.kind, need.key))
         if raw is not None:
-            self.operator.see(need.kind, raw, need.key)
+            self.operator.hear(need.kind, need.key, raw, version_of(raw))
         if raw is None or raw["metadata"]["uid"] != need.uid:
             self.operator.adapter.put_absent(need.home, need.uid)
 
@@ -295,7 +305,7 @@ class World:
     def _answer(self, place: Place) -> None:
         """Let the operator see what it wrote, or what was there instead."""
         kind, key = place
-        self.operator.see(kind, self.stored[place], key)
+        self.operator.hear(kind, key, self.stored[place], version_of(self.stored[place]))
 
     def settle(self) -> "World":
         """Deliver, ask and write until nothing is left."""
@@ -326,7 +336,7 @@ class World:
         for watch in self.watches.values():
             watch.clear()
         for (kind, key), raw in self.stored.items():
-            self.operator.see(kind, raw, key)
+            self.operator.hear(kind, key, raw, version_of(raw))
         self.operator.adapter.put_complete()
         self.log = []
         return self.settle()
