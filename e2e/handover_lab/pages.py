@@ -1,4 +1,4 @@
-"""The pages of the documentation and the commands in them, as the tests read them."""
+"""The pages that a person reads and the commands in them, as the tests read them."""
 
 import re
 import shlex
@@ -9,6 +9,12 @@ from typing import Final
 
 ROOT: Final = Path(__file__).parents[2]
 DOCS: Final = ROOT / "docs"
+OTHERS: Final = (
+    *("README.md", "CONTRIBUTING.md", "SECURITY.md", "ARCHITECTURE.md"),
+    "charts/handover/README.md",
+)
+"""What a person reads outside of the documentation."""
+
 FENCE: Final = re.compile(r"^( *)```(\S*)[^\n]*\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 
 
@@ -26,7 +32,7 @@ class Block:
 
 def pages() -> list[Path]:
     """Return all pages."""
-    return sorted(DOCS.rglob("*.md"))
+    return [*sorted(DOCS.rglob("*.md")), *(ROOT / name for name in OTHERS)]
 
 
 def blocks(*languages: str) -> Iterator[Block]:
@@ -35,7 +41,12 @@ def blocks(*languages: str) -> Iterator[Block]:
         for indent, language, text in FENCE.findall(page.read_text()):
             if not languages or language in languages:
                 lines = tuple(line.removeprefix(indent) for line in text.splitlines())
-                yield Block(str(page.relative_to(DOCS)), language, lines)
+                yield Block(name_of(page), language, lines)
+
+
+def name_of(page: Path) -> str:
+    """Name a page as those do who write it."""
+    return str(page.relative_to(DOCS if page.is_relative_to(DOCS) else ROOT))
 
 
 def console_commands() -> Iterator[tuple[str, list[str]]]:
@@ -43,3 +54,11 @@ def console_commands() -> Iterator[tuple[str, list[str]]]:
     for block in blocks("console"):
         for line in block.lines:
             yield block.page, shlex.split(line.removeprefix("$ "))
+
+
+def typed(page: str, title: str) -> Iterator[str]:
+    """Yield the lines that a person types who follows one section of a page."""
+    text = (DOCS / page).read_text().partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    for _, language, body in FENCE.findall(text):
+        if language == "console":
+            yield from (line.strip().removeprefix("$ ") for line in body.splitlines())

@@ -35,6 +35,7 @@ async def kubectl(client: Client) -> AsyncIterator[Kubectl]:
     await kubectl("wait", "--for=condition=Established", "--filename", str(CRDS))
     yield kubectl
     await kubectl("delete", "livemigrations,workloadendpoints", "--all", "--all-namespaces")
+    await kubectl("delete", "handoverconfigurations", "--all")
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)

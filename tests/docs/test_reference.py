@@ -105,3 +105,14 @@ def test_every_kind_and_every_value_has_its_place() -> None:
     ]
     assert "`spec" not in objects
     assert all(f"`{each.name}`" in values for each in chart.leaves(chart.values()))
+
+
+def test_every_policy_of_the_chart_is_in_the_security_model() -> None:
+    policies = [
+        each.name.removeprefix("policies.")
+        for each in chart.leaves(chart.values())
+        if each.name.startswith("policies.") and each.default is True
+    ]
+    told = re.findall(r"^\* policy `(\w+)`:", (DOCS / "security.md").read_text(), re.MULTILINE)
+
+    assert told == policies
