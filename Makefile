@@ -26,9 +26,10 @@ test: prepare lint tools images  ## Everything: pure tables, kernel, API server,
 	@$(PYTEST) -m "api and not root and not cluster and not lab"
 	@$(LAB).sandbox -- $(PYTEST) -m "cluster or lab"
 
-test-install: prepare tools images  ## The chart: manifests, rights, policies, a whole install on two nodes
+test-install: prepare tools images  ## The chart: manifests, rights, policies, a whole life on two nodes
 	@$(PYTEST) tests/chart
-	@$(LAB).sandbox -- $(PYTEST) e2e/tests/test_install.py
+	@$(LAB).sandbox -- $(PYTEST) e2e/tests/test_getting_started.py e2e/tests/test_install.py \
+	  $(wildcard e2e/tests/test_lifecycle*.py)
 
 test-fast:  ## The pure tests: no root, no Go, seconds
 	@$(PYTHON) e2e/prepare.py --python-only
