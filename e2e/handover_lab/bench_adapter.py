@@ -215,6 +215,7 @@ class Adapter:
         """Take one migration to where its target pod is bound."""
         here = migration.vmi["status"]["nodeName"]
         migration.node = NODES[(NODES.index(here) + 1) % len(NODES)]
+        migration.ips = (address(int(migration.name.rpartition("-")[2])),)
         await migration.until("bind")
 
     async def note(self) -> None:
