@@ -16,6 +16,7 @@ import yaml
 from prometheus_client import Metric
 from prometheus_client.metrics import MetricWrapperBase
 from prometheus_client.registry import Collector
+from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from handover_api.livemigration import LiveMigration
@@ -238,15 +239,25 @@ def variable_table(owner: type[BaseSettings]) -> str:
     prefix = owner.model_config["env_prefix"]
     rows = []
     for name, field in owner.model_fields.items():
-        is_made = field.default_factory is not None
-        default = "required" if field.is_required() else f"`{field.default}`"
         meaning = meanings.get(name, "")
         if choices := getattr(field.annotation, "__args__", ()):
             words = [each for each in choices if isinstance(each, str)]
             meaning = f"{meaning} {', '.join(f'`{each}`' for each in words)}"
         variable = f"`{prefix}{name}`".upper()
-        rows.append((variable, "made at start" if is_made else default, meaning))
+        rows.append((variable, default_of(field), meaning.strip()))
     return table(("variable", "default", "meaning"), rows)
+
+
+def default_of(field: FieldInfo) -> str:
+    """Say what a setting is that nobody sets."""
+    if field.is_required():
+        return "required"
+    if field.default_factory is not None:
+        return "made at start"
+    if field.default in {None, ""}:
+        return "empty"
+    written = str(field.default)
+    return f"`{written.lower() if isinstance(field.default, bool) else written}`"
 
 
 def attribute_docstrings(owner: type) -> dict[str, str]:

@@ -30,6 +30,7 @@ class AgentSettings(BaseSettings):
     """Where /healthz, /readyz and /metrics are served; empty: all addresses."""
 
     port: Annotated[int, pydantic.Field(ge=0, le=65535)] = 8081
+    """The port of all three; 0: a free one."""
 
     state_directory: Path = Path("/run/handover")
     """What must outlive a restart of the agent, but not of the node."""
@@ -38,8 +39,10 @@ class AgentSettings(BaseSettings):
     """How long after SIGTERM to serve on while an endpoint is in Target; below the pod's grace."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """How much it logs."""
 
     log_format: Literal["json", "console"] = "json"
+    """One JSON object a line, or lines for a person."""
 
     _overrides: Mapping[str, object] = pydantic.PrivateAttr(
         default_factory=lambda: configuration.overrides(os.environ)

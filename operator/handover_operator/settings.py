@@ -21,10 +21,13 @@ class OperatorSettings(BaseSettings):
     """Where /healthz, /readyz and /metrics are served; empty: all addresses."""
 
     port: Annotated[int, pydantic.Field(ge=0, le=65535)] = 8080
+    """The port of all three; 0: a free one."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
+    """How much it logs."""
 
     log_format: Literal["json", "console"] = "json"
+    """One JSON object a line, or lines for a person."""
 
     sweep_interval: Annotated[float, pydantic.Field(gt=0)] = 300.0
     """Seconds between two looks for objects whose deletion no watch has told."""
