@@ -121,8 +121,23 @@ def test_the_operator_is_not_root_and_the_agent_is(operator: Unpacked, nodeagent
     assert users == ["65532:65532", "0:0"]
 
 
-def test_there_is_no_shell_and_nothing_to_install_with(image: Unpacked) -> None:
-    tools = ("sh", "bash", "dash", "dpkg", "apt", "apt-get", "pip", "pip3", "perl", "tar")
+def test_an_image_says_what_it_is(image: Unpacked) -> None:
+    (program,) = image.configuration["config"]["Entrypoint"]
+    prefix = "org.opencontainers.image."
+    told = {
+        name.removeprefix(prefix): value
+        for name, value in image.configuration["config"]["Labels"].items()
+        if name.startswith(prefix)
+    }
+
+    assert told.pop("description")
+    assert told == {"title": program, "licenses": "Apache-2.0", "version": __version__}
+
+
+def test_there_is_no_shell_and_nothing_to_install_or_build_with(image: Unpacked) -> None:
+    install = ("dpkg", "apt", "apt-get", "pip", "pip3", "perl", "tar")
+    build = ("cc", "gcc", "ld", "make", "as")
+    tools = ("sh", "bash", "dash", *install, *build)
 
     assert [path for name in tools for path in image.find(f"usr/*bin/{name}")] == []
     assert image.find("opt/handover/pip") == []
