@@ -91,11 +91,11 @@ def declared(registry: CollectorRegistry) -> Iterator[tuple[str, Sample]]:
 
 
 def samples(family: Metric, labels: set[str]) -> Iterator[tuple[str, Sample]]:
-    """Yield the names under which Prometheus stores a metric; the PodMonitor adds the node."""
+    """Yield the names under which Prometheus stores a metric; the PodMonitor adds pod and node."""
     for suffix in SAMPLES.get(family.type, ()):
         bucket = {"le"} if suffix == "_bucket" else set()
         grows = family.type in {"counter", "histogram"}
-        yield f"{family.name}{suffix}", Sample(grows, frozenset({*labels, *bucket, "node"}))
+        yield f"{family.name}{suffix}", Sample(grows, frozenset({*labels, *bucket, "pod", "node"}))
 
 
 KNOWN = known()
@@ -198,7 +198,7 @@ def test_an_expression_asks_for_what_the_programs_show(name: str) -> None:
         ("rate(handover_operator_leader)", "no PromQL: expected type matrix"),
         ("median(handover_operator_leader)", "no PromQL: unknown function"),
         ("handover_nodeagent_announcements", "nobody shows handover_nodeagent_announcements"),
-        ('handover_operator_leader{pod="a"}', "handover_operator_leader has no label pod"),
+        ('handover_operator_leader{zone="a"}', "handover_operator_leader has no label zone"),
         ('handover_operator_migrations{phase=~"Live|Over"}', "phase is never Over"),
         ("sum by (zone) (handover_operator_leader)", "there is no label zone to sum by"),
         ("rate(handover_operator_leader[5m])", "handover_operator_leader is no counter"),
@@ -232,6 +232,24 @@ def test_an_alert_names_only_labels_that_its_expression_keeps() -> None:
 
         assert named <= labels(promql_parser.parse(alert["expr"])), alert["alert"]
         assert text.count("{{") == len(re.findall(r"{{ \$(?:labels\.\w+|value) }}", text))
+
+
+def test_a_legend_names_only_labels_that_its_expression_keeps() -> None:
+    for panel in DASHBOARD["panels"]:
+        for target in panel["targets"]:
+            named = set(re.findall(r"{{ ?(\w+) ?}}", target["legendFormat"]))
+            expression = target["expr"].replace("$__rate_interval", "5m")
+
+            assert named <= labels(promql_parser.parse(expression)), panel["title"]
+
+
+def test_every_panel_asks_the_data_source_that_a_person_chooses() -> None:
+    (variable,) = DASHBOARD["templating"]["list"]
+    asked = [panel["datasource"] for panel in DASHBOARD["panels"]] + [
+        target["datasource"] for panel in DASHBOARD["panels"] for target in panel["targets"]
+    ]
+
+    assert all(each == {"type": "prometheus", "uid": f"${{{variable['name']}}}"} for each in asked)
 
 
 def test_every_alert_says_what_to_do() -> None:
