@@ -68,13 +68,14 @@ def test_the_workflow_uses_nothing_but_its_hosts_own_actions_by_their_commits() 
 @pytest.mark.parametrize(
     ("path", "schema"),
     [
-        (".github/workflows/ci.yml", "workflows"),
-        (".github/ISSUE_TEMPLATE/config.yml", "issue-config"),
-        *((str(path.relative_to(ROOT)), "issue-forms") for path in FORMS),
+        (".github/workflows/ci.yml", "github-workflows"),
+        (".github/dependabot.yml", "dependabot"),
+        (".github/ISSUE_TEMPLATE/config.yml", "github-issue-config"),
+        *((str(path.relative_to(ROOT)), "github-issue-forms") for path in FORMS),
     ],
 )
 def test_what_github_reads_keeps_to_its_schema(path: str, schema: str) -> None:
-    argv = ["-m", "check_jsonschema", "--builtin-schema", f"vendor.github-{schema}", path]
+    argv = ["-m", "check_jsonschema", "--builtin-schema", f"vendor.{schema}", path]
     done = subprocess.run(
         [sys.executable, *argv], cwd=ROOT, capture_output=True, text=True, check=False
     )
