@@ -15,10 +15,12 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import kopf
+from kopf._cogs.structs.references import Insights
 from kubernetes_asyncio import client
 
 from handover_api import names
 from handover_operator import gather, metrics
+from handover_operator.cluster import Unavailable
 from handover_operator.kinds import Foreign, Kind
 from handover_operator.kubevirt.reconcile import AdapterReconciler
 from handover_operator.listing import Sweeper
@@ -112,8 +114,26 @@ async def _watch_foreign(
             settings.watching.label_selectors[group, version, kind.plural] = kind.selector
     # Kopf's own way to stop waits for seconds.
     stop.add_done_callback(lambda _: _cancel(loop, main))
-    with contextlib.suppress(asyncio.CancelledError):
-        await kopf.operator(registry=registry, settings=settings, clusterwide=True, standalone=True)
+    insights = Insights()
+    watching = kopf.operator(
+        registry=registry, settings=settings, insights=insights, clusterwide=True, standalone=True
+    )
+    try:
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(_until_complete(insights))
+            await watching
+    except asyncio.CancelledError:
+        return
+    except BaseExceptionGroup as errors:
+        raise errors.exceptions[0] from None
+
+
+async def _until_complete(insights: Insights) -> None:
+    """Return when Kopf has found all kinds; it looks once, and would never miss one that lacks."""
+    await insights.ready_resources.wait()
+    if len(insights.watched_resources) < len(Foreign):
+        message = "not all of KubeVirt's kinds are served yet"
+        raise Unavailable(message)
 
 
 def _cancel(loop: asyncio.AbstractEventLoop, task: asyncio.Task[None]) -> None:

@@ -21,6 +21,9 @@ LAST_DELAY: Final = 10.0
 SETTLE: Final = 2.0
 """A new list of Kopf's is taken in within this time; seconds."""
 
+LAST_PAUSE: Final = 2.0
+"""Between a watch that ended soon and the next; seconds."""
+
 THRESHOLDS: Final = (10_000, 20, 100_000)
 """Of the garbage collector's generations; the last one's is never reached."""
 
@@ -93,6 +96,29 @@ def settle() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*THRESHOLDS)
+
+
+async def keep_watching(watch: Callable[[], Awaitable[None]]) -> None:
+    """Watch until cancelled, anew whenever it ends; every new one begins with lists.
+
+    Kopf ends with any error that it does not know, such as that a kind has gone.
+    """
+    log = structlog.get_logger()
+    loop = asyncio.get_running_loop()
+    pause = FIRST_DELAY
+    while True:
+        began = loop.time()
+        try:
+            await watch()
+        except Exception as error:  # noqa: BLE001  whatever it was, the next one may not meet it
+            log.warning("watch_ended", reason=str(error) or type(error).__name__)
+        await asyncio.sleep(pause)
+        pause = next_pause(pause, loop.time() - began)
+
+
+def next_pause(pause: float, lasted: float) -> float:
+    """Return the pause after the next end, by how long it was since the last beginning."""
+    return FIRST_DELAY if lasted > 2 * LAST_PAUSE else min(pause * 2, LAST_PAUSE)
 
 
 async def insist(attempt: Callable[[], Awaitable[object]], what: str) -> None:

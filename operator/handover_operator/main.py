@@ -78,7 +78,11 @@ async def _work(
         group.create_task(sweeper.run())
         if presence is not None:
             group.create_task(presence.run())
-        await handlers.watch(reconciler, sweeper, api.configuration, lambda: _take_signals(work))
+        await listing.keep_watching(
+            lambda: handlers.watch(
+                reconciler, sweeper, api.configuration, lambda: _take_signals(work)
+            )
+        )
 
 
 async def _lead(

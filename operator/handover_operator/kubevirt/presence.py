@@ -58,10 +58,10 @@ class Presence:
             self._log.info("kubevirt_gone", looking_every=INTERVAL)
 
     async def _attend(self) -> None:
-        """Watch while KubeVirt is there; a watch that breaks for good begins with lists again."""
+        """Watch while KubeVirt is there."""
         sweeper = Sweeper(self._sweep, self._sweep_interval)
         sweeping = asyncio.create_task(sweeper.run())
-        watching = asyncio.create_task(self._keep_watching(sweeper))
+        watching = asyncio.create_task(listing.keep_watching(lambda: self._watch(sweeper)))
         try:
             await self._outlast()
         finally:
@@ -72,14 +72,6 @@ class Presence:
     async def _outlast(self) -> None:
         """Return when KubeVirt has gone."""
         while await self._is_present_or_unknown():  # noqa: ASYNC110  nothing tells us
-            await asyncio.sleep(INTERVAL)
-
-    async def _keep_watching(self, sweeper: Sweeper) -> None:
-        while True:
-            try:
-                await self._watch(sweeper)
-            except Exception as error:  # noqa: BLE001  Kopf ends with any: a kind may be gone
-                self._log.warning("watch_ended", reason=str(error) or type(error).__name__)
             await asyncio.sleep(INTERVAL)
 
     async def _sweep(self) -> None:

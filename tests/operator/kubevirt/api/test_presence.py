@@ -4,8 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from kubernetes_asyncio import client, config
 
-from handover_lab.puppets import Guest
+from handover_lab.puppets import ALL_VMIMS, CRD, Guest
+from handover_operator import handlers
+from handover_operator.cluster import Unavailable
 
 pytestmark = pytest.mark.api
 
@@ -39,6 +42,23 @@ async def test_it_follows_kubevirts_coming_and_going(
     await desk.until_roles({})
     assert operator.logged("kubevirt_absent") == 1
     assert operator.faults() == []
+
+
+async def test_a_watch_that_lacks_a_kind_ends_instead_of_missing_it(
+    release: Any, bare_desk: Any
+) -> None:
+    """Kopf looks once for the kinds; they may be going, or coming, at that very moment."""
+    await bare_desk.kubevirt.install()
+    configuration = client.Configuration()
+    await config.load_kube_config(
+        config_file=str(release.kubeconfig), client_configuration=configuration
+    )
+    path = f"{CRD}/virtualmachineinstancemigrations.kubevirt.io"
+    await bare_desk.api.call("DELETE", path)
+    await bare_desk.until(lambda: bare_desk.api.exists(ALL_VMIMS), lambda served: not served)
+    with pytest.raises(Unavailable, match="not all of KubeVirt's kinds"):
+        await handlers.watch_foreign(None, configuration, None)  # type: ignore[arg-type]
+    await bare_desk.kubevirt.install()
 
 
 async def count(operator: Any, event: str) -> int:
