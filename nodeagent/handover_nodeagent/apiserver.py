@@ -18,7 +18,7 @@ from handover_api import names
 from handover_nodeagent.access import Access, TokenFile
 
 JSON_PATCH: Final = "application/json-patch+json"
-PAGE: Final = 500
+PAGE: Final = 100
 TIMEOUT: Final = 30.0
 """Seconds for a whole call; a slow server is as good as none."""
 CONNECT_TIMEOUT: Final = 10.0

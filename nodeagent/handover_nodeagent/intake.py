@@ -68,7 +68,10 @@ class Intake:
         resident = self._reconciler.residents.get(endpoint.key)
         if resident is None or resident.uid != endpoint.metadata.uid:
             self._reconciler.meet(endpoint, None)
-        elif self._is_paused:
+            return
+        # The status is the agent's own; what it was at first is all that ever counts.
+        endpoint = endpoint.model_copy(update={"status": resident.endpoint.status})
+        if self._is_paused:
             resident.endpoint = endpoint
         else:
             self._reconciler.update(resident, endpoint)

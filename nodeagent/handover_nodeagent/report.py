@@ -29,7 +29,8 @@ from handover_nodeagent.apiserver import (
 from handover_nodeagent.notices import Notice, Notices, Waiting
 from handover_nodeagent.pacing import Backoff, Bucket, Gate
 
-WRITERS: Final = 8
+WRITERS: Final = 3
+"""Enough for ``RATE``; each costs a connection, and that 256 KiB for TLS."""
 RATE: Final = 50.0
 BURST: Final = 100
 EVENT_RATE: Final = 10.0
@@ -58,7 +59,7 @@ class Counts:
 
 @dataclass(slots=True)
 class _Slot:
-    """One endpoint: what is wanted, and what the API is known to have."""
+    """One endpoint: what is wanted, and what the API is known to have; equal, one object."""
 
     uid: str
     wanted: WorkloadEndpointStatus | None = None
@@ -103,14 +104,14 @@ class Reporter:
             return
         slot = self._slot(key, uid)
         if slot.wanted != status:
-            slot.wanted = status
+            slot.wanted = slot.has if slot.has == status else status
             self._consider(key, slot)
 
     def known(self, key: ObjectKey, uid: str, status: WorkloadEndpointStatus) -> None:
         """Learn what the API has: what is wanted is written only where it differs."""
         slot = self._slot(key, uid)
         if slot.has != status:
-            slot.has = status
+            slot.has = slot.wanted if slot.wanted == status else status
             self._consider(key, slot)
 
     def event(

@@ -101,7 +101,7 @@ def _dated(
     def date(draft: _Draft) -> Condition:
         old = known.get(draft.type)
         since = old.last_transition_time if old and old.status == draft.status else now
-        return Condition(
+        new = Condition(
             type=draft.type,
             status=draft.status,
             reason=draft.reason,
@@ -109,6 +109,7 @@ def _dated(
             last_transition_time=since,
             observed_generation=generation,
         )
+        return old if old == new else new
 
     return tuple(map(date, _drafts(standing)))
 

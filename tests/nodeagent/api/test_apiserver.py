@@ -224,7 +224,7 @@ async def test_a_list_comes_in_pages(fake_api: FakeApi, fake_client: ApiServer) 
     pages = [page async for page in fake_client.pages("/x", {"fieldSelector": "spec.node=n"})]
     assert [page.items for page in pages] == [[{"a": 1}], [{"b": 2}]]
     assert pages[-1].version == "10"
-    selected = {"fieldSelector": "spec.node=n", "limit": "500"}
+    selected = {"fieldSelector": "spec.node=n", "limit": "100"}
     assert fake_api.queries == [selected, {**selected, "continue": "next"}]
 
 
