@@ -15,7 +15,14 @@ from handover_nodeagent import inputs
 from handover_nodeagent.commands import AnnounceGateway, AskGuest, StartProbes
 from handover_nodeagent.events import Input
 from handover_nodeagent.fsm import Step
-from handover_nodeagent.machine import Machine, Question, RouteLevel, is_listening, settled
+from handover_nodeagent.machine import (
+    Machine,
+    Question,
+    RouteLevel,
+    is_listening,
+    level,
+    settled,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +54,15 @@ class Found:
     def has_routes(self) -> bool:
         """Tell whether the kernel has any route of ours for the endpoint."""
         return self.routes is not RouteLevel.NONE
+
+    @property
+    def is_untold(self) -> bool:
+        """Tell whether the guest may not know yet where the gateway of its elevated routes is.
+
+        They go in only now, or the last agent did not live to remember that they did.
+        """
+        was_routed = self.last and self.last.state in {State.LIVE, State.TIME_WAIT}
+        return not (self.has_routes and was_routed)
 
     @property
     def was_silent(self) -> bool:
@@ -92,7 +108,7 @@ def resume(found: Found, now: dt.datetime) -> Step:
         return Step(machine, (AskGuest(machine.episode),))
     if is_listening(machine):
         return Step(machine, (StartProbes(machine.episode),))
-    if machine.state is State.TIME_WAIT and not found.has_routes:
+    if level(machine) is RouteLevel.ELEVATED and found.is_untold:
         return Step(machine, (AnnounceGateway(),))
     return Step(machine)
 

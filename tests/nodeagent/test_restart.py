@@ -105,20 +105,30 @@ def test_every_row(what: Found, expected: State) -> None:
     assert expected == resumed(what).state
 
 
-def _commands_of(state: State, *, has_routes: bool) -> tuple[Command, ...]:
+def _commands_of(state: State, *, told: bool) -> tuple[Command, ...]:
     if state is ASKING:
         return (AskGuest(EPISODE),)
     if state in {TARGET, WITHDRAWN}:
         return (StartProbes(EPISODE),)
-    return (AnnounceGateway(),) if state is TIME_WAIT and not has_routes else ()
+    return () if state is BASE or told else (AnnounceGateway(),)
 
 
 @pytest.mark.parametrize(
     ("what", "expected"), [row[1:] for row in ROWS], ids=[row[0] for row in ROWS]
 )
 def test_the_first_commands_fit_the_state(what: Found, expected: State) -> None:
-    commands = _commands_of(expected, has_routes=what.has_routes)
+    told = what.has_routes and what.last is not None and what.last.state in {LIVE, TIME_WAIT}
+    commands = _commands_of(expected, told=told)
     assert commands == restart.resume(what, NOW).commands
+
+
+@pytest.mark.parametrize("assignment", [IS_TARGET, SUCCEEDED_TARGET, NO_ROLE])
+@pytest.mark.parametrize("last", [TARGET, WITHDRAWN])
+def test_a_guest_is_told_of_its_gateway_when_the_last_agent_died_with_the_route_in(
+    assignment: Assignment, last: State
+) -> None:
+    """The route is older than the memory: what follows the route was perhaps not done."""
+    assert restart.resume(found(assignment, ELEVATED, last), NOW).commands == (AnnounceGateway(),)
 
 
 ASSIGNMENTS = [
