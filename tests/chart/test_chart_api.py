@@ -45,7 +45,7 @@ def test_the_notes_say_what_to_do_next(helm: Run, api_server: ControlPlane) -> N
     assert "kubectl get livemigrations" in notes
     assert "kubectl get workloadendpoints" in notes
     assert f"kubectl -n {NAMESPACE} rollout status daemonset/handover-nodeagent" in notes
-    assert f"helm test handover --namespace {NAMESPACE} --logs" in notes
+    assert f"helm test handover --namespace {NAMESPACE}\n" in notes
     assert "VMs of KubeVirt need nothing more" in notes
 
 

@@ -132,3 +132,6 @@ def test_nothing_of_the_test_stays(hooks: list[Manifest]) -> None:
 
         assert annotations["helm.sh/hook"] == "test"
         assert annotations["helm.sh/hook-delete-policy"] == "before-hook-creation,hook-succeeded"
+    # Its findings are shown before it goes: `helm test --logs` of Helm 3 would come too late.
+    shown = hooks[-1]["metadata"]["annotations"]["helm.sh/hook-output-log-policy"]
+    assert shown == "hook-succeeded,hook-failed"

@@ -6,7 +6,7 @@ The older version is this chart without two fields, one of each kind that people
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,19 +96,25 @@ def kept(kubectl: Kubectl) -> list[Any]:
     ]
 
 
-def until_served(kubectl: Kubectl) -> None:
-    """Wait until objects of the kinds can be made; the schema that is served may be a late one."""
-    made, deadline = "", time.monotonic() + PATIENCE
-    while made.count("created") + made.count("unchanged") < 2:
-        assert time.monotonic() < deadline, made
-        made = kubectl("apply", "--filename=-", given=OBJECTS)
+def until(is_so: Callable[[], bool], otherwise: str) -> None:
+    """Wait until something is so: a new schema is in force a moment later."""
+    deadline = time.monotonic() + PATIENCE
+    while not is_so():
+        assert time.monotonic() < deadline, otherwise
+        time.sleep(0.1)
+
+
+def are_made(kubectl: Kubectl) -> bool:
+    """Make the objects; whether both are there."""
+    made = kubectl("apply", "--filename=-", given=OBJECTS)
+    return made.count("created") + made.count("unchanged") == 2
 
 
 def test_the_kinds_follow_the_chart_and_no_object_is_lost(
     release: Release, older: Path, kubectl: Kubectl
 ) -> None:
     release.do("install", older, "--create-namespace")
-    until_served(kubectl)
+    until(lambda: are_made(kubectl), "the kinds are not served")
     kubectl("patch", "wep/kept", "--subresource=status", "--type=merge", f"--patch={STATUS}")
     refused = kubectl(*TTL)
     before = kept(kubectl)
@@ -116,17 +122,19 @@ def test_the_kinds_follow_the_chart_and_no_object_is_lost(
     release.do("upgrade", CHART)
 
     assert 'unknown field "spec.ttlSecondsAfterFinished"' in refused
-    migration, endpoint = kept(kubectl)
-    assert [migration, endpoint] == [before[0], before[1] | {"awaitRole": False}]
-    deadline = time.monotonic() + PATIENCE
-    while "patched" not in (said := kubectl(*TTL)) or "unknown field" in said:
-        assert time.monotonic() < deadline, said
-    assert '"ttlSecondsAfterFinished":60' in kubectl(*KEPT).replace(" ", "")
+    migration, endpoint = before
+    until(lambda: "unknown field" not in kubectl(*TTL), "the new field is not known")
+    after = [migration | {"ttlSecondsAfterFinished": 60}, endpoint | {"awaitRole": False}]
+    until(lambda: kept(kubectl) == after, "an object is lost, or not valid any more")
+
+    release.do("rollback")
+    release.do("upgrade", CHART)
+
+    until(lambda: kept(kubectl) == after, "what the older version does not know was lost")
 
     release.do("uninstall")
 
-    after = kept(kubectl)
-    assert after == [migration | {"ttlSecondsAfterFinished": 60}, endpoint]
+    assert kept(kubectl) == after
     assert "ttlSecondsAfterFinished" in kubectl("get", "crd/livemigrations.handover.dev", "-oyaml")
     assert "NotFound" in kubectl("get", "clusterrole/handover-operator")
 
