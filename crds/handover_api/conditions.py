@@ -27,6 +27,7 @@ class MigrationReason(enum.StrEnum):
     NOT_LISTENING = "NotListening"
     AWAITING_AGENT = "AwaitingAgent"
     AGENT_SILENT = "AgentSilent"
+    NODE_ABSENT = "NodeAbsent"
     NO_TARGET = "NoTarget"
     ANNOUNCED = "Announced"
     NOT_ANNOUNCED = "NotAnnounced"

@@ -10,6 +10,7 @@ from http import HTTPStatus
 from typing import Any, Final
 
 import aiohttp
+import structlog
 from kubernetes_asyncio import client, config
 from kubernetes_asyncio.client.exceptions import ApiException
 from kubernetes_asyncio.config import incluster_config
@@ -122,6 +123,17 @@ class Cluster:
     async def read(self, path: str) -> RawObject:
         """Read whatever is at a path."""
         return await self._call("GET", path)
+
+    async def has_node(self, name: str) -> bool | None:
+        """Return whether there is a node of this name; None when we may not know."""
+        try:
+            await self.read(f"/api/v1/nodes/{name}")
+        except Absent:
+            return False
+        except Refused as reason:
+            structlog.get_logger().warning("node_not_asked_for", node=name, reason=str(reason))
+            return None
+        return True
 
     async def review(self, path: str, body: RawObject) -> RawObject:
         """Ask a question that is answered and not stored, such as who may do what."""

@@ -39,13 +39,22 @@ class _Draft(NamedTuple):
     message: str = ""
 
 
-def status(migration: LiveMigration, standing: Standing, now: dt.datetime) -> LiveMigrationStatus:
-    """Return the status that *migration* must have; a finished one keeps what it has."""
+def status(
+    migration: LiveMigration,
+    standing: Standing,
+    now: dt.datetime,
+    absent_nodes: frozenset[str] = frozenset(),
+) -> LiveMigrationStatus:
+    """Return the status that *migration* must have; a finished one keeps what it has.
+
+    *absent_nodes*: those of ``silent_nodes`` that are known not to exist.
+    """
     before = migration.status
     if before.phase in phases.FINISHED:
         return before
     phase = phases.phase(migration, standing)
     drafts = _drafts(migration, standing, phase, now)
+    drafts = [_explained(draft, standing, absent_nodes) for draft in drafts]
     cut_over = any(draft.type is Type.CUT_OVER and draft.holds for draft in drafts)
     ended = phase in phases.FINISHED
     return LiveMigrationStatus(
@@ -59,6 +68,17 @@ def status(migration: LiveMigration, standing: Standing, now: dt.datetime) -> Li
         completion_time=before.completion_time or (now if ended else None),
         conditions=_dated(migration, drafts, now),
     )
+
+
+def silent_nodes(
+    migration: LiveMigration, standing: Standing, status: LiveMigrationStatus
+) -> frozenset[str]:
+    """Return the targets' nodes whose agents have been silent for long, by *status*."""
+    ready = next((each for each in status.conditions if each.type == Type.TARGET_READY), None)
+    if status.phase in phases.FINISHED or ready is None or ready.reason != Reason.AGENT_SILENT:
+        return frozenset()
+    uid = migration.migration_uid
+    return frozenset(each.node for each in standing.targets if each.acted_uid != uid)
 
 
 def wake(migration: LiveMigration) -> dt.datetime | None:
@@ -148,6 +168,15 @@ def _target_ready(migration: LiveMigration, standing: Standing, now: dt.datetime
         message = "; ".join(_missing(target, uid) for target in unready)
         return _Draft(Type.TARGET_READY, holds=False, reason=reason, message=message)
     return _Draft(Type.TARGET_READY, holds=True, reason=Reason.LISTENING)
+
+
+def _explained(draft: _Draft, standing: Standing, absent_nodes: frozenset[str]) -> _Draft:
+    """Where a silent agent has no node, say that instead."""
+    if draft.reason != Reason.AGENT_SILENT or not absent_nodes:
+        return draft
+    lost = [each for each in standing.targets if each.node in absent_nodes]
+    message = "; ".join(f"{_where(each)}: there is no such node" for each in lost)
+    return draft._replace(reason=Reason.NODE_ABSENT, message=message)
 
 
 def _unready(migration: LiveMigration, targets: Iterable[Endpoint], now: dt.datetime) -> Reason:

@@ -20,6 +20,7 @@ class Notice:
     warning: bool = False
 
 
+_LONELY: Final = {Reason.AGENT_SILENT, Reason.NODE_ABSENT}
 _ALARMING: Final = {(Type.CONFLICTED, "True"), (Type.ADDRESS_KEPT, "False")}
 
 
@@ -51,7 +52,7 @@ def _alarms(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterator
             continue
         if wanted is Type.SOURCE_LINGERS and found.reason == Reason.STILL_ROUTED:
             yield Notice("SourceLingers", found.message, warning=True)
-        elif found.reason == Reason.AGENT_SILENT or (wanted, found.status) in _ALARMING:
+        elif found.reason in _LONELY or (wanted, found.status) in _ALARMING:
             yield Notice(found.reason, found.message, warning=True)
 
 

@@ -194,7 +194,7 @@ class Reconciler:
             return
         now = self._clock()
         before = migration.status
-        after = conditions.status(migration, self.known.resolver.standing(subject.key), now)
+        after = await self._status(migration, now)
         loop = asyncio.get_running_loop()
         left = self._pace.left(subject.key, before, after, loop.time())
         if left > 0:
@@ -213,6 +213,17 @@ class Reconciler:
         wake = conditions.wake(migration.model_copy(update={"status": after}))
         if wake is not None:
             self._queue.add_later(subject, (wake - now).total_seconds() + 0.01)
+
+    async def _status(self, migration: LiveMigration, now: dt.datetime) -> LiveMigrationStatus:
+        """Derive the status; where an agent has been silent for long, ask for its node first."""
+        standing = self.known.resolver.standing(migration.key)
+        status = conditions.status(migration, standing, now)
+        silent = conditions.silent_nodes(migration, standing, status)
+        absent = [node for node in silent if await self._cluster.has_node(node) is False]
+        if not absent:
+            return status
+        standing = self.known.resolver.standing(migration.key)
+        return conditions.status(migration, standing, now, frozenset(absent))
 
     def _tell(
         self,

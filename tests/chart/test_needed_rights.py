@@ -36,6 +36,9 @@ ON_CONFLICT = {
 }
 """What the operator reads again when somebody else was faster: proved by itself."""
 
+OURS = {"apiVersion": names.API_VERSION}
+WAY = {"source": "here", "target": "nowhere"}
+
 
 def foreign(plural: str, name: str, short: str) -> Manifest:
     """Compose a kind of KubeVirt that holds anything."""
@@ -139,6 +142,12 @@ def test_the_operator_asks_for_just_what_the_chart_gives(
         patch = ("--subresource=status", "--type=merge", f"--patch={status}")
         kubectl("patch", "pod", pod, "-n", ROOM, *patch)
 
+    # Somebody moves a guest to a node that does not exist.
+    for name in ("here", "nowhere"):
+        spec = {"node": name, "workload": name, "ips": ["10.65.0.8"]}
+        apply({**OURS, "kind": "WorkloadEndpoint", "metadata": {"name": name}, "spec": spec})
+    sides = {side: {"endpoint": {"name": at}} for side, at in WAY.items()}
+    apply({**OURS, "kind": "LiveMigration", "metadata": {"name": "lost"}, "spec": sides})
     # KubeVirt runs a VM, and moves it.
     uid = apply(vmi())["metadata"]["uid"]
     apply(launcher("launcher-a", uid))
@@ -169,6 +178,9 @@ def test_the_operator_asks_for_just_what_the_chart_gives(
         "patch", "lm/move", "-n", ROOM, "--type=merge", '-p={"spec":{"ttlSecondsAfterFinished":0}}'
     )
     needy.until(says("lm/move", ".status.phase", ""))
+    needy.until(
+        says("lm/lost", '.status.conditions[?(@.type=="TargetReady")].reason', "NodeAbsent")
+    )
     needy.until(lambda: '"Accepted"' in kubectl("get", "hc", "default", "--output=json"))
 
     roles = ("ClusterRole/handover-operator", "ClusterRole/handover-operator-kubevirt")

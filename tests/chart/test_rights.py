@@ -37,6 +37,7 @@ def test_the_operator_has_the_rights_that_it_uses(release: Release) -> None:
         (own, "handoverconfigurations/default", "patch"),
         ("apiextensions.k8s.io", "customresourcedefinitions", "list"),
         ("apiextensions.k8s.io", "customresourcedefinitions", "watch"),
+        ("", "nodes", "get"),
         ("", "events", "create"),
     }
 

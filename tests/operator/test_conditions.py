@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from handover_api.livemigration import LiveMigration
+from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State
 from handover_operator import conditions
 from handover_operator.facts import Endpoint
@@ -112,6 +113,24 @@ def test_an_agent_that_is_silent_for_long_is_told_of_once(running: Any) -> None:
     assert conditions.wake(running.migration("m1")) is None
     running.report("b", State.TARGET)
     assert running.condition("TargetReady") == ("True", "Listening")
+
+
+def test_a_silent_agent_whose_node_is_gone_is_called_so(running: Any) -> None:
+    running.wait(10)
+    found, standing = running.migration("m1"), running.resolver.standing(ObjectKey("default", "m1"))
+    status = conditions.status(found, standing, running.now)
+    assert conditions.silent_nodes(found, standing, status) == {"node-b"}
+    told = conditions.status(found, standing, running.now, frozenset({"node-b"}))
+    (ready,) = [each for each in told.conditions if each.type == "TargetReady"]
+    assert (ready.status, ready.reason) == ("False", "NodeAbsent")
+    assert ready.message == "b on node-b: there is no such node"
+
+
+def test_whoever_reports_is_asked_after_no_more(running: Any) -> None:
+    running.wait(10).report("b", State.TARGET)
+    found, standing = running.migration("m1"), running.resolver.standing(ObjectKey("default", "m1"))
+    status = conditions.status(found, standing, running.now)
+    assert conditions.silent_nodes(found, standing, status) == frozenset()
 
 
 def test_while_the_source_is_unknown_nobody_calls_an_agent_silent(

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import datetime as dt
 import signal
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
@@ -67,6 +68,38 @@ async def exists(desk: Any, kind: Kind, name: str) -> bool:
     except Absent:
         return False
     return True
+
+
+@pytest.mark.usefixtures("operator")
+async def test_a_target_on_a_node_that_does_not_exist_is_told_from_a_silent_agent(
+    desk: Any,
+) -> None:
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "node-b"}}
+    await desk.endpoint("a")
+    await desk.endpoint("b")
+    await desk.migration("m1", "a", "b")
+    await desk.until_phase("Preparing")
+    await begin_earlier(desk, 20)
+    told = ("False", "NodeAbsent")
+    await desk.until(lambda: desk.condition("TargetReady"), lambda found: found == told)
+    await desk.until(lambda: desk.events("m1"), lambda said: any("NodeAbsent" in s for s in said))
+    await desk.api._call("POST", "/api/v1/nodes", body=node)
+    try:
+        await begin_earlier(desk, 30)
+        told = ("False", "AgentSilent")
+        await desk.until(lambda: desk.condition("TargetReady"), lambda found: found == told)
+    finally:
+        await desk.api._call("DELETE", "/api/v1/nodes/node-b")
+
+
+async def begin_earlier(desk: Any, seconds: int) -> None:
+    """Let a migration have begun earlier, which is quicker than to wait."""
+    began = dt.datetime.fromisoformat((await desk.status())["startTime"])
+    earlier = (began - dt.timedelta(seconds=seconds)).isoformat().replace("+00:00", "Z")
+    key = desk.key(Kind.MIGRATION, "m1")
+    await desk.api.patch(
+        Kind.MIGRATION, key, {"status": {"startTime": earlier}}, subresource="/status"
+    )
 
 
 @pytest.mark.usefixtures("operator")
