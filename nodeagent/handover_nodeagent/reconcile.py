@@ -47,6 +47,8 @@ EPISODES: Final = 1_000_000
 """Apart by so much are the episodes of two machines, of which one may follow the other."""
 BREATH: Final = 0.001
 """Seconds between a prepared cutover and the machine's step."""
+BREATHS: Final = 5
+"""So many at most, while guests go on announcing themselves."""
 WARNINGS: Final = frozenset({EventReason.STILL_ALIVE, EventReason.ORPHAN_ROUTE})
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
@@ -73,6 +75,7 @@ class Reconciler:
         self._episode = 0
         self._acknowledged_ns = 0
         self._received_ns = 0
+        self._heard_at = 0.0
 
     # What others want to know.
 
@@ -108,7 +111,17 @@ class Reconciler:
         elif resident.heard is None:
             self.router.cut_over(prepared)
             resident.heard = Heard(event, accepted.mac, received_at, time.time_ns(), prepared)
-            asyncio.get_running_loop().call_later(BREATH, self.digest, resident)
+            loop = asyncio.get_running_loop()
+            self._heard_at = loop.time()
+            loop.call_later(BREATH, self._breathe, resident, BREATHS - 1)
+
+    def _breathe(self, resident: Resident, left: int) -> None:
+        """Step, unless other guests have just announced themselves: their routes go first."""
+        loop = asyncio.get_running_loop()
+        if left and loop.time() - self._heard_at < BREATH:
+            loop.call_later(BREATH, self._breathe, resident, left - 1)
+        else:
+            self.digest(resident)
 
     def digest(self, resident: Resident) -> None:
         """Step on what was heard, unless something else was faster to ask for it."""

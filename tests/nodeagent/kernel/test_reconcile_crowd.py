@@ -2,10 +2,16 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Callable
 
 import pytest
-from tests.nodeagent.kernel.world import ELEVATED_V4, RARP, World
+from tests.nodeagent.kernel.world import ELEVATED_V4, MAC, RARP, World
+
+from handover_api.names import ObjectKey
+from handover_api.workloadendpoint import Signal
+from handover_nodeagent import reconcile
+from handover_nodeagent.sniff.verdict import Accepted
 
 pytestmark = pytest.mark.root
 
@@ -49,6 +55,48 @@ async def test_twenty_announcements_at_once_have_twenty_routes_before_any_report
         await world.until(lambda: all(world.state(f"vm{n}") == "Live" for n in range(20)))
     shown = [line for line in world.routes() if "metric 512" in line]
     assert len(shown) == len(addresses)
+
+
+def announce(world: World, name: str) -> None:
+    resident = world.loop.residents[ObjectKey("default", name)]
+    accepted = Accepted(Signal.RARP, bytes.fromhex(MAC.replace(":", "")))
+    world.loop.heard(resident.key, resident.machine.episode, accepted, time.time_ns())
+
+
+@pytest.mark.usefixtures("mute")
+async def test_a_machine_waits_until_no_other_guest_has_just_announced_itself(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards: twenty guests' routes go before one guest's step and reports."""
+    breath = 0.05
+    monkeypatch.setattr(reconcile, "BREATH", breath)
+    for number in range(2):
+        world.put(f"vm{number}", said="target", ips=[f"10.65.1.{number}"])
+    loop = asyncio.get_running_loop()
+    announce(world, "vm0")
+    announced: list[float] = []
+    loop.call_later(0.6 * breath, announce, world, "vm1")
+    loop.call_later(0.6 * breath, lambda: announced.append(loop.time()))
+    await world.until(lambda: world.state("vm0") == "Live")
+    assert loop.time() - announced[0] >= 0.99 * breath
+
+
+@pytest.mark.usefixtures("mute")
+async def test_a_machine_does_not_wait_for_ever(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards: guests that go on announcing themselves do not hold up the first one's step."""
+    breath = 0.03
+    monkeypatch.setattr(reconcile, "BREATH", breath)
+    monkeypatch.setattr(reconcile, "BREATHS", 2)
+    for number in range(40):
+        world.put(f"vm{number}", said="target", ips=[f"10.65.1.{number}"])
+    loop = asyncio.get_running_loop()
+    for number in range(40):
+        loop.call_later(0.6 * breath * number, announce, world, f"vm{number}")
+    await world.until(lambda: world.state("vm0") == "Live")
+    assert world.loop.residents[ObjectKey("default", "vm39")].prepared is not None
+    await world.until(lambda: world.state("vm39") == "Live")
 
 
 @pytest.mark.usefixtures("mute")
