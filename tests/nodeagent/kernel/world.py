@@ -79,6 +79,7 @@ class World:
     desk: Desk = dataclasses.field(default_factory=Desk)
     loop: Reconciler = dataclasses.field(init=False)
     versions: int = 0
+    said: str = ""
     _tasks: list[asyncio.Task[None]] = dataclasses.field(default_factory=list)
 
     async def start(self, *, synced: bool = True) -> "World":
@@ -111,6 +112,7 @@ class World:
     def put(self, name: str = "vm", *, said: str = "", uid: str = "m1", **spec: Any) -> None:
         """Let the API tell of an endpoint: ``said`` as "target" or "target Succeeded"."""
         self.versions += 1
+        self.said = said
         role, _, outcome = said.partition(" ")
         annotations = {"handover.dev/migration-uid": uid} if said else {}
         if said and outcome:
