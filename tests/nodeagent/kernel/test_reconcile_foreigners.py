@@ -1,11 +1,13 @@
 """The loop and others' routes: parked, given back, fought with, won against."""
 
 import asyncio
+import contextlib
 from pathlib import Path
 
 import pytest
 from tests.nodeagent.kernel.node import Node
-from tests.nodeagent.kernel.world import CNI, CNI_V6, NORMAL_V4, World, count
+from tests.nodeagent.kernel.witness import watching
+from tests.nodeagent.kernel.world import CNI, CNI_V6, NORMAL_V4, RARP, World, count
 
 from handover_nodeagent import metrics
 
@@ -46,6 +48,73 @@ async def test_a_parked_route_is_given_back_with_the_endpoints_end(world: World)
     await world.until_state("gone")
     await world.shows("10.65.0.2 dev tap0 ... mtu 1400")
     assert world.parked() == []
+    await world.until(lambda: ("vm", "RoutesGivenBack") in world.desk.events)
+
+
+@pytest.mark.usefixtures("mute")
+async def test_a_parked_route_comes_back_before_ours_goes(world: World) -> None:
+    world.node.run(f"ip route add {CNI}")
+    world.put()
+    await world.shows(NORMAL_V4)
+    with watching() as witness:
+        world.delete()
+        await world.until_state("gone")
+        assert witness.told() == ["+10.65.0.2 0", "-10.65.0.2 1024"]
+
+
+@pytest.mark.usefixtures("mute")
+@pytest.mark.parametrize("said", ["target", "target Aborted"], ids=["Target", "Withdrawn"])
+async def test_a_route_of_a_guest_that_never_came_is_not_given_back(
+    world: World, said: str
+) -> None:
+    """It would draw what the guest should get where it runs; it goes with its interface."""
+    world.node.run(f"ip route add {CNI}")
+    world.put(said="target")
+    world.put(said=said)
+    await world.shows()
+    with watching() as witness:
+        world.delete()
+        assert world.state() == "gone"
+        await world.until(lambda: not world.loop.residents)
+        assert witness.told() == []
+    assert len(world.parked()) == 1
+
+
+@pytest.mark.usefixtures("mute")
+@pytest.mark.parametrize("interface", ["tap0", "later0"], ids=["known", "unknown"])
+async def test_a_cnis_route_is_gone_within_the_turn_of_the_loop_that_hears_of_it(
+    world: World, interface: str
+) -> None:
+    """Guards design 9.8: no timer, no thread and no other write before it."""
+    world.put(said="target", interface=interface)
+    await world.until(lambda: world.condition("Programmed") is not None)
+    with watching() as witness:
+        for _ in range(3):
+            world.node.run(f"ip route add {CNI}")
+            # The loop looks at its sockets, and then acts on what it saw.
+            await asyncio.sleep(0)
+            await asyncio.sleep(0)
+            assert witness.told() == ["+10.65.0.2 0", "-10.65.0.2 0"]
+
+
+@pytest.mark.usefixtures("mute")
+async def test_a_thousand_routes_of_a_cni_do_not_keep_a_guest_waiting(world: World) -> None:
+    """They come one by one; between some of them the listener has its turn."""
+    others = [f"10.65.{8 + n // 250}.{n % 250}" for n in range(1000)]
+    for number, address in enumerate(others):
+        world.put(f"other{number}", interface="tap1", ips=[address], mac=None)
+    world.put(said="target")
+    await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
+    await world.until(lambda: not world.loop._telling._unreported)
+    with contextlib.closing(world.node.guest_socket()) as guest:
+        world.node.run_batch([f"route add {one} dev tap1 scope link proto 5" for one in others])
+        guest.send(RARP)
+        before = count(metrics.PARKED, "parked")
+        while world.state() == "Target":  # noqa: ASYNC110  each turn of the loop counts
+            await asyncio.sleep(0)
+        assert count(metrics.PARKED, "parked") - before < 500
+    await world.until(lambda: count(metrics.PARKED, "parked") - before == 1000)
+    assert len(world.routes()) == 1001
 
 
 @pytest.mark.usefixtures("mute")

@@ -1,9 +1,11 @@
 """The loop and interfaces that come, go, move and change their names."""
 
 import asyncio
+import hashlib
 import os
 
 import pytest
+from tests.nodeagent.kernel.node import V4
 from tests.nodeagent.kernel.world import CNI, ELEVATED_V4, GUARD, NORMAL_V4, World
 
 pytestmark = pytest.mark.root
@@ -128,3 +130,49 @@ async def test_an_interface_that_is_renamed_and_back_is_followed_each_time(world
     world.node.run("ip link set else0 name tap0")
     await world.shows(NORMAL_V4)
     await world.until(lambda: "10.65.0.2" in world.node.run(GUARD))
+
+
+async def test_an_interface_with_calicos_name_for_the_pod_is_found(world: World) -> None:
+    world.put(interface=None)
+    await world.until(lambda: world.condition("Programmed") == ("False", "InterfaceNotFound"))
+    name = f"cali{hashlib.sha1(b'default.vm').hexdigest()[:11]}"  # noqa: S324  Calico's way
+    world.node.run(f"ip link set tap1 name {name}")
+    await world.shows(f"10.65.0.2 dev {name} ... metric 1024")
+
+
+async def test_what_was_parked_goes_with_its_interface(world: World) -> None:
+    """Nothing is given back that leads to an interface which is gone."""
+    world.node.run(f"ip route add {CNI}")
+    world.put()
+    await world.until(lambda: len(world.parked()) == 1)
+    world.node.run("ip link delete tap0")
+    await world.until(lambda: world.condition("Programmed") == ("False", "InterfaceNotFound"))
+    assert world.parked() == []
+    assert not world.loop.router.foreigners.has_parked(V4)
+    world.node.make_tap0()
+    await world.shows(NORMAL_V4)
+    world.node.guest_runs("ip link set eth arp off")
+    world.delete()
+    await world.until_state("gone")
+    await world.shows()
+    assert ("vm", "RoutesGivenBack") not in world.desk.events
+
+
+async def test_a_guest_whose_mac_nobody_knows_keeps_the_routes_that_it_has(world: World) -> None:
+    """It cannot be asked, so it may be there."""
+    world.put(said="source", mac=None)
+    await world.shows(NORMAL_V4)
+    world.node.run("ip neigh flush dev tap0")
+    world.put(said="source Succeeded", mac=None)
+    await world.until(lambda: world.condition("StillAlive") == ("True", "GuestAnswers"))
+    await world.shows(NORMAL_V4)
+
+
+async def test_a_guest_whose_mac_nobody_knows_gets_no_routes_for_being_unaskable(
+    world: World,
+) -> None:
+    world.put(said="target", mac=None)
+    world.put(said="source", mac=None)
+    assert world.state() == "Asking"
+    await world.until_state("Withdrawn")
+    await world.shows()
