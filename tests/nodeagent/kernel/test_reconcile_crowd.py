@@ -6,7 +6,8 @@ import time
 from collections.abc import Callable
 
 import pytest
-from tests.nodeagent.kernel.world import ELEVATED_V4, MAC, RARP, World
+from tests.nodeagent.kernel.witness import watching
+from tests.nodeagent.kernel.world import ELEVATED_V4, MAC, NORMAL_V4, RARP, World
 
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Signal
@@ -21,6 +22,8 @@ async def test_two_endpoints_with_one_address_are_both_told_so(world: World) -> 
     world.put("new", interface="tap1")
     await world.until(lambda: world.condition("AddressShared", "old") == ("True", "Shared"))
     await world.until(lambda: world.condition("AddressShared", "new") == ("True", "Shared"))
+    assert world.message("AddressShared", "old") == "10.65.0.2 is also named by default/new"
+    assert world.message("AddressShared", "new") == "10.65.0.2 is also named by default/old"
     await world.shows("10.65.0.2 dev tap0 ... metric 1024")
     world.delete("new")
     await world.until_state("gone", "new")
@@ -28,10 +31,42 @@ async def test_two_endpoints_with_one_address_are_both_told_so(world: World) -> 
 
 
 @pytest.mark.usefixtures("mute")
+async def test_a_vm_that_moves_within_a_node_always_has_a_route(world: World) -> None:
+    """Both of its pods are here and share its address for the length of the migration."""
+    world.configure(liveMigrationRouteConvergenceTime="50ms")
+    world.put("old", said="source", interface="tap1", mac=None)
+    await world.shows("10.65.0.2 dev tap1 ... metric 1024")
+    with watching() as witness:
+        world.put(said="target")
+        await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
+        world.send()
+        await world.until_state("Live")
+        world.put("old", said="source Succeeded", interface="tap1", mac=None)
+        world.node.run("ip link delete tap1")
+        await world.until(lambda: world.condition("Programmed", "old") is not None)
+        world.delete("old")
+        await world.until_state("gone", "old")
+        world.put(said="target Succeeded")
+        await world.until_state("Base")
+        assert without_gap(["+10.65.0.2 1024", *witness.told()])
+    await world.shows(NORMAL_V4)
+
+
+def without_gap(told: list[str]) -> bool:
+    """Tell whether there was a route at each moment from the first line on."""
+    there = 0
+    for line in told:
+        there += {"+": 1, "-": -1, "=": 0}[line[0]]
+        if there == 0:
+            return False
+    return True
+
+
+@pytest.mark.usefixtures("mute")
 async def test_a_live_endpoint_beats_one_in_time_wait(world: World) -> None:
-    world.put("old", said="target", uid="m0", interface="tap1", mac=None)
-    world.put("old", said="target Succeeded", uid="m0", interface="tap1", mac=None)
-    assert world.state("old") == "TimeWait"
+    world.put("with-a-later-name", said="target", uid="m0", interface="tap1", mac=None)
+    world.put("with-a-later-name", said="target Succeeded", uid="m0", interface="tap1", mac=None)
+    assert world.state("with-a-later-name") == "TimeWait"
     await world.shows("10.65.0.2 dev tap1 ... metric 512")
     world.put(said="target")
     await world.until(lambda: world.condition("Listening") == ("True", "Listening"))

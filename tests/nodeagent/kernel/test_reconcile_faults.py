@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import threading
 from collections.abc import Sequence
 
 import pytest
@@ -52,15 +53,6 @@ def refuse(
     monkeypatch.setattr(channel, "transact", transact_or_refuse)
 
 
-def trouble(world: World) -> str:
-    """Return what condition Programmed says."""
-    for status in world.desk.statuses.values():
-        for condition in status.conditions if status else ():
-            if condition.type == "Programmed":
-                return condition.message
-    return ""
-
-
 async def listens(world: World) -> None:
     """Wait until announcements are heard."""
     await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
@@ -76,11 +68,56 @@ async def test_a_route_that_somebody_removed_is_back(world: World) -> None:
     await world.shows(NORMAL_V4)
 
 
-async def test_a_guard_that_somebody_flushed_is_back(world: World) -> None:
+@pytest.mark.parametrize(
+    "edit",
+    [
+        "nft flush table arp handover",
+        "nft delete table arp handover",
+        "nft flush ruleset",
+        "nft add rule arp handover output accept",
+        "nft delete chain arp handover output",
+    ],
+)
+async def test_a_guard_that_somebody_edited_is_made_anew_at_once(world: World, edit: str) -> None:
+    """Heard, counted, and repaired at the first attempt: nothing waits for a timer."""
     world.put()
+    guard = world.loop.kernel.guard
     await world.until(lambda: "saddr ip 10.65.0.2" in world.node.run(GUARD))
-    world.node.run("nft flush table arp handover")
-    await world.until(lambda: "saddr ip 10.65.0.2" in world.node.run(GUARD))
+    await world.until(lambda: not guard._work.is_set())
+    whole = world.node.run(GUARD)
+    drifts, failures = count(metrics.DRIFT), count(metrics.GUARD_ERRORS)
+    world.node.run(edit)
+    assert world.node.run(GUARD) != whole
+    await world.until(lambda: world.node.run(GUARD) == whole)
+    assert count(metrics.DRIFT) == drifts + 1
+    assert count(metrics.GUARD_ERRORS) == failures
+    assert world.condition("Programmed") == ("True", "Programmed")
+
+
+@pytest.mark.usefixtures("mute")
+async def test_a_guard_that_takes_its_time_delays_no_cutover(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards: the guard is written off the loop."""
+    world.put(said="target")
+    await listens(world)
+    guard = world.loop.kernel.guard
+    await world.until(lambda: not guard._work.is_set())
+    free, done, run = threading.Event(), threading.Event(), guard._table._run
+
+    def run_slowly(text: str) -> str:
+        free.wait(5)
+        done.set()
+        return run(text)
+
+    monkeypatch.setattr(guard._table, "_run", run_slowly)
+    guard.replace()
+    await world.until(lambda: not guard._work.is_set())
+    world.send()
+    await world.shows(ELEVATED_V4)
+    await world.until_state("Live")
+    assert not done.is_set()
+    free.set()
 
 
 # What the kernel could not tell.
@@ -124,7 +161,7 @@ async def test_answers_that_the_kernel_dropped_are_found_out(world: World) -> No
         world.announce()
         await world.until_state("Live")
         await world.until(lambda: world.condition("Programmed") == ("False", "Refused"))
-    assert "No buffer space" in trouble(world)
+    assert "No buffer space" in world.message("Programmed")
     await world.shows(*(f"{one} dev tap0 proto 88 ... metric 512" for one in addresses))
     await world.until(lambda: world.condition("Programmed") == ("True", "Programmed"))
     assert count(metrics.ROUTE_ERRORS, "ENOBUFS") > before
@@ -201,7 +238,7 @@ async def test_a_dump_that_a_change_interrupted_is_read_again(
         world.observation.look()
         if times == 8:
             await world.until(lambda: world.condition("Programmed") == ("False", "Refused"))
-            assert "the kernel cannot be read" in trouble(world)
+            assert "the kernel cannot be read" in world.message("Programmed")
         await world.shows(NORMAL_V4)
     assert interrupted == [True] * times
     await world.until(lambda: world.condition("Programmed") == ("True", "Programmed"))
@@ -245,7 +282,7 @@ async def test_an_interface_that_vanished_before_the_cutover_is_waited_for(world
         world.announce()
         await world.until_state("Live")
         await world.until(lambda: world.condition("Programmed") == ("False", "Refused"))
-        assert "No such device" in trouble(world)
+        assert "No such device" in world.message("Programmed")
     world.node.make_tap0()
     await world.shows(ELEVATED_V4)
     await world.until(lambda: world.condition("Programmed") == ("True", "Programmed"))
@@ -277,7 +314,7 @@ async def test_a_refused_cutover_is_tried_again_until_it_succeeds(
     world.announce()
     await world.until_state("Live")
     await world.until(lambda: world.condition("Programmed") == ("False", "Refused"))
-    assert netlink.describe(number) in trouble(world)
+    assert netlink.describe(number) in world.message("Programmed")
     await world.shows(ELEVATED_V4)
     await world.until(lambda: world.condition("Programmed") == ("True", "Programmed"))
     assert count(metrics.ROUTE_ERRORS, errno.errorcode[number]) - before == 3
@@ -293,7 +330,7 @@ async def test_one_refused_address_holds_no_other_one_up(
     world.announce()
     assert ["metric 512" in line for line in world.routes()] == [True]
     await world.until(lambda: world.condition("Programmed") == ("False", "Refused"))
-    assert trouble(world) == f"fd00:65::2: {BUSY}"
+    assert world.message("Programmed") == f"fd00:65::2: {BUSY}"
     await world.shows(ELEVATED_V4, ELEVATED_V6)
 
 

@@ -12,6 +12,7 @@ import pytest
 from tests.nodeagent.kernel.node import Node
 
 from handover_api.configuration import Settings
+from handover_api.model import Condition
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Signal, WorkloadEndpointStatus
 from handover_nodeagent.intake import Intake
@@ -158,11 +159,18 @@ class World:
 
     def condition(self, kind: str, name: str = "vm") -> tuple[str, str] | None:
         """Return status and reason of a condition as last reported."""
+        found = self._condition(kind, name)
+        return (found.status, found.reason) if found else None
+
+    def message(self, kind: str, name: str = "vm") -> str:
+        """Return what a condition said last, "" when there was none."""
+        found = self._condition(kind, name)
+        return found.message if found else ""
+
+    def _condition(self, kind: str, name: str) -> Condition | None:
         status = self.desk.statuses.get(ObjectKey("default", name))
-        for condition in status.conditions if status else ():
-            if condition.type == kind:
-                return condition.status, condition.reason
-        return None
+        found = (one for one in (status.conditions if status else ()) if one.type == kind)
+        return next(found, None)
 
     async def until(self, is_so: Callable[[], object]) -> None:
         """Wait until something is so; fail when it never is."""
