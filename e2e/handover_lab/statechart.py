@@ -28,6 +28,7 @@ def dot(text: str) -> str:
         message = f"only stateDiagram-v2 can be drawn, not {first.strip()}"
         raise ExtensionError(message)
     drawn = [HEAD, f'"{END}" [shape=doublecircle, label="", width=0.2, fillcolor="#333333"];']
+    ends: list[set[str]] = []
     for line in filter(str.strip, lines):
         arrow = ARROW.fullmatch(line)
         if arrow is None:
@@ -36,8 +37,12 @@ def dot(text: str) -> str:
         start, end, label = arrow.groups(default="")
         text = label.replace("<br/>", "\\n").replace('"', '\\"')
         drawn.append(f'"{start}" -> "{end}" [label="{text}"];')
+        ends.append({start, end})
     if not any(END in line for line in drawn[2:]):
         del drawn[1]
+    if len(ends) > 1 and set.intersection(*ends):
+        # All around one state: a row of them would be too wide to read.
+        drawn.insert(1, "rankdir=LR;")
     return f"digraph states {{ {' '.join(drawn)} }}"
 
 

@@ -128,6 +128,23 @@ def test_an_arrow_is_drawn_with_its_label() -> None:
     assert "doublecircle" not in drawn
 
 
+def test_states_around_one_are_drawn_below_each_other() -> None:
+    around = statechart.dot("stateDiagram-v2\n  a --> b: in\n  b --> c: out\n")
+    chain = statechart.dot("stateDiagram-v2\n  a --> b\n  b --> c\n  c --> d\n")
+
+    assert "rankdir=LR" in around
+    assert "rankdir" not in chain
+
+
+@needs_graphviz
+def test_a_command_is_copied_without_its_prompt(site: Path) -> None:
+    page = (site / "operations.html").read_text()
+
+    assert '<div class="highlight-console notranslate"><div class="highlight"><pre>' in page
+    assert '<span class="gp">$ </span>' in page
+    assert "user-select: none" in (site / "_static" / "handover.css").read_text()
+
+
 @pytest.mark.parametrize("text", ["flowchart LR\n  a --> b", "stateDiagram-v2\n  state a { }"])
 def test_what_cannot_be_drawn_is_refused(text: str) -> None:
     with pytest.raises(ExtensionError, match=r"stateDiagram-v2|no arrow"):
