@@ -2,8 +2,10 @@
 
 import asyncio
 import contextlib
+import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,22 +77,23 @@ def recorder() -> Recorder:
     return Recorder()
 
 
+@contextlib.asynccontextmanager
+async def following(api: ApiServer, sink: Recorder, pace: Pace = QUICK) -> AsyncIterator[Watch]:
+    """Run a watch as long as a test needs it."""
+    made = Watch(api, PATH, sink=sink, field_selector=SELECTOR, pace=pace)
+    task = asyncio.create_task(made.run())
+    try:
+        yield made
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
 @pytest.fixture
 def start(fake_client: ApiServer, recorder: Recorder) -> Start:
-    """Run a watch as long as a test needs it."""
-
-    @contextlib.asynccontextmanager
-    async def running(pace: Pace = QUICK) -> AsyncIterator[Watch]:
-        made = Watch(fake_client, PATH, sink=recorder, field_selector=SELECTOR, pace=pace)
-        task = asyncio.create_task(made.run())
-        try:
-            yield made
-        finally:
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await task
-
-    return running
+    """Run a watch by the stand-in's client."""
+    return lambda pace=QUICK: following(fake_client, recorder, pace)
 
 
 KNOWN = {ObjectKey("ns", "a"): Identity("uid-a", "1")}
@@ -186,6 +189,46 @@ async def test_a_watch_that_breaks_goes_on_where_it_stood(
     assert running.counts.lists == 1
     assert running.counts.messages == 3
     assert running.counts.restarts == {"ended" if ending == "end" else "unreachable": 2}
+
+
+async def test_an_event_that_was_cut_in_the_middle_is_told_once_and_whole(
+    fake_api: FakeApi, start: Start, recorder: Recorder
+) -> None:
+    whole = json.dumps({"type": "MODIFIED", "object": build("a", 42)}).encode() + b"\n"
+    fake_api.then(
+        fake_api.list(build("a", 40), version=40),
+        fake_api.stream(whole[: len(whole) // 2], ending="cut"),
+        fake_api.list(build("a", 40), version=40),
+        fake_api.stream(whole + whole[:20], ending="cut"),
+        fake_api.watch(("MODIFIED", build("a", 43))),
+    )
+    async with start() as running:
+        said = await recorder.until("put a@43")
+    told = [line for line in said if not line.startswith("outage")]
+    assert told == ["put a@40", "synced", "synced", "put a@42", "put a@43"]
+    assert running.counts.restarts["unreachable"] == 2
+
+
+async def test_a_token_that_expires_under_a_watch_loses_nothing(
+    fake_api: FakeApi, recorder: Recorder, tmp_path: Path
+) -> None:
+    """Until the kubelet has renewed it, each attempt is refused; nothing is taken for gone."""
+    token = tmp_path / "token"
+    token.write_text("expired")
+    fake_api.then(
+        fake_api.list(build("a", 40), version=40),
+        fake_api.watch(ending="end"),
+        *[fake_api.status(401, "Unauthorized")] * 6,
+        fake_api.list(build("a", 40), build("b", 51), version=51),
+        fake_api.watch(),
+    )
+    async with ApiServer(Access(fake_api.url, token_file=token)) as api, following(api, recorder):
+        await recorder.until("outage 401: Unauthorized")
+        token.write_text("renewed")
+        said = await recorder.until("put b@51")
+    assert "drop" not in " ".join(said)
+    sent = [request.headers["Authorization"] for request in fake_api.requests]
+    assert (sent[0], sent[-1]) == ("Bearer expired", "Bearer renewed")
 
 
 async def test_a_silent_watch_is_begun_again_without_a_word(
