@@ -183,6 +183,10 @@ class Trial:
         killed = await self.agent(node)
         for pid in killed:
             os.kill(pid, signal.SIGKILL)
+        await self.succeeded(node, killed)
+
+    async def succeeded(self, node: str, killed: frozenset[int]) -> None:
+        """Wait until another agent than the *killed* one is ready on *node*."""
         for _ in range(300):
             if await self.agent(node) - killed and await self.is_ready(node):
                 return

@@ -15,6 +15,7 @@ from handover_lab.guest import Guest, GuestError, Nic, Place, Vm
 from handover_lab.handmade import Cutover, Hand
 from handover_lab.measure import Packet, Switchover
 from handover_lab.migration import SHORT_PAUSE, Limits
+from handover_lab.nodegroup import NodeGroup
 from handover_lab.story import Fact, Traffic
 from handover_lab.traffic import Flow, Kind, Recording
 
@@ -87,6 +88,8 @@ class Yard:
         self.vm = vm
         self.guests: dict[str, Guest] = {}
         self.flows: dict[str, Flow] = {}
+        self.berth: NodeGroup | None = None
+        """Where the VM has a share of the processors of its own (berth.py)."""
         self._tell = tell
         self._birds: list[Bird] = []
         self._numbers = itertools.count(1)
@@ -226,8 +229,11 @@ class Yard:
     async def _start(self, node: str, *, incoming: bool) -> Guest:
         console = self.room / f"console-{node}.log"
         place = Ranked(self.lodging(node), LAST)
-        self.guests[node] = await Guest.start(place, self.vm, console, incoming=incoming)
-        return self.guests[node]
+        guest = await Guest.start(place, self.vm, console, incoming=incoming)
+        if self.berth:
+            self.berth.take(guest.pid)
+        self.guests[node] = guest
+        return guest
 
     async def _watch_routes(self, name: str) -> None:
         async for route in routes.watch(self._places[name], name, self.addresses[4]):

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
-from handover_lab import acts, images, requirements
+from handover_lab import acts, berth, images, requirements
 from handover_lab.cluster import Cluster
 from handover_lab.lab import Lab
 from handover_lab.requirements import NoSandboxError, RequirementError
@@ -39,6 +39,13 @@ async def lab(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Asy
         await stage.yard.boot(next(iter(cluster.nodes)))
         yield stage
     cluster.helm("uninstall", "handover", "--namespace", "handover-system", "--wait")
+
+
+@pytest.fixture(scope="session")
+def berthed(lab: Lab) -> Iterator[Lab]:
+    """The lab with a VM that pods which start beside it take no processor from."""
+    with berth.made(lab.yard):
+        yield lab
 
 
 @pytest_asyncio.fixture(loop_scope="session")
