@@ -40,7 +40,7 @@ nodeagent:
 """,
     "one-node": """
 operator: {replicas: 1, topologySpreadConstraints: [], podDisruptionBudget: {enabled: false}}
-policies: {nodeStatus: false, nodeEvents: false, annotations: false}
+policies: {nodeStatus: false, nodeEvents: false, networkStatus: false, annotations: false}
 rbac: {aggregate: false}
 configuration: {mode: observe, probeInterval: 100ms}
 """,

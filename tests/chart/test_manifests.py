@@ -75,9 +75,11 @@ def test_this_is_all_that_is_installed(release: Release) -> None:
         "PodDisruptionBudget/handover-operator",
         "ValidatingAdmissionPolicy/handover-node-status",
         "ValidatingAdmissionPolicy/handover-node-events",
+        "ValidatingAdmissionPolicy/handover-network-status",
         "ValidatingAdmissionPolicy/handover-annotations",
         "ValidatingAdmissionPolicyBinding/handover-node-status",
         "ValidatingAdmissionPolicyBinding/handover-node-events",
+        "ValidatingAdmissionPolicyBinding/handover-network-status",
         "ValidatingAdmissionPolicyBinding/handover-annotations",
     }
 
