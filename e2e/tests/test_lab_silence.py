@@ -28,6 +28,14 @@ async def cancelled(trial: Trial, name: str) -> None:
     await trial.lab.say_outcome(name, "Aborted")
 
 
+async def failed(trial: Trial, name: str) -> None:
+    """Let the target's QEMU die with half of the memory, and the driver say so."""
+    old = len(trial.source.events)
+    await trial.lab.yard.end(trial.there)
+    await trial.source.expect(*qemu.FAILURES, after=old)
+    await trial.lab.say_outcome(name, "Aborted")
+
+
 async def given_up(trial: Trial, name: str) -> None:
     """Let the driver say so while QEMU still sends memory."""
     await trial.lab.say_outcome(name, "Aborted")
@@ -42,7 +50,7 @@ async def forgotten(trial: Trial, name: str) -> None:
     await qemu.cancel(trial.source)
 
 
-@pytest.mark.parametrize("end", [cancelled, given_up, forgotten])
+@pytest.mark.parametrize("end", [cancelled, failed, given_up, forgotten])
 async def test_a_migration_that_does_not_happen_changes_no_route(
     trial: Trial, end: Callable[[Trial, str], Awaitable[None]]
 ) -> None:
