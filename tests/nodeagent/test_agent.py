@@ -418,6 +418,23 @@ def test_without_privileges_it_says_so_and_lives(site: Site, agent: Agent) -> No
     until(lambda: site.condition("Listening") == ("False", "CannotListen"))
 
 
+def test_what_still_can_work_does(site: Site, agent: Agent) -> None:
+    """Without CAP_NET_RAW nobody is heard; routes and guard are as they should be."""
+    site.endpoint()
+    agent.prefix = ("setpriv", "--bounding-set", "-net_raw", "--inh-caps", "-net_raw", "--")
+    agent.start().ready()
+    assert "CAP_NET_ADMIN is missing" not in agent.log
+    assert "CAP_NET_RAW is missing" in agent.log
+    until(lambda: any("metric 1024" in line for line in site.routes()))
+    until(lambda: f"saddr ip {ADDRESS}" in site.node.run("nft list ruleset arp"))
+    assert site.condition("Programmed") == ("True", "Programmed")
+    # A guest that nobody can ask, and that has routes, counts as there.
+    site.say("target")
+    until(site.is_elevated)
+    site.say("target Succeeded")
+    until(lambda: site.status().get("state") == "TimeWait")
+
+
 def test_a_person_on_the_node_can_ask_it(site: Site, agent: Agent) -> None:
     site.endpoint()
     site.say("target")
