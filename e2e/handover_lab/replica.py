@@ -42,9 +42,11 @@ class Replica:
             **environment,
         }
         self._process: subprocess.Popen[bytes] | None = None
+        self._is_told_to_end = False
 
     def launch(self) -> None:
         """Start the process; do not wait for it."""
+        self._is_told_to_end = False
         program = Path(sys.executable).with_name("handover-operator")
         with self.log.open("ab") as log:
             self._process = subprocess.Popen([program, "run"], env=self._environment, stderr=log)
@@ -57,9 +59,12 @@ class Replica:
     async def start(self) -> float:
         """Start it unless it runs, and wait until it is ready; return the seconds that took.
 
-        Raises NeverSeenError.
+        Raises NeverSeenError, also where an earlier process ended without being told to.
         """
         began = time.perf_counter()
+        if self._process and not self.runs and not self._is_told_to_end:
+            what = f"the operator ended by itself ({self._process.poll()}), see {self.log}"
+            raise NeverSeenError(what)
         if not self.runs:
             self.launch()
         what = f"the operator ready, see {self.log}"
@@ -80,6 +85,7 @@ class Replica:
     def send(self, number: signal.Signals) -> None:
         """Send the process a signal."""
         assert self._process is not None
+        self._is_told_to_end |= number not in {signal.SIGSTOP, signal.SIGCONT}
         self._process.send_signal(number)
 
     def stop(self) -> None:
