@@ -1,10 +1,11 @@
 """A stand-in for the API server: it can do what the real one (`api_server`) never does."""
 
 import asyncio
+import contextlib
 import json
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
 from aiohttp import web
@@ -100,6 +101,25 @@ class FakeApi:
         """Never answer."""
         await asyncio.Event().wait()
         raise AssertionError
+
+
+class Runs(Protocol):
+    """Works until it is cancelled."""
+
+    async def run(self) -> None:
+        """Work."""
+
+
+@contextlib.asynccontextmanager
+async def running(thing: Runs) -> AsyncIterator[None]:
+    """Let it work, and cancel it in the end."""
+    task = asyncio.create_task(thing.run())
+    try:
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
+from tests.nodeagent.api.conftest import running
 from tests.nodeagent.api.test_watch import Recorder
 
 from handover_api import names
@@ -152,17 +153,6 @@ async def desk(api: ApiServer) -> AsyncIterator[Desk]:
     async for page in api.pages(made.path()):
         for raw in page.items:
             await made.delete(raw["metadata"]["name"])
-
-
-@contextlib.asynccontextmanager
-async def running(thing: Watch | Reporter) -> AsyncIterator[None]:
-    task = asyncio.create_task(thing.run())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 async def test_an_agent_hears_of_its_own_node_only(desk: Desk) -> None:

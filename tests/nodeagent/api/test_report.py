@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.nodeagent.api.conftest import running
 
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State, WorkloadEndpointStatus
@@ -112,18 +113,6 @@ async def desk() -> Desk:
 @pytest.fixture
 async def reporter(desk: Desk) -> Reporter:
     return Reporter(desk, lambda: NOW, "node-a")
-
-
-@contextlib.asynccontextmanager
-async def running(reporter: Reporter) -> AsyncIterator[None]:
-    """Let it send, and cancel it in the end."""
-    task = asyncio.create_task(reporter.run())
-    try:
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 async def settled(reporter: Reporter) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import RawTestServer
-from tests.nodeagent.api.conftest import FakeApi
+from tests.nodeagent.api.conftest import FakeApi, running
 
 from handover_api.names import ObjectKey
 from handover_nodeagent import watch
@@ -81,13 +81,8 @@ def recorder() -> Recorder:
 async def following(api: ApiServer, sink: Recorder, pace: Pace = QUICK) -> AsyncIterator[Watch]:
     """Run a watch as long as a test needs it."""
     made = Watch(api, PATH, sink=sink, field_selector=SELECTOR, pace=pace)
-    task = asyncio.create_task(made.run())
-    try:
+    async with running(made):
         yield made
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
 
 
 @pytest.fixture

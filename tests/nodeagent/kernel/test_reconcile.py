@@ -26,14 +26,14 @@ async def test_an_endpoint_without_a_role_has_normal_routes_and_a_guard(world: W
             or "saddr ip 10.65.0.2" in world.node.run("nft list table arp handover")
         )
     )
-    await world.until(lambda: world.condition("Programmed") == ("True", "Programmed"))
+    await world.until_says("Programmed", "True", "Programmed")
     assert MAC in world.node.run("ip neigh show dev tap0")
 
 
 @pytest.mark.usefixtures("mute")
 async def test_a_rarp_makes_a_target_live(world: World) -> None:
     world.put(said="target")
-    await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
+    await world.until_listening()
     assert world.routes() == []
     world.send()
     await world.shows(ELEVATED_V4)
@@ -66,7 +66,7 @@ async def test_a_target_that_missed_the_announcement_finds_its_guest_by_asking(
 @pytest.mark.usefixtures("alive")
 async def test_an_unarmed_target_believes_no_answer(world: World) -> None:
     world.put(said="target", armed="false")
-    await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
+    await world.until_listening()
     assert world.routes() == []
     world.send()
     await world.shows(ELEVATED_V4)
@@ -99,7 +99,7 @@ async def test_a_source_whose_guest_answers_keeps_its_routes(world: World) -> No
     await world.shows(NORMAL_V4)
     world.put(said="source Succeeded")
     assert world.state() == "Asking"
-    await world.until(lambda: world.condition("StillAlive") == ("True", "GuestAnswers"))
+    await world.until_says("StillAlive", "True", "GuestAnswers")
     await world.shows(NORMAL_V4)
 
 
@@ -115,7 +115,7 @@ async def test_a_source_whose_guest_left_withdraws(world: World) -> None:
 async def test_a_forbidden_address_changes_nothing(world: World) -> None:
     world.node.run("ip address add 10.65.0.2/24 dev tap1")
     world.put()
-    await world.until(lambda: world.condition("AddressNotAllowed") == ("True", "NotAllowed"))
+    await world.until_says("AddressNotAllowed", "True", "NotAllowed")
     assert [line for line in world.routes() if "proto 88" in line] == []
 
 
@@ -130,7 +130,7 @@ async def test_an_unreadable_endpoint_changes_nothing(world: World) -> None:
 async def test_what_happens_right_after_an_announcement_comes_after_it(world: World) -> None:
     """Guards the breath between a prepared cutover and the machine's step."""
     world.put(said="target")
-    await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
+    await world.until_listening()
     resident = world.loop.residents[ObjectKey("default", "vm")]
     accepted = Accepted(Signal.RARP, bytes.fromhex(MAC.replace(":", "")))
     world.loop.heard(resident.key, resident.machine.episode, accepted, time.time_ns())
@@ -145,7 +145,7 @@ async def test_what_happens_right_after_an_announcement_comes_after_it(world: Wo
 @pytest.mark.usefixtures("mute")
 async def test_a_mac_that_the_announcement_tells_is_seeded(world: World) -> None:
     world.put(said="target", mac=None)
-    await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
+    await world.until_listening()
     world.send()
     await world.shows(ELEVATED_V4)
     await world.until(lambda: MAC in world.node.run("ip neigh show 10.65.0.2 dev tap0"))
@@ -171,7 +171,7 @@ async def test_a_role_that_changes_in_the_moment_of_the_announcement_wins_or_los
     for round_ in range(10):
         name, uid = f"vm{round_}", f"m{round_}"
         world.put(name, said="target", uid=uid)
-        await world.until(lambda: world.condition("Listening", name) == ("True", "Listening"))  # noqa: B023
+        await world.until_listening(name)
         world.send()
         await asyncio.sleep(0.0004 * (round_ % 5))
         world.put(name, said="target Aborted", uid=uid)

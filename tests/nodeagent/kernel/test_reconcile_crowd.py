@@ -20,8 +20,8 @@ pytestmark = pytest.mark.root
 async def test_two_endpoints_with_one_address_are_both_told_so(world: World) -> None:
     world.put("old")
     world.put("new", interface="tap1")
-    await world.until(lambda: world.condition("AddressShared", "old") == ("True", "Shared"))
-    await world.until(lambda: world.condition("AddressShared", "new") == ("True", "Shared"))
+    await world.until_says("AddressShared", "True", "Shared", "old")
+    await world.until_says("AddressShared", "True", "Shared", "new")
     assert world.message("AddressShared", "old") == "10.65.0.2 is also named by default/new"
     assert world.message("AddressShared", "new") == "10.65.0.2 is also named by default/old"
     await world.shows("10.65.0.2 dev tap0 ... metric 1024")
@@ -38,7 +38,7 @@ async def test_a_vm_that_moves_within_a_node_always_has_a_route(world: World) ->
     await world.shows("10.65.0.2 dev tap1 ... metric 1024")
     with watching() as witness:
         world.put(said="target")
-        await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
+        await world.until_listening()
         world.send()
         await world.until_state("Live")
         world.put("old", said="source Succeeded", interface="tap1", mac=None)
@@ -69,7 +69,7 @@ async def test_a_live_endpoint_beats_one_in_time_wait(world: World) -> None:
     assert world.state("with-a-later-name") == "TimeWait"
     await world.shows("10.65.0.2 dev tap1 ... metric 512")
     world.put(said="target")
-    await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
+    await world.until_listening()
     world.send()
     await world.until_state("Live")
     await world.shows(ELEVATED_V4)

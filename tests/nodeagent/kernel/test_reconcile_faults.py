@@ -53,11 +53,6 @@ def refuse(
     monkeypatch.setattr(channel, "transact", transact_or_refuse)
 
 
-async def listens(world: World) -> None:
-    """Wait until announcements are heard."""
-    await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
-
-
 # What somebody took away.
 
 
@@ -100,7 +95,7 @@ async def test_a_guard_that_takes_its_time_delays_no_cutover(
 ) -> None:
     """Guards: the guard is written off the loop."""
     world.put(said="target")
-    await listens(world)
+    await world.until_listening()
     guard = world.loop.kernel.guard
     await world.until(lambda: not guard._work.is_set())
     free, done, run = threading.Event(), threading.Event(), guard._table._run
@@ -151,7 +146,7 @@ async def test_answers_that_the_kernel_dropped_are_found_out(world: World) -> No
     """
     addresses = [f"10.65.7.{number}" for number in range(16)]
     world.put(said="target", ips=addresses)
-    await listens(world)
+    await world.until_listening()
     channel = world.loop.router._channel
     channel._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALLEST)
     before = count(metrics.ROUTE_ERRORS, "ENOBUFS")
@@ -160,10 +155,10 @@ async def test_answers_that_the_kernel_dropped_are_found_out(world: World) -> No
         world.node.run_batch([f"route add {one} dev tap1 {metric}" for one in addresses])
         world.announce()
         await world.until_state("Live")
-        await world.until(lambda: world.condition("Programmed") == ("False", "Refused"))
+        await world.until_says("Programmed", "False", "Refused")
     assert "No buffer space" in world.message("Programmed")
     await world.shows(*(f"{one} dev tap0 proto 88 ... metric 512" for one in addresses))
-    await world.until(lambda: world.condition("Programmed") == ("True", "Programmed"))
+    await world.until_says("Programmed", "True", "Programmed")
     assert count(metrics.ROUTE_ERRORS, "ENOBUFS") > before
     assert len(world.parked()) == len(addresses)
 
@@ -174,7 +169,7 @@ async def test_a_route_whose_ack_was_dropped_is_not_added_twice(
 ) -> None:
     """The kernel took the route but could not say so."""
     world.put(said="target")
-    await listens(world)
+    await world.until_listening()
     channel = world.loop.router._channel
     transact = channel.transact
 
@@ -186,7 +181,7 @@ async def test_a_route_whose_ack_was_dropped_is_not_added_twice(
     world.announce()
     assert [line for line in world.routes() if "metric 512" in line]
     await world.until_state("Live")
-    await world.until(lambda: world.condition("Programmed") == ("True", "Programmed"))
+    await world.until_says("Programmed", "True", "Programmed")
     await world.shows(ELEVATED_V4)
     assert len(world.loop.router.routes_of(_allowed(world), world.node.tap0)) == 1
 
@@ -218,7 +213,7 @@ async def test_a_dump_that_a_change_interrupted_is_read_again(
     """NLM_F_DUMP_INTR; while everything is in doubt, the condition says so."""
     world.put()
     await world.shows(NORMAL_V4)
-    await world.until(lambda: world.condition("Programmed") == ("True", "Programmed"))
+    await world.until_says("Programmed", "True", "Programmed")
     world.node.run_batch([f"link add many{n} type veth peer name far-{n}" for n in range(40)])
     interrupted: list[bool] = []
     read = netlink._read_dump
@@ -237,11 +232,11 @@ async def test_a_dump_that_a_change_interrupted_is_read_again(
         world.node.run("ip route delete 10.65.0.2 dev tap0 metric 1024")
         world.observation.look()
         if times == 8:
-            await world.until(lambda: world.condition("Programmed") == ("False", "Refused"))
+            await world.until_says("Programmed", "False", "Refused")
             assert "the kernel cannot be read" in world.message("Programmed")
         await world.shows(NORMAL_V4)
     assert interrupted == [True] * times
-    await world.until(lambda: world.condition("Programmed") == ("True", "Programmed"))
+    await world.until_says("Programmed", "True", "Programmed")
 
 
 # What the kernel refuses in the middle of a cutover.
@@ -257,7 +252,7 @@ async def test_a_route_of_the_elevated_metric_is_no_obstacle_to_a_cutover(world:
         await world.until_state("Live")
     await world.shows(ELEVATED_V4, ELEVATED_V6)
     assert len(world.parked()) == 2
-    await world.until(lambda: world.condition("Programmed") == ("True", "Programmed"))
+    await world.until_says("Programmed", "True", "Programmed")
 
 
 async def test_a_route_of_the_elevated_metric_is_none_to_one_that_was_not_prepared(
@@ -281,11 +276,11 @@ async def test_an_interface_that_vanished_before_the_cutover_is_waited_for(world
         world.node.run("ip link delete tap0")
         world.announce()
         await world.until_state("Live")
-        await world.until(lambda: world.condition("Programmed") == ("False", "Refused"))
+        await world.until_says("Programmed", "False", "Refused")
         assert "No such device" in world.message("Programmed")
     world.node.make_tap0()
     await world.shows(ELEVATED_V4)
-    await world.until(lambda: world.condition("Programmed") == ("True", "Programmed"))
+    await world.until_says("Programmed", "True", "Programmed")
 
 
 async def test_an_interface_that_vanished_before_an_answer_is_waited_for(world: World) -> None:
@@ -295,10 +290,10 @@ async def test_an_interface_that_vanished_before_an_answer_is_waited_for(world: 
         world.node.run("ip link delete tap0")
         world.announce(is_answer=True)
         assert world.state() == "Live"
-        await world.until(lambda: world.condition("Programmed") == ("False", "Refused"))
+        await world.until_says("Programmed", "False", "Refused")
     world.node.make_tap0()
     await world.shows(ELEVATED_V4, ELEVATED_V6)
-    await world.until(lambda: world.condition("Programmed") == ("True", "Programmed"))
+    await world.until_says("Programmed", "True", "Programmed")
 
 
 @pytest.mark.usefixtures("mute")
@@ -308,15 +303,15 @@ async def test_a_refused_cutover_is_tried_again_until_it_succeeds(
 ) -> None:
     """What was prepared, what the machine's step asked for, and two more attempts fail."""
     world.put(said="target")
-    await listens(world)
+    await world.until_listening()
     refuse(world, monkeypatch, number, times=4)
     before = count(metrics.ROUTE_ERRORS, errno.errorcode[number])
     world.announce()
     await world.until_state("Live")
-    await world.until(lambda: world.condition("Programmed") == ("False", "Refused"))
+    await world.until_says("Programmed", "False", "Refused")
     assert netlink.describe(number) in world.message("Programmed")
     await world.shows(ELEVATED_V4)
-    await world.until(lambda: world.condition("Programmed") == ("True", "Programmed"))
+    await world.until_says("Programmed", "True", "Programmed")
     assert count(metrics.ROUTE_ERRORS, errno.errorcode[number]) - before == 3
 
 
@@ -325,11 +320,11 @@ async def test_one_refused_address_holds_no_other_one_up(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.put(said="target", ips=BOTH)
-    await listens(world)
+    await world.until_listening()
     refuse(world, monkeypatch, errno.EBUSY, times=3, only="fd00:65::2")
     world.announce()
     assert ["metric 512" in line for line in world.routes()] == [True]
-    await world.until(lambda: world.condition("Programmed") == ("False", "Refused"))
+    await world.until_says("Programmed", "False", "Refused")
     assert world.message("Programmed") == f"fd00:65::2: {BUSY}"
     await world.shows(ELEVATED_V4, ELEVATED_V6)
 
@@ -343,7 +338,7 @@ async def test_a_new_metric_that_is_refused_takes_the_old_route_from_nobody(
     world.announce(is_answer=True)
     assert world.state() == "Live"
     normal = [NORMAL_V4, "fd00:65::2 dev tap0 ... metric 1024"]
-    await world.until(lambda: world.condition("Programmed") == ("False", "Refused"))
+    await world.until_says("Programmed", "False", "Refused")
     await world.shows(*normal)
     await world.shows(ELEVATED_V4, ELEVATED_V6)
 
@@ -352,15 +347,15 @@ async def test_a_refusal_is_tried_again_by_itself(world: World) -> None:
     """A link that is down refuses with ENETDOWN; only this address waits for another attempt."""
     world.node.run("ip link set tap1 down")
     world.put("down", interface="tap1", ips=["10.65.0.9"])
-    await world.until(lambda: world.condition("Programmed", "down") == ("False", "Refused"))
+    await world.until_says("Programmed", "False", "Refused", "down")
     before = count(metrics.ROUTE_ERRORS, "ENETDOWN")
     await world.until(lambda: count(metrics.ROUTE_ERRORS, "ENETDOWN") >= before + 2)
     world.put()
     await world.shows(NORMAL_V4)
-    await world.until(lambda: world.condition("Programmed") == ("True", "Programmed"))
+    await world.until_says("Programmed", "True", "Programmed")
     world.node.run("ip link set tap1 up")
     await world.shows(NORMAL_V4, "10.65.0.9 dev tap1 ... metric 1024")
-    await world.until(lambda: world.condition("Programmed", "down") == ("True", "Programmed"))
+    await world.until_says("Programmed", "True", "Programmed", "down")
 
 
 def take_the_place(world: World) -> None:

@@ -34,7 +34,7 @@ async def moving(world: World) -> World:
     """Give a node with a VM that waits for its guest, and another one that stays."""
     world.put("other", interface="tap1", ips=OTHER)
     world.put(said="target", ips=VM)
-    await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
+    await world.until_listening()
     await world.until(lambda: "10.65.0.3" in world.node.run(GUARD))
     return world
 
@@ -44,7 +44,7 @@ async def live(moving: World) -> World:
     """Let the guest have come."""
     moving.announce()
     await moving.until_state("Live")
-    await moving.until(lambda: moving.condition("Programmed") == ("True", "Programmed"))
+    await moving.until_says("Programmed", "True", "Programmed")
     return moving
 
 
@@ -92,7 +92,7 @@ async def test_a_priority_moves_its_own_routes_add_before_delete(
     with watching() as witness:
         live.configure(**{field: value})
         assert witness.told() == expected
-        await live.until(lambda: live.condition("Programmed") == ("True", "Programmed"))
+        await live.until_says("Programmed", "True", "Programmed")
         assert witness.told() == []
     assert guard == await guard_writes(live)
 
@@ -128,7 +128,7 @@ async def test_observe_decides_and_reports_and_active_makes_it_so(moving: World)
         await moving.until(lambda: ("vm", "CutOver") in moving.desk.events)
         assert moving.condition("Programmed") == ("False", "NotActive")
     moving.configure()
-    await moving.until(lambda: moving.condition("Programmed") == ("True", "Programmed"))
+    await moving.until_says("Programmed", "True", "Programmed")
     assert sum("metric 512" in line for line in moving.routes()) == 2
 
 
@@ -138,7 +138,7 @@ async def test_paused_neither_hears_nor_asks_and_then_asks_afresh(moving: World)
         moving.send()
         moving.node.guest_runs("ip address add 10.65.0.2/32 dev eth")
         moving.node.guest_runs("ip link set eth arp on")
-        await moving.until(lambda: moving.condition("Programmed") == ("False", "NotActive"))
+        await moving.until_says("Programmed", "False", "NotActive")
         assert resident(moving).ear is None
         assert moving.state() == "Target"
     moving.configure()
@@ -181,7 +181,7 @@ async def test_a_convergence_time_moves_the_end_of_a_time_wait_that_runs(live: W
 async def test_a_target_timeout_counts_from_the_targets_beginning(moving: World) -> None:
     async with untouched(moving):
         moving.configure(targetTimeout="1ms")
-        await moving.until(lambda: moving.condition("TargetTimeout") == ("True", "NotAnnounced"))
+        await moving.until_says("TargetTimeout", "True", "NotAnnounced")
         assert moving.condition("Listening") == ("True", "Listening")
         moving.configure(targetTimeout="1h")
         await moving.until(lambda: moving.condition("TargetTimeout") is None)
@@ -213,7 +213,7 @@ async def test_route_ownership_leaves_an_endpoint_of_a_migration_alone(moving: W
 async def test_on_uninstall_is_for_the_uninstall_alone(live: World) -> None:
     async with untouched(live):
         live.configure(onUninstall="handBack")
-        await live.until(lambda: live.condition("Configured") == ("True", "Accepted"))
+        await live.until_says("Configured", "True", "Accepted")
 
 
 async def test_an_address_that_is_forbidden_meanwhile_is_in_no_prepared_cutover(
@@ -224,7 +224,7 @@ async def test_an_address_that_is_forbidden_meanwhile_is_in_no_prepared_cutover(
         moving.announce()
         await moving.until_state("Live")
         assert witness.told() == ["+fd00:65::2 512"]
-        await moving.until(lambda: moving.condition("AddressNotAllowed") == ("True", "NotAllowed"))
+        await moving.until_says("AddressNotAllowed", "True", "NotAllowed")
         moving.configure()
         assert witness.told() == ["+10.65.0.2 512"]
 

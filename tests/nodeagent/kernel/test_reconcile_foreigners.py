@@ -104,7 +104,7 @@ async def test_a_thousand_routes_of_a_cni_do_not_keep_a_guest_waiting(world: Wor
     for number, address in enumerate(others):
         world.put(f"other{number}", interface="tap1", ips=[address], mac=None)
     world.put(said="target")
-    await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
+    await world.until_listening()
     await world.until(lambda: not world.loop._telling._unreported)
     with contextlib.closing(world.node.guest_socket()) as guest:
         world.node.run_batch([f"route add {one} dev tap1 scope link proto 5" for one in others])
@@ -122,9 +122,9 @@ async def test_a_route_that_beats_an_elevated_one_is_reported(world: World) -> N
     world.node.run("ip route add 192.0.2.1 dev tap1")
     world.node.run("ip route add 10.65.0.2 via 192.0.2.1 metric 100 proto bird")
     world.put(said="target")
-    await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
+    await world.until_listening()
     world.send()
-    await world.until(lambda: world.condition("Programmed") == ("False", "Shadowed"))
+    await world.until_says("Programmed", "False", "Shadowed")
     await world.until(lambda: ("vm", "Shadowed") in world.desk.events)
 
 
@@ -132,7 +132,7 @@ async def test_a_normal_route_may_lose_to_the_one_that_bgp_brings(world: World) 
     world.node.run("ip route add 192.0.2.1 dev tap1")
     world.node.run("ip route add 10.65.0.2 via 192.0.2.1 metric 768 proto bird")
     world.put(said="source")
-    await world.until(lambda: world.condition("Programmed") == ("True", "Programmed"))
+    await world.until_says("Programmed", "True", "Programmed")
     assert ("vm", "Shadowed") not in world.desk.events
 
 
@@ -140,7 +140,7 @@ async def test_a_base_without_an_interface_leaves_the_cnis_route_alone(world: Wo
     """Guards: no VM loses its only route because nobody can name its interface."""
     world.node.run(f"ip route add {CNI}")
     world.put(interface="later0")
-    await world.until(lambda: world.condition("Programmed") == ("False", "InterfaceNotFound"))
+    await world.until_says("Programmed", "False", "InterfaceNotFound")
     await world.shows("10.65.0.2 dev tap0 proto 5")
     assert world.parked() == []
 
@@ -183,12 +183,12 @@ async def test_a_fight_with_a_cni_is_bounded_and_told(world: World) -> None:
     await world.shows(NORMAL_V4)
     before = count(metrics.PARKED, "parked")
     fight = asyncio.create_task(_fight(world.node, f"ip route replace {CNI}", rounds=120))
-    await world.until(lambda: world.condition("Programmed") == ("False", "Refused"))
+    await world.until_says("Programmed", "False", "Refused")
     await fight
     assert count(metrics.PARKED, "parked") - before <= 20
     await world.until(lambda: ("vm", "RouteContested") in world.desk.events)
     await world.shows(NORMAL_V4)
-    await world.until(lambda: world.condition("Programmed") == ("True", "Programmed"))
+    await world.until_says("Programmed", "True", "Programmed")
 
 
 async def _fight(node: Node, command: str, rounds: int) -> None:
@@ -247,7 +247,7 @@ async def test_a_fight_does_not_keep_our_own_route_from_being_withdrawn(world: W
     world.put(said="source")
     await world.shows(NORMAL_V4)
     fight = asyncio.create_task(_fight(world.node, f"ip route replace {CNI}", rounds=60))
-    await world.until(lambda: world.condition("Programmed") == ("False", "Refused"))
+    await world.until_says("Programmed", "False", "Refused")
     world.put(said="source Succeeded")
     await world.until_state("Withdrawn")
     assert not [line for line in world.routes() if "proto 88" in line]

@@ -24,12 +24,12 @@ async def test_routes_follow_a_link_that_was_down(world: World) -> None:
 @pytest.mark.usefixtures("mute")
 async def test_an_interface_made_anew_is_followed(world: World) -> None:
     world.put(said="target")
-    await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
+    await world.until_listening()
     world.node.run("ip link delete tap0")
-    await world.until(lambda: world.condition("Programmed") == ("False", "InterfaceNotFound"))
+    await world.until_says("Programmed", "False", "InterfaceNotFound")
     world.node.make_tap0()
     world.node.guest_runs("ip link set eth arp off")
-    await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
+    await world.until_listening()
     world.node.await_shown("ip link show tap0", "state UP")
     world.send()
     await world.shows(ELEVATED_V4)
@@ -37,14 +37,14 @@ async def test_an_interface_made_anew_is_followed(world: World) -> None:
 
 async def test_an_interface_that_does_not_exist_yet_is_awaited(world: World) -> None:
     world.put(interface="later0")
-    await world.until(lambda: world.condition("Programmed") == ("False", "InterfaceNotFound"))
+    await world.until_says("Programmed", "False", "InterfaceNotFound")
     world.node.run("ip link set tap1 name later0")
     await world.shows("10.65.0.2 dev later0 ... metric 1024")
 
 
 async def test_the_cnis_route_tells_the_interface(world: World) -> None:
     world.put(interface=None)
-    await world.until(lambda: world.condition("Programmed") == ("False", "InterfaceNotFound"))
+    await world.until_says("Programmed", "False", "InterfaceNotFound")
     world.node.run("ip route add 10.65.0.2 dev tap0 scope link")
     await world.shows(NORMAL_V4)
 
@@ -81,7 +81,7 @@ async def test_an_interface_that_moved_away_leaves_nothing_behind(world: World) 
     world.put()
     await world.until(lambda: "10.65.0.2" in world.node.run(GUARD))
     world.node.run(f"ip link set tap0 netns /proc/{os.getpid()}/fd/{world.node.guest}")
-    await world.until(lambda: world.condition("Programmed") == ("False", "InterfaceNotFound"))
+    await world.until_says("Programmed", "False", "InterfaceNotFound")
     await world.until(lambda: "10.65.0.2" not in world.node.run(GUARD))
     assert world.routes() == []
     own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
@@ -97,13 +97,13 @@ async def test_a_guard_that_cannot_be_is_told_and_holds_nobody_up(world: World) 
     world.node.run('ip link add bad"0 type veth peer name far9')
     world.node.run('ip link set bad"0 up')
     world.put("bad", interface='bad"0', ips=["10.65.0.9"])
-    await world.until(lambda: world.condition("Programmed", "bad") == ("False", "Refused"))
+    await world.until_says("Programmed", "False", "Refused", "bad")
     await asyncio.sleep(1.6)
     world.put()
     began = asyncio.get_running_loop().time()
     await world.until(lambda: "10.65.0.2" in world.node.run(GUARD))
     assert asyncio.get_running_loop().time() - began < 1.0
-    await world.until(lambda: world.condition("Programmed") == ("True", "Programmed"))
+    await world.until_says("Programmed", "True", "Programmed")
 
 
 async def test_two_interfaces_of_one_vm_are_two_endpoints(world: World) -> None:
@@ -124,7 +124,7 @@ async def test_an_interface_that_is_renamed_and_back_is_followed_each_time(world
     world.put()
     await world.until(lambda: "10.65.0.2" in world.node.run(GUARD))
     world.node.run("ip link set tap0 name else0")
-    await world.until(lambda: world.condition("Programmed") == ("False", "InterfaceNotFound"))
+    await world.until_says("Programmed", "False", "InterfaceNotFound")
     await world.until(lambda: "10.65.0.2" not in world.node.run(GUARD))
     assert world.routes() == []
     world.node.run("ip link set else0 name tap0")
@@ -134,7 +134,7 @@ async def test_an_interface_that_is_renamed_and_back_is_followed_each_time(world
 
 async def test_an_interface_with_calicos_name_for_the_pod_is_found(world: World) -> None:
     world.put(interface=None)
-    await world.until(lambda: world.condition("Programmed") == ("False", "InterfaceNotFound"))
+    await world.until_says("Programmed", "False", "InterfaceNotFound")
     name = f"cali{hashlib.sha1(b'default.vm').hexdigest()[:11]}"  # noqa: S324  Calico's way
     world.node.run(f"ip link set tap1 name {name}")
     await world.shows(f"10.65.0.2 dev {name} ... metric 1024")
@@ -146,7 +146,7 @@ async def test_what_was_parked_goes_with_its_interface(world: World) -> None:
     world.put()
     await world.until(lambda: len(world.parked()) == 1)
     world.node.run("ip link delete tap0")
-    await world.until(lambda: world.condition("Programmed") == ("False", "InterfaceNotFound"))
+    await world.until_says("Programmed", "False", "InterfaceNotFound")
     assert world.parked() == []
     assert not world.loop.router.foreigners.has_parked(V4)
     world.node.make_tap0()
@@ -164,7 +164,7 @@ async def test_a_guest_whose_mac_nobody_knows_keeps_the_routes_that_it_has(world
     await world.shows(NORMAL_V4)
     world.node.run("ip neigh flush dev tap0")
     world.put(said="source Succeeded", mac=None)
-    await world.until(lambda: world.condition("StillAlive") == ("True", "GuestAnswers"))
+    await world.until_says("StillAlive", "True", "GuestAnswers")
     await world.shows(NORMAL_V4)
 
 

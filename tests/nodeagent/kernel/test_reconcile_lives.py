@@ -30,7 +30,7 @@ async def to_base(world: World) -> None:
 async def to_target(world: World) -> None:
     """Let the node wait for a guest."""
     say(world, "target")
-    await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
+    await world.until_listening()
 
 
 async def to_live(world: World) -> None:

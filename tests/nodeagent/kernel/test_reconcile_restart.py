@@ -17,7 +17,7 @@ pytestmark = pytest.mark.root
 @pytest.mark.usefixtures("mute")
 async def test_a_killed_agent_goes_on_where_it_stood(world: World) -> None:
     world.put(said="target")
-    await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
+    await world.until_listening()
     world.send()
     await world.until_state("Live")
     await world.kill()
@@ -119,7 +119,7 @@ async def test_a_guest_that_came_while_nobody_ran_is_found_within_two_intervals(
     """Guards: without the probe the missed announcement would be missed for ever."""
     world.node.guest_runs("ip link set eth arp off")
     world.put(said="target")
-    await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
+    await world.until_listening()
     await world.kill()
     world.node.guest_runs("ip link set eth arp on")
     await world.start(synced=False)

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.root
 async def test_observe_writes_nothing(world: World) -> None:
     world.configure(mode="observe")
     world.put()
-    await world.until(lambda: world.condition("Programmed") == ("False", "NotActive"))
+    await world.until_says("Programmed", "False", "NotActive")
     assert world.routes() == []
     world.configure()
     await world.shows(NORMAL_V4)
@@ -38,7 +38,7 @@ async def test_route_ownership_migrations_gives_the_cnis_route_back(world: World
     await world.shows(NORMAL_V4)
     world.configure(routeOwnership="migrations")
     await world.shows("10.65.0.2 dev tap0 proto 5")
-    await world.until(lambda: world.condition("Programmed") == ("False", "NotOwned"))
+    await world.until_says("Programmed", "False", "NotOwned")
     world.put(said="source")
     await world.shows(NORMAL_V4)
     assert len(world.parked()) == 1
@@ -49,7 +49,7 @@ async def test_what_is_not_ours_any_more_keeps_the_only_route_it_has(world: Worl
     world.put()
     await world.shows(NORMAL_V4)
     world.configure(routeOwnership="migrations")
-    await world.until(lambda: world.condition("Programmed") == ("False", "NotOwned"))
+    await world.until_says("Programmed", "False", "NotOwned")
     await world.shows(NORMAL_V4)
     world.node.run(f"ip route add {CNI}")
     await world.shows("10.65.0.2 dev tap0 proto 5")
@@ -58,7 +58,7 @@ async def test_what_is_not_ours_any_more_keeps_the_only_route_it_has(world: Worl
 async def test_observe_writes_no_guard_either(world: World) -> None:
     world.configure(mode="observe")
     world.put()
-    await world.until(lambda: world.condition("Programmed") == ("False", "NotActive"))
+    await world.until_says("Programmed", "False", "NotActive")
     await asyncio.to_thread(lambda: None)
     assert "10.65.0.2" not in world.node.run(GUARD)
     world.configure()
@@ -79,7 +79,7 @@ async def test_paused_leaves_everything_as_it_is(world: World) -> None:
     await world.shows(NORMAL_V4)
     world.configure()
     assert world.state() == "Asking"
-    await world.until(lambda: world.condition("StillAlive") == ("True", "GuestAnswers"))
+    await world.until_says("StillAlive", "True", "GuestAnswers")
     await world.shows(NORMAL_V4)
     assert world.loop.residents[ObjectKey("default", "other")].ear is not None
 

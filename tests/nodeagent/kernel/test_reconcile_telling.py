@@ -46,7 +46,7 @@ async def migrate(world: World) -> None:
     """Play a whole migration at its target, and then its guest's departure."""
     world.configure(liveMigrationRouteConvergenceTime="1ms")
     world.put(said="target")
-    await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
+    await world.until_listening()
     world.send()
     await world.until_state("Live")
     world.put(said="target Succeeded")
@@ -107,7 +107,7 @@ def test_every_word_that_an_alert_may_use_is_there() -> None:
 
 async def test_what_proves_nothing_is_counted_by_its_reason(world: World) -> None:
     world.put(said="target", ips=["10.65.0.2", "fd00:65::2"])
-    await world.until(lambda: world.condition("Listening") == ("True", "Listening"))
+    await world.until_listening()
     irrelevant = count(metrics.REJECTED, "Irrelevant")
     world.send(BROKEN)
     await world.until(lambda: count(metrics.REJECTED, "Irrelevant") == irrelevant + 1)

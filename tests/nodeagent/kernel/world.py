@@ -180,6 +180,14 @@ class World:
                 pytest.fail(f"state {self.state()}, routes {self.routes()}, {self.desk.statuses}")
             await asyncio.sleep(0.005)
 
+    async def until_says(self, kind: str, status: str, reason: str, name: str = "vm") -> None:
+        """Wait for a condition."""
+        await self.until(lambda: self.condition(kind, name) == (status, reason))
+
+    async def until_listening(self, name: str = "vm") -> None:
+        """Wait until announcements are heard."""
+        await self.until_says("Listening", "True", "Listening", name)
+
     async def until_state(self, state: str, name: str = "vm") -> None:
         """Wait for a state."""
         await self.until(lambda: self.state(name) == state)
