@@ -39,6 +39,11 @@ class Subject:
         return f"{self.kind} {str(self.key).removeprefix('/')}"
 
 
+def is_urgent(subject: Subject) -> bool:
+    """Whether an agent may be waiting for it: roles go before what only tells of them."""
+    return subject.kind is Kind.ENDPOINT and subject.notice is None
+
+
 class Reconciler:
     """Keeps what is known, and writes what follows from it while ``run`` runs.
 
@@ -51,7 +56,7 @@ class Reconciler:
         self.synced = False
         self._cluster = cluster
         self._clock = clock
-        self._queue: WorkQueue[Subject] = WorkQueue(self._write)
+        self._queue: WorkQueue[Subject] = WorkQueue(self._write, is_urgent)
         self._pace = Pace()
         self._runs = False
         self._alarm: asyncio.TimerHandle | None = None

@@ -5,6 +5,7 @@ known then, so nothing is lost and nothing is done for every event.
 """
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable, Hashable
 from typing import Final, Generic, TypeVar
 
@@ -34,11 +35,15 @@ class Outdated(Temporary):
 
 
 class WorkQueue(Generic[K]):
-    """Runs ``work(key)`` for every key that is added."""
+    """Runs ``work(key)`` for every key that is added, for those that are urgent first."""
 
-    def __init__(self, work: Callable[[K], Awaitable[None]]) -> None:
+    def __init__(
+        self, work: Callable[[K], Awaitable[None]], is_urgent: Callable[[K], bool] = lambda _: False
+    ) -> None:
         self._work = work
-        self._ready: asyncio.Queue[K] = asyncio.Queue()
+        self._is_urgent = is_urgent
+        self._ready: asyncio.PriorityQueue[tuple[bool, int, K]] = asyncio.PriorityQueue()
+        self._turn = itertools.count()
         self._waiting: set[K] = set()
         self._active: set[K] = set()
         self._again: set[K] = set()
@@ -56,7 +61,7 @@ class WorkQueue(Generic[K]):
             self._again.add(key)
         elif key not in self._waiting:
             self._waiting.add(key)
-            self._ready.put_nowait(key)
+            self._ready.put_nowait((not self._is_urgent(key), next(self._turn), key))
 
     def add_later(self, key: K, delay: float) -> None:
         """Work on *key* after *delay* seconds; replaces an earlier appointment."""
@@ -74,7 +79,7 @@ class WorkQueue(Generic[K]):
         self._failures.clear()
         self._waiting.clear()
         self._again.clear()
-        self._ready = asyncio.Queue()
+        self._ready = asyncio.PriorityQueue()
 
     async def run(self, workers: int) -> None:
         """Work until cancelled."""
@@ -88,7 +93,7 @@ class WorkQueue(Generic[K]):
 
     async def _serve(self) -> None:
         while True:
-            key = await self._ready.get()
+            _, _, key = await self._ready.get()
             self._waiting.discard(key)
             self._active.add(key)
             try:

@@ -38,6 +38,25 @@ async def test_a_key_that_is_added_twice_is_worked_on_once() -> None:
     assert done == ["a", "b", "last"]
 
 
+async def test_what_is_urgent_overtakes_the_rest_in_its_own_order() -> None:
+    done: list[str] = []
+    finished = asyncio.Event()
+
+    async def work(key: str) -> None:
+        done.append(key)
+        if key == "status 2":
+            finished.set()
+
+    queue: WorkQueue[str] = WorkQueue(work, lambda key: key.startswith("role"))
+    for key in ("status 1", "role 1", "status 2", "role 2"):
+        queue.add(key)
+    task = asyncio.create_task(queue.run(1))
+    await finished.wait()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert done == ["role 1", "role 2", "status 1", "status 2"]
+
+
 async def test_what_is_added_during_its_work_is_worked_on_once_more() -> None:
     entered, leave = asyncio.Event(), asyncio.Event()
     rounds: list[int] = []

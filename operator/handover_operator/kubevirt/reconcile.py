@@ -55,6 +55,11 @@ class Saying:
         return f"Event {self.notice.reason} of {self.kind} {self.key}"
 
 
+def is_urgent(item: Subject | Saying | Need) -> bool:
+    """Whether an agent may be waiting for it, or for what depends on its answer."""
+    return isinstance(item, Need) or (isinstance(item, Subject) and item.kind is Kind.ENDPOINT)
+
+
 class AdapterReconciler:
     """Keeps what is known of KubeVirt's world, and writes what follows from it.
 
@@ -70,7 +75,7 @@ class AdapterReconciler:
         self._cluster = cluster
         self._reconciler = reconciler
         self._clock = clock
-        self._queue: WorkQueue[Subject | Saying | Need] = WorkQueue(self._work)
+        self._queue: WorkQueue[Subject | Saying | Need] = WorkQueue(self._work, is_urgent)
         self._versions = {kind: Versions() for kind in Foreign}
         self._lost: set[str] = set()
         self._said: set[object] = set()

@@ -57,7 +57,8 @@ class Move:
 
     async def until_said(self, pod: str, wanted: str) -> None:
         """Wait until the endpoint of a pod says this."""
-        await self.desk.until(self.desk.roles, lambda roles: roles.get(pod) == wanted)
+        is_said = f"{pod}: {wanted}"
+        await self.desk.until(self.desk.roles, lambda roles: roles.get(pod) == wanted, is_said)
 
     async def versions(self) -> dict[str, str]:
         """Return the resourceVersion of every object of ours that belongs to it."""
@@ -96,7 +97,7 @@ async def replicas(new_operator: Callable[..., Any], desk: Any) -> tuple[Any, An
 
 async def until_leading(desk: Any, operator: Any) -> None:
     """Wait until a replica leads."""
-    await desk.until(lambda: operator.metric("handover_operator_leader"), bool)
+    await desk.until(lambda: operator.metric("handover_operator_leader"), bool, "a leader")
 
 
 async def test_a_leader_that_is_killed_in_each_phase_is_followed(
