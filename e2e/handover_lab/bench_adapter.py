@@ -140,10 +140,11 @@ class Adapter:
             await self.kubevirt.request(f"vm-{number}", f"move-{number}") for number in numbers
         ]
         self.say(f"{len(moving)} migrations at once")
-        async with asyncio.TaskGroup() as group:
-            for migration in moving:
-                group.create_task(self.begin(migration))
-                await asyncio.sleep(pace)
+        begun = []
+        for migration in moving:
+            begun.append(asyncio.create_task(self.begin(migration)))
+            await asyncio.sleep(pace)
+        await asyncio.gather(*begun)
         targets: dict[str, Key] = {
             migration.name: ("WorkloadEndpoint", NAMESPACE, migration.target_pod)
             for migration in moving

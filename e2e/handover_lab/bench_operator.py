@@ -215,10 +215,8 @@ class Bench:
 
     async def finish(self, numbers: list[int]) -> None:
         """Lead migrations to their end, several at once, and count what was written."""
-        async with asyncio.TaskGroup() as group:
-            left = iter(numbers)
-            for _ in range(8):
-                group.create_task(self._finish_each(left))
+        left = iter(numbers)
+        await asyncio.gather(*(self._finish_each(left) for _ in range(8)))
         made = [key for number in numbers for key in keys(number)]
         ours = [key for key in made if key[0] == "LiveMigration"]
         writes = max(self.observer.writes[key] for key in made)

@@ -106,6 +106,9 @@ class Api:
         version = (await self.call("GET", f"{path}?limit=1"))["metadata"]["resourceVersion"]
         query = f"{path}?watch=1&resourceVersion={version}"
         async with self._session.get(query, read_bufsize=2**22) as answer:
+            if answer.status >= 300:
+                message = f"{query}: {answer.status}: {(await answer.text())[:300]}"
+                raise BenchError(message)
             told.set()
             async for line in answer.content:
                 event = json.loads(line)
@@ -134,17 +137,16 @@ class Observer:
     @contextlib.asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
         """Watch both kinds."""
-        ready = [asyncio.Event() for _ in KINDS]
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._note(kind, told))
-                for kind, told in zip(KINDS, ready, strict=True)
-            ]
-            for told in ready:
+        ready = {kind: asyncio.Event() for kind in KINDS}
+        tasks = [asyncio.create_task(self._keep_noting(kind, ready[kind])) for kind in KINDS]
+        try:
+            for told in ready.values():
                 await told.wait()
             yield
+        finally:
             for task in tasks:
                 task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def until(self, is_so: Callable[[], bool], what: str) -> None:
         """Wait until something was seen."""
@@ -154,6 +156,13 @@ class Observer:
         except TimeoutError:
             message = f"never seen: {what}"
             raise BenchError(message) from None
+
+    async def _keep_noting(self, kind: str, told: asyncio.Event) -> None:
+        """Note what a watch tells; a kind that is new may not be ready for one."""
+        while not told.is_set():
+            with contextlib.suppress(BenchError):
+                await self._note(kind, told)
+            await asyncio.sleep(0.1)
 
     async def _note(self, kind: str, told: asyncio.Event) -> None:
         async for change, raw in self._api.watch(kind, told):
