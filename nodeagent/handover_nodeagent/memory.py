@@ -5,6 +5,7 @@ read counts as none: kernel and guest go before it anyway.
 """
 
 import asyncio
+import functools
 import hashlib
 import json
 import logging
@@ -18,11 +19,15 @@ import pydantic
 from handover_api.model import Model
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, State, WorkloadEndpoint
+from handover_nodeagent import metrics
 from handover_nodeagent.network import IPAddress, Route
 from handover_nodeagent.restart import Remembered
 
 DELAY: Final = 0.02
 """Seconds for which changes are collected before they are written."""
+
+PATIENCE: Final = 1.0
+"""Seconds until what could not be written is tried again."""
 
 LONGEST: Final = 200
 """Characters of a file name, before the suffixes."""
@@ -122,6 +127,8 @@ class Memory:
         self._pending: dict[ObjectKey, Callable[[], Record | None]] = {}
         self._thread = ThreadPoolExecutor(1, "memory")
         self._timer: asyncio.TimerHandle | None = None
+        self._failed: dict[ObjectKey, Record | None] = {}
+        self._again: asyncio.TimerHandle | None = None
 
     def load(self) -> dict[ObjectKey, Record]:
         """Read all files. For a thread, or before the loop runs."""
@@ -139,6 +146,7 @@ class Memory:
     def keep(self, key: ObjectKey, make: Callable[[], Record | None]) -> None:
         """Write what *make* returns when the time comes; None removes the file."""
         self._pending[key] = make
+        self._failed.pop(key, None)
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(DELAY, self._write)
 
@@ -162,36 +170,67 @@ class Memory:
 
     def close(self) -> None:
         """Give the thread back."""
+        if self._again:
+            self._again.cancel()
         self._thread.shutdown(wait=True)
 
     def _write(self) -> None:
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        made = [(self._directory / _name(key), make()) for key, make in self._pending.items()]
+        made = {key: make() for key, make in self._pending.items()}
         self._pending.clear()
         if made:
-            self._thread.submit(self._store, made)
+            self._thread.submit(self._store, made, asyncio.get_running_loop())
 
-    def _store(self, made: list[tuple[Path, Record | None]]) -> None:
-        for path, record in made:
-            self._replace(path, json.dumps(record.to_object()) if record else None)
+    def _store(
+        self, made: Mapping[ObjectKey, Record | None], loop: asyncio.AbstractEventLoop
+    ) -> None:
+        failed = {key: record for key, record in made.items() if not self._put(key, record)}
+        if failed:
+            loop.call_soon_threadsafe(self._wait, failed)
 
-    def _replace(self, path: Path, text: str | None) -> None:
-        """Write one file whole, or remove it."""
+    def _wait(self, failed: Mapping[ObjectKey, Record | None]) -> None:
+        """Try again later what nobody has said anew by then."""
+        self._failed |= {key: failed[key] for key in failed.keys() - self._pending.keys()}
+        if self._again is None:
+            self._again = asyncio.get_running_loop().call_later(PATIENCE, self._try_again)
+
+    def _try_again(self) -> None:
+        self._again = None
+        for key, record in self._failed.items():
+            self._pending[key] = functools.partial(_same, record)
+        self._failed.clear()
+        self._write()
+
+    def _put(self, key: ObjectKey, record: Record | None) -> bool:
+        text = json.dumps(record.to_object()) if record else None
+        return self._replace(self._directory / _name(key), text)
+
+    def _replace(self, path: Path, text: str | None) -> bool:
+        """Write one file whole, or remove it; tell whether that could be."""
         try:
             if text is None:
                 path.unlink(missing_ok=True)
             else:
+                # Somebody may have cleared it away; the next life must not know less for that.
+                path.parent.mkdir(parents=True, exist_ok=True)
                 draft = path.with_suffix(".draft")
                 draft.write_text(text)
                 draft.replace(path)
         except OSError as error:
+            metrics.MEMORY_ERRORS.inc()
             if not self.trouble:
                 _log.warning("cannot write the state directory: %s", error)
             self.trouble = f"cannot write the state directory: {error}"
-        else:
-            self.trouble = ""
+            return False
+        self.trouble = ""
+        return True
+
+
+def _same(record: Record | None) -> Record | None:
+    """Return what was to be written before."""
+    return record
 
 
 def _nothing() -> None:

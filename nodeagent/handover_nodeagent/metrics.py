@@ -152,6 +152,12 @@ UNREADABLE: Final = Counter(
     registry=REGISTRY,
 )
 
+MEMORY_ERRORS: Final = Counter(
+    "handover_nodeagent_memory_errors",
+    "Files of the state directory that could not be written, each attempt",
+    registry=REGISTRY,
+)
+
 
 def render() -> bytes:
     """Return all metrics in Prometheus' text format."""
