@@ -3,10 +3,13 @@
 import asyncio
 import datetime as dt
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.nodeagent.kernel.node import Node
+from tests.nodeagent.kernel.witness import watching
 from tests.nodeagent.kernel.world import ELEVATED_V4, MAC, NORMAL_V4, World
 
 from handover_api.configuration import Settings
@@ -117,6 +120,51 @@ async def test_a_forbidden_address_changes_nothing(world: World) -> None:
     world.put()
     await world.until_says("AddressNotAllowed", "True", "NotAllowed")
     assert [line for line in world.routes() if "proto 88" in line] == []
+
+
+@pytest.mark.parametrize(
+    ("command", "why"),
+    [
+        ("ip route add default dev tap1", "has the node's default route"),
+        ("ip address add 192.0.2.7/24 dev tap1", "has the node's address 192.0.2.7"),
+    ],
+)
+@pytest.mark.parametrize("said", ["", "target"])
+async def test_a_device_of_the_nodes_own_is_left_alone(
+    world: World, command: str, why: str, said: str
+) -> None:
+    """Guards design 9.18: who may write an endpoint may not take the node's own traffic."""
+    world.node.run(command)
+    await asyncio.sleep(0.02)
+    with watching() as witness:
+        world.put(said=said, interface="tap1")
+        await world.until_says("Programmed", "False", "InterfaceRefused")
+        assert why in world.message("Programmed")
+        assert witness.told() == []
+    assert "tap1" not in world.node.run("nft list ruleset arp")
+
+
+@pytest.mark.usefixtures("mute")
+async def test_a_prepared_cutover_is_one_message_to_the_kernel_and_one_back(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both families, with their neighbour entries: the way to the route has no second trip."""
+    world.put(said="target", ips=["10.65.0.2", "fd00:65::2"])
+    await world.until_listening()
+    channel, trips = world.loop.router._channel, list[str]()
+
+    def noting(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
+        def noted(*arguments: object) -> object:
+            trips.append(name)
+            return call(*arguments)
+
+        return noted
+
+    monkeypatch.setattr(channel, "_send", noting("send", channel._send))
+    monkeypatch.setattr(channel, "_receive", noting("receive", channel._receive))
+    world.announce()
+    assert trips == ["send", "receive"]
+    assert sum("metric 512" in line for line in world.routes()) == 2
 
 
 async def test_an_unreadable_endpoint_changes_nothing(world: World) -> None:

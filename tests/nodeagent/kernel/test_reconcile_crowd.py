@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import socket
 import time
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
@@ -181,3 +183,37 @@ async def test_endpoints_that_came_and_went_leave_no_trace(world: World) -> None
     assert not world.loop._telling._conditions
     assert not router.refused
     await world.until(lambda: not list((world.directory / "endpoints").iterdir()))
+
+
+@pytest.mark.usefixtures("mute")
+async def test_a_flood_of_a_hostile_guest_leaves_nothing_in_memory(world: World) -> None:
+    """Frames that pass the filter and change nothing, as fast as a thread can send them."""
+    world.put(said="target", ips=["10.65.0.2", "fd00:65::2"])
+    world.put("other", said="target", interface="tap1", ips=["10.65.0.3"])
+    await world.until_listening()
+    tracemalloc.start()
+    try:
+        with contextlib.closing(world.node.guest_socket()) as guest:
+            await asyncio.to_thread(flood, guest, 2_000)
+            await asyncio.sleep(0.1)
+            before, _ = tracemalloc.get_traced_memory()
+            await asyncio.to_thread(flood, guest, 40_000)
+            await asyncio.sleep(0.1)
+            after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 100_000
+    world.announce("other")
+    await world.until_state("Live", "other")
+    assert world.state() == "Target"
+
+
+def flood(guest: socket.socket, number: int) -> None:
+    """Send an NA that nobody asked for, as it should be; who sent it answers no question."""
+    frame = bytes.fromhex(
+        "333300000001 525400650002 86dd 60000000 0020 3aff"
+        "fd000065000000000000000000000002 ff020000000000000000000000000001"
+        "8800 0915 20000000 fd000065000000000000000000000002 0201 525400650002"
+    )
+    for _ in range(number):
+        guest.send(frame)

@@ -16,7 +16,7 @@ from tests.nodeagent.kernel.world import (
 )
 
 from handover_nodeagent import metrics
-from handover_nodeagent.kernel import messages, netlink
+from handover_nodeagent.kernel import drift, messages, netlink
 from handover_nodeagent.network import IPAddress
 
 pytestmark = pytest.mark.root
@@ -87,6 +87,27 @@ async def test_a_guard_that_somebody_edited_is_made_anew_at_once(world: World, e
     assert count(metrics.DRIFT) == drifts + 1
     assert count(metrics.GUARD_ERRORS) == failures
     assert world.condition("Programmed") == ("True", "Programmed")
+
+
+async def test_a_guard_of_which_nobody_heard_is_made_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """ENOBUFS on the socket that hears of nftables: what was changed is not told."""
+    await world.kill()
+    monkeypatch.setattr(drift, "_RECEIVE_BUFFER", SMALLEST)
+    monkeypatch.setattr(drift.DriftWatch.__init__, "__kwdefaults__", {"receive_buffer": SMALLEST})
+    await world.start()
+    world.put()
+    await world.until(lambda: "saddr ip 10.65.0.2" in world.node.run(GUARD))
+    await world.until(lambda: not world.loop.kernel.guard._work.is_set())
+    heard, drifts = count(metrics.GUARD, "replace"), count(metrics.DRIFT)
+    many = "; ".join(f"add chain ip x c{number}" for number in range(300))
+    world.node.run("nft add table ip x")
+    world.node.run(f"nft {many}; flush table arp handover")
+    assert "saddr ip 10.65.0.2" not in world.node.run(GUARD)
+    await world.until(lambda: "saddr ip 10.65.0.2" in world.node.run(GUARD))
+    assert count(metrics.GUARD, "replace") > heard
+    assert count(metrics.DRIFT) == drifts
 
 
 @pytest.mark.usefixtures("mute")
