@@ -198,10 +198,11 @@ class Agent:
 
     @property
     def cpu_seconds(self) -> float:
-        """What it has used of a processor."""
+        """What all of its threads have used of a processor."""
         assert self.process is not None
-        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        tasks = Path(f"/proc/{self.process.pid}/task")
+        spent = (int((task / "schedstat").read_text().split()[0]) for task in tasks.iterdir())
+        return sum(spent) / 1e9
 
     def stop(self) -> None:
         """End it; a second time changes nothing."""
