@@ -105,6 +105,11 @@ class Reconciler:
         self.known.resolver.doubt((namespace, migration_uid))
         self._advance()
 
+    def doubt_all(self) -> None:
+        """Take in that the driver has come or gone."""
+        self.known.resolver.doubt_all()
+        self._advance()
+
     @property
     def _decides(self) -> bool:
         return self._runs and self.synced and self._cluster.may_write()

@@ -126,6 +126,14 @@ class Resolver:
         if not self.index.named(course):
             self._stale_endpoints |= self.index.carriers(course)
 
+    def doubt_all(self) -> None:
+        """Take in that the driver knows other migrations now, or none any more."""
+        self._stale_endpoints |= {
+            key
+            for key, endpoint in self.index.endpoints.items()
+            if endpoint.assignment.role is not None
+        }
+
     def resolve(self, now: dt.datetime) -> Resolution:
         """Bring the verdicts of everything that changed up to date."""
         due = {key for key, since in self._gone_since.items() if now - since >= SOURCE_GONE_FOR}

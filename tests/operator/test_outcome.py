@@ -10,6 +10,7 @@ import pytest
 from handover_api.livemigration import LiveMigration
 from handover_api.workloadendpoint import State
 from handover_operator.facts import Endpoint
+from handover_operator.outcome import Undecided
 
 Migration = Callable[..., LiveMigration]
 Build = Callable[..., Endpoint]
@@ -264,3 +265,14 @@ def test_a_name_that_fits_none_falls_back_to_the_newest_with_that_id(
         endpoint("b", assignment=assignment("target of gone", "x")),
     )
     assert world.roles() == {"b": "target of gone Succeeded"}
+
+
+def test_roles_without_a_migration_are_judged_again_when_their_driver_goes(running: Any) -> None:
+    """Guards: what a driver said to be under way would otherwise stay so for ever."""
+    running.resolver.driver = lambda _: Undecided.UNDER_WAY
+    running.delete("m1")
+    assert running.roles() == {"a": "source of m1", "b": "target of m1"}
+    running.resolver.driver = lambda _: None
+    running.resolver.doubt_all()
+    running.wait(0)
+    assert running.roles() == {"a": "source of m1 Succeeded", "b": "target of m1"}

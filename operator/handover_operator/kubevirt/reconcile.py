@@ -105,6 +105,7 @@ class AdapterReconciler:
         self._said |= {
             remark for change in self.adapter.resolve().values() for remark in change.after.remarks
         }
+        self._reconciler.doubt_all()
         self._review()
 
     def stop(self) -> None:
@@ -115,6 +116,7 @@ class AdapterReconciler:
             versions.clear()
         self._lost.clear()
         self._said.clear()
+        self._reconciler.doubt_all()
 
     def observe(self, kind: Foreign, raw: RawObject) -> None:
         """Take in one version of an object; an older one than the last is ignored."""
