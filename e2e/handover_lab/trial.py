@@ -20,6 +20,7 @@ from handover_lab.guest import Guest, GuestError, Place
 from handover_lab.journal import Entry, Journal
 from handover_lab.lab import Lab
 from handover_lab.measure import Loss
+from handover_lab.witness import WRAP, Witness
 from handover_lab.yard import Move
 
 NUMBERS: Final = itertools.count(1)
@@ -120,11 +121,30 @@ class Trial:
         packets = measure.between(recording.packets(), since_ns, until_ns)
         return sum(packet.answered_ns is None for packet in packets)
 
-    async def lost_since(self, since_ns: int) -> int:
-        """Count the pings of the time from then until now that no answer comes to."""
-        now = time.time_ns()
-        await self.lab.yard.flows["ping"].overtaken(now)
-        return self.lost(since_ns, now)
+    async def lost_by_network(
+        self, witness: Witness, since_ns: int, move: Move | None = None
+    ) -> int:
+        """Count the pings since then that neither the guest nor its pause in *move* has lost.
+
+        The *witness* took notes for all of the time.
+        """
+        now, flow = time.time_ns(), self.lab.yard.flows["ping"]
+        await flow.overtaken(now)
+        own = {node: witness.unanswered(node) for node in self.lab.cluster.nodes}
+        homes = (
+            (number, self.home_at(packet.sent_ns, move))
+            for number, packet in enumerate(flow.recording.packets())
+            if since_ns <= packet.sent_ns < now and packet.answered_ns is None
+        )
+        return sum(home != "" and number % WRAP not in own[home] for number, home in homes)
+
+    def home_at(self, moment_ns: int, move: Move | None) -> str:
+        """Return the node on which the guest ran then, before, in or after *move*; "": nowhere."""
+        if move is None:
+            return self.lab.yard.home
+        if moment_ns < move.switchover.stopped_ns:
+            return move.source
+        return move.target if moment_ns >= move.switchover.resumed_ns else ""
 
     async def loss(self, *moves: Move) -> list[Mapping[str, Loss]]:
         """End the flows, and return what each of them felt of each of *moves*."""

@@ -95,15 +95,24 @@ class Upkeep:
         (pod,) = [pod for pod in await self.pods("nodeagent") if pod.node == node]
         return pod
 
-    async def leader(self) -> Pod:
-        """Wait until a pod of the operator leads, and return it."""
+    async def leader(self, seconds: float = 60) -> Pod:
+        """Wait until a pod of the operator leads, and return it.
+
+        Raises:
+            UpkeepError: none does.
+        """
         words = ("get", "lease", "handover-operator", *NAMESPACE, "--output", "json")
-        while True:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while loop.time() < deadline:
             holder = json.loads(await self.client.run("kubectl", *words))["spec"]["holderIdentity"]
             for pod in await self.pods("operator"):
-                if holder.endswith(pod.name):
+                if holder.startswith(f"{pod.name}_"):
                     return pod
             await asyncio.sleep(PAUSE)
+        pods = await self.client.run("kubectl", "get", "pods", *NAMESPACE, "--output", "wide")
+        message = f"{holder} leads, and of these pods none:\n{pods}"
+        raise UpkeepError(message)
 
     async def said(self, pod: Pod, text: str, seconds: float = 60) -> None:
         """Wait until *pod* has logged *text*.

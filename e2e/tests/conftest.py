@@ -11,6 +11,7 @@ from handover_lab.lab import Lab
 from handover_lab.requirements import NoSandboxError, RequirementError
 from handover_lab.tools import ToolsError
 from handover_lab.trial import Trial
+from handover_lab.witness import Witness
 
 
 @pytest.fixture(scope="session")
@@ -46,6 +47,13 @@ def berthed(lab: Lab) -> Iterator[Lab]:
     """The lab with a VM that pods which start beside it take no processor from."""
     with berth.made(lab.yard):
         yield lab
+
+
+@pytest.fixture(scope="module")
+def witness(lab: Lab) -> Iterator[Witness]:
+    """Who tells the network's losses from the guest's own."""
+    with Witness.called(lab.cluster.nodes, lab.yard.nic.tap) as called:
+        yield called
 
 
 @pytest_asyncio.fixture(loop_scope="session")
