@@ -5,13 +5,10 @@ import signal
 from typing import Any
 
 import pytest
-from tests.nodeagent.test_agent import ADDRESS, Agent, Site, until
-from tests.nodeagent.test_agent import agent as _agent
-from tests.nodeagent.test_agent import site as _site
+from tests.nodeagent.process import ADDRESS, Agent, Site, until
 
 from handover_nodeagent.handback import Requests
 
-agent, site = _agent, _site
 FOREIGN = f"{ADDRESS} dev tap0 scope link"
 
 
