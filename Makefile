@@ -12,13 +12,16 @@ LONG := tests/chart tests/docs tests/api/test_assignment.py tests/nodeagent/test
   tests/operator/kubevirt/test_interleavings.py tests/operator/kubevirt/test_recorded_watches.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-install test-fast bench bench-operator lint images chart docs licenses tools prepare clean constraints
+.PHONY: help demo demo-kubevirt test test-install test-fast bench bench-operator lint images chart docs licenses tools prepare clean constraints
 
 help:  ## List the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: prepare  ## Watch a real VM migrate and its network follow (KEEP=1 leaves it running)
 	@env --block-signal=INT $(LAB).demo $(if $(KEEP),--keep)
+
+demo-kubevirt: prepare  ## The same beside a played KubeVirt: only a VMIM is applied by hand (KEEP=1 as above)
+	@env --block-signal=INT $(LAB).demo_kubevirt $(if $(KEEP),--keep)
 
 test: prepare lint tools images  ## Everything: pure tables, kernel, API server, cluster, real VMs
 	@$(PYTEST) -m "$(FAST)"

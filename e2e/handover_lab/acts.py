@@ -1,15 +1,16 @@
 """The demonstration itself: the same VM moves without Handover, then with it, there and back."""
 
+import abc
 import asyncio
 import contextlib
 import json
 import shlex
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Final
+from typing import ClassVar, Final, Generic, TypeVar
 
 from handover_api import __version__
 from handover_lab import (
@@ -35,6 +36,8 @@ from handover_lab.timeline import Timeline
 from handover_lab.traffic import Recording
 from handover_lab.yard import Move
 
+Stage = TypeVar("Stage", bound=Lab)
+
 BUILD: Final = lab.ROOT / "build" / "demo"
 HOME, AWAY = "node-a", "node-b"
 LATE_MS: Final = 1000
@@ -56,8 +59,19 @@ ASK: Final[Mapping[str, tuple[str, ...]]] = {
 
 
 @dataclass
-class Show:
+class Show(abc.ABC, Generic[Stage]):
     """One demonstration on *cluster*, and what it has found so far."""
+
+    opening: ClassVar[str]
+    """What is done when Handover is there."""
+    migrations: ClassVar[tuple[str, ...]]
+    """The examples that move the VM, one after the other."""
+    glances: ClassVar[tuple[str, ...]]
+    """What kubectl is asked while the target waits for the VM."""
+    looks: ClassVar[tuple[str, ...]]
+    """What it is asked at the end."""
+    hints: ClassVar[tuple[str, ...]]
+    """What a person can let it do who keeps the cluster."""
 
     cluster: Cluster
     screen: Screen
@@ -75,14 +89,33 @@ class Show:
     def __post_init__(self) -> None:
         self.desk = Desk(self.tell)
 
+    @abc.abstractmethod
+    def open(self) -> contextlib.AbstractAsyncContextManager[Stage]:
+        """Prepare the stage."""
+
+    @abc.abstractmethod
+    async def move_late(self, stage: Stage) -> Move:
+        """Move the VM from HOME to AWAY, and its route by hand, LATE_MS after it."""
+
+    @abc.abstractmethod
+    async def clear(self, stage: Stage) -> None:
+        """Bring the stage into order for Handover."""
+
+    @abc.abstractmethod
+    async def begin(self, stage: Stage) -> None:
+        """Let Handover serve the VM where it runs."""
+
+    @abc.abstractmethod
+    async def migrate(self, stage: Stage, manifest: Path) -> Migrated:
+        """Migrate once as *manifest* says; the first time with a glimpse."""
+
     async def perform(self, *, keep: bool) -> int:
         """Show everything, publish what it proved, and return the exit status.
 
-        With *keep* it never returns: our caller is let go, and the VM obeys whatever LiveMigration
+        With *keep* it never returns: our caller is let go, and the VM obeys whatever migration
         is applied, until the sandbox is ended.
         """
-        news = self.desk.take
-        async with self.desk.open(), Lab.open(self.cluster, self.room, news) as stage:
+        async with self.desk.open(), self.open() as stage:
             await self.without(stage)
             await self.install(stage)
             await self.with_handover(stage)
@@ -92,12 +125,12 @@ class Show:
             write_down(self.timeline)
             status = 1 if found.faults else 0
             if keep:
-                explain(self.screen, self.cluster)
+                explain(self.screen, self.cluster, self.hints)
                 sandbox.release(status)
                 await stage.drive()
         return status
 
-    async def without(self, stage: Lab) -> None:
+    async def without(self, stage: Stage) -> None:
         """Let the VM's route follow by hand, a second after the VM."""
         yard = stage.yard
         self.screen.headline("Without Handover")
@@ -105,40 +138,36 @@ class Show:
             "A VM boots on node-a and moves to node-b. Its route is moved by hand, a second late."
         )
         async with self.live(f"The VM moves from {HOME} to {AWAY}, its route a second later"):
-            await yard.boot(HOME)
-            handmade.route(self.cluster.nodes[HOME], yard.nic, handmade.NORMAL)
+            await stage.boot(HOME)
+            handmade.route(self.cluster.nodes[HOME], yard.port(HOME), handmade.NORMAL)
             await yard.send()
             await asyncio.sleep(WATCH_S)
-            move = await yard.move_by_hand(HOME, AWAY, LATE_MS)
+            move = await self.move_late(stage)
             await asyncio.sleep(WATCH_S)
             recordings = await yard.hush()
-        with self.screen.step("moving the VM back", f"the VM is back on {HOME}"):
-            await yard.move_by_hand(AWAY, HOME, 0)
-            handmade.unroute(self.cluster.nodes[HOME], yard.nic, handmade.NORMAL)
+        await self.clear(stage)
         self.baseline = row(move, recordings, None)
         assert move.hand is not None
         packets = recordings["ping"].packets()
         self.scenes.append(Scene(packets, move.switchover, move.hand.routed_ns))
 
-    async def install(self, stage: Lab) -> None:
+    async def install(self, stage: Stage) -> None:
         """Install Handover as a user would."""
         self.screen.headline("With Handover")
         line = f"helm install handover charts/handover --set {CONVERGENCE} --wait"
         with self.screen.step(line, line):
             await stage.install(CONVERGENCE)
 
-    async def with_handover(self, stage: Lab) -> None:
+    async def with_handover(self, stage: Stage) -> None:
         """Let the VM move there and back under one steady flow."""
         moved = []
-        async with self.live("kubectl apply -f examples/workloadendpoints.yaml"):
-            await stage.apply(*lab.read(lab.ENDPOINTS))
-            await stage.in_state("vm-on-node-a", "Base")
+        async with self.live(self.opening):
+            await self.begin(stage)
             await stage.yard.send()
             await asyncio.sleep(WATCH_S)
-            for name in ("livemigration", "livemigration-back"):
+            for name in self.migrations:
                 self.chapter(f"kubectl apply -f examples/{name}.yaml")
-                (migration,) = lab.read(lab.EXAMPLES / f"{name}.yaml")
-                moved.append(await self.migrate(stage, migration))
+                moved.append(await self.migrate(stage, lab.EXAMPLES / f"{name}.yaml"))
                 await asyncio.sleep(WATCH_S)
             recordings = await stage.yard.hush()
         for one in moved:
@@ -148,21 +177,19 @@ class Show:
         packets = recordings["ping"].packets()
         self.scenes.append(Scene(packets, first.move.switchover, cutover_ns))
 
-    async def migrate(self, stage: Lab, migration: Mapping[str, Any]) -> Migrated:
-        """Migrate once; the first time with a look at the endpoints while the target waits."""
-        await stage.prepare(migration)
+    async def catch_glimpse(self, stage: Lab) -> None:
+        """See what kubectl says while the target waits, the first time that it does."""
         if not self.glimpse:
-            for line in ("get lm", "get wep", "describe wep"):
+            for line in self.glances:
                 self.glimpse.append((f"kubectl {line}", await stage.kubectl(*shlex.split(line))))
-        return await stage.complete(migration)
 
-    async def epilogue(self, stage: Lab) -> None:
+    async def epilogue(self, stage: Stage) -> None:
         """Show what a user of the cluster sees, before the migration and now."""
-        self.screen.headline(f"What kubectl said while {AWAY} waited for the VM")
+        self.screen.headline("What kubectl said while the target waited for the VM")
         for line, answer in self.glimpse:
             self.screen.command(line, answer)
         self.screen.headline("What it says now")
-        for line in ("get pods --all-namespaces -o wide", "get lm", "get wep"):
+        for line in self.looks:
             self.screen.command(f"kubectl {line}", await stage.kubectl(*shlex.split(line)))
 
     def found(self) -> Report:
@@ -196,6 +223,42 @@ class Show:
         self.desk.take(story.Chapter(time.time_ns(), title))
 
 
+class Demo(Show[Lab]):
+    """`make demo`: somebody applies LiveMigrations, and the lab moves the VM as they say."""
+
+    opening = "kubectl apply -f examples/workloadendpoints.yaml"
+    migrations = ("livemigration", "livemigration-back")
+    glances = ("get lm", "get wep", "describe wep")
+    looks = ("get pods --all-namespaces -o wide", "get lm", "get wep")
+    hints = ("get wep,lm", "delete lm --all", "apply -f examples/livemigration.yaml")
+
+    def open(self) -> contextlib.AbstractAsyncContextManager[Lab]:
+        """Prepare the stage."""
+        return Lab.open(self.cluster, self.room, self.desk.take)
+
+    async def move_late(self, stage: Lab) -> Move:
+        """Move the VM from HOME to AWAY, and its route by hand, LATE_MS after it."""
+        return await stage.yard.move_by_hand(HOME, AWAY, LATE_MS)
+
+    async def clear(self, stage: Lab) -> None:
+        """Move the VM back, and take its route away."""
+        with self.screen.step("moving the VM back", f"the VM is back on {HOME}"):
+            await stage.yard.move_by_hand(AWAY, HOME, 0)
+            handmade.unroute(self.cluster.nodes[HOME], stage.yard.nic, handmade.NORMAL)
+
+    async def begin(self, stage: Lab) -> None:
+        """Apply the VM's endpoints."""
+        await stage.apply(*lab.read(lab.ENDPOINTS))
+        await stage.in_state("vm-on-node-a", "Base")
+
+    async def migrate(self, stage: Lab, manifest: Path) -> Migrated:
+        """Migrate once as *manifest* says; the first time with a glimpse."""
+        (migration,) = lab.read(manifest)
+        await stage.prepare(migration)
+        await self.catch_glimpse(stage)
+        return await stage.complete(migration)
+
+
 def row(move: Move, recordings: Mapping[str, Recording], migrated: Migrated | None) -> Migration:
     """Measure one migration from what the flows recorded."""
     session = recordings["TCP session"]
@@ -211,7 +274,7 @@ def row(move: Move, recordings: Mapping[str, Recording], migrated: Migrated | No
     )
 
 
-def explain(screen: Screen, cluster: Cluster) -> None:
+def explain(screen: Screen, cluster: Cluster, hints: Sequence[str]) -> None:
     """Say how the cluster that stays can be used, and write the command for it."""
     script = BUILD / "kubectl"
     enter = (sys.executable, "-m", sandbox.__name__, "--enter", sandbox.current() or "", "--")
@@ -221,7 +284,7 @@ def explain(screen: Screen, cluster: Cluster) -> None:
     screen.headline("It goes on running")
     command = script.relative_to(lab.ROOT)
     screen.note("Look around, and move the VM as often as you like:")
-    for line in ("get wep,lm", "delete lm --all", "apply -f examples/livemigration.yaml"):
+    for line in hints:
         screen.console.print(f"  {command} {line}")
 
 

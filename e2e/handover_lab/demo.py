@@ -18,7 +18,7 @@ import sys
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import Any, Final
 
 from rich.console import Console
 
@@ -31,6 +31,8 @@ from handover_lab.timeline import Timeline
 PATIENT: Final = ("env", "--block-signal=INT")
 """Lets a Ctrl-C wait until somebody is prepared for it, and not hit an import."""
 
+Performance = type[Show[Any]]
+
 STOPPED: Final = 130
 LOG_WIDTH: Final = 110
 EXPECTED: Final = (RuntimeError, OSError, subprocess.CalledProcessError)
@@ -39,7 +41,13 @@ EXPECTED: Final = (RuntimeError, OSError, subprocess.CalledProcessError)
 
 def main() -> int:
     """Demonstrate Handover."""
-    parser = argparse.ArgumentParser(prog="python -m handover_lab.demo", description=main.__doc__)
+    return run("demo", acts.Demo)
+
+
+def run(module: str, show: Performance) -> int:
+    """Give a *show* as the program that *module* is, and return its exit status."""
+    program = f"handover_lab.{module}"
+    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=show.__doc__)
     parser.add_argument("--keep", action="store_true", help="leave everything running at the end")
     keep = parser.parse_args().keep
     screen = Screen(Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH))
@@ -49,7 +57,9 @@ def main() -> int:
     logging.getLogger("asyncio").setLevel(logging.ERROR)
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
-        return inside(screen, keep=keep) if sandbox.current() else outside(screen)
+        if not sandbox.current():
+            return outside(screen, program)
+        return inside(screen, show, keep=keep)
     except KeyboardInterrupt:
         screen.note("Stopped; nothing is left behind.")
         return STOPPED
@@ -71,26 +81,26 @@ def sentence(error: BaseException) -> str:
     return str(error) or type(error).__name__
 
 
-def outside(screen: Screen) -> int:
+def outside(screen: Screen, program: str) -> int:
     """Build what must be built, with the machine's own network, and go into the sandbox."""
     if os.geteuid():
-        message = "only root can make namespaces and start nodes in them: sudo make demo"
+        target = program.rpartition(".")[2].replace("_", "-")
+        message = f"only root can make namespaces and start nodes in them: sudo make {target}"
         raise RuntimeError(message)
     if not Path("/dev/net/tun").exists():
         message = "this machine has no /dev/net/tun, which a VM's interface needs: modprobe tun"
         raise RuntimeError(message)
     screen.headline("What is needed")
-    for module in (tools, images):
-        if status := subprocess.run(
-            (sys.executable, "-m", module.__name__), check=False
-        ).returncode:
+    for part in (tools, images):
+        argv = (sys.executable, "-m", part.__name__)
+        if status := subprocess.run(argv, check=False).returncode:
             return status
     with screen.step("building the guest", "the guest's kernel and initramfs are there"):
         initramfs.build()
-    return sandbox.run((*PATIENT, sys.executable, "-m", "handover_lab.demo", *sys.argv[1:]))
+    return sandbox.run((*PATIENT, sys.executable, "-m", program, *sys.argv[1:]))
 
 
-def inside(screen: Screen, *, keep: bool) -> int:
+def inside(screen: Screen, show: Performance, *, keep: bool) -> int:
     """Start the cluster and perform."""
     screen.headline("A cluster of two nodes")
     # What an earlier demonstration proved must not pass for what this one did.
@@ -103,7 +113,7 @@ def inside(screen: Screen, *, keep: bool) -> int:
         with screen.step("loading the images", "both images are on both nodes"):
             cluster.load(*images.archives())
         timeline = Timeline(time.time_ns(), (acts.HOME, acts.AWAY), screen.console)
-        return asyncio.run(Show(cluster, screen, room, timeline).perform(keep=keep))
+        return asyncio.run(show(cluster, screen, room, timeline).perform(keep=keep))
 
 
 if __name__ == "__main__":

@@ -80,6 +80,13 @@ def unroute(place: Place, nic: Nic, metric: str) -> None:
         subprocess.run(place.command(*command("delete", nic.tap, address, metric)), check=True)
 
 
+def bare(place: Place, nic: Nic) -> None:
+    """Take a CNI's own routes to *nic* away: BIRD sees one per address, that of the best metric."""
+    for family in ("-4", "-6"):
+        flush = ("ip", family, "route", "flush", "dev", nic.tap, "proto", "boot")
+        subprocess.run(place.command(*flush), check=True)
+
+
 def command(verb: str, device: str, address: str, metric: str) -> list[str]:
     """Compose the ip command for one host route."""
     words = ["ip", "route", verb, address, "dev", device, "metric", metric, "proto", PROTOCOL]

@@ -124,6 +124,10 @@ class Lab:
         for watch in self._observers.values():
             await watch.stop()
 
+    async def boot(self, node: str) -> None:
+        """Boot the VM on *node*."""
+        await self.yard.boot(node)
+
     async def kubectl(self, *arguments: str, text: str = "") -> str:
         """Run kubectl as the cluster's administrator and return what it says."""
         return await self.client.run("kubectl", *arguments, text=text)

@@ -27,9 +27,12 @@ NOTEWORTHY: Final = {
     ("AddressNotAllowed", "True"): (),
     ("AddressShared", "True"): (),
     ("TargetTimeout", "True"): (),
-    ("Programmed", "False"): (),
+    ("Programmed", "False"): ("InterfaceNotFound",),
 }
-"""Conditions that are news, but not for these reasons: those are the ordinary course."""
+"""Conditions that are news, but not for these reasons: those are the ordinary course.
+
+An interface comes later than the endpoint of its pod, and goes before it.
+"""
 
 
 class ObserverError(RuntimeError):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from handover_lab import lab, observer
+from handover_lab import lab, observer, puppets
 from handover_lab.client import Client, ClientError
 from handover_lab.controlplane import ControlPlane
 from handover_lab.observer import Observer, ObserverError
@@ -14,7 +14,7 @@ from handover_lab.story import Fact, Phase, Role
 
 pytestmark = pytest.mark.api
 
-CRDS = lab.ROOT / "crds"
+CRDS = (lab.ROOT / "crds", puppets.CRDS)
 EXAMPLES = sorted(lab.EXAMPLES.glob("*.yaml"))
 
 
@@ -31,10 +31,11 @@ def client(api_server: ControlPlane, tmp_path: Path) -> Client:
 async def kubectl(client: Client) -> AsyncIterator[Kubectl]:
     """Kubectl for an API server that knows our kinds and has no object of them."""
     kubectl = functools.partial(client.run, "kubectl")
-    await kubectl("apply", "--filename", str(CRDS))
-    await kubectl("wait", "--for=condition=Established", "--filename", str(CRDS))
+    files = [f"--filename={path}" for path in CRDS]
+    await kubectl("apply", *files)
+    await kubectl("wait", "--for=condition=Established", *files)
     yield kubectl
-    await kubectl("delete", "livemigrations,workloadendpoints", "--all", "--all-namespaces")
+    await kubectl("delete", "livemigrations,workloadendpoints,vmims", "--all", "--all-namespaces")
     await kubectl("delete", "handoverconfigurations", "--all")
 
 
@@ -57,6 +58,15 @@ def test_migrations_name_endpoints_that_are_among_the_examples() -> None:
     assert there["target"] == back["source"]
     waiting = there["target"]["endpoint"]["name"]
     assert [waiting] == [name for name, spec in endpoints.items() if spec.get("awaitRole")]
+
+
+def test_a_vm_moves_there_and_back_by_vmims_of_two_names() -> None:
+    """The LiveMigration of a VMIM has its name, and outlives it until it is collected."""
+    vmims = [lab.read(lab.EXAMPLES / f"{name}.yaml")[0] for name in ("vmim", "vmim-back")]
+
+    assert len({vmim["metadata"]["name"] for vmim in vmims}) == 2
+    (endpoint, _) = lab.read(lab.ENDPOINTS)
+    assert {vmim["spec"]["vmiName"] for vmim in vmims} == {endpoint["spec"]["workload"]}
 
 
 async def test_the_observer_tells_what_happens(client: Client, kubectl: Kubectl) -> None:

@@ -12,7 +12,7 @@ from typing import Final
 import pytest
 import yaml
 
-from handover_lab import chart, tools
+from handover_lab import chart, puppets, tools
 from handover_lab.controlplane import ControlPlane
 from handover_lab.namespaces import Namespace
 from handover_lab.pages import ROOT, Block, blocks, console_commands, name_of, pages
@@ -189,7 +189,7 @@ def test_kubectl_understands_every_command_that_an_api_server_alone_can_answer(
             check=False,
         )
 
-    made = [f"crds/{path.name}" for path in sorted(chart.CRDS.glob("*.yaml"))]
+    made = [*sorted(chart.CRDS.glob("*.yaml")), puppets.CRDS]
     assert kubectl("apply", *(f"--filename={path}" for path in made)).returncode == 0
     crds = ("--for=condition=Established", "crd", "--all")
     assert kubectl("wait", "--timeout=30s", *crds).returncode == 0
@@ -205,7 +205,7 @@ def test_kubectl_understands_every_command_that_an_api_server_alone_can_answer(
         done = kubectl(*words[1:])
         if done.returncode != 0 and "can-i" not in words:
             failures.append(f"{page}: {' '.join(words)}: {done.stderr.strip()}")
-    assert kubectl("delete", "lm,wep", "--all").returncode == 0
+    assert kubectl("delete", "lm,wep,vmim", "--all").returncode == 0
     assert kubectl("delete", "hc", "--all").returncode == 0
     assert failures == []
     assert asked > 20
