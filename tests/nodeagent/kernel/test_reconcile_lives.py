@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 from tests.nodeagent.kernel.witness import watching
-from tests.nodeagent.kernel.world import World
+from tests.nodeagent.kernel.world import CNI, World
 
 from handover_api.names import ObjectKey
 from handover_nodeagent import reconcile
@@ -117,6 +117,50 @@ async def test_what_the_api_may_still_tell_of_stays_until_it_has_told_all(world:
         say(world, "target")
         world.intake.synced()
         assert witness.told() == ["-10.65.0.9 1024"]
+
+
+OURS = "dev tap0 scope link proto 88"
+ELEVATED = [f"route add {one} {OURS} metric 512" for one in BOTH]
+NORMAL = [f"route add {one} {OURS} metric 1024" for one in BOTH]
+
+
+@pytest.mark.parametrize(
+    ("story", "left", "state"),
+    [
+        (to_target, ELEVATED, "Live"),
+        (to_target, ELEVATED[:1], "Live"),
+        (to_live, NORMAL, "Live"),
+        (to_time_wait, NORMAL, "TimeWait"),
+        (to_time_wait, NORMAL[:1], "TimeWait"),
+        (to_base, [f"route add {CNI}", f"route add {CNI} table 5254"], "Base"),
+    ],
+    ids=[
+        "sent, not stepped",
+        "one family sent",
+        "elevated in, normal not out",
+        "normal in, elevated not out",
+        "normal in, one family",
+        "copied, not parked",
+    ],
+)
+async def test_a_kill_between_two_writes_costs_no_route(
+    world: World, story: Story, left: list[str], state: str
+) -> None:
+    """What a SIGKILL there leaves in the kernel beside a memory from before."""
+    await story(world)
+    said = world.said
+    with watching() as witness:
+        await world.kill()
+        world.node.run_batch(left)
+        witness.told()
+        await world.start(synced=False)
+        say(world, said)
+        world.intake.synced()
+        assert world.state() == state
+        expected = "512" if state != "Base" else "1024"
+        await world.shows(*(f"{one} dev tap0 ... metric {expected}" for one in BOTH))
+        assert not any(f" {expected}" in line for line in witness.told() if line[0] == "-")
+    assert len(world.parked()) == (state == "Base")
 
 
 class Clock:
