@@ -35,6 +35,7 @@ class Intake:
         self._reporter = reporter
         self._memory = memory
         self._unconfirmed: set[ObjectKey] = set()
+        self._written_under = reconciler.settings
 
     def start(
         self, links: Mapping[int, Link], observed: Observed, records: Mapping[ObjectKey, Record]
@@ -100,14 +101,25 @@ class Intake:
         reconciler = self._reconciler
         reconciler.misconfigured = misconfigured
         metrics.CONFIGURATION.set(not misconfigured)
-        before, reconciler.settings = reconciler.settings, settings
-        if before != settings:
+        if reconciler.settings != settings:
             _log.info("configured", **settings.to_object())
-            self._follow_settings(before)
+            self._change(reconciler.settings, settings)
         reconciler.report(reconciler.residents)
 
-    def _follow_settings(self, before: Settings) -> None:
-        reconciler, settings = self._reconciler, self._reconciler.settings
+    def _change(self, before: Settings, settings: Settings) -> None:
+        if before.mode is not Mode.PAUSED:
+            self._written_under = before
+        elif settings.mode is not Mode.PAUSED:
+            # What the kernel has says what it means under the settings it was written under.
+            resumed = self._written_under.model_copy(update={"mode": settings.mode})
+            self._follow_settings(before, resumed)
+            before = resumed
+        if before != settings:
+            self._follow_settings(before, settings)
+
+    def _follow_settings(self, before: Settings, settings: Settings) -> None:
+        reconciler = self._reconciler
+        reconciler.settings = settings
         is_resumed = before.mode is Mode.PAUSED and not self._is_paused
         desired = reconciler.router.desired
         guard = desired.guard(desired.everything().interfaces)

@@ -105,9 +105,11 @@ class Agent:
         """Bring the reconciler to the configuration that is in force."""
         settings, why = self.effective(self.reconciler.settings)
         if why:
+            # The one that stays is the one to remember.
             _log.warning("configuration_refused", why=why)
+        else:
+            self.memory.keep_configuration(self.specs)
         self.intake.configure(settings, why)
-        self.memory.keep_configuration(self.specs)
 
     def consider_uninstall(self, metadata: Mapping[str, object]) -> None:
         """See whether HandoverConfiguration ``default`` tells of an uninstall."""

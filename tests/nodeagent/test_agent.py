@@ -133,19 +133,44 @@ def test_a_configuration_that_this_node_cannot_follow_changes_nothing(
 ) -> None:
     """Guards design 9.11: the API server accepts it, as it knows no node's environment."""
     agent.environment["HANDOVER_IPV4_ELEVATED_ROUTE_PRIORITY"] = "900"
+    site.apply("HandoverConfiguration", "default", {"ipv4NormalRoutePriority": 2048})
     site.endpoint()
     agent.start().ready()
-    until(lambda: any("metric 1024" in line for line in site.routes()))
+    until(lambda: any("metric 2048" in line for line in site.routes()))
     with site.watching() as told:
         site.apply("HandoverConfiguration", "default", {"ipv4NormalRoutePriority": 800})
         until(lambda: site.condition("Configured") == ("False", "Invalid"))
         (said,) = (c for c in site.status()["conditions"] if c["type"] == "Configured")
         assert "ipv4ElevatedRoutePriority" in said["message"]
         assert "handover_nodeagent_configuration_valid 0.0" in agent.ask("/metrics")
+        # The last good one stays for the next agent, too.
+        agent.kill()
+        agent.start().ready()
+        until(lambda: "handover_nodeagent_configuration_valid 0.0" in agent.ask("/metrics"))
     assert told == []
-    site.apply("HandoverConfiguration", "default", {"ipv4NormalRoutePriority": 2048})
+    site.apply("HandoverConfiguration", "default", {"ipv4NormalRoutePriority": 4096})
     until(lambda: site.condition("Configured") == ("True", "Accepted"))
-    until(lambda: [line for line in site.routes() if "metric 2048" in line] == site.routes() != [])
+    until(lambda: [line for line in site.routes() if "metric 4096" in line] == site.routes() != [])
+
+
+def test_a_priority_that_changes_while_the_agent_is_dead_leaves_a_guest_its_route(
+    site: Site, agent: Agent
+) -> None:
+    """Guards: what the kernel has is read by what the last agent went by, and then moved."""
+    site.endpoint()
+    site.say("target")
+    agent.start().ready()
+    until(lambda: site.condition("Listening") == ("True", "Listening"))
+    site.announce()
+    until(lambda: site.status().get("state") == "Live")
+    agent.kill()
+    site.apply("HandoverConfiguration", "default", {"ipv4ElevatedRoutePriority": 400})
+    with site.watching() as told:
+        agent.start().ready()
+        until(lambda: [line for line in site.routes() if "metric 400" in line] == site.routes())
+    assert ["Deleted" in line for line in told] == [False, True]
+    assert site.status()["state"] == "Live"
+    assert '"after": "Asking"' not in agent.log
 
 
 def test_without_privileges_it_says_so_and_lives(site: Site, agent: Agent) -> None:

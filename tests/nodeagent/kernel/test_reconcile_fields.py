@@ -158,6 +158,23 @@ async def test_paused_holds_a_time_wait_whose_time_is_over(live: World) -> None:
     await live.until(lambda: sum("metric 1024" in line for line in live.routes()) == 4)
 
 
+@pytest.mark.parametrize("said", ["target", "target Succeeded"], ids=["Live", "TimeWait"])
+async def test_another_priority_after_a_pause_is_no_reason_to_doubt_a_live_guest(
+    live: World, said: str
+) -> None:
+    """What the kernel has was written under the settings from before the pause."""
+    live.put(said=said, ips=VM)
+    state = live.state()
+    with watching() as witness:
+        live.configure(mode="paused")
+        live.configure(mode="paused", ipv4ElevatedRoutePriority=400)
+        live.configure(ipv4ElevatedRoutePriority=400, ipv6ElevatedRoutePriority=300)
+        assert live.state() == state
+        assert witness.told() == [
+            *("+10.65.0.2 400", "+fd00:65::2 300", "-10.65.0.2 512", "-fd00:65::2 512")
+        ]
+
+
 async def test_a_convergence_time_moves_the_end_of_a_time_wait_that_runs(live: World) -> None:
     live.configure(liveMigrationRouteConvergenceTime="2s")
     live.put(said="target Succeeded", ips=VM)
