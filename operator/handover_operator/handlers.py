@@ -10,6 +10,7 @@ import contextlib
 import itertools
 import logging
 import threading
+import types
 from collections.abc import Callable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, Final
@@ -31,6 +32,9 @@ SILENCE: Final = 70.0
 """Seconds without any event or bookmark after which a watch is opened anew."""
 
 
+_KOPF: Final = kopf.__path__[0]
+
+
 class Backoffs:
     """Seconds between two attempts of a request, without an end: an outage is no reason to die."""
 
@@ -44,21 +48,16 @@ async def watch(
     configuration: client.Configuration,
     take_signals: Callable[[], None],
 ) -> None:
-    """Watch until cancelled.
+    """Watch until cancelled, or until one of our kinds is gone.
 
-    Kopf takes SIGTERM for itself, and waits 5 s for every task that began after it as if it were
-    its own. *take_signals* gives them back to the process, which ends at once by cancelling.
+    Kopf takes SIGTERM for itself; *take_signals* gives it back to the process, which ends at once
+    by cancelling.
     """
     registry = kopf.OperatorRegistry()
     _register_login(registry, configuration)
     for kind in Kind:
         _register(registry, kind, reconciler, sweeper)
-    others = asyncio.all_tasks()
-    tasks = await kopf.spawn_tasks(
-        registry=registry, settings=_settings(), clusterwide=True, standalone=True
-    )
-    take_signals()
-    await kopf.run_tasks(tasks, ignored=others)
+    await _serve(registry, _settings(), len(Kind), take_signals)
 
 
 async def watch_foreign(
@@ -66,8 +65,7 @@ async def watch_foreign(
 ) -> None:
     """Watch KubeVirt's world until cancelled, or until one of its kinds is gone.
 
-    Kopf ends with an error when a kind vanishes that it watches, and takes every task of its loop
-    along. So this one has a thread and a loop of its own.
+    It has a thread and a loop of its own: what becomes of our own kinds does not depend on it.
     """
     for name in ("kopf._core.reactor.orchestration", "kopf._core.reactor.running", "asyncio"):
         logging.getLogger(name).addFilter(_is_news)
@@ -84,16 +82,20 @@ async def watch_foreign(
         await asyncio.shield(work)
     finally:
         stop.set_result(None)
-        await asyncio.wait({work})
+        await asyncio.gather(work, return_exceptions=True)
 
 
 def _is_news(record: logging.LogRecord) -> bool:
-    """In this thread Kopf takes no signals, and its end at a 404 is expected; we say it better."""
+    """In this thread Kopf takes no signals, and its end at a 404 is expected; we say it better.
+
+    A request that it breaks off then may fall over its own callback, which changes nothing.
+    """
     if threading.current_thread() is threading.main_thread():
         return True
     error = record.exc_info[1] if record.exc_info else None
     is_gone = getattr(error, "status", None) == HTTPStatus.NOT_FOUND
-    return not is_gone and "OS signals are ignored" not in record.getMessage()
+    said = record.getMessage()
+    return not (is_gone or "OS signals are ignored" in said or "request_cancel_callback" in said)
 
 
 async def _watch_foreign(
@@ -106,7 +108,6 @@ async def _watch_foreign(
     registry = kopf.OperatorRegistry()
     _register_login(registry, configuration)
     settings = _settings()
-    settings.scanning.disabled = True
     for kind in Foreign:
         group, _, version = kind.api_version.rpartition("/")
         _register_foreign(registry, kind, tell)
@@ -114,25 +115,64 @@ async def _watch_foreign(
             settings.watching.label_selectors[group, version, kind.plural] = kind.selector
     # Kopf's own way to stop waits for seconds.
     stop.add_done_callback(lambda _: _cancel(loop, main))
+    with contextlib.suppress(asyncio.CancelledError):
+        await _serve(registry, settings, len(Foreign))
+
+
+async def _serve(
+    registry: kopf.OperatorRegistry,
+    settings: kopf.OperatorSettings,
+    kinds: int,
+    begun: Callable[[], None] = lambda: None,
+) -> None:
+    """Run Kopf, which must find so many kinds, until it ends; all that is its own ends with it."""
     insights = Insights()
-    watching = kopf.operator(
-        registry=registry, settings=settings, insights=insights, clusterwide=True, standalone=True
-    )
     try:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(_until_complete(insights))
-            await watching
-    except asyncio.CancelledError:
-        return
+        async with asyncio.TaskGroup() as group:
+            group.create_task(_until_complete(insights, kinds))
+            tasks = await kopf.spawn_tasks(
+                registry=registry,
+                settings=settings,
+                insights=insights,
+                clusterwide=True,
+                standalone=True,
+            )
+            begun()
+            await kopf.run_tasks(tasks, ignored=_Everything())
     except BaseExceptionGroup as errors:
         raise errors.exceptions[0] from None
+    finally:
+        await _end_kopfs_tasks()
 
 
-async def _until_complete(insights: Insights) -> None:
+class _Everything(frozenset[Any]):
+    """Kopf would wait 5 s for all tasks that began after it, and cancel them, as if its own."""
+
+    def __contains__(self, _: object) -> bool:
+        return True
+
+
+async def _end_kopfs_tasks() -> None:
+    """End the watches that Kopf leaves running when one of them fails.
+
+    Now and then they swallow what should end them, so it is said again.
+    """
+    while left := {task for task in asyncio.all_tasks() if _is_kopfs(task)}:
+        for task in left:
+            task.cancel()
+        await asyncio.wait(left, timeout=0.1)
+
+
+def _is_kopfs(task: asyncio.Task[Any]) -> bool:
+    code: types.CodeType | None = getattr(task.get_coro(), "cr_code", None)
+    return code is not None and code.co_filename.startswith(_KOPF)
+
+
+async def _until_complete(insights: Insights, kinds: int) -> None:
     """Return when Kopf has found all kinds; it looks once, and would never miss one that lacks."""
     await insights.ready_resources.wait()
-    if len(insights.watched_resources) < len(Foreign):
-        message = "not all of KubeVirt's kinds are served yet"
+    if len(insights.watched_resources) < kinds:
+        message = "not all kinds are served yet"
         raise Unavailable(message)
 
 
@@ -169,6 +209,8 @@ def _take(
 
 def _settings() -> kopf.OperatorSettings:
     settings = kopf.OperatorSettings()
+    # It would list the CustomResourceDefinitions of the whole cluster, and keep them.
+    settings.scanning.disabled = True
     settings.posting.enabled = False
     settings.networking.error_backoffs = Backoffs()
     settings.networking.connect_timeout = 10

@@ -1,0 +1,106 @@
+"""What becomes of the process when Kopf ends, seen at a stand-in for the API server."""
+
+import asyncio
+import itertools
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import RawTestServer
+from kubernetes_asyncio import client
+
+from handover_api import names
+from handover_operator import handlers
+from handover_operator.cluster import Unavailable
+from handover_operator.kinds import Kind
+
+RESOURCE = {"singularName": "", "namespaced": True, "verbs": ["list", "watch", "patch"]}
+
+
+class Server:
+    """Serves *kinds*, none of which has an object; a watch of the one that is ``gone`` fails."""
+
+    def __init__(self) -> None:
+        self.kinds: tuple[Kind, ...] = (*Kind,)
+        self.gone: Kind | None = None
+
+    async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
+        """Answer one request."""
+        if "watch" in request.query:
+            if self.gone is not None and request.path.endswith(self.gone.plural):
+                return web.json_response({"kind": "Status", "code": 404}, status=404)
+            stream = web.StreamResponse()
+            await stream.prepare(request)
+            await asyncio.Event().wait()
+        return web.json_response(self._found(request.path))
+
+    def _found(self, path: str) -> dict[str, Any]:
+        version = {"version": names.VERSION}
+        group = {"name": names.GROUP, "versions": [version], "preferredVersion": version}
+        served = [{"name": kind.plural, "kind": kind.value, **RESOURCE} for kind in self.kinds]
+        match path:
+            case "/apis":
+                return {"groups": [group]}
+            case "/api":
+                return {"versions": ["v1"]}
+            case "/api/v1":
+                return {"resources": [{"name": "namespaces", "kind": "Namespace", **RESOURCE}]}
+            case _ if path.endswith(names.VERSION):
+                return {"resources": served}
+        return {"resources": [], "items": [], "metadata": {"resourceVersion": "1"}}
+
+
+@pytest.fixture
+def server() -> Server:
+    """Have a stand-in."""
+    return Server()
+
+
+@pytest.fixture
+async def configuration(server: Server) -> AsyncIterator[client.Configuration]:
+    """Start the stand-in, and return how to connect to it."""
+    http = RawTestServer(server.answer)
+    await http.start_server()
+    configuration = client.Configuration()
+    configuration.host = str(http.make_url("")).rstrip("/")
+    yield configuration
+    await http.close()
+
+
+async def ended(configuration: client.Configuration) -> tuple[BaseException, set[str]]:
+    """Watch until it ends by itself; return how, and the tasks that began meanwhile and live."""
+    before = asyncio.all_tasks()
+    number = itertools.count()
+
+    def begin_another() -> None:
+        others.append(asyncio.create_task(asyncio.Event().wait(), name=f"other {next(number)}"))
+
+    others: list[asyncio.Task[bool]] = []
+    watching = handlers.watch(None, None, configuration, begin_another)  # type: ignore[arg-type]
+    [error] = await asyncio.gather(watching, return_exceptions=True)
+    assert isinstance(error, BaseException)
+    await asyncio.sleep(0)
+    left = {task.get_name() for task in asyncio.all_tasks() - before if handlers._is_kopfs(task)}
+    left |= {task.get_name() for task in others if not task.done()}
+    for task in others:
+        task.cancel()
+    return error, left
+
+
+async def test_kopf_ends_where_a_kind_lacks_and_takes_no_other_task_along(
+    server: Server, configuration: client.Configuration
+) -> None:
+    server.kinds = (Kind.ENDPOINT, Kind.MIGRATION)
+    error, left = await ended(configuration)
+    assert isinstance(error, Unavailable)
+    assert left == {"other 0"}
+
+
+async def test_kopf_ends_when_a_kind_is_gone_and_no_watch_of_its_lives_on(
+    server: Server, configuration: client.Configuration
+) -> None:
+    server.gone = Kind.MIGRATION
+    error, left = await ended(configuration)
+    assert getattr(error, "status", None) == 404
+    assert left == {"other 0"}
