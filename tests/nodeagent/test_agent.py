@@ -157,6 +157,7 @@ def test_a_priority_that_changes_while_the_agent_is_dead_leaves_a_guest_its_rout
     site: Site, agent: Agent
 ) -> None:
     """Guards: what the kernel has is read by what the last agent went by, and then moved."""
+    site.apply("HandoverConfiguration", "default", {"ipv4ElevatedRoutePriority": 450})
     site.endpoint()
     site.say("target")
     agent.start().ready()
