@@ -6,7 +6,10 @@ import os
 
 import pytest
 from tests.nodeagent.kernel.node import V4
+from tests.nodeagent.kernel.witness import watching
 from tests.nodeagent.kernel.world import CNI, ELEVATED_V4, GUARD, NORMAL_V4, World
+
+from handover_nodeagent.kernel import guard_rules
 
 pytestmark = pytest.mark.root
 
@@ -176,3 +179,48 @@ async def test_a_guest_whose_mac_nobody_knows_gets_no_routes_for_being_unaskable
     assert world.state() == "Asking"
     await world.until_state("Withdrawn")
     await world.shows()
+
+
+async def test_two_interfaces_that_swap_their_names_swap_their_routes(world: World) -> None:
+    world.put()
+    world.put("other", interface="tap1", ips=["10.65.0.3"])
+    await world.shows(NORMAL_V4, "10.65.0.3 dev tap1 ... metric 1024")
+    indexes = world.node.tap0, world.node.tap1
+    world.node.run_batch(
+        ["link set tap0 name x", "link set tap1 name tap0", "link set x name tap1"]
+    )
+    assert indexes == (world.node.tap1, world.node.tap0)
+    await world.shows(NORMAL_V4, "10.65.0.3 dev tap1 ... metric 1024")
+    await world.until(lambda: guarded(world, "tap0") == ["10.65.0.2"])
+    await world.until(lambda: guarded(world, "tap1") == ["10.65.0.3"])
+    await world.until_says("Programmed", "True", "Programmed")
+
+
+async def test_an_endpoint_that_names_another_interface_moves_without_a_gap(world: World) -> None:
+    world.put(ips=["10.65.0.2", "fd00:65::2"])
+    await world.shows(NORMAL_V4, "fd00:65::2 dev tap0 ... metric 1024")
+    with watching() as witness:
+        world.put(ips=["10.65.0.2", "fd00:65::2"], interface="tap1")
+        told = witness.told()
+    assert told[0].startswith("=") or told[0].startswith("+")
+    assert not [line for line in told if line.startswith("-10.65.0.2")]
+    await world.shows("10.65.0.2 dev tap1 ... 1024", "fd00:65::2 dev tap1 ... metric 1024")
+    await world.until(lambda: guarded(world, "tap0") == [])
+    await world.until(lambda: guarded(world, "tap1") == ["10.65.0.2"])
+
+
+async def test_two_endpoints_that_swap_their_addresses_swap_their_routes(world: World) -> None:
+    world.put()
+    world.put("other", interface="tap1", ips=["10.65.0.3"])
+    await world.shows(NORMAL_V4, "10.65.0.3 dev tap1 ... metric 1024")
+    world.put(ips=["10.65.0.3"])
+    world.put("other", interface="tap1", ips=["10.65.0.2"])
+    await world.shows("10.65.0.3 dev tap0 ... metric 1024", "10.65.0.2 dev tap1 ... metric 1024")
+    await world.until(lambda: guarded(world, "tap0") == ["10.65.0.3"])
+
+
+def guarded(world: World, interface: str) -> list[str]:
+    """Return the addresses for which the host must not answer on *interface*."""
+    found = guard_rules.parse(world.node.run("nft -j list table arp handover"))
+    assert found is not None
+    return sorted(map(str, found.get(interface, ())))
