@@ -44,7 +44,7 @@ def test_a_route_comes_back_with_all_its_attributes(
     node: Node, channel: netlink.Channel, address: IPAddress, description: str
 ) -> None:
     node.run("ip address add 192.0.2.1/24 dev tap0")
-    node.run("ip address add fd00:66::1/64 dev tap0")
+    node.run("ip address add fd00:66::1/64 dev tap0 nodad")
     node.run("ip nexthop add id 7 dev tap0")
     node.run("ip -6 nexthop add id 8 dev tap0")
     node.run(f"ip -{address.version} route add {description}")
