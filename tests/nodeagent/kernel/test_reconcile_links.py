@@ -1,13 +1,14 @@
 """The loop and interfaces that come, go, move and change their names."""
 
 import asyncio
+import contextlib
 import hashlib
 import os
 
 import pytest
 from tests.nodeagent.kernel.node import V4
 from tests.nodeagent.kernel.witness import watching
-from tests.nodeagent.kernel.world import CNI, ELEVATED_V4, GUARD, NORMAL_V4, World
+from tests.nodeagent.kernel.world import CNI, ELEVATED_V4, GUARD, NORMAL_V4, RARP, World
 
 from handover_nodeagent.kernel import guard_rules
 
@@ -179,6 +180,44 @@ async def test_a_guest_whose_mac_nobody_knows_gets_no_routes_for_being_unaskable
     assert world.state() == "Asking"
     await world.until_state("Withdrawn")
     await world.shows()
+
+
+async def test_an_interface_that_a_route_told_keeps_its_guard_under_another_name(
+    world: World,
+) -> None:
+    """Neither route nor listener depends on the name; the guard does."""
+    world.node.run(f"ip route add {CNI}")
+    world.put(interface=None)
+    await world.until(lambda: guarded(world, "tap0") == ["10.65.0.2"])
+    with watching() as witness:
+        world.node.run("ip link set tap0 name else0")
+        await world.until(lambda: guarded(world, "else0") == ["10.65.0.2"])
+        await world.until(lambda: guarded(world, "tap0") == [])
+        assert witness.told() == []
+    await world.shows("10.65.0.2 dev else0 proto 88 ... metric 1024")
+    world.put(interface=None, said="target")
+    await world.until_state("Target")
+    world.node.run("ip link set else0 name tap0")
+    await world.until(lambda: guarded(world, "tap0") == ["10.65.0.2"])
+    world.send()
+    await world.shows(ELEVATED_V4)
+
+
+@pytest.mark.usefixtures("mute")
+async def test_a_target_whose_interface_was_away_hears_its_guest_again(world: World) -> None:
+    world.put(said="target")
+    await world.until_listening()
+    with contextlib.closing(world.node.guest_socket()) as guest:
+        world.node.run(f"ip link set tap0 netns /proc/{os.getpid()}/fd/{world.node.guest}")
+        await world.until_says("Listening", "False", "InterfaceNotFound")
+        own = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+        world.node.guest_runs(f"ip link set tap0 netns /proc/{os.getpid()}/fd/{own}")
+        os.close(own)
+        world.node.run("ip link set tap0 up")
+        await world.until_listening()
+        world.node.await_shown("ip link show tap0", "state UP")
+        guest.send(RARP)
+        await world.shows(ELEVATED_V4)
 
 
 async def test_two_interfaces_that_swap_their_names_swap_their_routes(world: World) -> None:
