@@ -36,10 +36,13 @@ _KOPF: Final = kopf.__path__[0]
 
 
 class Backoffs:
-    """Seconds between two attempts of a request, without an end: an outage is no reason to die."""
+    """Seconds between two attempts of a request, without an end: an outage is no reason to die.
+
+    They stay short: while a watch is away a guest may move, and those who ask are few.
+    """
 
     def __iter__(self) -> Iterator[float]:
-        return itertools.chain((0.5, 1, 2, 4, 8), itertools.repeat(15))
+        return itertools.chain((0.1, 0.2, 0.5, 1), itertools.repeat(2))
 
 
 async def watch(

@@ -16,6 +16,8 @@ from handover_operator import metrics
 K = TypeVar("K", bound=Hashable)
 
 FIRST_DELAY: Final = 0.1
+CONFLICT_DELAY: Final = 0.01
+"""Before the second attempt after somebody was faster; the first one is made at once."""
 LAST_DELAY: Final = 60.0
 
 
@@ -99,7 +101,7 @@ class WorkQueue(Generic[K]):
             try:
                 await self._work(key)
             except Outdated as reason:
-                self._retry(key, str(reason), at_once=key not in self._failures)
+                self._retry(key, str(reason), first=CONFLICT_DELAY)
             except Temporary as reason:
                 self._retry(key, str(reason), patience=reason.patience)
             except Exception:  # noqa: BLE001  the task's root: one key must not stop the others
@@ -113,13 +115,15 @@ class WorkQueue(Generic[K]):
                 self._again.discard(key)
                 self.add(key)
 
-    def _retry(self, key: K, reason: str, *, at_once: bool = False, patience: float = 0.0) -> None:
+    def _retry(
+        self, key: K, reason: str, *, first: float | None = None, patience: float = 0.0
+    ) -> None:
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
         metrics.RETRIES.inc()
-        if at_once:
+        if first is not None and failures == 0:
             self._again.add(key)
             return
-        delay = min(max(FIRST_DELAY * 2**failures, patience), LAST_DELAY)
+        delay = min(max((first or FIRST_DELAY) * 2**failures, patience), LAST_DELAY)
         self._log.warning("retry", key=str(key), reason=reason, delay=delay)
         self.add_later(key, delay)

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from handover_operator import workqueue
-from handover_operator.workqueue import Temporary, WorkQueue
+from handover_operator.workqueue import Outdated, Temporary, WorkQueue
 
 Work = Callable[[str], Coroutine[Any, Any, None]]
 
@@ -102,6 +102,23 @@ async def test_a_failure_is_tried_again_and_stops_no_other(monkeypatch: Any) -> 
         await finished.wait()
         assert len(queue) <= 1
     assert sorted(tries) == ["a", "a", "a", "b", "defect", "defect"]
+
+
+async def test_who_comes_too_late_tries_again_at_once_and_soon(monkeypatch: Any) -> None:
+    monkeypatch.setattr(workqueue, "FIRST_DELAY", 3600)
+    tries: list[None] = []
+    finished = asyncio.Event()
+
+    async def work(_: str) -> None:
+        tries.append(None)
+        if len(tries) < 5:
+            message = "somebody was faster"
+            raise Outdated(message)
+        finished.set()
+
+    async with running(work) as queue:
+        queue.add("a")
+        await finished.wait()
 
 
 async def test_who_is_asked_for_patience_has_it(monkeypatch: Any) -> None:
