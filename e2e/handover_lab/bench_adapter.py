@@ -6,7 +6,7 @@ endpoint of its target pod, with fifty migrations at once.
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -34,6 +34,11 @@ def address(number: int) -> str:
     return f"10.{number >> 16}.{number >> 8 & 255}.{number & 255}"
 
 
+def target(migration: Migration) -> Key:
+    """Return the key of a migration's target."""
+    return ("WorkloadEndpoint", NAMESPACE, migration.target_pod)
+
+
 class Adapter:
     """Measures the operator beside a played KubeVirt."""
 
@@ -47,6 +52,7 @@ class Adapter:
         self.observer = Observer(quick)
         self.kubevirt = KubeVirt(api, NAMESPACE)
         self.scheduled: dict[str, float] = {}
+        self.bound: dict[str, float] = {}
 
     async def run(self, running: int, moving: int, most: int) -> dict[str, Any]:
         """Measure *moving* migrations of *running* VMs at once, then memory with *most* VMs."""
@@ -74,9 +80,12 @@ class Adapter:
             await self.operator.start()
             await self.until_endpoints(running)
             await self.operator.until_calm()
-            moved, took = await self.move(range(moving), PACE)
-            _, burst = await self.move(range(moving, min(2 * moving, running)), 0)
-            results: dict[str, Any] = {"adapter_ms": took, "adapter_burst_ms": burst}
+            moved = await self.move(range(moving), PACE)
+            at_once = await self.move(range(moving, min(2 * moving, running)), 0)
+            results: dict[str, Any] = {
+                "scheduling_to_role": self.took(moved, self.scheduled),
+                "burst_bound_to_role": self.took(at_once, self.bound),
+            }
             results |= await self.complete(moved)
         if most > running:
             self.operator.stop()
@@ -131,10 +140,8 @@ class Adapter:
         self.say(f"{wanted} endpoints are made and known")
         await until(count, lambda found: found >= wanted, f"{wanted} endpoints", PATIENCE)
 
-    async def move(
-        self, numbers: Iterable[int], pace: float
-    ) -> tuple[Sequence[Migration], list[float]]:
-        """Begin migrations; return them, and the ms from each phase Scheduling to its role."""
+    async def move(self, numbers: Iterable[int], pace: float) -> Sequence[Migration]:
+        """Begin migrations, and see the roles of their targets."""
         noting = asyncio.create_task(self.note())
         moving = [
             await self.kubevirt.request(f"vm-{number}", f"move-{number}") for number in numbers
@@ -145,19 +152,25 @@ class Adapter:
             begun.append(asyncio.create_task(self.begin(migration)))
             await asyncio.sleep(pace)
         await asyncio.gather(*begun)
-        targets: dict[str, Key] = {
-            migration.name: ("WorkloadEndpoint", NAMESPACE, migration.target_pod)
-            for migration in moving
-        }
-        given = self.observer.given
+        given, names = self.observer.given, {each.name for each in moving}
         await self.observer.until(
-            lambda: all(key in given for key in targets.values()), "the roles of all targets"
+            lambda: all(target(each) in given for each in moving), "the roles of all targets"
         )
-        await until(self._all_scheduled(targets), bool, "phase Scheduling of all")
+        await until(self._all_scheduled(names), bool, "phase Scheduling of all")
         noting.cancel()
         await asyncio.gather(noting, return_exceptions=True)
-        took = [max(given[key] - self.scheduled[name], 0.0) * 1000 for name, key in targets.items()]
-        return moving, took
+        return moving
+
+    def took(self, moved: Iterable[Migration], since: Mapping[str, float]) -> list[float]:
+        """Return the ms from an instant of each migration to the role of its target."""
+        given = self.observer.given
+        return [max(given[target(each)] - since[each.name], 0.0) * 1000 for each in moved]
+
+    def _all_scheduled(self, names: set[str]) -> Callable[[], Any]:
+        async def read() -> bool:
+            return names <= self.scheduled.keys()
+
+        return read
 
     async def complete(self, moved: Sequence[Migration]) -> dict[str, int]:
         """Lead migrations to their end, and count what was written."""
@@ -182,35 +195,29 @@ class Adapter:
     async def _complete(self, migration: Migration) -> None:
         ours: Key = ("LiveMigration", NAMESPACE, migration.name)
         source: Key = ("WorkloadEndpoint", NAMESPACE, migration.source_pod)
-        target: Key = ("WorkloadEndpoint", NAMESPACE, migration.target_pod)
+        its_target = target(migration)
 
         async def say(key: Key, state: str) -> None:
             await self.quick.patch(key, report(state, migration.uid, "10.0.0.1"), "/status")
 
         await say(source, "Base")
-        await say(target, "Target")
+        await say(its_target, "Target")
         await migration.until("target_ready")
         await self._until_phase(ours, "Ready")
         await migration.until("detect")
-        await say(target, "Live")
+        await say(its_target, "Live")
         await self._until_phase(ours, "Live")
         await migration.until("succeed")
         await self._until_phase(ours, "Converging")
         await say(source, "Withdrawn")
         await migration.until("end_source")
-        await say(target, "TimeWait")
-        await say(target, "Base")
+        await say(its_target, "TimeWait")
+        await say(its_target, "Base")
         await self._until_phase(ours, "Succeeded")
 
     async def _until_phase(self, key: Key, wanted: str) -> None:
         phases = self.observer.phases
         await self.observer.until(lambda: phases.get(key) == wanted, f"{key[2]} {wanted}")
-
-    def _all_scheduled(self, targets: dict[str, Key]) -> Callable[[], Any]:
-        async def read() -> bool:
-            return targets.keys() <= self.scheduled.keys()
-
-        return read
 
     async def begin(self, migration: Migration) -> None:
         """Take one migration to where its target pod is bound."""
@@ -218,6 +225,7 @@ class Adapter:
         migration.node = NODES[(NODES.index(here) + 1) % len(NODES)]
         migration.ips = (address(int(migration.name.rpartition("-")[2])),)
         await migration.until("bind")
+        self.bound[migration.name] = time.perf_counter()
 
     async def note(self) -> None:
         """Note when each VMIM came into phase Scheduling."""
@@ -234,7 +242,7 @@ async def measure(
     plane = ControlPlane.start(directory / "kubevirt")
     try:
         release = await Release.install(plane)
-        operator = release.replica(directory / "adapter.log", patience=PATIENCE)
+        operator = release.replica(directory / "operator-kubevirt.log", patience=PATIENCE)
         async with (
             rest.Api.connect(plane.kubeconfig) as api,
             QuickApi.connect(plane.kubeconfig) as quick,

@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import platform
+import shutil
 import sys
 import tempfile
 import time
@@ -25,7 +26,16 @@ from rich.console import Console
 from handover_api import names
 from handover_lab import bench_adapter, bench_report
 from handover_lab.bench_agent import percentile
-from handover_lab.bench_world import PATIENCE, ROOT, Api, BenchError, Key, Observer, report
+from handover_lab.bench_world import (
+    PATIENCE,
+    ROOT,
+    Api,
+    BenchError,
+    Key,
+    Observer,
+    Pulse,
+    report,
+)
 from handover_lab.client import ClientError
 from handover_lab.controlplane import ControlPlane
 from handover_lab.progress import Progress
@@ -172,12 +182,15 @@ class Bench:
         self.costs[size] = await self.events(size)
         timed = self.plan.timed if size == self.plan.sizes[-1] else min(size // 5, 20)
         numbers = [next(self._numbers) for _ in range(timed)]
-        self.latencies[size] = [await self.apply(number) for number in numbers]
+        pulse = Pulse()
+        async with pulse.beating():
+            self.latencies[size] = [await self.apply(number) for number in numbers]
         if size == self.plan.sizes[-1]:
             p50, p99 = (percentile(self.latencies[size], rank) for rank in (50, 99))
             self.results |= {
                 "applied_to_role_p50_ms": round(p50, 1),
                 "applied_to_role_p99_ms": round(p99, 1),
+                "machine_delay_p99_ms": round(percentile(pulse.late_ms, 99), 1),
             }
             await self.finish(numbers)
             self.results["rss_mib_at_the_end"] = round(self.operator.rss_mib, 1)
@@ -262,7 +275,7 @@ async def measure(plan: Plan, say: Callable[[str], None], directory: Path) -> Be
     plane = ControlPlane.start(directory / "control-plane")
     release = await Release.install(plane)
     alone = {"HANDOVER_KUBEVIRT": "false"}
-    operator = release.replica(directory / "operator.log", alone, PATIENCE)
+    operator = release.replica(directory / "operator-alone.log", alone, PATIENCE)
     try:
         async with Api.connect(plane.kubeconfig) as api:
             bench = Bench(api, operator, plan, say)
@@ -271,15 +284,21 @@ async def measure(plan: Plan, say: Callable[[str], None], directory: Path) -> Be
         operator.stop()
         plane.stop()
     found = await bench_adapter.measure(directory, plan.vms, say)
-    for name, prefix in (("adapter_ms", ""), ("adapter_burst_ms", "burst_")):
+    for name in ("scheduling_to_role", "burst_bound_to_role"):
         took = found.pop(name)
         for rank in (50, 99):
-            figure = f"{prefix}scheduling_to_role_p{rank}_ms"
-            bench.results[figure] = round(percentile(took, rank), 1)
+            bench.results[f"{name}_p{rank}_ms"] = round(percentile(took, rank), 1)
     for name in bench_report.WRITES:
         bench.results[name] = max(bench.results[name], found.pop(name))
     bench.results |= found
     return bench
+
+
+def keep_logs(directory: Path) -> None:
+    """Keep what the operators said."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    for log in directory.glob("*.log"):
+        shutil.copy(log, BUILD)
 
 
 def main() -> None:
@@ -294,8 +313,9 @@ def main() -> None:
             bench = asyncio.run(measure(plan, progress.say, Path(directory)))
         except (BenchError, NeverSeenError, ClientError) as error:
             sys.exit(f"bench: {error}")
+        finally:
+            keep_logs(Path(directory))
     machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "plan": repr(plan)}
-    BUILD.mkdir(parents=True, exist_ok=True)
     report_path = BUILD / "operator.json"
     report_path.write_text(json.dumps({**bench.results, "machine": machine}, indent=2) + "\n")
     bench_report.draw(bench.costs, bench.latencies, BUILD / "operator.png")
