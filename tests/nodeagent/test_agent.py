@@ -1,5 +1,6 @@
 """The agent as a process of its own: a real API server, a real kernel, and what goes wrong."""
 
+import datetime as dt
 import json
 import re
 from pathlib import Path
@@ -66,6 +67,26 @@ def test_an_announcement_counts_while_the_api_is_down(site: Site, agent: Agent) 
     page = agent.ask("/metrics")
     assert re.search(r'watch_restarts_total{kind="WorkloadEndpoint",reason="[a-z]+"} [1-9]', page)
     assert re.search(r'reports_total{kind="status",result="written"} [1-9]', page)
+
+
+def test_a_time_wait_ends_while_the_api_is_down(site: Site, agent: Agent) -> None:
+    """And with the agent killed meanwhile, by the deadline of the one before."""
+    site.apply("HandoverConfiguration", "default", {"liveMigrationRouteConvergenceTime": "6s"})
+    site.endpoint()
+    site.say("target")
+    agent.start().ready()
+    until(lambda: site.condition("Listening") == ("True", "Listening"))
+    site.announce()
+    until(site.is_elevated)
+    site.say("target Succeeded")
+    deadline = until(lambda: site.status().get("deadline"))
+    site.inside(site.plane.stop_api)
+    agent.kill()
+    agent.start()
+    until(lambda: any("metric 1024" in line for line in site.routes()), agent)
+    assert dt.datetime.now(dt.UTC) >= dt.datetime.fromisoformat(deadline)  # noqa: TID251
+    site.inside(site.plane.start_api)
+    until(lambda: site.status().get("state") == "Base", agent)
 
 
 def test_a_guest_that_came_while_the_agent_was_dead_is_found(site: Site, agent: Agent) -> None:
