@@ -228,6 +228,13 @@ class TestOrphans:
         wanted.drop(LIVE.key, orphan=True)
         assert wanted.orphans() == frozenset()
 
+    def test_addresses_of_endpoints_and_orphans_are_known(self) -> None:
+        wanted = network(LOCAL)
+        wanted.adopt(route(OTHER, 9, 512))
+        assert [wanted.knows(address) for address in ALL] == [True] * 3
+        wanted.lose_link(9)
+        assert [wanted.knows(address) for address in ALL] == [True, True, False]
+
     def test_an_orphan_of_a_former_run_is_taken_in_unless_claimed(self) -> None:
         wanted = network(LOCAL)
         assert Touched(frozenset({OTHER})) == wanted.adopt(route(OTHER, 9, 512))

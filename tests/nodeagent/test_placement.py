@@ -12,7 +12,7 @@ from handover_api.conditions import EndpointReason
 from handover_api.model import Metadata
 from handover_api.workloadendpoint import WorkloadEndpoint, WorkloadEndpointSpec
 from handover_nodeagent.network import IPAddress, Link
-from handover_nodeagent.placement import Surroundings, Unplaced, calico_name, place
+from handover_nodeagent.placement import Surroundings, Unplaced, calico_name, keep, place
 
 V4 = IPv4Address("10.65.0.2")
 V6 = IPv6Address("fd00:65::2")
@@ -174,3 +174,10 @@ def test_a_device_of_the_nodes_own_is_never_the_answer(
         assert found.addresses <= LINK_LOCAL
         assert interface in {None, found.name}
         assert interface or found.name == CALI.name or found.index not in claimed
+
+
+def test_a_link_that_nothing_tells_any_more_is_kept_unless_it_became_the_nodes_own() -> None:
+    assert keep(TAP) == TAP
+    found = keep(dataclasses.replace(TAP, default_route=True))
+    assert isinstance(found, Unplaced)
+    assert found.reason is EndpointReason.INTERFACE_REFUSED
