@@ -237,21 +237,13 @@ class Lab:
 
 
 def take_precedence(cluster: Cluster) -> None:
-    """Let nobody else's work be measured: nodes are machines of their own, and so are we.
-
-    Where the kernel offers a knob: the weight of a node's groups, by their two names, and that of
-    our own session.
-    """
-    weights = [
-        (path / knob, value)
-        for node in cluster.nodes.values()
-        for path in node.group.paths
-        for knob, value in (("cpu.shares", "10240"), ("cpu.weight", "1000"))
-    ]
-    for file, value in (*weights, (Path("/proc/self/autogroup"), "-5")):
-        if file.exists():
-            with contextlib.suppress(OSError):
-                file.write_text(value)
+    """Let nobody else's work be measured: nodes are machines of their own, and so are we."""
+    for node in cluster.nodes.values():
+        node.group.prefer()
+    ours = Path("/proc/self/autogroup")
+    if ours.exists():
+        with contextlib.suppress(OSError):
+            ours.write_text("-5")
 
 
 def side_of(migration: Object, side: str) -> str:
