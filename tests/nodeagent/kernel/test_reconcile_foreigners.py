@@ -40,13 +40,26 @@ async def test_a_foreign_route_of_our_metric_gives_way(world: World) -> None:
 
 
 @pytest.mark.usefixtures("mute")
-async def test_a_parked_route_is_given_back_with_the_endpoints_end(world: World) -> None:
-    world.node.run("ip route add 10.65.0.2 dev tap0 scope link proto 3 mtu 1400")
-    world.put()
-    await world.shows(NORMAL_V4)
+@pytest.mark.parametrize("is_killed", [False, True], ids=["same agent", "next agent"])
+async def test_a_parked_route_is_given_back_with_the_endpoints_end(
+    world: World, *, is_killed: bool
+) -> None:
+    """With all that its owner gave it, of which nobody here knows but the kernel."""
+    attributes = "scope link proto 3 metric 7 mtu lock 1400 advmss 1300 window 9"
+    world.node.run(f"ip route add 10.65.0.2 dev tap0 {attributes}")
+    world.node.run("ip -6 route add fd00:65::2 dev tap0 proto 3 metric 7 pref high hoplimit 9")
+    before = world.routes()
+    world.put(ips=["10.65.0.2", "fd00:65::2"])
+    await world.shows(NORMAL_V4, "fd00:65::2 dev tap0 proto 88 metric 1024")
+    if is_killed:
+        await world.kill()
+        await world.start(synced=False)
+        world.put(ips=["10.65.0.2", "fd00:65::2"])
+        world.intake.synced()
+        assert world.state() == "Base"
     world.delete()
     await world.until_state("gone")
-    await world.shows("10.65.0.2 dev tap0 ... mtu 1400")
+    await world.until(lambda: world.routes() == before)
     assert world.parked() == []
     await world.until(lambda: ("vm", "RoutesGivenBack") in world.desk.events)
 
