@@ -179,18 +179,31 @@ def test_the_operator_is_there_twice_and_never_less_than_once(release: Release) 
     }
 
 
-def test_the_operators_pods_are_spread_over_zones_and_nodes(release: Release) -> None:
-    spread = pod(release, OPERATOR)["topologySpreadConstraints"]
+def test_the_operators_pods_are_spread_over_nodes_also_where_no_node_has_a_zone(
+    release: Release,
+) -> None:
+    """The scheduler leaves a node that lacks one constraint's key out of all constraints."""
+    (spread,) = pod(release, OPERATOR)["topologySpreadConstraints"]
 
-    assert [each["topologyKey"] for each in spread] == [
-        "topology.kubernetes.io/zone",
-        "kubernetes.io/hostname",
-    ]
-    for each in spread:
-        # A cluster of one node has room for both.
-        assert each["whenUnsatisfiable"] == "ScheduleAnyway"
-        assert each["labelSelector"] == release[OPERATOR]["spec"]["selector"]
-        assert each["matchLabelKeys"] == ["pod-template-hash"]
+    assert spread["topologyKey"] == "kubernetes.io/hostname"
+    # A cluster of one node has room for both.
+    assert spread["whenUnsatisfiable"] == "ScheduleAnyway"
+    assert spread["labelSelector"] == release[OPERATOR]["spec"]["selector"]
+    assert spread["matchLabelKeys"] == ["pod-template-hash"]
+
+
+def test_the_operators_pods_prefer_zones_of_their_own(release: Release, render: Render) -> None:
+    kind = "preferredDuringSchedulingIgnoredDuringExecution"
+    (preferred,) = pod(release, OPERATOR)["affinity"]["podAntiAffinity"][kind]
+    assert preferred["podAffinityTerm"] == {
+        "topologyKey": "topology.kubernetes.io/zone",
+        "labelSelector": release[OPERATOR]["spec"]["selector"],
+        "matchLabelKeys": ["pod-template-hash"],
+    }
+
+    own = render("operator.affinity.nodeAffinity.own=true")
+    (deployment,) = (each for each in own if each["kind"] == "Deployment")
+    assert pod({OPERATOR: deployment}, OPERATOR)["affinity"] == {"nodeAffinity": {"own": True}}
 
 
 def test_labels_and_annotations_for_all_reach_every_object(render: Render) -> None:
