@@ -33,6 +33,11 @@ SILENCE: Final = 70.0
 
 
 _KOPF: Final = kopf.__path__[0]
+_TALKERS: Final = tuple(
+    f"kopf._core.reactor.{name}" for name in ("observation", "orchestration", "running")
+)
+_stopping: Final[set[int]] = set()
+"""The threads in which Kopf is told to stop."""
 
 
 class Backoffs:
@@ -70,7 +75,7 @@ async def watch_foreign(
 
     It has a thread and a loop of its own: what becomes of our own kinds does not depend on it.
     """
-    for name in ("kopf._core.reactor.orchestration", "kopf._core.reactor.running", "asyncio"):
+    for name in (*_TALKERS, "asyncio"):
         logging.getLogger(name).addFilter(_is_news)
     loop = asyncio.get_running_loop()
     stop: concurrent.futures.Future[None] = concurrent.futures.Future()
@@ -91,10 +96,13 @@ async def watch_foreign(
 def _is_news(record: logging.LogRecord) -> bool:
     """In this thread Kopf takes no signals, and its end at a 404 is expected; we say it better.
 
-    A request that it breaks off then may fall over its own callback, which changes nothing.
+    A request that it breaks off then may fall over its own callback, which changes nothing. What
+    it says when it is stopped is of no interest at all.
     """
     if threading.current_thread() is threading.main_thread():
         return True
+    if threading.get_ident() in _stopping:
+        return False
     error = record.exc_info[1] if record.exc_info else None
     is_gone = getattr(error, "status", None) == HTTPStatus.NOT_FOUND
     said = record.getMessage()
@@ -116,8 +124,15 @@ async def _watch_foreign(
         _register_foreign(registry, kind, tell)
         if kind.selector:
             settings.watching.label_selectors[group, version, kind.plural] = kind.selector
-    # Kopf's own way to stop waits for seconds.
-    stop.add_done_callback(lambda _: _cancel(loop, main))
+    thread = threading.get_ident()
+    _stopping.discard(thread)
+
+    def end(_: object) -> None:
+        """Kopf's own way to stop waits for seconds."""
+        _stopping.add(thread)
+        _cancel(loop, main)
+
+    stop.add_done_callback(end)
     with contextlib.suppress(asyncio.CancelledError):
         await _serve(registry, settings, len(Foreign))
 
