@@ -33,7 +33,7 @@ KEY: Final = (
     ("\N{BOX DRAWINGS HEAVY VERTICAL}", "its route moves", CUTOVER),
 )
 FOOTNOTE: Final = (
-    "Measured by `make demo`: a real QEMU guest between two nodes of a real Kubernetes cluster,"
+    "Measured by the demonstration: a real QEMU guest between two nodes of a real Kubernetes cluster,"
     " routes carried by BGP, all on one machine."
 )
 

@@ -82,7 +82,7 @@ class Guest:
 
 @dataclass(frozen=True, slots=True)
 class Deed:
-    """Somebody else did his part: *kind* is about what."""
+    """Somebody else did something; *kind* says with what."""
 
     at_ns: int
     where: str
