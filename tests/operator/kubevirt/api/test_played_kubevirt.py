@@ -100,7 +100,7 @@ async def test_a_failure_after_the_announcement_rolls_back(desk: Any) -> None:
 
 
 @pytest.mark.usefixtures("operator")
-@pytest.mark.parametrize("step", ["schedule", "wire", "run"])
+@pytest.mark.parametrize("step", ["schedule", "bind", "hand_off", "target_ready", "run"])
 async def test_a_cancelled_migration_is_an_aborted_one(desk: Any, step: str) -> None:
     migration = await prepared(desk)
     await migration.until(step)
@@ -303,6 +303,24 @@ async def until_told(operator: Any, events: str, before: float) -> None:
     """Wait until the operator has heard of something more, and done what follows."""
     await waiting.until(lambda: operator.metric(events), lambda now: now > before)
     await operator.until_idle()
+
+
+@pytest.mark.parametrize("step", ["schedule", "bind", "run"])
+async def test_a_failure_while_it_is_down_is_told(
+    new_operator: Callable[..., Any], desk: Any, step: str
+) -> None:
+    operator = new_operator()
+    await operator.start()
+    migration = await prepared(desk)
+    await migration.until(step)
+    await desk.until(desk.roles, lambda roles: roles.get(migration.source_pod) == "source of move")
+    operator.kill()
+    await migration.fail()
+    await operator.start()
+    await desk.until_roles({migration.source_pod: "source of move Aborted"})
+    await desk.until_migration("move", lambda raw: phase(raw) == "Aborted")
+    if migration.target_pod in desk.history:
+        never_without_a_role(desk, migration.target_pod)
 
 
 async def test_switched_off_it_makes_nothing(new_operator: Callable[..., Any], desk: Any) -> None:
