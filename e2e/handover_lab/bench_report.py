@@ -23,12 +23,12 @@ class Row(NamedTuple):
 
 
 ROWS: Final = (
-    Row("applied_to_role_p50_ms", "LiveMigration applied → both roles written, ms, p50"),
+    Row("applied_to_role_p50_ms", "LiveMigration applied → both roles, ms, p50"),
     Row("applied_to_role_p99_ms", "the same, p99", 50),
     Row("machine_delay_p99_ms", "of which the machine's own delay, p99"),
     Row("scheduling_to_role_p50_ms", "VMIM Scheduling → role on its target, ms, p50"),
     Row("scheduling_to_role_p99_ms", "the same, p99", 250),
-    Row("burst_bound_to_role_p50_ms", "all at once: target pod bound → its role, ms, p50"),
+    Row("burst_bound_to_role_p50_ms", "all at once: pod bound → its role, ms, p50"),
     Row("burst_bound_to_role_p99_ms", "the same, p99"),
     Row("start_to_synced_s", "start → synced, s", 15),
     Row("start_to_synced_adapter_s", "start → synced, with VMs, s"),
