@@ -97,7 +97,7 @@ async def replicas(new_operator: Callable[..., Any], desk: Any) -> tuple[Any, An
 
 async def until_leading(desk: Any, operator: Any) -> None:
     """Wait until a replica leads."""
-    await desk.until(lambda: operator.metric("handover_operator_leader"), bool, "a leader")
+    await desk.until(lambda: operator.metric("handover_operator_leader"), bool, "a leader", 60)
 
 
 async def test_a_leader_that_is_killed_in_each_phase_is_followed(
