@@ -123,8 +123,12 @@ def test_an_agent_that_is_to_keep_keeps_and_an_old_request_asks_nobody(
     before = site.routes()
 
     ask(site)
-    configure(site, "handBack", annotations={"handover.dev/uninstall": "now"})
+    # What comes after it tells that the agent has seen it.
+    site.apply("HandoverConfiguration", "default", {"onUninstall": "keep", "targetTimeout": "9m"})
+    until(lambda: '"targetTimeout": "9m"' in agent.log, agent)
+    assert site.routes() == before
     agent.kill()
+    configure(site, "handBack", annotations={"handover.dev/uninstall": "now"})
     agent.start().ready()
 
     assert site.routes() == before
