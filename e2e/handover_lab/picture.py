@@ -33,8 +33,8 @@ KEY: Final = (
     ("\N{BOX DRAWINGS HEAVY VERTICAL}", "its route moves", CUTOVER),
 )
 FOOTNOTE: Final = (
-    "Measured by the demonstration: a real QEMU guest between two nodes of a real Kubernetes cluster,"
-    " routes carried by BGP, all on one machine."
+    "Measured by the demonstration: a real QEMU guest between two nodes of a real Kubernetes"
+    " cluster, routes carried by BGP, all on one machine."
 )
 
 LEFT: Final = 0.065
