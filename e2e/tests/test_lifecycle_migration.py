@@ -158,8 +158,10 @@ async def test_an_upgrade_changes_no_deadline(trial: Trial, upkeep: Upkeep, bill
 async def test_an_agent_that_is_killed_costs_its_restart_and_two_probes(
     trial: Trial, bill: Bill
 ) -> None:
+    """Guards the question at an agent's start: this QEMU and its guest announce nothing at all."""
     migration = trial.migration()
     await trial.lab.prepare(migration)
+    await trial.target.execute("migrate-set-parameters", {"announce-rounds": 0})
     killed = await trial.agent(trial.there)
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
@@ -169,6 +171,8 @@ async def test_an_agent_that_is_killed_costs_its_restart_and_two_probes(
         ready = time.time_ns()
 
     migrated = await conclude(trial, migration, moving.result())
+    assert migrated.cutover is not None
+    assert migrated.cutover.signal == "Probe"
     away_ms = max(0, ready - migrated.move.switchover.resumed_ns) // 10**6
     most = away_ms + 2 * PROBE_INTERVAL_MS + MOST_LOST_AFTER_SWITCH
     assert await bill.cost(migrated) <= most
