@@ -170,9 +170,9 @@ async def test_another_priority_after_a_pause_is_no_reason_to_doubt_a_live_guest
         live.configure(mode="paused", ipv4ElevatedRoutePriority=400)
         live.configure(ipv4ElevatedRoutePriority=400, ipv6ElevatedRoutePriority=300)
         assert live.state() == state
-        assert witness.told() == [
-            *("+10.65.0.2 400", "+fd00:65::2 300", "-10.65.0.2 512", "-fd00:65::2 512")
-        ]
+        told = witness.told()
+        assert sorted(told[:2]) == ["+10.65.0.2 400", "+fd00:65::2 300"]
+        assert sorted(told[2:]) == ["-10.65.0.2 512", "-fd00:65::2 512"]
 
 
 async def test_a_convergence_time_moves_the_end_of_a_time_wait_that_runs(live: World) -> None:
