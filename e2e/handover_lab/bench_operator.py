@@ -45,6 +45,8 @@ from handover_lab.waiting import NeverSeenError, until
 
 BUILD: Final = ROOT / "build" / "bench"
 NAMESPACES: Final = 10
+BLOCKS: Final = 5
+"""So many times the cost of an event is measured."""
 CRD_PATH: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 
 
@@ -179,7 +181,9 @@ class Bench:
             await self.operator.until_calm()
             self.results["start_to_synced_s"] = round(max(first, again), 2)
             self.results["rss_mib"] = round(self.operator.rss_mib, 1)
-        self.costs[size] = await self.events(size)
+        await self.operator.until_calm()
+        # Neighbours on the machine only ever make it dearer.
+        self.costs[size] = min([await self.events(size) for _ in range(BLOCKS)])
         timed = self.plan.timed if size == self.plan.sizes[-1] else min(size // 5, 20)
         numbers = [next(self._numbers) for _ in range(timed)]
         pulse = Pulse()
@@ -197,16 +201,16 @@ class Bench:
 
     async def events(self, size: int) -> float:
         """Change endpoints that no migration concerns; return the CPU seconds of one event."""
-        await self.operator.until_calm()
         seen = await self.operator.metric(EVENTS)
         before = self.operator.cpu_seconds
-        numbers = itertools.islice(itertools.cycle(range(size - 10, size)), self.plan.events)
+        events = self.plan.events // BLOCKS
+        numbers = itertools.islice(itertools.cycle(range(size - 10, size)), events)
         for count, number in enumerate(numbers):
             key = ("WorkloadEndpoint", namespace(number), f"e{number}")
             await self.api.patch(key, {"metadata": {"labels": {"count": str(count)}}})
             if count % 100 == 0:
                 self.say(f"{count} events with {size} endpoints")
-        wanted = seen + self.plan.events
+        wanted = seen + events
         read = self.operator.metric
         told = await until(lambda: read(EVENTS), lambda now: now >= wanted, "all events", PATIENCE)
         return (self.operator.cpu_seconds - before) / (told - seen)
