@@ -5,12 +5,14 @@ import json
 import os
 import signal
 import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from rich.console import Console
 
-from handover_lab import acts, demo, lab, sandbox
+from handover_lab import acts, demo, demo_kubevirt, initramfs, lab, sandbox
 from handover_lab.lab import Cutover, Migrated
 from handover_lab.measure import Switchover
 from handover_lab.picture import Scene
@@ -137,3 +139,24 @@ def test_who_is_not_root_is_told_so(
         "✗ The demo ended early: only root can make namespaces and start nodes in them:"
         " sudo make demo\n"
     )
+
+
+@pytest.mark.parametrize("program", [demo, demo_kubevirt])
+def test_each_demonstration_goes_into_the_sandbox_as_itself(
+    monkeypatch: pytest.MonkeyPatch, screen: Screen, program: ModuleType
+) -> None:
+    entered: list[tuple[str, ...]] = []
+
+    def enter(argv: tuple[str, ...]) -> int:
+        entered.append(argv)
+        return 7
+
+    monkeypatch.setattr("sys.argv", ["demo", "--keep"])
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(Path, "exists", lambda _: True)
+    monkeypatch.setattr(subprocess, "run", lambda argv, **_: subprocess.CompletedProcess(argv, 0))
+    monkeypatch.setattr(initramfs, "build", lambda: None)
+    monkeypatch.setattr(sandbox, "run", enter)
+
+    assert demo.outside(screen, program.__name__) == 7
+    assert entered == [(*demo.PATIENT, sys.executable, "-m", program.__name__, "--keep")]
