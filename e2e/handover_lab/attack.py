@@ -1,5 +1,6 @@
 """A migration during which node agents are killed, and what is left of it on the nodes."""
 
+import asyncio
 import functools
 import json
 import time
@@ -14,6 +15,7 @@ from handover_lab.migration import SHORT_PAUSE
 from handover_lab.node import Node
 from handover_lab.standins import StandIn
 from handover_lab.trial import Trial, name_of
+from handover_lab.waiting import until
 from handover_nodeagent.kernel import guard_rules
 
 PARKING: Final = "5254"
@@ -58,10 +60,20 @@ class Attack:
         for address in self.trial.lab.yard.nic.addresses:
             await journal.until(functools.partial(self._is_news, address))
 
+    async def live(self) -> None:
+        """Wait until the target is Live, and its agent has done all that belongs to it."""
+        node = self.trial.lab.cluster.nodes[self.trial.there]
+        await self.trial.lab.in_state(name_of(node.name), "Live")
+        await until(
+            functools.partial(asyncio.to_thread, Remains.of, node),
+            lambda found: "Live" in found.remembered.values(),
+            "a memory of the target's life",
+        )
+
     async def succeed(self) -> None:
-        """Say that the migration succeeded, once its target is Live."""
+        """Say that the migration succeeded."""
         lab = self.trial.lab
-        await lab.in_state(name_of(self.trial.there), "Live")
+        await self.live()
         await lab.say_outcome(self.name, "Succeeded")
         await lab.yard.end(self.trial.here)
 
@@ -77,6 +89,16 @@ class Attack:
     def changes(self, node: str, address: str) -> list[Entry]:
         """Return how the agent's routes to *address* changed since the attack began."""
         return [e for e in self.trial.journals[node].of(address) if self._is_news(address, e)]
+
+    def preferred_ns(self, address: str) -> int:
+        """Return when the router began to send packets for *address* to the target."""
+        (there,) = (one for one in self.trial.lab.cluster.mesh if one.name == self.trial.there)
+        ways = {there.address4, there.address6}
+        return next(
+            entry.at_ns
+            for entry in self.trial.journals["router"].of(address)
+            if entry.present and entry.way in ways and entry.at_ns > self.began_ns
+        )
 
     def _is_news(self, address: str, entry: Entry) -> bool:
         return entry.address == address and entry.is_ours and entry.at_ns > self.began_ns
@@ -98,7 +120,8 @@ class Remains:
             for family in (4, 6)
         )
         guard = guard_rules.parse(node.run("nft --json list table arp handover")) or {}
-        files = node.run(f"cd {MEMORY}; for file in *; do echo $file; cat $file; echo; done")
+        show = "echo $file; cat $file 2>/dev/null || true; echo"
+        files = node.run(f"cd {MEMORY}; for file in *; do {show}; done")
         names, contents = files.splitlines()[::2], files.splitlines()[1::2]
         return cls(
             "".join(routes).splitlines(),
@@ -123,6 +146,6 @@ def standing(changes: Iterable[Entry]) -> Iterator[frozenset[int]]:
 
 
 def state_of(record: str) -> str:
-    """Return the state in which an agent remembers an endpoint."""
-    content: dict[str, Any] = json.loads(record)
-    return str(content["stood"]["state"])
+    """Return the state in which an agent remembers an endpoint; none in a file that is gone."""
+    content: dict[str, Any] = json.loads(record or "{}")
+    return str(content.get("stood", {}).get("state", ""))

@@ -3,6 +3,7 @@
 One VM goes back and forth. All that a successor has is the kernel, the memory and the guest.
 """
 
+import asyncio
 import contextlib
 import functools
 import signal
@@ -61,10 +62,12 @@ class Relay:
     trial: Trial | None = None
 
     async def lend(self) -> Trial:
-        """Return the trial, a new one where the last test did not give it back."""
+        """Return the trial; a new one, with a VM booted anew, where the last test kept it."""
         trial, self.trial = self.trial, None
         if trial is None:
             await self.stack.aclose()
+            for node in list(self.lab.yard.guests):
+                await self.lab.yard.end(node)
             trial = await self.stack.enter_async_context(Trial.open(self.lab))
             await trial.configure(**QUICK)
         return trial
@@ -90,25 +93,26 @@ async def relay(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> AsyncIter
 async def attack(relay: Relay) -> AsyncIterator[Attack]:
     """A migration to come; whoever dies in it was killed, and the network followed it once."""
     attack = Attack(await relay.lend(), relay.agents)
-    before = {name: len(agent.deaths) for name, agent in relay.agents.items()}
+    before = {one: (len(one.deaths), len(one.troubles())) for one in relay.agents.values()}
     yield attack
-    for name, agent in relay.agents.items():
-        assert {death.status for death in agent.deaths[before[name] :]} <= {-signal.SIGKILL}
-        assert agent.troubles() == []
+    for agent, (deaths, troubles) in before.items():
+        assert {death.status for death in agent.deaths[deaths:]} <= {-signal.SIGKILL}
+        assert agent.troubles()[troubles:] == []
 
 
 async def followed(attack: Attack, served_ns: int = 0) -> tuple[int, int]:
     """See that the network followed the VM once, in order, and that nothing is left behind.
 
-    From *served_ns* on, but not before its routes are in, no packet is lost. Return when the first
-    of them was in, and the last.
+    From *served_ns* on, but not before the others send to the target, no packet is lost. Return
+    when the target's first route was in, and the last.
     """
     await attack.end()
     ended_ns = time.time_ns()
     trial, nic, switchover = attack.trial, attack.trial.lab.yard.nic, attack.switchover
     assert switchover is not None
     routed = [attack.changes(trial.there, one)[0].at_ns for one in nic.addresses]
-    settled_ns = max(*routed, served_ns) + SETTLED
+    preferred = [attack.preferred_ns(address) for address in nic.addresses]
+    settled_ns = max(served_ns, *preferred) + SETTLED
     for address in nic.addresses:
         there = attack.changes(trial.there, address)
         here = attack.changes(trial.here, address)
@@ -124,14 +128,9 @@ async def followed(attack: Attack, served_ns: int = 0) -> tuple[int, int]:
     assert not trial.lab.yard.flows["TCP session"].recording.broken
     for node, state in ((trial.here, "Withdrawn"), (trial.there, "Base")):
         proper = Remains.proper(nic, node, state)
-        await until(
-            functools.partial(remains, trial, node), proper.__eq__, f"what is left on {node}"
-        )
+        look = functools.partial(asyncio.to_thread, Remains.of, trial.lab.cluster.nodes[node])
+        await until(look, proper.__eq__, f"what is left on {node}")
     return min(routed), max(routed)
-
-
-async def remains(trial: Trial, node: str) -> Remains:
-    return Remains.of(trial.lab.cluster.nodes[node])
 
 
 @pytest.mark.parametrize("fault", around(*TO_CUT_OVER))
@@ -174,6 +173,7 @@ async def test_agents_that_die_before_and_after_it_cost_nothing(
         death = await attack.target.death()
         await attack.target.begins(death.at_ns)
     await attack.move()
+    await attack.live()
     attack.source.order(withdrawing)
     if converging:
         attack.target.order(converging)
@@ -197,7 +197,8 @@ async def test_an_agent_that_dies_in_time_wait_keeps_its_deadline(
     await attack.trial.configure(liveMigrationRouteConvergenceTime="3s")
     await attack.prepare()
     await attack.move()
-    attack.target.order("after report")
+    await attack.live()
+    attack.target.order("after memory")
     await attack.succeed()
     death = await attack.target.death()
     begun_ns = await attack.target.begins(death.at_ns)
