@@ -194,7 +194,7 @@ class Resolver:
             for key, found in self.index.claims(endpoint.key).items()
             if self._views[key].decision is None
         ]
-        verdict = roles.assign(endpoint, claims, self._holder(endpoint))
+        verdict = roles.assign(endpoint, claims, self._holder(endpoint), self._settled(endpoint))
         judgement = Judgement(verdict, frozenset(claim.migration.key for claim in claims))
         before = self._judgements.get(endpoint.key)
         self._judgements[endpoint.key] = judgement
@@ -225,6 +225,19 @@ class Resolver:
         sides = outcome.sides(self.index, course, None)
         decided = driven or outcome.orphaned(course[1], carriers)
         return Holder(None, outcome.view(course[1], *sides, decided))
+
+    def _settled(self, endpoint: Endpoint) -> roles.Age | None:
+        """Return the age of the migration that *endpoint* speaks of, if it has succeeded."""
+        course = carried(endpoint)
+        if course is None:
+            return None
+        is_told = endpoint.assignment.outcome is Outcome.SUCCEEDED
+        ages = (
+            self._age(key)
+            for key in self.index.named(course)
+            if is_told or self._views[key].decision is Outcome.SUCCEEDED
+        )
+        return max(ages, default=None)
 
     def _age(self, key: ObjectKey) -> roles.Age:
         return roles.age(self.index.migrations[key])

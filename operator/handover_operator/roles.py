@@ -66,12 +66,23 @@ def age(migration: LiveMigration) -> Age:
     return (created or _OLDEST[0], migration.metadata.uid)
 
 
-def assign(endpoint: Endpoint, claims: Sequence[Claim], holder: Holder | None) -> Verdict:
-    """Apply the rules; without a *holder* nobody may end the role that is there."""
-    sources = [claim for claim in claims if claim.match.role is Role.SOURCE]
+def assign(
+    endpoint: Endpoint,
+    claims: Sequence[Claim],
+    holder: Holder | None,
+    settled: Age | None = None,
+) -> Verdict:
+    """Apply the rules; without a *holder* nobody may end the role that is there.
+
+    *settled*: the age of the migration that has moved the guest to this endpoint, or away from it,
+    for good. What an older one would make of it is over, though that one is told so later.
+    """
+    said = endpoint.assignment
+    current = [claim for claim in claims if _is_current(claim, said, settled)]
+    sources = [claim for claim in current if claim.match.role is Role.SOURCE]
     targets = [
         claim
-        for claim in claims
+        for claim in current
         if claim.match.role is Role.TARGET
         and not _is_superseded(
             endpoint, claim.migration.migration_uid, age(claim.migration), claim.view, sources
@@ -82,14 +93,23 @@ def assign(endpoint: Endpoint, claims: Sequence[Claim], holder: Holder | None) -
         reason = Reason.TARGET_BY_SELECTOR if by_selector else Reason.TARGET_BY_NAME
         return Verdict(_give(Role.TARGET, targets), reason)
     if _is_held(endpoint, holder, sources):
-        return Verdict(endpoint.assignment, Reason.HELD)
+        return Verdict(said, Reason.HELD)
     if sources:
         return Verdict(_give(Role.SOURCE, sources), Reason.SOURCE_BY_NAME)
-    if endpoint.assignment.role is None:
-        return Verdict(endpoint.assignment, Reason.NONE)
+    if said.role is None:
+        return Verdict(said, Reason.NONE)
     if holder is None:
-        return Verdict(endpoint.assignment, Reason.HELD)
+        return Verdict(said, Reason.HELD)
     return Verdict(outcome.finish(endpoint, holder.view), Reason.ENDED)
+
+
+def _is_current(claim: Claim, said: Assignment, settled: Age | None) -> bool:
+    """The guest has not been moved since; made anew under its id a migration goes on."""
+    return (
+        settled is None
+        or age(claim.migration) > settled
+        or claim.migration.migration_uid == said.migration_uid
+    )
 
 
 def _give(role: Role, claims: Sequence[Claim]) -> Assignment:

@@ -117,7 +117,16 @@ class Reference:
 
     def assign(self, endpoint: Endpoint) -> Assignment:
         """Return what must be said of one endpoint."""
+        said = endpoint.assignment
         undecided = [m for m in self.migrations if m.spec.outcome is None]
+        for other in self.migrations:
+            told = (said.outcome, other.spec.outcome)
+            if other.migration_uid == said.migration_uid and Outcome.SUCCEEDED in told:
+                undecided = [
+                    m
+                    for m in undecided
+                    if age(m) > age(other) or m.migration_uid == said.migration_uid
+                ]
         sources = [m for m in undecided if matched(m, endpoint) is Role.SOURCE]
         targets = [
             m
@@ -125,7 +134,6 @@ class Reference:
             if matched(m, endpoint) is Role.TARGET
             and not self.moves_on(endpoint, m.migration_uid, m, age(m), sources)
         ]
-        said = endpoint.assignment
         if targets:
             return give(Role.TARGET, targets)
         if said.role is Role.TARGET:

@@ -243,3 +243,38 @@ def test_moving_back_makes_the_old_source_target_at_once(
     assert world.roles() == {"a": "target of m2", "b": "target of m1"}
     world.report("a", State.TARGET)
     assert world.roles() == {"a": "target of m2", "b": "source of m2"}
+
+
+class TestTheOlderMigrationIsToldLast:
+    """A→B and B→A are over; of the second one the outcome was told first."""
+
+    @pytest.fixture
+    def returned(self, world: Any, migration: Migration, endpoint: Build) -> Any:
+        """The guest is on A again, and A→B has no outcome yet."""
+        world.apply(*map(endpoint, "ab"), migration(source="a", target="b", owners=DRIVEN))
+        world.report("a", State.BASE).report("b", State.LIVE)
+        world.apply(migration("m2", source="b", target="a", age=9, owners=DRIVEN))
+        world.report("a", State.LIVE)
+        world.apply(
+            migration("m2", source="b", target="a", age=9, owners=DRIVEN, outcome="Succeeded")
+        )
+        world.report("b", State.WITHDRAWN)
+        return world
+
+    def test_it_makes_no_target_of_where_the_guest_has_been(self, returned: Any) -> None:
+        """Guards: the node would take the traffic of a guest that left it."""
+        assert returned.roles() == {"a": "target of m2 Succeeded", "b": "source of m2 Succeeded"}
+
+    def test_its_outcome_changes_nothing_any_more(
+        self, returned: Any, migration: Migration
+    ) -> None:
+        done = migration(source="a", target="b", owners=DRIVEN, outcome="Succeeded")
+        returned.apply(done).report("a", State.BASE)
+        assert returned.roles() == {"a": "target of m2 Succeeded", "b": "source of m2 Succeeded"}
+        assert returned.phase() == "Succeeded"
+
+    def test_a_newer_migration_brings_the_guest_back(
+        self, returned: Any, migration: Migration
+    ) -> None:
+        returned.apply(migration("m3", source="a", target="b", age=10, owners=DRIVEN))
+        assert returned.roles()["b"] == "target of m3"
