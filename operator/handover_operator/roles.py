@@ -104,10 +104,13 @@ def assign(
 
 
 def _is_current(claim: Claim, said: Assignment, settled: Age | None) -> bool:
-    """The guest has not been moved since; made anew under its id a migration goes on."""
+    """The guest has not been moved since; made anew under its id a migration goes on.
+
+    Times have whole seconds: of two in the same one nobody knows which was the first.
+    """
     return (
         settled is None
-        or age(claim.migration) > settled
+        or age(claim.migration)[0] >= settled[0]
         or claim.migration.migration_uid == said.migration_uid
     )
 

@@ -125,7 +125,7 @@ class Reference:
                 undecided = [
                     m
                     for m in undecided
-                    if age(m) > age(other) or m.migration_uid == said.migration_uid
+                    if age(m)[0] >= age(other)[0] or m.migration_uid == said.migration_uid
                 ]
         sources = [m for m in undecided if matched(m, endpoint) is Role.SOURCE]
         targets = [

@@ -278,3 +278,9 @@ class TestTheOlderMigrationIsToldLast:
     ) -> None:
         returned.apply(migration("m3", source="a", target="b", age=10, owners=DRIVEN))
         assert returned.roles()["b"] == "target of m3"
+
+    def test_one_of_the_same_second_may_be_the_newer_one(
+        self, returned: Any, migration: Migration
+    ) -> None:
+        returned.apply(migration("m0", source="a", target="b", age=9, owners=DRIVEN))
+        assert returned.roles()["b"] == "target of m0"
