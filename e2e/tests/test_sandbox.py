@@ -62,6 +62,12 @@ class Living:
         pid = self.caller.pid
         return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
 
+    def tell(self, line: str) -> None:
+        """Write a line for the command to read."""
+        assert self.caller.stdin is not None
+        self.caller.stdin.write(f"{line}\n")
+        self.caller.stdin.flush()
+
     def line(self) -> str:
         """Read the next line that the command prints."""
         assert self.caller.stdout is not None
@@ -88,7 +94,13 @@ class Sandboxes:
         """Start one in which *script* has run when this returns, and *then* goes on."""
         text = f'{script}\necho "up $HANDOVER_SANDBOX"\n{then}\n'
         argv = [*CALL, "--", "sh", "-ec", text]
-        caller = subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+        caller = subprocess.Popen(
+            argv,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
         assert caller.stdout is not None
         up, name = caller.stdout.readline().split()
         assert up == "up"
@@ -101,8 +113,9 @@ class Sandboxes:
         for it in self.living:
             it.caller.kill()
             it.caller.wait()
-            assert it.caller.stdout is not None
-            it.caller.stdout.close()
+            for stream in (it.caller.stdin, it.caller.stdout):
+                assert stream is not None
+                stream.close()
 
 
 @pytest.fixture
@@ -198,7 +211,8 @@ def test_a_mount_made_inside_is_not_seen_outside(tmp_path: Path) -> None:
 
 
 def test_the_end_of_the_command_ends_what_it_has_left_running(sandboxes: Sandboxes) -> None:
-    it = sandboxes.start(NODE, then="exit 3")
+    it = sandboxes.start(NODE, then="read go; exit 3")
+    it.tell("go")
     assert it.caller.wait(PATIENCE) == 3
     assert inhabitants(it.space) == []
     assert groups_of(it.id) == []
