@@ -32,7 +32,9 @@ BUILD: Final = Path(__file__).parents[2] / "build" / "bench"
 ENDPOINTS: Final = 200
 BURNER: Final = "while True: pass"
 GAP: Final = 0.02
-"""Seconds between two cutovers: what follows one, up to its report, does not delay the next."""
+"""Seconds before each cutover, the agent's and the floor's alike: what follows one, up to its
+report, does not delay the next, and neither finds the machine warm from the other.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,9 +125,10 @@ class Bench:
             self.say(f"announcement to route, {condition}: {begun} of {self.plan.cycles}")
             await self.reset()
             for guest, yardstick in zip(self.guests, self.yardsticks, strict=True):
-                agent += self.bed.observer.time(guest)
-                floor += self.bed.observer.time(yardstick)
                 await asyncio.sleep(GAP)
+                agent += self.bed.observer.time(guest)
+                await asyncio.sleep(GAP)
+                floor += self.bed.observer.time(yardstick)
         sample = self.samples[condition] = Sample(tuple(agent), tuple(floor))
         self.results["announcement_to_route"][condition] = sample.figures()
 
@@ -181,8 +184,8 @@ class Bench:
                 sender = self.bed.run(*command, inside=True)
                 await asyncio.sleep(0.2)
                 for guest in self.guests[1:]:
-                    times += self.bed.observer.time(guest)
                     await asyncio.sleep(GAP)
+                    times += self.bed.observer.time(guest)
                 sender.kill()
                 sender.wait()
             p99[name] = percentile(times, 99)
