@@ -87,12 +87,21 @@ class Foreigners:
             if any(route.oif == oif for route in kept)
         )
 
-    def look(self, addresses: Iterable[IPAddress]) -> None:
-        """Find the foreign direct route that wins for each address: the quick look."""
+    def look(self, addresses: Iterable[IPAddress], *, oif: int = 0) -> None:
+        """Find the foreign direct route that wins for each address: the quick look.
+
+        With *oif* the one that wins among those of that device: a speaker's route by a gateway may
+        be above it, in IPv6 above every CNI's.
+        """
         for address in addresses:
-            message = routes.match(self._channel, address)
+            message = routes.match(self._channel, address, oif=oif)
             if message:
                 self.note(message)
+
+    def is_covered(self, address: IPAddress) -> bool:
+        """Tell whether a host route by a gateway wins, so that the quick look sees no other."""
+        winner = routes.winner(self._channel, address)
+        return winner is not None and winner.is_host and not winner.direct
 
     def note(self, message: bytes) -> None:
         """Know what the kernel showed, unless it is no foreign direct host route of our table."""
@@ -125,7 +134,8 @@ class Foreigners:
     def park(self, address: IPAddress) -> str:
         """Park all that stands, also below the first; return "" or why one stays."""
         for _ in range(_HIDDEN):
-            for foreign in tuple(self._standing.get(address, {}).values()):
+            standing = tuple(self._standing.get(address, {}).values())
+            for foreign in standing:
                 if not self._contests.may_act(address, self._clock()):
                     return self._contest(address)
                 result = parking.park(self._channel, foreign)
@@ -133,6 +143,8 @@ class Foreigners:
                     return f"a foreign route stays: {netlink.describe(result)}"
                 self._moved(foreign, is_parked=result == 0)
             self.look([address])
+            for oif in {foreign.route.oif for foreign in standing}:
+                self.look([address], oif=oif)
             if not self.has(address):
                 break
         self.contested.pop(address, None)

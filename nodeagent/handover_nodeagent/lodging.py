@@ -53,6 +53,7 @@ class Lodging:
     def take_in(self, resident: Resident) -> None:
         """Note where the endpoint lives; take its guest's MAC from the kernel if nobody said it."""
         self._seating.take(resident.key, resident.wishes, resident.link)
+        self.look_below(resident)
         if resident.mac is None and resident.link:
             found = self._router.find_mac(resident.admission.allowed, resident.link.index)
             resident.learned_mac = found
@@ -70,6 +71,15 @@ class Lodging:
         if resident.placement != before:
             self.take_in(resident)
             self._moved(resident, is_elsewhere=True)
+
+    def look_below(self, resident: Resident) -> None:
+        """Find a foreign route to the endpoint that the quick look could not see."""
+        addresses, foreigners = resident.admission.allowed, self._router.foreigners
+        if resident.link:
+            foreigners.look(addresses, oif=resident.link.index)
+        elif any(map(foreigners.is_covered, addresses)):
+            # It may leave by any interface, which may be the endpoint's.
+            self._kernel.observe()
 
     def turned(self, turn: Turn | None) -> None:
         """Follow a link that came, went or changed."""

@@ -254,6 +254,7 @@ class Reconciler:
             resident.admission = self.lodging.admit(endpoint)
             self.router.foreigners.look(resident.admission.allowed)
             self.lodging.look_again(resident)
+            self.lodging.look_below(resident)
             self._relocate(resident, is_elsewhere=False)
             self.report(concerned | self.router.desired.holders(resident.admission.allowed))
         link = resident.link

@@ -103,16 +103,18 @@ def winner(channel: netlink.Channel, address: IPAddress) -> Entry | None:
     return decode(message) if message else None
 
 
-def match(channel: netlink.Channel, address: IPAddress) -> bytes:
-    """Return the winner's route message, b"" when there is none. A few microseconds."""
+def match(channel: netlink.Channel, address: IPAddress, *, oif: int = 0) -> bytes:
+    """Return the winner's route message, b"" when there is none. A few microseconds.
+
+    With *oif* the winner among the routes of that device, also one that is below another's.
+    """
     body = BODY.pack(
         messages.family_of(address), address.max_prefixlen, 0, 0, 0, 0, 0, 0, _FIB_MATCH
     )
-    answer = channel.ask(
-        messages.compose(
-            messages.GETROUTE, 0, body + messages.attribute(DESTINATION, address.packed)
-        )
-    )
+    body += messages.attribute(DESTINATION, address.packed)
+    if oif:
+        body += messages.number(DEVICE, oif)
+    answer = channel.ask(messages.compose(messages.GETROUTE, 0, body))
     return b"" if isinstance(answer, int) else answer
 
 

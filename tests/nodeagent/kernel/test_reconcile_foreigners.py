@@ -220,6 +220,38 @@ async def test_a_hidden_foreign_route_of_our_metric_gives_way_too(world: World) 
     await world.until(lambda: len(world.parked()) == 1)
 
 
+@pytest.mark.usefixtures("mute")
+@pytest.mark.parametrize("interface", ["tap0", "later0", None], ids=["known", "later", "by route"])
+async def test_a_foreign_route_below_a_speakers_is_parked_under_a_silent_target(
+    world: World, interface: str | None
+) -> None:
+    """In IPv6 a CNI's metric is 1024, and that of the route that BGP brings is lower.
+
+    Left there it would draw the guest's packets as soon as BGP takes its own one back.
+    """
+    world.node.run("ip -6 route add fd00:65::2 via fe80::9 dev tap1 metric 768 proto bird")
+    world.node.run(f"ip -6 route add {CNI_V6}")
+    await world.at_rest()
+    world.put(said="target", interface=interface, ips=["fd00:65::2"])
+    await world.shows("fd00:65::2 via fe80::9 ... metric 768")
+    assert len(world.parked()) == 1
+    if interface is None:
+        await world.until_listening()
+
+
+@pytest.mark.usefixtures("mute")
+async def test_an_address_that_the_spec_adds_is_looked_at_below_a_speakers_route(
+    world: World,
+) -> None:
+    world.node.run("ip -6 route add fd00:65::2 via fe80::9 dev tap1 metric 768 proto bird")
+    world.node.run(f"ip -6 route add {CNI_V6}")
+    world.put(said="target")
+    await world.at_rest()
+    world.put(said="target", ips=["10.65.0.2", "fd00:65::2"])
+    await world.shows("fd00:65::2 via fe80::9 ... metric 768")
+    assert len(world.parked()) == 1
+
+
 async def test_an_address_that_the_spec_drops_goes_back_to_the_cni(world: World) -> None:
     world.node.run(f"ip route add {CNI}")
     world.put(ips=["10.65.0.2", "10.65.0.3"])

@@ -204,6 +204,19 @@ class World:
 
         await self.until(is_so)
 
+    async def at_rest(self) -> None:
+        """Wait until everything was looked at, and nobody wants another look."""
+        lodging = self.loop.lodging
+        follow, looked = lodging.observed, asyncio.Event()
+        lodging.observed = looked.set  # type: ignore[method-assign]
+        # The first to end may have been under way already.
+        for _ in range(2):
+            self.observation.look()
+            await looked.wait()
+            looked.clear()
+        lodging.observed = follow  # type: ignore[method-assign]
+        follow()
+
     def send(self, octets: bytes = RARP) -> None:
         """Let the guest send a frame."""
         with contextlib.closing(self.node.guest_socket()) as guest:
