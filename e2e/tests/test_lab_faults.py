@@ -152,7 +152,8 @@ async def test_an_agent_that_dies_in_its_cutover_costs_no_route(
         assert death.at_ns < first_ns
         assert last_ns < begun_ns + 2 * PROBE_INTERVAL
     else:
-        assert last_ns < death.at_ns
+        # The dead one's work, not its successor's: both moments may have been seen a little late.
+        assert last_ns - death.at_ns < begun_ns - last_ns
     relay.give_back(attack.trial)
 
 

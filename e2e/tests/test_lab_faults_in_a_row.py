@@ -6,6 +6,7 @@ interfaces and endpoints of its own, as with KubeVirt.
 
 import contextlib
 import dataclasses
+import itertools
 import subprocess
 import time
 from collections.abc import AsyncIterator
@@ -181,21 +182,37 @@ async def test_a_vm_returns_at_once_to_a_node_where_its_old_pod_still_is(
     ended_ns = time.time_ns()
     await first.trial.catch_up()
     for address, ping in pings.items():
-        routed_ns = serves(third, address)
+        serves(third, address)
         for old in (first, second):
             assert old.routes(address)[-1][1] == set()
-        router = first.trial.journals["router"].of(address)
-        preferred_ns = next(e.at_ns for e in router if e.present and e.at_ns > routed_ns)
         ping.recording.read()
-        packets = between(ping.recording.packets(), preferred_ns + SETTLED, ended_ns - UNDER_WAY)
+        since_ns = follows(pods, address) + SETTLED
+        packets = between(ping.recording.packets(), since_ns, ended_ns - UNDER_WAY)
         assert [packet for packet in packets if packet.answered_ns is None] == []
 
 
-def serves(pod: Pod, address: str) -> int:
-    """See that *pod* has had a route at each moment since its first; return when that came."""
+def serves(pod: Pod, address: str) -> None:
+    """See that *pod* has had a route at each moment since its first."""
     moments = pod.routes(address)
     routed_ns, metrics = next(moment for moment in moments if moment[1])
     assert metrics == {ELEVATED}
     assert all(metrics for at_ns, metrics in moments if at_ns >= routed_ns)
     assert moments[-1][1] == {NORMAL}
-    return routed_ns
+
+
+def follows(pods: tuple[Pod, ...], address: str) -> int:
+    """See that the router has turned to one of *pods* after the other; return when to the last."""
+    stage = pods[0].trial
+    names = {
+        way: speaker.name
+        for speaker in stage.lab.cluster.mesh
+        for way in (speaker.address4, speaker.address6)
+    }
+    turns = [
+        (names[entry.way], entry.at_ns)
+        for entry in stage.journals["router"].of(address)
+        if entry.present
+    ]
+    ways = [(name, next(group)[1]) for name, group in itertools.groupby(turns, lambda one: one[0])]
+    assert [name for name, _ in ways] == [pod.node for pod in pods]
+    return ways[-1][1]
