@@ -4,6 +4,7 @@ What Go prints is the only source of the progress; how much there is to do it is
 """
 
 import functools
+import json
 import os
 import queue
 import re
@@ -156,6 +157,24 @@ def find_go() -> str:
         " set KUBEBUILDER_ASSETS to a directory that has them."
     )
     raise BuildError(message)
+
+
+def fetch(module: str, checksum: str, where: Path) -> Path:
+    """Fetch the sources of *module*, as path@version, and return their directory.
+
+    Raises:
+        BuildError: Go is missing, or the module cannot be had, or is not the one of *checksum*.
+    """
+    # Without -json first: with it Go does not say what is wrong where it says all else.
+    answers = [
+        follow([find_go(), "mod", "download", *form, module], where, lambda _: None)
+        for form in ([], ["-json"])
+    ]
+    found = json.loads(answers[-1])
+    if found["Sum"] != checksum:
+        message = f"{module} has the checksum {found['Sum']}, and {checksum} was expected"
+        raise BuildError(message)
+    return Path(found["Dir"])
 
 
 def list_stale(go: str, what: Build, meter: Meter) -> frozenset[str]:
