@@ -1,7 +1,7 @@
 """The part of `make bench-operator` with a KubeVirt, which is only played (puppets.py).
 
 Timed is the instant that matters for a guest: from its VMIM's phase Scheduling to the role on the
-endpoint of its target pod, with fifty migrations at once.
+endpoint of its target pod, with fifty migrations under way, and with fifty begun at one instant.
 """
 
 import asyncio

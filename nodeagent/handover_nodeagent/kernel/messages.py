@@ -24,7 +24,6 @@ NEWROUTE: Final = 24
 DELROUTE: Final = 25
 GETROUTE: Final = 26
 NEWNEIGH: Final = 28
-DELNEIGH: Final = 29
 GETNEIGH: Final = 30
 
 REQUEST: Final = 0x1
