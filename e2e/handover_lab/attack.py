@@ -16,6 +16,7 @@ from handover_lab.node import Node
 from handover_lab.standins import StandIn
 from handover_lab.trial import Trial, name_of
 from handover_lab.waiting import until
+from handover_lab.witness import Witness
 from handover_nodeagent.kernel import guard_rules
 
 PARKING: Final = "5254"
@@ -28,6 +29,7 @@ class Attack:
 
     trial: Trial
     agents: Mapping[str, StandIn]
+    witness: Witness
     began_ns: int = field(default_factory=time.time_ns)
     name: str = ""
     switchover: Switchover | None = None

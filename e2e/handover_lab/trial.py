@@ -114,34 +114,26 @@ class Trial:
         for journal in self.journals.values():
             await journal.catch_up()
 
-    def lost(self, since_ns: int, until_ns: int) -> int:
-        """Count the pings of a stretch of time that no answer has come to."""
-        recording = self.lab.yard.flows["ping"].recording
-        recording.read()
-        packets = measure.between(recording.packets(), since_ns, until_ns)
-        return sum(packet.answered_ns is None for packet in packets)
-
     async def lost_by_network(
-        self, witness: Witness, since_ns: int, move: Move | None = None
+        self, witness: Witness, since_ns: int, move: Move | None = None, home: str = ""
     ) -> int:
         """Count the pings since then that neither the guest nor its pause in *move* has lost.
 
-        The *witness* took notes for all of the time.
+        The *witness* took notes for all of the time. Without a *move* the guest ran at *home*; if
+        that is not said either, where its only QEMU is.
         """
         now, flow = time.time_ns(), self.lab.yard.flows["ping"]
         await flow.overtaken(now)
         own = {node: witness.unanswered(node) for node in self.lab.cluster.nodes}
         homes = (
-            (number, self.home_at(packet.sent_ns, move))
+            (number, self.home_at(packet.sent_ns, move) if move else home or self.lab.yard.home)
             for number, packet in enumerate(flow.recording.packets())
             if since_ns <= packet.sent_ns < now and packet.answered_ns is None
         )
         return sum(home != "" and number % WRAP not in own[home] for number, home in homes)
 
-    def home_at(self, moment_ns: int, move: Move | None) -> str:
+    def home_at(self, moment_ns: int, move: Move) -> str:
         """Return the node on which the guest ran then, before, in or after *move*; "": nowhere."""
-        if move is None:
-            return self.lab.yard.home
         if moment_ns < move.switchover.stopped_ns:
             return move.source
         return move.target if moment_ns >= move.switchover.resumed_ns else ""

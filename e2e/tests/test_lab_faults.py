@@ -7,7 +7,6 @@ import asyncio
 import contextlib
 import functools
 import signal
-import time
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
@@ -22,6 +21,7 @@ from handover_lab.lab import Lab
 from handover_lab.standins import StandIn
 from handover_lab.trial import ELEVATED, NORMAL, Trial
 from handover_lab.waiting import until
+from handover_lab.witness import Witness
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
@@ -58,6 +58,7 @@ class Relay:
 
     lab: Lab
     agents: Mapping[str, StandIn]
+    witness: Witness
     stack: contextlib.AsyncExitStack
     trial: Trial | None = None
 
@@ -79,11 +80,13 @@ class Relay:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def relay(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Relay]:
+async def relay(
+    lab: Lab, witness: Witness, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[Relay]:
     """The lab with stand-ins for its agents."""
     room = tmp_path_factory.mktemp("standins")
     async with standins.take_over(lab, room) as agents, contextlib.AsyncExitStack() as stack:
-        relay = Relay(lab, agents, stack)
+        relay = Relay(lab, agents, witness, stack)
         yield relay
         trial = await relay.lend()
         await trial.configure(**USUAL)
@@ -92,7 +95,8 @@ async def relay(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> AsyncIter
 @pytest_asyncio.fixture(loop_scope="session")
 async def attack(relay: Relay) -> AsyncIterator[Attack]:
     """A migration to come; whoever dies in it was killed, and the network followed it once."""
-    attack = Attack(await relay.lend(), relay.agents)
+    attack = Attack(await relay.lend(), relay.agents, relay.witness)
+    relay.witness.forget()
     before = {one: (len(one.deaths), len(one.troubles())) for one in relay.agents.values()}
     yield attack
     for agent, (deaths, troubles) in before.items():
@@ -107,7 +111,6 @@ async def followed(attack: Attack, served_ns: int = 0) -> tuple[int, int]:
     when the target's first route was in, and the last.
     """
     await attack.end()
-    ended_ns = time.time_ns()
     trial, nic, switchover = attack.trial, attack.trial.lab.yard.nic, attack.switchover
     assert switchover is not None
     routed = [attack.changes(trial.there, one)[0].at_ns for one in nic.addresses]
@@ -124,7 +127,7 @@ async def followed(attack: Attack, served_ns: int = 0) -> tuple[int, int]:
         # Never a route before its guest, never two of one priority.
         assert switchover.resumed_ns < there[0].at_ns < here[0].at_ns < there[1].at_ns
         assert trial.ways_back(address, settled_ns) == []
-    assert trial.lost(settled_ns, ended_ns - UNDER_WAY) == 0
+    assert await trial.lost_by_network(attack.witness, settled_ns, home=trial.there) == 0
     assert not trial.lab.yard.flows["TCP session"].recording.broken
     for node, state in ((trial.here, "Withdrawn"), (trial.there, "Base")):
         proper = Remains.proper(nic, node, state)
@@ -269,7 +272,8 @@ async def test_a_guest_hears_of_its_gateway_though_the_agent_died_before_it_said
     await followed(stranger, begun_ns)
 
     stranger.trial.turn()
-    back = Attack(stranger.trial, relay.agents)
+    back = Attack(stranger.trial, relay.agents, relay.witness)
+    relay.witness.forget()
     await back.prepare()
     await back.move()
     await back.succeed()

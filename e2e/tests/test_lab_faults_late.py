@@ -15,6 +15,7 @@ from handover_lab.lab import Lab
 from handover_lab.migration import SHORT_PAUSE
 from handover_lab.trial import ELEVATED, NORMAL, Trial, name_of
 from handover_lab.waiting import until
+from handover_lab.witness import Witness
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
@@ -29,8 +30,9 @@ CRD: Final = "workloadendpoints.handover.dev"
 OF_THE_SERVER: Final = ("resourceVersion", "uid", "creationTimestamp", "generation")
 
 
-async def cut_over(trial: Trial) -> str:
+async def cut_over(trial: Trial, witness: Witness) -> str:
     """Let the VM move until its target is Live; return the migration's name."""
+    witness.forget()
     migration = trial.migration()
     await trial.lab.prepare(migration)
     await trial.lab.yard.move(trial.here, trial.there, SHORT_PAUSE)
@@ -48,12 +50,11 @@ async def in_doubt(trial: Trial, node: str) -> None:
     )
 
 
-async def unharmed(trial: Trial, since_ns: int) -> None:
-    """See that since then no packet was lost, and no route of the VM came or went."""
+async def unharmed(trial: Trial, witness: Witness, home: str, since_ns: int) -> None:
+    """See that since then no packet to the VM at *home* was lost, and no route came or went."""
     await trial.lab.yard.answered()
-    ended_ns = time.time_ns()
     await trial.catch_up()
-    assert trial.lost(since_ns, ended_ns - UNDER_WAY) == 0
+    assert await trial.lost_by_network(witness, since_ns, home=home) == 0
     assert not trial.lab.yard.flows["TCP session"].recording.broken
     for address in trial.lab.yard.nic.addresses:
         for journal in trial.journals.values():
@@ -62,10 +63,10 @@ async def unharmed(trial: Trial, since_ns: int) -> None:
 
 @pytest.mark.parametrize("killed", [False, True], ids=["agent lives", "agent is killed"])
 async def test_a_guest_that_fails_after_its_cutover_is_served_at_its_source(
-    trial: Trial, *, killed: bool
+    trial: Trial, witness: Witness, *, killed: bool
 ) -> None:
     """Guards the way from Live to Withdrawn: who keeps a dead guest's routes swallows all."""
-    name = await cut_over(trial)
+    name = await cut_over(trial, witness)
     await trial.lab.yard.end(trial.there)
     await trial.source.execute("cont")
 
@@ -78,20 +79,19 @@ async def test_a_guest_that_fails_after_its_cutover_is_served_at_its_source(
     settled = time.time_ns() + SETTLED
     for flow in STATELESS:
         await trial.lab.yard.flows[flow].answered(settled + UNDER_WAY)
-    ended_ns = time.time_ns()
     await trial.catch_up()
     for address in trial.lab.yard.nic.addresses:
         assert trial.changes(trial.there, address) == [(ELEVATED, True), (ELEVATED, False)]
         assert trial.changes(trial.here, address) == [(NORMAL, True)]
-    assert trial.lost(settled, ended_ns - UNDER_WAY) == 0
+    assert await trial.lost_by_network(witness, settled, home=trial.here) == 0
     assert trial.seen(trial.here)["status"]["state"] == "Base"
 
 
 async def test_a_late_cancellation_takes_no_route_of_a_guest_that_has_arrived(
-    trial: Trial,
+    trial: Trial, witness: Witness
 ) -> None:
     """Guards Asking, also after a restart: else the target would withdraw from a guest there."""
-    name = await cut_over(trial)
+    name = await cut_over(trial, witness)
     settled = time.time_ns() + SETTLED
 
     await trial.lab.say_outcome(name, "Aborted")
@@ -100,7 +100,7 @@ async def test_a_late_cancellation_takes_no_route_of_a_guest_that_has_arrived(
     await in_doubt(trial, trial.there)
     await trial.replace_agent(trial.there)
     await in_doubt(trial, trial.there)
-    await unharmed(trial, settled)
+    await unharmed(trial, witness, trial.there, settled)
 
     # From where it is it can move on.
     await trial.lab.yard.end(trial.here)
@@ -108,10 +108,13 @@ async def test_a_late_cancellation_takes_no_route_of_a_guest_that_has_arrived(
     await trial.lab.migrate(trial.migration())
 
 
-async def test_a_success_that_is_none_takes_no_route_of_a_guest_that_stayed(trial: Trial) -> None:
+async def test_a_success_that_is_none_takes_no_route_of_a_guest_that_stayed(
+    trial: Trial, witness: Witness
+) -> None:
     """Guards Asking on the source, also after a restart: else the VM would be nowhere."""
     migration = trial.migration()
     await trial.lab.prepare(migration)
+    witness.forget()
     began = time.time_ns()
 
     await trial.lab.say_outcome(migration["metadata"]["name"], "Succeeded")
@@ -119,16 +122,16 @@ async def test_a_success_that_is_none_takes_no_route_of_a_guest_that_stayed(tria
     await in_doubt(trial, trial.here)
     await trial.replace_agent(trial.here)
     await in_doubt(trial, trial.here)
-    await unharmed(trial, began)
+    await unharmed(trial, witness, trial.here, began)
     assert trial.seen(trial.there)["status"]["state"] == "Target"
 
 
-async def test_roles_that_somebody_strips_take_no_route(trial: Trial) -> None:
+async def test_roles_that_somebody_strips_take_no_route(trial: Trial, witness: Witness) -> None:
     """Guards what a vanished role means: nothing, to an agent that saw it go and to a new one.
 
     Nobody is there who would give it again.
     """
-    name = await cut_over(trial)
+    name = await cut_over(trial, witness)
     settled = time.time_ns() + SETTLED
     await trial.lab.kubectl("scale", *OPERATOR, "--replicas=0")
     pods = ("pods", *SPACE, "--selector", "app.kubernetes.io/component=operator")
@@ -140,7 +143,7 @@ async def test_roles_that_somebody_strips_take_no_route(trial: Trial) -> None:
             await trial.lab.kubectl("annotate", AS_OPERATOR, "wep", name_of(node), *ours)
         await trial.replace_agent(trial.here)
         await trial.replace_agent(trial.there)
-        await unharmed(trial, settled)
+        await unharmed(trial, witness, trial.there, settled)
     finally:
         await trial.lab.kubectl("scale", *OPERATOR, "--replicas=2")
         await trial.lab.kubectl("rollout", "status", *OPERATOR, "--timeout=60s")
@@ -150,8 +153,11 @@ async def test_roles_that_somebody_strips_take_no_route(trial: Trial) -> None:
     await trial.lab.in_phase(name, "Succeeded")
 
 
-async def test_a_deleted_crd_takes_no_route_and_later_everything_goes_on(trial: Trial) -> None:
+async def test_a_deleted_crd_takes_no_route_and_later_everything_goes_on(
+    trial: Trial, witness: Witness
+) -> None:
     """Guards orphans: with their kind all endpoints are gone, and no guest is."""
+    witness.forget()
     began = time.time_ns()
     crd: dict[str, Any] = json.loads(await trial.lab.kubectl("get", "crd", CRD, "-o", "json"))
     crd.pop("status")
@@ -167,7 +173,7 @@ async def test_a_deleted_crd_takes_no_route_and_later_everything_goes_on(trial: 
         await open_eyes_anew(trial.lab)
     await trial.lab.apply(*(trial.endpoint(node) for node in (trial.here, trial.there)))
     await trial.lab.in_state(name_of(trial.here), "Base")
-    await unharmed(trial, began)
+    await unharmed(trial, witness, trial.here, began)
 
     await trial.lab.migrate(trial.migration())
 

@@ -10,12 +10,12 @@ from handover_lab import observer
 from handover_lab.migration import SHORT_PAUSE
 from handover_lab.observer import Object
 from handover_lab.trial import ELEVATED, NORMAL, Trial, name_of
+from handover_lab.witness import Witness
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
 MS = 10**6
 SETTLED = 100 * MS
-UNDER_WAY = 500 * MS
 
 
 def lingers(migration: Object) -> str:
@@ -24,12 +24,15 @@ def lingers(migration: Object) -> str:
     return found[0]["reason"] if found and found[0]["status"] == "True" else ""
 
 
-async def test_a_source_that_keeps_its_routes_gets_no_traffic_back(trial: Trial) -> None:
+async def test_a_source_that_keeps_its_routes_gets_no_traffic_back(
+    trial: Trial, witness: Witness
+) -> None:
     """Guards the order of telling: beside a dead source a target of the same priority loses half.
 
     The target keeps its elevated priority, long after the convergence time, until no source has
     routes any more.
     """
+    witness.forget()
     migration = trial.migration()
     name = migration["metadata"]["name"]
     await trial.lab.prepare(migration)
@@ -61,13 +64,16 @@ async def test_a_source_that_keeps_its_routes_gets_no_traffic_back(trial: Trial)
     for address in trial.lab.yard.nic.addresses:
         assert trial.changes(trial.there, address)[-2:] == [(NORMAL, True), (ELEVATED, False)]
         assert trial.ways_back(address, settled) == []
-    assert trial.lost(settled, time.time_ns() - UNDER_WAY) == 0
+    assert await trial.lost_by_network(witness, settled, home=trial.there) == 0
     assert switchover.resumed_ns < settled
     assert not (await trial.lab.yard.hush())["TCP session"].broken
 
 
-async def test_a_source_endpoint_that_nobody_deletes_gets_no_traffic_back(trial: Trial) -> None:
+async def test_a_source_endpoint_that_nobody_deletes_gets_no_traffic_back(
+    trial: Trial, witness: Witness
+) -> None:
     """Guards Withdrawn: neither a new agent nor a touched object gives the source a route."""
+    witness.forget()
     migrated = await trial.lab.migrate(trial.migration())
     settled = migrated.cutover.at_ns + SETTLED if migrated.cutover else 0
 
@@ -79,4 +85,4 @@ async def test_a_source_endpoint_that_nobody_deletes_gets_no_traffic_back(trial:
     for address in trial.lab.yard.nic.addresses:
         assert trial.changes(trial.here, address) == [(NORMAL, True), (NORMAL, False)]
         assert trial.ways_back(address, settled) == []
-    assert trial.lost(settled, time.time_ns() - UNDER_WAY) == 0
+    assert await trial.lost_by_network(witness, settled, home=trial.there) == 0
