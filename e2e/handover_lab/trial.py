@@ -27,6 +27,7 @@ NUMBERS: Final = itertools.count(1)
 ELEVATED: Final = 512
 NORMAL: Final = 1024
 CONFIGURATION: Final = "handoverconfiguration"
+KNOWN: Final = "handover_nodeagent_endpoints"
 AGENTS: Final = ("pods", "--namespace", "handover-system", "--output", "json")
 
 
@@ -168,6 +169,11 @@ class Trial:
             for family in text_string_to_metric_families(text)
             for sample in family.samples
         }
+
+    async def known(self, *nodes: str) -> float:
+        """Count the endpoints that the agents on *nodes* know."""
+        pages = [await self.metrics(node) for node in nodes]
+        return sum(v for page in pages for (name, _), v in page.items() if name == KNOWN)
 
     def changes(self, node: str, address: str, since_ns: int = 0) -> list[tuple[int, bool]]:
         """Return how the agent's routes to *address* changed: metric, and whether it came."""

@@ -166,7 +166,11 @@ async def test_a_deleted_crd_takes_no_route_and_later_everything_goes_on(
 
     await trial.lab.delete("crd", CRD)
     try:
-        await until(lambda: known(trial), lambda number: number == 0, "agents without endpoints")
+        await until(
+            lambda: trial.known(trial.here, trial.there),
+            lambda number: number == 0,
+            "agents without endpoints",
+        )
     finally:
         await trial.lab.apply(crd)
         await trial.lab.kubectl("wait", "crd", CRD, "--for=condition=Established")
@@ -176,13 +180,6 @@ async def test_a_deleted_crd_takes_no_route_and_later_everything_goes_on(
     await unharmed(trial, witness, trial.here, began)
 
     await trial.lab.migrate(trial.migration())
-
-
-async def known(trial: Trial) -> float:
-    """Count the endpoints that the agents know."""
-    pages = [await trial.metrics(node) for node in (trial.here, trial.there)]
-    endpoints = "handover_nodeagent_endpoints"
-    return sum(v for page in pages for (name, _), v in page.items() if name == endpoints)
 
 
 async def open_eyes_anew(stage: Lab) -> None:

@@ -15,6 +15,7 @@ from handover_lab.migration import CRAWL, Limits
 from handover_lab.node import Node
 from handover_lab.report import MOST_LOST_AFTER_SWITCH
 from handover_lab.trial import ELEVATED, Trial, name_of
+from handover_lab.waiting import until
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
@@ -106,8 +107,11 @@ STEPS = ("endpoint", "migration", "plug-in")
 async def test_no_order_of_events_gives_a_target_a_route_before_its_vm(
     trial: Trial, plugin: Callable[[], None], first: int
 ) -> None:
-    """Guards awaitRole and the parking of foreign routes."""
+    """Guards awaitRole and the parking of foreign routes, in IPv6 also below the one of BGP."""
     await trial.lab.delete("workloadendpoint", name_of(trial.there))
+    await until(
+        lambda: trial.known(trial.there), lambda number: number == 0, "an agent without endpoints"
+    )
     migration = trial.migration()
     for step in (*STEPS[first:], *STEPS[:first]):
         if step == "endpoint":
