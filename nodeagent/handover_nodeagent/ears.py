@@ -10,13 +10,15 @@ from ipaddress import IPv6Address
 from typing import Final, Protocol
 
 from handover_api.names import ObjectKey
-from handover_api.workloadendpoint import State
+from handover_api.workloadendpoint import Signal, State
 from handover_nodeagent import metrics
 from handover_nodeagent.network import IPAddress, Link
 from handover_nodeagent.sniff import capture, questions
 from handover_nodeagent.sniff.listener import Listener
 from handover_nodeagent.sniff.probe import ProbeSeries
 from handover_nodeagent.sniff.verdict import Accepted, Expectation, Reason
+
+_ANNOUNCED: Final = {signal: metrics.ANNOUNCEMENTS.labels(signal) for signal in Signal}
 
 FIRST_PATIENCE: Final = 0.1
 LAST_PATIENCE: Final = 60.0
@@ -138,7 +140,7 @@ class Ear:
         self._audience.heard(self._key, self.tuning.episode, accepted, received_at)
         if listener and listener.asked_at is not None and accepted.is_answer:
             metrics.PROBE_TO_ANSWER.observe(self._loop.time() - listener.asked_at)
-        metrics.ANNOUNCEMENTS.labels(accepted.signal).inc()
+        _ANNOUNCED[accepted.signal].inc()
 
     def rejected(self, reason: Reason) -> None:
         """Count what proved nothing."""

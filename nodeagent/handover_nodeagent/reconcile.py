@@ -7,6 +7,7 @@ log lines, metrics, memory and reports follow when the routes are in.
 import asyncio
 import datetime as dt
 import time
+from collections import deque
 from collections.abc import Iterable
 from typing import Final
 
@@ -76,6 +77,7 @@ class Reconciler:
         self._acknowledged_ns = 0
         self._received_ns = 0
         self._heard_at = 0.0
+        self._cut_over = deque[Resident]()
 
     # What others want to know.
 
@@ -113,15 +115,22 @@ class Reconciler:
             resident.heard = Heard(event, accepted.mac, received_at, time.time_ns(), prepared)
             loop = asyncio.get_running_loop()
             self._heard_at = loop.time()
-            loop.call_later(BREATH, self._breathe, resident, BREATHS - 1)
+            self._cut_over.append(resident)
+            if len(self._cut_over) == 1:
+                loop.call_later(BREATH, self._breathe, BREATHS - 1)
 
-    def _breathe(self, resident: Resident, left: int) -> None:
-        """Step, unless other guests have just announced themselves: their routes go first."""
+    def _breathe(self, left: int) -> None:
+        """Let one machine step, unless other guests have just announced themselves.
+
+        Their routes go first, also between two steps.
+        """
         loop = asyncio.get_running_loop()
         if left and loop.time() - self._heard_at < BREATH:
-            loop.call_later(BREATH, self._breathe, resident, left - 1)
-        else:
-            self.digest(resident)
+            loop.call_later(BREATH, self._breathe, left - 1)
+            return
+        self.digest(self._cut_over.popleft())
+        if self._cut_over:
+            loop.call_soon(self._breathe, left)
 
     def digest(self, resident: Resident) -> None:
         """Step on what was heard, unless something else was faster to ask for it."""

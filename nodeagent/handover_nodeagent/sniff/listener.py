@@ -110,19 +110,23 @@ class Listener:
             octets = self._capture.read()
             if octets is None:
                 break
-            self._weigh(octets)
+            is_proof = self._weigh(octets)
             if self._stopped:
                 return
             self._frames += 1
+            if is_proof:
+                # What else this guest has to say can wait until the others' routes are in.
+                break
         self._report_trouble()
         if self._frames >= PATIENCE and not self._stopped:
             self._keep_calm()
 
-    def _weigh(self, octets: bytes) -> None:
+    def _weigh(self, octets: bytes) -> bool:
+        """Act on what a frame proves; tell whether it proves that the guest is here."""
         frame = frames.parse(octets)
         if frame is None:
             self._sink.rejected(Reason.IRRELEVANT)
-            return
+            return False
         judgment = verdict.judge(self.expected, frame)
         if isinstance(judgment, Accepted):
             self._accept(judgment)
@@ -131,6 +135,7 @@ class Listener:
         else:
             self.expected = dataclasses.replace(self.expected, advertised=True)
             self.probe(self.series.confirm(self._loop.time()))
+        return isinstance(judgment, Accepted)
 
     def _accept(self, accepted: Accepted) -> None:
         if accepted.is_answer:
