@@ -14,6 +14,7 @@ from tests.nodeagent.kernel.world import ELEVATED_V4, MAC, NORMAL_V4, RARP, Worl
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Signal
 from handover_nodeagent import reconcile
+from handover_nodeagent.router import Prepared
 from handover_nodeagent.sniff.verdict import Accepted
 
 pytestmark = pytest.mark.root
@@ -116,6 +117,34 @@ async def test_a_machine_waits_until_no_other_guest_has_just_announced_itself(
     loop.call_later(0.6 * breath, lambda: announced.append(loop.time()))
     await world.until(lambda: world.state("vm0") == "Live")
     assert loop.time() - announced[0] >= 0.99 * breath
+
+
+@pytest.mark.usefixtures("mute")
+async def test_a_guest_may_announce_itself_between_two_steps(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards: its route does not wait until the machines of all others have stepped."""
+    for number in range(3):
+        world.put(f"vm{number}", said="target", ips=[f"10.65.1.{number}"])
+    await world.until_listening("vm2")
+    cut_over, seen = world.loop.router.cut_over, list[str]()
+
+    def note(prepared: Prepared) -> None:
+        seen.append(world.state("vm1"))
+        cut_over(prepared)
+
+    async def await_first_step() -> None:
+        await world.loop.moved()
+        announce(world, "vm2")
+
+    third = asyncio.create_task(await_first_step())
+    await asyncio.sleep(0)
+    monkeypatch.setattr(world.loop.router, "cut_over", note)
+    announce(world, "vm0")
+    announce(world, "vm1")
+    await third
+    assert seen == ["Target", "Target", "Target"]
+    await world.until(lambda: world.state("vm2") == "Live")
 
 
 @pytest.mark.usefixtures("mute")
