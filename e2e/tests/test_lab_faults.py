@@ -27,7 +27,6 @@ pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest
 
 MS: Final = 10**6
 SETTLED: Final = 100 * MS
-UNDER_WAY: Final = 500 * MS
 PROBE_INTERVAL: Final = 500 * MS
 CONVERGENCE: Final = 3000 * MS
 USUAL: Final = {"liveMigrationRouteConvergenceTime": "3s", "probeInterval": "200ms"}

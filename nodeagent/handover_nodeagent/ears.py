@@ -18,10 +18,11 @@ from handover_nodeagent.sniff.listener import Listener
 from handover_nodeagent.sniff.probe import ProbeSeries
 from handover_nodeagent.sniff.verdict import Accepted, Expectation, Reason
 
-_ANNOUNCED: Final = {signal: metrics.ANNOUNCEMENTS.labels(signal) for signal in Signal}
-
 FIRST_PATIENCE: Final = 0.1
 LAST_PATIENCE: Final = 60.0
+
+# Found once: with twenty guests at one instant the next one's route waits for the count.
+_ANNOUNCED: Final = {signal: metrics.ANNOUNCEMENTS.labels(signal) for signal in Signal}
 
 
 @dataclass(frozen=True, slots=True)

@@ -128,9 +128,12 @@ class Reconciler:
         if left and loop.time() - self._heard_at < BREATH:
             loop.call_later(BREATH, self._breathe, left - 1)
             return
-        self.digest(self._cut_over.popleft())
-        if self._cut_over:
-            loop.call_soon(self._breathe, left)
+        try:
+            self.digest(self._cut_over.popleft())
+        finally:
+            # Whatever one of them meets, the others have their turn.
+            if self._cut_over:
+                loop.call_soon(self._breathe, left)
 
     def digest(self, resident: Resident) -> None:
         """Step on what was heard, unless something else was faster to ask for it."""

@@ -14,6 +14,7 @@ from tests.nodeagent.kernel.world import ELEVATED_V4, MAC, NORMAL_V4, RARP, Worl
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Signal
 from handover_nodeagent import reconcile
+from handover_nodeagent.resident import Resident
 from handover_nodeagent.router import Prepared
 from handover_nodeagent.sniff.verdict import Accepted
 
@@ -145,6 +146,30 @@ async def test_a_guest_may_announce_itself_between_two_steps(
     await third
     assert seen == ["Target", "Target", "Target"]
     await world.until(lambda: world.state("vm2") == "Live")
+
+
+@pytest.mark.usefixtures("mute")
+async def test_a_step_that_fails_keeps_no_other_machine_from_its_own(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards the one timer of all: else whoever announces itself later would never be Live."""
+    for number in range(3):
+        world.put(f"vm{number}", said="target", ips=[f"10.65.1.{number}"])
+    digest, failed = world.loop.digest, list[str]()
+
+    def fail_once(resident: Resident) -> None:
+        if resident.key.name == "vm0" and not failed:
+            failed.append("vm0")
+            raise ArithmeticError
+        digest(resident)
+
+    monkeypatch.setattr(world.loop, "digest", fail_once)
+    announce(world, "vm0")
+    announce(world, "vm1")
+    await world.until(lambda: world.state("vm1") == "Live")
+    announce(world, "vm2")
+    await world.until(lambda: world.state("vm2") == "Live")
+    assert failed == ["vm0"]
 
 
 @pytest.mark.usefixtures("mute")

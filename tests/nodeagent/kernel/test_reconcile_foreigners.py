@@ -231,10 +231,11 @@ async def test_a_foreign_route_below_a_speakers_is_parked_under_a_silent_target(
     """
     world.node.run("ip -6 route add fd00:65::2 via fe80::9 dev tap1 metric 768 proto bird")
     world.node.run(f"ip -6 route add {CNI_V6}")
+    world.node.run("ip -6 route add fd00:65::2 dev tap0 proto 5 metric 2048")
     await world.at_rest()
     world.put(said="target", interface=interface, ips=["fd00:65::2"])
     await world.shows("fd00:65::2 via fe80::9 ... metric 768")
-    assert len(world.parked()) == 1
+    assert len(world.parked()) == 2
     if interface is None:
         await world.until_listening()
 
