@@ -1,6 +1,11 @@
 # The commands of this project. `make` alone lists them.
 
-PYTHON ?= python3
+# The first Python here that fits; PYTHON=… names another. Programs of version managers come first
+# in PATH, as their owners want it, and Debian's own is asked in the end.
+ifndef PYTHON
+PYTHON := $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do \
+  $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && echo $$python && break; done)
+endif
 BIN := .venv/bin
 LAB := $(BIN)/python -m handover_lab
 FAST := not root and not api and not cluster and not lab
@@ -12,7 +17,7 @@ LONG := tests/chart tests/docs tests/api/test_assignment.py tests/nodeagent/test
   tests/operator/kubevirt/test_interleavings.py tests/operator/kubevirt/test_recorded_watches.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kubevirt test test-install test-fast bench bench-operator lint images chart docs licenses tools prepare clean constraints
+.PHONY: help demo demo-kubevirt test test-install test-fast bench bench-operator lint images chart docs licenses tools prepare fitting-python clean constraints
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -34,7 +39,7 @@ test-install: prepare tools images  ## The chart: manifests, rights, policies, a
 	@$(LAB).sandbox -- $(PYTEST) e2e/tests/test_getting_started.py e2e/tests/test_install.py \
 	  $(wildcard e2e/tests/test_lifecycle*.py)
 
-test-fast:  ## The pure tests: no root, no Go, seconds
+test-fast: fitting-python  ## The pure tests: no root, no Go, seconds
 	@$(PYTHON) e2e/prepare.py --python-only
 	@$(PYTEST) -q -m "$(FAST)" $(addprefix --ignore=,$(LONG))
 
@@ -68,10 +73,14 @@ docs: prepare  ## Make the reference pages, and build the documentation strictly
 licenses: images  ## Show the license of every package in the images
 	@cat build/licenses.md
 
-prepare:
+prepare: fitting-python
 	@$(PYTHON) e2e/prepare.py
 
-constraints: prepare  ## Pin the newest fitting versions of all dependencies
+fitting-python:
+	@[ -n "$(PYTHON)" ] || { echo "Python 3.11 or newer is needed, and none was found:" \
+	  "apt-get install python3, or set PYTHON=… to one." >&2; exit 1; }
+
+constraints: prepare  ## Pin the newest fitting versions of all dependencies (PYTHON=… is the oldest to fit)
 	@$(PYTHON) -m venv build/pin && build/pin/bin/pip --quiet install pip-tools
 	@build/pin/bin/pip-compile --quiet --upgrade --all-extras --generate-hashes --allow-unsafe --strip-extras \
 	  --no-header --no-emit-index-url --no-emit-find-links --no-emit-trusted-host \

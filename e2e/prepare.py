@@ -8,6 +8,7 @@ does nothing and takes no time.
 import argparse
 import contextlib
 import hashlib
+import importlib.util
 import os
 import shutil
 import subprocess
@@ -54,18 +55,31 @@ def main() -> int:
     if sys.version_info < (3, 11):  # noqa: UP036  this file runs before anything is checked
         return fail("Python 3.11 or newer is needed; set PYTHON=… to one that is.")
     LOG.parent.mkdir(exist_ok=True)
-    if not arguments.python_only and (status := install_packages()):
-        return status
-    return install_python()
+    wanted = lacking_venv() | ({} if arguments.python_only else PACKAGES)
+    return install_packages(wanted) or install_python()
 
 
-def install_packages() -> int:
-    """Install the Debian packages that are missing."""
-    missing = [name for name in PACKAGES if not is_installed(name)]
+def lacking_venv() -> dict[str, str]:
+    """Name the Debian package without which this Python can make no virtual environment.
+
+    Debian splits the standard library: ``venv`` is there, but not the ``ensurepip`` that it needs.
+    A Python that is not Debian's own has both, or nobody here can help it.
+    """
+    if importlib.util.find_spec("ensurepip") or STAMP.exists():
+        return {}
+    if Path(sys.executable).resolve().parent != Path("/usr/bin"):
+        return {}
+    major, minor = sys.version_info[:2]
+    return {f"python{major}.{minor}-venv": "makes .venv"}
+
+
+def install_packages(packages: dict[str, str]) -> int:
+    """Install those of the Debian *packages* that are missing; the values say why."""
+    missing = [name for name in packages if not is_installed(name)]
     if not missing:
         return 0
     for name in missing:
-        say(f"missing: {name:<28} {PACKAGES[name]}")
+        say(f"missing: {name:<28} {packages[name]}")
     if shutil.which("apt-get") is None:
         return fail("This machine has no apt-get; the lab runs on Debian 12 or newer.")
     if os.geteuid() != 0:
@@ -93,8 +107,10 @@ def install_python() -> int:
         return 0
     python = str(VENV / "bin" / "python")
     pip = [python, "-m", "pip", "install", "--disable-pip-version-check"]
+    # What another Python has left there would be mixed with what this one needs.
+    clear = ["--clear"] if is_foreign() else []
     for step, command in (
-        ("making .venv", [sys.executable, "-m", "venv", str(VENV)]),
+        ("making .venv", [sys.executable, "-m", "venv", *clear, str(VENV)]),
         (
             "installing the pinned Python packages",
             # The file names every package, so nothing is left to resolve. pip would try, and ask
@@ -109,10 +125,21 @@ def install_python() -> int:
         if not run(step, command, dict(os.environ)):
             return fail(
                 f"{step} failed; {LOG.relative_to(ROOT)} says why"
-                " (no python3-venv? no package index within reach?)."
+                " (no package index within reach? no `ensurepip` in this Python?)."
             )
     STAMP.write_text(wanted)
     return 0
+
+
+def is_foreign() -> bool:
+    """Whether another Python than this one made ``.venv``."""
+    try:
+        settings = (VENV / "pyvenv.cfg").read_text()
+    except OSError:
+        return False
+    version = ".".join(map(str, sys.version_info[:3]))
+    home = str(Path(sys.executable).parent)
+    return not {f"home = {home}", f"version = {version}"} <= set(settings.splitlines())
 
 
 def is_installed(package: str) -> bool:

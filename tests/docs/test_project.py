@@ -1,11 +1,14 @@
 """The habits of the project: one version, pinned packages, one test command, a way to report."""
 
+import importlib.metadata
 import re
 import subprocess
 import sys
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from handover_api import __version__
@@ -16,6 +19,8 @@ WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())
 FORMS = sorted(
     path for path in (ROOT / ".github/ISSUE_TEMPLATE").glob("*.yml") if path.stem != "config"
 )
+DEBIAN_12 = "3.11.2"
+"""The oldest Python that the README names."""
 CONSTRAINTS = (ROOT / "constraints.txt").read_text()
 
 
@@ -44,6 +49,24 @@ def test_every_package_is_pinned_with_hashes_and_none_says_where_it_comes_from()
     assert len(blocks) == len(lines) > 0
     assert [block for block in blocks if "--hash=sha256:" not in block] == []
     assert re.search(r"https?://|--(?:extra-)?index|--find-links|--trusted", CONSTRAINTS) is None
+
+
+def test_every_pinned_package_takes_the_python_of_debian_12() -> None:
+    pinned = {
+        canonicalize_name(name): Version(version)
+        for name, version in re.findall(r"^([a-z0-9.-]+)==(\S+)", CONSTRAINTS, re.MULTILINE)
+    }
+    refusing = {}
+    for each in importlib.metadata.distributions():
+        if pinned.get(canonicalize_name(each.name)) != Version(each.version):
+            continue
+        del pinned[canonicalize_name(each.name)]
+        wanted = str(each.metadata.json.get("requires_python", ""))
+        if DEBIAN_12 not in SpecifierSet(wanted):
+            refusing[each.name] = wanted
+
+    assert refusing == {}
+    assert set(pinned) <= {"colorama"}  # what this machine's markers leave out
 
 
 def test_the_workflow_runs_what_everybody_runs() -> None:
