@@ -58,6 +58,7 @@ class EndpointCondition(enum.StrEnum):
     ADDRESS_SHARED = "AddressShared"
     TARGET_TIMEOUT = "TargetTimeout"
     CONFIGURED = "Configured"
+    UNGUARDED = "Unguarded"
 
 
 class EndpointReason(enum.StrEnum):
@@ -81,6 +82,8 @@ class EndpointReason(enum.StrEnum):
     NOT_ANNOUNCED = "NotAnnounced"
     ACCEPTED = "Accepted"
     INVALID = "Invalid"
+    GUARD_REFUSED = "GuardRefused"
+    GUARD_CONTESTED = "GuardContested"
 
 
 class ConfigurationCondition(enum.StrEnum):

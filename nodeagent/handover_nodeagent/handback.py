@@ -49,9 +49,9 @@ async def hand_back(settings: Settings, silent: AbstractSet[IPAddress]) -> Retur
     """
     returned = await asyncio.to_thread(_hand_back_routes, settings, silent)
     table = GuardTable()
-    trouble = await table.remove()
+    removed = await table.remove()
     table.close()
-    return Returned(returned.parked, returned.ours, returned.trouble or trouble)
+    return Returned(returned.parked, returned.ours, returned.trouble or removed.trouble)
 
 
 def _hand_back_routes(settings: Settings, silent: AbstractSet[IPAddress]) -> Returned:

@@ -109,6 +109,11 @@ GUARD_ERRORS: Final = Counter(
     "Transactions on the ARP guard that failed",
     registry=REGISTRY,
 )
+GUARD_OFF: Final = Gauge(
+    "handover_nodeagent_guard_off",
+    "1 while the ARP guard is not as it should be: no library, refused, or undone by others",
+    registry=REGISTRY,
+)
 DRIFT: Final = Counter(
     "handover_nodeagent_guard_drift_repairs",
     "Changes of the ARP guard by somebody else that were repaired",

@@ -30,7 +30,8 @@ class Standing:
 
     ``refusals``: what the kernel said no to. ``shadow``: which route the kernel prefers to ours.
     ``contest``: whose foreign route comes back as often as it is parked. ``deafness``: why nobody
-    listens who should. ``misconfigured``: why the newest configuration does not count.
+    listens who should. ``unguarded``: why the ARP guard is not as it should be. ``misconfigured``:
+    why the newest configuration does not count.
     """
 
     endpoint: WorkloadEndpoint
@@ -43,6 +44,7 @@ class Standing:
     refusals: tuple[str, ...] = ()
     shadow: str = ""
     contest: str = ""
+    unguarded: tuple[Reason, str] | None = None
     hears: bool = False
     deafness: str = ""
     overdue: bool = False
@@ -133,6 +135,8 @@ def _drafts(standing: Standing) -> Iterator[_Draft]:
         )
     if standing.sharers:
         yield _Draft(Type.ADDRESS_SHARED, _YES, Reason.SHARED, _shared(standing.sharers))
+    if standing.unguarded:
+        yield _Draft(Type.UNGUARDED, _YES, *standing.unguarded)
     if standing.overdue:
         text = f"no announcement within {standing.settings.target_timeout}; still listening"
         yield _Draft(Type.TARGET_TIMEOUT, _YES, Reason.NOT_ANNOUNCED, text)

@@ -3,11 +3,12 @@
 import asyncio
 import datetime as dt
 import itertools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
 import structlog
 
+from handover_api.conditions import EndpointReason
 from handover_api.configuration import Settings
 from handover_api.model import Condition
 from handover_api.names import ObjectKey
@@ -15,6 +16,7 @@ from handover_api.workloadendpoint import State
 from handover_nodeagent import commands, machine, metrics, standing
 from handover_nodeagent.enforcement import Enforcement
 from handover_nodeagent.fsm import Step
+from handover_nodeagent.guard import GuardKeeper
 from handover_nodeagent.kernel import guard_rules
 from handover_nodeagent.machine import Machine, RouteLevel
 from handover_nodeagent.network import Link
@@ -178,11 +180,11 @@ def describe(
         routes=ours,
         refusals=(
             *(router.refused[one] for one in allowed if one in router.refused),
-            *_unguarded(link, kernel.guard.trouble),
             *([f"the kernel cannot be read: {kernel.blindness}"] if kernel.blindness else ()),
         ),
         shadow="; ".join(f"the kernel prefers {rival}" for rival in rivals),
         contest="; ".join(contested[one] for one in allowed if one in contested),
+        unguarded=_unguarded(link, kernel.guard),
         hears=resident.ear is not None and resident.ear.is_open,
         deafness=resident.ear.trouble if resident.ear else "",
         overdue=resident.overdue,
@@ -192,12 +194,14 @@ def describe(
     )
 
 
-def _unguarded(link: Link | None, trouble: str) -> Iterator[str]:
-    """Say why the ARP guard of *link* may not be as it should be."""
+def _unguarded(link: Link | None, guard: GuardKeeper) -> tuple[EndpointReason, str] | None:
+    """Say why the ARP guard of *link* may not be as it should be; the routes do without."""
     if link and not guard_rules.is_writable(link.name):
-        yield f"no ARP guard: nftables cannot name interface {link.name!r}"
-    elif link and trouble:
-        yield f"the ARP guard: {trouble}"
+        text = f"nftables cannot name interface {link.name!r}"
+        return EndpointReason.GUARD_REFUSED, text
+    if link and guard.trouble:
+        return EndpointReason.GUARD_REFUSED, guard.trouble
+    return (EndpointReason.GUARD_CONTESTED, guard.contest) if link and guard.contest else None
 
 
 def _transition(resident: Resident, before: Machine, after: Machine | None, step: Step) -> None:

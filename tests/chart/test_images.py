@@ -151,7 +151,7 @@ def test_the_agent_stays_light(nodeagent: Unpacked, module: str) -> None:
 
 
 def test_the_agent_finds_libnftables(nodeagent: Unpacked) -> None:
-    script = "from handover_nodeagent.kernel import libnftables; libnftables.Context().close()"
+    script = "from handover_nodeagent.kernel import libnftables; libnftables.Context()"
 
     assert nodeagent.run("python3.11", "-c", script).stderr == ""
 

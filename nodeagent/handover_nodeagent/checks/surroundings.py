@@ -1,5 +1,6 @@
 """What the node is like: observed, then judged by ``traps``. Runs in the agent's namespaces."""
 
+import contextlib
 import json
 import socket
 from collections.abc import Iterable, Iterator, Mapping
@@ -12,6 +13,7 @@ from handover_nodeagent.checks.findings import Finding, fail, ok
 from handover_nodeagent.checks.traps import Workload
 from handover_nodeagent.kernel import capabilities, guard_rules, libnftables, links, routes
 from handover_nodeagent.kernel.netlink import ObservationError
+from handover_nodeagent.kernel.nft_process import NftProcess
 from handover_nodeagent.network import Link
 
 _SOL_NETLINK: Final = 270
@@ -55,19 +57,21 @@ def strict_check() -> Finding:
     return ok("netlink", "dumps are filtered by the kernel")
 
 
-def nftables() -> Iterator[Finding]:
-    """Try the library, then the arp family: a table that goes in the same transaction."""
-    try:
-        context = libnftables.Context()
-    except libnftables.UnavailableError as error:
-        yield fail("nftables", str(error), "without it there is no ARP guard; all else works")
+def nftables(library: str = libnftables.LIBRARY) -> Iterator[Finding]:
+    """Try the library, then the arp family: a table that goes in the same transaction.
+
+    In a process of its own, as the agent does: what the library finds on the node can end it.
+    """
+    with contextlib.closing(NftProcess(_TRIAL, library)) as process:
+        answer = process.run(trial())
+    if answer.is_lost:
+        remedy = "without it there is no ARP guard; all else works"
+        yield fail("nftables", answer.trouble, remedy)
         return
-    yield ok("nftables", "libnftables can be loaded")
-    trouble = context.run(trial())
-    context.close()
-    if trouble:
+    yield ok("nftables", "libnftables can be used")
+    if answer.trouble:
         remedy = "CONFIG_NF_TABLES_ARP (modprobe nf_tables) and CAP_NET_ADMIN are needed"
-        yield fail("nftables arp", f"no ARP guard can be made: {trouble}", remedy)
+        yield fail("nftables arp", f"no ARP guard can be made: {answer.trouble}", remedy)
     else:
         yield ok("nftables arp", "the ARP guard can be made")
 
@@ -139,16 +143,10 @@ def _ebpf(found: Iterable[Link]) -> Iterator[Finding]:
 
 
 def guarded() -> frozenset[str]:
-    """Return the interfaces that have an ARP guard now."""
-    try:
-        context = libnftables.Context()
-    except libnftables.UnavailableError:
-        return frozenset()
-    try:
-        listing = context.show(f"list table arp {guard_rules.TABLE}")
-        return frozenset(guard_rules.parse(listing) or ())
-    finally:
-        context.close()
+    """Return the interfaces that have an ARP guard now; none where nobody can tell."""
+    with contextlib.closing(NftProcess(_TRIAL, libnftables.LIBRARY)) as process:
+        listing = process.show(f"list table arp {guard_rules.TABLE}")
+    return frozenset(guard_rules.parse(listing.text.decode()) or ())
 
 
 def protocol_names() -> Mapping[int, str]:

@@ -10,8 +10,8 @@ import pytest
 from tests.nodeagent.kernel.conftest import without_privileges
 from tests.nodeagent.kernel.node import V4, Node
 
-from handover_nodeagent.kernel import drift, libnftables
-from handover_nodeagent.kernel.nft import GuardTable
+from handover_nodeagent.kernel import drift
+from handover_nodeagent.kernel.nft import DONE, GuardTable, Outcome
 from handover_nodeagent.network import Guard
 
 pytestmark = pytest.mark.root
@@ -88,7 +88,7 @@ async def watch(table: GuardTable) -> AsyncIterator[Watch]:
 
 
 async def test_the_table_is_what_the_design_says(node: Node, table: GuardTable) -> None:
-    assert await table.replace(TAP0) == ""
+    assert await table.replace(TAP0) == DONE
     assert node.run("nft list ruleset") == LISTED
     assert await table.observe() == TAP0
 
@@ -97,37 +97,37 @@ async def test_a_replace_leaves_nothing_of_before(node: Node, table: GuardTable)
     await table.replace(BOTH)
     assert await table.observe() == BOTH
     node.run("nft add rule arp handover output accept")
-    assert await table.replace(TAP0) == ""
+    assert await table.replace(TAP0) == DONE
     assert node.run("nft list ruleset") == LISTED
 
 
 async def test_one_interface_changes_and_the_others_stay(table: GuardTable) -> None:
     await table.replace(BOTH)
-    assert await table.change({"tap0": frozenset({V4 + 7})}) == ""
+    assert await table.change({"tap0": frozenset({V4 + 7})}) == DONE
     assert {**BOTH, "tap0": frozenset({V4 + 7})} == await table.observe()
 
 
 async def test_an_interface_that_goes_leaves_nothing_behind(node: Node, table: GuardTable) -> None:
     await table.replace(BOTH)
     gone: Guard = {"tap1": frozenset(), "never-there": frozenset()}
-    assert await table.change({**gone, **TAP0}) == ""
+    assert await table.change({**gone, **TAP0}) == DONE
     assert node.run("nft list ruleset") == LISTED
 
 
 async def test_the_table_is_removed_once_and_again(node: Node, table: GuardTable) -> None:
     await table.replace(BOTH)
-    assert [await table.remove() for _ in range(2)] == ["", ""]
+    assert [await table.remove() for _ in range(2)] == [DONE, DONE]
     assert node.run("nft list ruleset") == ""
     assert await table.observe() is None
 
 
 async def test_a_change_without_the_table_says_so(table: GuardTable) -> None:
-    assert "No such file or directory" in await table.change(TAP0)
+    assert "No such file or directory" in (await table.change(TAP0)).trouble
 
 
 async def test_a_strange_interface_name_costs_only_its_own_guard(table: GuardTable) -> None:
     strange: Guard = {'a"; flush': frozenset({V4}), "a@b": frozenset({V4})}
-    complaint = """nftables cannot name interface 'a"; flush'"""
+    complaint = Outcome("""nftables cannot name interface 'a"; flush'""")
     assert complaint == await table.replace(strange)
     assert await table.observe() == {"a@b": frozenset({V4})}
     assert complaint == await table.change({**strange, **TAP0})
@@ -138,10 +138,10 @@ async def test_five_hundred_workloads_are_one_table(
     node: Node, table: GuardTable, watch: Watch
 ) -> None:
     guard = {f"cali{number:011x}": frozenset({V4 + number}) for number in range(500)}
-    assert await table.replace(guard) == ""
+    assert await table.replace(guard) == DONE
     assert guard == await table.observe()
-    assert await table.replace(guard) == ""
-    assert await table.change({"cali00000000007": frozenset({V4})}) == ""
+    assert await table.replace(guard) == DONE
+    assert await table.change({"cali00000000007": frozenset({V4})}) == DONE
     node.run("nft delete table arp handover")
     await watch.told()
     assert (watch.drifts, watch.overflows) == (1, 0)
@@ -151,7 +151,7 @@ def test_without_the_privilege_the_answer_is_a_value(node: Node) -> None:
     async def attempt() -> str:
         table = GuardTable()
         try:
-            return await table.replace(TAP0)
+            return (await table.replace(TAP0)).trouble
         finally:
             table.close()
 
@@ -160,18 +160,19 @@ def test_without_the_privilege_the_answer_is_a_value(node: Node) -> None:
     assert node.run("nft list ruleset") == ""
 
 
-async def test_without_the_library_the_answer_says_what_to_install(
-    monkeypatch: pytest.MonkeyPatch, table: GuardTable
-) -> None:
-    monkeypatch.setattr(libnftables, "_LIBRARY", "libnftables.so.0")
-    expected = (
+@pytest.mark.usefixtures("node")
+async def test_without_the_library_the_answer_says_what_to_install() -> None:
+    table = GuardTable("libnftables.so.0")
+    expected = Outcome(
         "libnftables.so.0 cannot be loaded: install libnftables1 (Debian) or nftables (Fedora);"
-        " the ARP guard is off"
+        " the ARP guard is off",
+        is_lost=True,
     )
     assert expected == await table.replace(TAP0)
     assert expected == await table.change(TAP0)
     assert expected == await table.remove()
     assert await table.observe() is None
+    table.close()
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ from tests.nodeagent.kernel.world import (
     count,
 )
 
-from handover_nodeagent import metrics
+from handover_nodeagent import contest, guard, metrics
 from handover_nodeagent.kernel import drift, netlink
+from handover_nodeagent.kernel.nft import Outcome
 
 pytestmark = pytest.mark.root
 
@@ -46,9 +47,9 @@ async def test_a_route_that_somebody_removed_is_back(world: World) -> None:
 async def test_a_guard_that_somebody_edited_is_made_anew_at_once(world: World, edit: str) -> None:
     """Heard, counted, and repaired at the first attempt: nothing waits for a timer."""
     world.put()
-    guard = world.loop.kernel.guard
+    keeper = world.loop.kernel.guard
     await world.until(lambda: "saddr ip 10.65.0.2" in world.node.run(GUARD))
-    await world.until(lambda: not guard._work.is_set())
+    await world.until(lambda: not keeper._work.is_set())
     whole = world.node.run(GUARD)
     drifts, failures = count(metrics.DRIFT), count(metrics.GUARD_ERRORS)
     world.node.run(edit)
@@ -57,6 +58,26 @@ async def test_a_guard_that_somebody_edited_is_made_anew_at_once(world: World, e
     assert count(metrics.DRIFT) == drifts + 1
     assert count(metrics.GUARD_ERRORS) == failures
     assert world.condition("Programmed") == ("True", "Programmed")
+
+
+async def test_two_authors_of_the_guard_fight_slowly_and_say_so(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each undoes the other: ten rounds at once, then one in two seconds, until one gives up."""
+    monkeypatch.setattr(guard, "CALM", 1.0)
+    world.put()
+    await world.until(lambda: "saddr ip 10.65.0.2" in world.node.run(GUARD))
+    made = count(metrics.GUARD, "replace")
+    for number in range(contest.BURST + 20):
+        drifts = count(metrics.DRIFT)
+        world.node.run(f"nft add chain arp handover x{number}")
+        await world.until(lambda: count(metrics.DRIFT) > drifts)  # noqa: B023  at once
+        await world.until(lambda: not world.loop.kernel.guard._work.is_set())
+    assert count(metrics.GUARD, "replace") <= made + contest.BURST + 2
+    await world.until(lambda: world.condition("Unguarded") == ("True", "GuardContested"))
+    assert world.condition("Programmed") == ("True", "Programmed")
+    await world.until(lambda: "saddr ip 10.65.0.2" in world.node.run(GUARD))
+    await world.until(lambda: world.condition("Unguarded") is None)
 
 
 async def test_a_guard_of_which_nobody_heard_is_made_anew(
@@ -87,18 +108,18 @@ async def test_a_guard_that_takes_its_time_delays_no_cutover(
     """Guards: the guard is written off the loop."""
     world.put(said="target")
     await world.until_listening()
-    guard = world.loop.kernel.guard
-    await world.until(lambda: not guard._work.is_set())
-    free, done, run = threading.Event(), threading.Event(), guard._table._run
+    keeper = world.loop.kernel.guard
+    await world.until(lambda: not keeper._work.is_set())
+    free, done, run = threading.Event(), threading.Event(), keeper._table._run
 
-    def run_slowly(text: str) -> str:
+    def run_slowly(text: str) -> Outcome:
         free.wait(5)
         done.set()
         return run(text)
 
-    monkeypatch.setattr(guard._table, "_run", run_slowly)
-    guard.replace()
-    await world.until(lambda: not guard._work.is_set())
+    monkeypatch.setattr(keeper._table, "_run", run_slowly)
+    keeper.replace()
+    await world.until(lambda: not keeper._work.is_set())
     world.send()
     await world.shows(ELEVATED_V4)
     await world.until_state("Live")

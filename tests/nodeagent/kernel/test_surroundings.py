@@ -1,5 +1,6 @@
 """The checks on a real kernel: each trap is set, and each is found."""
 
+import contextlib
 import subprocess
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -12,6 +13,7 @@ from handover_api.configuration import Settings
 from handover_nodeagent.checks import surroundings
 from handover_nodeagent.checks.findings import Finding, Verdict
 from handover_nodeagent.kernel import guard_rules, libnftables
+from handover_nodeagent.kernel.nft_process import Answer, NftProcess
 
 pytestmark = pytest.mark.root
 
@@ -48,9 +50,9 @@ def test_proxy_arp_is_fine_behind_a_guard(node: Node) -> None:
     node.run("ip route add 10.65.0.2 dev tap0")
     Path("/proc/sys/net/ipv4/conf/tap0/proxy_arp").write_text("1")
     assert look("proxy_arp") == [(Verdict.WARN, "on without an ARP guard on tap0")]
-    context = libnftables.Context()
-    assert context.run(guard_rules.render({"tap0": frozenset({IPv4Address("10.65.0.2")})})) == ""
-    context.close()
+    with contextlib.closing(NftProcess("test", libnftables.LIBRARY)) as process:
+        guard = guard_rules.render({"tap0": frozenset({IPv4Address("10.65.0.2")})})
+        assert process.run(guard) == Answer()
     assert [verdict for verdict, _ in look("proxy_arp")] == [Verdict.OK]
 
 
