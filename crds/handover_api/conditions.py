@@ -90,3 +90,18 @@ class ConfigurationCondition(enum.StrEnum):
     """Condition types of a HandoverConfiguration."""
 
     ACCEPTED = "Accepted"
+    APPLIED = "Applied"
+    OVERRIDDEN = "Overridden"
+
+
+class ConfigurationReason(enum.StrEnum):
+    """Reasons of a HandoverConfiguration's conditions."""
+
+    VALID = "Valid"
+    UNKNOWN_NAME = "UnknownName"
+    DEFAULT_ONLY = "DefaultOnly"
+    INVALID = "Invalid"
+    APPLIED = "Applied"
+    REFUSED = "Refused"
+    SET_ELSEWHERE = "SetElsewhere"
+    AS_GIVEN = "AsGiven"

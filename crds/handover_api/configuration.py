@@ -2,11 +2,13 @@
 
 import datetime as dt
 import enum
+from collections.abc import Mapping
 from ipaddress import IPv4Network, IPv6Network
 from typing import Annotated, Final, Self
 
 import pydantic
 
+from handover_api import names
 from handover_api.model import Condition, Duration, Metadata, Model
 
 RESERVED_ROUTE_PROTOCOLS: Final = frozenset({11, 12, *range(186, 198)})
@@ -31,6 +33,11 @@ class Mode(enum.StrEnum):
     ACTIVE = "active"
     OBSERVE = "observe"
     PAUSED = "paused"
+
+
+def is_braked(annotations: Mapping[str, str]) -> bool:
+    """Return whether the annotations of ``default`` hold a person's brake, handover.dev/paused."""
+    return annotations.get(names.PAUSED, "false") != "false"
 
 
 class RouteOwnership(enum.StrEnum):
@@ -92,8 +99,9 @@ class Settings(Model):
 
 
 class HandoverConfigurationStatus(Model):
-    """Written by the operator only."""
+    """Written by the operator only; ``mode`` is what the object comes to, the brake included."""
 
+    mode: str | None = None
     conditions: tuple[Condition, ...] = ()
 
 

@@ -23,6 +23,9 @@ NOT_FOLLOWED: Final = f"{GROUP}/not-followed"
 UNINSTALL: Final = f"{GROUP}/uninstall"
 """On HandoverConfiguration ``default``: another value asks the agents to hand back."""
 
+PAUSED: Final = f"{GROUP}/paused"
+"""On HandoverConfiguration ``default``: a person's brake for all nodes; no apply touches it."""
+
 DEFAULT_CONFIGURATION: Final = "default"
 NODE_CONFIGURATION_PREFIX: Final = "node."
 

@@ -1,5 +1,7 @@
 """PURE: what holds on this node: environment over ``node.<name>`` over ``default`` over built-in.
 
+A person's brake on ``default`` goes before all of them.
+
 A layer with an invalid value is refused as a whole, and named; the caller keeps what held before.
 """
 
@@ -9,8 +11,8 @@ from typing import Final
 
 import pydantic
 
-from handover_api import configuration, model
-from handover_api.configuration import Settings
+from handover_api import configuration, model, names
+from handover_api.configuration import Mode, Settings
 
 PREFIX: Final = "HANDOVER_"
 DEFAULT_LAYER: Final = "HandoverConfiguration default"
@@ -28,6 +30,18 @@ _WIDEST: Final = {
 }
 
 Spec = Mapping[str, object]
+
+
+def layer(spec: Spec, annotations: Mapping[str, str]) -> Spec:
+    """Return what is remembered of an object: its spec, and whether it holds the brake."""
+    return {**spec, names.PAUSED: True} if configuration.is_braked(annotations) else spec
+
+
+def braked(settings: Settings, default_spec: Spec | None) -> Settings:
+    """Return *settings*, paused where ``default`` holds the brake, whatever else it holds."""
+    if not (default_spec or {}).get(names.PAUSED):
+        return settings
+    return settings.model_copy(update={"mode": Mode.PAUSED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +75,7 @@ def effective(
         settings = _read(NODE_LAYER, {**default, **node})
     if not isinstance(settings, Invalid) and environment:
         settings = _read(ENVIRONMENT_LAYER, {**default, **node, **environment})
-    return settings
+    return settings if isinstance(settings, Invalid) else braked(settings, default_spec)
 
 
 def overrides(environment: Mapping[str, str]) -> Spec:

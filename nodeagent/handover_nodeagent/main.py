@@ -98,7 +98,8 @@ class Agent:
             self.settings.overrides,
         )
         if isinstance(found, Invalid):
-            return last, str(found)
+            default = self.specs.get(names.DEFAULT_CONFIGURATION)
+            return configuration.braked(last, default), str(found)
         return found, ""
 
     def configure(self) -> None:
@@ -247,7 +248,10 @@ class _Configurations:
         if metadata["name"] in self._wanted:
             self._listed.add(metadata["name"])
             metrics.GENERATION.labels(metadata["name"]).set(metadata.get("generation", 0))
-            self._take(metadata["name"], spec)
+            self._take(
+                metadata["name"],
+                configuration.layer(spec, metadata.get("annotations") or {}),
+            )
         if metadata["name"] == names.DEFAULT_CONFIGURATION:
             self._agent.consider_uninstall(metadata)
 

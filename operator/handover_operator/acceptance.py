@@ -1,17 +1,25 @@
-"""Whether a HandoverConfiguration can be followed: its Accepted condition.
+"""What the operator says of a HandoverConfiguration: its conditions, and the mode it comes to.
 
 The API server has checked each field; here they are checked together, a node's over the default.
 """
 
 import datetime as dt
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pydantic
 
 from handover_api import model, names
-from handover_api.conditions import ConfigurationCondition
-from handover_api.configuration import DEFAULT_ONLY, Settings
+from handover_api.conditions import ConfigurationCondition as Type
+from handover_api.conditions import ConfigurationReason as Reason
+from handover_api.configuration import (
+    DEFAULT_ONLY,
+    HandoverConfiguration,
+    HandoverConfigurationStatus,
+    Mode,
+    Settings,
+    is_braked,
+)
 from handover_api.model import Condition
 
 Spec = Mapping[str, object]
@@ -26,17 +34,29 @@ class Acceptance:
     message: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Application:
+    """How the last apply of ``default`` went.
+
+    ``refusal``: what the API server says, where it takes it not. ``overridden``: the fields that
+    somebody else has set otherwise, and by what the API server knows them.
+    """
+
+    refusal: str = ""
+    overridden: Mapping[str, str] = field(default_factory=dict)
+
+
 def accept(name: str, spec: Spec, default: Spec) -> Acceptance:
     """Check the object *name*; *default* is the spec of ``default``, empty when there is none."""
     if name == names.DEFAULT_CONFIGURATION:
         return _valid(spec)
     if not name.startswith(names.NODE_CONFIGURATION_PREFIX):
         message = "metadata.name must be default, or node. and the name of a node"
-        return Acceptance(holds=False, reason="UnknownName", message=message)
+        return Acceptance(holds=False, reason=Reason.UNKNOWN_NAME, message=message)
     misplaced = sorted(DEFAULT_ONLY & spec.keys())
     if misplaced:
         message = f"may be set in default only: {', '.join(f'spec.{field}' for field in misplaced)}"
-        return Acceptance(holds=False, reason="DefaultOnly", message=message)
+        return Acceptance(holds=False, reason=Reason.DEFAULT_ONLY, message=message)
     # Agents refuse an invalid default as a whole; this node's fields are then over the built-in.
     base = default if _valid(default).holds else {}
     return _valid({**base, **spec})
@@ -47,27 +67,85 @@ def _valid(spec: Spec) -> Acceptance:
         Settings.model_validate(dict(spec))
     except pydantic.ValidationError as error:
         message = "; ".join(_sentence(each["loc"], each["msg"]) for each in error.errors())
-        return Acceptance(holds=False, reason="Invalid", message=message)
-    return Acceptance(holds=True, reason="Valid")
+        return Acceptance(holds=False, reason=Reason.INVALID, message=message)
+    return Acceptance(holds=True, reason=Reason.VALID)
 
 
 def _sentence(location: tuple[int | str, ...], text: str) -> str:
     return f"{model.field_path(('spec', *location))}: {text}"
 
 
-def condition(
-    accepted: Acceptance, before: Condition | None, generation: int, now: dt.datetime
+def status(
+    found: HandoverConfiguration,
+    default: HandoverConfiguration | None,
+    application: Application | None,
+    now: dt.datetime,
+) -> HandoverConfigurationStatus:
+    """Return the status of one object; *application* is None where nobody applies ``default``."""
+    name, base = found.metadata.name, default.spec if default else {}
+    said = [(Type.ACCEPTED, accept(name, found.spec, base))]
+    if name == names.DEFAULT_CONFIGURATION and application is not None:
+        said += _of_application(application)
+    before = {each.type: each for each in found.status.conditions}
+    generation = found.metadata.generation
+    after = {
+        kind.value: _condition(kind, holds, before.get(kind.value), generation, now)
+        for kind, holds in said
+        # Nothing is said of what never was.
+        if kind is not Type.OVERRIDDEN or holds.holds or kind.value in before
+    }
+    return HandoverConfigurationStatus(
+        mode=_mode(found, default), conditions=tuple({**before, **after}.values())
+    )
+
+
+def _of_application(application: Application) -> list[tuple[Type, Acceptance]]:
+    if application.refusal:
+        refused = Acceptance(holds=False, reason=Reason.REFUSED, message=application.refusal)
+        return [(Type.APPLIED, refused)]
+    applied = Acceptance(holds=True, reason=Reason.APPLIED)
+    overridden = Acceptance(holds=False, reason=Reason.AS_GIVEN)
+    if application.overridden:
+        fields = [f"spec.{name} ({why})" for name, why in sorted(application.overridden.items())]
+        message = f"stays as somebody else has set it: {', '.join(fields)}"
+        overridden = Acceptance(holds=True, reason=Reason.SET_ELSEWHERE, message=message)
+    return [(Type.APPLIED, applied), (Type.OVERRIDDEN, overridden)]
+
+
+def _mode(found: HandoverConfiguration, default: HandoverConfiguration | None) -> str:
+    """Return the mode that this object comes to, with the default below and the brake above it."""
+    if default is not None and is_braked(default.metadata.annotations):
+        return Mode.PAUSED.value
+    inherited = default.spec.get("mode", Mode.ACTIVE) if default else Mode.ACTIVE
+    return str(found.spec.get("mode", inherited))
+
+
+def news(
+    before: HandoverConfigurationStatus, after: HandoverConfigurationStatus
+) -> tuple[Condition, ...]:
+    """Return the conditions of which a person should be told: bad ones that are new."""
+    known = {(each.type, each.status, each.message) for each in before.conditions}
+    return tuple(
+        each
+        for each in after.conditions
+        if (each.type, each.status, each.message) not in known
+        and each.status == ("True" if each.type == Type.OVERRIDDEN else "False")
+    )
+
+
+def _condition(
+    kind: Type, found: Acceptance, before: Condition | None, generation: int, now: dt.datetime
 ) -> Condition:
     """Return the condition; its transition time moves only with its status."""
-    status = "True" if accepted.holds else "False"
+    status = "True" if found.holds else "False"
     since = now.replace(microsecond=0)
     if before is not None and before.status == status:
         since = before.last_transition_time
     return Condition(
-        type=ConfigurationCondition.ACCEPTED.value,
+        type=kind.value,
         status=status,
-        reason=accepted.reason,
-        message=accepted.message,
+        reason=found.reason,
+        message=found.message,
         last_transition_time=since,
         observed_generation=generation,
     )

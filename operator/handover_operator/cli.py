@@ -52,7 +52,8 @@ def run() -> None:
 
     \b
     HANDOVER_CONFIGURATION_FILE [none]  YAML with the spec of
-        HandoverConfiguration "default", applied once at start
+        HandoverConfiguration "default", kept applied but for what a
+        person has set
     HANDOVER_PORT [8080]  serves /healthz, /readyz and /metrics
     HANDOVER_LISTEN_ADDRESS [all]  where that is served
     HANDOVER_LOG_LEVEL [info]  debug, info, warning or error

@@ -50,7 +50,11 @@ class Refused(Temporary):
 
 
 class Conflict(Exception):  # noqa: N818  an expected situation
-    """The object has changed since we looked."""
+    """The object has changed since we looked; of an apply: ``causes``, by field, who owns it."""
+
+    def __init__(self, message: str = "", causes: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.causes = causes or {}
 
 
 class Absent(Exception):  # noqa: N818  an expected situation
@@ -164,8 +168,11 @@ class Cluster:
             query={"fieldManager": names.OPERATOR_FIELD_MANAGER},
         )
 
-    async def apply_default(self, spec: Mapping[str, object]) -> RawObject:
-        """Apply HandoverConfiguration ``default`` (server-side apply, our fields win)."""
+    async def apply_default(self, spec: Mapping[str, object], *, dry: bool = False) -> RawObject:
+        """Apply HandoverConfiguration ``default``, or ask whether that would do.
+
+        Server-side apply, never by force: Conflict where somebody else has set a field otherwise.
+        """
         key = ObjectKey("", names.DEFAULT_CONFIGURATION)
         body = {
             "apiVersion": names.API_VERSION,
@@ -178,7 +185,10 @@ class Cluster:
             _path(Kind.CONFIGURATION, key),
             body=body,
             content_type=APPLY_PATCH,
-            query={"fieldManager": names.OPERATOR_FIELD_MANAGER, "force": "true"},
+            query={
+                "fieldManager": names.OPERATOR_FIELD_MANAGER,
+                **({"dryRun": "All"} if dry else {}),
+            },
         )
 
     async def delete(self, kind: Kind, key: ObjectKey, uid: str) -> None:
@@ -260,7 +270,8 @@ class Cluster:
         accept: str = "application/json",
         query: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        if not (method == "GET" or path.startswith(LEASES) or self.may_write()):
+        changes_nothing = method == "GET" or "dryRun" in (query or {})
+        if not (changes_nothing or path.startswith(LEASES) or self.may_write()):
             message = "another replica leads"
             raise NotLeading(message)
         try:
@@ -299,13 +310,17 @@ def _seconds(retry_after: str) -> float:
 def _ours(status: int, text: str, patience: float = 0.0) -> Exception:
     """Sort an HTTP status by what the caller can do about it."""
     try:
-        message = json.loads(text).get("message", text)
+        found = json.loads(text)
+        message = found.get("message", text)
     except (ValueError, AttributeError):
-        message = text
+        found, message = {}, text
     if status == HTTPStatus.NOT_FOUND:
         return Absent(message)
     if status == HTTPStatus.CONFLICT:
-        return Conflict(message)
+        causes = (found.get("details") or {}).get("causes") or ()
+        return Conflict(
+            message, {each.get("field", ""): each.get("message", "") for each in causes}
+        )
     if status in PATIENCE or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return Unavailable(f"{status}: {message}", patience)
     return Refused(f"{status}: {message}")

@@ -11,17 +11,19 @@ from handover_operator import metrics
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 
 
-async def serve(address: str, port: int, is_ready: Callable[[], bool]) -> web.AppRunner:
-    """Start serving; the caller cleans up what is returned. Raises OSError."""
+async def serve(address: str, port: int, unready: Callable[[], str]) -> web.AppRunner:
+    """Start serving; the caller cleans up what is returned. Raises OSError.
+
+    *unready* says why /readyz says no; "" is yes.
+    """
 
     async def healthz(_: web.Request) -> web.Response:
         return web.Response(text="ok\n")
 
     async def readyz(_: web.Request) -> web.Response:
-        if is_ready():
-            return web.Response(text="ok\n")
-        text = "the first lists are not complete\n"
-        return web.Response(status=HTTPStatus.SERVICE_UNAVAILABLE, text=text)
+        if trouble := unready():
+            return web.Response(status=HTTPStatus.SERVICE_UNAVAILABLE, text=f"{trouble}\n")
+        return web.Response(text="ok\n")
 
     async def metrics_page(_: web.Request) -> web.Response:
         return web.Response(body=metrics.render(), headers={"Content-Type": CONTENT_TYPE})

@@ -12,6 +12,7 @@ from handover_api.configuration import HandoverConfiguration
 from handover_api.livemigration import LiveMigration
 from handover_api.names import DEFAULT_CONFIGURATION, ObjectKey
 from handover_operator import gather, metrics
+from handover_operator.acceptance import Application
 from handover_operator.gather import RawObject, Unreadable
 from handover_operator.kinds import Kind
 from handover_operator.resolver import Resolver
@@ -31,6 +32,7 @@ class Follower(Protocol):
 class Knowledge:
     """All objects of our kinds.
 
+    ``application``: how the last apply of ``default`` went, where this operator applies it.
     ``doubtful``: configurations to be judged again. ``complaints``: objects that nobody can read
     and of which nobody was told yet; ``unreadable``: all of them.
     """
@@ -39,6 +41,7 @@ class Knowledge:
         self.resolver = Resolver()
         self.configurations: dict[str, HandoverConfiguration] = {}
         self.unreadable: dict[tuple[Kind, ObjectKey], Unreadable] = {}
+        self.application: Application | None = None
         self.doubtful: set[str] = set()
         self.complaints: set[tuple[Kind, ObjectKey]] = set()
         self.followers: list[Follower] = []
@@ -85,6 +88,11 @@ class Knowledge:
     ) -> list[tuple[ObjectKey, Version]]:
         """Return what a list of this version does not hold and nothing newer told us of."""
         return self._versions[kind].missing(existing, version)
+
+    def take_application(self, application: Application) -> None:
+        """Take in how the newest apply of ``default`` went."""
+        self.application = application
+        self.doubtful.add(DEFAULT_CONFIGURATION)
 
     def take_doubtful(self) -> set[str]:
         """Return, and take off the list, the configurations to be judged again."""

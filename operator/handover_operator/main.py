@@ -13,6 +13,7 @@ import yaml
 
 from handover_operator import cluster, handlers, health, listing, metrics
 from handover_operator.cluster import Cluster
+from handover_operator.default import Default
 from handover_operator.kubevirt.presence import Presence
 from handover_operator.kubevirt.reconcile import AdapterReconciler
 from handover_operator.leadership import Leadership
@@ -27,17 +28,21 @@ class Unusable(Exception):  # noqa: N818  tells a person what to do
 
 async def run(settings: OperatorSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises Unusable or cluster.Unconfigured."""
-    default = read_default(settings.configuration_file)
+    given = read_default(settings.configuration_file)
     configuration = await cluster.connect()
     api = Cluster(configuration)
     reconciler = Reconciler(api, _now)
+    default = Default(api, reconciler, given)
+    reconciler.known.followers.append(default)
     adapter = AdapterReconciler(api, reconciler, _now) if settings.kubevirt else None
+    if adapter is not None:
+        adapter.is_configured = default.has_been_there
     metrics.watch(
         lambda: len(reconciler) + (0 if adapter is None else len(adapter)), reconciler.known
     )
     try:
         server = await health.serve(
-            settings.listen_address, settings.port, lambda: reconciler.synced
+            settings.listen_address, settings.port, lambda: _unready(reconciler, default)
         )
     except OSError as error:
         await api.close()
@@ -59,7 +64,7 @@ async def _work(
     api: Cluster,
     reconciler: Reconciler,
     adapter: AdapterReconciler | None,
-    default: Mapping[str, object] | None,
+    default: Default,
 ) -> None:
     work = asyncio.current_task()
     assert work is not None
@@ -74,7 +79,8 @@ async def _work(
     sweeper = Sweeper(lambda: listing.sweep(api, reconciler), settings.sweep_interval)
     writers = (reconciler, adapter) if adapter is not None else (reconciler,)
     async with asyncio.TaskGroup() as group:
-        group.create_task(_lead(settings, api, lambda: _govern(settings, api, writers, default)))
+        group.create_task(default.run())
+        group.create_task(_lead(settings, api, lambda: _govern(settings, writers, default)))
         group.create_task(sweeper.run())
         if presence is not None:
             group.create_task(presence.run())
@@ -101,16 +107,17 @@ async def _lead(
 
 async def _govern(
     settings: OperatorSettings,
-    api: Cluster,
     writers: Sequence[Reconciler | AdapterReconciler],
-    default: Mapping[str, object] | None,
+    default: Default,
 ) -> None:
     """Write until cancelled: everything that only the leader does."""
-    async with asyncio.TaskGroup() as group:
-        for writer in writers:
-            group.create_task(writer.run(settings.writers))
-        if default is not None:
-            group.create_task(_apply_default(api, default))
+    default.lead(leads=True)
+    try:
+        async with asyncio.TaskGroup() as group:
+            for writer in writers:
+                group.create_task(writer.run(settings.writers))
+    finally:
+        default.lead(leads=False)
 
 
 def _take_signals(work: asyncio.Task[None]) -> None:
@@ -120,8 +127,9 @@ def _take_signals(work: asyncio.Task[None]) -> None:
         loop.add_signal_handler(number, work.cancel)
 
 
-async def _apply_default(api: Cluster, default: Mapping[str, object]) -> None:
-    await listing.insist(lambda: api.apply_default(default), "HandoverConfiguration default")
+def _unready(reconciler: Reconciler, default: Default) -> str:
+    """Return why this replica is not ready; "" when it is."""
+    return default.trouble if reconciler.synced else "the first lists are not complete"
 
 
 def read_default(path: Path | None) -> Mapping[str, object] | None:

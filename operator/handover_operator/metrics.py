@@ -80,6 +80,16 @@ SYNCED: Final = Gauge(
     "1 when the first lists of all kinds are complete",
     registry=REGISTRY,
 )
+APPLIED: Final = Gauge(
+    "handover_operator_configuration_applied",
+    "1 when HandoverConfiguration default is taken as this operator was given it, else 0",
+    registry=REGISTRY,
+)
+OVERRIDDEN: Final = Gauge(
+    "handover_operator_configuration_overridden_fields",
+    "Fields of HandoverConfiguration default that somebody else has set otherwise",
+    registry=REGISTRY,
+)
 LEADER: Final = Gauge(
     "handover_operator_leader",
     "1 while this replica writes; always, where it is the only one",

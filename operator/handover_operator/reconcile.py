@@ -13,9 +13,11 @@ from dataclasses import dataclass
 
 import structlog
 
+from handover_api.conditions import ConfigurationReason
 from handover_api.livemigration import LiveMigration, LiveMigrationStatus
 from handover_api.names import DEFAULT_CONFIGURATION, ObjectKey
 from handover_operator import acceptance, conditions, metrics, notices
+from handover_operator.acceptance import Application
 from handover_operator.cluster import Absent, Cluster, Conflict, Refused
 from handover_operator.gather import RawObject
 from handover_operator.kinds import Kind
@@ -103,6 +105,19 @@ class Reconciler:
     def doubt(self, namespace: str, migration_uid: str) -> None:
         """Take in that the driver of a migration may say something else now."""
         self.known.resolver.doubt((namespace, migration_uid))
+        self._advance()
+
+    def take_application(self, application: Application) -> None:
+        """Take in how the newest apply of ``default`` went (default.Listener)."""
+        before = self.known.application
+        if application == before:
+            return
+        self.known.take_application(application)
+        if application.refusal and DEFAULT_CONFIGURATION not in self.known.configurations:
+            # Nothing is there that could have a condition.
+            notice = Notice(ConfigurationReason.REFUSED, application.refusal, warning=True)
+            key = ObjectKey("", DEFAULT_CONFIGURATION)
+            self._queue.add(Subject(Kind.CONFIGURATION, key, notice))
         self._advance()
 
     def doubt_all(self) -> None:
@@ -271,19 +286,18 @@ class Reconciler:
         if found is None:
             return
         default = self.known.configurations.get(DEFAULT_CONFIGURATION)
-        accepted = acceptance.accept(subject.key.name, found.spec, default.spec if default else {})
-        before = next(iter(found.status.conditions), None)
-        after = acceptance.condition(accepted, before, found.metadata.generation, self._clock())
+        before, application = found.status, self.known.application
+        after = acceptance.status(found, default, application, self._clock())
         if after == before:
             return
         patch = {
             "metadata": {"resourceVersion": found.metadata.resource_version},
-            "status": {"conditions": [after.to_object()]},
+            "status": after.to_object(),
         }
-        if await self._patch(subject, patch, subresource="/status") and not accepted.holds:
-            notice = Notice(accepted.reason, accepted.message, warning=True)
-            uid = found.metadata.uid
-            self._queue.add(Subject(subject.kind, subject.key, notice, uid))
+        if await self._patch(subject, patch, subresource="/status"):
+            for each in acceptance.news(before, after):
+                notice = Notice(each.reason, each.message, warning=True)
+                self._queue.add(Subject(subject.kind, subject.key, notice, found.metadata.uid))
 
     async def _patch(self, subject: Subject, patch: RawObject, *, subresource: str = "") -> bool:
         """Send one patch and take in what the API server made of it.

@@ -15,7 +15,7 @@ class OperatorSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="HANDOVER_", frozen=True, extra="ignore")
 
     configuration_file: Path | None = None
-    """YAML with the spec of HandoverConfiguration ``default``, applied once at start."""
+    """YAML with the spec of HandoverConfiguration ``default``, kept applied."""
 
     listen_address: str = ""
     """Where /healthz, /readyz and /metrics are served; empty: all addresses."""

@@ -114,3 +114,30 @@ def test_only_what_nothing_could_make_right_is_a_complaint(
     is_fine: bool,  # noqa: FBT001  a table's column
 ) -> None:
     assert (configuration.complaint(environment) is None) is is_fine
+
+
+@pytest.mark.parametrize(
+    ("annotations", "mode"),
+    [
+        ({"handover.dev/paused": "true"}, Mode.PAUSED),
+        ({"handover.dev/paused": "since 3 a.m., ask Ada"}, Mode.PAUSED),
+        ({"handover.dev/paused": ""}, Mode.PAUSED),
+        ({"handover.dev/paused": "false"}, Mode.ACTIVE),
+        ({}, Mode.ACTIVE),
+    ],
+)
+def test_the_brake_goes_before_every_layer(annotations: dict[str, str], mode: Mode) -> None:
+    default = configuration.layer({"mode": "observe"}, annotations)
+
+    found = configuration.effective(default, {"mode": "observe"}, {"mode": "active"})
+
+    assert isinstance(found, Settings)
+    assert found.mode is mode
+
+
+def test_the_brake_holds_beside_an_invalid_value() -> None:
+    default = configuration.layer({"probeInterval": "1ms"}, {"handover.dev/paused": "true"})
+
+    assert isinstance(configuration.effective(default, None, {}), Invalid)
+    assert configuration.braked(BUILT_IN, default).mode is Mode.PAUSED
+    assert configuration.braked(BUILT_IN, {"probeInterval": "1ms"}) == BUILT_IN

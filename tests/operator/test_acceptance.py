@@ -1,12 +1,15 @@
 """HandoverConfigurations are checked as a whole, a node's over the default."""
 
 import datetime as dt
+from collections.abc import Mapping
 from typing import Any
 
 import pytest
 
+from handover_api.configuration import HandoverConfiguration, HandoverConfigurationStatus
+from handover_api.model import Metadata
 from handover_operator import acceptance
-from handover_operator.acceptance import Acceptance
+from handover_operator.acceptance import Application
 
 NOW = dt.datetime(2026, 11, 24, 12, 0, 0, 5, tzinfo=dt.UTC)
 
@@ -38,12 +41,94 @@ def test_all_wrong_fields_are_named_at_once() -> None:
     assert "spec.routeProtocol: " in accepted.message
 
 
+def configuration(
+    name: str = "default", spec: Mapping[str, object] | None = None, **annotations: str
+) -> HandoverConfiguration:
+    """Return a configuration; an annotation is written without its group."""
+    marks = {f"handover.dev/{key}": value for key, value in annotations.items()}
+    metadata = Metadata(name=name, generation=1, annotations=marks)
+    return HandoverConfiguration(metadata=metadata, spec=dict(spec or {}))
+
+
+def said(status: HandoverConfigurationStatus) -> list[str]:
+    """Return the conditions, shortly."""
+    return [f"{each.type} {each.status} {each.reason}" for each in status.conditions]
+
+
 def test_the_transition_time_moves_with_the_status_only() -> None:
-    good, bad = Acceptance(holds=True, reason="Valid"), Acceptance(holds=False, reason="Invalid")
     later = NOW + dt.timedelta(seconds=3)
-    first = acceptance.condition(good, None, 1, NOW)
-    again = acceptance.condition(good, first, 2, later)
-    assert first.last_transition_time == again.last_transition_time == NOW.replace(microsecond=0)
-    assert again.observed_generation == 2
-    changed = acceptance.condition(bad, again, 2, later)
-    assert (changed.status, changed.last_transition_time) == ("False", later.replace(microsecond=0))
+    found = configuration()
+    first = acceptance.status(found, found, None, NOW)
+    again = configuration(spec={"probeInterval": "1s"}).model_copy(update={"status": first})
+    same = acceptance.status(again, again, None, later)
+    wrong = configuration(spec={"probeInterval": "1ms"}).model_copy(update={"status": first})
+    changed = acceptance.status(wrong, wrong, None, later)
+
+    assert same == first
+    assert first.conditions[0].last_transition_time == NOW.replace(microsecond=0)
+    assert said(changed) == ["Accepted False Invalid"]
+    assert changed.conditions[0].last_transition_time == later.replace(microsecond=0)
+
+
+def test_a_refused_apply_is_said_of_the_older_default_that_stays_in_force() -> None:
+    found = configuration()
+    refused = Application(refusal="spec.mode: no such mode")
+
+    status = acceptance.status(found, found, refused, NOW)
+
+    assert said(status) == ["Accepted True Valid", "Applied False Refused"]
+    assert [each.message for each in acceptance.news(found.status, status)] == [refused.refusal]
+    assert acceptance.news(status, status) == ()
+
+
+def test_what_a_person_has_set_is_said_once_and_that_it_is_over() -> None:
+    found = configuration(spec={"mode": "paused"})
+    overridden = Application(overridden={"mode": 'conflict with "kubectl-edit"'})
+
+    first = acceptance.status(found, found, overridden, NOW)
+    over = found.model_copy(update={"status": first})
+    last = acceptance.status(over, over, Application(), NOW)
+
+    assert said(first)[1:] == ["Applied True Applied", "Overridden True SetElsewhere"]
+    (news,) = acceptance.news(found.status, first)
+    assert 'spec.mode (conflict with "kubectl-edit")' in news.message
+    assert said(last)[1:] == ["Applied True Applied", "Overridden False AsGiven"]
+    assert acceptance.news(first, last) == ()
+
+
+def test_nothing_is_said_of_an_override_that_never_was() -> None:
+    found = configuration()
+
+    assert said(acceptance.status(found, found, Application(), NOW)) == [
+        "Accepted True Valid",
+        "Applied True Applied",
+    ]
+
+
+def test_only_the_default_is_applied() -> None:
+    found = configuration("node.a")
+
+    status = acceptance.status(found, configuration(), Application(refusal="no"), NOW)
+
+    assert said(status) == ["Accepted True Valid"]
+
+
+@pytest.mark.parametrize(
+    ("found", "default", "mode"),
+    [
+        (configuration(), configuration(), "active"),
+        (configuration("node.a"), configuration(spec={"mode": "observe"}), "observe"),
+        (
+            configuration("node.a", {"mode": "active"}),
+            configuration(spec={"mode": "observe"}),
+            "active",
+        ),
+        (configuration("node.a", {"mode": "active"}), configuration(paused=""), "paused"),
+        (configuration("node.a"), configuration(paused="false"), "active"),
+        (configuration("node.a"), None, "active"),
+    ],
+)
+def test_the_mode_is_what_it_comes_to(
+    found: HandoverConfiguration, default: HandoverConfiguration | None, mode: str
+) -> None:
+    assert acceptance.status(found, default, None, NOW).mode == mode

@@ -60,8 +60,14 @@ def is_urgent(item: Subject | Saying | Need) -> bool:
     return isinstance(item, Need) or (isinstance(item, Subject) and item.kind is Kind.ENDPOINT)
 
 
+class Unconfigured(Temporary):
+    """An agent that saw an endpoint now would act on what nobody has asked for."""
+
+
 class AdapterReconciler:
     """Keeps what is known of KubeVirt's world, and writes what follows from it.
+
+    No endpoint is made before ``is_configured``.
 
     It is idle until ``start``, and after ``stop``: then nothing is made, changed or deleted.
     """
@@ -72,6 +78,7 @@ class AdapterReconciler:
         self.adapter = Adapter()
         self.ledger = Ledger()
         self.is_active = False
+        self.is_configured: Callable[[], bool] = lambda: True
         self._cluster = cluster
         self._reconciler = reconciler
         self._clock = clock
@@ -308,6 +315,9 @@ class AdapterReconciler:
         kind, key = subject.kind, subject.key
         match write:
             case Create(body):
+                if kind is Kind.ENDPOINT and not self.is_configured():
+                    message = "HandoverConfiguration default is not there so far"
+                    raise Unconfigured(message)
                 self._reconciler.observe(
                     kind, await self._cluster.create(kind, key.namespace, body)
                 )
