@@ -77,6 +77,7 @@ class EndpointReason(enum.StrEnum):
     NOT_NEEDED = "NotNeeded"
     CANNOT_LISTEN = "CannotListen"
     GUEST_ANSWERS = "GuestAnswers"
+    CANNOT_ASK = "CannotAsk"
     NOT_ALLOWED = "NotAllowed"
     SHARED = "Shared"
     NOT_ANNOUNCED = "NotAnnounced"

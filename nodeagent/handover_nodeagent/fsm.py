@@ -12,6 +12,10 @@ The API never takes out a route on its word alone: a guest that should be gone i
 (Asking), and one that answers keeps its routes and is asked again later. A guest that is silent
 loses them (Withdrawn), and the endpoint listens on, in case it comes back.
 
+A guest that answers against the API's word is in doubt. So is then what the API said of the other
+side: nobody has asked a source that was told that the migration failed. Therefore a TimeWait in
+doubt never ends by its timer: the elevated routes stay until the API says something else.
+
 Nothing here waits: a timer or an announcement that comes late carries the number of an older
 episode and changes nothing.
 """
@@ -43,7 +47,6 @@ from handover_nodeagent.events import (
     Event,
     Input,
     Started,
-    TimerPopped,
     Unaskable,
     Updated,
 )
@@ -54,6 +57,7 @@ from handover_nodeagent.machine import (
     RouteLevel,
     is_listening,
     is_on_source_side,
+    is_trusting,
     level,
 )
 from handover_nodeagent.transitions import ENDINGS, RELEASING, TRANSITIONS, Fork, Guard, Turn
@@ -86,9 +90,10 @@ def step(machine: Machine | None, event: Event, now: dt.datetime, settings: Sett
     if machine is None or _is_late(machine, event):
         return Step(machine)
     if isinstance(event, AwaitLifted):
-        return Step(dataclasses.replace(machine, awaiting=False))
+        return _update(machine, dataclasses.replace(machine, awaiting=False), now)
     if isinstance(event, Updated):
-        return _update(machine, event, now)
+        updated = dataclasses.replace(machine, assignment=event.assignment)
+        return _update(machine, updated, now)
     if isinstance(event, Announced) and machine.state is State.WITHDRAWN:
         return _weigh(machine, event, now, settings)
     return _take(machine, event, now)
@@ -98,14 +103,14 @@ def _is_late(machine: Machine, event: Event) -> bool:
     return isinstance(event, Started) and event.episode != machine.episode
 
 
-def _update(machine: Machine, event: Updated, now: dt.datetime) -> Step:
-    is_armed_now = event.assignment.armed and not machine.assignment.armed
-    updated = dataclasses.replace(machine, assignment=event.assignment)
-    if not (is_armed_now and is_listening(machine)):
+def _update(machine: Machine, updated: Machine, now: dt.datetime) -> Step:
+    """Take *updated* for *machine*; ask afresh where answers count only from now on."""
+    is_trusting_now = is_trusting(updated) and not is_trusting(machine)
+    if not (is_trusting_now and is_listening(machine)):
         return Step(updated)
     if machine.state is not State.ASKING:
         return Step(updated, (StartProbes(machine.episode),))
-    # The answers so far fell on deaf ears.
+    # The answers so far fell on deaf ears: the guest gets its whole time once more.
     asking = dataclasses.replace(updated, episode=machine.episode + 1, since=now)
     return Step(asking, (AskGuest(asking.episode),))
 
@@ -186,7 +191,9 @@ def _follow(machine: Machine, event: Moving) -> Machine:
     if not isinstance(event, Assigned):
         return machine
     uid = event.assignment.migration_uid or machine.uid
-    return dataclasses.replace(machine, assignment=event.assignment, uid=uid, doubt=None)
+    # A word that vanished contradicts no doubt; any other one ends it.
+    doubt = machine.doubt if event.input is Input.VANISHED else None
+    return dataclasses.replace(machine, assignment=event.assignment, uid=uid, doubt=doubt)
 
 
 def _before(machine: Machine) -> Machine:
@@ -233,13 +240,14 @@ def _enter(state: State, machine: Machine, event: Moving, now: dt.datetime) -> S
 
 
 def _doubt(machine: Machine, event: Moving, now: dt.datetime) -> Doubt | None:
-    """Return the doubt with which a state begins: that of a TimeWait, or of a denied guest."""
-    if isinstance(event, TimerPopped):
-        return machine.doubt
+    """Return the doubt with which a state begins: that of a guest whom the API denies."""
+    if not isinstance(event, Announced):
+        return None
     cause = inputs.denial(machine.assignment)
-    if isinstance(event, Announced) and cause:
-        return Doubt(cause, now, FIRST_PATIENCE)
-    return None
+    if machine.state is State.WITHDRAWN and inputs.meaning(machine.assignment) is Input.VANISHED:
+        # A role that vanished from a Target was taken for a failure, which the guest denies.
+        cause = Input.ABORTED
+    return Doubt(cause, now, FIRST_PATIENCE) if cause else None
 
 
 def _gateway(old: Machine, new: Machine) -> tuple[Command, ...]:
@@ -262,15 +270,23 @@ def _ask(machine: Machine, event: Moving, now: dt.datetime) -> Step:
 
 def _go_back(machine: Machine, event: Moving, now: dt.datetime) -> Step:
     """Return with the routes to a guest that answers; doubt stays, with growing patience."""
+    back = dataclasses.replace(
+        _before(machine), uid=machine.uid, awaiting=False, doubt=_lasting_doubt(machine, event, now)
+    )
+    was_told = machine.doubt is not None and machine.doubt.is_heard
+    is_news = back.doubt is not None and back.doubt.is_heard and not was_told
+    told = (EmitEvent(EventReason.STILL_ALIVE),) if is_news else ()
+    return Step(back, (*_gateway(machine, back), *told), event.input)
+
+
+def _lasting_doubt(machine: Machine, event: Moving, now: dt.datetime) -> Doubt | None:
+    """Return the doubt after an asking that was answered, or that could not be put."""
     assert machine.question is not None
+    cause = machine.question.cause
+    if cause is Input.ABORTED and is_on_source_side(machine.assignment):
+        # The source of a failed migration has its guest: that it answers is no surprise.
+        return None
     patience = FIRST_PATIENCE
     if machine.doubt:
         patience = min(2 * machine.doubt.patience, LAST_PATIENCE)
-    back = dataclasses.replace(
-        _before(machine),
-        uid=machine.uid,
-        awaiting=False,
-        doubt=Doubt(machine.question.cause, now, patience),
-    )
-    told = () if machine.doubt else (EmitEvent(EventReason.STILL_ALIVE),)
-    return Step(back, (*_gateway(machine, back), *told), event.input)
+    return Doubt(cause, now, patience, is_heard=not isinstance(event, Unaskable))

@@ -52,7 +52,8 @@ No route of a guest that answers is taken out on the API's word alone: the guest
 
 NoRole: the target's role was removed with outcome Succeeded; Left: the source's was. Aborted: a
 role was removed with outcome Aborted. Vanished: a role or an outcome went without a word. AskAgain:
-the timer of a guest that should be gone but answers. TimerPop waits while the guest is asked.
+the timer of a guest that should be gone but answers. TimerPop waits while the guest is asked, and
+in TimeWait until there is no doubt: the time begins when the API agrees with the guest.
 For Withdrawn, two probe answers some time apart are one Announced.
 
 ## How an asking ends

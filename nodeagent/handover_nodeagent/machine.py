@@ -33,11 +33,15 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """A guest answers that should be gone: asked again after *patience*, which doubles."""
+    """A guest answers that should be gone: asked again after *patience*, which doubles.
+
+    ``is_heard`` is false where it could not be asked, which counts as an answer.
+    """
 
     cause: Input
     asked_at: dt.datetime
     patience: dt.timedelta
+    is_heard: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +89,18 @@ def level(machine: Machine) -> RouteLevel:
 def is_listening(machine: Machine) -> bool:
     """Tell whether the guest's announcements are wanted."""
     return machine.state in LISTENING
+
+
+def is_trusting(machine: Machine) -> bool:
+    """Tell whether more than a RARP counts as a sign of life.
+
+    While a migration is not armed the pod's own kernel may answer for the guest, so that an answer
+    must not *give* a route. Where routes are in, and on the source's side, where the guest has
+    been, every true answer counts: it can only keep what works.
+    """
+    if machine.assignment.armed or level(machine) is not RouteLevel.NONE:
+        return True
+    return machine.state is State.WITHDRAWN and is_on_source_side(machine.assignment)
 
 
 def is_on_source_side(assignment: Assignment) -> bool:

@@ -5,6 +5,7 @@ read counts as none: kernel and guest go before it anyway.
 """
 
 import asyncio
+import dataclasses
 import functools
 import hashlib
 import json
@@ -42,6 +43,7 @@ class _Place(Model):
     since: pydantic.AwareDatetime
     uid: str | None = None
     awaiting: bool = False
+    in_doubt: bool = False
 
 
 class _Orphan(Model):
@@ -75,7 +77,7 @@ class Record(Model):
     ) -> Self:
         """Make the record of an endpoint; of its metadata only what a restart needs stays."""
         metadata = endpoint.metadata.model_copy(update={"labels": {}, "owner_references": ()})
-        place = _Place(state=stood.state, since=stood.since, uid=stood.uid, awaiting=stood.awaiting)
+        place = _Place(**dataclasses.asdict(stood))
         return cls(
             endpoint=WorkloadEndpoint(metadata=metadata, spec=endpoint.spec),
             stood=place,
@@ -105,7 +107,9 @@ class Record(Model):
         place = self.stood
         if place is None:
             return None
-        return Remembered(place.state, place.since, place.uid, place.awaiting)
+        return Remembered(
+            place.state, place.since, place.uid, place.awaiting, in_doubt=place.in_doubt
+        )
 
     @property
     def routes(self) -> tuple[Route, ...]:

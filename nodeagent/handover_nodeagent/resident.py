@@ -108,16 +108,16 @@ class Resident:
 
     def attention(self, link: Link, settings: Settings) -> Tuning:
         """Return how its guest would be heard on *link*."""
-        armed = self.machine.assignment.armed
+        trusting = machine.is_trusting(self.machine)
         return Tuning(
             link,
             self.admission.allowed,
             self.endpoint.spec.gateways,
             self.mac,
-            armed,
+            trusting,
             self.machine.state,
             self.machine.episode,
-            probe.interval(self.machine.state, settings.probe_interval, armed=armed),
+            probe.interval(self.machine.state, settings.probe_interval, armed=trusting),
         )
 
     def record(self) -> Record:

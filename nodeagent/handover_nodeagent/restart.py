@@ -10,6 +10,7 @@ import datetime as dt
 from dataclasses import dataclass
 
 from handover_api.assignment import Assignment
+from handover_api.conditions import EndpointCondition
 from handover_api.workloadendpoint import Role, State, WorkloadEndpointStatus
 from handover_nodeagent import inputs
 from handover_nodeagent.commands import AnnounceGateway, AskGuest, StartProbes
@@ -33,6 +34,7 @@ class Remembered:
     since: dt.datetime
     uid: str | None = None
     awaiting: bool = False
+    in_doubt: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,13 @@ class Found:
 def remember(machine: Machine) -> Remembered:
     """Return what the next start needs of *machine*."""
     decisive = settled(machine)
-    return Remembered(decisive.state, decisive.since, decisive.uid, machine.awaiting)
+    return Remembered(
+        decisive.state,
+        decisive.since,
+        decisive.uid,
+        machine.awaiting,
+        in_doubt=machine.doubt is not None,
+    )
 
 
 def from_status(status: WorkloadEndpointStatus) -> Remembered | None:
@@ -86,7 +94,11 @@ def from_status(status: WorkloadEndpointStatus) -> Remembered | None:
         # Which state it came from is not in the status; only Target has no routes.
         state = State.BASE if status.routes else State.TARGET
     awaiting = state is State.BASE and not status.routes
-    return Remembered(state, status.since, status.migration_uid, awaiting)
+    in_doubt = any(
+        condition.type == EndpointCondition.STILL_ALIVE and condition.status != "False"
+        for condition in status.conditions
+    )
+    return Remembered(state, status.since, status.migration_uid, awaiting, in_doubt)
 
 
 def resume(found: Found, now: dt.datetime) -> Step:
@@ -149,7 +161,11 @@ def _after_parting(found: Found, cause: Input, now: dt.datetime) -> Machine:
 
 def _without_role(found: Found, now: dt.datetime) -> Machine:
     if found.routes is RouteLevel.ELEVATED:
-        return _as_routed(found, now)
+        routed = _as_routed(found, now)
+        if routed.state is State.TIME_WAIT and found.last and found.last.in_doubt:
+            # Its timer must go on waiting for the doubt's end.
+            return _asking(Input.ABORTED, routed, found, now)
+        return routed
     if found.was_silent:
         return _in(State.WITHDRAWN, found, now)
     is_released = found.has_routes or (found.last is not None and not found.last.awaiting)

@@ -13,7 +13,6 @@ from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import (
     Cutover,
     RouteStatus,
-    State,
     WorkloadEndpoint,
     WorkloadEndpointStatus,
 )
@@ -55,6 +54,7 @@ class Standing:
 
 _YES: Final = "True"
 _NO: Final = "False"
+_UNKNOWN: Final = "Unknown"
 
 
 class _Draft(NamedTuple):
@@ -69,12 +69,11 @@ def status(
 ) -> WorkloadEndpointStatus:
     """Return the status; a condition that stays keeps the time of its last transition."""
     current = standing.machine
-    timer = timers.timer(current, standing.settings)
     link = standing.placement if isinstance(standing.placement, Link) else None
     return WorkloadEndpointStatus(
         state=current.state,
         since=current.since,
-        deadline=timer.due if timer and current.state is State.TIME_WAIT else None,
+        deadline=timers.deadline(current, standing.settings),
         role=current.assignment.role,
         migration_uid=current.uid,
         interface=link.name if link else None,
@@ -125,9 +124,12 @@ def _drafts(standing: Standing) -> Iterator[_Draft]:
     else:
         yield _Draft(Type.CONFIGURED, _YES, Reason.ACCEPTED)
     doubt = standing.machine.doubt
-    if doubt:
+    if doubt and doubt.is_heard:
         text = "the migration says that the guest is gone, but it answers; its routes stay"
         yield _Draft(Type.STILL_ALIVE, _YES, Reason.GUEST_ANSWERS, text)
+    elif doubt:
+        text = "the migration says that the guest is gone, but it cannot be asked; its routes stay"
+        yield _Draft(Type.STILL_ALIVE, _UNKNOWN, Reason.CANNOT_ASK, text)
     refused = standing.admission.refused
     if refused:
         yield _Draft(

@@ -1,7 +1,9 @@
 """The one timer that each machine may have, derived from its state.
 
 A timer carries the event that it pops; equal timers need not be started anew. A timer of TimeWait
-that is due while the guest is asked waits: it comes back with the state.
+that is due while the guest is asked waits: it comes back with the state. In doubt it waits for the
+doubt's end: a guest that answers must not fall back to the normal priority, beside a source that
+nobody has asked.
 """
 
 import datetime as dt
@@ -34,14 +36,21 @@ def timer(machine: Machine, settings: Settings) -> Timer | None:
     """Return the next timer of *machine*; a change of *settings* moves it at once."""
     if machine.state is State.ASKING:
         return Timer(machine.since + SILENCE, SILENCE, FellSilent(machine.episode))
-    candidates: list[Timer] = []
-    if machine.state is State.TIME_WAIT:
-        length = settings.live_migration_route_convergence_time
-        candidates.append(Timer(machine.since + length, length, TimerPopped(machine.episode)))
     if machine.doubt:
         due = machine.doubt.asked_at + machine.doubt.patience
-        candidates.append(Timer(due, machine.doubt.patience, AskAgainDue(machine.episode)))
-    return min(candidates, key=lambda candidate: candidate.due, default=None)
+        return Timer(due, machine.doubt.patience, AskAgainDue(machine.episode))
+    end = deadline(machine, settings)
+    if end is None:
+        return None
+    length = settings.live_migration_route_convergence_time
+    return Timer(end, length, TimerPopped(machine.episode))
+
+
+def deadline(machine: Machine, settings: Settings) -> dt.datetime | None:
+    """Return when a TimeWait ends; None in other states, and where doubt keeps it from ending."""
+    if machine.state is State.TIME_WAIT and not machine.doubt:
+        return machine.since + settings.live_migration_route_convergence_time
+    return None
 
 
 def target_overdue(machine: Machine, settings: Settings) -> dt.datetime | None:

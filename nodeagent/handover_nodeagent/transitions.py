@@ -93,12 +93,13 @@ TRANSITIONS: Final[Mapping[State, Mapping[Input, Cell]]] = {
     State.TIME_WAIT: {
         **_IMPOSSIBLE_ONES,
         Input.TARGET: Fork(Guard.SAME_UID, State.LIVE, _ASK),
-        Input.NO_ROLE: Turn.STAY,
+        # In doubt the time has not begun: it does when the API agrees with the guest.
+        Input.NO_ROLE: Fork(Guard.IN_DOUBT, State.TIME_WAIT, Turn.STAY),
         Input.ABORTED: _ASK,
         Input.VANISHED: Turn.STAY,
         Input.SOURCE: State.BASE,
         Input.LEFT: _ASK,
-        Input.TIMER_POP: State.BASE,
+        Input.TIMER_POP: Fork(Guard.IN_DOUBT, Turn.STAY, State.BASE),
         Input.ASK_AGAIN: _ASK_AGAIN,
         Input.DELETED: _ASK,
     },

@@ -312,7 +312,7 @@ def test_commands(before: Machine, event: Event, expected: tuple[Command, ...]) 
         (FAILED_SOURCE, B, None),
         (LEFT, B, Input.LEFT),
         (NO_ROLE, W, None),
-        (VANISHED, W, None),
+        (VANISHED, W, Input.ABORTED),
         (FAILED_TARGET, W, Input.ABORTED),
     ],
 )
@@ -407,23 +407,114 @@ class TestAsking:
         assert Question(Input.LEFT, doubting(state)) == taken.question
         assert taken.doubt is not None
 
-    def test_doubt_outlives_the_convergence_time(self) -> None:
-        taken = take(doubting(W), TimerPopped(EPISODE)).machine
-        assert taken is not None
-        assert doubting(W).doubt == taken.doubt
+    def test_a_time_wait_in_doubt_never_falls_back_to_the_normal_priority(self) -> None:
+        """Nobody has asked the source: its route of that priority may still be there."""
+        assert fsm.Step(doubting(W), (), Input.TIMER_POP) == take(doubting(W), TimerPopped(EPISODE))
 
-    @pytest.mark.parametrize("event", [assigned(TARGET), assigned(SOURCE), assigned(VANISHED)])
+    def test_its_time_begins_when_the_api_agrees_with_the_guest(self) -> None:
+        taken = take(doubting(W), assigned(NO_ROLE))
+        assert taken.machine is not None
+        assert (taken.machine.state, taken.machine.since, taken.machine.doubt) == (W, LATER, None)
+        assert taken.commands == ()
+
+    def test_also_while_the_guest_is_asked_again(self) -> None:
+        question = take(doubting(W), AskAgainDue(EPISODE)).machine
+        taken = fsm.step(question, assigned(NO_ROLE), LATER, SETTINGS).machine
+        assert taken is not None
+        assert (taken.state, taken.since, taken.doubt) == (W, LATER, None)
+
+    def test_without_doubt_the_time_runs_on(self) -> None:
+        taken = take(in_state(W, FAILED_TARGET), assigned(NO_ROLE)).machine
+        assert taken is not None
+        assert (taken.state, taken.since, taken.episode) == (W, NOW, EPISODE)
+
+    @pytest.mark.parametrize("event", [assigned(TARGET), assigned(SOURCE), assigned(NO_ROLE)])
     def test_a_new_word_of_the_api_ends_the_doubt(self, event: Assigned) -> None:
         taken = take(doubting(L), event).machine
         assert taken is not None
         assert taken.doubt is None
 
+    @pytest.mark.parametrize("state", [B, L, W])
+    def test_a_word_that_vanishes_does_not(self, state: State) -> None:
+        taken = take(doubting(state), assigned(VANISHED)).machine
+        assert taken is not None
+        assert doubting(state).doubt == taken.doubt
+
+    @pytest.mark.parametrize("state", [L, W])
+    def test_that_the_source_of_a_failed_migration_answers_leaves_no_doubt(
+        self, state: State
+    ) -> None:
+        question = take(in_state(state), assigned(FAILED_SOURCE)).machine
+        assert question is not None
+        taken = take(question, Announced(question.episode, Signal.PROBE))
+        assert taken.machine is not None
+        assert (taken.machine.state, taken.machine.doubt, taken.commands) == (state, None, ())
+
+    def test_a_guest_that_cannot_be_asked_is_in_doubt_but_not_said_to_answer(self) -> None:
+        taken = take(asking(Input.LEFT, in_state(B)), Unaskable(EPISODE))
+        assert taken.machine is not None
+        doubt = Doubt(Input.LEFT, LATER, fsm.FIRST_PATIENCE, is_heard=False)
+        assert (doubt, ()) == (taken.machine.doubt, taken.commands)
+
+    def test_that_it_answers_after_all_is_told(self) -> None:
+        unheard = dataclasses.replace(
+            in_state(B), doubt=Doubt(Input.LEFT, NOW, fsm.FIRST_PATIENCE, is_heard=False)
+        )
+        taken = take(asking(Input.LEFT, unheard), heard())
+        assert taken.machine is not None
+        assert taken.machine.doubt == Doubt(Input.LEFT, LATER, 2 * fsm.FIRST_PATIENCE)
+        assert (EmitEvent(EventReason.STILL_ALIVE),) == taken.commands
+
     def test_arming_asks_afresh_because_the_answers_so_far_were_not_heard(self) -> None:
-        deaf = dataclasses.replace(in_state(A), assignment=UNARMED_TARGET)
+        silent = asking(Input.SOURCE, in_state(T))
+        deaf = dataclasses.replace(silent, assignment=UNARMED_TARGET)
         taken = take(deaf, Updated(OTHER_TARGET))
         assert taken.machine is not None
         assert (taken.machine.state, taken.machine.since) == (A, LATER)
         assert (AskGuest(EPISODE + 1),) == taken.commands
+
+    def test_arming_changes_nothing_where_the_answers_were_heard_all_along(self) -> None:
+        hearing = dataclasses.replace(in_state(A), assignment=UNARMED_TARGET)
+        after = dataclasses.replace(hearing, assignment=OTHER_TARGET)
+        assert fsm.Step(after) == take(hearing, Updated(OTHER_TARGET))
+
+    def test_routes_that_are_awaited_no_more_ask_afresh_where_nobody_was_heard(self) -> None:
+        awaiting = dataclasses.replace(in_state(B, UNARMED_TARGET), awaiting=True)
+        taken = take(asking(Input.LEFT, awaiting), AwaitLifted())
+        assert taken.machine is not None
+        assert (taken.machine.awaiting, taken.machine.since) == (False, LATER)
+        assert (AskGuest(EPISODE + 1),) == taken.commands
+
+
+class TestTrust:
+    """Armed guards what may give a route, never what can only keep one."""
+
+    UNARMED_SOURCE = dataclasses.replace(SOURCE, armed=False)
+    UNARMED_LEFT = dataclasses.replace(LEFT, armed=False)
+
+    @pytest.mark.parametrize("state", list(State))
+    def test_while_armed_every_true_answer_counts(self, state: State) -> None:
+        assert machine.is_trusting(in_state(state))
+
+    @pytest.mark.parametrize(
+        ("current", "expected"),
+        [
+            (in_state(T, UNARMED_TARGET), False),
+            (in_state(X, UNARMED_TARGET), False),
+            (in_state(X, UNARMED_SOURCE), True),
+            (in_state(X, UNARMED_LEFT), True),
+            (in_state(B, UNARMED_SOURCE), True),
+            (asking(Input.DELETED, in_state(B, UNARMED_SOURCE)), True),
+            (asking(Input.ABORTED, in_state(L, UNARMED_TARGET)), True),
+            (asking(Input.LEFT, in_state(W, UNARMED_LEFT)), True),
+            (asking(Input.SOURCE, in_state(T, UNARMED_SOURCE)), False),
+            (dataclasses.replace(in_state(B, UNARMED_SOURCE), awaiting=True), False),
+        ],
+    )
+    def test_before_that_it_counts_where_routes_are_in_or_the_guest_has_been(
+        self, current: Machine, *, expected: bool
+    ) -> None:
+        assert machine.is_trusting(current) is expected
 
 
 class TestUpdates:

@@ -22,6 +22,9 @@ KEY = ObjectKey("default", "vm")
 ROUTE = Route(ip_address("10.65.0.2"), 7, 512, 254, 88)
 
 
+STOOD = Remembered(State.LIVE, NOW, "m1", awaiting=True, in_doubt=True)
+
+
 def record(name: str = "vm", interface: str | None = "tap0") -> Record:
     """Remember an endpoint that is Live."""
     endpoint = WorkloadEndpoint.model_validate(
@@ -36,7 +39,7 @@ def record(name: str = "vm", interface: str | None = "tap0") -> Record:
             "spec": {"node": "n", "workload": "vm", "ips": ["10.65.0.2"]},
         }
     )
-    return Record.of(endpoint, Remembered(State.LIVE, NOW, "m1"), None, None, interface)
+    return Record.of(endpoint, STOOD, None, None, interface)
 
 
 @pytest.fixture
@@ -58,7 +61,7 @@ async def test_what_was_kept_is_there_in_the_next_life(keeper: Memory, tmp_path:
     keeper.keep(ObjectKey("default", "gone"), lambda: Record.of_orphans([ROUTE]))
     await keeper.flush()
     found = Memory(tmp_path / "state").load()
-    assert found[KEY].remembered == Remembered(State.LIVE, NOW, "m1")
+    assert found[KEY].remembered == STOOD
     endpoint = found[KEY].endpoint
     assert endpoint
     assert endpoint.metadata.labels == {}

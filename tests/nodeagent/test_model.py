@@ -98,7 +98,7 @@ class World(RuleBasedStateMachine):
     def answers(self, name: str) -> bool:
         """Tell whether the guest is there and its answers count."""
         current = self.machine_of(name)
-        return current is not None and self.is_heard(name) and current.assignment.armed
+        return current is not None and self.is_heard(name) and machine.is_trusting(current)
 
     def is_heard(self, name: str) -> bool:
         """Tell whether the guest is behind the interface that the agent listens at."""
@@ -262,7 +262,7 @@ class World(RuleBasedStateMachine):
         if (
             current
             and machine.is_listening(current)
-            and (current.assignment.armed or signal is RARP)
+            and (machine.is_trusting(current) or signal is RARP)
         ):
             self.feed(name, Announced(current.episode, signal, signal is Signal.PROBE))
 

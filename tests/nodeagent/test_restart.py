@@ -9,11 +9,12 @@ import pytest
 
 from handover_api.assignment import Assignment
 from handover_api.livemigration import Outcome
+from handover_api.model import Condition
 from handover_api.workloadendpoint import Role, RouteStatus, State, WorkloadEndpointStatus
 from handover_nodeagent import machine, restart
 from handover_nodeagent.commands import AnnounceGateway, AskGuest, Command, StartProbes
 from handover_nodeagent.events import Input
-from handover_nodeagent.machine import Machine, Question, RouteLevel
+from handover_nodeagent.machine import Doubt, Machine, Question, RouteLevel
 from handover_nodeagent.restart import Found, Remembered
 
 NOW = dt.datetime(2026, 8, 1, 12, tzinfo=dt.UTC)
@@ -173,6 +174,27 @@ def test_an_asking_keeps_the_routes_that_were_found(
     assert level == machine.level(start)
 
 
+@pytest.mark.parametrize(
+    ("in_doubt", "expected"), [(True, ASKING), (False, TIME_WAIT)], ids=["in doubt", "not"]
+)
+def test_a_timewait_in_doubt_asks_again_where_the_word_has_vanished(
+    *, in_doubt: bool, expected: State
+) -> None:
+    last = Remembered(TIME_WAIT, BEFORE, "uid-1", in_doubt=in_doubt)
+    start = resumed(Found(NO_ROLE, ELEVATED, last, await_role=False, episode=EPISODE))
+    assert expected == start.state
+    if in_doubt:
+        assert start.question is not None
+        assert (start.question.cause, start.question.before.state) == (Input.ABORTED, TIME_WAIT)
+        assert start.question.before.since == BEFORE
+
+
+def test_a_live_endpoint_in_doubt_stays_live_where_the_word_has_vanished() -> None:
+    last = Remembered(LIVE, BEFORE, "uid-1", in_doubt=True)
+    what = Found(NO_ROLE, ELEVATED, last, await_role=False, episode=EPISODE)
+    assert resumed(what).state is LIVE
+
+
 def test_an_asking_remembers_under_which_uid_the_routes_went_in() -> None:
     start = resumed(found(IS_TARGET, ELEVATED, LIVE, "uid-0"))
     assert start.question is not None
@@ -224,6 +246,8 @@ def test_what_is_remembered_of_a_machine(state: State) -> None:
     )
     assert Remembered(state, BEFORE, "uid-1") == restart.remember(plain)
     assert Remembered(state, BEFORE, "uid-1") == restart.remember(asking)
+    doubting = dataclasses.replace(plain, doubt=Doubt(Input.LEFT, NOW, dt.timedelta(seconds=1)))
+    assert Remembered(state, BEFORE, "uid-1", in_doubt=True) == restart.remember(doubting)
 
 
 ROUTE = RouteStatus(address=ip_address("10.65.0.2"), metric=512, table=254, protocol=88)
@@ -244,6 +268,26 @@ def test_the_status_is_the_second_best_memory(
 ) -> None:
     status = WorkloadEndpointStatus(state=state, since=BEFORE, routes=routes, migration_uid="uid-1")
     assert expected == restart.from_status(status)
+
+
+@pytest.mark.parametrize(
+    ("said", "expected"), [("True", True), ("Unknown", True), ("False", False)]
+)
+def test_the_status_remembers_a_doubt(said: str, *, expected: bool) -> None:
+    condition = Condition.model_validate(
+        {
+            "type": "StillAlive",
+            "status": said,
+            "reason": "GuestAnswers",
+            "message": "",
+            "lastTransitionTime": BEFORE.isoformat(),
+        }
+    )
+    other = condition.model_copy(update={"type": "Programmed"})
+    status = WorkloadEndpointStatus(state=TIME_WAIT, since=BEFORE, conditions=(other, condition))
+    assert restart.from_status(status) == Remembered(TIME_WAIT, BEFORE, in_doubt=expected)
+    plain = WorkloadEndpointStatus(state=TIME_WAIT, since=BEFORE, conditions=(other,))
+    assert restart.from_status(plain) == Remembered(TIME_WAIT, BEFORE)
 
 
 def test_an_empty_status_is_no_memory() -> None:

@@ -51,6 +51,9 @@ LISTENING = dataclasses.replace(
     BASE, machine=Machine(State.TARGET, 1, NOON, TARGET, "m1"), routes=(), hears=True
 )
 DOUBTING = dataclasses.replace(BASE.machine, doubt=Doubt(Input.LEFT, NOON, dt.timedelta(seconds=1)))
+UNASKED = dataclasses.replace(
+    BASE.machine, doubt=Doubt(Input.LEFT, NOON, dt.timedelta(seconds=1), is_heard=False)
+)
 NOWHERE = Unplaced(EndpointReason.INTERFACE_NOT_FOUND, "no interface tap0")
 
 
@@ -100,6 +103,12 @@ def conditions(of: Standing, before: tuple[Condition, ...] = ()) -> dict[str, Co
             {"machine": DOUBTING},
             "StillAlive",
             ("True", "GuestAnswers", "the migration says that the guest is gone, but it answers"),
+        ),
+        (
+            BASE,
+            {"machine": UNASKED},
+            "StillAlive",
+            ("Unknown", "CannotAsk", "the migration says that the guest is gone, but it cannot be"),
         ),
         (
             BASE,
@@ -164,6 +173,17 @@ def test_the_deadline_of_a_time_wait_is_told_and_no_other_timers() -> None:
     assert standing.status(waiting, (), LATER).deadline == NOON + dt.timedelta(seconds=30)
     doubting = dataclasses.replace(BASE, machine=DOUBTING)
     assert standing.status(doubting, (), NOON).deadline is None
+
+
+def test_a_time_wait_in_doubt_has_no_deadline() -> None:
+    ended = Assignment(None, "m", "m1", outcome=Outcome.ABORTED, ended_role=Role.TARGET)
+    doubt = Doubt(Input.ABORTED, NOON, dt.timedelta(seconds=1))
+    waiting = Machine(State.TIME_WAIT, 1, NOON, ended, "m1", doubt=doubt)
+    status = standing.status(dataclasses.replace(BASE, machine=waiting), (), LATER)
+    assert status.deadline is None
+    assert [(c.status, c.reason) for c in status.conditions if c.type == "StillAlive"] == [
+        ("True", "GuestAnswers")
+    ]
 
 
 def test_a_status_says_what_was_acted_upon() -> None:

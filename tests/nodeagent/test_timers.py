@@ -61,11 +61,19 @@ def test_a_guest_in_doubt_is_asked_again_after_the_patience(state: State) -> Non
     assert expected == timers.timer(machine(state, doubt), SETTINGS)
 
 
-def test_the_earlier_of_two_timers_is_next() -> None:
-    doubt = Doubt(Input.ABORTED, SINCE + dt.timedelta(seconds=1), dt.timedelta(seconds=60))
-    timer = timers.timer(machine(State.TIME_WAIT, doubt), SETTINGS)
-    assert timer is not None
-    assert TimerPopped(3) == timer.pops
+def test_a_timewait_in_doubt_has_no_end_however_long_the_patience() -> None:
+    patience = dt.timedelta(seconds=60)
+    doubt = Doubt(Input.ABORTED, SINCE + dt.timedelta(seconds=1), patience)
+    doubting = machine(State.TIME_WAIT, doubt)
+    expected = timers.Timer(SINCE + dt.timedelta(seconds=61), patience, AskAgainDue(3))
+    assert expected == timers.timer(doubting, SETTINGS)
+    assert timers.deadline(doubting, SETTINGS) is None
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_only_a_timewait_has_a_deadline(state: State) -> None:
+    expected = SINCE + CONVERGENCE if state is State.TIME_WAIT else None
+    assert expected == timers.deadline(machine(state), SETTINGS)
 
 
 @pytest.mark.parametrize(
