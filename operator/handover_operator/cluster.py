@@ -23,7 +23,7 @@ from handover_operator.gather import RawObject
 from handover_operator.kinds import AnyKind, Foreign, Kind
 from handover_operator.lease import Lease
 from handover_operator.notices import Notice
-from handover_operator.workqueue import Temporary
+from handover_operator.workqueue import Denied, Temporary
 
 MERGE_PATCH: Final = "application/merge-patch+json"
 APPLY_PATCH: Final = "application/apply-patch+yaml"
@@ -45,7 +45,7 @@ class NotLeading(Temporary):
     """Another replica writes, or will soon."""
 
 
-class Refused(Temporary):
+class Refused(Denied):
     """The API server says no; it may say yes when somebody has mended the reason."""
 
 

@@ -81,15 +81,27 @@ def silent_nodes(
     return frozenset(each.node for each in standing.targets if each.acted_uid != uid)
 
 
-def wake(migration: LiveMigration) -> dt.datetime | None:
-    """Return when the status changes though nothing else does."""
+def wake(migration: LiveMigration, standing: Standing, now: dt.datetime) -> dt.datetime | None:
+    """Return when the status changes though nothing else does; never a time that is past.
+
+    A finished migration has no clocks, and a decided one only those of its end: conditions that
+    nobody brings up to date any more must wake nobody, or the operator would look without a pause.
+    """
+    due = (moment for moment in _clocks(migration, standing) if moment > now)
+    return min(due, default=None)
+
+
+def _clocks(migration: LiveMigration, standing: Standing) -> Iterator[dt.datetime]:
+    if migration.status.phase in phases.FINISHED:
+        return
     lingers = _condition(migration, Type.SOURCE_LINGERS)
-    if lingers is not None and lingers.reason == Reason.WITHDRAWING:
-        return lingers.last_transition_time + LINGERS_AFTER
+    if standing.lingering and lingers is not None and lingers.reason == Reason.WITHDRAWING:
+        yield lingers.last_transition_time + LINGERS_AFTER
     ready, start = _condition(migration, Type.TARGET_READY), migration.status.start_time
-    if ready is not None and ready.reason == Reason.AWAITING_AGENT and start is not None:
-        return start + SILENT_AFTER
-    return None
+    if standing.decision is not None or ready is None or start is None:
+        return
+    if ready.reason == Reason.AWAITING_AGENT:
+        yield start + SILENT_AFTER
 
 
 def expiry(migration: LiveMigration) -> dt.datetime | None:

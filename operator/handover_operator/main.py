@@ -38,7 +38,9 @@ async def run(settings: OperatorSettings) -> None:
     if adapter is not None:
         adapter.is_configured = default.has_been_there
     metrics.watch(
-        lambda: len(reconciler) + (0 if adapter is None else len(adapter)), reconciler.known
+        lambda: len(reconciler) + (0 if adapter is None else len(adapter)),
+        lambda: reconciler.denied() + (0 if adapter is None else adapter.denied()),
+        reconciler.known,
     )
     try:
         server = await health.serve(

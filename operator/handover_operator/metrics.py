@@ -58,6 +58,21 @@ RETRIES: Final = Counter(
     "Attempts to write that did not succeed and are repeated",
     registry=REGISTRY,
 )
+LOOKS: Final = Counter(
+    "handover_operator_looks",
+    "Objects of which it was asked whether they must be written; none while nothing changes",
+    registry=REGISTRY,
+)
+DEFECTS: Final = Counter(
+    "handover_operator_defects",
+    "Exceptions that nobody foresaw; they are contained, logged with their traceback and retried",
+    registry=REGISTRY,
+)
+DENIED: Final = Gauge(
+    "handover_operator_denied_objects",
+    "Objects whose last write the API server refused (403, 422): tried again once a minute",
+    registry=REGISTRY,
+)
 ROLES: Final = Counter(
     "handover_operator_roles",
     "Roles given, changed and removed: by the rule that gave them, or by the outcome",
@@ -155,8 +170,9 @@ class _Census(Collector):
         yield phases
 
 
-def watch(queue_length: Callable[[], int], known: Known) -> None:
+def watch(queue_length: Callable[[], int], denied: Callable[[], int], known: Known) -> None:
     """Tell what the operator's loop knows, too."""
+    DENIED.set_function(denied)
     QUEUE.set_function(queue_length)
     REGISTRY.register(_Census(known))
 

@@ -68,6 +68,10 @@ class Reconciler:
         """Count the objects that wait to be written."""
         return len(self._queue) + len(self._pace)
 
+    def denied(self) -> int:
+        """Count the objects whose last write was refused."""
+        return self._queue.denied()
+
     async def run(self, workers: int) -> None:
         """Write until cancelled; whatever is not as it should be now is found anew."""
         self._runs = True
@@ -235,7 +239,10 @@ class Reconciler:
         ):
             self._tell(subject, migration, before, after)
         self._pace.forget(subject.key)
-        wake = conditions.wake(migration.model_copy(update={"status": after}))
+        known = self.known.resolver.index.migrations.get(subject.key)
+        if known is None:
+            return
+        wake = conditions.wake(known, self.known.resolver.standing(subject.key), now)
         if wake is not None:
             self._queue.add_later(subject, (wake - now).total_seconds() + 0.01)
 

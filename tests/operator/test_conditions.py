@@ -104,15 +104,43 @@ def test_the_agent_that_does_not_act_is_named(running: Any) -> None:
     )
 
 
+def wake(world: Any) -> dt.datetime | None:
+    """Return when the operator looks at m1 again though nothing changes."""
+    standing = world.resolver.standing(ObjectKey("default", "m1"))
+    return conditions.wake(world.migration("m1"), standing, world.now)
+
+
 def test_an_agent_that_is_silent_for_long_is_told_of_once(running: Any) -> None:
-    assert conditions.wake(running.migration("m1")) == running.now + conditions.SILENT_AFTER
+    assert wake(running) == running.now + conditions.SILENT_AFTER
     running.wait(9).apply(running.migration("m1"))
     assert running.condition("TargetReady") == ("False", "AwaitingAgent")
     running.wait(1).apply(running.migration("m1"))
     assert running.condition("TargetReady") == ("False", "AgentSilent")
-    assert conditions.wake(running.migration("m1")) is None
+    assert wake(running) is None
     running.report("b", State.TARGET)
     assert running.condition("TargetReady") == ("True", "Listening")
+
+
+@pytest.mark.parametrize("outcome", ["Succeeded", "Aborted"])
+def test_what_is_decided_while_an_agent_is_awaited_wakes_nobody(
+    running: Any, migration: Migration, outcome: str
+) -> None:
+    running.wait(3).report("b", State.BASE, acted_uid=None)
+    running.apply(migration(source="a", target="b", outcome=outcome, status=told(running)))
+    running.report("a", State.WITHDRAWN)
+    assert running.condition("TargetReady") == ("False", "AwaitingAgent")
+    for seconds in (0, 6, 1, 4, 1000):
+        running.wait(seconds)
+        due = wake(running)
+        assert due is None or due > running.now
+    assert wake(running) is None
+
+
+def test_a_wake_up_that_is_past_is_none(running: Any) -> None:
+    running.now += conditions.SILENT_AFTER - dt.timedelta(microseconds=1)
+    assert wake(running) == running.now + dt.timedelta(microseconds=1)
+    running.now += dt.timedelta(microseconds=1)
+    assert wake(running) is None
 
 
 def test_a_silent_agent_whose_node_is_gone_is_called_so(running: Any) -> None:
@@ -137,7 +165,7 @@ def test_while_the_source_is_unknown_nobody_calls_an_agent_silent(
     world: Any, migration: Migration, endpoint: Build
 ) -> None:
     world.apply(endpoint("b"), migration(source="x", target="b"))
-    assert conditions.wake(world.migration("m1")) is None
+    assert wake(world) is None
     world.wait(60).apply(world.migration("m1"))
     assert world.condition("TargetReady") == ("False", "AwaitingAgent")
 
@@ -343,13 +371,13 @@ def test_a_finished_migration_expires(
 
 def test_a_lingering_source_wakes_the_operator_once(running: Any, migration: Migration) -> None:
     running.report("a", State.BASE).report("b", State.LIVE)
-    assert conditions.wake(running.migration("m1")) is None
+    assert wake(running) is None
     running.apply(migration(source="a", target="b", outcome="Succeeded", status=told(running)))
     since = running.now.replace(microsecond=0)
-    assert conditions.wake(running.migration("m1")) == since + dt.timedelta(seconds=5)
+    assert wake(running) == since + dt.timedelta(seconds=5)
     running.wait(6).apply(running.migration("m1"))
     assert running.condition("SourceLingers") == ("True", "StillRouted")
-    assert conditions.wake(running.migration("m1")) is None
+    assert wake(running) is None
     assert "a on node-a" in message(running, "SourceLingers")
     running.delete("a")
     assert running.condition("SourceLingers") == ("False", "Withdrawn")

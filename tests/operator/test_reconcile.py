@@ -10,7 +10,7 @@ import pytest
 
 from handover_api import names
 from handover_api.names import ObjectKey
-from handover_operator import listing
+from handover_operator import listing, metrics
 from handover_operator.cluster import Absent, Cluster, Conflict, Unavailable
 from handover_operator.gather import RawObject
 from handover_operator.kinds import AnyKind, Kind
@@ -33,6 +33,7 @@ class Memory(Cluster):
         self.patches: list[str] = []
         self.notices: list[str] = []
         self.outages = 0
+        self.now = NOW
         self.meanwhile: list[tuple[AnyKind, ObjectKey]] = []
 
     def put(self, kind: Kind, name: str, spec: object, **fields: Any) -> dict[str, Any]:
@@ -91,7 +92,7 @@ class Memory(Cluster):
         self, kind: AnyKind, key: ObjectKey, uid: str, notice: Notice, now: dt.datetime
     ) -> None:
         """Take an Event in."""
-        assert (kind.plural, uid, now) == (kind.plural, f"uid-{key.name}", NOW)
+        assert (kind.plural, uid, now) == (kind.plural, f"uid-{key.name}", self.now)
         self.notices.append(f"{key.name} {notice.reason}")
 
     async def delete(self, kind: Kind, key: ObjectKey, uid: str) -> None:
@@ -141,9 +142,12 @@ def memory() -> Memory:
 @pytest.fixture
 async def reconciler(memory: Memory) -> AsyncIterator[Reconciler]:
     """Run a reconciler that has not listed anything yet."""
-    reconciler = Reconciler(memory, lambda: NOW)
+    reconciler = Reconciler(memory, lambda: memory.now)
     task = asyncio.create_task(reconciler.run(2))
     yield reconciler
+    if reconciler.synced:
+        await settle(reconciler)
+        await assert_idle()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
@@ -153,6 +157,19 @@ async def settle(reconciler: Reconciler) -> None:
     async with asyncio.timeout(10):
         while len(reconciler):  # noqa: ASYNC110  the queue has no other sign
             await asyncio.sleep(0.001)
+
+
+def looks() -> float:
+    """Count how often anything was looked at so far."""
+    return metrics.REGISTRY.get_sample_value("handover_operator_looks_total") or 0.0
+
+
+async def assert_idle() -> None:
+    """After every scenario the operator has nothing to do, and no timer that is due."""
+    before = looks()
+    for _ in range(20):
+        await asyncio.sleep(0.002)
+    assert looks() == before
 
 
 async def test_nothing_is_decided_before_the_first_lists_are_complete(
@@ -308,3 +325,24 @@ async def test_a_finished_migration_is_deleted_in_time(
     await listing.load(memory, reconciler)
     await settle(reconciler)
     assert (Kind.MIGRATION, ObjectKey(NAMESPACE, "m0")) not in memory.stored
+
+
+@pytest.mark.parametrize("outcome", ["Succeeded", "Aborted"])
+async def test_a_migration_whose_target_has_no_agent_leaves_the_operator_idle(
+    memory: Memory, reconciler: Reconciler, outcome: str
+) -> None:
+    both = {**SOURCE, "target": {"workload": {"name": "b"}}}
+    memory.put(Kind.ENDPOINT, "b", {**SPEC, "workload": "b", "node": "without-an-agent"})
+    memory.put(Kind.MIGRATION, "m1", both)
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    await assert_idle()
+    memory.now += dt.timedelta(seconds=5)
+    found = memory.stored[Kind.MIGRATION, ObjectKey(NAMESPACE, "m1")]
+    decided = memory.put(Kind.MIGRATION, "m1", {**both, "outcome": outcome}, status=found["status"])
+    reconciler.observe(Kind.MIGRATION, decided)
+    await settle(reconciler)
+    memory.now += dt.timedelta(seconds=60)
+    reconciler.observe(Kind.ENDPOINT, memory.put(Kind.ENDPOINT, "c", SPEC))
+    await settle(reconciler)
+    await assert_idle()

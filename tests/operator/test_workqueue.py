@@ -1,12 +1,16 @@
 """The queue works on every key, one worker per key, and tries again."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any
 
+import pytest
+import structlog
+
 from handover_operator import workqueue
-from handover_operator.workqueue import Outdated, Temporary, WorkQueue
+from handover_operator.workqueue import Denied, Outdated, Temporary, WorkQueue
 
 Work = Callable[[str], Coroutine[Any, Any, None]]
 
@@ -156,3 +160,126 @@ async def test_a_later_appointment_replaces_the_earlier_one() -> None:
         await finished.wait()
         assert len(queue) == 0
     assert done == ["a", "b"]
+
+
+async def failing(error: Exception, times: int, monkeypatch: Any) -> tuple[int, list[float]]:
+    """Let one key fail so often, with no pauses; return its attempts and what was postponed."""
+    delays: list[float] = []
+    tries = itertools.count(1)
+    done = 0
+    finished = asyncio.Event()
+
+    async def work(_: str) -> None:
+        nonlocal done
+        done = next(tries)
+        if done <= times:
+            raise error.with_traceback(None)
+        finished.set()
+
+    async with running(work) as queue:
+        later = queue.add_later
+
+        def at_once(key: str, delay: float) -> None:
+            delays.append(delay)
+            later(key, 0)
+
+        monkeypatch.setattr(queue, "add_later", at_once)
+        queue.add("a")
+        await finished.wait()
+        await asyncio.sleep(0)
+        assert (len(queue), queue.denied()) == (0, 0)
+    return done, delays
+
+
+@pytest.mark.parametrize(
+    ("error", "first"),
+    [
+        (Temporary("no"), 0.1),
+        (Outdated("late"), 0.02),
+        (Denied("403"), 1),
+        (ValueError("bug"), 0.1),
+    ],
+)
+async def test_one_key_may_fail_two_thousand_times(
+    error: Exception, first: float, monkeypatch: Any
+) -> None:
+    done, delays = await failing(error, 2000, monkeypatch)
+    assert done == 2001
+    assert delays[0] == first
+    assert (max(delays), delays[-1]) == (workqueue.LAST_DELAY, workqueue.LAST_DELAY)
+
+
+async def test_a_refusal_is_told_once_and_noted_until_it_is_over(monkeypatch: Any) -> None:
+    monkeypatch.setattr(workqueue, "DENIED_DELAY", 0.001)
+    answers = ["422: too long", "422: too long", "403: forbidden", None]
+    noted: list[int] = []
+    finished = asyncio.Event()
+
+    async def work(_: str) -> None:
+        noted.append(queue.denied())
+        answer = answers.pop(0)
+        if answer is not None:
+            raise Denied(answer)
+        finished.set()
+
+    with structlog.testing.capture_logs() as logs:
+        async with running(work) as queue:
+            queue.add("a")
+            await finished.wait()
+            await asyncio.sleep(0)
+            assert queue.denied() == 0
+    assert noted == [0, 1, 1, 1]
+    assert [line["reason"] for line in logs] == ["422: too long", "403: forbidden"]
+
+
+async def test_a_defect_shows_its_traceback_once(monkeypatch: Any) -> None:
+    with structlog.testing.capture_logs() as logs:
+        await failing(ValueError("bug"), 3, monkeypatch)
+    assert [line["event"] for line in logs] == ["work_failed", "retry", "retry", "retry"]
+    assert {line["reason"] for line in logs[1:]} == {"ValueError: bug"}
+
+
+async def test_a_long_reason_is_cut_in_the_log(monkeypatch: Any) -> None:
+    with structlog.testing.capture_logs() as logs:
+        await failing(Temporary("x" * 100_000), 1, monkeypatch)
+    assert [len(line["reason"]) for line in logs] == [workqueue.REASON_LIMIT]
+
+
+async def test_whoever_else_has_something_to_do_is_let_in_between_two_keys() -> None:
+    turns: list[str] = []
+    finished = asyncio.Event()
+
+    async def work(key: str) -> None:
+        turns.append(key)
+        if key == "99":
+            finished.set()
+
+    queue: WorkQueue[str] = WorkQueue(work)
+    for number in range(100):
+        queue.add(str(number))
+    task = asyncio.create_task(queue.run(1))
+    while not finished.is_set():
+        turns.append("other")
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    longest = max(len(list(run)) for key, run in itertools.groupby(turns, "other".__ne__) if key)
+    assert longest == 1
+
+
+async def test_what_was_forgotten_is_not_worked_on() -> None:
+    done: list[str] = []
+    finished = asyncio.Event()
+
+    async def work(key: str) -> None:
+        done.append(key)
+        finished.set()
+
+    async with running(work) as queue:
+        queue.add("a")
+        while queue._ready.qsize():  # noqa: ASYNC110  a worker takes it in hand by itself
+            await asyncio.sleep(0)
+        queue.clear()
+        queue.add("b")
+        await finished.wait()
+    assert done == ["b"]

@@ -95,6 +95,10 @@ class AdapterReconciler:
         """Count the objects that wait to be written or asked for."""
         return len(self._queue)
 
+    def denied(self) -> int:
+        """Count the objects whose last write was refused."""
+        return self._queue.denied()
+
     async def run(self, workers: int) -> None:
         """Write until cancelled; whatever is not as it should be now is found anew."""
         self._runs = True
