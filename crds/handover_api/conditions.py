@@ -59,6 +59,7 @@ class EndpointCondition(enum.StrEnum):
     TARGET_TIMEOUT = "TargetTimeout"
     CONFIGURED = "Configured"
     UNGUARDED = "Unguarded"
+    INTERFACE_DOUBTED = "InterfaceDoubted"
 
 
 class EndpointReason(enum.StrEnum):
@@ -85,6 +86,7 @@ class EndpointReason(enum.StrEnum):
     INVALID = "Invalid"
     GUARD_REFUSED = "GuardRefused"
     GUARD_CONTESTED = "GuardContested"
+    USED_BY_NODE = "UsedByNode"
 
 
 class ConfigurationCondition(enum.StrEnum):

@@ -15,23 +15,30 @@ _BROADCAST: Final = IPv4Address("255.255.255.255")
 
 @dataclass(frozen=True, slots=True)
 class Admission:
-    """The addresses that may be programmed, and why each other one may not."""
+    """The addresses that may be programmed, and why others may not, or could not be taken now."""
 
     allowed: tuple[IPAddress, ...]
     refused: Mapping[IPAddress, str]
 
 
 def admit(
-    addresses: Iterable[IPAddress], settings: Settings, node_addresses: AbstractSet[IPAddress]
+    addresses: Iterable[IPAddress],
+    settings: Settings,
+    node_addresses: AbstractSet[IPAddress],
+    served: AbstractSet[IPAddress] = frozenset(),
 ) -> Admission:
-    """Judge *addresses*; some are refused whatever ``allowedCIDRs`` says."""
+    """Judge *addresses*; some are refused whatever ``allowedCIDRs`` says.
+
+    Those that are *served* stay, with a word: a guest has our route, and no other one.
+    """
     allowed: list[IPAddress] = []
     refused: dict[IPAddress, str] = {}
     for address in dict.fromkeys(addresses):
         objection = _objection(address, settings, node_addresses)
         if objection:
-            refused[address] = f"{address} is {objection}"
-        else:
+            stays = "; its route stays, as there is no other" if address in served else ""
+            refused[address] = f"{address} is {objection}{stays}"
+        if not objection or address in served:
             allowed.append(address)
     return Admission(tuple(allowed), refused)
 

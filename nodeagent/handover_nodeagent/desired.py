@@ -27,7 +27,8 @@ class Local:
 
     ``addresses`` are the allowed ones of its spec; ``link`` is None while nobody can name its
     interface; ``standing`` is the state that decides its routes (``machine.settled``);
-    ``owned`` is false where another one programs its routes (``addresses.is_owned``).
+    ``owned`` is false where another one programs its routes (``addresses.is_owned``), ``refused``
+    is true where its interface is one that it may not have.
     """
 
     key: ObjectKey
@@ -38,6 +39,7 @@ class Local:
     mac: str | None = None
     created_at: dt.datetime | None = None
     owned: bool = True
+    refused: bool = False
 
     @property
     def interface(self) -> str | None:
@@ -240,9 +242,11 @@ def _wants_routes(local: Local) -> bool:
 def _claims(local: Local) -> bool:
     """Tell whether a foreign route would be in the way: of silence, or of a route of ours.
 
-    One that serves a guest whose interface nobody can name stays.
+    One that serves a guest whose interface nobody can name stays; so does one whose place ours
+    can never take.
     """
-    return local.owned and (local.level is RouteLevel.NONE or local.link is not None)
+    is_in_the_way = local.level is RouteLevel.NONE and not local.refused
+    return local.owned and (is_in_the_way or local.link is not None)
 
 
 def _rank(local: Local) -> tuple[int, dt.datetime, ObjectKey]:

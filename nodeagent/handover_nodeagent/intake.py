@@ -129,7 +129,7 @@ class Intake:
         reconciler.kernel.hold()
         reconciler.kernel.configure(settings)
         for resident in tuple(reconciler.residents.values()):
-            resident.admission = reconciler.lodging.admit(resident.endpoint)
+            resident.admission = reconciler.lodging.admit(resident.endpoint, resident.link)
             reconciler.router.desired.put(resident.local(settings))
             if is_resumed:
                 reconciler.meet(resident.endpoint, resident.record())

@@ -42,9 +42,17 @@ class Lodging:
         self._router = kernel.router
         self._moved = moved
 
-    def admit(self, endpoint: WorkloadEndpoint) -> admissions.Admission:
-        """Judge the endpoint's addresses."""
-        return admissions.admit(endpoint.spec.ips, self._kernel.settings, self.node.addresses)
+    def admit(self, endpoint: WorkloadEndpoint, link: Link | None) -> admissions.Admission:
+        """Judge the addresses of the endpoint on *link*.
+
+        One that it has a route for there is let go only where the route of its owner can come back.
+        """
+        ours = self._router.routes_of(endpoint.spec.ips, link.index) if link else ()
+        served = {
+            route.address for route in ours if not self._router.foreigners.has_parked(route.address)
+        }
+        own = self.node.addresses
+        return admissions.admit(endpoint.spec.ips, self._kernel.settings, own, served)
 
     def find(self, endpoint: WorkloadEndpoint, *, remembered: str | None = None) -> Link | Unplaced:
         """Look for the endpoint's interface."""
@@ -124,7 +132,7 @@ class Lodging:
         """Judge the endpoints anew that name an address which the node got or lost."""
         for resident in self._residents.values():
             if not changed.isdisjoint(resident.endpoint.spec.ips):
-                resident.admission = self.admit(resident.endpoint)
+                resident.admission = self.admit(resident.endpoint, resident.link)
                 self._moved(resident, is_elsewhere=False)
 
 

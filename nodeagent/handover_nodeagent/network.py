@@ -36,7 +36,10 @@ Guard = Mapping[str, frozenset[IPv4Address]]
 
 @dataclass(frozen=True, slots=True)
 class Link:
-    """One network interface of the node; ``addresses`` are the node's own on it."""
+    """One network interface of the node; ``addresses`` are the node's own on it.
+
+    ``hosts`` are those of them that have no network: of a /32 or /128.
+    """
 
     index: int
     name: str
@@ -44,3 +47,4 @@ class Link:
     up: bool
     addresses: frozenset[IPAddress] = frozenset()
     default_route: bool = False
+    hosts: frozenset[IPAddress] = frozenset()

@@ -1,7 +1,7 @@
 """What this node's interfaces are, kept up to date by the kernel's notifications."""
 
 import dataclasses
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from handover_nodeagent.kernel.notifications import AddressChanged, LinkChanged, LinkRemoved
@@ -64,7 +64,10 @@ class Node:
         after = Link(told.index, told.name, told.mac, told.up)
         if before:
             after = dataclasses.replace(
-                after, addresses=before.addresses, default_route=before.default_route
+                after,
+                addresses=before.addresses,
+                default_route=before.default_route,
+                hosts=before.hosts,
             )
         return self._put(before, after)
 
@@ -83,11 +86,10 @@ class Node:
         before = self.links.get(told.index)
         if before is None:
             return None
-        single: Iterable[IPAddress] = (told.address,)
-        addresses = (
-            before.addresses.union(single) if told.present else before.addresses.difference(single)
-        )
-        return self._put(before, dataclasses.replace(before, addresses=addresses))
+        single = frozenset({told.address})
+        addresses = before.addresses | single if told.present else before.addresses - single
+        hosts = before.hosts | single if told.present and told.is_host else before.hosts - single
+        return self._put(before, dataclasses.replace(before, addresses=addresses, hosts=hosts))
 
     def _put(self, before: Link | None, after: Link) -> Turn | None:
         if before == after:

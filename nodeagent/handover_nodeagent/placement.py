@@ -31,34 +31,56 @@ class Surroundings:
 
     ``devices``: by address the indexes of the links with a direct host route to it that is not
     ours, parked ones included. ``claimed``: the indexes of the links of all other endpoints.
+    ``held``: the index of the link that the endpoint has already.
     """
 
     links: Mapping[int, Link]
     names: Mapping[str, Link]
     devices: Mapping[IPAddress, AbstractSet[int]]
     claimed: AbstractSet[int]
+    held: int | None = None
 
 
 def place(endpoint: WorkloadEndpoint, surroundings: Surroundings) -> Link | Unplaced:
-    """Return the endpoint's link; a device of the node's own is never it."""
+    """Return the endpoint's link; a device of the node's own is never taken.
+
+    One that the endpoint has already is never refused it: what was found to be wrong with it, or
+    with the one that it names now, takes no route from a guest that has one (``doubt``).
+    """
+    found = _find(endpoint, surroundings)
+    if isinstance(found, Unplaced) and found.reason is EndpointReason.INTERFACE_REFUSED:
+        return surroundings.links.get(surroundings.held or 0, found)
+    return found
+
+
+def doubt(endpoint: WorkloadEndpoint, link: Link) -> str:
+    """Say why *link*, which *endpoint* has, would not be given to it now; "" when it would."""
+    named = endpoint.spec.interface
+    if named not in {None, link.name}:
+        return f"interface {named} cannot be the guest's; it stays on {link.name}"
+    return objection(link, frozenset(), is_led=True)
+
+
+def _find(endpoint: WorkloadEndpoint, surroundings: Surroundings) -> Link | Unplaced:
     named = endpoint.spec.interface
     if named is not None:
         link = surroundings.names.get(named)
         if link is None:
             return Unplaced(EndpointReason.INTERFACE_NOT_FOUND, f"there is no interface {named}")
-        return _unless_refused(link)
+        return _unless_refused(endpoint, link, surroundings)
     calico = calico_name(endpoint)
-    if calico in surroundings.names:
-        return _unless_refused(surroundings.names[calico])
+    if is_primary(endpoint) and calico in surroundings.names:
+        return _unless_refused(endpoint, surroundings.names[calico], surroundings)
     return _by_route(endpoint, surroundings, calico)
 
 
-def keep(link: Link) -> Link | Unplaced:
-    """Return the link that an endpoint had, where nothing tells its interface any more.
+def is_primary(endpoint: WorkloadEndpoint) -> bool:
+    """Tell whether the endpoint is that of its pod's first network.
 
-    A link that was down has lost the route that told it; it is still the guest's.
+    Those of further networks are called after the pod and the device in it (``kubevirt/machine``).
+    Calico knows the first alone, whoever made the others.
     """
-    return _unless_refused(link)
+    return not endpoint.metadata.name.startswith(f"{endpoint.spec.workload}.")
 
 
 def calico_name(endpoint: WorkloadEndpoint) -> str:
@@ -76,10 +98,15 @@ def _by_route(
     }
     routed = [surroundings.links[index] for index in indexes if index in surroundings.links]
     if not routed:
-        text = f"no spec.interface, no interface {calico}, no direct route to any of its addresses"
+        named = f"no interface {calico}, " if is_primary(endpoint) else ""
+        text = f"no spec.interface, {named}no direct route to any of its addresses"
         return Unplaced(EndpointReason.INTERFACE_NOT_FOUND, text)
-    claimed = surroundings.claimed
-    free = [link for link in routed if link.index not in claimed and not _objection(link)]
+    free = [
+        link
+        for link in routed
+        if link.index not in surroundings.claimed
+        and (link.index == surroundings.held or not _objection_here(endpoint, link, surroundings))
+    ]
     if len(free) == 1:
         return free[0]
     names = ", ".join(sorted(link.name for link in free or routed))
@@ -91,14 +118,28 @@ def _by_route(
     )
 
 
-def _unless_refused(link: Link) -> Link | Unplaced:
-    objection = _objection(link)
-    return Unplaced(EndpointReason.INTERFACE_REFUSED, objection) if objection else link
+def _unless_refused(
+    endpoint: WorkloadEndpoint, link: Link, surroundings: Surroundings
+) -> Link | Unplaced:
+    why = _objection_here(endpoint, link, surroundings)
+    return Unplaced(EndpointReason.INTERFACE_REFUSED, why) if why else link
 
 
-def _objection(link: Link) -> str:
-    """Say why *link* is the node's own; link-local addresses make none, every link has one."""
+def _objection_here(endpoint: WorkloadEndpoint, link: Link, surroundings: Surroundings) -> str:
+    devices = surroundings.devices
+    is_led = any(link.index in devices.get(address, ()) for address in endpoint.spec.ips)
+    return objection(link, frozenset(endpoint.spec.gateways), is_led=is_led)
+
+
+def objection(link: Link, gateways: AbstractSet[IPAddress], *, is_led: bool) -> str:
+    """Say why *link* is the node's own; link-local addresses make none, every link has one.
+
+    Nor does an address without a network on the guest's device: plug-ins put the gateway's there
+    (ptp, kindnet). The guest's it is where it *is_led* there by a direct route, or where it is one
+    of its *gateways*; a /32 of the node's own on an uplink is neither.
+    """
     if link.default_route:
         return f"interface {link.name} has the node's default route"
-    own = sorted(str(address) for address in link.addresses if not address.is_link_local)
+    harmless = link.hosts if is_led else link.hosts & gateways
+    own = sorted(str(one) for one in link.addresses - harmless if not one.is_link_local)
     return f"interface {link.name} has the node's address {', '.join(own)}" if own else ""

@@ -232,10 +232,11 @@ class Reconciler:
             known.retire()
         if known and known.uid != endpoint.metadata.uid:
             self._telling.gone(known)
-        admission = self.lodging.admit(endpoint)
+        admission = self.lodging.admit(endpoint, None)
         self.router.foreigners.look(admission.allowed)
         place = self.lodging.find(endpoint, remembered=record.interface if record else None)
         oif = place.index if isinstance(place, Link) else 0
+        admission = self.lodging.admit(endpoint, place if isinstance(place, Link) else None)
         self._episode += EPISODES
         found = Found(
             assignment=Assignment.from_annotations(endpoint.metadata.annotations),
@@ -263,7 +264,7 @@ class Reconciler:
         is_other = before.spec != endpoint.spec
         if is_other:
             concerned = self.router.desired.holders(resident.admission.allowed)
-            resident.admission = self.lodging.admit(endpoint)
+            resident.admission = self.lodging.admit(endpoint, resident.link)
             self.router.foreigners.look(resident.admission.allowed)
             self.lodging.look_again(resident)
             self.lodging.look_below(resident)

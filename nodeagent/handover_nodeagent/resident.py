@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import Self
 
+from handover_api.conditions import EndpointReason
 from handover_api.configuration import Settings
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, WorkloadEndpoint
@@ -80,7 +81,10 @@ class Resident:
     def wishes(self) -> tuple[str, ...]:
         """The names of interfaces that would be its own."""
         named = self.endpoint.spec.interface
-        return (named,) if named else (placement.calico_name(self.endpoint),)
+        if named:
+            return (named,)
+        calico = placement.calico_name(self.endpoint)
+        return (calico,) if placement.is_primary(self.endpoint) else ()
 
     def is_owned(self, settings: Settings) -> bool:
         """Tell whether its routes are ours to program."""
@@ -98,6 +102,8 @@ class Resident:
             self.mac,
             self.endpoint.metadata.creation_timestamp,
             self.is_owned(settings),
+            isinstance(self.placement, Unplaced)
+            and self.placement.reason is EndpointReason.INTERFACE_REFUSED,
         )
 
     def tuning(self, settings: Settings) -> Tuning | None:

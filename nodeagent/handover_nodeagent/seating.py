@@ -57,20 +57,24 @@ class Seating:
     ) -> Link | placement.Unplaced:
         """Look for the link that is, or may become, the endpoint's.
 
-        One that only a route told stays: what it had, or what is *remembered* and has its routes.
+        What it had stays, or what is *remembered* and has its routes: where nothing tells a link
+        any more, and where one is refused.
         """
         _, own = self._seats.get(endpoint.key, (None, None))
         directions = router.foreigners.directions(endpoint.spec.ips)
         devices = frozenset[int]().union(*directions.values())
         others = {index for index in devices if self._is_others(index, own)}
-        surroundings = placement.Surroundings(node.links, node.names, directions, others)
+        held = node.links.get(own) if own else node.names.get(remembered or "")
+        if held and not own:
+            has_routes = bool(router.routes_of(endpoint.spec.ips, held.index))
+            held = held if has_routes or held.index in devices else None
+        surroundings = placement.Surroundings(
+            node.links, node.names, directions, others, held.index if held else None
+        )
         found = placement.place(endpoint, surroundings)
         if isinstance(found, Link) or devices or endpoint.spec.interface:
             return found
-        before = node.links.get(own) if own else node.names.get(remembered or "")
-        if before and (own or router.routes_of(endpoint.spec.ips, before.index)):
-            return placement.keep(before)
-        return found
+        return held or found
 
     def _is_others(self, index: int, own: int | None) -> bool:
         keys = self._on.get(index, ())

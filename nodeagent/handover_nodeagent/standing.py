@@ -29,7 +29,8 @@ class Standing:
 
     ``refusals``: what the kernel said no to. ``shadow``: which route the kernel prefers to ours.
     ``contest``: whose foreign route comes back as often as it is parked. ``deafness``: why nobody
-    listens who should. ``unguarded``: why the ARP guard is not as it should be. ``misconfigured``:
+    listens who should. ``unguarded``: why the ARP guard is not as it should be. ``doubt``: why its
+    interface would not be given to it now. ``misconfigured``:
     why the newest configuration does not count.
     """
 
@@ -44,6 +45,7 @@ class Standing:
     shadow: str = ""
     contest: str = ""
     unguarded: tuple[Reason, str] | None = None
+    doubt: str = ""
     hears: bool = False
     deafness: str = ""
     overdue: bool = False
@@ -137,6 +139,8 @@ def _drafts(standing: Standing) -> Iterator[_Draft]:
         )
     if standing.sharers:
         yield _Draft(Type.ADDRESS_SHARED, _YES, Reason.SHARED, _shared(standing.sharers))
+    if standing.doubt:
+        yield _Draft(Type.INTERFACE_DOUBTED, _YES, Reason.USED_BY_NODE, standing.doubt)
     if standing.unguarded:
         yield _Draft(Type.UNGUARDED, _YES, *standing.unguarded)
     if standing.overdue:

@@ -13,7 +13,7 @@ from handover_api.configuration import Settings
 from handover_api.model import Condition
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State
-from handover_nodeagent import commands, machine, metrics, standing
+from handover_nodeagent import commands, machine, metrics, placement, standing
 from handover_nodeagent.enforcement import Enforcement
 from handover_nodeagent.fsm import Step
 from handover_nodeagent.guard import GuardKeeper
@@ -185,6 +185,7 @@ def describe(
         shadow="; ".join(f"the kernel prefers {rival}" for rival in rivals),
         contest="; ".join(contested[one] for one in allowed if one in contested),
         unguarded=_unguarded(link, kernel.guard),
+        doubt=placement.doubt(resident.endpoint, link) if link else "",
         hears=resident.ear is not None and resident.ear.is_open,
         deafness=resident.ear.trouble if resident.ear else "",
         overdue=resident.overdue,

@@ -12,7 +12,7 @@ from handover_api.conditions import EndpointReason
 from handover_api.model import Metadata
 from handover_api.workloadendpoint import WorkloadEndpoint, WorkloadEndpointSpec
 from handover_nodeagent.network import IPAddress, Link
-from handover_nodeagent.placement import Surroundings, Unplaced, calico_name, keep, place
+from handover_nodeagent.placement import Surroundings, Unplaced, calico_name, doubt, place
 
 V4 = IPv4Address("10.65.0.2")
 V6 = IPv6Address("fd00:65::2")
@@ -150,6 +150,7 @@ LINK = st.builds(
         st.sampled_from([*LINK_LOCAL, ip_address("192.0.2.1"), ip_address("fd00::1")])
     ),
     default_route=st.booleans(),
+    hosts=st.frozensets(st.just(ip_address("192.0.2.1"))),
 )
 
 
@@ -171,13 +172,76 @@ def test_a_device_of_the_nodes_own_is_never_the_answer(
     else:
         assert found in links
         assert not found.default_route
-        assert found.addresses <= LINK_LOCAL
+        is_led = any(found.index in devices.get(address, ()) for address in (V4, V6))
+        assert found.addresses <= LINK_LOCAL | (found.hosts if is_led else frozenset())
         assert interface in {None, found.name}
         assert interface or found.name == CALI.name or found.index not in claimed
 
 
-def test_a_link_that_nothing_tells_any_more_is_kept_unless_it_became_the_nodes_own() -> None:
-    assert keep(TAP) == TAP
-    found = keep(dataclasses.replace(TAP, default_route=True))
+BECAME_UPLINK = dataclasses.replace(TAP, default_route=True)
+HELD = {
+    "a default route": (BECAME_UPLINK, "tap0", {}),
+    "a default route, told by a route": (BECAME_UPLINK, None, {V4: on(TAP)}),
+    "an address": (
+        dataclasses.replace(TAP, addresses=frozenset({ip_address("192.0.2.7")})),
+        "tap0",
+        {},
+    ),
+    "another name that is refused": (TAP, "eth0", {}),
+}
+
+
+@pytest.mark.parametrize(("link", "interface", "devices"), HELD.values(), ids=HELD.keys())
+def test_a_link_that_the_endpoint_has_is_doubted_but_stays(
+    link: Link, interface: str | None, devices: Mapping[IPAddress, frozenset[int]]
+) -> None:
+    surroundings = around([link, OTHER, OWN], devices)
+    assert isinstance(place(endpoint(interface), surroundings), Unplaced)
+    held = dataclasses.replace(surroundings, held=link.index)
+    assert place(endpoint(interface), held) == link
+    assert link.name in doubt(endpoint(interface), link)
+
+
+def test_a_link_that_became_an_uplink_does_not_yield_to_another_ones_route() -> None:
+    surroundings = around([BECAME_UPLINK, OTHER], {V4: on(TAP), V6: on(TAP)})
+    assert place(endpoint(), dataclasses.replace(surroundings, held=7)) == BECAME_UPLINK
+
+
+def test_a_link_without_fault_is_not_doubted() -> None:
+    assert [doubt(endpoint(name), TAP) for name in ("tap0", None)] == ["", ""]
+
+
+GATEWAY = ip_address("10.65.0.1")
+PTP = dataclasses.replace(TAP, addresses=frozenset({GATEWAY}), hosts=frozenset({GATEWAY}))
+
+
+def test_the_gateways_own_address_on_the_guests_device_is_no_node_address() -> None:
+    """As ptp, kindnet and others put it there, with a route to the guest."""
+    assert place(endpoint("tap0"), around([PTP], {V4: on(PTP)})) == PTP
+    assert doubt(endpoint("tap0"), PTP) == ""
+    named = endpoint("tap0")
+    spec = with_spec(named, gateways=(GATEWAY,))
+    assert place(spec, around([PTP])) == PTP
+
+
+def test_an_address_without_a_network_elsewhere_is_the_nodes() -> None:
+    assert isinstance(place(endpoint("tap0"), around([PTP])), Unplaced)
+    widened = dataclasses.replace(PTP, hosts=frozenset())
+    assert isinstance(place(endpoint("tap0"), around([widened], {V4: on(PTP)})), Unplaced)
+
+
+def with_spec(one: WorkloadEndpoint, **fields: object) -> WorkloadEndpoint:
+    """Return the endpoint with other fields in its spec."""
+    return one.model_copy(update={"spec": one.spec.model_copy(update=fields)})
+
+
+def test_calicos_name_is_not_that_of_a_pods_further_network() -> None:
+    """The endpoint of a further network is called after the pod and its device there."""
+    primary = endpoint()
+    metadata = primary.metadata.model_copy(update={"name": "virt-launcher-vm1-x7p.pod123"})
+    further = primary.model_copy(update={"metadata": metadata})
+    assert place(primary, around([CALI])) == CALI
+    found = place(further, around([CALI]))
     assert isinstance(found, Unplaced)
-    assert found.reason is EndpointReason.INTERFACE_REFUSED
+    assert found.message == "no spec.interface, no direct route to any of its addresses"
+    assert place(further, around([CALI, TAP], {V4: on(TAP)})) == TAP

@@ -28,7 +28,7 @@ def observe(table: int = 254) -> Mapping[int, Link]:
     """
     body = _LINK_BODY.pack(0, 0, 0, 0, 0) + messages.number(_EXTENSIONS, _SKIP_STATISTICS)
     shown = netlink.dump(messages.compose(messages.GETLINK, messages.DUMP, body))
-    addresses = _observe_addresses()
+    addresses, hosts = _observe_addresses()
     with_default = _observe_default_devices(table)
     found = (decode(message) for message in shown)
     return {
@@ -39,6 +39,7 @@ def observe(table: int = 254) -> Mapping[int, Link]:
             link.up,
             frozenset(addresses.get(link.index, ())),
             link.index in with_default,
+            frozenset(hosts.get(link.index, ())),
         )
         for link in found
     }
@@ -59,12 +60,23 @@ def decode_address(message: bytes) -> tuple[int, IPAddress]:
     return index, messages.to_address(found.get(_OWN) or found[_PEER_OR_OWN])
 
 
-def _observe_addresses() -> dict[int, set[IPAddress]]:
+def is_host(message: bytes) -> bool:
+    """Tell whether an address message tells of an address without a network: /32 or /128."""
+    family, length, _, _, _ = _ADDRESS_BODY.unpack_from(message, messages.HEADER.size)
+    return bool(length == routes.HOST.get(family))
+
+
+def _observe_addresses() -> tuple[dict[int, set[IPAddress]], dict[int, set[IPAddress]]]:
+    """Return the addresses by link: all, and those without a network."""
     request = messages.compose(messages.GETADDR, messages.DUMP, _ADDRESS_BODY.pack(0, 0, 0, 0, 0))
     addresses: dict[int, set[IPAddress]] = {}
-    for index, address in map(decode_address, netlink.dump(request)):
+    hosts: dict[int, set[IPAddress]] = {}
+    for message in netlink.dump(request):
+        index, address = decode_address(message)
         addresses.setdefault(index, set()).add(address)
-    return addresses
+        if is_host(message):
+            hosts.setdefault(index, set()).add(address)
+    return addresses, hosts
 
 
 def _observe_default_devices(table: int) -> frozenset[int]:

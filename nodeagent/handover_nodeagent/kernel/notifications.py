@@ -39,11 +39,15 @@ class LinkRemoved:
 
 @dataclass(frozen=True, slots=True)
 class AddressChanged:
-    """The node has, or no longer has, *address* on the link *index*."""
+    """The node has, or no longer has, *address* on the link *index*.
+
+    ``is_host``: without a network, as a /32 or /128.
+    """
 
     index: int
     address: IPAddress
     present: bool
+    is_host: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +116,7 @@ def decode(message: bytes, table: int) -> Notification | None:
         return _decode_route(message, table, present=kind == messages.NEWROUTE)
     if kind in {messages.NEWADDR, messages.DELADDR}:
         index, address = links.decode_address(message)
-        return AddressChanged(index, address, kind == messages.NEWADDR)
+        return AddressChanged(index, address, kind == messages.NEWADDR, links.is_host(message))
     if kind == messages.NEWLINK:
         link = links.decode(message)
         return LinkChanged(link.index, link.name, link.mac, link.up)

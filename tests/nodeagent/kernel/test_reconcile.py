@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from tests.nodeagent.kernel.node import Node
 from tests.nodeagent.kernel.witness import watching
-from tests.nodeagent.kernel.world import ELEVATED_V4, MAC, NORMAL_V4, World
+from tests.nodeagent.kernel.world import CNI, ELEVATED_V4, MAC, NORMAL_V4, World
 
 from handover_api.configuration import Settings
 from handover_api.names import ObjectKey
@@ -23,12 +23,7 @@ pytestmark = pytest.mark.root
 async def test_an_endpoint_without_a_role_has_normal_routes_and_a_guard(world: World) -> None:
     world.put(ips=["10.65.0.2", "fd00:65::2"])
     await world.shows(NORMAL_V4, "fd00:65::2 dev tap0 ... metric 1024")
-    await world.until(
-        lambda: (
-            "10.65.0.2" in world.node.run("nft list tables arp")
-            or "saddr ip 10.65.0.2" in world.node.run("nft list table arp handover")
-        )
-    )
+    await world.until(lambda: "saddr ip 10.65.0.2" in world.node.run("nft list ruleset arp"))
     await world.until_says("Programmed", "True", "Programmed")
     assert MAC in world.node.run("ip neigh show dev tap0")
 
@@ -117,6 +112,7 @@ async def test_a_source_whose_guest_left_withdraws(world: World) -> None:
 
 async def test_a_forbidden_address_changes_nothing(world: World) -> None:
     world.node.run("ip address add 10.65.0.2/24 dev tap1")
+    await asyncio.sleep(0.02)
     world.put()
     await world.until_says("AddressNotAllowed", "True", "NotAllowed")
     assert [line for line in world.routes() if "proto 88" in line] == []
@@ -142,6 +138,68 @@ async def test_a_device_of_the_nodes_own_is_left_alone(
         assert why in world.message("Programmed")
         assert witness.told() == []
     assert "tap1" not in world.node.run("nft list ruleset arp")
+
+
+ADVERTISEMENT = bytes.fromhex(
+    "333300000001 525400650002 86dd 6000000000103aff fe80000000000000505400fffe650002"
+    "ff020000000000000000000000000001 86002565000807080000000000000000"
+)
+
+
+@pytest.mark.parametrize("said", ["", "target"])
+@pytest.mark.parametrize(
+    "meddle", ["ip route add default dev tap0", "ip address add 192.0.2.7/24 dev tap0", ""]
+)
+async def test_a_running_vm_keeps_its_route_whatever_its_device_gets(
+    world: World, said: str, meddle: str
+) -> None:
+    """Guards: networkd, NetworkManager, or one router advertisement that the guest sent."""
+    world.node.run("sysctl -qw net.ipv6.conf.tap0.accept_ra=2")
+    world.put(said=said)
+    if said:
+        await world.until_listening()
+        world.send()
+    await world.shows(ELEVATED_V4 if said else NORMAL_V4)
+    with watching() as witness:
+        if meddle:
+            world.node.run(meddle)
+        else:
+            world.send(ADVERTISEMENT)
+        await world.until_says("InterfaceDoubted", "True", "UsedByNode")
+        assert [line for line in witness.told() if line.startswith("-10.65")] == []
+    await world.until_says("Programmed", "True", "Programmed")
+    await world.kill()
+    await world.start()
+    world.put(said=said)
+    await world.shows(ELEVATED_V4 if said else NORMAL_V4)
+    await world.until_says("InterfaceDoubted", "True", "UsedByNode")
+
+
+@pytest.mark.usefixtures("mute")
+async def test_nothing_is_parked_for_a_target_whose_device_is_refused(world: World) -> None:
+    """The CNI's route serves the guest that nobody here can hear."""
+    world.node.run(f"ip route add {CNI}")
+    world.node.run("ip route add default dev tap0")
+    await asyncio.sleep(0.02)
+    with watching() as witness:
+        world.put(said="target")
+        await world.until_says("Listening", "False", "InterfaceRefused")
+        assert witness.told() == []
+    assert world.parked() == []
+
+
+@pytest.mark.usefixtures("mute")
+async def test_a_plug_in_may_put_the_gateways_address_on_the_guests_device(world: World) -> None:
+    """As ptp, kindnet and others do: the gateway's /32 and a route to the pod."""
+    world.node.run("ip address add 10.65.0.1/32 dev tap0")
+    world.node.run(f"ip route add {CNI}")
+    world.put(said="target", interface="tap0")
+    await world.until_listening()
+    assert len(world.parked()) == 1
+    world.send()
+    await world.shows(ELEVATED_V4)
+    await world.until_says("Programmed", "True", "Programmed")
+    assert world.condition("InterfaceDoubted") is None
 
 
 @pytest.mark.usefixtures("mute")

@@ -101,7 +101,8 @@ async def test_a_guard_that_cannot_be_is_told_and_holds_nobody_up(world: World) 
     world.node.run('ip link add bad"0 type veth peer name far9')
     world.node.run('ip link set bad"0 up')
     world.put("bad", interface='bad"0', ips=["10.65.0.9"])
-    await world.until_says("Programmed", "False", "Refused", "bad")
+    await world.until_says("Unguarded", "True", "GuardRefused", "bad")
+    await world.until_says("Programmed", "True", "Programmed", "bad")
     await asyncio.sleep(1.6)
     world.put()
     began = asyncio.get_running_loop().time()
@@ -260,6 +261,8 @@ async def test_two_endpoints_that_swap_their_addresses_swap_their_routes(world: 
 
 def guarded(world: World, interface: str) -> list[str]:
     """Return the addresses for which the host must not answer on *interface*."""
+    if "arp handover" not in world.node.run("nft list tables"):
+        return []
     found = guard_rules.parse(world.node.run("nft -j list table arp handover"))
     assert found is not None
     return sorted(map(str, found.get(interface, ())))

@@ -3,7 +3,8 @@
 import asyncio
 
 import pytest
-from tests.nodeagent.kernel.world import CNI, GUARD, NORMAL_V4, World, count
+from tests.nodeagent.kernel.witness import watching
+from tests.nodeagent.kernel.world import CNI, GUARD, NORMAL_V4, World, count, settings
 
 from handover_api.names import ObjectKey
 from handover_nodeagent import metrics
@@ -26,10 +27,31 @@ async def test_an_address_that_is_not_allowed_any_more_goes_back_to_the_cni(worl
     world.put(ips=["10.65.0.2", "10.65.0.3"])
     await world.until(lambda: len(world.parked()) == 1)
     world.configure(allowedCIDRs=["192.0.2.0/24"])
-    await world.shows("10.65.0.2 dev tap0 proto 5")
+    await world.shows("10.65.0.2 dev tap0 proto 5", "10.65.0.3 dev tap0 ... metric 1024")
     assert world.parked() == []
     world.configure()
     await world.shows(NORMAL_V4, "10.65.0.3 dev tap0 ... metric 1024")
+
+
+async def test_an_address_that_is_not_allowed_any_more_keeps_the_only_route_it_has(
+    world: World,
+) -> None:
+    """Guards: one wrong network in allowedCIDRs cuts off no VM; a restart does not either."""
+    world.put()
+    await world.shows(NORMAL_V4)
+    with watching() as witness:
+        world.configure(allowedCIDRs=["192.0.2.0/24"])
+        await world.until_says("AddressNotAllowed", "True", "NotAllowed")
+        assert "its route stays, as there is no other" in world.message("AddressNotAllowed")
+        await world.kill()
+        world.settings = settings(allowedCIDRs=["192.0.2.0/24"])
+        await world.start()
+        world.put()
+        await world.until_says("AddressNotAllowed", "True", "NotAllowed")
+        assert witness.told() == []
+    world.put("new", interface="tap1", ips=["10.65.0.9"])
+    await world.until_says("AddressNotAllowed", "True", "NotAllowed", "new")
+    await world.shows(NORMAL_V4)
 
 
 async def test_route_ownership_migrations_gives_the_cnis_route_back(world: World) -> None:
