@@ -92,7 +92,8 @@ async def connect() -> client.Configuration:
 class Cluster:
     """Reads and writes objects of our kinds; every call may raise one of the exceptions above.
 
-    ``may_write`` is asked before every write but those of the Lease itself.
+    ``may_write`` is asked before every write but those of the Lease itself, and those that any
+    replica may make (``as_leader=False``; see standby.py).
     """
 
     def __init__(self, configuration: client.Configuration) -> None:
@@ -151,15 +152,25 @@ class Cluster:
             return frozenset()
         return frozenset(each["name"] for each in found["resources"])
 
-    async def create(self, kind: Kind, namespace: str, body: RawObject) -> RawObject:
+    async def create(
+        self, kind: Kind, namespace: str, body: RawObject, *, as_leader: bool = True
+    ) -> RawObject:
         """Create an object; Conflict when there is one of its name."""
+        self._claim_right(as_leader=as_leader)
         query = {"fieldManager": names.OPERATOR_FIELD_MANAGER}
         return await self._call("POST", kinds.collection(kind, namespace), body=body, query=query)
 
     async def patch(
-        self, kind: Kind, key: ObjectKey, patch: RawObject, *, subresource: str = ""
+        self,
+        kind: Kind,
+        key: ObjectKey,
+        patch: RawObject,
+        *,
+        subresource: str = "",
+        as_leader: bool = True,
     ) -> RawObject:
         """Merge *patch* into an object; Conflict when its resourceVersion is another."""
+        self._claim_right(as_leader=as_leader)
         return await self._call(
             "PATCH",
             _path(kind, key) + subresource,
@@ -173,6 +184,7 @@ class Cluster:
 
         Server-side apply, never by force: Conflict where somebody else has set a field otherwise.
         """
+        self._claim_right(as_leader=not dry)
         key = ObjectKey("", names.DEFAULT_CONFIGURATION)
         body = {
             "apiVersion": names.API_VERSION,
@@ -191,8 +203,9 @@ class Cluster:
             },
         )
 
-    async def delete(self, kind: Kind, key: ObjectKey, uid: str) -> None:
+    async def delete(self, kind: Kind, key: ObjectKey, uid: str, *, as_leader: bool = True) -> None:
         """Delete this very object; one that is gone, or another of its name, is fine."""
+        self._claim_right(as_leader=as_leader)
         body = {"preconditions": {"uid": uid}}
         with contextlib.suppress(Absent, Conflict):
             await self._call("DELETE", _path(kind, key), body=body)
@@ -201,6 +214,7 @@ class Cluster:
         self, kind: AnyKind, key: ObjectKey, uid: str, notice: Notice, now: dt.datetime
     ) -> None:
         """Record an Event about an object."""
+        self._claim_right()
         namespace = key.namespace or "default"
         when = now.isoformat(timespec="seconds").replace("+00:00", "Z")
         body = {
@@ -241,6 +255,12 @@ class Cluster:
             await self._call("PATCH", f"{path}/{name}", body=patch, content_type=MERGE_PATCH)
         )
 
+    def _claim_right(self, *, as_leader: bool = True) -> None:
+        """Raise NotLeading where only the leader may write, and another replica is it."""
+        if as_leader and not self.may_write():
+            message = "another replica leads"
+            raise NotLeading(message)
+
     async def _pages(
         self, kind: AnyKind, accept: str
     ) -> AsyncIterator[tuple[list[RawObject], int]]:
@@ -270,10 +290,6 @@ class Cluster:
         accept: str = "application/json",
         query: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        changes_nothing = method == "GET" or "dryRun" in (query or {})
-        if not (changes_nothing or path.startswith(LEASES) or self.may_write()):
-            message = "another replica leads"
-            raise NotLeading(message)
         try:
             answer = await self._api.call_api(
                 path,

@@ -23,6 +23,9 @@ NAME: Final = "handover-operator"
 """Of the Lease."""
 
 LEAST_TIMEOUT: Final = 0.5
+RETRY: Final = 0.2
+"""Seconds after a renewal that failed: the time that is left is for trying, not for waiting."""
+
 RELEASE_TIMEOUT: Final = 2.0
 
 
@@ -38,13 +41,25 @@ class Leases(Protocol):
         """Write it if it still has this version; without one, make it."""
 
 
+Work = Callable[[], Awaitable[None]]
+"""What runs until it is cancelled."""
+
+
+async def _rest() -> None:
+    """Do nothing until cancelled."""
+    await asyncio.Event().wait()
+
+
 def clock() -> float:
     """Return seconds that also pass while the process is stopped or its machine sleeps."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 class Leadership:
-    """The part of one replica in it."""
+    """The part of one replica in it.
+
+    ``on_renewal`` is called whenever somebody else is seen to have renewed the Lease.
+    """
 
     def __init__(
         self,
@@ -54,6 +69,7 @@ class Leadership:
         now: Callable[[], dt.datetime],
         periods: Periods = Periods(),  # noqa: B008  frozen
     ) -> None:
+        self.on_renewal: Callable[[], None] = lambda: None
         self._leases = leases
         self._namespace = namespace
         self._identity = identity
@@ -67,14 +83,17 @@ class Leadership:
         """Return whether we may write at this very moment."""
         return clock() < self._until
 
-    async def run(self, govern: Callable[[], Awaitable[None]]) -> None:
-        """Run *govern* whenever, and only while, we lead; until cancelled.
+    async def run(self, govern: Work, stand_by: Work = _rest) -> None:
+        """Run *govern* whenever, and only while, we lead, else *stand_by*; until cancelled.
 
         When cancelled the Lease is given back, after *govern* has ended.
         """
         try:
             while True:
-                await self._acquire()
+                async with asyncio.TaskGroup() as group:
+                    meanwhile = group.create_task(_as_coroutine(stand_by))
+                    await self._acquire()
+                    meanwhile.cancel()
                 await self._reign(govern)
         finally:
             metrics.LEADER.set(0)
@@ -102,7 +121,7 @@ class Leadership:
                 self._log.info("standing_by", leader=said)
             await asyncio.sleep(lease.patience(self._seen, self._periods, clock()))
 
-    async def _reign(self, govern: Callable[[], Awaitable[None]]) -> None:
+    async def _reign(self, govern: Work) -> None:
         """Govern until the Lease is lost."""
         self._log.info("leading")
         metrics.LEADER.set(1)
@@ -116,8 +135,9 @@ class Leadership:
 
     async def _keep(self) -> None:
         """Renew the Lease; return when it is lost, or too old to write any more."""
+        pause = self._periods.renewal
         while True:
-            await asyncio.sleep(min(self._periods.renewal, max(self._until - clock(), 0.0)))
+            await asyncio.sleep(min(pause, max(self._until - clock(), 0.0)))
             left = self._until - clock()
             if left <= 0:
                 self._log.warning("stepping_down", reason="the Lease could not be renewed")
@@ -130,8 +150,10 @@ class Leadership:
                         leader = self._seen.lease.holder
                         self._log.warning("stepping_down", reason=f"the Lease is {leader}'s")
                         return
+                pause = self._periods.renewal
             except (Temporary, Conflict, Absent, TimeoutError) as reason:
                 self._log.warning("not_renewed", reason=str(reason) or "no answer in time")
+                pause = RETRY
 
     async def _renew(self) -> bool:
         """Renew; False: somebody else holds the Lease."""
@@ -147,7 +169,11 @@ class Leadership:
         found: Lease | None = None
         with contextlib.suppress(Absent):
             found = await self._leases.read_lease(self._namespace, NAME)
-        self._seen = lease.see(self._seen, found, clock())
+        before, self._seen = self._seen, lease.see(self._seen, found, clock())
+        # Who has just begun knows not how old the first version is that it sees.
+        is_new = before is not None and before.lease.version != self._seen.lease.version
+        if is_new and self._seen.lease.holder not in {"", self._identity}:
+            self.on_renewal()
         return lease.step(self._seen, self._identity, clock())
 
     async def _hold(self) -> None:
@@ -186,5 +212,5 @@ class Leadership:
             await self._write(self._seen.lease.version, spec)
 
 
-async def _as_coroutine(govern: Callable[[], Awaitable[None]]) -> None:
-    await govern()
+async def _as_coroutine(work: Work) -> None:
+    await work()

@@ -23,9 +23,11 @@ class Periods:
     Lease that somebody else holds.
     """
 
+    # As Kubernetes' own components have them: a renewal may take four seconds, and be tried twice
+    # more. What a guest waits for meanwhile is written by whoever lives (standby.py).
     renewal: float = 2.0
-    deadline: float = 6.0
-    duration: int = 9
+    deadline: float = 10.0
+    duration: int = 15
     poll: float = 1.0
 
 

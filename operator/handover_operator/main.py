@@ -5,7 +5,7 @@ import contextlib
 import datetime as dt
 import functools
 import signal
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import structlog
@@ -20,6 +20,7 @@ from handover_operator.leadership import Leadership
 from handover_operator.listing import Sweeper
 from handover_operator.reconcile import Reconciler
 from handover_operator.settings import OperatorSettings
+from handover_operator.standby import Standby
 
 
 class Unusable(Exception):  # noqa: N818  tells a person what to do
@@ -82,7 +83,7 @@ async def _work(
     writers = (reconciler, adapter) if adapter is not None else (reconciler,)
     async with asyncio.TaskGroup() as group:
         group.create_task(default.run())
-        group.create_task(_lead(settings, api, lambda: _govern(settings, writers, default)))
+        group.create_task(_lead(settings, api, writers, default))
         group.create_task(sweeper.run())
         if presence is not None:
             group.create_task(presence.run())
@@ -94,17 +95,34 @@ async def _work(
 
 
 async def _lead(
-    settings: OperatorSettings, api: Cluster, govern: Callable[[], Awaitable[None]]
+    settings: OperatorSettings,
+    api: Cluster,
+    writers: Sequence[Reconciler | AdapterReconciler],
+    default: Default,
 ) -> None:
-    """Govern while this replica leads; always, where it is the only one."""
+    """Govern while this replica leads, else stand by; govern always, where it is the only one."""
+    govern = functools.partial(_govern, settings, writers, default)
     if not settings.leader_election:
         metrics.LEADER.set(1)
         await govern()
         return
     identity = f"{settings.pod_name}_{settings.pod_uid}"
+    standby = Standby(identity)
     leadership = Leadership(api, settings.namespace, identity, _now)
+    leadership.on_renewal = standby.note_renewal
     api.may_write = leadership.holds
-    await leadership.run(govern)
+    await leadership.run(govern, functools.partial(_stand_by, settings, writers, standby))
+
+
+async def _stand_by(
+    settings: OperatorSettings,
+    writers: Sequence[Reconciler | AdapterReconciler],
+    standby: Standby,
+) -> None:
+    """Write until cancelled what a migration waits for and nobody else writes."""
+    async with asyncio.TaskGroup() as group:
+        for writer in writers:
+            group.create_task(writer.run(settings.writers, standby))
 
 
 async def _govern(

@@ -115,6 +115,12 @@ TERMS: Final = Counter(
     "Times that this replica began to lead",
     registry=REGISTRY,
 )
+STOOD_IN: Final = Counter(
+    "handover_operator_stood_in",
+    "Writes that a migration waited for and that the leader had left undone",
+    ["kind"],
+    registry=REGISTRY,
+)
 ANNOUNCEMENT_TO_ROUTE: Final = Histogram(
     "handover_operator_announcement_to_route_seconds",
     "From announcement to route on a target's node, as its agent measured it, by signal",

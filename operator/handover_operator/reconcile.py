@@ -24,6 +24,7 @@ from handover_operator.kinds import Kind
 from handover_operator.knowledge import Knowledge
 from handover_operator.notices import Notice
 from handover_operator.pace import Pace
+from handover_operator.standby import Standby
 from handover_operator.versions import Version, version_of
 from handover_operator.workqueue import Outdated, Temporary, WorkQueue
 
@@ -49,8 +50,9 @@ def is_urgent(subject: Subject) -> bool:
 class Reconciler:
     """Keeps what is known, and writes what follows from it while ``run`` runs.
 
-    Between two runs, as a replica that does not lead, it takes in what changes and decides
-    nothing: a decision may rest on how long something lasted, and nobody would write it.
+    A replica that does not lead decides, too, but writes only roles that are given, and only
+    where the leader has not (standby.py): a guest on its way waits for those. How a migration
+    ended, statuses and Events are the leader's.
     """
 
     def __init__(self, cluster: Cluster, clock: Callable[[], dt.datetime]) -> None:
@@ -61,6 +63,8 @@ class Reconciler:
         self._queue: WorkQueue[Subject] = WorkQueue(self._write, is_urgent)
         self._pace = Pace()
         self._runs = False
+        self._standby: Standby | None = None
+        self._awaited: set[Subject] = set()
         self._alarm: asyncio.TimerHandle | None = None
         self._log = structlog.get_logger()
 
@@ -72,8 +76,12 @@ class Reconciler:
         """Count the objects whose last write was refused."""
         return self._queue.denied()
 
-    async def run(self, workers: int) -> None:
-        """Write until cancelled; whatever is not as it should be now is found anew."""
+    async def run(self, workers: int, standby: Standby | None = None) -> None:
+        """Write until cancelled; whatever is not as it should be now is found anew.
+
+        With *standby* somebody else leads.
+        """
+        self._standby = standby
         self._runs = True
         try:
             self._review()
@@ -81,6 +89,7 @@ class Reconciler:
         finally:
             self._runs = False
             self._queue.clear()
+            self._awaited.clear()
             self._pace.clear()
             self._silence()
 
@@ -131,16 +140,22 @@ class Reconciler:
 
     @property
     def _decides(self) -> bool:
-        return self._runs and self.synced and self._cluster.may_write()
+        if not self._runs or not self.synced:
+            return False
+        return self._standby is not None or self._cluster.may_write()
 
     def _review(self) -> None:
         """Look at everything; only what differs is written."""
         if not self._decides:
             return
         self.known.recall()
+        # What a driver said to a replica that did not lead was not acted upon.
+        self.known.resolver.doubt_all()
         self._advance()
         index = self.known.resolver.index
         self._queue_endpoints(index.endpoints)
+        if self._standby is not None:
+            return
         for key in index.migrations:
             self._queue.add(Subject(Kind.MIGRATION, key))
 
@@ -151,24 +166,33 @@ class Reconciler:
         self._silence()
         resolution = self.known.resolver.resolve(self._clock())
         self._queue_endpoints(resolution.endpoints)
-        for key in resolution.migrations:
+        if self._standby is None:
+            self._queue_leaders_own(resolution.migrations)
+        if resolution.wake is not None:
+            delay = (resolution.wake - self._clock()).total_seconds()
+            loop = asyncio.get_running_loop()
+            self._alarm = loop.call_later(max(delay, 0.01), self._advance)
+
+    def _queue_leaders_own(self, migrations: Iterable[ObjectKey]) -> None:
+        for key in migrations:
             self._queue.add(Subject(Kind.MIGRATION, key))
         for name in self.known.take_doubtful():
             self._queue.add(Subject(Kind.CONFIGURATION, ObjectKey("", name)))
         for kind, key in self.known.take_complaints():
             notice = notices.malformed(self.known.unreadable[kind, key])
             self._queue.add(Subject(kind, key, notice, self.known.uid(kind, key) or ""))
-        if resolution.wake is not None:
-            delay = (resolution.wake - self._clock()).total_seconds()
-            loop = asyncio.get_running_loop()
-            self._alarm = loop.call_later(max(delay, 0.01), self._advance)
 
     def _queue_endpoints(self, keys: Iterable[ObjectKey]) -> None:
         resolver = self.known.resolver
         for key in keys:
-            verdict = resolver.verdict(key)
-            if verdict and verdict.assignment != resolver.index.endpoints[key].assignment:
-                self._queue.add(Subject(Kind.ENDPOINT, key))
+            subject, verdict = Subject(Kind.ENDPOINT, key), resolver.verdict(key)
+            if not verdict or verdict.assignment == resolver.index.endpoints[key].assignment:
+                self._awaited.discard(subject)
+            elif self._standby is None:
+                self._queue.add(subject)
+            elif verdict.assignment.role is not None and subject not in self._awaited:
+                self._awaited.add(subject)
+                self._queue.add_later(subject, self._standby.delay)
 
     def _silence(self) -> None:
         if self._alarm is not None:
@@ -193,6 +217,9 @@ class Reconciler:
             raise
 
     async def _write_endpoint(self, subject: Subject) -> None:
+        self._awaited.discard(subject)
+        if self._standby is not None and not await self._has_leader_missed(subject.key):
+            return
         endpoint = self.known.resolver.index.endpoints.get(subject.key)
         verdict = self.known.resolver.verdict(subject.key)
         if endpoint is None or verdict is None or verdict.assignment == endpoint.assignment:
@@ -215,6 +242,46 @@ class Reconciler:
                 ended_role=said.ended_role and said.ended_role.value,
                 reason=verdict.reason.value,
             )
+
+    async def _has_leader_missed(self, key: ObjectKey) -> bool:
+        """Say whether a role must be given that the leader has not given, and note that.
+
+        A watch of ours may be late, and then the leader, who knows better, would be contradicted:
+        every migration that has a say is read anew first.
+        """
+        standby = self._standby
+        if standby is None or not self._is_given(key):
+            return False
+        for migration in self._concerned(key):
+            try:
+                self.observe(Kind.MIGRATION, await self._cluster.get(Kind.MIGRATION, migration))
+            except Absent:
+                if migration in self.known.resolver.index.migrations:
+                    return False
+        if not self._is_given(key):
+            return False
+        standby.note_missed()
+        metrics.STOOD_IN.labels(Kind.ENDPOINT.value).inc()
+        return True
+
+    def _is_given(self, key: ObjectKey) -> bool:
+        """Whether an endpoint lacks a role, or has one of another migration."""
+        endpoint, verdict = (
+            self.known.resolver.index.endpoints.get(key),
+            self.known.resolver.verdict(key),
+        )
+        if endpoint is None or verdict is None or verdict.assignment.role is None:
+            return False
+        return verdict.assignment != endpoint.assignment
+
+    def _concerned(self, key: ObjectKey) -> set[ObjectKey]:
+        """Return the migrations that claim an endpoint, and the one whose role it carries."""
+        index = self.known.resolver.index
+        found = set(index.claims(key))
+        said = index.endpoints[key].assignment
+        if said.role is not None and said.migration is not None:
+            found.add(ObjectKey(key.namespace, said.migration))
+        return found
 
     async def _write_migration(self, subject: Subject) -> None:
         migration = self.known.resolver.index.migrations.get(subject.key)
@@ -313,7 +380,11 @@ class Reconciler:
         """
         try:
             raw = await self._cluster.patch(
-                subject.kind, subject.key, patch, subresource=subresource
+                subject.kind,
+                subject.key,
+                patch,
+                subresource=subresource,
+                as_leader=self._standby is None,
             )
         except Conflict as error:
             metrics.WRITES.labels(subject.kind.value, "conflict").inc()

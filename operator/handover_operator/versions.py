@@ -41,6 +41,10 @@ class Versions:
         known = self._newest.get(key)
         return None if known is None else known.uid
 
+    def newest(self, key: ObjectKey) -> Version | None:
+        """Return the newest version of an object; None when it is unknown."""
+        return self._newest.get(key)
+
     def take(self, key: ObjectKey, version: Version) -> bool:
         """Take in that an object has this version; return whether that is no old news."""
         known = self._newest.get(key)

@@ -25,6 +25,7 @@ class Store:
         self.holders: list[str] = []
         self.outage: type[BaseException] | None = None
         self.stuck = False
+        self.stuck_once = False
 
     async def read_lease(self, namespace: str, name: str) -> Lease:
         """Read it."""
@@ -65,7 +66,8 @@ class Store:
 
     async def _network(self) -> None:
         await asyncio.sleep(0)
-        if self.stuck:
+        if self.stuck or self.stuck_once:
+            self.stuck_once = False
             await asyncio.Event().wait()
         if self.outage is not None:
             raise self.outage
@@ -154,6 +156,45 @@ async def test_after_an_outage_the_leader_leads_on() -> None:
         await soon(one.governs)
         assert one.terms == 2
     assert store.holders == ["one", ""]
+
+
+async def test_one_request_that_gets_stuck_costs_no_term() -> None:
+    store = Store()
+    one = Replica(store, "one")
+    # As long beside each other as the real ones were when a busy API server ended terms.
+    periods = Periods(renewal=0.5, deadline=1.5, duration=2, poll=0.02)
+    one.leadership = Leadership(store, "default", "one", lambda: NOW, periods)
+    async with running(one):
+        await soon(one.governs)
+        store.stuck_once = True
+        await asyncio.sleep(2 * periods.deadline)
+        assert not store.stuck_once
+        assert (one.terms, one.governs.is_set()) == (1, True)
+
+
+async def test_who_does_not_lead_stands_by_and_hears_of_renewals() -> None:
+    store = Store()
+    one, two = Replica(store, "one"), Replica(store, "two")
+    stands_by, renewed = asyncio.Event(), asyncio.Event()
+
+    async def stand_by() -> None:
+        stands_by.set()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            stands_by.clear()
+
+    two.leadership.on_renewal = renewed.set
+    async with running(one):
+        await soon(one.governs)
+        task = asyncio.create_task(two.leadership.run(two.govern, stand_by))
+        await soon(stands_by)
+        await soon(renewed)
+        assert two.terms == 0
+    await soon(two.governs)
+    assert not stands_by.is_set()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
 
 
 async def test_a_short_outage_changes_nothing() -> None:

@@ -59,7 +59,13 @@ class Memory(Cluster):
         return copy.deepcopy(self.stored[kind, key])
 
     async def patch(
-        self, kind: Kind, key: ObjectKey, patch: RawObject, *, subresource: str = ""
+        self,
+        kind: Kind,
+        key: ObjectKey,
+        patch: RawObject,
+        *,
+        subresource: str = "",
+        as_leader: bool = True,  # noqa: ARG002  nobody else leads
     ) -> RawObject:
         """Merge; refuse what is based on an old version."""
         if self.outages:
@@ -95,8 +101,16 @@ class Memory(Cluster):
         assert (kind.plural, uid, now) == (kind.plural, f"uid-{key.name}", self.now)
         self.notices.append(f"{key.name} {notice.reason}")
 
-    async def delete(self, kind: Kind, key: ObjectKey, uid: str) -> None:
+    async def delete(
+        self,
+        kind: Kind,
+        key: ObjectKey,
+        uid: str,
+        *,
+        as_leader: bool = True,
+    ) -> None:
         """Delete an object."""
+        assert as_leader
         assert self.stored[kind, key]["metadata"]["uid"] == uid
         del self.stored[kind, key]
 

@@ -44,6 +44,19 @@ class Delete:
 Write = Create | Patch | Delete
 
 
+def is_awaited(write: Write) -> bool:
+    """Whether a guest on its way may be waiting for it: it tells of a role, not of an end."""
+    match write:
+        case Create(body):
+            is_migration = body["kind"] == Kind.MIGRATION
+            return is_migration or names.ROLE in body["metadata"]["annotations"]
+        case Patch(body):
+            spec = body.get("spec", {})
+            return "outcome" not in spec and not spec.keys().isdisjoint({"source", "armed"})
+        case _:
+            return False
+
+
 def endpoint(
     wanted: WantedEndpoint | None, ledger: Ledger, key: ObjectKey, *, is_judged: bool
 ) -> Write | None:

@@ -1,13 +1,14 @@
 """The adapter's loop: observe, resolve, write. It decides nothing itself.
 
-Like reconcile.py it writes level-triggered, and only while ``run`` runs. Our own objects come to it
-from the reconciler, and every answer to a write goes back there first: there is one place that
-knows them. What KubeVirt or a person made is never written.
+Like reconcile.py it writes level-triggered, only while ``run`` runs, and where this replica does
+not lead only what a migration waits for and the leader has not written (standby.py). Our own
+objects come to it from the reconciler, and every answer to a write goes back there first: there is
+one place that knows them. What KubeVirt or a person made is never written.
 """
 
 import contextlib
 import datetime as dt
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import structlog
@@ -27,6 +28,7 @@ from handover_operator.kubevirt.wishes import Need, Owner, Remark, Wishes
 from handover_operator.notices import Notice
 from handover_operator.outcome import Undecided
 from handover_operator.reconcile import Reconciler
+from handover_operator.standby import Standby
 from handover_operator.versions import Version, Versions, version_of
 from handover_operator.workqueue import Outdated, Temporary, WorkQueue
 
@@ -87,6 +89,8 @@ class AdapterReconciler:
         self._lost: set[str] = set()
         self._said: set[object] = set()
         self._runs = False
+        self._standby: Standby | None = None
+        self._awaited: set[Subject] = set()
         self._log = structlog.get_logger()
         reconciler.known.followers.append(self)
         reconciler.known.resolver.driver = self._course
@@ -99,8 +103,12 @@ class AdapterReconciler:
         """Count the objects whose last write was refused."""
         return self._queue.denied()
 
-    async def run(self, workers: int) -> None:
-        """Write until cancelled; whatever is not as it should be now is found anew."""
+    async def run(self, workers: int, standby: Standby | None = None) -> None:
+        """Write until cancelled; whatever is not as it should be now is found anew.
+
+        With *standby* somebody else leads.
+        """
+        self._standby = standby
         self._runs = True
         try:
             self._review()
@@ -108,6 +116,7 @@ class AdapterReconciler:
         finally:
             self._runs = False
             self._queue.clear()
+            self._awaited.clear()
 
     def start(self) -> None:
         """All three kinds were listed: from now on what is absent is really absent."""
@@ -141,6 +150,11 @@ class AdapterReconciler:
             self.adapter.put(kind, fact)
         self._advance()
 
+    def end(self, kind: Foreign, raw: RawObject) -> None:
+        """Take in the last version of an object that is gone: it may tell how it ended."""
+        self.observe(kind, raw)
+        self.forget(kind, own_gather.key(raw), version_of(raw))
+
     def forget(self, kind: Foreign, key: ObjectKey, last: Version) -> None:
         """Take in that this very object is gone."""
         if self._versions[kind].bury(key, last):
@@ -167,7 +181,13 @@ class AdapterReconciler:
 
     @property
     def _decides(self) -> bool:
-        return self.is_active and self._runs and self._cluster.may_write()
+        if not self.is_active or not self._runs:
+            return False
+        return self._standby is not None or self._cluster.may_write()
+
+    @property
+    def _leads(self) -> bool:
+        return self._decides and self._standby is None
 
     def _course(self, uid: str) -> Outcome | Undecided | None:
         """Say how a VMIM ended (outcome.Driver)."""
@@ -214,7 +234,7 @@ class AdapterReconciler:
 
     def _remark(self, remarks: Iterable[Remark]) -> None:
         for remark in remarks:
-            if self._decides and remark not in self._said:
+            if self._leads and remark not in self._said:
                 notice = Notice("NotFollowed", remark.text)
                 self._queue.add(Saying(Foreign.VMI, remark.vmi, remark.uid, notice))
             self._said.add(remark)
@@ -224,10 +244,21 @@ class AdapterReconciler:
         if not self._decides or kind is Kind.CONFIGURATION:
             return
         for key in keys:
-            if self._is_in_the_way(kind, key):
+            if self._standby is not None:
+                self._look_over(Subject(kind, key), self._standby)
+            elif self._is_in_the_way(kind, key):
                 self._clash(kind, key)
             elif self._due(kind, key) is not None or self._is_doubtful(kind, key):
                 self._queue.add(Subject(kind, key))
+
+    def _look_over(self, subject: Subject, standby: Standby) -> None:
+        """Have in mind what the leader should write soon, as long as that is missing."""
+        write = self._due(subject.kind, subject.key)
+        if write is None or not objects.is_awaited(write):
+            self._awaited.discard(subject)
+        elif subject not in self._awaited:
+            self._awaited.add(subject)
+            self._queue.add_later(subject, standby.delay)
 
     def _due(self, kind: Kind, key: ObjectKey) -> Write | None:
         """Return the write that is missing now."""
@@ -294,9 +325,10 @@ class AdapterReconciler:
                 await self._say(item)
 
     async def _write(self, subject: Subject) -> None:
-        if self._is_doubtful(subject.kind, subject.key):
+        self._awaited.discard(subject)
+        if self._leads and self._is_doubtful(subject.kind, subject.key):
             await self._ask_for_owner(subject.key)
-        write = self._due(subject.kind, subject.key)
+        write = await self._confirmed(subject)
         if write is None:
             return
         try:
@@ -314,21 +346,68 @@ class AdapterReconciler:
             raise
         metrics.WRITES.labels(subject.kind.value, "done").inc()
 
+    async def _confirmed(self, subject: Subject) -> Write | None:
+        """Return the write that is due also by what the API server says now.
+
+        An object made for an owner that is gone lives until somebody finds it, so before one is
+        made its owner is looked at; and who does not lead may hear late of what the leader knows.
+        """
+        write = self._ours_to_make(subject)
+        if write is None:
+            return None
+        if isinstance(write, Create) or self._standby is not None:
+            for kind, key in self._grounds(subject):
+                await self._look_at(kind, key)
+            write = self._ours_to_make(subject)
+        if write is not None and self._standby is not None:
+            self._standby.note_missed()
+            metrics.STOOD_IN.labels(subject.kind.value).inc()
+        return write
+
+    def _ours_to_make(self, subject: Subject) -> Write | None:
+        write = self._due(subject.kind, subject.key)
+        if self._standby is None or (write is not None and objects.is_awaited(write)):
+            return write
+        return None
+
+    def _grounds(self, subject: Subject) -> Iterator[tuple[Foreign, ObjectKey]]:
+        """Return the foreign objects on account of which something is wanted."""
+        key = subject.key
+        endpoint = self.adapter.endpoint(key) if subject.kind is Kind.ENDPOINT else None
+        wanted = endpoint or self.adapter.migration(key)
+        if wanted is not None:
+            yield wanted.owner.kind, ObjectKey(key.namespace, wanted.owner.name)
+        said = None if endpoint is None else endpoint.assignment
+        if self._standby is not None and said is not None and said.migration is not None:
+            yield Foreign.VMIM, ObjectKey(key.namespace, said.migration)
+
+    async def _look_at(self, kind: Foreign, key: ObjectKey) -> None:
+        """Take in what a foreign object is now, or that it is gone."""
+        last = self._versions[kind].newest(key)
+        try:
+            raw = await self._cluster.get(kind, key)
+        except Absent:
+            if last is not None:
+                self.forget(kind, key, last)
+        else:
+            self.observe(kind, raw)
+
     async def _send(self, subject: Subject, write: Write) -> None:
         """Send one write, and let the reconciler take in the answer."""
         kind, key = subject.kind, subject.key
+        as_leader = self._standby is None
         match write:
             case Create(body):
                 if kind is Kind.ENDPOINT and not self.is_configured():
                     message = "HandoverConfiguration default is not there so far"
                     raise Unconfigured(message)
-                self._reconciler.observe(
-                    kind, await self._cluster.create(kind, key.namespace, body)
-                )
+                raw = await self._cluster.create(kind, key.namespace, body, as_leader=as_leader)
+                self._reconciler.observe(kind, raw)
                 self._log.info("made", kind=kind.value, object=str(key))
+                await self._take_back(subject, raw)
             case Patch(body):
                 uid = self._reconciler.known.uid(kind, key)
-                raw = await self._cluster.patch(kind, key, body)
+                raw = await self._cluster.patch(kind, key, body, as_leader=as_leader)
                 if self._reconciler.known.uid(kind, key) == uid == raw["metadata"]["uid"]:
                     self._reconciler.observe(kind, raw)
                 self._log.info(
@@ -337,6 +416,16 @@ class AdapterReconciler:
             case Delete(uid):
                 await self._cluster.delete(kind, key, uid)
                 self._log.info("given_up", kind=kind.value, object=str(key))
+
+    async def _take_back(self, subject: Subject, made: RawObject) -> None:
+        """Delete what was made while its owner went, before anybody acts upon it."""
+        kind, key, metadata = subject.kind, subject.key, made["metadata"]
+        owner = metadata["ownerReferences"][0]
+        owned = ObjectKey(key.namespace, owner["name"])
+        if self.is_active and self._versions[Foreign(owner["kind"])].uid(owned) != owner["uid"]:
+            as_leader = self._standby is None
+            await self._cluster.delete(kind, key, metadata["uid"], as_leader=as_leader)
+            self._log.info("taken_back", kind=kind.value, object=str(key))
 
     async def _ask(self, need: Need) -> None:
         """Ask for an object that no watch has shown; after that its machine knows."""

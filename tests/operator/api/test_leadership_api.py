@@ -16,7 +16,7 @@ from handover_operator.kinds import Kind
 
 pytestmark = pytest.mark.api
 
-FAIL_OVER = 15.0
+FAIL_OVER = 20.0
 PHASES = ("pending", "preparing", "ready", "live", "converging")
 HISTORY = {
     "a": ["source of {}", "source of {} Succeeded"],

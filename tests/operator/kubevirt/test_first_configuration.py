@@ -23,6 +23,12 @@ class Creations(Cluster):
     def __init__(self) -> None:
         self.may_write = lambda: True
         self.made: list[str] = []
+        self.pod: RawObject = {}
+
+    async def get(self, kind: AnyKind, key: ObjectKey) -> RawObject:
+        """Read the one pod."""
+        assert (kind, key.name) == (Foreign.POD, self.pod["metadata"]["name"])
+        return self.pod
 
     async def create(self, kind: Kind, namespace: str, body: RawObject, **_: object) -> RawObject:
         """Make an object."""
@@ -58,6 +64,7 @@ async def test_the_first_endpoint_waits_for_the_configuration(
     for kind, raw in objects.items():
         raw["metadata"] |= {"resourceVersion": "1", "creationTimestamp": NOW.isoformat()}
         adapter.observe(kind, raw)
+    cluster.pod = objects[Foreign.POD]
 
     async def answers() -> list[bool]:
         return asked

@@ -22,7 +22,7 @@ Build = Callable[..., Raw]
 
 A: Final = ("10.0.0.1",)
 ORDERS: Final = settings(
-    max_examples=100,
+    max_examples=60,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -122,9 +122,7 @@ class Play:
             for kind, queue in world.watches.items()
             if queue
         ]
-        writes = [(lambda due=due: world.write(*due)) for due in world.operator.writes()]
-        asked = [(lambda need=need: world.ask(need)) for need in world.operator.needs()]
-        return [*steps, *told, *writes, *asked]
+        return [*steps, *told, *world.operator.choices()]
 
     def take(self, name: str) -> None:
         """Let a writer make its step."""

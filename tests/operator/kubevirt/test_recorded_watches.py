@@ -83,8 +83,7 @@ def test_a_recording_ends_the_same_whatever_is_late(
                     for of, queue in world.watches.items()
                     if queue
                 ),
-                *((lambda due=due: world.write(*due)) for due in world.operator.writes()),
-                *((lambda need=need: world.ask(need)) for need in world.operator.needs()),
+                *world.operator.choices(),
             ]
             if choices:
                 data.draw(st.sampled_from(choices))()
