@@ -2,6 +2,7 @@
 
 import asyncio
 import errno
+import logging
 import socket
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from handover_nodeagent.sniff import bpf, capture
 
 _SIZE: Final = 64 * 1024
 _SO_RCVBUFFORCE: Final = 33
+
+_log: Final = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,10 +38,15 @@ class Subscription:
     def __init__(
         self, subject: Subject, take: Callable[[bytes], None], overflow: Callable[[], None]
     ) -> None:
-        """Call *take* with each message, *overflow* when the kernel had to drop some."""
+        """Call *take* with each message, *overflow* when some were lost.
+
+        Lost is what the kernel had to drop, what is not what it writes, and what *take* raised
+        at: that one message, not the others of its datagram.
+        """
         self._budget = subject.budget
         self._take = take
         self._overflow = overflow
+        self._met: set[type[Exception]] = set()
         self._socket = _open(subject)
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket.fileno(), self._read)
@@ -56,12 +64,34 @@ class Subscription:
             except BlockingIOError:
                 return
             except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
                 self._overflow()
+                if error.errno != errno.ENOBUFS:
+                    # Whatever it is, the loop asks again as soon as there is something to read.
+                    _log.warning("cannot read notifications: %s", error)
+                    return
                 continue
+            self._tell(datagram)
+
+    def _tell(self, datagram: bytes) -> None:
+        try:
             for message in messages.split(datagram):
-                self._take(message)
+                self._tell_one(message)
+        except messages.MalformedError as error:
+            self._lost(error)
+
+    def _tell_one(self, message: bytes) -> None:
+        try:
+            self._take(message)
+        except Exception as error:  # noqa: BLE001  the root of a callback of the loop
+            # What one message meets is not the others' fault.
+            self._lost(error)
+
+    def _lost(self, error: Exception) -> None:
+        """Have a look at everything make up for what was not taken; tell each kind once."""
+        if type(error) not in self._met:
+            self._met.add(type(error))
+            _log.error("a notification was lost", exc_info=error)
+        self._overflow()
 
 
 def _open(subject: Subject) -> socket.socket:

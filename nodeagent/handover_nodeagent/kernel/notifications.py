@@ -5,6 +5,7 @@ network routes, no host routes by a gateway. So 10,000 flapping routes of a BGP 
 """
 
 import socket
+import struct
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
@@ -15,6 +16,7 @@ from handover_nodeagent.network import IPAddress, Route
 BUDGET: Final = 64
 """Notifications per wake-up; then the loop's other descriptors have their turn."""
 
+_FAMILY: Final = struct.Struct("=B")
 _GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 """RTMGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE."""
 
@@ -110,23 +112,32 @@ class Notifications:
 
 
 def decode(message: bytes, table: int) -> Notification | None:
-    """Read one notification; None for what concerns nobody, routes of other tables included."""
-    kind = messages.HEADER.unpack_from(message)[1]
+    """Read one notification; None for what concerns nobody, routes of other tables included.
+
+    Raises messages.MalformedError.
+    """
+    kind = messages.kind_of(message)
     if kind in {messages.NEWROUTE, messages.DELROUTE}:
         return _decode_route(message, table, present=kind == messages.NEWROUTE)
     if kind in {messages.NEWADDR, messages.DELADDR}:
         index, address = links.decode_address(message)
         return AddressChanged(index, address, kind == messages.NEWADDR, links.is_host(message))
-    if kind == messages.NEWLINK:
+    if kind in {messages.NEWLINK, messages.DELLINK} and _family_of(message) == 0:
         link = links.decode(message)
+        if kind == messages.DELLINK:
+            return LinkRemoved(link.index, link.name)
         return LinkChanged(link.index, link.name, link.mac, link.up)
-    if kind == messages.DELLINK:
-        link = links.decode(message)
-        return LinkRemoved(link.index, link.name)
     return None
 
 
+def _family_of(message: bytes) -> int:
+    """Return the family: a bridge tells of its ports in link messages of its own one."""
+    return messages.unpack(_FAMILY, message, messages.HEADER.size)[0]
+
+
 def _decode_route(message: bytes, table: int, *, present: bool) -> Notification | None:
+    if _family_of(message) not in routes.HOST or not routes.is_made(message):
+        return None
     entry = routes.decode(message)
     if entry.route.table != table:
         return None

@@ -1,13 +1,22 @@
 """What the kernel tells us of others' changes, and what it spares us."""
 
 import asyncio
+import errno
+import socket
 from collections.abc import AsyncIterator, Callable
 from ipaddress import IPv4Address, ip_address
 
 import pytest
 from tests.nodeagent.kernel.node import MAIN, V4, V6, Node
 
-from handover_nodeagent.kernel import netlink, notifications, parking, routes
+from handover_nodeagent.kernel import (
+    messages,
+    multicast,
+    netlink,
+    notifications,
+    parking,
+    routes,
+)
 from handover_nodeagent.kernel.notifications import (
     AddressChanged,
     DefaultRouteChanged,
@@ -223,3 +232,92 @@ async def test_ten_thousand_flapping_gateway_routes_wake_nobody(node: Node, ear:
     heard = await ear.all(node)
     assert [AddressChanged(node.tap1, ip_address("192.0.2.1"), present=True)] == heard
     assert ear.overflows == 0
+
+
+class Kernel:
+    """Sends datagrams as the kernel would; the other end is a subscription's socket."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, take: Callable[[bytes], None]) -> None:
+        self.overflows = 0
+        sender, reader = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        reader.settimeout(0)
+        monkeypatch.setattr(multicast, "_open", lambda _: reader)
+        self.socket = sender
+        self.subscription = multicast.Subscription(SUBJECT, take, self._overflow)
+
+    def close(self) -> None:
+        self.socket.close()
+        self.subscription.close()
+
+    def _overflow(self) -> None:
+        self.overflows += 1
+
+
+SUBJECT = multicast.Subject(socket.NETLINK_ROUTE, 0, 64, 1 << 16)
+SAID = [messages.compose(messages.NEWLINK, 0, bytes([n]) * 4) for n in range(3)]
+
+
+async def test_what_one_message_meets_holds_up_no_other_of_its_datagram(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    taken: list[bytes] = []
+
+    def take(message: bytes) -> None:
+        taken.append(message)
+        if message == SAID[0]:
+            raise KeyError(message)
+
+    kernel = Kernel(monkeypatch, take)
+    for _ in range(2):
+        kernel.socket.send(b"".join(SAID))
+    kernel.subscription._read()
+    assert taken == SAID * 2
+    # A look at everything makes up for it each time; what it was is told once.
+    assert kernel.overflows == 2
+    assert caplog.text.count("Traceback") == 1
+    kernel.close()
+
+
+@pytest.mark.parametrize("rest", [b"\x09", b"\xff" + bytes(20), b"\4" + bytes(20)])
+async def test_a_datagram_that_breaks_off_is_made_up_for(
+    monkeypatch: pytest.MonkeyPatch, rest: bytes
+) -> None:
+    taken: list[bytes] = []
+    kernel = Kernel(monkeypatch, taken.append)
+    kernel.socket.send(SAID[0] + rest)
+    kernel.socket.send(SAID[1])
+    kernel.subscription._read()
+    assert (taken, kernel.overflows) == (SAID[:2], 1)
+    kernel.close()
+
+
+async def test_a_socket_that_cannot_be_read_is_made_up_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Broken:
+        def recv(self, _: int) -> bytes:
+            raise OSError(errno.ENOMEM, "")
+
+    kernel = Kernel(monkeypatch, lambda _: None)
+    whole = kernel.subscription._socket
+    kernel.subscription._socket = Broken()  # type: ignore[assignment]
+    kernel.subscription._read()
+    assert kernel.overflows == 1
+    kernel.subscription._socket = whole
+    kernel.close()
+
+
+@pytest.mark.parametrize(
+    ("kind", "body"),
+    [
+        (messages.NEWLINK, b"\7" + bytes(15) + messages.attribute(3, b"br0\0")),
+        (messages.DELLINK, b"\7" + bytes(15) + messages.attribute(3, b"br0\0")),
+        (messages.NEWROUTE, b"\x80\x20\0\0\xfe\x11\0\1\0\0\0\0"),
+        (messages.NEWROUTE, b"\2\x20\0\0\xfe\x11\0\6\0\0\0\0" + messages.attribute(1, bytes(4))),
+        (messages.NEWROUTE, b"\2\x20\0\0\xfe\x11\0\1\0\2\0\0" + messages.attribute(1, bytes(4))),
+        (messages.NEWNEIGH, bytes(12)),
+    ],
+    ids=["port", "port left", "multicast route", "blackhole", "cache entry", "neighbour"],
+)
+def test_what_is_of_another_family_or_type_is_told_to_nobody(kind: int, body: bytes) -> None:
+    assert notifications.decode(messages.compose(kind, 0, body), MAIN) is None
