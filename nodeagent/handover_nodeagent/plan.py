@@ -28,23 +28,26 @@ def diff(desired: Iterable[Route], observed: Iterable[Route]) -> Plan:
     """Plan the fewest changes from *observed*, which are all ours, to *desired*.
 
     *observed* is in the kernel's order; it may hold several routes of one key, on several
-    devices, as IPv6 allows.
+    devices, as IPv6 allows. One that is desired is never removed, however often it was seen.
     """
+    wanted = frozenset(desired)
     rivals: dict[_Key, list[Route]] = {}
     for route in observed:
         rivals.setdefault(_key(route), []).append(route)
     add: list[Route] = []
     replace: list[Route] = []
-    for route in sorted(desired, key=_order):
+    for route in sorted(wanted, key=_order):
         same_key = rivals.get(_key(route), [])
         if route in same_key:
-            same_key.remove(route)
-        elif same_key:
+            continue
+        if same_key:
             same_key.pop(0)
             replace.append(route)
         else:
             add.append(route)
-    remove = tuple(route for same_key in rivals.values() for route in same_key)
+    remove = tuple(
+        route for same_key in rivals.values() for route in same_key if route not in wanted
+    )
     return Plan(tuple(add), tuple(replace), remove)
 
 

@@ -10,6 +10,7 @@ import errno
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 
 from handover_api.configuration import Mode, Settings
 from handover_nodeagent import desired, metrics, plan
@@ -222,7 +223,9 @@ class Router:
     def _carry_out(self, steps: plan.Plan) -> None:
         """Add and replace; then remove, but never the last route where the new one failed."""
         fresh = (*steps.add, *steps.replace)
-        seeds = [neighs.encode_seed(neigh) for neigh in self.desired.neighs(fresh)]
+        # An object's word for a MAC; what the kernel heard on the wire goes before.
+        free = [n for n in self.desired.neighs(fresh) if neighs.is_free(self._channel, n)]
+        seeds = [*map(neighs.encode_seed, free)]
         requests = [*map(routes.encode_add, steps.add), *map(routes.encode_replace, steps.replace)]
         results = self._transact([*seeds, *requests])
         reasons = [self._channel.explain(len(seeds) + index) for index in range(len(requests))]
@@ -241,6 +244,9 @@ class Router:
                 metrics.ROUTES.labels("remove").inc()
             else:
                 self._refuse(route, result, self._channel.explain(index))
+        # Of an IPv6 route there may be two, which a replace made of two devices' ones.
+        twins = [route for route in removed if isinstance(route.address, IPv6Address)]
+        self._transact(list(map(routes.encode_remove, twins)))
 
     def _may_go(self, route: Route) -> bool:
         """Tell whether a route that nobody wants may go, so that no guest is cut off.

@@ -20,6 +20,7 @@ def route(address: IPAddress = A, oif: int = 5, metric: int = 1024, protocol: in
 
 NORMAL, ELEVATED = route(), route(metric=512)
 ELSEWHERE = route(oif=6)
+TABLED = Route(A, 5, 1024, 100, 88)
 
 CASES = [
     ("nothing", [], [], Plan()),
@@ -36,6 +37,25 @@ CASES = [
         [NORMAL],
         [ELSEWHERE, route(oif=7)],
         Plan(replace=(NORMAL,), remove=(route(oif=7),)),
+    ),
+    ("seen twice", [NORMAL], [NORMAL, NORMAL], Plan()),
+    ("seen twice and not wanted", [], [NORMAL, NORMAL], Plan(remove=(NORMAL, NORMAL))),
+    ("wanted twice", [NORMAL, NORMAL], [], Plan(add=(NORMAL,))),
+    ("another table", [NORMAL], [TABLED], Plan(add=(NORMAL,), remove=(TABLED,))),
+    (
+        "in the order of family, address, metric and table",
+        [route(B), TABLED, NORMAL, ELEVATED, route(A + 1), route(A + 1, metric=512)],
+        [],
+        Plan(
+            add=(
+                ELEVATED,
+                TABLED,
+                NORMAL,
+                route(A + 1, metric=512),
+                route(A + 1),
+                route(B),
+            )
+        ),
     ),
     (
         "families do not meet",
@@ -88,10 +108,12 @@ ROUTES = st.builds(
 @given(
     desired=st.lists(ROUTES, unique_by=lambda r: (r.address, r.metric)),
     observed=st.lists(ROUTES, unique=True),
+    doubles=st.integers(1, 2),
 )
 def test_a_plan_reaches_what_is_desired_without_a_gap(
-    desired: list[Route], observed: list[Route]
+    desired: list[Route], observed: list[Route], doubles: int
 ) -> None:
+    assert not set(plan.diff(desired, observed * doubles).remove) & set(desired)
     steps = plan.diff(desired, observed)
     always_served = {r.address for r in desired} & {r.address for r in observed}
     kernel = list(observed)

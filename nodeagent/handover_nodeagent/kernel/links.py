@@ -30,7 +30,11 @@ def observe(table: int = 254) -> Mapping[int, Link]:
     shown = netlink.dump(messages.compose(messages.GETLINK, messages.DUMP, body))
     addresses, hosts = _observe_addresses()
     with_default = _observe_default_devices(table)
-    found = (decode(message) for message in shown)
+    found = tuple(decode(message) for message in shown)
+    if not found:
+        # There is always lo; to believe that all are gone would take every endpoint's link away.
+        text = "the kernel shows no link at all"
+        raise netlink.ObservationError(text)
     return {
         link.index: Link(
             link.index,
@@ -46,18 +50,24 @@ def observe(table: int = 254) -> Mapping[int, Link]:
 
 
 def decode(message: bytes) -> Link:
-    """Read a link message: all but addresses and default route."""
-    _, _, index, flags, _ = _LINK_BODY.unpack_from(message, messages.HEADER.size)
+    """Read a link message: all but addresses and default route. Raises messages.MalformedError."""
+    _, _, index, flags, _ = messages.unpack(_LINK_BODY, message, messages.HEADER.size)
     found = messages.attributes(message, messages.HEADER.size + _LINK_BODY.size)
-    mac = found.get(_MAC, b"").hex(":")
-    return Link(index, messages.to_text(found[_NAME]), mac, bool(flags & _UP))
+    name = messages.to_text(found.get(_NAME, b""))
+    if not name:
+        text = f"link {index} has no name"
+        raise messages.MalformedError(text)
+    return Link(index, name, found.get(_MAC, b"").hex(":"), bool(flags & _UP))
 
 
 def decode_address(message: bytes) -> tuple[int, IPAddress]:
-    """Read an address message: the link's index and the node's end of it."""
-    _, _, _, _, index = _ADDRESS_BODY.unpack_from(message, messages.HEADER.size)
+    """Read an address message: the link's index and the node's end of it.
+
+    Raises messages.MalformedError.
+    """
+    _, _, _, _, index = messages.unpack(_ADDRESS_BODY, message, messages.HEADER.size)
     found = messages.attributes(message, messages.HEADER.size + _ADDRESS_BODY.size)
-    return index, messages.to_address(found.get(_OWN) or found[_PEER_OR_OWN])
+    return index, messages.to_address(found.get(_OWN) or found.get(_PEER_OR_OWN, b""))
 
 
 def is_host(message: bytes) -> bool:
@@ -94,8 +104,11 @@ def _devices(message: bytes) -> tuple[int, ...]:
     found = messages.attributes(message, routes.ATTRIBUTES_AT)
     devices = [messages.to_number(found.get(routes.DEVICE))]
     nexthops = found.get(routes.MULTIPATH, b"")
-    while len(nexthops) >= _NEXTHOP.size:
-        length, _, _, index = _NEXTHOP.unpack_from(nexthops)
+    while nexthops:
+        length, _, _, index = messages.unpack(_NEXTHOP, nexthops, 0)
+        if not _NEXTHOP.size <= length <= len(nexthops):
+            text = f"a next hop of {length} bytes where {len(nexthops)} are left"
+            raise messages.MalformedError(text)
         devices.append(index)
-        nexthops = nexthops[max(length, _NEXTHOP.size) :]
+        nexthops = nexthops[(length + 3) & ~3 :]
     return tuple(devices)

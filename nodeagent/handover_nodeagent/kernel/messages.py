@@ -43,7 +43,18 @@ HEADER: Final = struct.Struct("=IHHII")
 _ATTRIBUTE: Final = struct.Struct("=HH")
 _TYPE_MASK: Final = 0x3FFF
 _LENGTH: Final = struct.Struct("=I")
-_IPV4_SIZE: Final = 4
+_ADDRESS_SIZES: Final[Mapping[int, type[IPv4Address] | type[IPv6Address]]] = {
+    4: IPv4Address,
+    16: IPv6Address,
+}
+
+
+class ObservationError(Exception):
+    """The kernel's state could not be read now: the sentence says why; worth another try."""
+
+
+class MalformedError(ObservationError):
+    """What came is not what the kernel writes; nobody may conclude anything from it."""
 
 
 def compose(kind: int, flags: int, body: bytes) -> bytes:
@@ -57,19 +68,36 @@ def attribute(kind: int, payload: bytes) -> bytes:
     return _ATTRIBUTE.pack(_ATTRIBUTE.size + len(payload), kind) + payload + padding
 
 
+def unpack(layout: struct.Struct, message: bytes, start: int) -> tuple[int, ...]:
+    """Read the numbers of *layout*. Raises MalformedError when the message ends before them."""
+    if start + layout.size > len(message):
+        text = f"a message of {len(message)} bytes, too short for what it must begin with"
+        raise MalformedError(text)
+    return layout.unpack_from(message, start)
+
+
+def kind_of(message: bytes) -> int:
+    """Return the type that the header names. Raises MalformedError."""
+    return unpack(HEADER, message, 0)[1]
+
+
 def number(kind: int, value: int) -> bytes:
     """Return an attribute that holds a 32-bit number."""
     return attribute(kind, _LENGTH.pack(value))
 
 
 def attributes(message: bytes, start: int) -> Mapping[int, bytes]:
-    """Return the attributes from *start* to the end; of a kind that comes twice the last."""
+    """Return the attributes from *start* to the end; of a kind that comes twice the last.
+
+    Raises MalformedError when a length lies: what came before it may be as wrong.
+    """
     found: dict[int, bytes] = {}
     end = len(message)
     while start + _ATTRIBUTE.size <= end:
         length, kind = _ATTRIBUTE.unpack_from(message, start)
-        if length < _ATTRIBUTE.size:
-            break
+        if length < _ATTRIBUTE.size or start + length > end:
+            text = f"an attribute of {length} bytes where {end - start} are left"
+            raise MalformedError(text)
         found[kind & _TYPE_MASK] = message[start + _ATTRIBUTE.size : start + length]
         start += (length + 3) & ~3
     return found
@@ -87,13 +115,17 @@ def find(message: bytes, start: int, kind: int) -> bytes:
 
 
 def to_number(payload: bytes | None, absent: int = 0) -> int:
-    """Read what :func:`number` wrote."""
-    return absent if payload is None else int(_LENGTH.unpack_from(payload)[0])
+    """Read what :func:`number` wrote. Raises MalformedError."""
+    return absent if payload is None else unpack(_LENGTH, payload, 0)[0]
 
 
 def to_address(payload: bytes) -> IPAddress:
-    """Read an address of either family: its length tells which."""
-    return IPv4Address(payload) if len(payload) == _IPV4_SIZE else IPv6Address(payload)
+    """Read an address of either family: its length tells which. Raises MalformedError."""
+    make = _ADDRESS_SIZES.get(len(payload))
+    if make is None:
+        text = f"an address of {len(payload)} bytes"
+        raise MalformedError(text)
+    return make(payload)
 
 
 def to_text(payload: bytes) -> str:
@@ -107,12 +139,16 @@ def family_of(address: IPAddress) -> int:
 
 
 def split(buffer: bytes) -> Iterator[bytes]:
-    """Take the messages out of one datagram; a broken rest is left alone."""
+    """Take the messages out of one datagram. Raises MalformedError at a rest that is none.
+
+    A rest that is left alone would be an answer that is missing, and nobody would know.
+    """
     start = 0
     end = len(buffer)
-    while start + HEADER.size <= end:
-        (length,) = _LENGTH.unpack_from(buffer, start)
-        if length < HEADER.size:
-            break
+    while start < end:
+        length = unpack(HEADER, buffer, start)[0]
+        if length < HEADER.size or start + length > end:
+            text = f"a message of {length} bytes where {end - start} are left"
+            raise MalformedError(text)
         yield buffer[start : start + length]
         start += (length + 3) & ~3

@@ -8,6 +8,8 @@ from handover_nodeagent.network import IPAddress, Neigh
 
 _BODY: Final = struct.Struct("=BxHiHBB")
 _REACHABLE: Final = 0x02
+_IN_FORCE: Final = _REACHABLE | 0x08 | 0x10 | 0x40 | 0x80
+"""NUD_REACHABLE, DELAY, PROBE, NOARP, PERMANENT: packets leave by it now."""
 _UNICAST: Final = 1
 _DESTINATION: Final = 1
 _LINK_LAYER_ADDRESS: Final = 2
@@ -19,22 +21,50 @@ def encode_seed(neigh: Neigh) -> bytes:
     Not permanent: a wrong MAC heals by the kernel's own probing.
     """
     mac = bytes.fromhex(neigh.mac.replace(":", ""))
-    body = _key(neigh, _REACHABLE) + messages.attribute(_LINK_LAYER_ADDRESS, mac)
+    body = _key(neigh, _REACHABLE, _UNICAST) + messages.attribute(_LINK_LAYER_ADDRESS, mac)
     return messages.compose(messages.NEWNEIGH, messages.CREATE | messages.REPLACE, body)
 
 
 def find_mac(channel: netlink.Channel, address: IPAddress, oif: int) -> str | None:
     """Return the MAC that the kernel knows for *address* on *oif*; it may be old."""
-    request = messages.compose(messages.GETNEIGH, 0, _key(Neigh(address, oif, ""), 0))
-    answer = channel.ask(request)
+    found = _find(channel, address, oif)
+    return found[0] or None if found else None
+
+
+def is_free(channel: netlink.Channel, neigh: Neigh) -> bool:
+    """Tell whether *neigh* contradicts no entry that the kernel goes by now.
+
+    What was heard on the wire, or what somebody has fixed, goes before what an object says. An
+    entry that is stale or failed is to be asked about anyway.
+    """
+    found = _find(channel, neigh.address, neigh.oif)
+    if found is None:
+        return True
+    mac, state = found
+    return not state & _IN_FORCE or mac in {"", neigh.mac.lower()}
+
+
+def _find(channel: netlink.Channel, address: IPAddress, oif: int) -> tuple[str, int] | None:
+    """Return MAC and state of an entry; None when there is none, or no answer that is one."""
+    # Of a question the kernel refuses each field that it does not go by, the type too.
+    answer = channel.ask(
+        messages.compose(messages.GETNEIGH, 0, _key(Neigh(address, oif, ""), 0, 0))
+    )
     if isinstance(answer, int):
         return None
-    found = messages.find(answer, messages.HEADER.size + _BODY.size, _LINK_LAYER_ADDRESS)
-    return found.hex(":") if any(found) else None
+    try:
+        _, _, index, state, _, _ = messages.unpack(_BODY, answer, messages.HEADER.size)
+        found = messages.attributes(answer, messages.HEADER.size + _BODY.size)
+    except messages.MalformedError:
+        return None
+    if (index, found.get(_DESTINATION)) != (oif, address.packed):
+        return None
+    mac = found.get(_LINK_LAYER_ADDRESS, b"")
+    return mac.hex(":") if any(mac) else "", state
 
 
-def _key(neigh: Neigh, state: int) -> bytes:
+def _key(neigh: Neigh, state: int, kind: int) -> bytes:
     address = neigh.address
     family = messages.family_of(address)
-    body = _BODY.pack(family, 0, neigh.oif, state, 0, _UNICAST)
+    body = _BODY.pack(family, 0, neigh.oif, state, 0, kind)
     return body + messages.attribute(_DESTINATION, address.packed)

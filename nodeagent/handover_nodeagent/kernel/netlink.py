@@ -23,18 +23,21 @@ BATCH: Final = 64
 RECEIVE: Final = 64 * 1024
 _MAX_SEQUENCE: Final = 0xFFFFFFFF - BATCH
 _ATTEMPTS: Final = 8
+DUMP_PATIENCE: Final = 10.0
+"""Seconds for which a dump waits for its next datagram; the kernel takes milliseconds."""
+
+ObservationError = messages.ObservationError
 
 _ANSWER: Final = struct.Struct("=IHHIIi")
 """A header and the negative errno behind it."""
 _WORD: Final = struct.Struct("=I")
+_FLAGS: Final = struct.Struct("=H")
 _FLAGS_AT: Final = 6
 _SEQUENCE_AT: Final = 8
+_FAMILY_AT: Final = messages.HEADER.size
+_GET_AFTER_NEW: Final = 2
 _HAS_TLVS: Final = 0x200
 _ERROR_TEXT: Final = 1
-
-
-class ObservationError(Exception):
-    """The kernel's state could not be read now: the sentence says why; worth another try."""
 
 
 class Channel:
@@ -77,15 +80,23 @@ class Channel:
         return sentence(answer) if answer else ""
 
     def ask(self, request: bytes) -> bytes | int:
-        """Return the one message that answers *request*, or an errno."""
+        """Return the one message that answers *request*, or an errno; never 0.
+
+        What answers with another type, or for another family, is no answer: EPROTO.
+        """
         self._sequence = self._sequence % _MAX_SEQUENCE + 1
         try:
             self._send(numbered(request, self._sequence))
             while True:
                 answer = self._receive(RECEIVE)
+                if len(answer) < _ANSWER.size:
+                    continue
                 _, kind, _, sequence, _, number = _ANSWER.unpack_from(answer)
-                if sequence == self._sequence:
-                    return -number if kind == messages.ERROR else answer
+                if sequence != self._sequence:
+                    continue
+                if kind == messages.ERROR:
+                    return -number or errno.EPROTO
+                return answer if _answers(request, answer) else errno.EPROTO
         except OSError as error:
             return error.errno or errno.EIO
 
@@ -109,7 +120,9 @@ class Channel:
             self._sequence += 1
             last = start
             start += len(request)
-        batch[last + _FLAGS_AT] |= messages.ACK
+        # The field as a whole: where its low byte lies depends on the machine's byte order.
+        (flags,) = _FLAGS.unpack_from(batch, last + _FLAGS_AT)
+        _FLAGS.pack_into(batch, last + _FLAGS_AT, flags | messages.ACK)
         try:
             self._send(batch)
         except OSError as error:
@@ -129,6 +142,8 @@ class Channel:
                     dropped = errno.ENOBUFS
                     continue
                 return [number or errno.ENOBUFS for number in results]
+            if len(answer) < _ANSWER.size:
+                continue
             _, kind, _, sequence, _, number = _ANSWER.unpack_from(answer)
             index = sequence - first
             if kind != messages.ERROR or not 0 <= index < count:
@@ -141,43 +156,76 @@ class Channel:
 
 
 def dump(request: bytes) -> list[bytes]:
-    """Return all messages that answer *request*; what a change interrupted is read again.
+    """Return the messages that answer *request*; what a change interrupted is read again.
 
-    Runs in a thread, never in the loop. Raises ObservationError.
+    Those of another type or family are left out: a kernel without IPv6 answers a question for
+    IPv6 routes with the IPv4 ones. Runs in a thread, never in the loop. Raises ObservationError.
     """
     try:
         return _dump(request)
     except OSError as error:
-        raise ObservationError(describe(error.errno or errno.EIO)) from error
+        raise ObservationError(describe(error.errno or errno.ETIMEDOUT)) from error
 
 
 def _dump(request: bytes) -> list[bytes]:
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
         # Only so does the kernel filter, and refuse what it does not understand.
         sock.setsockopt(_SOL_NETLINK, _STRICT_CHECK, 1)
+        # An end that never comes must not keep the thread for ever.
+        sock.settimeout(DUMP_PATIENCE)
         for attempt in range(1, _ATTEMPTS + 1):
-            sock.send(numbered(request, attempt))
+            asked = numbered(request, attempt)
+            sock.send(asked)
             found: list[bytes] = []
-            if _read_dump(sock, found):
+            if _read_dump(sock, asked, found):
                 return found
     text = f"the kernel's state changed during each of {_ATTEMPTS} attempts to read it"
     raise ObservationError(text)
 
 
-def _read_dump(sock: socket.socket, found: list[bytes]) -> bool:
+def _read_dump(sock: socket.socket, asked: bytes, found: list[bytes]) -> bool:
     """Read to the end; False when what was *found* does not fit together."""
+    sequence = messages.unpack(messages.HEADER, asked, 0)[3]
     consistent = True
     while True:
-        for message in messages.split(sock.recv(RECEIVE)):
-            _, kind, flags, _, _ = messages.HEADER.unpack_from(message)
+        datagram, _, cut, _ = sock.recvmsg(RECEIVE)
+        if cut & socket.MSG_TRUNC:
+            text = f"an answer of more than {RECEIVE} bytes"
+            raise ObservationError(text)
+        for message in messages.split(datagram):
+            _, kind, flags, number, _ = messages.HEADER.unpack_from(message)
+            if number != sequence:
+                continue
             if flags & messages.DUMP_INTERRUPTED:
                 consistent = False
             if kind in {messages.DONE, messages.ERROR}:
-                # A table without a route so far does not exist.
-                if _ANSWER.unpack_from(message)[5] in {0, -errno.ENOENT}:
-                    return consistent
-                raise ObservationError(sentence(message))
-            found.append(message)
+                _end(message, is_empty=not found)
+                return consistent
+            if _answers(asked, message):
+                found.append(message)
+
+
+def _end(message: bytes, *, is_empty: bool) -> None:
+    """Raise unless *message* ends a dump that is whole."""
+    kind, number = messages.kind_of(message), messages.unpack(_ANSWER, message, 0)[5]
+    if kind == messages.DONE and number == 0:
+        return
+    # A table without a route so far does not exist; one that has shown some cannot be missing.
+    if number == -errno.ENOENT and is_empty:
+        return
+    raise ObservationError(sentence(message) if number else "a dump that only says it is over")
+
+
+def _answers(request: bytes, message: bytes) -> bool:
+    """Tell whether *message* is of the type and the family that *request* asks for.
+
+    Each rtnetlink GET has the number of its NEW and two more; the family is the first byte behind
+    the header, and 0 asks for all.
+    """
+    if messages.kind_of(message) != messages.kind_of(request) - _GET_AFTER_NEW:
+        return False
+    family = request[_FAMILY_AT]
+    return len(message) > _FAMILY_AT and family in {0, message[_FAMILY_AT]}
 
 
 def numbered(request: bytes, sequence: int) -> bytes:
@@ -187,11 +235,16 @@ def numbered(request: bytes, sequence: int) -> bytes:
 
 def sentence(answer: bytes) -> str:
     """Read the errno and, where the kernel gives one, its sentence from a refusal."""
-    _, _, flags, _, _, number = _ANSWER.unpack_from(answer)
+    _, _, flags, _, _, number = messages.unpack(_ANSWER, answer, 0)
     text = describe(-number)
     if flags & _HAS_TLVS:
-        start = _ANSWER.size + messages.HEADER.size
-        reason = messages.attributes(answer, start).get(_ERROR_TEXT)
+        # A refusal repeats the header of what it refuses, the end of a dump does not.
+        start = _ANSWER.size
+        start += messages.HEADER.size if messages.kind_of(answer) == messages.ERROR else 0
+        try:
+            reason = messages.attributes(answer, start).get(_ERROR_TEXT)
+        except messages.MalformedError:
+            return text
         text += f" ({messages.to_text(reason)})" if reason else ""
     return text
 

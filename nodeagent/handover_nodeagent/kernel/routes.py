@@ -32,6 +32,10 @@ UNICAST: Final = 1
 HOST: Final = {messages.INET: 32, messages.INET6: 128}
 _SCOPE_LINK: Final = 253
 _FIB_MATCH: Final = 0x2000
+_CLONED: Final = 0x200
+"""RTM_F_CLONED: a cache entry of one destination, not a route that somebody made."""
+_WIDE_TABLE: Final = 252
+"""RT_TABLE_COMPAT: the number does not fit the header's byte and stands in its attribute."""
 _ANYWHERE: Final[Mapping[int, IPAddress]] = {
     messages.INET: IPv4Address(0),
     messages.INET6: IPv6Address(0),
@@ -91,7 +95,9 @@ def observe(protocol: int, tables: Iterable[int]) -> tuple[Route, ...]:
         for family in HOST
         for message in dump(family, table, protocol=protocol)
     )
-    return tuple(entry.route for entry in entries if entry.is_host and entry.direct)
+    ours = (entry.route for entry in entries if entry.is_host and entry.direct)
+    # In IPv6 a replace may have made two of one; here they are one, and a remove takes both.
+    return tuple(dict.fromkeys(ours))
 
 
 def winner(channel: netlink.Channel, address: IPAddress) -> Entry | None:
@@ -119,23 +125,46 @@ def match(channel: netlink.Channel, address: IPAddress, *, oif: int = 0) -> byte
 
 
 def dump(family: int, table: int, *, protocol: int = 0, oif: int = 0) -> Iterator[bytes]:
-    """Ask for the unicast routes of one table; 0 stands for any protocol, any device."""
+    """Ask for the unicast routes of one table; 0 stands for any protocol, any device.
+
+    What the kernel shows beside, because it knows no such filter or family, is left out.
+    Raises ObservationError.
+    """
     body = BODY.pack(family, 0, 0, 0, 0, protocol, 0, UNICAST, 0)
     body += messages.number(TABLE, table)
     if oif:
         body += messages.number(DEVICE, oif)
-    return iter(netlink.dump(messages.compose(messages.GETROUTE, messages.DUMP, body)))
+    shown = netlink.dump(messages.compose(messages.GETROUTE, messages.DUMP, body))
+    return (message for message in shown if _is_asked_for(message, table, protocol))
+
+
+def _is_asked_for(message: bytes, table: int, protocol: int) -> bool:
+    """Judge a message of a dump by its header; of 10,000 nothing more is read."""
+    _, _, _, _, short, owner, _, _, _ = messages.unpack(BODY, message, BODY_AT)
+    if not is_made(message) or protocol not in {0, owner}:
+        return False
+    if short != _WIDE_TABLE:
+        return short == table
+    return messages.to_number(messages.find(message, ATTRIBUTES_AT, TABLE)) == table
+
+
+def is_made(message: bytes) -> bool:
+    """Tell whether *message* shows a unicast route that somebody made, and no cache entry.
+
+    Raises messages.MalformedError.
+    """
+    _, _, _, _, _, _, _, kind, flags = messages.unpack(BODY, message, BODY_AT)
+    return kind == UNICAST and not flags & _CLONED
 
 
 def decode(message: bytes) -> Entry:
-    """Read a route message."""
-    family, length, _, _, table, protocol, _, _, _ = BODY.unpack_from(message, BODY_AT)
+    """Read a route message. Raises messages.MalformedError."""
+    family, length, _, _, table, protocol, _, _, _ = messages.unpack(BODY, message, BODY_AT)
     found = messages.attributes(message, ATTRIBUTES_AT)
-    destination = found.get(DESTINATION)
     gateway = found.get(GATEWAY)
     return Entry(
         Route(
-            messages.to_address(destination) if destination else _ANYWHERE[family],
+            _destination(found.get(DESTINATION), family, length),
             messages.to_number(found.get(DEVICE)),
             messages.to_number(found.get(PRIORITY)),
             messages.to_number(found.get(TABLE), table),
@@ -145,6 +174,18 @@ def decode(message: bytes) -> Entry:
         messages.to_address(gateway) if gateway else None,
         DEVICE in found and found.keys().isdisjoint((GATEWAY, MULTIPATH, VIA)),
     )
+
+
+def _destination(shown: bytes | None, family: int, length: int) -> IPAddress:
+    """Read where a route leads; address, family and prefix length must fit together."""
+    address = messages.to_address(shown) if shown else _ANYWHERE.get(family)
+    if address is None or messages.family_of(address) != family:
+        text = f"a destination {address} of family {family}"
+        raise messages.MalformedError(text)
+    if length > address.max_prefixlen or (length and shown is None):
+        text = f"a destination {address} of {length} bits"
+        raise messages.MalformedError(text)
+    return address
 
 
 def _encode(kind: int, flags: int, route: Route) -> bytes:

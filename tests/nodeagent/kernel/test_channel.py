@@ -2,6 +2,7 @@
 
 import errno
 import socket
+import struct
 from collections.abc import Callable
 from ipaddress import IPv4Address
 
@@ -13,7 +14,12 @@ from handover_nodeagent.kernel import messages, netlink, routes
 from handover_nodeagent.network import Route
 
 pytestmark = pytest.mark.root
+FAMILY_AT = messages.HEADER.size
+UNKNOWN_FAMILY = 12
 ADDRESSES = messages.compose(messages.GETADDR, messages.DUMP, bytes(8))
+ROUTES = messages.compose(messages.GETROUTE, messages.DUMP, b"\2" + bytes(11))
+SHOWN = messages.compose(messages.NEWROUTE, 0x2, b"\2" + bytes(11))
+END = messages.compose(messages.DONE, 0x2, bytes(4))
 MakeRoute = Callable[..., Route]
 
 
@@ -94,6 +100,20 @@ def test_a_dump_that_is_refused_says_why() -> None:
 
 
 @pytest.mark.usefixtures("node")
+def test_what_answers_another_familys_question_is_left_out(
+    channel: netlink.Channel, route: MakeRoute
+) -> None:
+    """A kernel without a family shows the routes of all others, as one without IPv6 does."""
+    channel.transact([routes.encode_add(route(V4))])
+    asked = messages.compose(messages.GETROUTE, messages.DUMP, bytes([UNKNOWN_FAMILY, *bytes(11)]))
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as plain:
+        plain.send(asked)
+        shown = {one[FAMILY_AT] for one in messages.split(plain.recv(1 << 16))}
+    assert messages.INET in shown
+    assert netlink.dump(asked) == []
+
+
+@pytest.mark.usefixtures("node")
 def test_a_dump_without_a_socket_says_why(monkeypatch: pytest.MonkeyPatch) -> None:
     def none_left(*_: object) -> socket.socket:
         raise OSError(errno.EMFILE, "")
@@ -113,8 +133,105 @@ def test_a_dump_says_itself_that_it_was_interrupted(flags: int, *, whole: bool) 
     kernel, reader = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
     with kernel, reader:
         kernel.send(messages.compose(messages.NEWROUTE, flags, bytes(12)))
-        kernel.send(messages.compose(messages.DONE, 0x2, bytes(4)))
-        assert whole == netlink._read_dump(reader, [])
+        kernel.send(END)
+        assert whole == netlink._read_dump(reader, ROUTES, [])
+
+
+BROKEN_ENDS = {
+    "an acknowledgment": ([messages.compose(messages.ERROR, 0, bytes(20))], "only says"),
+    "a refusal": (
+        [messages.compose(messages.ERROR, 0, b"\xea\xff\xff\xff" + bytes(16))],
+        "Invalid",
+    ),
+    "a table that is missing after all": (
+        [SHOWN, messages.compose(messages.DONE, 0, b"\xfe\xff\xff\xff")],
+        "No such file",
+    ),
+    "a rest that is no message": ([SHOWN + b"\x09\0\0\0"], "too short"),
+    "a length that lies": ([b"\xff" + SHOWN[1:]], "255 bytes where 28 are left"),
+    "no end": ([SHOWN], "timed out"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN_ENDS)
+def test_a_dump_that_does_not_end_as_it_should_is_none(case: str) -> None:
+    """Guards: what is missing from an answer would be taken for gone."""
+    sent, expected = BROKEN_ENDS[case]
+    kernel, reader = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    reader.settimeout(0.01)
+    with kernel, reader:
+        for datagram in sent:
+            kernel.send(datagram)
+        with pytest.raises((netlink.ObservationError, TimeoutError), match=expected):
+            netlink._read_dump(reader, ROUTES, [])
+
+
+def test_what_answers_an_earlier_question_is_left_out() -> None:
+    kernel, reader = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with kernel, reader:
+        kernel.send(netlink.numbered(SHOWN, 1) + netlink.numbered(END, 1))
+        kernel.send(netlink.numbered(SHOWN, 2) + netlink.numbered(END, 2))
+        found: list[bytes] = []
+        assert netlink._read_dump(reader, netlink.numbered(ROUTES, 2), found)
+    assert found == [netlink.numbered(SHOWN, 2)]
+
+
+@pytest.mark.usefixtures("node")
+def test_a_dump_that_never_ends_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel answers what is no dump with one message and no end."""
+    monkeypatch.setattr(netlink, "DUMP_PATIENCE", 0.05)
+    single = messages.compose(messages.GETLINK, 0, bytes(4) + b"\1" + bytes(11))
+    with pytest.raises(netlink.ObservationError, match="timed out"):
+        netlink.dump(single)
+
+
+class Impostor(netlink.Channel):
+    """A channel whose kernel answers a question with *answer*, and then with nothing."""
+
+    def __init__(self, answer: bytes) -> None:
+        super().__init__()
+        answers = [answer]
+
+        def receive(_size: int, _flags: int = 0) -> bytes:
+            if not answers:
+                raise BlockingIOError(errno.EAGAIN, "")
+            return netlink.numbered(answers.pop(), self._sequence)
+
+        self._receive = receive
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected"),
+    [
+        (messages.compose(messages.NEWLINK, 0, bytes(16)), errno.EPROTO),
+        (messages.compose(messages.NEWROUTE, 0, b"\x0a" + bytes(11)), errno.EPROTO),
+        (messages.compose(messages.ERROR, 0, bytes(20)), errno.EPROTO),
+        (messages.compose(messages.ERROR, 0, b"\x9b\xff\xff\xff" + bytes(16)), errno.ENETUNREACH),
+        (bytes(16), errno.EAGAIN),
+    ],
+    ids=["another type", "another family", "an acknowledgment", "a refusal", "too short"],
+)
+def test_what_does_not_answer_the_question_is_an_errno(answer: bytes, expected: int) -> None:
+    with Impostor(answer) as channel:
+        assert channel.ask(messages.compose(messages.GETROUTE, 0, b"\2" + bytes(11))) == expected
+
+
+def test_the_flags_of_the_last_message_are_one_field_in_any_byte_order(
+    monkeypatch: pytest.MonkeyPatch, channel: netlink.Channel, route: MakeRoute
+) -> None:
+    """Guards: the bit for the acknowledgment in the wrong byte, where the field is big-endian."""
+    sent: list[bytes] = []
+
+    def refuse(batch: bytes) -> int:
+        sent.append(bytes(batch))
+        raise OSError(errno.EIO, "")
+
+    monkeypatch.setattr(channel, "_send", refuse)
+    monkeypatch.setattr(netlink, "_FLAGS", struct.Struct(">H"))
+    request = bytearray(routes.encode_add(route(V4)))
+    struct.pack_into(">H", request, 6, 0x0601)
+    channel.transact([bytes(request)])
+    assert struct.unpack_from(">H", sent[0], 6) == (0x0605,)
 
 
 @pytest.mark.usefixtures("node")
@@ -123,8 +240,8 @@ def test_an_interrupted_dump_is_read_again(monkeypatch: pytest.MonkeyPatch) -> N
     read = netlink._read_dump
     outcomes = iter([False, False, True])
 
-    def interrupted(sock: socket.socket, found: list[bytes]) -> bool:
-        return read(sock, found) and next(outcomes)
+    def interrupted(sock: socket.socket, asked: bytes, found: list[bytes]) -> bool:
+        return read(sock, asked, found) and next(outcomes)
 
     monkeypatch.setattr(netlink, "_read_dump", interrupted)
     assert whole == len(netlink.dump(ADDRESSES))
@@ -133,6 +250,6 @@ def test_an_interrupted_dump_is_read_again(monkeypatch: pytest.MonkeyPatch) -> N
 
 @pytest.mark.usefixtures("node")
 def test_a_state_that_never_rests_is_said_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(netlink, "_read_dump", lambda _sock, _found: False)
+    monkeypatch.setattr(netlink, "_read_dump", lambda *_: False)
     with pytest.raises(netlink.ObservationError, match="changed during each of 8 attempts"):
         netlink.dump(ADDRESSES)

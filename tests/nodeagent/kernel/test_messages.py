@@ -1,5 +1,6 @@
 """The bytes of a message, judged by another author: pyroute2's message classes."""
 
+import contextlib
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-from handover_nodeagent.kernel import messages, neighs, routes
+from handover_nodeagent.kernel import links, messages, neighs, notifications, routes
 from handover_nodeagent.network import IPAddress, Neigh, Route
 
 ADDRESSES = [IPv4Address("10.65.0.2"), IPv6Address("fd00:65::2")]
@@ -72,11 +73,39 @@ def test_seed_message_is_what_pyroute2_writes(address: IPAddress) -> None:
 
 @given(st.binary(max_size=200))
 @example(bytes(20))
-def test_no_bytes_make_the_reader_raise_or_hang(garbage: bytes) -> None:
-    for message in messages.split(garbage):
-        messages.attributes(message, messages.HEADER.size)
-    messages.attributes(garbage, 0)
+def test_no_bytes_make_a_reader_hang_or_raise_what_is_not_ours(garbage: bytes) -> None:
     messages.find(garbage, 0, 1)
+    with contextlib.suppress(messages.MalformedError):
+        for message in messages.split(garbage):
+            messages.attributes(message, messages.HEADER.size)
+    with contextlib.suppress(messages.MalformedError):
+        messages.attributes(garbage, 0)
+    for decode in (routes.decode, links.decode, links.decode_address):
+        with contextlib.suppress(messages.MalformedError):
+            decode(garbage)
+    with contextlib.suppress(messages.MalformedError):
+        notifications.decode(garbage, 254)
+
+
+ROUTE = b"\2\x20\0\0\xfe\x58\xfd\1\0\0\0\0"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        ROUTE + messages.attribute(1, bytes(16)),
+        ROUTE + messages.attribute(1, bytes(3)),
+        ROUTE,
+        b"\x0c" + ROUTE[1:] + messages.attribute(1, bytes(4)),
+        b"\2\x21" + ROUTE[2:] + messages.attribute(1, bytes(4)),
+        ROUTE + messages.attribute(1, bytes(4)) + messages.attribute(6, bytes(3)),
+        ROUTE + messages.attribute(1, bytes(4))[:-1],
+    ],
+    ids=["other family", "no address", "no destination", "no family", "bits", "number", "cut"],
+)
+def test_a_route_that_contradicts_itself_is_none(body: bytes) -> None:
+    with pytest.raises(messages.MalformedError):
+        routes.decode(messages.compose(messages.NEWROUTE, 0, body))
 
 
 @given(st.lists(st.tuples(st.integers(1, 60), st.binary(max_size=9)), max_size=6))
@@ -93,3 +122,6 @@ def test_attributes_are_read_as_they_were_written(pairs: list[tuple[int, bytes]]
 def test_datagram_is_split_into_its_messages(found: list[bytes]) -> None:
     datagram = b"".join(message + bytes(-len(message) % 4) for message in found)
     assert found == list(messages.split(datagram))
+    if datagram:
+        with pytest.raises(messages.MalformedError):
+            list(messages.split(datagram[:-4]))

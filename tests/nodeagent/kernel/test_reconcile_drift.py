@@ -2,6 +2,7 @@
 
 import socket
 import threading
+from typing import Any
 
 import pytest
 from tests.nodeagent.kernel.world import (
@@ -161,13 +162,13 @@ class Restless:
         self._sock = sock
         self._parts = 0
 
-    def recv(self, size: int) -> bytes:
+    def recvmsg(self, size: int) -> tuple[bytes, list[Any], int, Any]:
         """Receive one part."""
         self._parts += 1
         if self._parts == 2:
             self._world.node.run("ip link add restless type veth peer name far")
             self._world.node.run("ip link delete restless")
-        return self._sock.recv(size)
+        return self._sock.recvmsg(size)
 
 
 @pytest.mark.parametrize("times", [1, 8], ids=["once", "at each attempt"])
@@ -182,11 +183,11 @@ async def test_a_dump_that_a_change_interrupted_is_read_again(
     interrupted: list[bool] = []
     read = netlink._read_dump
 
-    def read_restlessly(sock: socket.socket, found: list[bytes]) -> bool:
+    def read_restlessly(sock: socket.socket, asked: bytes, found: list[bytes]) -> bool:
         if len(interrupted) == times:
-            return read(sock, found)
+            return read(sock, asked, found)
         restless = Restless(world, sock)
-        is_whole = read(restless, found)  # type: ignore[arg-type]
+        is_whole = read(restless, asked, found)  # type: ignore[arg-type]
         if restless._parts > 1:
             interrupted.append(not is_whole)
         return is_whole
