@@ -7,8 +7,12 @@ import os
 import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, Final
+from urllib.parse import urlsplit
+
+from handover_nodeagent.network import IPAddress
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 UNSUPPORTED: Final = ("exec", "auth-provider", "username", "proxy-url")
@@ -92,6 +96,19 @@ class TokenFile:
     def forget(self) -> None:
         """Read the file at the next occasion, whatever it looks like."""
         self._seen = None
+
+
+def addresses(access: Access, environment: Mapping[str, str]) -> frozenset[IPAddress]:
+    """Return the addresses by which the API server is known here, names not looked up.
+
+    Its Service's too, also where a kubeconfig names another way.
+    """
+    hosts = (urlsplit(access.url).hostname, environment.get("KUBERNETES_SERVICE_HOST"))
+    found: set[IPAddress] = set()
+    for host in hosts:
+        with contextlib.suppress(ValueError):
+            found.add(ip_address(host or ""))
+    return frozenset(found)
 
 
 def find(

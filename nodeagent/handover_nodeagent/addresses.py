@@ -26,6 +26,7 @@ def admit(
     settings: Settings,
     node_addresses: AbstractSet[IPAddress],
     served: AbstractSet[IPAddress] = frozenset(),
+    api_servers: AbstractSet[IPAddress] = frozenset(),
 ) -> Admission:
     """Judge *addresses*; some are refused whatever ``allowedCIDRs`` says.
 
@@ -34,7 +35,7 @@ def admit(
     allowed: list[IPAddress] = []
     refused: dict[IPAddress, str] = {}
     for address in dict.fromkeys(addresses):
-        objection = _objection(address, settings, node_addresses)
+        objection = _objection(address, settings, node_addresses, api_servers)
         if objection:
             stays = "; its route stays, as there is no other" if address in served else ""
             refused[address] = f"{address} is {objection}{stays}"
@@ -44,10 +45,15 @@ def admit(
 
 
 def _objection(
-    address: IPAddress, settings: Settings, node_addresses: AbstractSet[IPAddress]
+    address: IPAddress,
+    settings: Settings,
+    node_addresses: AbstractSet[IPAddress],
+    api_servers: AbstractSet[IPAddress],
 ) -> str:
     objections = (
         (address in node_addresses, "an address of this node"),
+        # A route to a guest would cut the agent, and all else here, off from the cluster.
+        (address in api_servers, "an address of the API server"),
         (address.is_loopback, "a loopback address"),
         (address.is_link_local, "a link-local address"),
         (address.is_multicast, "a multicast address"),

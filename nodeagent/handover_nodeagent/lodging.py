@@ -36,6 +36,7 @@ class Lodging:
         moved: Moved,
     ) -> None:
         self.node = Node()
+        self.api_servers = frozenset[IPAddress]()
         self._residents = residents
         self._seating = seating
         self._kernel = kernel
@@ -51,8 +52,8 @@ class Lodging:
         served = {
             route.address for route in ours if not self._router.foreigners.has_parked(route.address)
         }
-        own = self.node.addresses
-        return admissions.admit(endpoint.spec.ips, self._kernel.settings, own, served)
+        settings, own = self._kernel.settings, self.node.addresses
+        return admissions.admit(endpoint.spec.ips, settings, own, served, self.api_servers)
 
     def find(self, endpoint: WorkloadEndpoint, *, remembered: str | None = None) -> Link | Unplaced:
         """Look for the endpoint's interface."""

@@ -285,8 +285,10 @@ async def run(settings: AgentSettings) -> None:
     for sentence in capabilities.missing():
         _log.error("privilege", trouble=sentence)
     memory = Memory(settings.state_directory)
-    async with ApiServer(access.find(os.environ)) as api:
+    found = access.find(os.environ)
+    async with ApiServer(found) as api:
         agent = Agent(settings, memory, api)
+        agent.reconciler.lodging.api_servers = access.addresses(found, os.environ)
         try:
             server = await health.serve(
                 settings.listen_address,

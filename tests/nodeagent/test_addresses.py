@@ -34,6 +34,24 @@ def test_some_addresses_are_refused_whatever_is_configured(address: str, reason:
     assert expected == addresses.admit([refused], Settings(), NODE)
 
 
+def test_no_guest_has_the_address_of_the_api_server() -> None:
+    refused = ip_address("10.96.0.1")
+    expected = addresses.Admission((), {refused: "10.96.0.1 is an address of the API server"})
+    found = addresses.admit([refused], Settings(), NODE, api_servers=frozenset({refused}))
+    assert expected == found
+
+
+def test_an_address_that_is_served_stays_with_a_word() -> None:
+    settings = Settings(allowed_cidrs=(ip_network("192.0.2.0/24"),))
+    served, new = ip_address("10.65.0.2"), ip_address("10.65.0.3")
+    found = addresses.admit([served, new], settings, NODE, frozenset({served}))
+    assert found.allowed == (served,)
+    assert found.refused == {
+        served: ("10.65.0.2 is outside of allowedCIDRs; its route stays, as there is no other"),
+        new: "10.65.0.3 is outside of allowedCIDRs",
+    }
+
+
 def test_allowed_cidrs_bound_what_an_endpoint_may_name() -> None:
     settings = Settings(allowed_cidrs=(ip_network("10.65.0.0/16"), ip_network("fd00:65::/64")))
     inside = (ip_address("10.65.0.2"), ip_address("fd00:65::2"))

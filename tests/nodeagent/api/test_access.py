@@ -158,3 +158,19 @@ def test_broken_certificates_are_an_os_error(tmp_path: Path) -> None:
     for found in (Access("https://x", authority=pem), Access("https://x", certificate=pem)):
         with pytest.raises(OSError):  # noqa: PT011  each OpenSSL words it differently
             found.tls()
+
+
+@pytest.mark.parametrize(
+    ("url", "service", "expected"),
+    [
+        ("https://10.96.0.1:443", "", {"10.96.0.1"}),
+        ("https://[fd00::1]:6443", "10.96.0.1", {"fd00::1", "10.96.0.1"}),
+        ("https://api.example:6443", "fd00:96::1", {"fd00:96::1"}),
+        ("https://api.example", "", set()),
+    ],
+)
+def test_the_api_servers_addresses_are_known_as_far_as_they_are_written(
+    url: str, service: str, expected: set[str]
+) -> None:
+    found = access.addresses(Access(url), {"KUBERNETES_SERVICE_HOST": service})
+    assert {str(address) for address in found} == expected
