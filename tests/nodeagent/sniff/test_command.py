@@ -130,7 +130,11 @@ def test_a_wrong_mac_is_said() -> None:
     assert "52:54" in result.output
 
 
-def test_without_scapy_the_command_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.root
+def test_a_frame_is_shown_without_scapy(
+    sends: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in the agent's image."""
     original = builtins.__import__
 
     def refuse(name: str, *args: Any, **kwargs: Any) -> Any:
@@ -139,9 +143,16 @@ def test_without_scapy_the_command_says_what_to_install(monkeypatch: pytest.Monk
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    result = CliRunner().invoke(app, ["lo"])
-    assert result.exit_code == 1
-    assert "pip install 'handover[sniff]'" in result.output
+    sends(GARP)
+    result = CliRunner().invoke(
+        app, ["tap", "--count", "1", "--mac", GUEST_MAC, "--ip", "10.65.0.2"]
+    )
+    assert result.exit_code == 0, result.output
+    first, second = result.output.splitlines()
+    assert first.startswith(
+        "52:54:00:65:00:02 > ff:ff:ff:ff:ff:ff ARP request from 10.65.0.2 at 52"
+    )
+    assert second == "  YES: GratuitousARP of 52:54:00:65:00:02"
 
 
 def test_the_command_is_there_without_scapy_being_imported() -> None:
