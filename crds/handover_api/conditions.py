@@ -71,6 +71,8 @@ class EndpointReason(enum.StrEnum):
     INTERFACE_REFUSED = "InterfaceRefused"
     INTERFACE_AMBIGUOUS = "InterfaceAmbiguous"
     REFUSED = "Refused"
+    INTERNAL_ERROR = "InternalError"
+    UNREADABLE = "Unreadable"
     SHADOWED = "Shadowed"
     NOT_OWNED = "NotOwned"
     NOT_ACTIVE = "NotActive"

@@ -1,15 +1,15 @@
 """Makes the kernel's routes and guard what is desired, and tries again where it was refused."""
 
-import asyncio
 from collections.abc import Callable, Iterable
 from typing import Final
 
 from handover_api.configuration import Mode, Settings
 from handover_api.names import ObjectKey
+from handover_nodeagent import faults
+from handover_nodeagent.attempts import Attempts
 from handover_nodeagent.desired import Touched
 from handover_nodeagent.guard import GuardKeeper
 from handover_nodeagent.network import Guard, IPAddress
-from handover_nodeagent.retries import Retries
 from handover_nodeagent.router import Router
 from handover_nodeagent.seating import Seating
 
@@ -41,8 +41,9 @@ class Enforcement:
         self._held: list[Touched] | None = []
         self._was_held = True
         self._is_complete = False
-        self._retries = Retries[IPAddress]()
-        self._alarm: asyncio.TimerHandle | None = None
+        self._attempts = Attempts[IPAddress](self.reapply)
+        self._faulty: dict[IPAddress, str] = {}
+        self._spared: dict[ObjectKey, frozenset[IPAddress]] = {}
 
     def hold(self) -> None:
         """Leave the kernel alone until :meth:`follow`."""
@@ -64,16 +65,47 @@ class Enforcement:
         if self._held is not None:
             self._held.append(touched)
             return
-        refused = self.router.refused
-        before = {address: refused.get(address) for address in touched.addresses}
+        before = {address: self.trouble(address) for address in touched.addresses}
         # A route on a device that nobody has told us of may be that of an endpoint to come.
         self.router.devices = None if self._is_complete else self._seating.taken
-        self.router.apply(touched.addresses, give_back=give_back)
+        self._reach(touched.addresses, give_back=give_back)
         self.guard.touch(touched.interfaces)
-        changed = [address for address, reason in before.items() if reason != refused.get(address)]
+        changed = [address for address, was in before.items() if was != self.trouble(address)]
         if changed:
             self._told(self.router.desired.holders(changed))
         self._mind(touched.addresses)
+
+    def _reach(self, addresses: frozenset[IPAddress], *, give_back: bool) -> None:
+        """Apply; where that raises one by one, so that one address is no other one's trouble."""
+        for address in addresses & self._faulty.keys():
+            del self._faulty[address]
+        try:
+            self.router.apply(addresses, give_back=give_back)
+        except Exception as error:  # noqa: BLE001  the root of what is done for each address
+            if len(addresses) > 1:
+                for address in addresses:
+                    self._reach(frozenset({address}), give_back=give_back)
+                return
+            (address,) = addresses
+            faults.note("routes", error, address=str(address))
+            self._faulty[address] = f"{address}: {faults.describe(error)}"
+
+    def trouble(self, address: IPAddress) -> tuple[str, str]:
+        """Say what the kernel refused for *address*, and what went wrong here; "" for nothing."""
+        return self.router.refused.get(address, ""), self._faulty.get(address, "")
+
+    def spare(self, key: ObjectKey, addresses: Iterable[IPAddress]) -> frozenset[IPAddress]:
+        """Leave the routes of *addresses* alone as long as no endpoint that is known has them.
+
+        They belong to *key*, of which nothing else can be told now. Return its former ones.
+        """
+        before = self._spared.pop(key, frozenset())
+        spared = frozenset(addresses)
+        if spared:
+            self._spared[key] = spared
+        if before != spared:
+            self.router.spared = frozenset[IPAddress]().union(*self._spared.values())
+        return before - spared
 
     def reapply(self, addresses: Iterable[IPAddress]) -> None:
         """Make the kernel what is desired for *addresses*, once more."""
@@ -119,26 +151,17 @@ class Enforcement:
 
     def close(self) -> None:
         """Try nothing again; what is in the kernel stays."""
-        if self._alarm:
-            self._alarm.cancel()
+        self._attempts.close()
         self.router.close()
 
     def _mind(self, addresses: frozenset[IPAddress]) -> None:
         """Plan another attempt for what was refused."""
-        refused = addresses & self.router.refused.keys()
+        refused = addresses & (self.router.refused.keys() | self._faulty.keys())
         if self.router.is_doubtful:
             self.router.is_doubtful = False
             self.observe()
-        loop = asyncio.get_running_loop()
-        self._retries.mended(addresses - refused)
-        self._retries.failed(refused, loop.time())
-        due = self._retries.due
-        if due is not None and self._alarm is None:
-            self._alarm = loop.call_at(due, self._try_again)
-
-    def _try_again(self) -> None:
-        self._alarm = None
-        self.reapply(self._retries.take(asyncio.get_running_loop().time()))
+        self._attempts.mended(addresses - refused)
+        self._attempts.failed(refused)
 
     def _wanted_guard(self, interfaces: Iterable[str] | None) -> Guard | None:
         if self.settings.mode is not Mode.ACTIVE:

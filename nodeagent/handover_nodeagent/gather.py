@@ -1,24 +1,34 @@
 """API objects → values. One that breaks the contract becomes a value that names its field."""
 
+import contextlib
+import ipaddress
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import pydantic
 
 from handover_api.names import ObjectKey
-from handover_api.workloadendpoint import WorkloadEndpoint
+from handover_api.workloadendpoint import WorkloadEndpoint, WorkloadEndpointStatus
+from handover_nodeagent.network import IPAddress
 
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """An endpoint that does not keep to the contract, and the first field that does not."""
+    """An endpoint that does not keep to the contract, and the first field that does not.
+
+    ``ips``: the addresses that can be read all the same; somebody may live there.
+    """
 
     key: ObjectKey
-    field: str
+    uid: str
+    where: str
     message: str
+    ips: tuple[IPAddress, ...] = ()
+    generation: int = 0
+    status: WorkloadEndpointStatus = field(default_factory=WorkloadEndpointStatus)
 
     def __str__(self) -> str:
-        return f"{self.field}: {self.message}"
+        return f"{self.where}: {self.message}"
 
 
 def endpoint(raw: Mapping[str, object]) -> WorkloadEndpoint | Unreadable:
@@ -27,10 +37,29 @@ def endpoint(raw: Mapping[str, object]) -> WorkloadEndpoint | Unreadable:
         return WorkloadEndpoint.model_validate(raw)
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False)[0]
-        return Unreadable(_key(raw), ".".join(map(str, first["loc"])), first["msg"])
+        metadata = _mapping(raw, "metadata")
+        generation = metadata.get("generation")
+        return Unreadable(
+            ObjectKey(str(metadata.get("namespace", "")), str(metadata.get("name", ""))),
+            str(metadata.get("uid", "")),
+            ".".join(map(str, first["loc"])),
+            first["msg"],
+            addresses(raw),
+            generation if isinstance(generation, int) else 0,
+            WorkloadEndpointStatus.model_validate(_mapping(raw, "status")),
+        )
 
 
-def _key(raw: Mapping[str, object]) -> ObjectKey:
-    metadata = raw.get("metadata")
-    known = metadata if isinstance(metadata, dict) else {}
-    return ObjectKey(str(known.get("namespace", "")), str(known.get("name", "")))
+def addresses(raw: Mapping[str, object]) -> tuple[IPAddress, ...]:
+    """Read those of spec.ips that are addresses, whatever else is wrong."""
+    listed = _mapping(raw, "spec").get("ips")
+    found: list[IPAddress] = []
+    for text in listed if isinstance(listed, list) else ():
+        with contextlib.suppress(ValueError):
+            found.append(ipaddress.ip_address(str(text)))
+    return tuple(found)
+
+
+def _mapping(raw: Mapping[str, object], name: str) -> Mapping[str, object]:
+    found = raw.get(name)
+    return found if isinstance(found, dict) else {}

@@ -19,6 +19,7 @@ from handover_nodeagent.network import Link
 from handover_nodeagent.reconcile import Reconciler
 from handover_nodeagent.report import Reporter
 from handover_nodeagent.router import Observed
+from handover_nodeagent.standing import Stub
 
 _log: Final = structlog.get_logger()
 
@@ -62,14 +63,14 @@ class Intake:
         endpoint = gather.endpoint(raw)
         self._unconfirmed.discard(endpoint.key)
         if isinstance(endpoint, gather.Unreadable):
-            metrics.UNREADABLE.inc()
-            _log.warning("unreadable_endpoint", endpoint=str(endpoint.key), why=str(endpoint))
+            self._leave(endpoint)
             return
         self._reporter.known(endpoint.key, endpoint.metadata.uid, endpoint.status)
         resident = self._reconciler.residents.get(endpoint.key)
         if resident is None or resident.uid != endpoint.metadata.uid:
             self._reconciler.meet(endpoint, None)
             return
+        self._reconciler.kernel.spare(endpoint.key, ())
         # The status is the agent's own; what it was at first is all that ever counts.
         endpoint = endpoint.model_copy(update={"status": resident.endpoint.status})
         if self._is_paused:
@@ -80,9 +81,11 @@ class Intake:
     def drop(self, key: ObjectKey, uid: str) -> None:
         """Take in that an endpoint's object is gone."""
         resident = self._reconciler.residents.get(key)
-        if resident is None or resident.uid != uid:
+        if resident is None:
+            self._reconciler.forget(key)
+        elif resident.uid != uid:
             return
-        if self._is_paused:
+        elif self._is_paused:
             self._unconfirmed.add(key)
         else:
             self._reconciler.feed(resident, Deleted())
@@ -149,7 +152,16 @@ class Intake:
         if not self._is_paused:
             gone, self._unconfirmed = self._unconfirmed, set()
             for key in gone:
-                self.drop(key, self._reconciler.residents[key].uid)
+                resident = self._reconciler.residents.get(key)
+                self.drop(key, resident.uid if resident else "")
+
+    def _leave(self, endpoint: gather.Unreadable) -> None:
+        """Let an endpoint that nobody can read be as it is."""
+        metrics.UNREADABLE.inc()
+        _log.warning("unreadable_endpoint", endpoint=str(endpoint.key), why=str(endpoint))
+        stub = Stub(endpoint.key, endpoint.uid, endpoint.generation, endpoint.status)
+        self._reporter.known(endpoint.key, endpoint.uid, endpoint.status)
+        self._reconciler.unreadable(stub, endpoint.ips, str(endpoint))
 
     def _release(self, *, complete: bool) -> None:
         self._reconciler.kernel.release(complete=complete)

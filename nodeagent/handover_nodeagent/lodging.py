@@ -4,7 +4,8 @@ Follows what the kernel tells of links and routes, and calls ``moved`` for each 
 that makes a difference.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Protocol
 
 from handover_api.names import ObjectKey
@@ -25,6 +26,10 @@ class Moved(Protocol):
         """Follow its addresses or, where it *is_elsewhere*, another interface or none."""
 
 
+Attempt = Callable[[ObjectKey, str, Callable[[], object]], bool]
+"""``Faults.attempt``."""
+
+
 class Lodging:
     """The interfaces and addresses of all *residents*, which the loop alone adds and removes."""
 
@@ -34,7 +39,9 @@ class Lodging:
         seating: Seating,
         kernel: Enforcement,
         moved: Moved,
+        attempt: Attempt,
     ) -> None:
+        """Call *moved* of those that live elsewhere; *attempt* what concerns one of them alone."""
         self.node = Node()
         self.api_servers = frozenset[IPAddress]()
         self._residents = residents
@@ -42,6 +49,7 @@ class Lodging:
         self._kernel = kernel
         self._router = kernel.router
         self._moved = moved
+        self._attempt = attempt
 
     def admit(self, endpoint: WorkloadEndpoint, link: Link | None) -> admissions.Admission:
         """Judge the addresses of the endpoint on *link*.
@@ -78,8 +86,23 @@ class Lodging:
         before = resident.placement
         resident.placement = self.find(resident.endpoint)
         if resident.placement != before:
-            self.take_in(resident)
+            try:
+                self.take_in(resident)
+            except Exception:
+                # The next look is to find the difference again.
+                resident.placement = before
+                raise
             self._moved(resident, is_elsewhere=True)
+
+    def _look(self, key: ObjectKey) -> None:
+        """Look again for the interface of one of many: what it meets is its own."""
+
+        def look() -> None:
+            if resident and self._residents.get(key) is resident:
+                self.look_again(resident)
+
+        resident = self._residents.get(key)
+        self._attempt(key, "interface", look)
 
     def look_below(self, resident: Resident) -> None:
         """Find a foreign route to the endpoint that the quick look could not see."""
@@ -104,7 +127,7 @@ class Lodging:
             index = turn.after.index
             touched |= {route.address for route in desired.orphans() if route.oif == index}
         for key in self._seating.concerned(turn):
-            self.look_again(self._residents[key])
+            self._look(key)
         for link in filter(None, {turn.before, turn.after}):
             self._offer(link)
         if _own(turn.before) != _own(turn.after):
@@ -114,27 +137,30 @@ class Lodging:
     def routed(self, address: IPAddress) -> None:
         """Follow a direct host route that somebody else added or removed."""
         for key in self._seating.standing() & self._router.desired.holders([address]):
-            self.look_again(self._residents[key])
+            self._look(key)
         self._kernel.reapply([address])
 
     def observed(self) -> None:
         """Follow what the kernel was found to have."""
         for key in self._seating.standing():
-            self.look_again(self._residents[key])
+            self._look(key)
         self._kernel.reapply_all()
 
     def _offer(self, link: Link) -> None:
         """Let the endpoints without an interface look whether *link* is theirs."""
         holders = self._router.desired.holders(self._router.foreigners.leading_to(link.index))
         for key in self._seating.standing() & holders:
-            self.look_again(self._residents[key])
+            self._look(key)
 
     def _admit_again(self, changed: frozenset[IPAddress]) -> None:
         """Judge the endpoints anew that name an address which the node got or lost."""
-        for resident in self._residents.values():
+        for key, resident in tuple(self._residents.items()):
             if not changed.isdisjoint(resident.endpoint.spec.ips):
-                resident.admission = self.admit(resident.endpoint, resident.link)
-                self._moved(resident, is_elsewhere=False)
+                self._attempt(key, "addresses", partial(self._readmit, resident))
+
+    def _readmit(self, resident: Resident) -> None:
+        resident.admission = self.admit(resident.endpoint, resident.link)
+        self._moved(resident, is_elsewhere=False)
 
 
 def _own(link: Link | None) -> frozenset[IPAddress]:

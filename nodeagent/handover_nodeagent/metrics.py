@@ -162,6 +162,12 @@ MEMORY_ERRORS: Final = Counter(
     "Files of the state directory that could not be written, each attempt",
     registry=REGISTRY,
 )
+FAULTS: Final = Counter(
+    "handover_nodeagent_faults",
+    "Exceptions that nobody expected, by what was done; each is in the log with its traceback",
+    ["what"],
+    registry=REGISTRY,
+)
 
 
 def render() -> bytes:

@@ -3,8 +3,12 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from typing import Final
 
 IPAddress = IPv4Address | IPv6Address
+
+_MAC_LENGTH: Final = 17
+"""Of six octets as text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +52,8 @@ class Link:
     addresses: frozenset[IPAddress] = frozenset()
     default_route: bool = False
     hosts: frozenset[IPAddress] = frozenset()
+
+    @property
+    def is_ethernet(self) -> bool:
+        """Tell whether it has a MAC: tun and wireguard have none, ipip and sit an IPv4 address."""
+        return len(self.mac) == _MAC_LENGTH

@@ -132,12 +132,15 @@ def _objection_here(endpoint: WorkloadEndpoint, link: Link, surroundings: Surrou
 
 
 def objection(link: Link, gateways: AbstractSet[IPAddress], *, is_led: bool) -> str:
-    """Say why *link* is the node's own; link-local addresses make none, every link has one.
+    """Say why *link* is no guest's: it has no MAC, or is the node's own.
 
-    Nor does an address without a network on the guest's device: plug-ins put the gateway's there
-    (ptp, kindnet). The guest's it is where it *is_led* there by a direct route, or where it is one
-    of its *gateways*; a /32 of the node's own on an uplink is neither.
+    Link-local addresses make none of the node's: every link has one. Nor does an address without a
+    network on the guest's device: plug-ins put the gateway's there (ptp, kindnet). The guest's it
+    is where it *is_led* there by a direct route, or where it is one of its *gateways*; a /32 of the
+    node's own on an uplink is neither.
     """
+    if not link.is_ethernet:
+        return f"interface {link.name} has no MAC address: no guest can be heard or asked there"
     if link.default_route:
         return f"interface {link.name} has the node's default route"
     harmless = link.hosts if is_led else link.hosts & gateways

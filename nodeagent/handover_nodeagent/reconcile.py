@@ -5,20 +5,24 @@ log lines, metrics, memory and reports follow when the routes are in.
 """
 
 import asyncio
+import dataclasses
 import datetime as dt
 import time
 from collections import deque
 from collections.abc import Iterable
-from typing import Final
+from functools import partial
+from typing import Final, NamedTuple
 
 import structlog
 
 from handover_api.assignment import Assignment
+from handover_api.conditions import EndpointReason
 from handover_api.configuration import Settings
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, Signal, State, WorkloadEndpoint
 from handover_nodeagent import (
     commands,
+    faults,
     fsm,
     inputs,
     machine,
@@ -30,18 +34,19 @@ from handover_nodeagent.attendance import Attendance
 from handover_nodeagent.commands import EventReason
 from handover_nodeagent.desired import Touched
 from handover_nodeagent.enforcement import Enforcement
-from handover_nodeagent.events import Announced, AwaitLifted, Event, Unaskable
+from handover_nodeagent.events import Announced, AwaitLifted, Event, FellSilent, Unaskable
+from handover_nodeagent.faults import Faults
 from handover_nodeagent.fsm import Step
 from handover_nodeagent.lodging import Lodging
 from handover_nodeagent.machine import RouteLevel
 from handover_nodeagent.memory import Memory, Record
-from handover_nodeagent.network import Link
+from handover_nodeagent.network import IPAddress, Link
 from handover_nodeagent.report import Reporter
 from handover_nodeagent.resident import Heard, Resident
 from handover_nodeagent.restart import Found
 from handover_nodeagent.seating import Seating
 from handover_nodeagent.sniff.verdict import Accepted
-from handover_nodeagent.standing import Standing
+from handover_nodeagent.standing import Standing, Stub
 from handover_nodeagent.telling import Telling
 
 EPISODES: Final = 1_000_000
@@ -50,11 +55,23 @@ BREATH: Final = 0.001
 """Seconds between a prepared cutover and the machine's step."""
 BREATHS: Final = 5
 """So many at most, while guests go on announcing themselves."""
+START: Final = "start"
+UPDATE: Final = "update"
+FOLLOW: Final = "follow"
 WARNINGS: Final = frozenset({EventReason.STILL_ALIVE, EventReason.ORPHAN_ROUTE})
 
 _EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 _log: Final = structlog.get_logger()
+
+
+class Unstarted(NamedTuple):
+    """An endpoint whose machine is to be started, and what the last agent remembered of it."""
+
+    endpoint: WorkloadEndpoint
+    record: Record | None
+    is_told: bool
+    """By the API, so that its status is known."""
 
 
 class Reconciler:
@@ -65,10 +82,14 @@ class Reconciler:
         self.settings = settings
         self.misconfigured = ""
         self.residents: dict[ObjectKey, Resident] = {}
+        self.unstarted: dict[ObjectKey, Unstarted] = {}
+        self.faults = Faults(self._faulted)
         seating = Seating()
         self.kernel = Enforcement(settings, seating, self.report)
         self.router = self.kernel.router
-        self.lodging = Lodging(self.residents, seating, self.kernel, self._relocate)
+        self.lodging = Lodging(
+            self.residents, seating, self.kernel, self._relocate, self.faults.attempt
+        )
         self.attendance = Attendance(self, self.feed, self._overdue, _now)
         self._memory = memory
         self._telling = Telling(reporter, self.describe, _now)
@@ -111,7 +132,12 @@ class Reconciler:
         if prepared is None:
             self._take(resident, Heard(event, accepted.mac, received_at))
         elif resident.heard is None:
-            self.router.cut_over(prepared)
+            try:
+                self.router.cut_over(prepared)
+            except Exception as error:  # noqa: BLE001  the root of a cutover; costs nothing else
+                faults.note("cutover", error, endpoint=str(key))
+                self._take(resident, Heard(event, accepted.mac, received_at))
+                return
             resident.heard = Heard(event, accepted.mac, received_at, time.time_ns(), prepared)
             loop = asyncio.get_running_loop()
             self._heard_at = loop.time()
@@ -168,7 +194,16 @@ class Reconciler:
 
     def feed(self, resident: Resident, event: Event) -> None:
         """Step an endpoint's machine, and bring the world to where it stands then."""
+        what = type(event).__name__
+        self.faults.attempt(resident.key, what, partial(self._feed, resident, event))
+
+    def _feed(self, resident: Resident, event: Event) -> None:
         self.digest(resident)
+        if self.residents.get(resident.key) is not resident:
+            return
+        if isinstance(event, FellSilent) and self.faults.has(resident.key, FOLLOW):
+            # Nobody knows whether the guest was asked at all.
+            event = Unaskable(event.episode)
         step = fsm.step(resident.machine, event, _now(), self.settings)
         before = resident.machine
         if step.impossible and step.input:
@@ -182,6 +217,15 @@ class Reconciler:
         self._moved.set()
 
     def _settle(self, resident: Resident, step: Step) -> None:
+        """Let the world follow the machine, and again where that fails, until it steps anew."""
+
+        def follow() -> None:
+            if resident.machine is step.machine and self.residents.get(resident.key) is resident:
+                self._let_follow(resident, step)
+
+        self.faults.attempt(resident.key, FOLLOW, follow)
+
+    def _let_follow(self, resident: Resident, step: Step) -> None:
         """Let routes, then guest, ears, timers and memory follow the machine."""
         self._follow(resident)
         self._acknowledged_ns = self._acknowledged_ns or time.time_ns()
@@ -226,6 +270,20 @@ class Reconciler:
 
     def meet(self, endpoint: WorkloadEndpoint, record: Record | None) -> None:
         """Start an endpoint's machine from what is found, in place of one of the same name."""
+        key, waiting = endpoint.key, self.unstarted.get(endpoint.key)
+        is_told = record is None
+        if waiting and is_told and waiting.endpoint.metadata.uid == endpoint.metadata.uid:
+            record = waiting.record
+        self.unstarted[key] = Unstarted(endpoint, record, is_told)
+        if not self.faults.attempt(key, START, partial(self._start, key)):
+            # What it has in the kernel stays as it is, whoever else is known by then.
+            self.kernel.spare(key, endpoint.spec.ips)
+            self._faulted(key)
+
+    def _start(self, key: ObjectKey) -> None:
+        if key not in self.unstarted:
+            return
+        endpoint, record, _ = self.unstarted[key]
         known = self.residents.pop(endpoint.key, None)
         if known:
             self.digest(known)
@@ -251,8 +309,10 @@ class Reconciler:
         if record:
             resident.cutover, resident.learned_mac = record.cutover, record.learned_mac
         resident.cutover = resident.cutover or endpoint.status.last_cutover
-        self.residents[endpoint.key] = resident
         self.lodging.take_in(resident)
+        self.residents[endpoint.key] = resident
+        del self.unstarted[key]
+        self.kernel.spare(key, ())
         self._settle(resident, step)
         self._telling.met(resident, found)
         self.report(self.router.desired.holders(admission.allowed))
@@ -260,8 +320,16 @@ class Reconciler:
     def update(self, resident: Resident, endpoint: WorkloadEndpoint) -> None:
         """Take in another version of an endpoint that is known."""
         before, resident.endpoint = resident.endpoint, endpoint
+        is_other = before.spec != endpoint.spec or self.faults.has(resident.key, UPDATE)
+        update = partial(self._update, resident, is_other=is_other)
+        self.faults.attempt(resident.key, UPDATE, update)
+
+    def _update(self, resident: Resident, *, is_other: bool) -> None:
+        """Follow the endpoint's newest version; again, it changes nothing."""
+        if self.residents.get(resident.key) is not resident:
+            return
+        endpoint = resident.endpoint
         after = Assignment.from_annotations(endpoint.metadata.annotations)
-        is_other = before.spec != endpoint.spec
         if is_other:
             concerned = self.router.desired.holders(resident.admission.allowed)
             resident.admission = self.lodging.admit(endpoint, resident.link)
@@ -273,16 +341,17 @@ class Reconciler:
         link = resident.link
         routes_in = bool(link and self.router.routes_of(resident.admission.allowed, link.index))
         event = inputs.read(resident.machine.assignment, after, routes_in=routes_in)
-        if before.spec.await_role and not endpoint.spec.await_role:
-            self.feed(resident, AwaitLifted())
+        if resident.machine.awaiting and not endpoint.spec.await_role:
+            self._feed(resident, AwaitLifted())
         if event:
-            self.feed(resident, event)
+            self._feed(resident, event)
         elif is_other:
             self._memory.keep(resident.key, resident.record)
             self._telling.report(resident)
 
     def _bury(self, resident: Resident, step: Step) -> None:
         """Forget an endpoint whose machine is gone; its routes may outlive it."""
+        self.faults.forget(resident.key)
         is_orphan = commands.KeepOrphan() in step.commands
         had_routes = machine.level(resident.machine) is not RouteLevel.NONE
         resident.retire()
@@ -314,13 +383,51 @@ class Reconciler:
 
     def _relocate(self, resident: Resident, *, is_elsewhere: bool) -> None:
         """Follow the endpoint to another interface, or to other addresses."""
+        relocate = partial(self._let_relocate, resident, is_elsewhere=is_elsewhere)
+        self.faults.attempt(resident.key, "relocate", relocate)
+
+    def _let_relocate(self, resident: Resident, *, is_elsewhere: bool) -> None:
+        if self.residents.get(resident.key) is not resident:
+            return
         self._follow(resident)
         self.attendance.follow(resident, self.router, self.settings)
         if is_elsewhere and resident.ear:
             resident.ear.start_probes()
         self._telling.report(resident)
 
+    def unreadable(self, stub: Stub, addresses: Iterable[IPAddress], why: str) -> None:
+        """Leave alone what an endpoint has of which nobody can tell what it is to have.
+
+        One that could be read before goes on as it was.
+        """
+        if stub.key not in self.residents:
+            self.kernel.spare(stub.key, addresses)
+            self._telling.unstarted(stub, EndpointReason.UNREADABLE, why)
+
+    def forget(self, key: ObjectKey) -> None:
+        """Forget an endpoint that is gone before it could be started or read."""
+        if self.unstarted.pop(key, None):
+            self.faults.forget(key)
+        self.kernel.reapply(self.kernel.spare(key, ()))
+
+    def heal(self) -> None:
+        """Let ears and timers of all endpoints follow their machines once more."""
+        for resident in tuple(self.residents.values()):
+            follow = partial(self.attendance.follow, resident, self.router, self.settings)
+            self.faults.attempt(resident.key, "heal", follow)
+
     # What is known of an endpoint as a whole.
+
+    def _faulted(self, key: ObjectKey) -> None:
+        """Have it told that an endpoint has a trouble of ours, or has it no more."""
+        if key in self.residents:
+            self._telling.report(self.residents[key])
+        elif key in self.unstarted:
+            (endpoint, _, is_told), trouble = self.unstarted[key], self.faults.trouble(key)
+            # What was only remembered has no status that could be kept; the API has it.
+            if is_told or endpoint.status.state:
+                reason = EndpointReason.INTERNAL_ERROR
+                self._telling.unstarted(Stub.of(endpoint), reason, trouble)
 
     def report(self, keys: Iterable[ObjectKey]) -> None:
         """Bring the statuses of those that live here up to date."""
@@ -330,7 +437,9 @@ class Reconciler:
 
     def describe(self, resident: Resident) -> Standing:
         """Gather how an endpoint stands now."""
-        return telling.describe(resident, self.kernel, self.settings, self.misconfigured)
+        described = telling.describe(resident, self.kernel, self.settings, self.misconfigured)
+        found = (described.fault, self.faults.trouble(resident.key))
+        return dataclasses.replace(described, fault="; ".join(filter(None, found)))
 
 
 def _moment(nanoseconds: int) -> dt.datetime:

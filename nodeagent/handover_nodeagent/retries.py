@@ -37,9 +37,13 @@ class Retries(Generic[_K]):
             self._patience.pop(thing, None)
             self._due.pop(thing, None)
 
-    def take(self, now: float) -> frozenset[_K]:
-        """Return what is due; it waits twice as long afterwards, unless it is mended."""
-        taken = frozenset(thing for thing, due in self._due.items() if due <= now)
+    def take(self, now: float, most: int | None = None) -> frozenset[_K]:
+        """Return what is due, *most* of it and what waited longest first.
+
+        It waits twice as long afterwards, unless it is mended.
+        """
+        due = [thing for thing in self._due if self._due[thing] <= now]
+        taken = frozenset(sorted(due, key=lambda thing: self._due[thing])[:most])
         for thing in taken:
             self._patience[thing] = min(2 * self._patience[thing], LAST_PATIENCE)
             self._due[thing] = now + self._patience[thing]

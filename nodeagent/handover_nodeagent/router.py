@@ -59,6 +59,7 @@ class Router:
     counts the foreign routes that were.
     ``devices``, while not None, are the only ones whose routes may be removed: before the first
     sync a route on another one may belong to an endpoint that nobody has told us of yet.
+    ``spared``: addresses of endpoints that nobody can read; what they have stays as it is.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -66,6 +67,7 @@ class Router:
         self.desired = Desired(settings)
         self.refused: dict[IPAddress, str] = {}
         self.devices: AbstractSet[int] | None = None
+        self.spared = frozenset[IPAddress]()
         self.is_doubtful = False
         self.writes = 0
         self.given_back = 0
@@ -184,7 +186,12 @@ class Router:
         An address whose cutover is ahead of what is desired waits for :meth:`catch_up`. With
         *give_back* false the foreign routes of what nobody claims stay parked: no guest is there.
         """
-        touched = tuple(address for address in addresses if address not in self._ahead)
+        touched = tuple(
+            address
+            for address in addresses
+            if address not in self._ahead
+            and (address not in self.spared or self.desired.knows(address))
+        )
         for address in touched:
             self.refused.pop(address, None)
         if self._settings.mode is not Mode.ACTIVE:

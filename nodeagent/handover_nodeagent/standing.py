@@ -3,7 +3,7 @@
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from handover_api.conditions import EndpointCondition as Type
 from handover_api.conditions import EndpointReason as Reason
@@ -30,8 +30,8 @@ class Standing:
     ``refusals``: what the kernel said no to. ``shadow``: which route the kernel prefers to ours.
     ``contest``: whose foreign route comes back as often as it is parked. ``deafness``: why nobody
     listens who should. ``unguarded``: why the ARP guard is not as it should be. ``doubt``: why its
-    interface would not be given to it now. ``misconfigured``:
-    why the newest configuration does not count.
+    interface would not be given to it now. ``fault``: what went wrong that nobody expected.
+    ``misconfigured``: why the newest configuration does not count.
     """
 
     endpoint: WorkloadEndpoint
@@ -48,6 +48,7 @@ class Standing:
     doubt: str = ""
     hears: bool = False
     deafness: str = ""
+    fault: str = ""
     overdue: bool = False
     cutover: Cutover | None = None
     sharers: Mapping[IPAddress, tuple[ObjectKey, ...]] | None = None
@@ -95,26 +96,51 @@ def status(
     )
 
 
+class Stub(NamedTuple):
+    """An endpoint that has no machine, and its status as the API has it."""
+
+    key: ObjectKey
+    uid: str
+    generation: int
+    status: WorkloadEndpointStatus
+
+    @classmethod
+    def of(cls, endpoint: WorkloadEndpoint) -> Self:
+        """Take what is told of it."""
+        metadata = endpoint.metadata
+        return cls(endpoint.key, metadata.uid, metadata.generation, endpoint.status)
+
+    def but(self, reason: Reason, message: str, now: dt.datetime) -> WorkloadEndpointStatus:
+        """Return its status as it was, but for Programmed: what it had stays in the kernel."""
+        before = self.status.conditions
+        others = [one for one in before if one.type != Type.PROGRAMMED]
+        draft = _Draft(Type.PROGRAMMED, _NO, reason, message)
+        dated = _date(draft, before, self.generation, now)
+        return self.status.model_copy(update={"conditions": (dated, *others)})
+
+
 def _dated(
     standing: Standing, before: Iterable[Condition], now: dt.datetime
 ) -> tuple[Condition, ...]:
-    known = {condition.type: condition for condition in before}
+    known = tuple(before)
     generation = standing.endpoint.metadata.generation
+    return tuple(_date(draft, known, generation, now) for draft in _drafts(standing))
 
-    def date(draft: _Draft) -> Condition:
-        old = known.get(draft.type)
-        since = old.last_transition_time if old and old.status == draft.status else now
-        new = Condition(
-            type=draft.type,
-            status=draft.status,
-            reason=draft.reason,
-            message=draft.message,
-            last_transition_time=since,
-            observed_generation=generation,
-        )
-        return old if old == new else new
 
-    return tuple(map(date, _drafts(standing)))
+def _date(
+    draft: _Draft, before: Iterable[Condition], generation: int, now: dt.datetime
+) -> Condition:
+    old = next((condition for condition in before if condition.type == draft.type), None)
+    since = old.last_transition_time if old and old.status == draft.status else now
+    new = Condition(
+        type=draft.type,
+        status=draft.status,
+        reason=draft.reason,
+        message=draft.message,
+        last_transition_time=since,
+        observed_generation=generation,
+    )
+    return old if old == new else new
 
 
 def _drafts(standing: Standing) -> Iterator[_Draft]:
@@ -149,6 +175,8 @@ def _drafts(standing: Standing) -> Iterator[_Draft]:
 
 
 def _programmed(standing: Standing) -> _Draft:
+    if standing.fault:
+        return _Draft(Type.PROGRAMMED, _NO, Reason.INTERNAL_ERROR, standing.fault)
     problem = _problem(standing)
     if problem:
         return _Draft(Type.PROGRAMMED, _NO, *problem)

@@ -23,7 +23,7 @@ from handover_nodeagent.network import Link
 from handover_nodeagent.report import Reporter
 from handover_nodeagent.resident import Resident
 from handover_nodeagent.restart import Found
-from handover_nodeagent.standing import Standing
+from handover_nodeagent.standing import Standing, Stub
 
 DELAY: Final = 0.003
 """Seconds for which the loop tells nothing, so that twenty guests at once get their routes."""
@@ -97,6 +97,11 @@ class Telling:
         """Bring the endpoint's status up to date."""
         self._unreported[resident.key] = resident
         self._wind()
+
+    def unstarted(self, stub: Stub, reason: EndpointReason, message: str) -> None:
+        """Report an endpoint that has no machine."""
+        status = stub.but(reason, message, self._clock())
+        self._soon(lambda: self._reporter.status(stub.key, stub.uid, status))
 
     def gone(self, resident: Resident) -> None:
         """Tell nothing more of an endpoint."""
@@ -179,7 +184,7 @@ def describe(
         owned=resident.is_owned(settings),
         routes=ours,
         refusals=(
-            *(router.refused[one] for one in allowed if one in router.refused),
+            *(trouble for one in allowed if (trouble := kernel.trouble(one)[0])),
             *([f"the kernel cannot be read: {kernel.blindness}"] if kernel.blindness else ()),
         ),
         shadow="; ".join(f"the kernel prefers {rival}" for rival in rivals),
@@ -188,6 +193,7 @@ def describe(
         doubt=placement.doubt(resident.endpoint, link) if link else "",
         hears=resident.ear is not None and resident.ear.is_open,
         deafness=resident.ear.trouble if resident.ear else "",
+        fault="; ".join(trouble for one in allowed if (trouble := kernel.trouble(one)[1])),
         overdue=resident.overdue,
         cutover=resident.cutover,
         sharers=router.desired.sharers(resident.key),

@@ -245,3 +245,15 @@ def test_calicos_name_is_not_that_of_a_pods_further_network() -> None:
     assert isinstance(found, Unplaced)
     assert found.message == "no spec.interface, no direct route to any of its addresses"
     assert place(further, around([CALI, TAP], {V4: on(TAP)})) == TAP
+
+
+@pytest.mark.parametrize("mac", ["", "c0:00:02:01", "00:" * 19 + "00"])
+def test_a_device_without_a_mac_is_never_a_guests(mac: str) -> None:
+    """What tun and wireguard, ipip and sit, and InfiniBand have instead."""
+    strange = dataclasses.replace(TAP, mac=mac)
+    found = place(endpoint("tap0"), around([strange]))
+    assert isinstance(found, Unplaced)
+    assert found.reason is EndpointReason.INTERFACE_REFUSED
+    assert (
+        found.message == "interface tap0 has no MAC address: no guest can be heard or asked there"
+    )

@@ -48,3 +48,11 @@ def test_what_is_mended_begins_anew() -> None:
     assert retries.due is None
     retries.failed(["a"], 10.0)
     assert retries.due == 10.0 + FIRST_PATIENCE
+
+
+def test_what_has_waited_longest_is_taken_first() -> None:
+    retries = Retries[str]()
+    for number, thing in enumerate("cab"):
+        retries.failed([thing], float(number))
+    assert retries.take(100.0, 2) == {"c", "a"}
+    assert retries.take(100.0, 2) == {"b"}

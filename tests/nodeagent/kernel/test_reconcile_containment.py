@@ -1,0 +1,244 @@
+"""One endpoint's fault is never another one's, nor the agent's: whatever raises, wherever."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+from tests.nodeagent.kernel.node import Node
+from tests.nodeagent.kernel.world import ELEVATED_V4, NORMAL_V4, World, count
+
+from handover_api.names import ObjectKey
+from handover_nodeagent import ears, fsm, metrics, placement, restart
+from handover_nodeagent.machine import Machine
+from handover_nodeagent.network import IPAddress
+
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("mute")]
+
+OTHER_V4 = "10.65.0.9 dev tap1 ... metric 1024"
+BAD, GOOD = ObjectKey("default", "vm"), ObjectKey("default", "good")
+WORDS = "nobody thought of this"
+
+
+class Fault:
+    """Raises for one endpoint, until it is mended."""
+
+    def __init__(self) -> None:
+        self.mended = False
+        self.met = 0
+
+    def over(self, work: Callable[..., Any], concerns: Callable[..., bool]) -> Callable[..., Any]:
+        """Return *work* that raises where it *concerns* the endpoint."""
+
+        def raising(*args: Any, **kwargs: Any) -> Any:
+            if not self.mended and concerns(*args, **kwargs):
+                self.met += 1
+                raise ArithmeticError(WORDS)
+            return work(*args, **kwargs)
+
+        return raising
+
+
+@pytest.fixture
+def fault() -> Fault:
+    return Fault()
+
+
+def put_good(world: World) -> None:
+    world.put("good", interface="tap1", ips=["10.65.0.9"], mac=None)
+
+
+async def told_and_healed(world: World, fault: Fault) -> None:
+    """Wait until the endpoint says what happened; mend it, and wait until all is well."""
+    await world.until_says("Programmed", "False", "InternalError")
+    assert f"ArithmeticError: {WORDS}" in world.message("Programmed")
+    await world.until(lambda: fault.met > 1)
+    fault.mended = True
+    await world.until_says("Programmed", "True", "Programmed")
+
+
+async def test_a_device_without_a_mac_is_refused_in_each_life(node: Node, world: World) -> None:
+    node.run("ip tuntap add tun9 mode tun")
+    node.run("ip link set tun9 up")
+    world.put(said="target", interface="tun9")
+    put_good(world)
+    await world.until_says("Programmed", "False", "InterfaceRefused")
+    assert "no MAC address" in world.message("Programmed")
+    await world.kill()
+    await world.start()
+    await world.shows(OTHER_V4)
+    world.put(said="target", interface="tap0")
+    await world.until_listening()
+
+
+async def test_a_step_that_raises_leaves_the_routes_and_is_taken_again(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put()
+    put_good(world)
+    await world.shows(NORMAL_V4, OTHER_V4)
+
+    def concerns(machine: Machine, *_: object) -> bool:
+        return machine is world.loop.residents[BAD].machine
+
+    monkeypatch.setattr(fsm, "step", fault.over(fsm.step, concerns))
+    before = count(metrics.FAULTS, "update")
+    with capture_logs() as lines:
+        world.put(said="source")
+        world.put("good", interface="tap1", ips=["10.65.0.9"], mac=None, said="target", uid="m9")
+        assert world.state("good") == "Asking"
+        await world.shows(NORMAL_V4, OTHER_V4)
+        await told_and_healed(world, fault)
+    assert world.loop.residents[BAD].machine.assignment.role == "source"
+    assert count(metrics.FAULTS, "update") - before == fault.met
+    (told,) = [line for line in lines if line["event"] == "unexpected"]
+    assert (told["endpoint"], told["what"]) == ("default/vm", "update")
+    assert isinstance(told["exc_info"], ArithmeticError)
+
+
+async def test_a_start_that_raises_leaves_what_the_last_agent_did(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the sync nor the endpoint's next version takes the route of a guest that lives."""
+    world.put(said="target")
+    put_good(world)
+    await world.until_listening()
+    world.send()
+    await world.until_state("Live")
+    await world.memory.flush()
+    await world.kill()
+
+    def concerns(found: restart.Found, *_: object) -> bool:
+        return found.assignment.role == "target"
+
+    monkeypatch.setattr(restart, "resume", fault.over(restart.resume, concerns))
+    await world.start(synced=False)
+    world.put(said="target")
+    put_good(world)
+    world.intake.synced()
+    await world.until(lambda: fault.met > 2)
+    await world.shows(ELEVATED_V4, OTHER_V4)
+    await told_and_healed(world, fault)
+    assert world.state() == "Live"
+    await world.shows(ELEVATED_V4, OTHER_V4)
+
+
+async def test_what_cannot_be_started_goes_with_its_object(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put()
+    await world.shows(NORMAL_V4)
+    await world.memory.flush()
+    await world.kill()
+    monkeypatch.setattr(restart, "resume", fault.over(restart.resume, lambda *_: True))
+    await world.start()
+    await world.until(lambda: world.routes() == [])
+    assert not world.loop.faults.trouble(BAD)
+
+
+async def test_ears_that_raise_are_opened_again(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def concerns(tuning: ears.Tuning) -> bool:
+        return tuning.link.name == "tap0"
+
+    monkeypatch.setattr(ears.Tuning, "compose", fault.over(ears.Tuning.compose, concerns))
+    world.put(said="target")
+    world.put("good", interface="tap1", ips=["10.65.0.9"], mac=None, said="target", uid="m9")
+    await world.until_listening("good")
+    await world.until_says("Programmed", "False", "InternalError")
+    fault.mended = True
+    await world.until_listening()
+    world.send()
+    await world.until_state("Live")
+
+
+async def test_a_guest_that_could_not_be_asked_is_not_silent(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put(said="source")
+    await world.shows(NORMAL_V4)
+    monkeypatch.setattr(ears.Ear, "ask", fault.over(ears.Ear.ask, lambda _: True))
+    world.put(said="source Succeeded")
+    assert world.state() == "Asking"
+    await world.until_state("Base")
+    await world.shows(NORMAL_V4)
+
+
+async def test_a_link_that_raises_for_one_is_looked_at_for_the_other(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put(interface="late0")
+    world.put("good", interface="late0", ips=["10.65.0.9"], mac=None)
+    await world.until_says("Programmed", "False", "InterfaceNotFound", "good")
+
+    def concerns(endpoint: Any, *_: object) -> bool:
+        return bool(endpoint.key == BAD)
+
+    monkeypatch.setattr(placement, "place", fault.over(placement.place, concerns))
+    world.node.run("ip link add late0 type veth peer name late1")
+    world.node.run("ip link set late0 up")
+    await world.shows("10.65.0.9 dev late0 ... metric 1024")
+    await told_and_healed(world, fault)
+    await world.shows("10.65.0.2 dev late0 ... metric 1024", "10.65.0.9 dev late0 ... metric 1024")
+
+
+async def test_an_address_that_raises_is_no_other_ones_trouble(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put()
+    put_good(world)
+    await world.shows(NORMAL_V4, OTHER_V4)
+    router = world.loop.router
+
+    def concerns(addresses: list[IPAddress], **_: object) -> bool:
+        return "10.65.0.2" in map(str, addresses)
+
+    monkeypatch.setattr(router, "apply", fault.over(router.apply, concerns))
+    world.configure(ipv4NormalRoutePriority=2048)
+    await world.shows(NORMAL_V4, "10.65.0.9 dev tap1 ... metric 2048")
+    await told_and_healed(world, fault)
+    await world.shows("10.65.0.2 dev tap0 ... metric 2048", "10.65.0.9 dev tap1 ... metric 2048")
+
+
+async def test_a_prepared_cutover_that_raises_is_one_that_was_not_prepared(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put(said="target")
+    await world.until_listening()
+    router = world.loop.router
+    monkeypatch.setattr(router, "cut_over", fault.over(router.cut_over, lambda _: True))
+    world.announce()
+    assert world.state() == "Live"
+    await world.shows(ELEVATED_V4)
+
+
+async def test_an_endpoint_that_nobody_can_read_keeps_what_it_has(world: World) -> None:
+    """Its agent was newer, say, and its memory is gone with the node's last boot but one."""
+    world.node.run("ip route add 10.65.0.2 dev tap0 scope link proto 88 metric 512")
+    await world.kill()
+    await world.start(synced=False)
+    metadata = {"name": "vm", "namespace": "default", "uid": "uid-vm", "resourceVersion": "1"}
+    spec = {"node": "n", "workload": "vm", "ips": ["10.65.0.2", "of another kind"]}
+    world.intake.put({"metadata": metadata, "spec": spec})
+    put_good(world)
+    world.intake.synced()
+    await world.shows(ELEVATED_V4, OTHER_V4)
+    await world.until_says("Programmed", "False", "Unreadable")
+    assert "spec.ips.1" in world.message("Programmed")
+    await world.at_rest()
+    await world.shows(ELEVATED_V4, OTHER_V4)
+    world.put(said="target")
+    assert world.state() == "Asking"
+    await world.until_state("Target")
+    await world.shows(OTHER_V4)
+
+
+async def test_an_endpoint_that_could_be_read_goes_on_as_it_was(world: World) -> None:
+    world.put()
+    await world.until_says("Programmed", "True", "Programmed")
+    metadata = {"name": "vm", "namespace": "default", "uid": "uid-vm", "resourceVersion": "9"}
+    world.intake.put({"metadata": metadata, "spec": {"ips": "none"}})
+    await world.at_rest()
+    await world.shows(NORMAL_V4)
+    assert world.condition("Programmed") == ("True", "Programmed")
