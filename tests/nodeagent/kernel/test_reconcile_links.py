@@ -169,7 +169,7 @@ async def test_a_guest_whose_mac_nobody_knows_keeps_the_routes_that_it_has(world
     await world.shows(NORMAL_V4)
     world.node.run("ip neigh flush dev tap0")
     world.put(said="source Succeeded", mac=None)
-    await world.until_says("StillAlive", "True", "GuestAnswers")
+    await world.until_says("StillAlive", "Unknown", "CannotAsk")
     await world.shows(NORMAL_V4)
 
 
