@@ -17,7 +17,7 @@ LONG := tests/chart tests/docs tests/api/test_assignment.py tests/nodeagent/test
   tests/operator/kubevirt/test_interleavings.py tests/operator/kubevirt/test_recorded_watches.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kubevirt test test-install test-fast bench bench-operator lint images chart docs licenses tools prepare fitting-python clean constraints
+.PHONY: help demo demo-kubevirt test test-install test-fast bench bench-operator mutants lint images chart docs licenses tools prepare fitting-python clean constraints
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +48,9 @@ bench: prepare tools  ## Measure the agent beside a floor in C (QUICK=1: a tenth
 
 bench-operator: prepare tools  ## Measure the operator with 10,000 endpoints (QUICK=1: a tenth of it)
 	@$(LAB).bench_operator $(if $(QUICK),--quick)
+
+mutants: prepare  ## Work faults into the decisive modules: do their tests notice? (ONLY="fsm plan")
+	@$(LAB).mutants $(ONLY)
 
 lint:  ## Style, types and layers
 	@$(BIN)/ruff format --check --quiet $(CHECKED)
