@@ -13,7 +13,7 @@ from typing import Final
 from handover_api.configuration import Settings
 from handover_nodeagent import metrics
 from handover_nodeagent.contest import Contests
-from handover_nodeagent.kernel import netlink, parking, routes
+from handover_nodeagent.kernel import messages, netlink, parking, routes
 from handover_nodeagent.kernel.parking import Foreign
 from handover_nodeagent.network import IPAddress, Route
 
@@ -95,17 +95,26 @@ class Foreigners:
         """
         for address in addresses:
             message = routes.match(self._channel, address, oif=oif)
-            if message:
+            if isinstance(message, bytes):
                 self.note(message)
 
     def is_covered(self, address: IPAddress) -> bool:
-        """Tell whether a host route by a gateway wins, so that the quick look sees no other."""
+        """Tell whether the quick look may have missed a route.
+
+        So it is where a host route by a gateway wins, or one that only refuses, and where the
+        kernel does not say what wins.
+        """
         winner = routes.winner(self._channel, address)
-        return winner is not None and winner.is_host and not winner.direct
+        if isinstance(winner, int):
+            return winner != errno.ENETUNREACH
+        return winner.is_host and not winner.direct
 
     def note(self, message: bytes) -> None:
         """Know what the kernel showed, unless it is no foreign direct host route of our table."""
-        entry = routes.decode(message)
+        try:
+            entry = routes.decode(message)
+        except messages.MalformedError:
+            return
         is_here = entry.route.table == self._settings.route_table
         is_foreign = entry.route.protocol != self._settings.route_protocol
         if entry.is_host and entry.direct and is_here and is_foreign:
@@ -165,14 +174,18 @@ class Foreigners:
         self._contests.forget(address)
         return given
 
-    def supplant(self, ours: Route) -> int | None:
-        """Put *ours* into the place of a foreign route of its metric; None: none is known."""
+    def supplant(self, ours: Route, *, crowded: bool) -> int | None:
+        """Put *ours* into the place of a foreign route of its metric; None: none is known.
+
+        *crowded*: a route by a gateway stands there too.
+        """
         self.look([ours.address])
+        self.look([ours.address], oif=ours.oif)
         standing = self._standing.get(ours.address, {}).values()
         rival = next((known for known in standing if known.route.metric == ours.metric), None)
         if rival is None:
             return None
-        result = parking.supplant(self._channel, rival, ours)
+        result = parking.supplant(self._channel, rival, ours, crowded=crowded)
         if result == 0:
             self._moved(rival, is_parked=True)
         return result

@@ -10,6 +10,9 @@ IPAddress = IPv4Address | IPv6Address
 _MAC_LENGTH: Final = 17
 """Of six octets as text."""
 
+Place = tuple[IPAddress, int, int]
+"""Address, metric and table of a route."""
+
 
 @dataclass(frozen=True, slots=True)
 class Route:
@@ -23,6 +26,11 @@ class Route:
     metric: int
     table: int
     protocol: int
+
+    @property
+    def place(self) -> Place:
+        """What a table of the kernel has once, or in order if routes stand side by side."""
+        return self.address, self.metric, self.table
 
 
 @dataclass(frozen=True, slots=True)

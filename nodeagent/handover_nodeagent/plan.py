@@ -3,9 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from handover_nodeagent.network import IPAddress, Route
-
-_Key = tuple[IPAddress, int, int]
+from handover_nodeagent.network import Place, Route
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,13 +29,13 @@ def diff(desired: Iterable[Route], observed: Iterable[Route]) -> Plan:
     devices, as IPv6 allows. One that is desired is never removed, however often it was seen.
     """
     wanted = frozenset(desired)
-    rivals: dict[_Key, list[Route]] = {}
+    rivals: dict[Place, list[Route]] = {}
     for route in observed:
-        rivals.setdefault(_key(route), []).append(route)
+        rivals.setdefault(route.place, []).append(route)
     add: list[Route] = []
     replace: list[Route] = []
     for route in sorted(wanted, key=_order):
-        same_key = rivals.get(_key(route), [])
+        same_key = rivals.get(route.place, [])
         if route in same_key:
             continue
         if same_key:
@@ -49,10 +47,6 @@ def diff(desired: Iterable[Route], observed: Iterable[Route]) -> Plan:
         route for same_key in rivals.values() for route in same_key if route not in wanted
     )
     return Plan(tuple(add), tuple(replace), remove)
-
-
-def _key(route: Route) -> _Key:
-    return route.address, route.metric, route.table
 
 
 def _order(route: Route) -> tuple[int, int, int, int]:

@@ -10,26 +10,31 @@ import errno
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from ipaddress import IPv6Address
+from ipaddress import IPv4Address, IPv6Address
 
 from handover_api.configuration import Mode, Settings
 from handover_nodeagent import desired, metrics, plan
+from handover_nodeagent.collisions import Collisions
 from handover_nodeagent.desired import Desired, Local
 from handover_nodeagent.foreigners import Foreigners
 from handover_nodeagent.kernel import neighs, netlink, parking, routes
 from handover_nodeagent.kernel.notifications import RouteChanged
 from handover_nodeagent.kernel.parking import Foreign
 from handover_nodeagent.machine import RouteLevel
-from handover_nodeagent.network import IPAddress, Neigh, Route
+from handover_nodeagent.network import IPAddress, Neigh, Place, Route
 
 
 @dataclass(frozen=True, slots=True)
 class Observed:
-    """What the kernel has: our routes, the parked ones, the foreign ones for our addresses."""
+    """What the kernel has: our routes, the parked ones, the foreign ones for our addresses.
+
+    ``gateways``: the places of foreign routes to our addresses that lead by a gateway.
+    """
 
     ours: tuple[Route, ...]
     parked: tuple[Foreign, ...]
     foreign: tuple[Foreign, ...]
+    gateways: frozenset[Place] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +49,9 @@ def observe(settings: Settings, addresses: Iterable[IPAddress]) -> Observed:
     """Read the kernel. Runs in a thread, never in the loop. Raises ObservationError."""
     protocol, table = settings.route_protocol, settings.route_table
     wanted = tuple(addresses)
-    return Observed(
-        routes.observe(protocol, [table]),
-        parking.observe_parked(),
-        parking.observe_foreign(wanted, table, protocol) if wanted else (),
-    )
+    ours, parked = routes.observe(protocol, [table]), parking.observe_parked()
+    others = parking.observe_others(wanted, table, protocol) if wanted else parking.Others()
+    return Observed(ours, parked, others.direct, others.gateways)
 
 
 class Router:
@@ -76,6 +79,7 @@ class Router:
         self.foreigners = Foreigners(self._channel, settings)
         self._ours: dict[IPAddress, list[Route]] = {}
         self._ahead: set[IPAddress] = set()
+        self._collisions = Collisions()
 
     @property
     def port(self) -> int:
@@ -98,6 +102,7 @@ class Router:
         for route in observed.ours:
             self._ours.setdefault(route.address, []).append(route)
         self.foreigners.load(observed.foreign, observed.parked)
+        self._collisions.load(observed.gateways)
 
     def addresses(self) -> frozenset[IPAddress]:
         """Return every address that has a route of ours in the kernel."""
@@ -214,6 +219,7 @@ class Router:
             if not self.desired.knows(address) and not self._ours.get(address):
                 self._ours.pop(address, None)
                 self.foreigners.forget(address)
+                self._collisions.forget(address)
 
     def seed(self, local: Local) -> None:
         """Tell the kernel the MAC of a guest whose routes are in already."""
@@ -222,18 +228,28 @@ class Router:
             seeds = (Neigh(route.address, route.oif, local.mac) for route in here)
             self._transact([neighs.encode_seed(seed) for seed in seeds])
 
-    def rival(self, route: Route) -> routes.Entry | None:
-        """Return the route that the kernel prefers to *route*, if it does."""
+    def rival(self, route: Route) -> str:
+        """Say what the kernel prefers to *route*; "" when it is that one.
+
+        No answer is none: nobody has seen then that the node goes by *route*.
+        """
         winner = routes.winner(self._channel, route.address)
-        return None if winner is None or winner.route == route else winner
+        if isinstance(winner, int):
+            return f"the kernel, asked for the way to {route.address}: {netlink.describe(winner)}"
+        return "" if winner.route == route else f"the kernel prefers {winner}"
 
     def _carry_out(self, steps: plan.Plan) -> None:
         """Add and replace; then remove, but never the last route where the new one failed."""
-        fresh = (*steps.add, *steps.replace)
+        replace, beside, former = self._apart(steps)
+        fresh = (*steps.add, *replace, *beside)
         # An object's word for a MAC; what the kernel heard on the wire goes before.
         free = [n for n in self.desired.neighs(fresh) if neighs.is_free(self._channel, n)]
         seeds = [*map(neighs.encode_seed, free)]
-        requests = [*map(routes.encode_add, steps.add), *map(routes.encode_replace, steps.replace)]
+        requests = [
+            *map(routes.encode_add, steps.add),
+            *map(routes.encode_replace, replace),
+            *map(routes.encode_beside, beside),
+        ]
         results = self._transact([*seeds, *requests])
         reasons = [self._channel.explain(len(seeds) + index) for index in range(len(requests))]
         stuck = {
@@ -242,7 +258,9 @@ class Router:
             if not self._added(route, result, reason)
         }
         removed = [
-            route for route in steps.remove if route.address not in stuck and self._may_go(route)
+            route
+            for route in (*steps.remove, *former)
+            if route.address not in stuck and self._may_go(route)
         ]
         results = self._transact(list(map(routes.encode_remove, removed)))
         for index, (route, result) in enumerate(zip(removed, results, strict=True)):
@@ -254,6 +272,25 @@ class Router:
         # Of an IPv6 route there may be two, which a replace made of two devices' ones.
         twins = [route for route in removed if isinstance(route.address, IPv6Address)]
         self._transact(list(map(routes.encode_remove, twins)))
+
+    def _apart(self, steps: plan.Plan) -> tuple[list[Route], list[Route], list[Route]]:
+        """Return what to replace, what to add beside, and what of ours goes for the latter.
+
+        In IPv4 a replace takes the first route of its place, and that may be a gateway's.
+        """
+        beside = [
+            route
+            for route in steps.replace
+            if isinstance(route.address, IPv4Address) and self._collisions.has_gateway(route)
+        ]
+        places = {route.place for route in beside}
+        former = [
+            other
+            for route in beside
+            for other in self._ours.get(route.address, ())
+            if other.place in places and other != route and other not in steps.remove
+        ]
+        return [route for route in steps.replace if route not in beside], beside, former
 
     def _may_go(self, route: Route) -> bool:
         """Tell whether a route that nobody wants may go, so that no guest is cut off.
@@ -282,24 +319,36 @@ class Router:
             self._refuse(route, result, reason)
             return False
         ours = self._ours.setdefault(route.address, [])
-        # A replaced route had the same key.
-        ours[:] = [other for other in ours if _key(other) != _key(route)]
+        # A replaced route had the same place.
+        ours[:] = [other for other in ours if other.place != route.place]
         ours.append(route)
+        self._collisions.solved(route)
         metrics.ROUTES.labels("add").inc()
         return True
 
     def _collide(self, route: Route) -> tuple[int, str]:
         """Make way for *route*, whose (prefix, metric) somebody has."""
         self.writes += 1
-        result = self.foreigners.supplant(route)
+        result = self.foreigners.supplant(route, crowded=self._collisions.has_gateway(route))
         if result is not None:
             return result, netlink.describe(result)
-        winner = routes.winner(self._channel, route.address)
-        if winner is not None and winner.route == route:
+        winners = [routes.winner(self._channel, route.address, oif=oif) for oif in (0, route.oif)]
+        seen = [winner for winner in winners if not isinstance(winner, int)]
+        if any(winner.route == route for winner in seen):
             return 0, ""
+        if any(not winner.direct and winner.route.place == route.place for winner in seen):
+            self._collisions.note(route.place)
+        if self._collisions.has_gateway(route):
+            return self._stand_beside(route)
         # It is below another one, where only a look at everything finds it.
-        self.is_doubtful = True
-        return errno.EEXIST, f"another route has this prefix and metric; to be seen is {winner}"
+        self.is_doubtful |= self._collisions.deserves_look(route)
+        shown = seen[0] if seen else "nothing"
+        return errno.EEXIST, f"another route has this prefix and metric; to be seen is {shown}"
+
+    def _stand_beside(self, route: Route) -> tuple[int, str]:
+        """Add *route* behind one by a gateway, which stays: it is its owner's."""
+        (result,) = self._transact([routes.encode_beside(route)])
+        return result, self._channel.explain(0)
 
     def _refuse(self, route: Route, result: int, reason: str) -> None:
         self.refused[route.address] = f"{route.address}: {reason or netlink.describe(result)}"
@@ -310,11 +359,6 @@ class Router:
         trouble = self.foreigners.park(address)
         if trouble:
             self.refused[address] = f"{address}: {trouble}"
-
-
-def _key(route: Route) -> tuple[int, int]:
-    """Return what two routes to one address must differ in."""
-    return route.metric, route.table
 
 
 def _keep(known: list[Route], route: Route, *, present: bool) -> None:

@@ -187,7 +187,7 @@ def describe(
             *(trouble for one in allowed if (trouble := kernel.trouble(one)[0])),
             *([f"the kernel cannot be read: {kernel.blindness}"] if kernel.blindness else ()),
         ),
-        shadow="; ".join(f"the kernel prefers {rival}" for rival in rivals),
+        shadow="; ".join(rivals),
         contest="; ".join(contested[one] for one in allowed if one in contested),
         unguarded=_unguarded(link, kernel.guard),
         doubt=placement.doubt(resident.endpoint, link) if link else "",

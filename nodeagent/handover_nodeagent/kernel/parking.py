@@ -14,7 +14,7 @@ from ipaddress import IPv6Address
 from typing import Final
 
 from handover_nodeagent.kernel import messages, netlink, routes
-from handover_nodeagent.network import IPAddress, Route
+from handover_nodeagent.network import IPAddress, Place, Route
 
 PARKING_TABLE: Final = 5254
 
@@ -38,10 +38,18 @@ class Foreign:
     message: bytes
 
 
-def observe_foreign(
+@dataclass(frozen=True, slots=True)
+class Others:
+    """Others' host routes to some addresses: direct ones, and the places of those by a gateway."""
+
+    direct: tuple[Foreign, ...] = ()
+    gateways: frozenset[Place] = frozenset()
+
+
+def observe_others(
     addresses: Iterable[IPAddress], table: int, protocol: int, *, oif: int = 0
-) -> tuple[Foreign, ...]:
-    """Return the direct host routes to *addresses* whose protocol is not ours.
+) -> Others:
+    """Return the host routes to *addresses* whose protocol is not ours.
 
     With *oif* only those on that device: the kernel filters. Runs in a thread, never in the loop.
     Raises ObservationError.
@@ -53,7 +61,15 @@ def observe_foreign(
         for message in _host_routes(table, oif)
         if messages.find(message, routes.ATTRIBUTES_AT, routes.DESTINATION) in wanted
     )
-    return tuple(one for one in _direct(found) if one.route.protocol != protocol)
+    direct: list[Foreign] = []
+    gateways: set[Place] = set()
+    for message in found:
+        entry = routes.decode(message)
+        if not entry.direct:
+            gateways.add(entry.route.place)
+        elif entry.route.protocol != protocol:
+            direct.append(Foreign(entry.route, message))
+    return Others(tuple(direct), frozenset(gateways))
 
 
 def observe_parked() -> tuple[Foreign, ...]:
@@ -87,15 +103,25 @@ def park(channel: netlink.Channel, foreign: Foreign) -> int:
     return removed
 
 
-def supplant(channel: netlink.Channel, foreign: Foreign, ours: Route) -> int:
+def supplant(
+    channel: netlink.Channel, foreign: Foreign, ours: Route, *, crowded: bool = False
+) -> int:
     """Put *ours* into the place of *foreign*, which has the same metric; return an errno.
 
-    There is no moment without a route. A copy that fails leaves the original alone.
+    There is no moment without a route. A copy that fails leaves the original alone. *crowded*: a
+    route by a gateway has that place too, and in IPv4 a replace takes the first, whatever it is.
     """
     copied = channel.transact(
         [_rewrite(foreign.message, messages.NEWROUTE, _NEW_FLAGS, PARKING_TABLE)]
     )[0]
-    return channel.transact([routes.encode_replace(ours)])[0] if copied in _THERE else copied
+    if copied not in _THERE:
+        return copied
+    if not crowded or isinstance(ours.address, IPv6Address):
+        return channel.transact([routes.encode_replace(ours)])[0]
+    added = channel.transact([routes.encode_beside(ours)])[0]
+    if added in _THERE:
+        channel.transact([_rewrite(foreign.message, messages.DELROUTE, 0, foreign.route.table)])
+    return added
 
 
 def unpark(channel: netlink.Channel, parked: Foreign, table: int) -> int:

@@ -5,6 +5,7 @@ another one's route, and a foreign route of the same prefix is never ours to tak
 IPv6, takes the first route of its (prefix, metric), whatever that one's device is.
 """
 
+import errno
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -70,6 +71,14 @@ def encode_add(route: Route) -> bytes:
     return _encode(messages.NEWROUTE, messages.CREATE | messages.EXCLUSIVE, route)
 
 
+def encode_beside(route: Route) -> bytes:
+    """Return the message that adds *route* behind another one of its (prefix, metric).
+
+    EEXIST when it is there already or, in IPv6, anybody's direct one on its device.
+    """
+    return _encode(messages.NEWROUTE, messages.CREATE | messages.APPEND, route)
+
+
 def encode_replace(route: Route) -> bytes:
     """Return the message that puts *route* in the place of its (prefix, metric), atomically.
 
@@ -100,19 +109,27 @@ def observe(protocol: int, tables: Iterable[int]) -> tuple[Route, ...]:
     return tuple(dict.fromkeys(ours))
 
 
-def winner(channel: netlink.Channel, address: IPAddress) -> Entry | None:
-    """Ask which route the node itself would take to *address*; None when there is none.
+def winner(channel: netlink.Channel, address: IPAddress, *, oif: int = 0) -> Entry | int:
+    """Ask which route the node itself would take to *address*, as :func:`match` does.
 
     It is ours when ``winner(...).route`` equals our route.
     """
-    message = match(channel, address)
-    return decode(message) if message else None
+    message = match(channel, address, oif=oif)
+    if isinstance(message, int):
+        return message
+    try:
+        return decode(message)
+    except messages.MalformedError:
+        return errno.EPROTO
 
 
-def match(channel: netlink.Channel, address: IPAddress, *, oif: int = 0) -> bytes:
-    """Return the winner's route message, b"" when there is none. A few microseconds.
+def match(channel: netlink.Channel, address: IPAddress, *, oif: int = 0) -> bytes | int:
+    """Return the winner's route message, or why there is none. A few microseconds.
 
-    With *oif* the winner among the routes of that device, also one that is below another's.
+    ENETUNREACH: no route leads there. EHOSTUNREACH, EACCES, EINVAL: one wins that only refuses
+    (unreachable, prohibit, blackhole). All others: nobody knows. With *oif* the winner among the
+    routes of that device, also one that is below another's; where the kernel is set to ignore
+    routes without carrier, it says nothing of those.
     """
     body = BODY.pack(
         messages.family_of(address), address.max_prefixlen, 0, 0, 0, 0, 0, 0, _FIB_MATCH
@@ -120,8 +137,7 @@ def match(channel: netlink.Channel, address: IPAddress, *, oif: int = 0) -> byte
     body += messages.attribute(DESTINATION, address.packed)
     if oif:
         body += messages.number(DEVICE, oif)
-    answer = channel.ask(messages.compose(messages.GETROUTE, 0, body))
-    return b"" if isinstance(answer, int) else answer
+    return channel.ask(messages.compose(messages.GETROUTE, 0, body))
 
 
 def dump(family: int, table: int, *, protocol: int = 0, oif: int = 0) -> Iterator[bytes]:

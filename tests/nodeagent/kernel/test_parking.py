@@ -22,7 +22,7 @@ def shown(node: Node, address: IPAddress, table: int = MAIN) -> list[str]:
 
 def foreign(address: IPAddress, **filters: int) -> tuple[parking.Foreign, ...]:
     """Observe what there is to park for *address*."""
-    return parking.observe_foreign({address}, MAIN, OURS, **filters)
+    return parking.observe_others({address}, MAIN, OURS, **filters).direct
 
 
 ATTRIBUTES = [

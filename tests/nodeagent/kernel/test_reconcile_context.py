@@ -2,9 +2,12 @@
 
 import pytest
 from tests.nodeagent.kernel.witness import watching
-from tests.nodeagent.kernel.world import NORMAL_V4, World
+from tests.nodeagent.kernel.world import NORMAL_V4, World, count
 
+from handover_nodeagent import metrics
+from handover_nodeagent.collisions import LOOKS
 from handover_nodeagent.kernel import messages
+from handover_nodeagent.router import Observed
 
 pytestmark = pytest.mark.root
 
@@ -68,3 +71,104 @@ async def test_an_ipv6_route_that_is_there_twice_goes_twice(world: World) -> Non
     world.put(said="source Succeeded", ips=["fd00:65::2"])
     await world.until_state("Withdrawn")
     await world.shows()
+
+
+# Routes by a gateway that have the place of ours.
+
+
+GATEWAYS = {
+    "10.65.0.2": "ip route add 10.65.0.2 via 192.0.2.1 proto bird metric",
+    "fd00:65::2": "ip -6 route add fd00:65::2 via fe80::9 dev tap1 proto bird metric",
+}
+
+
+def take_by_gateway(world: World, address: str, metric: int) -> None:
+    """Have a speaker's route where ours would be."""
+    world.node.run("ip route replace 192.0.2.1 dev tap1")
+    world.node.run(f"{GATEWAYS[address]} {metric}")
+
+
+def looks(world: World) -> list[object]:
+    """Count the looks at everything from now on."""
+    seen: list[object] = []
+    load = world.loop.router.load
+
+    def counted(observed: Observed) -> None:
+        seen.append(observed)
+        load(observed)
+
+    world.loop.router.load = counted  # type: ignore[method-assign]
+    return seen
+
+
+@pytest.mark.parametrize("address", GATEWAYS)
+async def test_our_route_stands_beside_a_gateways_of_its_metric(world: World, address: str) -> None:
+    await world.at_rest()
+    seen = looks(world)
+    take_by_gateway(world, address, 1024)
+    world.put(ips=[address])
+    await world.shows(
+        f"{address} via ... metric 1024", f"{address} dev tap0 proto 88 ... metric 1024"
+    )
+    await world.until_says("Programmed", "True", "Programmed")
+    world.delete()
+    await world.until_state("gone")
+    assert seen == []
+
+
+@pytest.mark.parametrize("address", GATEWAYS)
+@pytest.mark.parametrize("hidden", [False, True], ids=["seen", "below another"])
+@pytest.mark.usefixtures("mute")
+async def test_an_elevated_route_becomes_a_normal_one_beside_a_gateways(
+    world: World, address: str, *, hidden: bool
+) -> None:
+    """Guards: TimeWait that cannot end, and looks at everything without end."""
+    take_by_gateway(world, address, 1024)
+    if hidden:
+        take_by_gateway(world, address, 600)
+    world.configure(liveMigrationRouteConvergenceTime="1ms")
+    world.put(said="target", ips=[address])
+    await world.until_listening()
+    world.announce()
+    await world.until_state("Live")
+    seen = looks(world)
+    world.put(said="target Succeeded", ips=[address])
+    await world.until_state("Base")
+    await world.until(lambda: [one for one in world.routes() if "proto 88 " in one])
+    await world.until(
+        lambda: not [one for one in world.routes() if "proto 88" in one and "metric 512" in one]
+    )
+    assert len([one for one in world.routes() if "metric 1024" in one]) == 2
+    await world.until_says("Programmed", "True", "Programmed")
+    assert len(seen) <= LOOKS
+
+
+async def test_a_place_that_nothing_explains_is_refused_and_asked_about_a_few_times(
+    world: World,
+) -> None:
+    """A route that only refuses is none that ours could stand beside."""
+    world.node.run("ip route add blackhole 10.65.0.2 metric 1024")
+    await world.at_rest()
+    seen = looks(world)
+    before = count(metrics.ROUTE_ERRORS, "EEXIST")
+    world.put()
+    await world.until_says("Programmed", "False", "Refused")
+    await world.until(lambda: count(metrics.ROUTE_ERRORS, "EEXIST") >= before + LOOKS + 3)
+    assert len(seen) <= LOOKS
+    assert [one for one in world.routes() if "proto 88" in one] == []
+
+
+async def test_moving_ours_to_another_device_takes_no_gateways_place(world: World) -> None:
+    """In IPv4 a replace takes the first route of its metric, which is the gateway's here."""
+    take_by_gateway(world, "10.65.0.2", 1024)
+    world.put()
+    await world.shows("10.65.0.2 via ... metric 1024", NORMAL_V4)
+    world.put(interface="far1")
+    await world.shows(
+        "10.65.0.2 via ... metric 1024", "10.65.0.2 dev far1 proto 88 ... metric 1024"
+    )
+    world.node.run("ip route append 10.65.0.2 dev far1 scope link proto 5 metric 1024")
+    await world.until(lambda: len(world.parked()) == 1)
+    await world.shows(
+        "10.65.0.2 via ... metric 1024", "10.65.0.2 dev far1 proto 88 ... metric 1024"
+    )

@@ -212,16 +212,16 @@ def test_routes_follow_a_rename_but_not_an_interface_made_anew(
 def test_the_kernel_says_which_route_wins(
     node: Node, channel: netlink.Channel, route: MakeRoute, address: IPAddress
 ) -> None:
-    assert routes.winner(channel, address) is None
+    assert routes.winner(channel, address) == errno.ENETUNREACH
     mine = route(address)
     channel.transact([routes.encode_add(mine)])
     found = routes.winner(channel, address)
-    assert found
+    assert isinstance(found, routes.Entry)
     assert mine == found.route
     assert found.is_host
     node.run(f"ip route add {address} dev tap1 metric 5 proto 12")
     found = routes.winner(channel, address)
-    assert found
+    assert isinstance(found, routes.Entry)
     assert Route(address, node.tap1, 5, MAIN, 12) == found.route
 
 
