@@ -9,7 +9,7 @@ from typing import Annotated, Final, Self
 import pydantic
 
 from handover_api import names
-from handover_api.model import Condition, Duration, Metadata, Model
+from handover_api.model import Condition, Duration, Lenient, Metadata, Model
 
 RESERVED_ROUTE_PROTOCOLS: Final = frozenset({11, 12, *range(186, 198)})
 """Those of zebra, BIRD and FRR's daemons; 0..4 are the kernel's (rtnetlink.h)."""
@@ -110,4 +110,4 @@ class HandoverConfiguration(Model):
 
     metadata: Metadata
     spec: dict[str, object] = pydantic.Field(default_factory=dict)
-    status: HandoverConfigurationStatus = HandoverConfigurationStatus()
+    status: Lenient[HandoverConfigurationStatus] = HandoverConfigurationStatus()

@@ -6,7 +6,7 @@ from typing import Literal
 
 import pydantic
 
-from handover_api.model import Condition, Metadata, Model
+from handover_api.model import Condition, Lenient, Metadata, Model
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, State
 
@@ -105,7 +105,7 @@ class LiveMigration(Model):
 
     metadata: Metadata
     spec: LiveMigrationSpec
-    status: LiveMigrationStatus = LiveMigrationStatus()
+    status: Lenient[LiveMigrationStatus] = LiveMigrationStatus()
 
     @property
     def key(self) -> ObjectKey:

@@ -7,7 +7,7 @@ Unknown fields are ignored, as the API server prunes them; a wrong value raises
 import datetime as dt
 import re
 from collections.abc import Iterable
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
 import pydantic
 from pydantic.alias_generators import to_camel
@@ -81,6 +81,25 @@ class Model(pydantic.BaseModel):
     def to_object(self) -> dict[str, Any]:
         """Return the JSON form without absent fields."""
         return self.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+_M = TypeVar("_M", bound=Model)
+
+
+def _read_leniently(value: object, read: pydantic.ValidatorFunctionWrapHandler) -> object:
+    try:
+        return read(value)
+    except pydantic.ValidationError as error:
+        wrong = {each["loc"][0] for each in error.errors(include_url=False) if each["loc"]}
+        fields = value.items() if isinstance(value, dict) else ()
+        return read({name: field for name, field in fields if name not in wrong})
+
+
+Lenient = Annotated[_M, pydantic.WrapValidator(_read_leniently)]
+"""A status. What a newer version of ours wrote, and this one cannot read, counts as absent.
+
+Only our own programs write it: what somebody wants stands in the spec, which is read strictly.
+"""
 
 
 class OwnerReference(Model):

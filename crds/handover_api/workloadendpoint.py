@@ -7,7 +7,7 @@ from typing import Annotated
 
 import pydantic
 
-from handover_api.model import Condition, Metadata, Model
+from handover_api.model import Condition, Lenient, Metadata, Model
 from handover_api.names import ObjectKey
 
 
@@ -98,7 +98,7 @@ class WorkloadEndpoint(Model):
 
     metadata: Metadata
     spec: WorkloadEndpointSpec
-    status: WorkloadEndpointStatus = WorkloadEndpointStatus()
+    status: Lenient[WorkloadEndpointStatus] = WorkloadEndpointStatus()
 
     @property
     def key(self) -> ObjectKey:

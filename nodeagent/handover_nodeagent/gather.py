@@ -4,12 +4,16 @@ import contextlib
 import ipaddress
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import pydantic
 
+from handover_api.model import Lenient
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import WorkloadEndpoint, WorkloadEndpointStatus
 from handover_nodeagent.network import IPAddress
+
+_STATUS: Final = pydantic.TypeAdapter[WorkloadEndpointStatus](Lenient[WorkloadEndpointStatus])
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +50,7 @@ def endpoint(raw: Mapping[str, object]) -> WorkloadEndpoint | Unreadable:
             first["msg"],
             addresses(raw),
             generation if isinstance(generation, int) else 0,
-            WorkloadEndpointStatus.model_validate(_mapping(raw, "status")),
+            _STATUS.validate_python(_mapping(raw, "status")),
         )
 
 

@@ -211,3 +211,32 @@ def test_settings_that_cannot_be_are_refused(given: dict[str, object], sentence:
 )
 def test_the_nearest_legal_settings_are_accepted(given: dict[str, object]) -> None:
     Settings.model_validate(given)
+
+
+@pytest.mark.parametrize(
+    ("status", "left"),
+    [
+        ({"state": "FromTheFuture", "interface": "tap0"}, {"interface": "tap0"}),
+        ({"since": "1969-12-31T23:59:60Z", "state": "Base"}, {"state": "Base"}),
+        ({"lastCutover": {"signal": "Telepathy"}, "role": "source"}, {"role": "source"}),
+        ({"conditions": [{"type": "New"}], "migrationUID": "m"}, {"migrationUID": "m"}),
+        ({"routes": 7}, {}),
+        (7, {}),
+    ],
+)
+def test_of_a_newer_versions_status_the_rest_is_read(status: object, left: object) -> None:
+    read = WorkloadEndpoint.model_validate(
+        {"metadata": METADATA, "spec": ENDPOINT, "status": status}
+    )
+    expected = WorkloadEndpoint.model_validate(
+        {"metadata": METADATA, "spec": ENDPOINT, "status": left}
+    )
+    assert read.status == expected.status
+
+
+def test_the_other_kinds_statuses_are_read_leniently_too() -> None:
+    newer = {"phase": "Redirecting", "startTime": TIME}
+    read = LiveMigration.model_validate({"metadata": METADATA, "spec": {}, "status": newer})
+    assert (read.status.phase, read.status.start_time) == (None, INSTANT)
+    configuration = HandoverConfiguration.model_validate({"metadata": METADATA, "status": 7})
+    assert configuration.status.conditions == ()
