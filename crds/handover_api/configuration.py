@@ -3,7 +3,7 @@
 import datetime as dt
 import enum
 from collections.abc import Mapping
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 from typing import Annotated, Final, Self
 
 import pydantic
@@ -72,6 +72,7 @@ class Settings(Model):
     allowed_cidrs: Annotated[
         tuple[IPv4Network | IPv6Network, ...], pydantic.Field(alias="allowedCIDRs")
     ] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
+    gateways: Annotated[tuple[IPv4Address | IPv6Address, ...], pydantic.Field(max_length=64)] = ()
 
     @pydantic.model_validator(mode="after")
     def _agree(self) -> Self:

@@ -22,6 +22,7 @@ VARIABLES: Final = {
     f"{PREFIX}{name.upper()}": field.alias or name for name, field in Settings.model_fields.items()
 }
 """Environment variable → field of HandoverConfiguration."""
+_LISTS: Final = frozenset({"allowedCIDRs", "gateways"})
 _WIDEST: Final = {
     "ipv4NormalRoutePriority": 2147483646,
     "ipv6NormalRoutePriority": 2147483646,
@@ -81,7 +82,7 @@ def effective(
 def overrides(environment: Mapping[str, str]) -> Spec:
     """Return the fields that HANDOVER_… variables set; a list is written with commas."""
     return {
-        field: [part.strip() for part in text.split(",")] if field == "allowedCIDRs" else text
+        field: [part.strip() for part in text.split(",")] if field in _LISTS else text
         for variable, field in VARIABLES.items()
         if (text := environment.get(variable))
     }

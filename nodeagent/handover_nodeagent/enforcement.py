@@ -18,6 +18,7 @@ _NONE_OF_THE_KERNELS: Final = (
     "target_timeout",
     "probe_interval",
     "on_uninstall",
+    "gateways",
 )
 Told = Callable[[Iterable[ObjectKey]], None]
 

@@ -24,6 +24,7 @@ from handover_nodeagent import (
     commands,
     faults,
     fsm,
+    gateways,
     inputs,
     machine,
     metrics,
@@ -231,7 +232,7 @@ class Reconciler:
         self._acknowledged_ns = self._acknowledged_ns or time.time_ns()
         for command in step.commands:
             if isinstance(command, commands.AnnounceGateway):
-                self.attendance.correct(resident, self.settings)
+                self._correct(resident)
             elif isinstance(command, commands.RecordCutover):
                 self._record(resident, command.signal)
         self._acknowledged_ns = 0
@@ -241,6 +242,13 @@ class Reconciler:
         self._tell(resident, step)
         self._memory.keep(resident.key, resident.record)
         self._telling.report(resident)
+
+    def _correct(self, resident: Resident) -> None:
+        """Tell the guest where its gateway is now, and a person where that is a guess."""
+        self.attendance.correct(resident, self.settings)
+        spec, link = resident.endpoint.spec, resident.link
+        if link and gateways.is_assumed(spec, link, gateways.of(spec, link, self.settings)):
+            self._telling.event(resident, "GatewayAssumed", gateways.ASSUMED)
 
     def _tell(self, resident: Resident, step: Step) -> None:
         """Emit the Events that the machine wants emitted."""

@@ -8,7 +8,7 @@ from handover_api.conditions import EndpointReason
 from handover_api.configuration import Settings
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, WorkloadEndpoint
-from handover_nodeagent import addresses, machine, placement
+from handover_nodeagent import addresses, gateways, machine, placement
 from handover_nodeagent.addresses import Admission
 from handover_nodeagent.desired import Local
 from handover_nodeagent.ears import Ear, Tuning
@@ -118,7 +118,7 @@ class Resident:
         return Tuning(
             link,
             self.admission.allowed,
-            self.endpoint.spec.gateways,
+            gateways.of(self.endpoint.spec, link, settings),
             self.mac,
             trusting,
             self.machine.state,

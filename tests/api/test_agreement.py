@@ -201,7 +201,7 @@ def test_the_schema_fills_no_setting_in() -> None:
 @pytest.mark.parametrize("name", types_of(names.CONFIGURATIONS)["properties"]["spec"]["properties"])
 def test_a_setting_is_described_with_its_built_in_default(name: str) -> None:
     value = Settings().to_object()[name]
-    text = " and ".join(value) if isinstance(value, list) else str(value)
+    text = " and ".join(value) or "none" if isinstance(value, list) else str(value)
     described = DEFAULT_OF.search(yaml_fields(names.CONFIGURATIONS)[f".spec.{name}"]["description"])
     assert described is not None
     assert described[1] == text

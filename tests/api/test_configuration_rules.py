@@ -23,6 +23,7 @@ NETWORKS: Final = (
     "spec.allowedCIDRs must hold networks such as 10.0.0.0/8 or fd00::/8, with no bits set after"
     " the prefix"
 )
+GATEWAYS: Final = "spec.gateways must hold IPv4 or IPv6 addresses such as 10.0.0.1 or fd00::1"
 NAME: Final = "metadata.name must be default (for all nodes), or node. and the name of a node"
 PRIORITIES: Final = [
     f"{family}{level}RoutePriority"
@@ -153,6 +154,8 @@ REFUSED: Final[dict[str, tuple[Spec, str, str]]] = {
     "a mask": ({"allowedCIDRs": ["10.0.0.0/33"]}, "spec.allowedCIDRs[0]", NETWORKS),
     "no network": ({"allowedCIDRs": ["pods"]}, "spec.allowedCIDRs[0]", NETWORKS),
     "an address": ({"allowedCIDRs": ["10.0.0.1"]}, "spec.allowedCIDRs[0]", NETWORKS),
+    "a gateway's network": ({"gateways": ["10.0.0.1/24"]}, "spec.gateways[0]", GATEWAYS),
+    "no gateway": ({"gateways": ["fd00::1", "router"]}, "spec.gateways[1]", GATEWAYS),
 }
 MORE_LENIENT: Final = {"an address"}
 """Python reads an address as the network of that one address."""
@@ -190,6 +193,7 @@ ACCEPTED: Final[dict[str, Spec]] = {
     "uninstall": {"onUninstall": "handBack"},
     "networks": {"allowedCIDRs": ["10.0.0.0/8", "192.168.7.9/32", "fd00::/8", "::/0"]},
     "no networks": {"allowedCIDRs": []},
+    "gateways": {"gateways": ["10.0.0.1", "fe80::1"]},
 }
 
 NOT_CHANGED: Final[dict[str, tuple[Spec | None, Spec | None, str]]] = {

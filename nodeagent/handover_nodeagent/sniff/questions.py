@@ -5,10 +5,10 @@ A probe asks in the name of the guest's own gateway with our interface's MAC: ne
 the guest's MAC alone, so that nobody else hears or answers it.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from typing import Final
+from typing import Final, TypeVar
 
 from handover_nodeagent.network import IPAddress
 from handover_nodeagent.sniff import frames
@@ -18,6 +18,7 @@ _ALL_NODES: Final = IPv6Address("ff02::1").packed
 _SOLICITED_NODE: Final = IPv6Address("ff02::1:ff00:0").packed[:13]
 _LINK_LOCAL: Final = IPv6Address("fe80::").packed[:8]
 _IPV6_FLOW: Final = 6 << 28
+_A = TypeVar("_A", bound=IPAddress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +71,24 @@ def compose(
     link_local = parties.link_local or IPv6Address(_link_local_of(ours))
     ipv6 = [g for g in usable if isinstance(g, IPv6Address)] or [link_local]
     asker = next((g for g in ipv6 if g.is_link_local), link_local)
+    # A guest with arp_ignore=2 answers whom it takes for its own subnet alone.
+    asked_by = {a: nearest(ipv4, a) for a in guests if isinstance(a, IPv4Address)}
     guests4 = [a for a in guests if isinstance(a, IPv4Address)]
     guests6 = [a for a in guests if isinstance(a, IPv6Address)]
     return Questions(
-        ipv4=tuple(arp_request(ours, guest, ipv4[0], address) for address in guests4),
+        ipv4=tuple(arp_request(ours, guest, asked_by[a], a) for a in guests4),
         ipv6=tuple(neighbor_solicitation(ours, guest, asker, address) for address in guests6),
         corrections=(
             *(arp_request(ours, guest, gateway, a) for gateway in ipv4 for a in guests4[:1]),
             *(gateway_advertisement(ours, guest, gateway) for gateway in ipv6 if guests6),
         ),
-        askers=frozenset([*ipv4[:1], asker]),
+        askers=frozenset([*(asked_by.values() or ipv4[:1]), asker]),
     )
+
+
+def nearest(gateways: Sequence[_A], guest: IPAddress) -> _A:
+    """Return the one of *gateways* that has most in front in common with *guest*."""
+    return min(gateways, key=lambda gateway: (int(gateway) ^ int(guest)).bit_length())
 
 
 def arp_request(ours: bytes, guest: bytes, asker: IPv4Address, address: IPv4Address) -> bytes:

@@ -83,8 +83,8 @@ def alive(node: Node) -> None:
 
 _T = TypeVar("_T")
 _CAPSET: Final = 126
-_PR_CAPBSET_DROP: Final = 24
 """The system call's number on x86-64; libc has no function for it."""
+_PR_CAPBSET_DROP: Final = 24
 
 
 def without_privileges(work: Callable[[], _T]) -> _T:

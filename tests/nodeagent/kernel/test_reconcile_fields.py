@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from tests.nodeagent.kernel.witness import watching
-from tests.nodeagent.kernel.world import GUARD, World, count
+from tests.nodeagent.kernel.world import CNI, GUARD, NORMAL_V4, World, count
 
 from handover_api.configuration import Settings
 from handover_api.names import ObjectKey
@@ -22,7 +22,7 @@ OTHER = ["10.65.0.3", "fd00:65::3"]
 TESTED_HERE = {
     "mode", "ipv4NormalRoutePriority", "ipv6NormalRoutePriority", "ipv4ElevatedRoutePriority",
     "ipv6ElevatedRoutePriority", "liveMigrationRouteConvergenceTime", "targetTimeout",
-    "probeInterval", "routeOwnership", "onUninstall", "allowedCIDRs",
+    "probeInterval", "routeOwnership", "onUninstall", "allowedCIDRs", "gateways",
 }  # fmt: skip
 IMMUTABLE = {"routeProtocol", "routeTable"}
 LATER = {"advertise", "sourceRedirect"}
@@ -272,3 +272,46 @@ def drain(guest: socket.socket) -> list[bytes]:
         while True:
             frames.append(guest.recv(2048))
     return frames
+
+
+async def test_another_gateway_asks_from_now_on_and_touches_no_route(moving: World) -> None:
+    async with untouched(moving):
+        moving.configure(gateways=["10.65.0.1", "192.0.2.1", "fd00:65::1"])
+        ear = resident(moving).ear
+        assert ear
+        assert {str(asker) for asker in ear._questions.askers if asker.version == 4} == {
+            "10.65.0.1"
+        }
+        assert len(ear._questions.corrections) == 2
+
+
+@pytest.mark.parametrize("known", ["configured", "on its device", "named", "not"])
+async def test_a_guest_that_answers_its_own_subnet_alone_is_heard(world: World, known: str) -> None:
+    """arp_ignore=2: the sender of a question has to be of the guest's own subnet."""
+    world.node.guest_runs("ip link set eth arp on")
+    world.node.guest_runs("ip address add 10.65.0.2/24 dev eth")
+    world.node.guest_runs("sysctl -qw net.ipv4.conf.all.arp_ignore=2")
+    if known == "configured":
+        world.configure(gateways=["192.0.2.1", "10.65.0.1"])
+    if known == "on its device":
+        world.node.run("ip address add 10.65.0.1/32 dev tap0")
+        world.node.run(f"ip route add {CNI}")
+        await asyncio.sleep(0.02)
+    named = ["10.65.0.1"] if known == "named" else []
+    world.put(said="source", gateways=named)
+    await world.shows(NORMAL_V4)
+    world.put(said="source Succeeded", gateways=named)
+    if known == "not":
+        await world.until_state("Withdrawn")
+    else:
+        await world.until_says("StillAlive", "True", "GuestAnswers")
+        await world.shows(NORMAL_V4)
+
+
+async def test_a_guess_of_the_gateway_is_told_after_a_cutover(live: World) -> None:
+    """Its interfaces have a MAC of their own here, as on every node."""
+    assert ("vm", "GatewayAssumed") not in live.desk.events
+    live.put("third", said="target", interface="tap1", ips=["10.65.0.9"])
+    await live.until_listening("third")
+    live.announce("third")
+    await live.until(lambda: ("third", "GatewayAssumed") in live.desk.events)
