@@ -78,6 +78,17 @@ class Foreigners:
             for address in addresses
         }
 
+    def carried(self, address: IPAddress, oif: int) -> bytes | None:
+        """Return what the best foreign route by *oif* carries; None when there is none."""
+        there = [
+            route
+            for known in (self._standing, self._parked)
+            for route in known.get(address, ())
+            if route.oif == oif
+        ]
+        best = min(there, key=lambda route: route.metric, default=None)
+        return best.carried if best else None
+
     def leading_to(self, oif: int) -> frozenset[IPAddress]:
         """Return the addresses that have a foreign route by *oif*, parked ones included."""
         return frozenset(

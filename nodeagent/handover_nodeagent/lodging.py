@@ -4,7 +4,7 @@ Follows what the kernel tells of links and routes, and calls ``moved`` for each 
 that makes a difference.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Protocol
 
@@ -131,6 +131,7 @@ class Lodging:
         for link in filter(None, {turn.before, turn.after}):
             self._offer(link)
         if _own(turn.before) != _own(turn.after):
+            touched |= self._router.readdressed(_own(turn.before) - self.node.addresses)
             self._admit_again(_own(turn.before) ^ _own(turn.after))
         self._kernel.reapply(touched)
 
@@ -139,12 +140,22 @@ class Lodging:
         for key in self._seating.standing() & self._router.desired.holders([address]):
             self._look(key)
         self._kernel.reapply([address])
+        self._prepare_anew(self._router.desired.holders([address]))
 
     def observed(self) -> None:
         """Follow what the kernel was found to have."""
         for key in self._seating.standing():
             self._look(key)
         self._kernel.reapply_all()
+        self._prepare_anew(self._residents)
+
+    def _prepare_anew(self, keys: Iterable[ObjectKey]) -> None:
+        """Have cutovers carry what their owners' routes are known to carry by now."""
+        for key in keys:
+            resident = self._residents[key]
+            if resident.prepared:
+                local = resident.local(self._kernel.settings)
+                resident.prepared = self._router.prepare(local)
 
     def _offer(self, link: Link) -> None:
         """Let the endpoints without an interface look whether *link* is theirs."""

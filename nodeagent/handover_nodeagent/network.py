@@ -1,5 +1,6 @@
 """What of a node's network is ours, as values; the middle between the machines and the kernel."""
 
+import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
@@ -18,7 +19,8 @@ Place = tuple[IPAddress, int, int]
 class Route:
     """A direct host route, scope link: /32 or /128 by the address's family.
 
-    The kernel's key is (address, metric, table); ``oif`` is an interface index.
+    The kernel's key is (address, metric, table); ``oif`` is an interface index. ``carried`` are
+    further attributes in the kernel's form; two routes that differ in them alone are one.
     """
 
     address: IPAddress
@@ -26,6 +28,7 @@ class Route:
     metric: int
     table: int
     protocol: int
+    carried: bytes = dataclasses.field(default=b"", compare=False)
 
     @property
     def place(self) -> Place:

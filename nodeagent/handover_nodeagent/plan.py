@@ -10,6 +10,7 @@ from handover_nodeagent.network import Place, Route
 class Plan:
     """Applied in this order: add, replace, remove.
 
+    A route that is there but carries something else is replaced by itself.
     A replace takes the place of the first observed route of the same key, atomically. A remove
     names its route's device, so that it never takes another one's route of the same key.
     """
@@ -36,9 +37,12 @@ def diff(desired: Iterable[Route], observed: Iterable[Route]) -> Plan:
     replace: list[Route] = []
     for route in sorted(wanted, key=_order):
         same_key = rivals.get(route.place, [])
-        if route in same_key:
+        twin = next((other for other in same_key if other == route), None)
+        if twin and twin.carried == route.carried:
             continue
-        if same_key:
+        if twin:
+            replace.append(route)
+        elif same_key:
             same_key.pop(0)
             replace.append(route)
         else:

@@ -6,6 +6,7 @@ suppress the address, and after ours is in while we program it, so that it never
 What we program no longer goes back to its owner before ours goes.
 """
 
+import dataclasses
 import errno
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
@@ -14,6 +15,7 @@ from ipaddress import IPv4Address, IPv6Address
 
 from handover_api.configuration import Mode, Settings
 from handover_nodeagent import desired, metrics, plan
+from handover_nodeagent.carried import Carried
 from handover_nodeagent.collisions import Collisions
 from handover_nodeagent.desired import Desired, Local
 from handover_nodeagent.foreigners import Foreigners
@@ -80,6 +82,7 @@ class Router:
         self._ours: dict[IPAddress, list[Route]] = {}
         self._ahead: set[IPAddress] = set()
         self._collisions = Collisions()
+        self._carried = Carried()
 
     @property
     def port(self) -> int:
@@ -126,6 +129,21 @@ class Router:
             return RouteLevel.ELEVATED
         return RouteLevel.NORMAL if metrics_in else RouteLevel.NONE
 
+    def readdressed(self, gone: AbstractSet[IPAddress]) -> frozenset[IPAddress]:
+        """Know that the node's own addresses changed, and that some are *gone*.
+
+        Return the addresses to apply: the kernel drops a route that speaks from an address which
+        is gone, in IPv4 without a word, and may take now what it refused.
+        """
+        changed = set(self._carried.refused)
+        self._carried.allow()
+        for address, ours in self._ours.items():
+            lost = [route for route in ours if routes.source_of(route) in gone]
+            if lost:
+                changed.add(address)
+                ours[:] = [route for route in ours if route not in lost]
+        return frozenset(changed)
+
     def find_mac(self, addresses: Iterable[IPAddress], oif: int) -> str | None:
         """Return the guest's MAC as the kernel's neighbour table has it."""
         found = (neighs.find_mac(self._channel, address, oif) for address in addresses)
@@ -165,7 +183,8 @@ class Router:
         """Encode the cutover of *local*: one send and one ack when its guest announces itself."""
         if self._settings.mode is not Mode.ACTIVE or not local.owned or local.link is None:
             return None
-        wanted = desired.routes_at(local, RouteLevel.ELEVATED, self._settings)
+        undressed = desired.routes_at(local, RouteLevel.ELEVATED, self._settings)
+        wanted = tuple(map(self._dress, undressed))
         seeds = [Neigh(route.address, route.oif, local.mac) for route in wanted if local.mac]
         requests = (*map(neighs.encode_seed, seeds), *map(routes.encode_add, wanted))
         return Prepared(requests, wanted) if wanted else None
@@ -201,7 +220,7 @@ class Router:
             self.refused.pop(address, None)
         if self._settings.mode is not Mode.ACTIVE:
             return
-        wanted = self.desired.routes(touched)
+        wanted = frozenset(map(self._dress, self.desired.routes(touched)))
         claimed = self.desired.claimed(touched)
         served = {route.address for route in wanted}
         for address in claimed - served:
@@ -220,6 +239,7 @@ class Router:
                 self._ours.pop(address, None)
                 self.foreigners.forget(address)
                 self._collisions.forget(address)
+                self._carried.forget(address)
 
     def seed(self, local: Local) -> None:
         """Tell the kernel the MAC of a guest whose routes are in already."""
@@ -252,10 +272,11 @@ class Router:
         ]
         results = self._transact([*seeds, *requests])
         reasons = [self._channel.explain(len(seeds) + index) for index in range(len(requests))]
+        answers = zip(fresh, requests, results[len(seeds) :], reasons, strict=True)
         stuck = {
             route.address
-            for route, result, reason in zip(fresh, results[len(seeds) :], reasons, strict=True)
-            if not self._added(route, result, reason)
+            for route, request, result, reason in answers
+            if not self._added(*self._taken(route, request, result, reason))
         }
         removed = [
             route
@@ -292,6 +313,10 @@ class Router:
         ]
         return [route for route in steps.replace if route not in beside], beside, former
 
+    def _dress(self, route: Route) -> Route:
+        owners = self.foreigners.carried(route.address, route.oif)
+        return self._carried.dress(route, owners, self._ours.get(route.address, ()))
+
     def _may_go(self, route: Route) -> bool:
         """Tell whether a route that nobody wants may go, so that no guest is cut off.
 
@@ -310,6 +335,20 @@ class Router:
         results = self._channel.transact(requests)
         self.is_doubtful |= errno.ENOBUFS in results
         return results
+
+    def _taken(
+        self, route: Route, request: bytes, result: int, reason: str
+    ) -> tuple[Route, int, str]:
+        """Return what the kernel took of *route*: a guest is served also with less than it had."""
+        if result in {0, errno.EEXIST} or not route.carried:
+            return route, result, reason
+        plain = dataclasses.replace(route, carried=b"")
+        (other,) = self._transact([routes.without_carried(request, route)])
+        if other not in {0, errno.EEXIST}:
+            return route, result, reason
+        metrics.ROUTE_ERRORS.labels(errno.errorcode.get(result, str(result))).inc()
+        self._carried.refuse(route)
+        return plain, other, ""
 
     def _added(self, route: Route, result: int, reason: str) -> bool:
         """Take in what became of a route that was to be added; tell whether it is there."""
@@ -362,7 +401,7 @@ class Router:
 
 
 def _keep(known: list[Route], route: Route, *, present: bool) -> None:
-    if present and route not in known:
-        known.append(route)
-    elif not present and route in known:
+    if route in known:
         known.remove(route)
+    if present:
+        known.append(route)

@@ -20,6 +20,7 @@ def route(address: IPAddress = A, oif: int = 5, metric: int = 1024, protocol: in
 
 NORMAL, ELEVATED = route(), route(metric=512)
 ELSEWHERE = route(oif=6)
+WORN = Route(A, 5, 1024, 254, 88, b"mtu")
 TABLED = Route(A, 5, 1024, 100, 88)
 
 CASES = [
@@ -38,6 +39,8 @@ CASES = [
         [ELSEWHERE, route(oif=7)],
         Plan(replace=(NORMAL,), remove=(route(oif=7),)),
     ),
+    ("worn otherwise", [WORN], [NORMAL], Plan(replace=(WORN,))),
+    ("worn so already", [WORN], [ELSEWHERE, WORN], Plan(remove=(ELSEWHERE,))),
     ("seen twice", [NORMAL], [NORMAL, NORMAL], Plan()),
     ("seen twice and not wanted", [], [NORMAL, NORMAL], Plan(remove=(NORMAL, NORMAL))),
     ("wanted twice", [NORMAL, NORMAL], [], Plan(add=(NORMAL,))),
@@ -70,7 +73,10 @@ CASES = [
     ("desired", "observed", "expected"), [case[1:] for case in CASES], ids=[c[0] for c in CASES]
 )
 def test_diff(desired: list[Route], observed: list[Route], expected: Plan) -> None:
-    assert expected == plan.diff(desired, observed)
+    steps = plan.diff(desired, observed)
+    assert expected == steps
+    carried = {one: one.carried for one in desired}
+    assert all(one.carried == carried[one] for one in (*steps.add, *steps.replace))
 
 
 def test_only_an_empty_plan_is_false() -> None:

@@ -5,6 +5,7 @@ another one's route, and a foreign route of the same prefix is never ours to tak
 IPv6, takes the first route of its (prefix, metric), whatever that one's device is.
 """
 
+import dataclasses
 import errno
 import struct
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,9 +26,18 @@ DESTINATION: Final = 1
 DEVICE: Final = 4
 GATEWAY: Final = 5
 PRIORITY: Final = 6
+SOURCE: Final = 7
+METRICS: Final = 8
 MULTIPATH: Final = 9
+REALMS: Final = 11
 TABLE: Final = 15
 VIA: Final = 18
+PREFERENCE: Final = 20
+ENCAPSULATION_TYPE: Final = 21
+ENCAPSULATION: Final = 22
+CARRIED: Final = (SOURCE, METRICS, REALMS, PREFERENCE, ENCAPSULATION_TYPE, ENCAPSULATION)
+"""What a route of ours takes over. Not the scope: link is what a direct route has. Not the expiry
+and the nexthop object, which are their owner's to end."""
 
 UNICAST: Final = 1
 HOST: Final = {messages.INET: 32, messages.INET6: 128}
@@ -87,9 +97,15 @@ def encode_replace(route: Route) -> bytes:
     return _encode(messages.NEWROUTE, messages.CREATE | messages.REPLACE, route)
 
 
+def without_carried(request: bytes, route: Route) -> bytes:
+    """Return *request*, made for *route*, without what that one carries."""
+    _, kind, flags, _, _ = messages.HEADER.unpack_from(request)
+    return _encode(kind, flags, dataclasses.replace(route, carried=b""))
+
+
 def encode_remove(route: Route) -> bytes:
     """Return the message that removes exactly *route*; ESRCH when it is not there."""
-    return _encode(messages.DELROUTE, 0, route)
+    return _encode(messages.DELROUTE, 0, dataclasses.replace(route, carried=b""))
 
 
 def observe(protocol: int, tables: Iterable[int]) -> tuple[Route, ...]:
@@ -175,8 +191,12 @@ def is_made(message: bytes) -> bool:
 
 def decode(message: bytes) -> Entry:
     """Read a route message. Raises messages.MalformedError."""
-    family, length, _, _, table, protocol, _, _, _ = messages.unpack(BODY, message, BODY_AT)
+    family, length, source_length, tos, table, protocol, *_ = messages.unpack(
+        BODY, message, BODY_AT
+    )
     found = messages.attributes(message, ATTRIBUTES_AT)
+    # One that is made for some packets only says nothing of the others.
+    carried = b"" if source_length or tos else _carried(found)
     gateway = found.get(GATEWAY)
     return Entry(
         Route(
@@ -185,10 +205,30 @@ def decode(message: bytes) -> Entry:
             messages.to_number(found.get(PRIORITY)),
             messages.to_number(found.get(TABLE), table),
             protocol,
+            carried,
         ),
         length,
         messages.to_address(gateway) if gateway else None,
         DEVICE in found and found.keys().isdisjoint((GATEWAY, MULTIPATH, VIA)),
+    )
+
+
+def source_of(route: Route) -> IPAddress | None:
+    """Return the address that the node speaks from by *route*, where the route says so."""
+    found = messages.find(route.carried, 0, SOURCE)
+    return messages.to_address(found) if found else None
+
+
+def _carried(found: Mapping[int, bytes]) -> bytes:
+    """Return what a route has beside, each part as the kernel shows it, in one order."""
+    if SOURCE in found:
+        messages.to_address(found[SOURCE])
+    parts = ((kind, found[kind]) for kind in CARRIED if kind in found)
+    # The kernel shows the preference of every IPv6 route; 0 is what each has by itself.
+    return b"".join(
+        messages.attribute(kind, payload)
+        for kind, payload in parts
+        if kind != PREFERENCE or any(payload)
     )
 
 
@@ -225,5 +265,6 @@ def _encode(kind: int, flags: int, route: Route) -> bytes:
         + messages.attribute(DESTINATION, address.packed)
         + messages.number(DEVICE, route.oif)
         + messages.number(PRIORITY, route.metric)
-        + messages.number(TABLE, route.table),
+        + messages.number(TABLE, route.table)
+        + route.carried,
     )

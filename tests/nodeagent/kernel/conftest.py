@@ -1,6 +1,7 @@
 """A node of its own for each test: a fresh network namespace that is gone afterwards."""
 
 import ctypes
+import dataclasses
 import os
 import socket
 import struct
@@ -55,8 +56,8 @@ def route(node: Node) -> Callable[..., Route]:
     """Make our route to an address by tap0, elevated, unless told otherwise."""
 
     def make(address: IPAddress, **changes: int) -> Route:
-        fields = {"oif": node.tap0, "metric": 512, "table": MAIN, "protocol": OURS, **changes}
-        return Route(address, **fields)
+        plain = Route(address, node.tap0, 512, MAIN, OURS)
+        return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
 
     return make
 
