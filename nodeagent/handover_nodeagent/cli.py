@@ -76,6 +76,6 @@ def run() -> None:
     )
     try:
         asyncio.run(main.run(settings))
-    except (access.Unconfigured, main.Unusable) as error:
+    except (access.Unconfigured, main.Broken, main.Unusable) as error:
         typer.echo(f"handover-nodeagent: {error}", err=True)
         raise typer.Exit(1) from None

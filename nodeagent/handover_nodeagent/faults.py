@@ -21,6 +21,8 @@ REMEMBERED: Final = 256
 _log: Final = structlog.get_logger()
 
 Work = Callable[[], object]
+Attempt = Callable[[ObjectKey, str, Work], bool]
+"""``Faults.attempt``, for those who meet one endpoint after the other."""
 _Slot = tuple[ObjectKey, str]
 
 

@@ -4,7 +4,7 @@ Follows what the kernel tells of links and routes, and calls ``moved`` for each 
 that makes a difference.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import WorkloadEndpoint
 from handover_nodeagent import addresses as admissions
 from handover_nodeagent.enforcement import Enforcement
+from handover_nodeagent.faults import Attempt
 from handover_nodeagent.network import IPAddress, Link
 from handover_nodeagent.node import Node, Turn
 from handover_nodeagent.placement import Unplaced
@@ -24,10 +25,6 @@ class Moved(Protocol):
 
     def __call__(self, resident: Resident, *, is_elsewhere: bool) -> None:
         """Follow its addresses or, where it *is_elsewhere*, another interface or none."""
-
-
-Attempt = Callable[[ObjectKey, str, Callable[[], object]], bool]
-"""``Faults.attempt``."""
 
 
 class Lodging:

@@ -5,9 +5,12 @@ import contextlib
 import dataclasses
 import datetime as dt
 import gc
+import inspect
 import os
 import signal
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 import structlog
@@ -18,6 +21,7 @@ from handover_api.names import ObjectKey
 from handover_nodeagent import (
     access,
     configuration,
+    faults,
     handback,
     health,
     inspection,
@@ -35,6 +39,7 @@ from handover_nodeagent.observation import Observation
 from handover_nodeagent.reconcile import Reconciler
 from handover_nodeagent.report import Reporter
 from handover_nodeagent.settings import AgentSettings
+from handover_nodeagent.supervision import Healer, Supervisor
 from handover_nodeagent.watch import Watch
 
 CONFIGURATION_PATIENCE: Final = 3.0
@@ -50,6 +55,10 @@ class Unusable(Exception):  # noqa: N818  tells a person what to do
     """The agent cannot start with what it was given."""
 
 
+class Broken(Exception):  # noqa: N818  tells a person what to do
+    """A fault that belongs to all endpoints; a new process starts from what is remembered."""
+
+
 class Agent:
     """All parts of a running agent."""
 
@@ -63,7 +72,10 @@ class Agent:
         self._requests = handback.Requests()
         self.reporter = Reporter(api, _now, settings.node_name)
         # It outlives the work: the last words are said when that has ended.
-        self._reporting = asyncio.create_task(self.reporter.run())
+        self.supervisor = Supervisor(time.monotonic, lambda: self.reconciler.kernel.blindness)
+        self._reporting = asyncio.create_task(
+            self.supervisor.keep("reports", self.reporter.run, is_vital=False)
+        )
         start, why = self.effective(Settings())
         self.reconciler = Reconciler(start, self.reporter, memory)
         self.reconciler.misconfigured = why
@@ -150,13 +162,15 @@ class Agent:
         records = await asyncio.to_thread(self.memory.load)
         await self.observation.begin(self.intake, records)
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._open_door())
-            group.create_task(self.reconciler.kernel.guard.run())
-            group.create_task(self.observation.run())
-            group.create_task(self.configurations.run())
+            keep = self.supervisor.keep
+            group.create_task(self.supervisor.watch())
+            group.create_task(keep("local socket", self._open_door, is_vital=False))
+            group.create_task(keep("guard", self.reconciler.kernel.guard.run, is_vital=False))
+            group.create_task(keep("observation", self.observation.run))
+            group.create_task(keep("configurations", self.configurations.run))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.configured.wait(), CONFIGURATION_PATIENCE)
-            group.create_task(self.endpoints.run())
+            group.create_task(keep("endpoints", self.endpoints.run))
 
     async def _open_door(self) -> None:
         """Let persons on this node ask, until cancelled."""
@@ -190,14 +204,20 @@ class Agent:
             return "the node has been handed back, as the uninstall asked"
         return "" if self.intake.is_synced else "the node's endpoints are not all known yet"
 
+    def heal(self) -> None:
+        """Make up for whatever a callback of the loop left undone."""
+        self.reconciler.heal()
+        self.observation.look()
+
     async def close(self) -> None:
         """Stop telling and listening; routes and guard stay."""
-        self.observation.close()
-        for resident in self.reconciler.residents.values():
-            resident.retire()
-        self.reconciler.flush()
-        await self.memory.flush()
-        await self.reporter.flush(LAST_WORDS)
+        for what, end in (
+            ("hearing", self.observation.close),
+            ("endpoints", self.reconciler.close),
+            ("memory", self.memory.flush),
+            ("reports", partial(self.reporter.flush, LAST_WORDS)),
+        ):
+            await _end(what, end)
         self._reporting.cancel()
         await asyncio.gather(self._reporting, return_exceptions=True)
         self.reconciler.kernel.close()
@@ -279,8 +299,18 @@ class _Configurations:
         self._agent.configure()
 
 
+async def _end(what: str, end: Callable[[], object]) -> None:
+    """Take one step of the end; whatever it meets, the next one is taken."""
+    try:
+        ended = end()
+        if inspect.isawaitable(ended):
+            await ended
+    except Exception as error:  # noqa: BLE001  the root of the process's last steps
+        faults.note(f"end of {what}", error)
+
+
 async def run(settings: AgentSettings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises Unusable or access.Unconfigured."""
+    """Serve until SIGTERM or SIGINT. Raises Unusable, Broken or access.Unconfigured."""
     turns.shorten()
     for sentence in capabilities.missing():
         _log.error("privilege", trouble=sentence)
@@ -293,18 +323,23 @@ async def run(settings: AgentSettings) -> None:
             server = await health.serve(
                 settings.listen_address,
                 settings.port,
-                sick=lambda: "",
+                sick=agent.supervisor.sick,
                 unready=agent.unready,
                 metrics=metrics.render,
             )
         except OSError as error:
             message = f"cannot serve /healthz, /readyz and /metrics (HANDOVER_PORT): {error}"
             raise Unusable(message) from error
+        Healer(asyncio.get_running_loop(), agent.heal)
         work = asyncio.create_task(agent.run())
         _take_signals(agent, work)
         try:
             with contextlib.suppress(asyncio.CancelledError):
                 await work
+        except Exception as error:
+            _log.critical("broken", exc_info=error)
+            message = "an error of the agent's own came back too often: see its log"
+            raise Broken(message) from error
         finally:
             await agent.close()
             await server.cleanup()

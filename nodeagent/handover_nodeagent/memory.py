@@ -20,7 +20,7 @@ import pydantic
 from handover_api.model import Model
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, State, WorkloadEndpoint
-from handover_nodeagent import metrics
+from handover_nodeagent import faults, metrics
 from handover_nodeagent.network import IPAddress, Route
 from handover_nodeagent.restart import Remembered
 
@@ -182,7 +182,12 @@ class Memory:
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        made = {key: make() for key, make in self._pending.items()}
+        made: dict[ObjectKey, Record | None] = {}
+        for key, make in self._pending.items():
+            try:
+                made[key] = make()
+            except Exception as error:  # noqa: BLE001  the root of one file; its old one stays
+                faults.note("memory", error, endpoint=str(key))
         self._pending.clear()
         if made:
             self._thread.submit(self._store, made, asyncio.get_running_loop())
@@ -190,7 +195,7 @@ class Memory:
     def _store(
         self, made: Mapping[ObjectKey, Record | None], loop: asyncio.AbstractEventLoop
     ) -> None:
-        failed = {key: record for key, record in made.items() if not self._put(key, record)}
+        failed = {key: record for key, record in made.items() if not self._try(key, record)}
         if failed:
             loop.call_soon_threadsafe(self._wait, failed)
 
@@ -206,6 +211,13 @@ class Memory:
             self._pending[key] = functools.partial(_same, record)
         self._failed.clear()
         self._write()
+
+    def _try(self, key: ObjectKey, record: Record | None) -> bool:
+        try:
+            return self._put(key, record)
+        except Exception as error:  # noqa: BLE001  the root of one file in a thread
+            faults.note("memory", error, endpoint=str(key))
+            return True
 
     def _put(self, key: ObjectKey, record: Record | None) -> bool:
         text = json.dumps(record.to_object()) if record else None

@@ -67,13 +67,21 @@ class Observation:
         """Look at everything whenever that is wanted, until cancelled."""
         while True:
             await self._wanted.wait()
-            self._wanted.clear()
-            found, observed = await self._observe(self._known)
-            self._reconciler.router.load(observed)
-            for turn in self._reconciler.lodging.node.load(found):
-                self._reconciler.lodging.turned(turn)
-            self._reconciler.lodging.observed()
-            await asyncio.sleep(REST)
+            try:
+                await self._look_once()
+            except Exception:
+                # Whoever runs this anew looks at once.
+                self._wanted.set()
+                raise
+
+    async def _look_once(self) -> None:
+        self._wanted.clear()
+        found, observed = await self._observe(self._known)
+        self._reconciler.router.load(observed)
+        for turn in self._reconciler.lodging.node.load(found):
+            self._reconciler.lodging.turned(turn)
+        self._reconciler.lodging.observed()
+        await asyncio.sleep(REST)
 
     def _known(self) -> list[IPAddress]:
         return list(self._reconciler.router.desired.everything().addresses)

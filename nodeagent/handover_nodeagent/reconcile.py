@@ -93,7 +93,7 @@ class Reconciler:
         )
         self.attendance = Attendance(self, self.feed, self._overdue, _now)
         self._memory = memory
-        self._telling = Telling(reporter, self.describe, _now)
+        self._telling = Telling(reporter, self.describe, _now, self.residents, self.faults.attempt)
         self._moved = asyncio.Event()
         self._episode = 0
         self._acknowledged_ns = 0
@@ -116,6 +116,13 @@ class Reconciler:
     def flush(self) -> None:
         """Tell all that is still to be told."""
         self._telling.flush()
+
+    def close(self) -> None:
+        """Hear and attempt nothing more; tell what is still to be told."""
+        self.faults.close()
+        for resident in self.residents.values():
+            resident.retire()
+        self.flush()
 
     # What guests and kernel say.
 

@@ -17,7 +17,7 @@ import structlog
 from handover_api import names
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import WorkloadEndpointStatus
-from handover_nodeagent import notices
+from handover_nodeagent import faults, notices
 from handover_nodeagent.apiserver import (
     Absent,
     ApiError,
@@ -193,6 +193,9 @@ class Reporter:
             await self._api.patch(_path(key), operations(slot.uid, sent))
         except ApiError as error:
             self._fail(key, slot, error)
+        except Exception as error:  # noqa: BLE001  the root of one endpoint's report
+            faults.note("status", error, endpoint=str(key))
+            self._postpone(key, slot, slot.backoff.next())
         else:
             slot.has = sent
             slot.backoff.reset()
@@ -216,7 +219,10 @@ class Reporter:
             return
         self._log.warning("status_not_written", endpoint=str(key), reason=str(error))
         asked = error.retry_after if isinstance(error, Unavailable) else 0.0
-        wait = max(slot.backoff.next(), asked)
+        self._postpone(key, slot, max(slot.backoff.next(), asked))
+
+    def _postpone(self, key: ObjectKey, slot: _Slot, wait: float) -> None:
+        _cancel_retry(slot)
         slot.retry = asyncio.get_running_loop().call_later(wait, self._consider, key, slot)
 
     async def _tell_events(self, bucket: Bucket) -> None:
@@ -251,6 +257,8 @@ class Reporter:
         except ApiError as error:
             self._count(error)
             self._log.warning("event_not_told", reason=waiting.notice.reason, error=str(error))
+        except Exception as error:  # noqa: BLE001  the root of one Event, which is lost
+            faults.note("event", error, endpoint=str(waiting.notice.key))
         finally:
             self._events_in_flight = 0
             self._progress.set()

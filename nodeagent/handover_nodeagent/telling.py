@@ -3,7 +3,8 @@
 import asyncio
 import datetime as dt
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Final
 
 import structlog
@@ -13,8 +14,9 @@ from handover_api.configuration import Settings
 from handover_api.model import Condition
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State
-from handover_nodeagent import commands, machine, metrics, placement, standing
+from handover_nodeagent import commands, faults, machine, metrics, placement, standing
 from handover_nodeagent.enforcement import Enforcement
+from handover_nodeagent.faults import Attempt
 from handover_nodeagent.fsm import Step
 from handover_nodeagent.guard import GuardKeeper
 from handover_nodeagent.kernel import guard_rules
@@ -41,13 +43,17 @@ class Telling:
         reporter: Reporter,
         describe: Callable[[Resident], Standing],
         clock: Callable[[], dt.datetime],
+        residents: Mapping[ObjectKey, Resident],
+        attempt: Attempt,
     ) -> None:
-        """Ask *describe* for how an endpoint stands when its status is made."""
+        """Ask *describe* for how one of *residents* stands when its status is made."""
         self._reporter = reporter
         self._describe = describe
         self._clock = clock
+        self._residents = residents
+        self._attempt = attempt
         self._later: list[Callable[[], object]] = []
-        self._unreported: dict[ObjectKey, Resident] = {}
+        self._unreported: dict[ObjectKey, None] = {}
         self._conditions: dict[str, tuple[Condition, ...]] = {}
         self._states: dict[ObjectKey, State] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -95,7 +101,7 @@ class Telling:
 
     def report(self, resident: Resident) -> None:
         """Bring the endpoint's status up to date."""
-        self._unreported[resident.key] = resident
+        self._unreported[resident.key] = None
         self._wind()
 
     def unstarted(self, stub: Stub, reason: EndpointReason, message: str) -> None:
@@ -120,19 +126,27 @@ class Telling:
         self._timer = None
 
     def _tick(self) -> None:
-        self._tell()
+        # First: whatever is met, the next news have their timer.
         self._timer = None
+        self._tell()
         if self._later or self._unreported:
             self._wind()
 
     def _tell(self) -> None:
         later, self._later = self._later[: 4 * SLICE], self._later[4 * SLICE :]
         for tell in later:
-            tell()
+            try:
+                tell()
+            except Exception as error:  # noqa: BLE001  the root of a line or an Event
+                faults.note("telling", error)
         for key in tuple(itertools.islice(self._unreported, SLICE)):
-            self._report(self._unreported.pop(key))
+            del self._unreported[key]
+            self._attempt(key, "report", partial(self._report, key))
 
-    def _report(self, resident: Resident) -> None:
+    def _report(self, key: ObjectKey) -> None:
+        resident = self._residents.get(key)
+        if resident is None:
+            return
         described = self._describe(resident)
         if described.shadow and described.shadow != resident.shadow:
             self._reporter.event(

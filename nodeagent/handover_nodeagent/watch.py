@@ -11,14 +11,19 @@ import collections
 import contextlib
 import math
 import random
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, NamedTuple, Protocol
 
 from handover_api.names import ObjectKey
-from handover_nodeagent import pacing
+from handover_nodeagent import faults, pacing
 from handover_nodeagent.apiserver import ApiError, ApiServer, RawObject, Unavailable, Unreachable
+from handover_nodeagent.attempts import Attempts
 from handover_nodeagent.pacing import Backoff
+
+SLICE: Final = 4
+"""Objects that are told in one turn of the loop: each may cost a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,9 +135,18 @@ class Watch:
         self._pace = pace
         self._backoff = Backoff(pace.first_wait, pace.last_wait)
         self._version = ""
+        self._taken = 0
+        self._untold: dict[ObjectKey, Callable[[], None]] = {}
+        self._attempts = Attempts[ObjectKey](self._tell_again)
 
     async def run(self) -> None:
         """List and watch until cancelled."""
+        try:
+            await self._run()
+        finally:
+            self._attempts.close()
+
+    async def _run(self) -> None:
         while True:
             try:
                 await self._list()
@@ -157,9 +171,17 @@ class Watch:
         changes = diff(self.known, listed)
         for key, uid in changes.drops:
             self._drop(key, uid)
+            await self._give_way()
         for raw in changes.puts:
             self._put(*identity(raw), raw)
+            await self._give_way()
         self._sink.synced()
+
+    async def _give_way(self) -> None:
+        """Let the loop turn after every few objects: a guest may announce itself."""
+        self._taken += 1
+        if self._taken % SLICE == 0:
+            await asyncio.sleep(0)
 
     async def _follow(self) -> None:
         """Watch again and again until only a list can help. Raises an ApiError."""
@@ -195,6 +217,7 @@ class Watch:
         async with contextlib.aclosing(stream) as messages:
             async for kind, raw in messages:
                 self._take(kind, raw)
+                await self._give_way()
 
     def _take(self, kind: str, raw: RawObject) -> None:
         if kind == "BOOKMARK":
@@ -212,11 +235,32 @@ class Watch:
 
     def _put(self, key: ObjectKey, found: Identity, raw: RawObject) -> None:
         self.known[key] = found
-        self._sink.put(raw)
+        self._tell(key, partial(self._sink.put, raw))
 
     def _drop(self, key: ObjectKey, uid: str) -> None:
         del self.known[key]
-        self._sink.drop(key, uid)
+        self._tell(key, partial(self._sink.drop, key, uid))
+
+    def _tell(self, key: ObjectKey, tell: Callable[[], None]) -> None:
+        """Tell the sink of one object; what it meets is no other object's fault."""
+        if self._untold.pop(key, None):
+            self._attempts.mended([key])
+        try:
+            tell()
+        except Exception as error:  # noqa: BLE001  the root of whatever a sink does
+            faults.note("object", error, object=str(key))
+            self._untold[key] = tell
+            self._attempts.failed([key])
+
+    def _tell_again(self, keys: frozenset[ObjectKey]) -> None:
+        for key in keys & self._untold.keys():
+            try:
+                self._untold[key]()
+            except Exception as error:  # noqa: BLE001  as before
+                faults.note("object", error, object=str(key))
+            else:
+                del self._untold[key]
+                self._attempts.mended([key])
 
 
 def _name(error: ApiError) -> str:

@@ -15,7 +15,7 @@ from tests.nodeagent.api.conftest import running
 
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State, WorkloadEndpointStatus
-from handover_nodeagent import report
+from handover_nodeagent import notices, report
 from handover_nodeagent.apiserver import (
     Absent,
     ApiError,
@@ -463,3 +463,32 @@ def test_in_the_end_the_api_has_what_was_wanted_last(
         assert expected == store.objects
 
     asyncio.run(play())
+
+
+async def test_what_raises_for_one_is_tried_again_and_mutes_nobody(
+    desk: Desk, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the queue of Events, where the one that raised is lost."""
+    operations, body, left = report.operations, notices.body, [ArithmeticError()] * 2
+
+    def raising(uid: str, status: WorkloadEndpointStatus) -> Any:
+        if status is TARGET and left:
+            raise left.pop()
+        return operations(uid, status)
+
+    def raising_too(waiting: Any, node: str) -> Any:
+        if waiting.notice.reason == "Bad":
+            raise ArithmeticError
+        return body(waiting, node)
+
+    monkeypatch.setattr(report, "operations", raising)
+    monkeypatch.setattr(notices, "body", raising_too)
+    async with running(reporter):
+        reporter.status(A, "u", TARGET)
+        reporter.status(B, "u", BASE)
+        reporter.event(A, "u", "Bad", "text")
+        reporter.event(A, "u", "Good", "text")
+        await desk.until(lambda: len(desk.patches) == 2 and desk.events)
+        await settled(reporter)
+    assert sorted(desk.states) == [("a", "Target"), ("b", "Base")]
+    assert [event["reason"] for event in desk.events] == ["Good"]

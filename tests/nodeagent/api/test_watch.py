@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager
@@ -406,3 +407,53 @@ async def test_a_dead_server_is_asked_until_it_is_back(
         running.cancel()
         await server.close()
     assert recorder.said[-3:] == ["put a@1", "synced", "put b@11"]
+
+
+class Picky(Recorder):
+    """Raises at one object, until it is mended."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.mended = False
+
+    def put(self, raw: Object) -> None:
+        super().put(raw)
+        if raw["metadata"]["name"] == "bad" and not self.mended:
+            raise ArithmeticError
+
+
+async def test_an_object_at_which_its_sink_raises_is_told_again_and_no_others_fault(
+    fake_api: FakeApi, fake_client: ApiServer
+) -> None:
+    fake_api.then(
+        fake_api.list(build("bad"), build("b"), version=40),
+        fake_api.watch(("ADDED", build("c", 41))),
+    )
+    sink = Picky()
+    async with following(fake_client, sink) as watching:
+        said = await sink.until("put c@41")
+        assert said[:3] == ["put bad@1", "put b@1", "synced"]
+        await sink.until("put bad@1", times=3)
+        sink.mended = True
+        await sink.until("put bad@1", times=4)
+        assert watching._untold == {}
+
+
+async def test_a_long_list_lets_the_loop_turn_every_few_objects(
+    fake_api: FakeApi, fake_client: ApiServer
+) -> None:
+    count = 10 * watch.SLICE
+    fake_api.then(fake_api.list(*(build(f"vm{n}") for n in range(count)), version=40))
+    turns: list[int] = []
+    sink = Recorder()
+
+    async def turn() -> None:
+        while "synced" not in sink.said:
+            turns.append(len(sink.said))
+            await asyncio.sleep(0)
+
+    async with following(fake_client, sink):
+        await asyncio.wait_for(turn(), 20.0)
+    told = [after - before for before, after in itertools.pairwise(turns)]
+    assert max(told) <= watch.SLICE
+    assert len(sink.said) == count + 1

@@ -242,3 +242,70 @@ async def test_an_endpoint_that_could_be_read_goes_on_as_it_was(world: World) ->
     await world.at_rest()
     await world.shows(NORMAL_V4)
     assert world.condition("Programmed") == ("True", "Programmed")
+
+
+async def test_a_status_that_cannot_be_made_mutes_nobody(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        world.loop._telling,
+        "_describe",
+        fault.over(world.loop.describe, lambda resident: resident.key == BAD),
+    )
+    world.put()
+    put_good(world)
+    await world.until_says("Programmed", "True", "Programmed", "good")
+    await world.until(lambda: fault.met > 2)
+    assert BAD not in world.desk.statuses
+    fault.mended = True
+    await world.until_says("Programmed", "True", "Programmed")
+
+
+async def test_a_line_that_cannot_be_told_mutes_nobody(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.desk, "event", fault.over(world.desk.event, lambda *_, **__: True))
+    world.put(said="target")
+    await world.until_listening()
+    world.send()
+    await world.until(lambda: fault.met)
+    await world.until(lambda: world.condition("Programmed") == ("True", "Programmed"))
+    world.put(said="target Succeeded")
+    await world.until(lambda: (world.desk.statuses[BAD] or 0) and world.state() == "TimeWait")
+    await world.until(lambda: "TimeWait" in str(world.desk.statuses[BAD]))
+
+
+async def test_a_timer_that_raises_pops_again(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.configure(liveMigrationRouteConvergenceTime="50ms")
+    world.put(said="target")
+    await world.until_listening()
+    world.send()
+    await world.until_state("Live")
+
+    def concerns(_: Machine, event: object, *__: object) -> bool:
+        return type(event).__name__ == "TimerPopped"
+
+    monkeypatch.setattr(fsm, "step", fault.over(fsm.step, concerns))
+    world.put(said="target Succeeded")
+    await world.until_says("Programmed", "False", "InternalError")
+    await world.shows(ELEVATED_V4)
+    fault.mended = True
+    await world.until_state("Base")
+    await world.shows(NORMAL_V4)
+
+
+async def test_a_look_at_everything_gives_back_a_timer_that_was_lost(world: World) -> None:
+    world.configure(liveMigrationRouteConvergenceTime="50ms")
+    world.put(said="target")
+    await world.until_listening()
+    world.send()
+    await world.until_state("Live")
+    world.put(said="target Succeeded")
+    resident = world.loop.residents[BAD]
+    assert resident.alarm is not None
+    resident.alarm.cancel()
+    resident.alarm = resident.timer = None
+    world.loop.heal()
+    await world.until_state("Base")
