@@ -74,6 +74,8 @@ class EndpointReason(enum.StrEnum):
     INTERNAL_ERROR = "InternalError"
     UNREADABLE = "Unreadable"
     SHADOWED = "Shadowed"
+    PENDING = "Pending"
+    LINK_DOWN = "LinkDown"
     NOT_OWNED = "NotOwned"
     NOT_ACTIVE = "NotActive"
     LISTENING = "Listening"

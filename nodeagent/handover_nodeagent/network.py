@@ -53,7 +53,8 @@ Guard = Mapping[str, frozenset[IPv4Address]]
 class Link:
     """One network interface of the node; ``addresses`` are the node's own on it.
 
-    ``hosts`` are those of them that have no network: of a /32 or /128.
+    ``hosts`` are those of them that have no network: of a /32 or /128. ``carrier``: somebody is at
+    the other end; without, its routes stay and are "linkdown".
     """
 
     index: int
@@ -63,6 +64,7 @@ class Link:
     addresses: frozenset[IPAddress] = frozenset()
     default_route: bool = False
     hosts: frozenset[IPAddress] = frozenset()
+    carrier: bool = True
 
     @property
     def is_ethernet(self) -> bool:

@@ -61,7 +61,7 @@ class Node:
     def changed(self, told: LinkChanged) -> Turn | None:
         """Take in a link's notification; None when it says nothing new."""
         before = self.links.get(told.index)
-        after = Link(told.index, told.name, told.mac, told.up)
+        after = Link(told.index, told.name, told.mac, told.up, carrier=told.carrier)
         if before:
             after = dataclasses.replace(
                 after,

@@ -197,6 +197,28 @@ def _problem(standing: Standing) -> tuple[Reason, str] | None:
         return Reason.REFUSED, "; ".join(standing.refusals)
     if standing.shadow:
         return Reason.SHADOWED, standing.shadow
+    return _mismatch(standing, standing.placement)
+
+
+def _mismatch(standing: Standing, link: Link) -> tuple[Reason, str] | None:
+    """Say where the kernel, as far as it was looked at, is not what the state wants."""
+    present = {route.address for route in standing.routes}
+    if machine.level(standing.machine) is RouteLevel.NONE:
+        still = ", ".join(map(str, sorted(present, key=str)))
+        return (Reason.PENDING, f"a route to {still} is still in") if present else None
+    absent = [one for one in standing.admission.allowed if one not in present]
+    sharers = standing.sharers or {}
+    others = [one for one in absent if one in sharers]
+    if others:
+        text = f"the route to {', '.join(map(str, others))} is another endpoint's"
+        return Reason.SHARED, text
+    if absent:
+        return Reason.PENDING, f"the route to {', '.join(map(str, absent))} is not in"
+    if not standing.admission.allowed:
+        return Reason.NOT_ALLOWED, "none of its addresses is allowed"
+    if not link.carrier:
+        text = f"interface {link.name} has no carrier: nobody is at its other end"
+        return Reason.LINK_DOWN, text
     return None
 
 

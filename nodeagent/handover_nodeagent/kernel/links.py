@@ -18,6 +18,7 @@ _SKIP_STATISTICS: Final = 8
 _PEER_OR_OWN: Final = 1
 _OWN: Final = 2
 _UP: Final = 1
+_LOWER_UP: Final = 0x10000
 _NEXTHOP: Final = struct.Struct("=HBBi")
 
 
@@ -44,6 +45,7 @@ def observe(table: int = 254) -> Mapping[int, Link]:
             frozenset(addresses.get(link.index, ())),
             link.index in with_default,
             frozenset(hosts.get(link.index, ())),
+            link.carrier,
         )
         for link in found
     }
@@ -57,7 +59,8 @@ def decode(message: bytes) -> Link:
     if not name:
         text = f"link {index} has no name"
         raise messages.MalformedError(text)
-    return Link(index, name, found.get(_MAC, b"").hex(":"), bool(flags & _UP))
+    mac, carrier = found.get(_MAC, b"").hex(":"), bool(flags & _LOWER_UP)
+    return Link(index, name, mac, bool(flags & _UP), carrier=carrier)
 
 
 def decode_address(message: bytes) -> tuple[int, IPAddress]:

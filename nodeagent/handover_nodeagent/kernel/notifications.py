@@ -29,6 +29,7 @@ class LinkChanged:
     name: str
     mac: str
     up: bool
+    carrier: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +127,7 @@ def decode(message: bytes, table: int) -> Notification | None:
         link = links.decode(message)
         if kind == messages.DELLINK:
             return LinkRemoved(link.index, link.name)
-        return LinkChanged(link.index, link.name, link.mac, link.up)
+        return LinkChanged(link.index, link.name, link.mac, link.up, link.carrier)
     return None
 
 

@@ -172,8 +172,8 @@ async def test_a_links_life_is_told(node: Node, ear: Ear) -> None:
     states = [one for one in of_old if isinstance(one, LinkChanged)]
     assert LinkRemoved(index, "tap7") == of_old[-1]
     down, renamed = (
-        LinkChanged(index, "tap0", mac, up=False),
-        LinkChanged(index, "tap7", mac, up=False),
+        LinkChanged(index, "tap0", mac, up=False, carrier=False),
+        LinkChanged(index, "tap7", mac, up=False, carrier=False),
     )
     back = LinkChanged(index, "tap7", mac, up=True)
     assert states.index(down) < states.index(renamed) < states.index(back)

@@ -25,6 +25,17 @@ async def test_routes_follow_a_link_that_was_down(world: World) -> None:
     await world.shows(*both)
 
 
+async def test_a_route_behind_which_nobody_is_does_not_count_as_programmed(world: World) -> None:
+    """A tap whose QEMU has gone: its routes stay in the kernel, marked linkdown."""
+    world.put()
+    await world.until_says("Programmed", "True", "Programmed")
+    world.node.guest_runs("ip link set eth down")
+    await world.until_says("Programmed", "False", "LinkDown")
+    assert "linkdown" in world.node.run("ip route show dev tap0")
+    world.node.guest_runs("ip link set eth up")
+    await world.until_says("Programmed", "True", "Programmed")
+
+
 @pytest.mark.usefixtures("mute")
 async def test_an_interface_made_anew_is_followed(world: World) -> None:
     world.put(said="target")
@@ -100,6 +111,7 @@ async def test_a_guard_that_cannot_be_is_told_and_holds_nobody_up(world: World) 
     """An interface that nft cannot name must not delay the guard of all others."""
     world.node.run('ip link add bad"0 type veth peer name far9')
     world.node.run('ip link set bad"0 up')
+    world.node.run("ip link set far9 up")
     world.put("bad", interface='bad"0', ips=["10.65.0.9"])
     await world.until_says("Unguarded", "True", "GuardRefused", "bad")
     await world.until_says("Programmed", "True", "Programmed", "bad")
