@@ -11,7 +11,7 @@ from handover_api.configuration import Mode, Settings
 from handover_api.workloadendpoint import State
 from handover_nodeagent import commands, ears, timers
 from handover_nodeagent.ears import Audience, Ear
-from handover_nodeagent.events import Event
+from handover_nodeagent.events import Event, FellSilent
 from handover_nodeagent.resident import Resident
 from handover_nodeagent.router import Router
 from handover_nodeagent.timers import Timer
@@ -50,12 +50,14 @@ class Attendance:
             return
         if isinstance(command, commands.StartProbes):
             resident.ear.start_probes()
+        elif isinstance(command, commands.RenewProbes):
+            resident.ear.renew_probes()
         elif isinstance(command, commands.AskGuest):
             resident.ear.ask()
 
     def correct(self, resident: Resident, settings: Settings) -> None:
         """Tell the guest where its gateway is now."""
-        if settings.mode is Mode.PAUSED:
+        if settings.mode is not Mode.ACTIVE:
             return
         if resident.ear:
             resident.ear.correct()
@@ -86,6 +88,17 @@ class Attendance:
     def _pop(self, resident: Resident, timer: Timer) -> None:
         resident.timer = resident.alarm = None
         self._feed(resident, timer.pops)
+
+    def waits_on(self, resident: Resident, event: FellSilent) -> bool:
+        """Tell whether it is too early for silence; then it is due again when it may be true."""
+        if resident.ear is None or event.episode != resident.machine.episode:
+            return False
+        left = resident.ear.silence_in(timers.SILENCE.total_seconds())
+        if left <= 0:
+            return False
+        length = dt.timedelta(seconds=left)
+        self._wind(resident, Timer(self._clock() + length, length, event))
+        return True
 
     def _wind_overdue(self, resident: Resident, settings: Settings) -> None:
         """Have a Target reported that hears nothing; it listens on."""

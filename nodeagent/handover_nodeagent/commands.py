@@ -19,6 +19,13 @@ class StartProbes:
 
 
 @dataclass(frozen=True, slots=True)
+class RenewProbes:
+    """Start the fast probe series afresh because of a frame: once a second, however many come."""
+
+    episode: int
+
+
+@dataclass(frozen=True, slots=True)
 class AskGuest:
     """Probe the guest three times 20 ms apart, whatever ``probeInterval`` says.
 
@@ -72,4 +79,5 @@ SENTENCES: Final = {
     "until the interface goes or another endpoint claims the address",
 }
 
-Command = StartProbes | AskGuest | AnnounceGateway | RecordCutover | KeepOrphan | EmitEvent
+Asks = StartProbes | RenewProbes | AskGuest
+Command = Asks | AnnounceGateway | RecordCutover | KeepOrphan | EmitEvent

@@ -20,6 +20,8 @@ from handover_nodeagent.sniff.verdict import Accepted, Expectation, Reason
 
 FIRST_PATIENCE: Final = 0.1
 LAST_PATIENCE: Final = 60.0
+UNSENT_PATIENCE: Final = 1.0
+"""Seconds until a guest is asked again whom no probe could be sent: a link that is down, say."""
 
 # Found once: with twenty guests at one instant the next one's route waits for the count.
 _ANNOUNCED: Final = {signal: metrics.ANNOUNCEMENTS.labels(signal) for signal in Signal}
@@ -27,7 +29,11 @@ _ANNOUNCED: Final = {signal: metrics.ANNOUNCEMENTS.labels(signal) for signal in 
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """What to listen for, where, and how fast to ask; ``interval`` 0 asks only when told to."""
+    """What to listen for, where, and how fast to ask; ``interval`` 0 asks only when told to.
+
+    ``armed``: more than a RARP counts. ``hint``: the MAC to ask where nobody told the guest's.
+    ``is_mute``: nothing may be sent, so that nobody can be asked.
+    """
 
     link: Link
     addresses: tuple[IPAddress, ...]
@@ -37,16 +43,27 @@ class Tuning:
     state: State
     episode: int
     interval: float
+    hint: str | None = None
+    is_mute: bool = False
 
     def compose(self) -> questions.Questions:
         """Return the frames that ask the guest."""
+        if self.is_mute:
+            return questions.Questions()
         own = (a for a in self.link.addresses if isinstance(a, IPv6Address) and a.is_link_local)
-        parties = questions.Parties(self.mac, self.link.mac, next(own, None))
+        parties = questions.Parties(self.mac or self.hint, self.link.mac, next(own, None))
         return questions.compose(parties, self.addresses, self.gateways)
 
     def expectation(self, asked: questions.Questions) -> Expectation:
         """Return what an announcement looks like."""
-        return Expectation.of(self.mac, self.addresses, askers=asked.askers, armed=self.armed)
+        return Expectation.of(
+            self.mac, self.addresses, askers=asked.askers, armed=self.armed, hint=self.hint
+        )
+
+    @property
+    def parties(self) -> tuple[object, ...]:
+        """What the questions are made of."""
+        return self.mac, self.hint, self.addresses, self.gateways, self.link, self.is_mute
 
 
 class Audience(Protocol):
@@ -94,8 +111,7 @@ class Ear:
             self._asking = False
         if self._listener is None:
             return
-        asked = (before.mac, before.addresses, before.gateways, before.link)
-        if asked != (tuning.mac, tuning.addresses, tuning.gateways, tuning.link):
+        if before.parties != tuning.parties:
             self._questions = tuning.compose()
             self._listener.expect(tuning.expectation(self._questions))
             self._resume()
@@ -111,6 +127,23 @@ class Ear:
         if self._listener:
             series = self._listener.series.start(self.tuning.interval, self._loop.time())
             self._listener.probe(series)
+
+    def renew_probes(self) -> None:
+        """Start the fast series afresh because of a frame: not with each one of a flood."""
+        if self._listener:
+            series = self._listener.series.renew(self.tuning.interval, self._loop.time())
+            self._listener.probe(series)
+
+    def silence_in(self, patience: float) -> float:
+        """Return in how many seconds the guest has been silent for *patience*; 0.0 when it has.
+
+        What never left could not be answered: it is asked once more, and given its time.
+        """
+        series = self._listener.series if self._listener else None
+        if series is None or series.first_asked_at is None or not series.has_asked:
+            self.ask()
+            return UNSENT_PATIENCE
+        return max(0.0, series.first_asked_at + patience - self._loop.time())
 
     def ask(self) -> None:
         """Ask three times, now; say so where that cannot be."""

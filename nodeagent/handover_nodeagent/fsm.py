@@ -36,6 +36,7 @@ from handover_nodeagent.commands import (
     EventReason,
     KeepOrphan,
     RecordCutover,
+    RenewProbes,
     StartProbes,
 )
 from handover_nodeagent.events import (
@@ -121,7 +122,7 @@ def _weigh(machine: Machine, event: Announced, now: dt.datetime, settings: Setti
     A dying guest's late frames are no life, nor is its answer to a probe from before.
     """
     if not event.answers_probe:
-        return Step(machine, (StartProbes(machine.episode),), event.input)
+        return Step(machine, (RenewProbes(machine.episode),), event.input)
     first = machine.first_answer
     if first is None or now < first:
         heard = dataclasses.replace(machine, first_answer=now)

@@ -65,12 +65,17 @@ class Lodging:
         return self._seating.find(endpoint, self.node, self._router, remembered=remembered)
 
     def take_in(self, resident: Resident) -> None:
-        """Note where the endpoint lives; take its guest's MAC from the kernel if nobody said it."""
+        """Note where the endpoint lives; see whom the kernel takes for its guest."""
         self._seating.take(resident.key, resident.wishes, resident.link)
         self.look_below(resident)
+        self.look_for_mac(resident)
+
+    def look_for_mac(self, resident: Resident) -> None:
+        """Ask the kernel for the guest's MAC, if neither object nor guest has told it."""
+        resident.neigh_mac = None
         if resident.mac is None and resident.link:
             found = self._router.find_mac(resident.admission.allowed, resident.link.index)
-            resident.learned_mac = found
+            resident.neigh_mac = found
 
     def let_go(self, resident: Resident) -> None:
         """Forget an endpoint that is gone; another one may have been waiting for its interface."""

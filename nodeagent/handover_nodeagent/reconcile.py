@@ -181,10 +181,14 @@ class Reconciler:
         is_news = resident.mac is None
         if is_news:
             resident.learned_mac = heard.mac
+        before = resident.machine
         self._received_ns, self._acknowledged_ns = heard.received_ns, heard.acknowledged_ns
         self.feed(resident, heard.event)
         if is_news:
             self.router.seed(resident.local(self.settings))
+            if resident.machine is before:
+                # The guest can be asked from now on.
+                self._settle(resident, Step(before))
 
     def unaskable(self, key: ObjectKey, episode: int) -> None:
         """Take that a guest cannot be asked."""
@@ -212,12 +216,17 @@ class Reconciler:
         if isinstance(event, FellSilent) and self.faults.has(resident.key, FOLLOW):
             # Nobody knows whether the guest was asked at all.
             event = Unaskable(event.episode)
+        if isinstance(event, FellSilent) and self.attendance.waits_on(resident, event):
+            return
         step = fsm.step(resident.machine, event, _now(), self.settings)
         before = resident.machine
         if step.impossible and step.input:
             metrics.IMPOSSIBLE.labels(before.state, step.input).inc()
         elif step.machine is None:
             self._bury(resident, step)
+        elif step.machine is before and isinstance(event, Announced):
+            # A guest may send such frames as fast as it can: nothing else follows from them.
+            self._question(resident, step)
         else:
             resident.machine = step.machine
             self._settle(resident, step)
@@ -243,9 +252,10 @@ class Reconciler:
             elif isinstance(command, commands.RecordCutover):
                 self._record(resident, command.signal)
         self._acknowledged_ns = 0
+        if resident.machine.state is State.ASKING:
+            self.lodging.look_for_mac(resident)
         self.attendance.follow(resident, self.router, self.settings)
-        for command in step.commands:
-            self.attendance.question(resident, command)
+        self._question(resident, step)
         self._tell(resident, step)
         self._memory.keep(resident.key, resident.record)
         self._telling.report(resident)
@@ -256,6 +266,11 @@ class Reconciler:
         spec, link = resident.endpoint.spec, resident.link
         if link and gateways.is_assumed(spec, link, gateways.of(spec, link, self.settings)):
             self._telling.event(resident, "GatewayAssumed", gateways.ASSUMED)
+
+    def _question(self, resident: Resident, step: Step) -> None:
+        """Ask the guest what the machine wants asked."""
+        for command in step.commands:
+            self.attendance.question(resident, command)
 
     def _tell(self, resident: Resident, step: Step) -> None:
         """Emit the Events that the machine wants emitted."""

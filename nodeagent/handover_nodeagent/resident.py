@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from handover_api.conditions import EndpointReason
-from handover_api.configuration import Settings
+from handover_api.configuration import Mode, Settings
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, WorkloadEndpoint
 from handover_nodeagent import addresses, gateways, machine, placement
@@ -46,6 +46,7 @@ class Resident:
     placement: Link | Unplaced
     admission: Admission
     learned_mac: str | None = None
+    neigh_mac: str | None = None
     cutover: Cutover | None = None
     ear: Ear | None = None
     prepared: Prepared | None = None
@@ -74,7 +75,10 @@ class Resident:
 
     @property
     def mac(self) -> str | None:
-        """The guest's MAC: as its object says, else as it was learned."""
+        """The guest's MAC: as its object says, else as its own frames taught it.
+
+        What the kernel's neighbour table has (``neigh_mac``) may be an old guest's: good to ask.
+        """
         return self.endpoint.spec.mac or self.learned_mac
 
     @property
@@ -124,6 +128,8 @@ class Resident:
             self.machine.state,
             self.machine.episode,
             probe.interval(self.machine.state, settings.probe_interval, armed=trusting),
+            None if self.mac else self.neigh_mac,
+            is_mute=settings.mode is not Mode.ACTIVE,
         )
 
     def record(self) -> Record:

@@ -226,7 +226,9 @@ def _listening(standing: Standing) -> _Draft:
     if not machine.is_listening(standing.machine):
         return _Draft(Type.LISTENING, _NO, Reason.NOT_NEEDED)
     if standing.hears:
-        return _Draft(Type.LISTENING, _YES, Reason.LISTENING)
+        is_mute = standing.settings.mode is not Mode.ACTIVE
+        text = f"only listens: in mode {standing.settings.mode} no guest is asked"
+        return _Draft(Type.LISTENING, _YES, Reason.LISTENING, text if is_mute else "")
     if isinstance(standing.placement, Unplaced):
         return _Draft(Type.LISTENING, _NO, standing.placement.reason, standing.placement.message)
     return _Draft(Type.LISTENING, _NO, Reason.CANNOT_LISTEN, standing.deafness)

@@ -18,6 +18,7 @@ from handover_nodeagent.commands import (
     EventReason,
     KeepOrphan,
     RecordCutover,
+    RenewProbes,
     StartProbes,
 )
 from handover_nodeagent.events import (
@@ -339,7 +340,9 @@ class TestWithdrawn:
         self, signal: Signal
     ) -> None:
         taken = take(self.WITHDRAWN, heard(signal))
-        assert fsm.Step(self.WITHDRAWN, (StartProbes(EPISODE),), Input.ANNOUNCED) == taken
+        assert fsm.Step(self.WITHDRAWN, (RenewProbes(EPISODE),), Input.ANNOUNCED) == taken
+        # The very same: nothing else follows from frames that may come as a flood.
+        assert taken.machine is self.WITHDRAWN
 
     @pytest.mark.parametrize(
         ("milliseconds", "probe_interval", "expected"),

@@ -94,11 +94,11 @@ def compile_filter(expected: Expectation) -> Program:
     rarp = _rarp(expected.mac)
     arp: Program = ()
     advertisement: Program = ()
-    if expected.armed and expected.mac:
+    if expected.armed and expected.known:
         ipv4 = sorted(a for a in expected.addresses if len(a) == _IPV4_LENGTH and any(a))
         ipv6 = sorted(a for a in expected.addresses if len(a) != _IPV4_LENGTH)
-        arp = _arp(expected.mac, ipv4, expected.askers)
-        advertisement = _advertisement(expected.mac, ipv6, expected.askers)
+        arp = _arp(expected.known, ipv4, expected.askers)
+        advertisement = _advertisement(expected.known, ipv6, expected.askers)
     return (
         _load(_LOAD_WORD, _VLAN_TAG_PRESENT),
         *_require(_IF_EQUAL, 0),

@@ -140,7 +140,7 @@ class Listener:
     def _accept(self, accepted: Accepted) -> None:
         if accepted.is_answer:
             accepted = accepted._replace(is_answer=self.series.has_asked)
-            self.series = self.series.answered(self._loop.time())
+        self.series = self.series.drained(self._loop.time())
         before = self.expected
         self._sink.heard(accepted, self._capture.received_at())
         if self.expected is not before:

@@ -21,7 +21,8 @@ SLOWEST: Final = 60.0
 BURST: Final = 3
 BURST_INTERVAL: Final = 0.02
 WITHDRAWN_INTERVAL: Final = 0.2
-CONFIRMATION_INTERVAL: Final = 1.0
+FRAME_INTERVAL: Final = 1.0
+"""Seconds between two series that frames start: what a flood of them may cost in probes."""
 
 
 def interval(state: State, probe_interval: dt.timedelta, *, armed: bool) -> float:
@@ -43,7 +44,8 @@ class ProbeSeries:
     """The probes of one episode; a new one asks nothing before ``start`` or ``ask``.
 
     ``due``: when to call :meth:`take` next; None: never. ``rounds``: since the series started
-    afresh. ``burst``: rounds left of an asking. ``unanswered``: frames in this episode.
+    afresh. ``burst``: rounds left of an asking. ``unanswered``: frames that may still wait in the
+    guest's queue. ``asked``: frames that left in this episode, the first at ``first_asked_at``.
     """
 
     questions: Questions
@@ -52,13 +54,25 @@ class ProbeSeries:
     rounds: int = 0
     burst: int = 0
     unanswered: int = 0
-    has_asked: bool = False
-    """A probe was sent in this episode, so that an answer may be to it."""
+    asked: int = 0
+    first_asked_at: float | None = None
     confirmed_at: float = -math.inf
+    renewed_at: float = -math.inf
+
+    @property
+    def has_asked(self) -> bool:
+        """Tell whether a probe left in this episode, so that an answer may be to it."""
+        return self.asked > 0
 
     def start(self, interval: float, now: float) -> "ProbeSeries":
         """Start the fast series afresh, its first round now; an *interval* of 0 ends it."""
         return _due(dataclasses.replace(self, interval=interval, rounds=0), now)
+
+    def renew(self, interval: float, now: float) -> "ProbeSeries":
+        """Start afresh because of a frame; a guest may send them fast, so once a second."""
+        if now - self.renewed_at < FRAME_INTERVAL:
+            return self
+        return dataclasses.replace(self.start(interval, now), renewed_at=now)
 
     def ask(self, now: float) -> "ProbeSeries":
         """Ask for every address three times, first now; the series goes on afterwards."""
@@ -66,7 +80,7 @@ class ProbeSeries:
 
     def confirm(self, now: float) -> "ProbeSeries":
         """Ask because a frame needs it; a guest may send such frames fast, so once a second."""
-        if now - self.confirmed_at < CONFIRMATION_INTERVAL:
+        if now - self.confirmed_at < FRAME_INTERVAL:
             return self
         return dataclasses.replace(self.ask(now), confirmed_at=now)
 
@@ -81,16 +95,21 @@ class ProbeSeries:
             burst=max(0, self.burst - 1),
             rounds=self.rounds if self.burst else self.rounds + 1,
             unanswered=self.unanswered + len(frames),
-            has_asked=True,
+            asked=self.asked + len(frames),
+            first_asked_at=self.first_asked_at if self.asked else now,
         )
         return _due(taken, now + _gap(taken)), frames
 
     def unsent(self, count: int) -> "ProbeSeries":
-        """Take back *count* frames that never left: they wait in nobody's queue."""
-        return dataclasses.replace(self, unanswered=max(0, self.unanswered - count))
+        """Take back *count* frames that never left: nobody has to answer them."""
+        unanswered = max(0, self.unanswered - count)
+        return dataclasses.replace(self, unanswered=unanswered, asked=self.asked - count)
 
-    def answered(self, now: float) -> "ProbeSeries":
-        """Forget the unanswered: the queue is empty; a series that had used them up goes on."""
+    def drained(self, now: float) -> "ProbeSeries":
+        """Know from a frame of the guest that it runs and takes out of its queue what is there.
+
+        The unanswered are forgotten; a series that had used them up goes on.
+        """
         forgiven = dataclasses.replace(self, unanswered=0)
         return _due(forgiven, now + _gap(self)) if self.due is None else forgiven
 

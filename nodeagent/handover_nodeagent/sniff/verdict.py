@@ -68,8 +68,10 @@ Verdict = Accepted | NeedsConfirmation | Rejected
 class Expectation:
     """What one endpoint's announcement looks like; addresses are packed for the hot path.
 
-    ``askers``: in whose name our probes ask. ``advertised``: an unsolicited NA was heard, so that
-    the next answer confirms it.
+    ``hint``: a MAC that the kernel's neighbour table has for a guest whose MAC nobody told. It may
+    be an old one's, so it lets its owner answer, but excludes no RARP. ``askers``: in whose name
+    our probes ask. ``advertised``: an unsolicited NA was heard, so that the next answer confirms
+    it.
     """
 
     mac: bytes | None
@@ -77,6 +79,12 @@ class Expectation:
     askers: frozenset[bytes] = frozenset()
     armed: bool = True
     advertised: bool = False
+    hint: bytes | None = None
+
+    @property
+    def known(self) -> bytes | None:
+        """The MAC from which the guest's answers are expected."""
+        return self.mac or self.hint
 
     @classmethod
     def of(
@@ -86,6 +94,7 @@ class Expectation:
         *,
         askers: Iterable[IPAddress] = (),
         armed: bool = True,
+        hint: str | None = None,
     ) -> Self:
         """Make one from values; *askers* are those of the endpoint's ``questions.Questions``."""
         return cls(
@@ -93,11 +102,12 @@ class Expectation:
             addresses=frozenset(address.packed for address in addresses),
             askers=frozenset(address.packed for address in askers),
             armed=armed,
+            hint=pack_mac(hint) if hint else None,
         )
 
     def knowing(self, source: bytes) -> Self:
         """Return the expectation of a guest whose MAC an accepted RARP has taught."""
-        return dataclasses.replace(self, mac=source)
+        return dataclasses.replace(self, mac=source, hint=None)
 
 
 _FORGED_SENDER: Final = Rejected(Reason.FORGED_SENDER)
@@ -124,8 +134,10 @@ def _objection(expected: Expectation, frame: Frame) -> Rejected | None:
     """Anything but a RARP counts only while armed, from a known MAC, for the right address."""
     if not expected.armed:
         return _NOT_ARMED
-    if expected.mac is None:
+    if expected.known is None:
         return _UNKNOWN_MAC
+    if frame.source != expected.known:
+        return _OTHER_MAC
     if frame.address not in expected.addresses:
         return _OTHER_ADDRESS
     if frame.kind in _ANSWERS and frame.asker not in expected.askers:

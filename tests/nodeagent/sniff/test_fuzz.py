@@ -31,6 +31,8 @@ EXPECTATIONS = {
     "armed": EXPECTED,
     "unarmed": dataclasses.replace(EXPECTED, armed=False),
     "MAC unknown": dataclasses.replace(EXPECTED, mac=None),
+    "MAC guessed": dataclasses.replace(EXPECTED, mac=None, hint=MAC),
+    "MAC guessed, unarmed": dataclasses.replace(EXPECTED, mac=None, hint=MAC, armed=False),
     "IPv4 only": dataclasses.replace(EXPECTED, addresses=frozenset({IP})),
     "IPv6 only": dataclasses.replace(EXPECTED, addresses=frozenset({IP6})),
     "nobody asks": dataclasses.replace(EXPECTED, askers=frozenset()),
@@ -74,7 +76,7 @@ def filter_oracle(expected: Expectation, octets: bytes) -> Signal | None:
     if ethertype in {b"\x80\x35", b"\x08\x06"}:
         is_whole = len(octets) >= 42 and octets[14:20] == HARDWARE and octets[22:28] == source
         return _oracle_arp(expected, octets) if is_whole else None
-    if ethertype == b"\x86\xdd" and expected.armed and expected.mac:
+    if ethertype == b"\x86\xdd" and expected.armed and source in {expected.mac, expected.hint}:
         return _oracle_na(expected, octets)
     return None
 
@@ -83,7 +85,9 @@ def _oracle_arp(expected: Expectation, octets: bytes) -> Signal | None:
     operation, sender_ip, target_ip = octets[20:22], octets[28:32], octets[38:42]
     if octets[12:14] == b"\x80\x35":
         return Signal.RARP if operation == b"\x00\x03" else None
-    if not expected.armed or not expected.mac or sender_ip == bytes(4):
+    if not expected.armed or octets[6:12] not in {expected.mac, expected.hint}:
+        return None
+    if sender_ip == bytes(4):
         return None
     if sender_ip not in expected.addresses:
         return None

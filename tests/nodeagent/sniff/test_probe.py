@@ -128,27 +128,65 @@ def test_the_last_round_is_cut_to_the_bound() -> None:
     assert len(frames) == LIMIT
 
 
-def test_an_answer_lets_a_spent_series_go_on() -> None:
+def test_a_frame_of_the_guest_lets_a_spent_series_go_on() -> None:
     series, times, _ = play(ProbeSeries(SINGLE).start(0.2, 0.0))
-    answered = series.answered(times[-1] + 1)
-    assert answered.unanswered == 0
-    assert answered.due == times[-1] + 1 + 60
-    assert len(play(answered)[2]) == LIMIT
+    fresh = series.drained(times[-1] + 1)
+    assert fresh.unanswered == 0
+    assert fresh.due == times[-1] + 1 + 60
+    assert len(play(fresh)[2]) == LIMIT
 
 
 def test_an_answer_leaves_the_next_round_where_it_is() -> None:
     series, _ = ProbeSeries(SINGLE).start(0.2, 0.0).take(0.0)
-    assert series.answered(0.1).due == series.due
+    assert series.drained(0.1).due == series.due
 
 
 def test_an_answer_starts_nothing_where_nothing_was_to_be_asked() -> None:
-    assert ProbeSeries(SINGLE).answered(1.0).due is None
+    assert ProbeSeries(SINGLE).drained(1.0).due is None
 
 
 def test_frames_that_never_left_are_not_unanswered() -> None:
     series, _ = ProbeSeries(DUAL).start(0.2, 0.0).take(0.0)
     assert series.unanswered == 2
     assert series.unsent(2).unanswered == 0
+    assert not series.unsent(2).has_asked
+
+
+def test_one_frame_of_two_that_left_was_asked() -> None:
+    series, _ = ProbeSeries(DUAL).start(0.2, 3.0).take(3.0)
+    assert series.unsent(1).has_asked
+    assert series.unsent(1).first_asked_at == 3.0
+
+
+def test_the_time_of_the_first_frame_that_left_is_kept() -> None:
+    series, _ = ProbeSeries(SINGLE).ask(3.0).take(3.0)
+    series, _ = series.unsent(1).take(3.02)
+    assert series.first_asked_at == 3.02
+    series, _ = series.take(3.04)
+    assert (series.asked, series.first_asked_at) == (2, 3.02)
+    assert series.drained(3.05).first_asked_at == 3.02
+
+
+def test_frames_start_the_series_afresh_at_most_once_a_second() -> None:
+    series, _ = ProbeSeries(SINGLE).renew(0.2, 10.0).take(10.0)
+    assert series.rounds == 1
+    assert series.renew(0.2, 10.99) == series
+    renewed = series.renew(0.2, 11.0)
+    assert (renewed.rounds, renewed.due) == (0, 11.0)
+
+
+@given(st.lists(st.floats(0, 0.5), min_size=1, max_size=300))
+def test_no_flood_of_frames_makes_more_probes_than_the_fast_series(gaps: list[float]) -> None:
+    """Each frame drains and renews, and what is due is sent: five a second, one for the start."""
+    series, now, times = ProbeSeries(SINGLE), 0.0, list[float]()
+    for gap in gaps:
+        now += gap
+        while series.due is not None and series.due < now:
+            times.append(series.due)
+            series, _ = series.take(series.due)
+        series = series.drained(now).renew(0.2, now)
+    for start in times:
+        assert sum(start <= time < start + 1 for time in times) <= 6
 
 
 def test_without_a_mac_nothing_is_asked() -> None:
@@ -157,7 +195,8 @@ def test_without_a_mac_nothing_is_asked() -> None:
 
 
 STEPS = st.lists(
-    st.tuples(st.sampled_from(["start", "ask", "confirm", "take"]), st.floats(0, 100)), max_size=60
+    st.tuples(st.sampled_from(["start", "ask", "confirm", "renew", "take"]), st.floats(0, 100)),
+    max_size=60,
 )
 
 
@@ -175,6 +214,8 @@ def test_no_order_of_triggers_exceeds_the_bound(
                 series = series.ask(now)
             case "confirm":
                 series = series.confirm(now)
+            case "renew":
+                series = series.renew(0.2, now)
             case _:
                 series, frames = series.take(now)
                 sent += len(frames)

@@ -33,6 +33,7 @@ ARMED = Expectation.of(
 UNARMED = dataclasses.replace(ARMED, armed=False)
 NO_MAC = dataclasses.replace(ARMED, mac=None)
 NO_MAC_UNARMED = dataclasses.replace(ARMED, mac=None, armed=False)
+HINTED = dataclasses.replace(ARMED, mac=None, hint=MAC)
 ADVERTISED = dataclasses.replace(ARMED, advertised=True)
 
 RARP = Frame(Kind.RARP, MAC, MAC)
@@ -98,6 +99,23 @@ TABLE: dict[str, tuple[Expectation, Frame, Verdict]] = {
         Rejected(Reason.NOT_OUR_PROBE),
     ),
     "IPv6 answer after an NA": (ADVERTISED, NA_ANSWER, CONFIRMED),
+    "RARP of another than the hint": (
+        HINTED,
+        RARP._replace(source=OTHER, claimed=OTHER),
+        Accepted(Signal.RARP, OTHER),
+    ),
+    "GARP of the hint": (HINTED, GARP, Accepted(Signal.GRATUITOUS_ARP, MAC)),
+    "GARP of another than the hint": (
+        HINTED,
+        GARP._replace(source=OTHER, claimed=OTHER),
+        OTHER_MAC,
+    ),
+    "answer of the hint": (HINTED, ARP_ANSWER, PROBE),
+    "answer of the hint, not armed": (
+        dataclasses.replace(HINTED, armed=False),
+        ARP_ANSWER,
+        Rejected(Reason.NOT_ARMED),
+    ),
 }
 
 
@@ -120,6 +138,14 @@ def test_a_taught_mac_is_expected_afterwards() -> None:
     assert isinstance(taught, Accepted)
     assert taught.mac == "52:54:00:65:00:02"
     assert NO_MAC.knowing(taught.source) == ARMED
+    other = dataclasses.replace(HINTED, hint=OTHER)
+    assert other.knowing(taught.source) == ARMED
+
+
+def test_a_hint_is_who_may_answer_where_nobody_told_the_mac() -> None:
+    assert Expectation.of(None, [], hint="52:54:00:65:00:02").known == MAC
+    assert Expectation.of("52:54:00:65:00:03", [], hint="52:54:00:65:00:02").known == OTHER
+    assert Expectation.of(None, []).known is None
 
 
 def test_an_expectation_without_a_mac_can_be_made() -> None:
