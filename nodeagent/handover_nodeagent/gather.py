@@ -44,7 +44,7 @@ def endpoint(raw: Mapping[str, object]) -> WorkloadEndpoint | Unreadable:
         metadata = _mapping(raw, "metadata")
         generation = metadata.get("generation")
         return Unreadable(
-            ObjectKey(str(metadata.get("namespace", "")), str(metadata.get("name", ""))),
+            key(raw),
             str(metadata.get("uid", "")),
             ".".join(map(str, first["loc"])),
             first["msg"],
@@ -52,6 +52,12 @@ def endpoint(raw: Mapping[str, object]) -> WorkloadEndpoint | Unreadable:
             generation if isinstance(generation, int) else 0,
             _STATUS.validate_python(_mapping(raw, "status")),
         )
+
+
+def key(raw: Mapping[str, object]) -> ObjectKey:
+    """Read who it is, whatever else is wrong."""
+    metadata = _mapping(raw, "metadata")
+    return ObjectKey(str(metadata.get("namespace", "")), str(metadata.get("name", "")))
 
 
 def addresses(raw: Mapping[str, object]) -> tuple[IPAddress, ...]:

@@ -53,6 +53,9 @@ class Intake:
             if record.endpoint:
                 self._unconfirmed.add(key)
                 reconciler.meet(record.endpoint, record)
+            elif record.spared:
+                self._unconfirmed.add(key)
+                reconciler.kernel.spare(key, record.spared)
             elif not orphans:
                 self._memory.keep(key, lambda: None)
         if records:
@@ -83,6 +86,7 @@ class Intake:
         resident = self._reconciler.residents.get(key)
         if resident is None:
             self._reconciler.forget(key)
+            self._memory.keep(key, lambda: None)
         elif resident.uid != uid:
             return
         elif self._is_paused:

@@ -13,14 +13,14 @@ import logging
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Annotated, Any, Final, Self, TypeVar
 
 import pydantic
 
 from handover_api.model import Model
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, State, WorkloadEndpoint
-from handover_nodeagent import faults, metrics
+from handover_nodeagent import faults, gather, metrics
 from handover_nodeagent.network import IPAddress, Route
 from handover_nodeagent.restart import Remembered
 
@@ -34,6 +34,18 @@ LONGEST: Final = 200
 """Characters of a file name, before the suffixes."""
 
 _log: Final = logging.getLogger(__name__)
+
+
+def _read_or_forget(value: object, read: pydantic.ValidatorFunctionWrapHandler) -> object:
+    try:
+        return read(value)
+    except pydantic.ValidationError:
+        return None
+
+
+_T = TypeVar("_T")
+_Known = Annotated[_T | None, pydantic.WrapValidator(_read_or_forget)]
+"""What a newer agent wrote and this one cannot read counts as absent, and takes nothing along."""
 
 
 class _Place(Model):
@@ -59,12 +71,14 @@ class _Orphan(Model):
 class Record(Model):
     """One file: an endpoint as last seen and where it stood, or the routes that outlived it."""
 
-    endpoint: WorkloadEndpoint | None = None
-    stood: _Place | None = None
-    cutover: Cutover | None = None
-    learned_mac: str | None = None
-    interface: str | None = None
-    orphans: tuple[_Orphan, ...] = ()
+    endpoint: _Known[WorkloadEndpoint] = None
+    stood: _Known[_Place] = None
+    cutover: _Known[Cutover] = None
+    learned_mac: _Known[str] = None
+    interface: _Known[str] = None
+    orphans: tuple[_Known[_Orphan], ...] = ()
+    spared: tuple[IPAddress, ...] = pydantic.Field(default=(), exclude=True)
+    """Never written: the addresses of an endpoint that cannot be read."""
 
     @classmethod
     def of(
@@ -117,6 +131,7 @@ class Record(Model):
         return tuple(
             Route(kept.address, kept.oif, kept.metric, kept.table, kept.protocol)
             for kept in self.orphans
+            if kept
         )
 
 
@@ -269,4 +284,10 @@ def _read(path: Path) -> tuple[ObjectKey, Record | None]:
     except (OSError, ValueError) as error:
         _log.warning("the state file %s is ignored: %s", path.name, error)
         return key, None
-    return (record.endpoint.key if record.endpoint else key), record
+    raw = content.get("endpoint")
+    if record.endpoint:
+        return record.endpoint.key, record
+    if not isinstance(raw, dict):
+        return key, record if record.routes else None
+    _log.warning("the state file %s has an endpoint that nobody can read", path.name)
+    return gather.key(raw), record.model_copy(update={"spared": gather.addresses(raw)})

@@ -1,5 +1,6 @@
 """One endpoint's fault is never another one's, nor the agent's: whatever raises, wherever."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -309,3 +310,64 @@ async def test_a_look_at_everything_gives_back_a_timer_that_was_lost(world: Worl
     resident.alarm = resident.timer = None
     world.loop.heal()
     await world.until_state("Base")
+
+
+def rewrite(world: World, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change what the last agent remembered, as a newer one may have written it."""
+    (path,) = (world.directory / "endpoints").glob("*.json")
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def of_a_newer_place(content: dict[str, Any]) -> None:
+    content["stood"]["state"] = "Redirected"
+    content["cutover"]["signal"] = "Telepathy"
+
+
+def of_a_newer_spec(content: dict[str, Any]) -> None:
+    content["endpoint"]["spec"]["mac"] = "of another kind"
+
+
+async def live_and_die(world: World) -> None:
+    world.put(said="target")
+    await world.until_listening()
+    world.send()
+    await world.until_state("Live")
+    await world.memory.flush()
+    await world.kill()
+
+
+async def test_where_a_newer_agent_left_a_guest_it_is_asked(world: World) -> None:
+    await live_and_die(world)
+    rewrite(world, of_a_newer_place)
+    await world.start()
+    assert world.state() == "Asking"
+    await world.shows(ELEVATED_V4)
+    await world.until_state("Target")
+
+
+async def test_a_newer_agents_spec_costs_no_guest_its_route(world: World) -> None:
+    await live_and_die(world)
+    rewrite(world, of_a_newer_spec)
+    await world.start(synced=False)
+    await world.at_rest()
+    await world.shows(ELEVATED_V4)
+    world.put(said="target")
+    world.intake.synced()
+    assert world.state() == "Asking"
+
+
+async def test_what_cannot_be_read_goes_with_its_object(world: World) -> None:
+    world.put()
+    await world.shows(NORMAL_V4)
+    await world.memory.flush()
+    await world.kill()
+    rewrite(world, of_a_newer_spec)
+    world.node.run("ip neigh flush dev tap0")
+    await world.start(synced=False)
+    await world.shows(NORMAL_V4)
+    world.intake.synced()
+    await world.shows()
+    await world.memory.flush()
+    assert list((world.directory / "endpoints").glob("*.json")) == []
