@@ -27,11 +27,14 @@ NOTEWORTHY: Final = {
     ("AddressNotAllowed", "True"): (),
     ("AddressShared", "True"): (),
     ("TargetTimeout", "True"): (),
-    ("Programmed", "False"): ("InterfaceNotFound",),
+    ("Programmed", "False"): ("InterfaceNotFound", "LinkDown", "Pending"),
+    ("InterfaceDoubted", "True"): (),
+    ("Unguarded", "True"): (),
 }
 """Conditions that are news, but not for these reasons: those are the ordinary course.
 
-An interface comes later than the endpoint of its pod, and goes before it.
+An interface comes later than the endpoint of its pod, and goes before it; so does the guest's
+process, and with it the interface's carrier.
 """
 
 

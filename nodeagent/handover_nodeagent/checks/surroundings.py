@@ -20,7 +20,7 @@ _SOL_NETLINK: Final = 270
 _STRICT_CHECK: Final = 12
 _TRIAL: Final = "handover_check"
 _PROTOCOL_FILES: Final = ("/usr/share/iproute2/rt_protos", "/etc/iproute2/rt_protos")
-_SYSCTL: Final = Path("/proc/sys/net/ipv4/conf")
+_SYSCTL: Final = Path("/proc/sys/net")
 
 
 def look(settings: Settings) -> Iterator[Finding]:
@@ -95,9 +95,12 @@ def _network(settings: Settings) -> Iterator[Finding]:
         for family in routes.HOST
         for message in routes.dump(family, settings.route_table)
     ]
-    workloads = [_workload(link) for link in _leading_to_guests(found, entries)]
+    guests = _leading_to_guests(found, entries, settings.route_protocol)
+    workloads = [_workload(link) for link in guests]
+    yield from traps.unread(workloads)
     yield from traps.reverse_path(workloads)
     yield from traps.proxy_arp(workloads, guarded())
+    yield from traps.router_advertisements(workloads)
     foreign = [
         str(entry)
         for entry in entries
@@ -113,25 +116,55 @@ def _network(settings: Settings) -> Iterator[Finding]:
 
 
 def _leading_to_guests(
-    found: Mapping[int, Link], entries: Iterable[routes.Entry]
+    found: Mapping[int, Link], entries: Iterable[routes.Entry], protocol: int
 ) -> tuple[Link, ...]:
-    """Return the links with direct host routes that are none of the node's own."""
-    indexes = {entry.route.oif for entry in entries if entry.is_host and entry.direct}
-    own = (link for link in found.values() if link.index in indexes and not link.default_route)
-    return tuple(link for link in own if all(address.is_link_local for address in link.addresses))
+    """Return the links with direct host routes that are none of the node's own.
+
+    Where one of ours is, a guest is, whatever else the link has got meanwhile.
+    """
+    direct = [entry.route for entry in entries if entry.is_host and entry.direct]
+    ours = {route.oif for route in direct if route.protocol == protocol}
+    indexes = {route.oif for route in direct}
+    return tuple(
+        link
+        for link in found.values()
+        if link.index in ours or (link.index in indexes and not _is_nodes_own(link))
+    )
+
+
+def _is_nodes_own(link: Link) -> bool:
+    own = link.addresses - link.hosts
+    return link.default_route or not all(address.is_link_local for address in own)
 
 
 def _workload(link: Link) -> Workload:
-    strictest = max(_sysctl(link.name, "rp_filter"), _sysctl("all", "rp_filter"))
-    proxies = max(_sysctl(link.name, "proxy_arp"), _sysctl("all", "proxy_arp"))
-    return Workload(link.name, link.mac, strictest, bool(proxies))
+    read = _Sysctls(link.name)
+    # All interfaces' setting counts too where it is the stricter one.
+    strictest = max(read.value("ipv4", "rp_filter"), read.value("ipv4", "rp_filter", "all"))
+    proxies = max(read.value("ipv4", "proxy_arp"), read.value("ipv4", "proxy_arp", "all"))
+    accepts = False
+    if (_SYSCTL / "ipv6").exists():
+        accept, forwards = read.value("ipv6", "accept_ra"), read.value("ipv6", "forwarding")
+        # 1 means: unless this interface forwards; 2: always.
+        accepts = accept > 1 or (accept == 1 and not forwards)
+    return Workload(link.name, link.mac, strictest, bool(proxies), accepts, tuple(read.failed))
 
 
-def _sysctl(interface: str, name: str) -> int:
-    try:
-        return int((_SYSCTL / interface / name).read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return 0
+class _Sysctls:
+    """Reads what the kernel does on one interface; ``failed`` has what could not be read."""
+
+    def __init__(self, interface: str) -> None:
+        self.failed: list[str] = []
+        self._interface = interface
+
+    def value(self, family: str, name: str, interface: str = "") -> int:
+        """Return a setting, 0 where it cannot be read."""
+        path = _SYSCTL / family / "conf" / (interface or self._interface) / name
+        try:
+            return int(path.read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            self.failed.append(name)
+            return 0
 
 
 def _ebpf(found: Iterable[Link]) -> Iterator[Finding]:

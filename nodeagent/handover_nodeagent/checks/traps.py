@@ -1,6 +1,6 @@
 """PURE: judgments of what a node is like; each takes values and returns findings."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -12,6 +12,7 @@ FRR: Final = {11: "zebra", 186: "bgpd", 187: "isisd", 188: "ospfd", 189: "ripd",
 _OURS: Final = frozenset({"handover"})
 _SPEAKERS: Final = frozenset({"bird", "bird6", "bgpd", "zebra", "gobgpd"})
 _LOOSE: Final = 2
+_FEW: Final = 4
 _FRR_METRIC: Final = 20
 _CILIUM: Final = ("cil_", "cilium_", "from-container", "from-netdev")
 _CALICO: Final = ("calico_", "cali_")
@@ -22,13 +23,16 @@ _BPF_LINKS: Final = ("cilium_", "bpfin.cali", "bpfout.cali")
 class Workload:
     """A host-side interface of a workload, with what the kernel does there.
 
-    ``rp_filter`` is the stricter of the interface's and all interfaces'.
+    ``rp_filter`` is the stricter of the interface's and all interfaces'. ``accepts_ra``: what a
+    guest advertises as a router becomes the node's. ``unread``: what nobody could look at.
     """
 
     name: str
     mac: str
     rp_filter: int
     proxy_arp: bool
+    accepts_ra: bool = False
+    unread: tuple[str, ...] = ()
 
 
 def privileges(missing: Collection[str]) -> Iterator[Finding]:
@@ -51,11 +55,36 @@ def reverse_path(workloads: Iterable[Workload]) -> Iterator[Finding]:
         yield ok("rp_filter", "off on the workloads' interfaces")
 
 
+def router_advertisements(workloads: Iterable[Workload]) -> Iterator[Finding]:
+    """Judge accept_ra: a guest could give the node an address and a default route."""
+    names = sorted(one.name for one in workloads if one.accepts_ra)
+    if names:
+        text = f"on for {_some(names)}: one packet of the guest's gives this node a default route"
+        remedy = f"sysctl net.ipv6.conf.{names[0]}.accept_ra=0 (and of default, for those to come)"
+        yield warn("accept_ra", text, remedy)
+    else:
+        yield ok("accept_ra", "off, or without effect, on the workloads' interfaces")
+
+
+def unread(workloads: Iterable[Workload]) -> Iterator[Finding]:
+    """Say what nobody could look at, so that no silence is taken for a good answer."""
+    names = sorted({f"{name} of {one.name}" for one in workloads for name in one.unread})
+    if names:
+        text = f"{_some(names)} could not be read; nothing is said about it"
+        yield warn("sysctl", text, "run it where /proc/sys of the node's network can be read")
+
+
+def _some(names: Sequence[str]) -> str:
+    """Name the first few."""
+    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
+    return ", ".join(names[:_FEW]) + more
+
+
 def proxy_arp(workloads: Iterable[Workload], guarded: Collection[str]) -> Iterator[Finding]:
     """Judge proxy_arp where no ARP guard keeps the host from answering for the guest."""
     open_ones = [one.name for one in workloads if one.proxy_arp and one.name not in guarded]
     if open_ones:
-        text = f"on without an ARP guard on {', '.join(sorted(open_ones))}"
+        text = f"on without an ARP guard on {_some(sorted(open_ones))}"
         remedy = (
             "give the workload a WorkloadEndpoint with this interface: else the host may answer "
             "the guest's question for its own address, and the guest waits up to 10 s"

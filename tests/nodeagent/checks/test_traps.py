@@ -145,3 +145,11 @@ def test_lines_say_what_to_do_below() -> None:
     ]
     assert findings.has_failed(found)
     assert not findings.has_failed(found[:2])
+
+
+def test_many_names_are_told_by_the_first_few() -> None:
+    crowd = [traps.Workload(f"tap{n}", "", 0, proxy_arp=True, accepts_ra=True) for n in range(9)]
+    (found,) = traps.router_advertisements(crowd)
+    assert found.message.startswith("on for tap0, tap1, tap2, tap3 and 5 more: ")
+    (found,) = traps.proxy_arp(crowd, ())
+    assert found.message.endswith("tap3 and 5 more")

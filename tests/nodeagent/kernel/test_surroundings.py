@@ -26,12 +26,13 @@ def look(check: str, settings: Settings | None = None) -> list[tuple[Verdict, st
 
 def test_a_plain_node_is_fine_and_left_as_it_was(node: Node) -> None:
     node.run("ip route add 10.65.0.2 dev tap0")
+    Path("/proc/sys/net/ipv6/conf/tap0/accept_ra").write_text("0")
     found = list(surroundings.look(Settings()))
     # Which processes run is this machine's own affair.
     assert [one for one in found if one.verdict is not Verdict.OK and one.check != "BGP"] == []
     assert {one.check for one in found} == {
         *("privileges", "AF_PACKET", "netlink", "nftables", "nftables arp", "rp_filter"),
-        *("proxy_arp", "protocol", "gateway MAC", "eBPF host routing", "BGP"),
+        *("proxy_arp", "accept_ra", "protocol", "gateway MAC", "eBPF host routing", "BGP"),
     }
     assert node.run("nft list ruleset") == ""
 
@@ -54,6 +55,32 @@ def test_proxy_arp_is_fine_behind_a_guard(node: Node) -> None:
         guard = guard_rules.render({"tap0": frozenset({IPv4Address("10.65.0.2")})})
         assert process.run(guard) == Answer()
     assert [verdict for verdict, _ in look("proxy_arp")] == [Verdict.OK]
+
+
+def test_a_guest_that_could_become_the_nodes_router_is_found(node: Node) -> None:
+    """Also where it has done so already: the device has an address and a route of the guest's."""
+    settings = Path("/proc/sys/net/ipv6/conf/tap0")
+    node.run("ip route add 10.65.0.2 dev tap0 proto 88 metric 512")
+    (settings / "accept_ra").write_text("0")
+    assert look("accept_ra")[0][0] is Verdict.OK
+    for value, forwarding, expected in (("1", "1", "ok"), ("1", "0", "warn"), ("2", "1", "warn")):
+        (settings / "forwarding").write_text(forwarding)
+        (settings / "accept_ra").write_text(value)
+        ((verdict, message),) = look("accept_ra")
+        assert verdict == expected
+        assert ("tap0" in message) is (expected == "warn")
+    node.run("ip route add default dev tap0")
+    assert look("accept_ra")[0][0] is Verdict.WARN
+
+
+def test_what_cannot_be_read_is_not_called_well(
+    node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    node.run("ip route add 10.65.0.2 dev tap0")
+    monkeypatch.setattr(surroundings, "_SYSCTL", tmp_path)
+    ((verdict, message),) = look("sysctl")
+    assert verdict is Verdict.WARN
+    assert message.startswith("proxy_arp of tap0, rp_filter of tap0 could not be read")
 
 
 def test_a_network_route_with_our_protocol_number_is_somebody_elses(node: Node) -> None:
