@@ -11,15 +11,17 @@ import itertools
 import logging
 import threading
 import types
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
 import kopf
+from kopf._cogs.clients import fetching
 from kopf._cogs.structs.references import Insights
 from kubernetes_asyncio import client
 
 from handover_api import names
+from handover_api.names import ObjectKey
 from handover_operator import gather, metrics
 from handover_operator.cluster import Unavailable
 from handover_operator.kinds import Foreign, Kind
@@ -38,6 +40,41 @@ _TALKERS: Final = tuple(
 )
 _stopping: Final[set[int]] = set()
 """The threads in which Kopf is told to stop."""
+
+
+Listed = Callable[[str, Mapping[ObjectKey, str], int], None]
+"""Is told the plural of a kind, the uids of all its objects, and the version of that list."""
+
+
+class _Settings(kopf.OperatorSettings):
+    """Kopf's settings, and who is told of each complete list of a watch."""
+
+    listed: Listed
+
+
+_fetch_objs: Final = fetching.fetch_objs
+
+
+async def _fetch_and_tell(**how: Any) -> AsyncIterator[tuple[Any, str]]:  # noqa: ANN401
+    """List as Kopf does, and tell what there is in the end.
+
+    Kopf tells the objects of a list one by one: nothing of one that is gone, and nothing at all
+    where the list is empty.
+    """
+    existing: dict[ObjectKey, str] = {}
+    number = ""
+    async for items, version in _fetch_objs(**how):
+        number = number or version
+        for raw in items:
+            existing[gather.key(raw)] = raw["metadata"]["uid"]
+        yield items, version
+    settings = how["settings"]
+    if isinstance(settings, _Settings):
+        settings.listed(how["resource"].plural, existing, int(number))
+
+
+# Kopf has no hook for it; its watches look the function up in its module.
+fetching.fetch_objs = _fetch_and_tell
 
 
 class Backoffs:
@@ -64,8 +101,14 @@ async def watch(
     registry = kopf.OperatorRegistry()
     _register_login(registry, configuration)
     for kind in Kind:
-        _register(registry, kind, reconciler, sweeper)
-    await _serve(registry, _settings(), len(Kind), take_signals)
+        _register(registry, kind, reconciler)
+
+    def listed(plural: str, existing: Mapping[ObjectKey, str], version: int) -> None:
+        sweeper.note_list()
+        kind = next(kind for kind in Kind if kind.plural == plural)
+        reconciler.retain(kind, existing, version)
+
+    await _serve(registry, _settings(listed), len(Kind), take_signals)
 
 
 async def watch_foreign(
@@ -81,10 +124,16 @@ async def watch_foreign(
     stop: concurrent.futures.Future[None] = concurrent.futures.Future()
 
     def tell(kind: Foreign, event: Mapping[str, Any]) -> None:
-        loop.call_soon_threadsafe(_take, adapter, sweeper, kind, event)
+        loop.call_soon_threadsafe(_take, adapter, kind, event)
 
+    def listed(plural: str, existing: Mapping[ObjectKey, str], version: int) -> None:
+        kind = next(kind for kind in Foreign if kind.plural == plural)
+        loop.call_soon_threadsafe(adapter.retain, kind, existing, version)
+        loop.call_soon_threadsafe(sweeper.note_list)
+
+    settings = _settings(listed)
     work = asyncio.create_task(
-        asyncio.to_thread(lambda: asyncio.run(_watch_foreign(tell, configuration, stop)))
+        asyncio.to_thread(lambda: asyncio.run(_watch_foreign(tell, settings, configuration, stop)))
     )
     try:
         await asyncio.shield(work)
@@ -111,6 +160,7 @@ def _is_news(record: logging.LogRecord) -> bool:
 
 async def _watch_foreign(
     tell: Callable[[Foreign, Mapping[str, Any]], None],
+    settings: _Settings,
     configuration: client.Configuration,
     stop: concurrent.futures.Future[None],
 ) -> None:
@@ -118,7 +168,6 @@ async def _watch_foreign(
     assert main is not None
     registry = kopf.OperatorRegistry()
     _register_login(registry, configuration)
-    settings = _settings()
     for kind in Foreign:
         group, _, version = kind.api_version.rpartition("/")
         _register_foreign(registry, kind, tell)
@@ -212,21 +261,18 @@ def _register_foreign(
         tell(kind, event)
 
 
-def _take(
-    adapter: AdapterReconciler, sweeper: Sweeper, kind: Foreign, event: Mapping[str, Any]
-) -> None:
+def _take(adapter: AdapterReconciler, kind: Foreign, event: Mapping[str, Any]) -> None:
     raw = event["object"]
     metrics.EVENTS.labels(kind.value).inc()
     if event["type"] == "DELETED":
-        adapter.forget(kind, gather.key(raw), version_of(raw))
-        return
-    if event["type"] is None:
-        sweeper.ask()
-    adapter.observe(kind, raw)
+        adapter.end(kind, raw)
+    else:
+        adapter.observe(kind, raw)
 
 
-def _settings() -> kopf.OperatorSettings:
-    settings = kopf.OperatorSettings()
+def _settings(listed: Listed) -> _Settings:
+    settings = _Settings()
+    settings.listed = listed
     # It would list the CustomResourceDefinitions of the whole cluster, and keep them.
     settings.scanning.disabled = True
     settings.posting.enabled = False
@@ -239,9 +285,7 @@ def _settings() -> kopf.OperatorSettings:
     return settings
 
 
-def _register(
-    registry: kopf.OperatorRegistry, kind: Kind, reconciler: Reconciler, sweeper: Sweeper
-) -> None:
+def _register(registry: kopf.OperatorRegistry, kind: Kind, reconciler: Reconciler) -> None:
     @kopf.on.event(
         names.GROUP, names.VERSION, kind.plural, id=f"observe-{kind.plural}", registry=registry
     )
@@ -250,10 +294,8 @@ def _register(
         metrics.EVENTS.labels(kind.value).inc()
         if event["type"] == "DELETED":
             reconciler.forget(kind, gather.key(raw), version_of(raw))
-            return
-        if event["type"] is None:
-            sweeper.ask()
-        reconciler.observe(kind, raw)
+        else:
+            reconciler.observe(kind, raw)
 
 
 def _register_login(registry: kopf.OperatorRegistry, configuration: client.Configuration) -> None:

@@ -90,7 +90,8 @@ async def _work(
         await listing.keep_watching(
             lambda: handlers.watch(
                 reconciler, sweeper, api.configuration, lambda: _take_signals(work)
-            )
+            ),
+            lambda: sweeper.lists,
         )
 
 

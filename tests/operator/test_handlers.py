@@ -2,7 +2,9 @@
 
 import asyncio
 import itertools
+import json
 from collections.abc import AsyncIterator
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,16 +16,21 @@ from handover_api import names
 from handover_operator import handlers
 from handover_operator.cluster import Unavailable
 from handover_operator.kinds import Kind
+from handover_operator.listing import Sweeper
 
 RESOURCE = {"singularName": "", "namespaced": True, "verbs": ["list", "watch", "patch"]}
 
 
 class Server:
-    """Serves *kinds*, none of which has an object; a watch of the one that is ``gone`` fails."""
+    """Serves *kinds*, none of which has an object; a watch of the one that is ``gone`` fails.
+
+    ``lists``: what the next lists of LiveMigrations hold; between two of them a watch expires.
+    """
 
     def __init__(self) -> None:
         self.kinds: tuple[Kind, ...] = (*Kind,)
         self.gone: Kind | None = None
+        self.lists: list[tuple[str, ...]] = []
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
         """Answer one request."""
@@ -32,7 +39,18 @@ class Server:
                 return web.json_response({"kind": "Status", "code": 404}, status=404)
             stream = web.StreamResponse()
             await stream.prepare(request)
+            if self.lists and request.path.endswith(Kind.MIGRATION.plural):
+                expired = {"kind": "Status", "code": 410, "metadata": {}}
+                await stream.write(json.dumps({"type": "ERROR", "object": expired}).encode())
+                return stream
             await asyncio.Event().wait()
+        if self.lists and request.path.endswith(Kind.MIGRATION.plural):
+            named = [
+                {"name": name, "namespace": "default", "uid": name, "resourceVersion": "1"}
+                for name in self.lists.pop(0)
+            ]
+            items = [{"metadata": metadata, "spec": {}} for metadata in named]
+            return web.json_response({"items": items, "metadata": {"resourceVersion": "7"}})
         return web.json_response(self._found(request.path))
 
     def _found(self, path: str) -> dict[str, Any]:
@@ -77,7 +95,9 @@ async def ended(configuration: client.Configuration) -> tuple[BaseException, set
         others.append(asyncio.create_task(asyncio.Event().wait(), name=f"other {next(number)}"))
 
     others: list[asyncio.Task[bool]] = []
-    watching = handlers.watch(None, None, configuration, begin_another)  # type: ignore[arg-type]
+    reconciler: Any = SimpleNamespace(retain=lambda *_: None)
+    sweeper: Any = SimpleNamespace(note_list=lambda: None)
+    watching = handlers.watch(reconciler, sweeper, configuration, begin_another)
     [error] = await asyncio.gather(watching, return_exceptions=True)
     assert isinstance(error, BaseException)
     await asyncio.sleep(0)
@@ -104,3 +124,31 @@ async def test_kopf_ends_when_a_kind_is_gone_and_no_watch_of_its_lives_on(
     error, left = await ended(configuration)
     assert getattr(error, "status", None) == 404
     assert left == {"other 0"}
+
+
+async def test_each_list_of_a_watch_is_told_as_a_whole_also_an_empty_one(
+    server: Server, configuration: client.Configuration
+) -> None:
+    """The only object is deleted while its watch has expired: no event will ever say so."""
+    server.lists = [("m1",), ()]
+    told: list[tuple[set[str], int]] = []
+    observed: list[str] = []
+    all_told = asyncio.Event()
+
+    def retain(kind: Kind, existing: Any, version: int) -> None:
+        if kind is Kind.MIGRATION:
+            told.append(({key.name for key in existing}, version))
+        if len(told) == 2:
+            all_told.set()
+
+    reconciler: Any = SimpleNamespace(
+        retain=retain, observe=lambda _, raw: observed.append(raw["metadata"]["name"])
+    )
+    sweeper: Any = Sweeper(lambda: asyncio.sleep(0), 3600)
+    watching = asyncio.create_task(handlers.watch(reconciler, sweeper, configuration, lambda: None))
+    await asyncio.wait_for(all_told.wait(), 20)
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    assert told == [({"m1"}, 7), (set(), 7)]
+    assert observed == ["m1"]
+    assert sweeper.lists >= 4

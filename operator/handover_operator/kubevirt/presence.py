@@ -61,7 +61,9 @@ class Presence:
         """Watch while KubeVirt is there."""
         sweeper = Sweeper(self._sweep, self._sweep_interval)
         sweeping = asyncio.create_task(sweeper.run())
-        watching = asyncio.create_task(listing.keep_watching(lambda: self._watch(sweeper)))
+        watching = asyncio.create_task(
+            listing.keep_watching(lambda: self._watch(sweeper), lambda: sweeper.lists)
+        )
         try:
             await self._outlast()
         finally:
