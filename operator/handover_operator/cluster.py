@@ -61,6 +61,10 @@ class Absent(Exception):  # noqa: N818  an expected situation
     """The object, or its whole kind, is not there."""
 
 
+class Unserved(Absent):
+    """The whole kind is not there, which tells nothing of any object."""
+
+
 class Unconfigured(Exception):  # noqa: N818  tells a person what to do
     """There is neither a service account nor a kubeconfig."""
 
@@ -122,8 +126,11 @@ class Cluster:
         return found, version
 
     async def get(self, kind: AnyKind, key: ObjectKey) -> RawObject:
-        """Read one object."""
-        return await self._call("GET", _path(kind, key))
+        """Read one object; that its kind is not served, now, is no word about it."""
+        try:
+            return await self._call("GET", _path(kind, key))
+        except Unserved as error:
+            raise Unavailable(str(error)) from error
 
     async def read(self, path: str) -> RawObject:
         """Read whatever is at a path."""
@@ -331,7 +338,9 @@ def _ours(status: int, text: str, patience: float = 0.0) -> Exception:
     except (ValueError, AttributeError):
         found, message = {}, text
     if status == HTTPStatus.NOT_FOUND:
-        return Absent(message)
+        # Of an object that is missing the API server tells the name, of a path it does not.
+        is_object = bool((found.get("details") or {}).get("name"))
+        return Absent(message) if is_object else Unserved(message)
     if status == HTTPStatus.CONFLICT:
         causes = (found.get("details") or {}).get("causes") or ()
         return Conflict(

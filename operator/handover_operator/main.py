@@ -35,7 +35,8 @@ async def run(settings: OperatorSettings) -> None:
     reconciler = Reconciler(api, _now)
     default = Default(api, reconciler, given)
     reconciler.known.followers.append(default)
-    adapter = AdapterReconciler(api, reconciler, _now) if settings.kubevirt else None
+    ttl = settings.migration_ttl
+    adapter = AdapterReconciler(api, reconciler, _now, ttl) if settings.kubevirt else None
     if adapter is not None:
         adapter.is_configured = default.has_been_there
     metrics.watch(
@@ -45,7 +46,7 @@ async def run(settings: OperatorSettings) -> None:
     )
     try:
         server = await health.serve(
-            settings.listen_address, settings.port, lambda: _unready(reconciler, default)
+            settings.listen_address, settings.port, lambda: _unready(reconciler, adapter, default)
         )
     except OSError as error:
         await api.close()
@@ -148,9 +149,13 @@ def _take_signals(work: asyncio.Task[None]) -> None:
         loop.add_signal_handler(number, work.cancel)
 
 
-def _unready(reconciler: Reconciler, default: Default) -> str:
-    """Return why this replica is not ready; "" when it is."""
-    return default.trouble if reconciler.synced else "the first lists are not complete"
+def _unready(reconciler: Reconciler, adapter: AdapterReconciler | None, default: Default) -> str:
+    """Return why this replica is not ready, which is why it could not lead; "" when it is."""
+    if not reconciler.synced:
+        return "the first lists are not complete"
+    if adapter is not None and not adapter.has_begun:
+        return "nobody knows so far whether there is a KubeVirt, or its objects are not listed"
+    return default.trouble
 
 
 def read_default(path: Path | None) -> Mapping[str, object] | None:

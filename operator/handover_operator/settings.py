@@ -38,6 +38,9 @@ class OperatorSettings(BaseSettings):
     kubevirt: bool = True
     """Whether endpoints and LiveMigrations are made for KubeVirt's VMs, where KubeVirt is."""
 
+    migration_ttl: Annotated[int, pydantic.Field(ge=0)] = 3600
+    """Seconds for which a LiveMigration made for KubeVirt is kept after it has finished."""
+
     leader_election: bool = False
     """Whether several replicas agree, by a Lease, on one that writes."""
 

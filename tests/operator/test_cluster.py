@@ -24,10 +24,11 @@ class Server:
     def __init__(self) -> None:
         self.code = 200
         self.headers: dict[str, str] = {}
+        self.details: dict[str, str] = {"name": KEY.name}
 
     async def answer(self, _: web.BaseRequest) -> web.Response:
         """Answer as an API server does."""
-        body = json.dumps({"kind": "Status", "message": "because"})
+        body = json.dumps({"kind": "Status", "message": "because", "details": self.details})
         return web.Response(text=body, status=self.code, headers=self.headers)
 
 
@@ -69,6 +70,16 @@ async def test_an_answer_is_sorted_by_what_can_be_done(
     server.code = code
     with pytest.raises(kind, match="because"):
         await cluster.get(Kind.ENDPOINT, KEY)
+
+
+async def test_a_kind_that_is_not_served_says_nothing_of_its_objects(
+    server: Server, cluster: Cluster
+) -> None:
+    server.code, server.details = 404, {}
+    with pytest.raises(Unavailable, match="because"):
+        await cluster.get(Kind.ENDPOINT, KEY)
+    with pytest.raises(Absent, match="because"):
+        await cluster.identities(Kind.ENDPOINT)
 
 
 @pytest.mark.parametrize("code", [429, 503])

@@ -14,7 +14,7 @@ from handover_operator.kinds import Foreign
 from handover_operator.kubevirt import machine
 from handover_operator.kubevirt.facts import Pod, Vmi, Vmim
 from handover_operator.kubevirt.machine import Machine
-from handover_operator.kubevirt.wishes import WantedEndpoint, WantedMigration, Wishes
+from handover_operator.kubevirt.wishes import Need, WantedEndpoint, WantedMigration, Wishes
 from handover_operator.outcome import Undecided
 
 NOTHING: Final = Wishes()
@@ -146,6 +146,19 @@ class Adapter:
         if home is None:
             return None
         return home.fate(uid) or Undecided.UNDER_WAY
+
+    def question(self, uid: str) -> Need | None:
+        """Return what must be read to judge how a VMIM ended; None: nothing, or it goes on."""
+        key = self._courses.get(uid, ObjectKey("", ""))
+        home = self._machines.get(key)
+        if home is None or not home.is_open(uid):
+            return None
+        return Need(key, Foreign.VMI, key, home.vmi.uid if home.vmi else "", fate_of=uid)
+
+    def judge(self, home: ObjectKey, uid: str) -> None:
+        """Decide how a VMIM ended that is gone: its VMI was read since."""
+        if home in self._machines:
+            self._touch(home).judge(uid)
 
     def _touch(self, key: ObjectKey) -> Machine:
         self._stale.add(key)

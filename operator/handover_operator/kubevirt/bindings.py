@@ -8,10 +8,16 @@ from typing import Final
 
 from handover_operator.kubevirt.facts import PRIMARY, Interface, Pod
 
+_PASST: Final = "puts a MAC of its own on the wire, and no migration with it was proved so far"
+
 _REFUSED: Final = {
     "masquerade": "hides the guest behind the pod's address, which does not move with it",
     "slirp": "hides the guest behind the pod's address, which does not move with it",
     "sriov": "takes the guest's frames past the node's routes",
+    # passt answers for the guest with the pod's MAC, which is not the guest's: an endpoint with the
+    # guest's would turn the node's neighbor entry into a wrong one.
+    "passt": _PASST,
+    "passtBinding": _PASST,
     "": "names no binding that is known here",
 }
 

@@ -66,6 +66,7 @@ class Handoff:
 
     migration_uid: str
     source_pod: str
+    target_node: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -82,7 +82,11 @@ def vmi(raw: RawObject) -> Vmi:
     state = _mapping(status.get("migrationState"))
     handoff = None
     if state.get("migrationUid"):
-        handoff = Handoff(state["migrationUid"], state.get("sourcePod") or "")
+        handoff = Handoff(
+            migration_uid=state["migrationUid"],
+            source_pod=state.get("sourcePod") or "",
+            target_node=state.get("targetNode") or "",
+        )
     return Vmi(
         key=key(raw),
         uid=raw["metadata"]["uid"],

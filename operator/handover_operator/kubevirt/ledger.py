@@ -1,9 +1,11 @@
 """Our own objects as the adapter needs them: its own in full, of all others just the names.
 
-An object is the adapter's when its annotation says so and it is owned as the adapter makes them.
+An object is the adapter's when its annotation says so. For whom it was made its owner says, and
+where somebody has taken that away (``kubectl delete --cascade=orphan``) what the adapter wrote
+into its spec; whether that owner wants it is for others to compare.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -17,6 +19,9 @@ from handover_operator.kinds import Foreign, Kind
 ADAPTER: Final = "kubevirt"
 """The value of the annotation by which the adapter knows its own."""
 
+Side = Mapping[str, Any]
+"""The source or the target of a LiveMigration as its spec has it."""
+
 _OWNERS: Final = {Kind.ENDPOINT: Foreign.POD, Kind.MIGRATION: Foreign.VMIM}
 
 
@@ -24,12 +29,14 @@ _OWNERS: Final = {Kind.ENDPOINT: Foreign.POD, Kind.MIGRATION: Foreign.VMIM}
 class SeenEndpoint:
     """A WorkloadEndpoint of the adapter's as the API server has it.
 
-    ``foreign_labels``: those of its labels that others have put there.
+    ``owner_uid`` is empty where it has no owner any more. ``foreign_labels``: those of its labels
+    that others have put there.
     """
 
     uid: str
     owner_uid: str
     version: str
+    workload: str = ""
     mac: str | None = None
     ips: tuple[str, ...] = ()
     labels: dict[str, str] = field(default_factory=dict)
@@ -38,15 +45,22 @@ class SeenEndpoint:
 
 @dataclass(frozen=True, slots=True)
 class SeenMigration:
-    """A LiveMigration of the adapter's as the API server has it."""
+    """A LiveMigration of the adapter's as the API server has it.
+
+    ``course`` is what its spec names as id: the uid of a VMIM.
+    """
 
     uid: str
     owner_uid: str
     version: str
-    source: str | None = None
+    course: str = ""
+    source: Side = field(default_factory=dict)
+    target: Side = field(default_factory=dict)
     armed: bool = True
+    ttl: int | None = None
     outcome: Outcome | None = None
     not_followed: str = ""
+    has_owner: bool = True
 
 
 class Ledger:
@@ -95,15 +109,24 @@ class Ledger:
 
 
 def _owner_uid(kind: Kind, raw: RawObject) -> str | None:
-    """Return the uid of the foreign object that an object of the adapter's goes with."""
-    metadata = raw["metadata"]
-    if metadata.get("annotations", {}).get(names.ADAPTER) != ADAPTER:
+    """Return the uid of the foreign object for which an object of the adapter's was made.
+
+    Empty: nobody knows. None: it is not the adapter's.
+    """
+    if raw["metadata"].get("annotations", {}).get(names.ADAPTER) != ADAPTER:
         return None
-    for owner in metadata.get("ownerReferences", []):
-        if owner["kind"] == _OWNERS[kind] and owner.get("controller"):
+    said: str = raw["spec"].get("id") or "" if kind is Kind.MIGRATION else ""
+    return _controller(kind, raw) or said
+
+
+def _controller(kind: Kind, raw: RawObject) -> str:
+    """Return the uid of the owner, of the kind that the adapter gives; empty without one."""
+    wanted = (_OWNERS[kind].api_version, _OWNERS[kind].value)
+    for owner in raw["metadata"].get("ownerReferences", []):
+        if (owner["apiVersion"], owner["kind"]) == wanted and owner.get("controller"):
             uid: str = owner["uid"]
             return uid
-    return None
+    return ""
 
 
 def _endpoint(raw: RawObject, owner_uid: str) -> SeenEndpoint:
@@ -112,6 +135,7 @@ def _endpoint(raw: RawObject, owner_uid: str) -> SeenEndpoint:
         uid=metadata["uid"],
         owner_uid=owner_uid,
         version=metadata["resourceVersion"],
+        workload=spec["workload"],
         mac=(spec.get("mac") or "").lower() or None,
         ips=tuple(spec["ips"]),
         labels=metadata.get("labels", {}),
@@ -131,14 +155,17 @@ def _foreign_labels(metadata: RawObject) -> Iterator[str]:
 
 def _migration(raw: RawObject, owner_uid: str) -> SeenMigration:
     metadata, spec = raw["metadata"], raw["spec"]
-    source: dict[str, Any] = spec.get("source", {}).get("workload", {})
     outcome = spec.get("outcome")
     return SeenMigration(
         uid=metadata["uid"],
         owner_uid=owner_uid,
         version=metadata["resourceVersion"],
-        source=source.get("name"),
+        course=spec.get("id") or "",
+        source=spec.get("source") or {},
+        target=spec.get("target") or {},
         armed=spec.get("armed", True),
+        ttl=spec.get("ttlSecondsAfterFinished"),
         outcome=None if outcome is None else Outcome(outcome),
         not_followed=metadata.get("annotations", {}).get(names.NOT_FOLLOWED, ""),
+        has_owner=bool(_controller(Kind.MIGRATION, raw)),
     )

@@ -53,22 +53,30 @@ class Machine:
             self.ended[vmim.uid] = vmim.progress.outcome
 
     def fate(self, uid: str) -> Outcome | None:
-        """Return how a VMIM ended; None: it has not, or nobody knows yet.
-
-        Gone without a final phase it succeeded if the guest runs where it was to go.
-        """
+        """Return how a VMIM ended; None: it has not, or nobody knows yet (``judge``)."""
         vmim = self.vmims.get(uid)
-        if vmim is not None:
-            return vmim.progress.outcome
-        if uid in self.ended:
-            return self.ended[uid]
-        if uid not in self.absent or (self.vmi is None and not self._is_vmi_absent()):
-            return None
-        arrived = any(
+        return self.ended.get(uid) if vmim is None else vmim.progress.outcome
+
+    def is_open(self, uid: str) -> bool:
+        """Whether a VMIM is gone, and nobody has said or judged how it ended."""
+        return uid in self.absent and uid not in self.vmims and uid not in self.ended
+
+    def judge(self, uid: str) -> None:
+        """Decide how a VMIM ended that went without a final phase, by a VMI read after that.
+
+        It succeeded if the guest runs where it was to go: in the pod that it made, or on the node
+        that the hand-off names, where we do not know the pod so far.
+        """
+        if not self.is_open(uid):
+            return
+        has_arrived = any(
             pod.migration_uid == uid and not pod.is_final and self.runs_in(pod)
             for pod in self.pods.values()
         )
-        return self.ended.setdefault(uid, Outcome.SUCCEEDED if arrived else Outcome.ABORTED)
+        vmi = self.vmi
+        if vmi is not None and vmi.is_running and vmi.handoff and vmi.handoff.migration_uid == uid:
+            has_arrived = has_arrived or vmi.node == vmi.handoff.target_node
+        self.ended[uid] = Outcome.SUCCEEDED if has_arrived else Outcome.ABORTED
 
     def runs_in(self, pod: Pod) -> bool:
         """KubeVirt says that the guest runs on the node of *pod*.
@@ -77,9 +85,6 @@ class Machine:
         """
         vmi = self.vmi
         return vmi is not None and vmi.is_running and _is_of(pod, vmi) and vmi.node == pod.node
-
-    def _is_vmi_absent(self) -> bool:
-        return all(pod.vmi_uid in self.absent for pod in self.pods.values())
 
 
 def _is_of(pod: Pod, vmi: Vmi | None) -> bool:

@@ -16,8 +16,8 @@ from handover_operator.kubevirt.gather import MIGRATION_UID
 from handover_operator.kubevirt.ledger import ADAPTER, Ledger, SeenEndpoint, SeenMigration
 from handover_operator.kubevirt.wishes import Owner, WantedEndpoint, WantedMigration
 
-TTL: Final = 3600
-"""Seconds for which a LiveMigration can be looked at after it has finished."""
+_AWAITED: Final = frozenset({"source", "target", "armed"})
+"""Fields of a LiveMigration from which roles follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def is_awaited(write: Write) -> bool:
             return is_migration or names.ROLE in body["metadata"]["annotations"]
         case Patch(body):
             spec = body.get("spec", {})
-            return "outcome" not in spec and not spec.keys().isdisjoint({"source", "armed"})
+            return "outcome" not in spec and not spec.keys().isdisjoint(_AWAITED)
         case _:
             return False
 
@@ -66,33 +66,85 @@ def endpoint(
         if wanted is None or not wanted.is_makeable or ledger.is_undecided(wanted.after):
             return None
         return Create(_new_endpoint(wanted))
-    if wanted is not None and wanted.owner.uid == seen.owner_uid:
-        return _patch(seen.version, _labels(wanted, seen), _spec(wanted, seen))
+    if wanted is not None and seen.owner_uid in {wanted.owner.uid, ""}:
+        owner = {} if seen.owner_uid else {"ownerReferences": [_reference(wanted.owner)]}
+        return _patch(seen.version, _labels(wanted, seen) | owner, _spec(wanted, seen))
     return Delete(seen.uid) if is_judged else None
 
 
 def migration(
-    wanted: WantedMigration | None, seen: SeenMigration | None, fate: Outcome | None
+    wanted: WantedMigration | None, seen: SeenMigration | None, fate: Outcome | None, ttl: int
 ) -> Write | None:
-    """Compare one LiveMigration; *fate*: how its VMIM ended, where that is not wanted any more."""
-    if seen is None:
-        if wanted is None or not wanted.is_makeable:
-            return None
-        return Create(_new_migration(wanted))
-    is_wanted = wanted is not None and wanted.owner.uid == seen.owner_uid
-    outcome = wanted.outcome if is_wanted and wanted is not None else fate
+    """Compare one LiveMigration.
+
+    *fate*: how the VMIM ended for which it was made, where that is not wanted any more. *ttl*:
+    seconds for which it can be looked at after it has finished.
+    """
+    if wanted is not None and wanted.is_makeable:
+        if seen is None:
+            return Create(_new_migration(wanted, ttl))
+        if not _is_made_for(wanted, seen):
+            return Delete(seen.uid)
+    if seen is None or seen.outcome is not None:
+        return None
+    if wanted is None or not _is_made_for(wanted, seen):
+        return _patch(seen.version, {}, {"outcome": fate.value} if fate is not None else {})
+    if wanted.outcome is not None:
+        return _patch(seen.version, {}, {"outcome": wanted.outcome.value})
+    return _patch(seen.version, _corrected_metadata(wanted, seen), _corrected(wanted, seen, ttl))
+
+
+def _is_made_for(wanted: WantedMigration, seen: SeenMigration) -> bool:
+    """Whether it is that of this very VMIM, and names no other migration by its id.
+
+    Neither can be mended: the id is immutable, and an earlier VMIM of that name had another uid.
+    """
+    return seen.owner_uid == seen.course == wanted.owner.uid
+
+
+def _corrected_metadata(wanted: WantedMigration, seen: SeenMigration) -> Mapping[str, Any]:
+    metadata: dict[str, Any] = {}
+    if wanted.not_followed != seen.not_followed:
+        metadata["annotations"] = {names.NOT_FOLLOWED: wanted.not_followed or None}
+    if not seen.has_owner:
+        metadata["ownerReferences"] = [_reference(wanted.owner)]
+    return metadata
+
+
+def _corrected(wanted: WantedMigration, seen: SeenMigration, ttl: int) -> Mapping[str, Any]:
+    """Return the fields of the spec that are not as they were made, as a merge patch.
+
+    Whoever may edit a LiveMigration could else let its target be any endpoint of the namespace.
+    """
     spec: dict[str, Any] = {}
-    annotations: dict[str, Any] = {}
-    if seen.outcome is None and outcome is not None:
-        spec["outcome"] = outcome.value
-    if is_wanted and wanted is not None and wanted.outcome is None:
-        if wanted.source is not None and wanted.source != seen.source:
-            spec["source"] = {"workload": {"name": wanted.source}}
-        if wanted.armed is not seen.armed:
-            spec["armed"] = wanted.armed
-        if wanted.not_followed != seen.not_followed:
-            annotations[names.NOT_FOLLOWED] = wanted.not_followed or None
-    return _patch(seen.version, {"annotations": annotations} if annotations else {}, spec)
+    source, target = _source(wanted), _target(wanted)
+    if source and seen.source != source:
+        spec["source"] = {"endpoint": None, **source}
+    if seen.target != target:
+        spec["target"] = _replaced(seen.target, target)
+    if wanted.armed is not seen.armed:
+        spec["armed"] = wanted.armed
+    if seen.ttl != ttl:
+        spec["ttlSecondsAfterFinished"] = ttl
+    return spec
+
+
+def _replaced(before: Mapping[str, Any], after: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Compose the merge patch that leaves nothing of *before* but what *after* says."""
+    patch: dict[str, Any] = dict.fromkeys(before.keys() - after.keys(), None)
+    for key, value in after.items():
+        found = before.get(key)
+        both = isinstance(value, Mapping) and isinstance(found, Mapping)
+        patch[key] = _replaced(found, value) if both and found is not None else value
+    return patch
+
+
+def _source(wanted: WantedMigration) -> Mapping[str, Any]:
+    return {} if wanted.source is None else {"workload": {"name": wanted.source}}
+
+
+def _target(wanted: WantedMigration) -> Mapping[str, Any]:
+    return {"selector": {"matchLabels": {MIGRATION_UID: wanted.owner.uid}}}
 
 
 def _patch(version: str, metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> Patch | None:
@@ -102,7 +154,7 @@ def _patch(version: str, metadata: Mapping[str, Any], spec: Mapping[str, Any]) -
     return Patch(body | {"spec": spec} if spec else body)
 
 
-def _labels(wanted: WantedEndpoint, seen: SeenEndpoint) -> Mapping[str, Any]:
+def _labels(wanted: WantedEndpoint, seen: SeenEndpoint) -> dict[str, Any]:
     """Follow the pod's labels, also in losing some; what others have put there stays."""
     changed: dict[str, str | None] = {
         key: value for key, value in wanted.labels.items() if seen.labels.get(key) != value
@@ -113,6 +165,8 @@ def _labels(wanted: WantedEndpoint, seen: SeenEndpoint) -> Mapping[str, Any]:
 
 def _spec(wanted: WantedEndpoint, seen: SeenEndpoint) -> Mapping[str, Any]:
     spec: dict[str, Any] = {}
+    if seen.workload != wanted.owner.name:
+        spec["workload"] = wanted.owner.name
     if wanted.mac is not None and wanted.mac != seen.mac:
         spec["mac"] = wanted.mac
     if wanted.ips and not wanted.are_assumed:
@@ -135,17 +189,27 @@ def _new_endpoint(wanted: WantedEndpoint) -> Mapping[str, Any]:
     )
 
 
-def _new_migration(wanted: WantedMigration) -> Mapping[str, Any]:
-    source = {} if wanted.source is None else {"source": {"workload": {"name": wanted.source}}}
+def _new_migration(wanted: WantedMigration, ttl: int) -> Mapping[str, Any]:
+    source = _source(wanted)
     note = {names.NOT_FOLLOWED: wanted.not_followed} if wanted.not_followed else {}
     spec = {
         "id": wanted.owner.uid,
-        "target": {"selector": {"matchLabels": {MIGRATION_UID: wanted.owner.uid}}},
+        "target": _target(wanted),
         "armed": wanted.armed,
-        "ttlSecondsAfterFinished": TTL,
-        **source,
+        "ttlSecondsAfterFinished": ttl,
+        **({"source": source} if source else {}),
     }
     return _object(Kind.MIGRATION, wanted.key, wanted.owner, {"annotations": note}, spec)
+
+
+def _reference(owner: Owner) -> Mapping[str, Any]:
+    return {
+        "apiVersion": owner.kind.api_version,
+        "kind": owner.kind.value,
+        "name": owner.name,
+        "uid": owner.uid,
+        "controller": True,
+    }
 
 
 def _object(
@@ -155,13 +219,6 @@ def _object(
     metadata: Mapping[str, Any],
     spec: Mapping[str, Any],
 ) -> Mapping[str, Any]:
-    reference = {
-        "apiVersion": owner.kind.api_version,
-        "kind": owner.kind.value,
-        "name": owner.name,
-        "uid": owner.uid,
-        "controller": True,
-    }
     return {
         "apiVersion": kind.api_version,
         "kind": kind.value,
@@ -170,7 +227,7 @@ def _object(
             "name": key.name,
             "namespace": key.namespace,
             "annotations": {**metadata["annotations"], names.ADAPTER: ADAPTER},
-            "ownerReferences": [reference],
+            "ownerReferences": [_reference(owner)],
         },
         "spec": spec,
     }

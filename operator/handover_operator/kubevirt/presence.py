@@ -22,6 +22,10 @@ INTERVAL: Final = 2.0
 """Seconds between two looks for the kinds."""
 
 KINDS: Final = frozenset({Foreign.VMI.plural, Foreign.VMIM.plural})
+GONE_FOR: Final = 10.0
+"""Seconds for which the kinds must be unserved until KubeVirt counts as gone: an API server that
+begins, or one of several that is behind, says so too."""
+
 ORDER: Final = (Foreign.POD, Foreign.VMI, Foreign.VMIM)
 """What a pod refers to was made before it, so it is listed after: absent is then absent."""
 
@@ -43,6 +47,7 @@ class Presence:
     async def begin(self) -> None:
         """Load what there is now, so that nothing is decided without it."""
         await listing.insist(self._load_if_present, "KubeVirt's objects")
+        self._adapter.has_begun = True
         if not self._adapter.is_active:
             self._log.info("kubevirt_absent", looking_every=INTERVAL)
 
@@ -73,8 +78,12 @@ class Presence:
 
     async def _outlast(self) -> None:
         """Return when KubeVirt has gone."""
-        while await self._is_present_or_unknown():  # noqa: ASYNC110  nothing tells us
+        loop = asyncio.get_running_loop()
+        seen = loop.time()
+        while loop.time() - seen <= GONE_FOR:
             await asyncio.sleep(INTERVAL)
+            if await self._is_present_or_unknown():
+                seen = loop.time()
 
     async def _sweep(self) -> None:
         """Forget objects that exist no more though no watch has told it."""

@@ -9,7 +9,6 @@ one place that knows them. What KubeVirt or a person made is never written.
 import contextlib
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 
 import structlog
 
@@ -19,9 +18,10 @@ from handover_operator import gather as own_gather
 from handover_operator import metrics
 from handover_operator.cluster import Absent, Cluster, Conflict, Refused
 from handover_operator.gather import RawObject
-from handover_operator.kinds import AnyKind, Foreign, Kind
+from handover_operator.kinds import Foreign, Kind
 from handover_operator.kubevirt import gather, objects
 from handover_operator.kubevirt.adapter import Adapter, Change
+from handover_operator.kubevirt.items import Saying, Subject, is_urgent
 from handover_operator.kubevirt.ledger import Ledger
 from handover_operator.kubevirt.objects import Create, Delete, Patch, Write
 from handover_operator.kubevirt.wishes import Need, Owner, Remark, Wishes
@@ -33,35 +33,6 @@ from handover_operator.versions import Version, Versions, version_of
 from handover_operator.workqueue import Outdated, Temporary, WorkQueue
 
 
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """An object of ours to bring up to date."""
-
-    kind: Kind
-    key: ObjectKey
-
-    def __str__(self) -> str:
-        return f"{self.kind} {self.key}"
-
-
-@dataclass(frozen=True, slots=True)
-class Saying:
-    """Something to say about an object."""
-
-    kind: AnyKind
-    key: ObjectKey
-    uid: str
-    notice: Notice
-
-    def __str__(self) -> str:
-        return f"Event {self.notice.reason} of {self.kind} {self.key}"
-
-
-def is_urgent(item: Subject | Saying | Need) -> bool:
-    """Whether an agent may be waiting for it, or for what depends on its answer."""
-    return isinstance(item, Need) or (isinstance(item, Subject) and item.kind is Kind.ENDPOINT)
-
-
 class Unconfigured(Temporary):
     """An agent that saw an endpoint now would act on what nobody has asked for."""
 
@@ -69,17 +40,24 @@ class Unconfigured(Temporary):
 class AdapterReconciler:
     """Keeps what is known of KubeVirt's world, and writes what follows from it.
 
-    No endpoint is made before ``is_configured``.
+    No endpoint is made before ``is_configured``. *ttl*: seconds for which a LiveMigration can be
+    looked at after it has finished. ``has_begun``: it is known whether there is a KubeVirt.
 
     It is idle until ``start``, and after ``stop``: then nothing is made, changed or deleted.
     """
 
     def __init__(
-        self, cluster: Cluster, reconciler: Reconciler, clock: Callable[[], dt.datetime]
+        self,
+        cluster: Cluster,
+        reconciler: Reconciler,
+        clock: Callable[[], dt.datetime],
+        ttl: int = 3600,
     ) -> None:
         self.adapter = Adapter()
         self.ledger = Ledger()
         self.is_active = False
+        self.has_begun = False
+        self._ttl = ttl
         self.is_configured: Callable[[], bool] = lambda: True
         self._cluster = cluster
         self._reconciler = reconciler
@@ -87,7 +65,7 @@ class AdapterReconciler:
         self._queue: WorkQueue[Subject | Saying | Need] = WorkQueue(self._work, is_urgent)
         self._versions = {kind: Versions() for kind in Foreign}
         self._lost: set[str] = set()
-        self._said: set[object] = set()
+        self._said: dict[str, set[object]] = {}
         self._runs = False
         self._standby: Standby | None = None
         self._awaited: set[Subject] = set()
@@ -122,9 +100,9 @@ class AdapterReconciler:
         """All three kinds were listed: from now on what is absent is really absent."""
         self.adapter.put_complete()
         self.is_active = True
-        self._said |= {
-            remark for change in self.adapter.resolve().values() for remark in change.after.remarks
-        }
+        for change in self.adapter.resolve().values():
+            for remark in change.after.remarks:
+                self._is_news(remark.uid, remark)
         self._reconciler.doubt_all()
         self._review()
 
@@ -158,6 +136,7 @@ class AdapterReconciler:
     def forget(self, kind: Foreign, key: ObjectKey, last: Version) -> None:
         """Take in that this very object is gone."""
         if self._versions[kind].bury(key, last):
+            self._said.pop(last.uid, None)
             self.adapter.drop(kind, key)
             self._advance()
 
@@ -176,6 +155,11 @@ class AdapterReconciler:
 
     def drop(self, kind: Kind, key: ObjectKey) -> None:
         """Take in that an object of ours is gone (knowledge.Follower)."""
+        self._said.pop(self.ledger.stranger(kind, key) or "", None)
+        if kind is Kind.MIGRATION and key in self.ledger.migrations:
+            self._lost.discard(self.ledger.migrations[key].owner_uid)
+        elif kind is Kind.ENDPOINT and key in self.ledger.endpoints:
+            self._lost.discard(self.ledger.endpoints[key].uid)
         self.ledger.drop(kind, key)
         self._look(kind, (key,))
 
@@ -190,8 +174,13 @@ class AdapterReconciler:
         return self._decides and self._standby is None
 
     def _course(self, uid: str) -> Outcome | Undecided | None:
-        """Say how a VMIM ended (outcome.Driver)."""
-        return self.adapter.course(uid) if self.is_active else None
+        """Say how a VMIM ended (outcome.Driver), or find out."""
+        if not self.is_active:
+            return None
+        question = self.adapter.question(uid) if self._leads else None
+        if question is not None:
+            self._queue.add(question)
+        return self.adapter.course(uid)
 
     def _review(self) -> None:
         """Look at everything; only what differs is written."""
@@ -234,10 +223,16 @@ class AdapterReconciler:
 
     def _remark(self, remarks: Iterable[Remark]) -> None:
         for remark in remarks:
-            if self._leads and remark not in self._said:
+            if self._is_news(remark.uid, remark) and self._leads:
                 notice = Notice("NotFollowed", remark.text)
                 self._queue.add(Saying(Foreign.VMI, remark.vmi, remark.uid, notice))
-            self._said.add(remark)
+
+    def _is_news(self, uid: str, what: object) -> bool:
+        """Whether this was never said of an object, and from now on it was; until it is gone."""
+        said = self._said.setdefault(uid, set())
+        before = len(said)
+        said.add(what)
+        return len(said) > before
 
     def _look(self, kind: Kind, keys: Iterable[ObjectKey]) -> None:
         """Queue those objects on which a write is due."""
@@ -268,21 +263,27 @@ class AdapterReconciler:
             seen = self.ledger.endpoints.get(key)
             is_judged = seen is not None and self.adapter.has_judged(seen.owner_uid)
             wanted = self.adapter.endpoint(key)
+            if seen is not None and seen.uid in self._lost:
+                return Delete(seen.uid)
             return objects.endpoint(wanted, self.ledger, key, is_judged=is_judged)
         migration = self.ledger.migrations.get(key)
         fate = None if migration is None else self._fate(migration.owner_uid)
-        return objects.migration(self.adapter.migration(key), migration, fate)
+        return objects.migration(self.adapter.migration(key), migration, fate, self._ttl)
 
     def _fate(self, uid: str) -> Outcome | None:
         """Return how a VMIM ended that is not there any more."""
-        course = self.adapter.course(uid)
+        course = self._course(uid)
         if course is None:
             return Outcome.ABORTED if uid in self._lost else None
         return None if isinstance(course, Undecided) else course
 
     def _is_doubtful(self, kind: Kind, key: ObjectKey) -> bool:
-        """A LiveMigration of the adapter's belongs to a VMIM that was never seen."""
-        seen = self.ledger.migrations.get(key) if kind is Kind.MIGRATION else None
+        """Whether one of the adapter's own belongs to something that was never seen."""
+        if kind is Kind.ENDPOINT:
+            orphan = self.ledger.endpoints.get(key)
+            is_wanted = self.adapter.endpoint(key) is not None
+            return orphan is not None and not orphan.owner_uid and not is_wanted
+        seen = self.ledger.migrations.get(key)
         if seen is None or seen.outcome is not None:
             return False
         return self.adapter.course(seen.owner_uid) is None and seen.owner_uid not in self._lost
@@ -301,9 +302,8 @@ class AdapterReconciler:
         """Say it once, to whoever looks at either of the two."""
         uid = self.ledger.stranger(kind, key) or ""
         wanted = self.adapter.endpoint(key) or self.adapter.migration(key)
-        if wanted is None or (kind, uid) in self._said:
+        if wanted is None or not self._is_news(uid, wanted.owner.uid):
             return
-        self._said.add((kind, uid))
         owner = wanted.owner
         owned = ObjectKey(key.namespace, owner.name)
         self._log.warning("name_clash", kind=kind.value, object=str(key), owner=str(owned))
@@ -327,7 +327,7 @@ class AdapterReconciler:
     async def _write(self, subject: Subject) -> None:
         self._awaited.discard(subject)
         if self._leads and self._is_doubtful(subject.kind, subject.key):
-            await self._ask_for_owner(subject.key)
+            await self._ask_for_owner(subject)
         write = await self._confirmed(subject)
         if write is None:
             return
@@ -429,6 +429,9 @@ class AdapterReconciler:
 
     async def _ask(self, need: Need) -> None:
         """Ask for an object that no watch has shown; after that its machine knows."""
+        if need.fate_of:
+            await self._ask_for_fate(need)
+            return
         try:
             raw = await self._cluster.get(need.kind, need.key)
         except Absent:
@@ -445,8 +448,25 @@ class AdapterReconciler:
         wishes = self.adapter.wishes().get(home)
         return frozenset() if wishes is None else wishes.needs
 
-    async def _ask_for_owner(self, key: ObjectKey) -> None:
-        """Find out whether the VMIM of a LiveMigration exists that no watch has shown."""
+    async def _ask_for_fate(self, need: Need) -> None:
+        """Judge how a VMIM ended that went without a final phase, by where the guest is now."""
+        await self._look_at(need.kind, need.key)
+        self.adapter.judge(need.home, need.fate_of)
+        self._advance()
+        for kind, key in tuple(self.ledger.of_owner[need.fate_of]):
+            self._look(kind, (key,))
+        self._reconciler.doubt(need.key.namespace, need.fate_of)
+
+    async def _ask_for_owner(self, subject: Subject) -> None:
+        """Find out whether the owner of an object of ours exists that no watch has shown."""
+        key = subject.key
+        if subject.kind is Kind.ENDPOINT:
+            orphan = self.ledger.endpoints[key]
+            try:
+                await self._cluster.get(Foreign.POD, ObjectKey(key.namespace, orphan.workload))
+            except Absent:
+                self._lost.add(orphan.uid)
+            return
         uid = self.ledger.migrations[key].owner_uid
         try:
             raw = await self._cluster.get(Foreign.VMIM, key)

@@ -56,12 +56,17 @@ class WantedMigration:
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """An object that the machine *home* must ask for by name before it can decide."""
+    """An object that the machine *home* must ask for by name before it can decide.
+
+    ``fate_of``: the uid of the VMIM that is gone, where the object may be known, and is to tell
+    how that ended; what watches have told of it may be older than that end.
+    """
 
     home: ObjectKey
     kind: Foreign
     key: ObjectKey
     uid: str
+    fate_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)

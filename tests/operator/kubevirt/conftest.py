@@ -107,8 +107,9 @@ def build_pod(name: str, node: str | None = None, ips: tuple[str, ...] = (), **f
 
 def build_vmim(name: str = "m", phase: str = "", vmi: str = "vm", **state: Any) -> Raw:
     """Build a VMIM; *state* is its status.migrationState."""
+    metadata = state.pop("metadata", {})
     status = {"phase": phase, "migrationState": state} if state else {"phase": phase}
-    return build(Foreign.VMIM, name, spec={"vmiName": vmi}, status=status)
+    return build(Foreign.VMIM, name, spec={"vmiName": vmi}, status=status, metadata=metadata)
 
 
 @types.coroutine
@@ -498,6 +499,26 @@ def new_world() -> Iterator[Callable[[], World]]:
 def world(new_world: Callable[[], World]) -> World:
     """Return an empty cluster."""
     return new_world()
+
+
+A = ("10.0.0.1",)
+
+
+@pytest.fixture
+def running(world: World) -> World:
+    """A guest that runs on node a."""
+    return world.apply(build_vmi(node="a"), build_pod("p1", "a", A))
+
+
+@pytest.fixture
+def moving(running: World) -> World:
+    """A guest that is about to move to node b; its target pod is bound and has no network."""
+    return running.apply(
+        build_vmim(phase="Pending", sourcePod="p1"),
+        build_pod("p2", migration="m"),
+        build_vmim(phase="Scheduling", sourcePod="p1"),
+        build_pod("p2", "b", migration="m"),
+    )
 
 
 @pytest.fixture(scope="session")

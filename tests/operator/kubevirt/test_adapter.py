@@ -12,23 +12,6 @@ A, B = ("10.0.0.1",), ("10.0.0.2",)
 Build = Callable[..., dict[str, Any]]
 
 
-@pytest.fixture
-def running(world: Any, vmi: Build, pod: Build) -> Any:
-    """A guest that runs on node a."""
-    return world.apply(vmi(node="a"), pod("p1", "a", A))
-
-
-@pytest.fixture
-def moving(running: Any, vmim: Build, pod: Build) -> Any:
-    """A guest that is about to move to node b; its target pod is bound and has no network."""
-    return running.apply(
-        vmim(phase="Pending", sourcePod="p1"),
-        pod("p2", migration="m"),
-        vmim(phase="Scheduling", sourcePod="p1"),
-        pod("p2", "b", migration="m"),
-    )
-
-
 def phase(world: Any, vmim: Build, name: str) -> None:
     """Let the VMIM enter a phase."""
     world.apply(vmim(phase=name, sourcePod="p1"))
@@ -52,6 +35,16 @@ def test_a_launcher_pod_has_an_endpoint(running: Any) -> None:
 def test_both_families_are_taken_over(world: Any, vmi: Build, pod: Build) -> None:
     world.apply(vmi(node="a"), pod("p1", "a", ("10.0.0.1", "FD00::1")))
     assert world.endpoint("p1")["spec"]["ips"] == ["10.0.0.1", "fd00::1"]
+
+
+def test_a_mac_that_is_known_later_is_written_later(world: Any, vmi: Build, pod: Build) -> None:
+    """A VirtualMachine without a macAddress: KubeVirt reports it when the guest runs."""
+    bridge = [{"name": "default", "bridge": {}}]
+    world.apply(vmi(interfaces=bridge), pod("p1", "a", A))
+    assert "mac" not in world.endpoint("p1")["spec"]
+    reported = {"interfaces": [{"name": "default", "mac": "02:7A:31:00:00:09"}]}
+    world.apply(vmi(node="a", interfaces=bridge, status=reported))
+    assert world.endpoint("p1")["spec"]["mac"] == "02:7a:31:00:00:09"
 
 
 def test_nothing_is_made_before_there_is_a_network(world: Any, vmi: Build, pod: Build) -> None:
@@ -132,7 +125,7 @@ def test_where_nobody_tells_who_wrote_a_label_it_stays(running: Any) -> None:
     assert running.endpoint("p1")["metadata"]["labels"]["app"] == "web"
 
 
-@pytest.mark.parametrize("binding", ["masquerade", "slirp", "sriov"])
+@pytest.mark.parametrize("binding", ["masquerade", "slirp", "sriov", "passt", "passtBinding"])
 def test_a_binding_that_cannot_keep_the_address_is_told_of(
     world: Any, vmi: Build, pod: Build, vmim: Build, binding: str
 ) -> None:

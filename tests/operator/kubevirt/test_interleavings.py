@@ -22,7 +22,7 @@ Build = Callable[..., Raw]
 
 A: Final = ("10.0.0.1",)
 ORDERS: Final = settings(
-    max_examples=60,
+    max_examples=30,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
@@ -30,12 +30,12 @@ ORDERS: Final = settings(
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One write of KubeVirt's; it waits for others as its writer does."""
+    """One write of KubeVirt's (without a patch: a deletion); it waits as its writer does."""
 
     after: tuple[str, ...]
     kind: Foreign
     name: str
-    patch: Mapping[str, Any]
+    patch: Mapping[str, Any] | None
 
 
 def phase(name: str) -> Mapping[str, Any]:
@@ -61,6 +61,16 @@ SUCCESS: Final = SCRIPT | {
     "moved": Step(("running",), Foreign.VMI, "vm", {"status": {"nodeName": "b"}}),
     "left": Step(("running",), Foreign.POD, "p1", phase("Succeeded")),
     "final": Step(("moved",), Foreign.VMIM, "m", phase("Succeeded")),
+}
+VANISHED: Final = SCRIPT | {
+    "moved": Step(("running",), Foreign.VMI, "vm", {"status": {"nodeName": "b"}}),
+    "gone": Step(("moved",), Foreign.VMIM, "m", None),
+}
+"""It is gone before its final phase was written; nobody knows how it ended but the guest."""
+
+CANCELLED: Final = {
+    **{name: step for name, step in SCRIPT.items() if name not in {"ready", "running"}},
+    "gone": Step(("handoff",), Foreign.VMIM, "m", None),
 }
 FAILURES: Final = {
     at: {
@@ -100,9 +110,11 @@ class Play:
         self.had_role = self.had_role or (said is not None and said.startswith("target of m"))
         self.was_bare = self.was_bare or said == "-"
         assert not (self.had_role and self.was_bare)
-        if said is not None and (phase != "Succeeded" or self.had_role):
+        is_over = vmim is None or phase == "Succeeded"
+        if said is not None and (not is_over or self.had_role):
             assert said.startswith("target of m")
-            assert phase in {"Succeeded", "Failed"} or "ed" not in said.replace("armed", "")
+            has_ended = vmim is None or phase in {"Succeeded", "Failed"}
+            assert has_ended or "ed" not in said.replace("armed", "")
 
     @property
     def wanted(self) -> dict[str, str]:
@@ -130,6 +142,8 @@ class Play:
         self.done.add(name)
         if name == "pod":
             self.world.put(copy.deepcopy(self.target))
+        elif step.patch is None:
+            self.world.delete(step.kind, step.name)
         else:
             self.world.patch(step.kind, step.name, step.patch)
 
@@ -163,6 +177,28 @@ def test_a_success_ends_the_same_in_every_order(
     assert played.world.said() == played.wanted
     migration = played.world.migration()
     assert migration is None or migration["spec"]["outcome"] == "Succeeded"
+
+
+@ORDERS
+@given(data=st.data())
+def test_a_migration_that_vanishes_ended_where_the_guest_is_in_every_order(
+    new_world: Any, build: dict[str, Build], data: Any
+) -> None:
+    played = play(new_world(), VANISHED, build, data)
+    assert played.world.said()["p2"] == played.wanted["p2"]
+    assert played.world.said()["p1"] in {"source of m Succeeded", "-"}
+    assert played.world.migration() is None
+
+
+@ORDERS
+@given(data=st.data())
+def test_a_migration_that_is_taken_back_is_aborted_in_every_order(
+    new_world: Any, build: dict[str, Build], data: Any
+) -> None:
+    world = play(new_world(), CANCELLED, build, data).world
+    assert world.said()["p1"] in {"source of m Aborted", "-"}
+    assert world.said().get("p2", "target of m Aborted") == "target of m Aborted"
+    assert world.migration() is None
 
 
 @ORDERS

@@ -148,7 +148,7 @@ def test_it_gives_no_role_back_that_the_leader_has_ended(
 
 
 @settings(
-    max_examples=60,
+    max_examples=30,
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

@@ -1,0 +1,37 @@
+"""What the adapter's loop works on, besides what it must ask for: objects, and Events of them."""
+
+from dataclasses import dataclass
+
+from handover_api.names import ObjectKey
+from handover_operator.kinds import AnyKind, Kind
+from handover_operator.kubevirt.wishes import Need
+from handover_operator.notices import Notice
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """An object of ours to bring up to date."""
+
+    kind: Kind
+    key: ObjectKey
+
+    def __str__(self) -> str:
+        return f"{self.kind} {self.key}"
+
+
+@dataclass(frozen=True, slots=True)
+class Saying:
+    """Something to say about an object."""
+
+    kind: AnyKind
+    key: ObjectKey
+    uid: str
+    notice: Notice
+
+    def __str__(self) -> str:
+        return f"Event {self.notice.reason} of {self.kind} {self.key}"
+
+
+def is_urgent(item: Subject | Saying | Need) -> bool:
+    """Whether an agent may be waiting for it, or for what depends on its answer."""
+    return isinstance(item, Need) or (isinstance(item, Subject) and item.kind is Kind.ENDPOINT)
