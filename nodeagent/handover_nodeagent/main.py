@@ -43,7 +43,9 @@ from handover_nodeagent.supervision import Healer, Supervisor
 from handover_nodeagent.watch import Watch
 
 CONFIGURATION_PATIENCE: Final = 3.0
-"""Seconds for which a start waits for the configuration; then it goes by what it remembers."""
+"""Seconds for which a start waits for the configuration; then it goes by what it remembers.
+
+Where it remembers none it waits for as long as it takes: built-in defaults are no answer."""
 LAST_WORDS: Final = 2.0
 """Seconds for which a stop waits for the reports to leave."""
 _ROOT: Final = f"/apis/{names.GROUP}/{names.VERSION}"
@@ -66,7 +68,9 @@ class Agent:
         """Wire them; nothing runs so far."""
         self.settings = settings
         self.memory = memory
-        self.specs: dict[str, Mapping[str, object]] = memory.load_configuration()
+        remembered = memory.load_configuration()
+        self.remembers = remembered is not None
+        self.specs: dict[str, Mapping[str, object]] = remembered or {}
         self.configured = asyncio.Event()
         self.uninstalled = asyncio.Event()
         self._requests = handback.Requests()
@@ -160,16 +164,21 @@ class Agent:
 
     async def _work(self) -> None:
         records = await asyncio.to_thread(self.memory.load)
-        await self.observation.begin(self.intake, records)
         async with asyncio.TaskGroup() as group:
             keep = self.supervisor.keep
             group.create_task(self.supervisor.watch())
             group.create_task(keep("local socket", self._open_door, is_vital=False))
+            if not self.remembers:
+                # After a boot nobody knows whether the kernel may be written to at all.
+                group.create_task(keep("configurations", self.configurations.run))
+                await self.configured.wait()
+            await self.observation.begin(self.intake, records)
             group.create_task(keep("guard", self.reconciler.kernel.guard.run, is_vital=False))
             group.create_task(keep("observation", self.observation.run))
-            group.create_task(keep("configurations", self.configurations.run))
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.configured.wait(), CONFIGURATION_PATIENCE)
+            if self.remembers:
+                group.create_task(keep("configurations", self.configurations.run))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self.configured.wait(), CONFIGURATION_PATIENCE)
             group.create_task(keep("endpoints", self.endpoints.run))
 
     async def _open_door(self) -> None:
@@ -202,6 +211,9 @@ class Agent:
         """Say why nobody may rely on this agent so far; "" when all may."""
         if self.uninstalled.is_set():
             return "the node has been handed back, as the uninstall asked"
+        if not (self.remembers or self.configured.is_set()):
+            why = self.reconciler.misconfigured
+            return why or "nobody has told so far how this node is configured"
         return "" if self.intake.is_synced else "the node's endpoints are not all known yet"
 
     def heal(self) -> None:
@@ -260,6 +272,7 @@ class _Configurations:
         own = f"{names.NODE_CONFIGURATION_PREFIX}{agent.settings.node_name}"
         self._wanted = {names.DEFAULT_CONFIGURATION, own}
         self._listed: set[str] = set()
+        self._is_complete = False
 
     def put(self, raw: Mapping[str, object]) -> None:
         metadata, spec = raw["metadata"], raw.get("spec") or {}
@@ -274,6 +287,7 @@ class _Configurations:
             )
         if metadata["name"] == names.DEFAULT_CONFIGURATION:
             self._agent.consider_uninstall(metadata)
+        self._answer()
 
     def drop(self, key: ObjectKey, uid: str) -> None:  # noqa: ARG002  the sink's form
         if key.name in self._wanted:
@@ -285,10 +299,28 @@ class _Configurations:
             self._take(name, None)
         if names.DEFAULT_CONFIGURATION not in self._listed:
             self._agent.consider_uninstall({})
-        self._agent.configured.set()
+        self._is_complete = True
+        self._answer()
 
     def outage(self, reason: str) -> None:
         _log.warning("outage", kind="HandoverConfiguration", why=reason)
+        if self._agent.configurations.is_absent:
+            self._is_complete = True
+            self._answer()
+
+    def _answer(self) -> None:
+        """Let the agent begin when it is definite which configuration holds.
+
+        That there is none, or no such kind, is an answer only where nobody is about to apply one.
+        """
+        has_default = names.DEFAULT_CONFIGURATION in self._agent.specs
+        is_awaited = self._agent.settings.await_configuration and not self._agent.remembers
+        is_first_invalid = bool(self._agent.reconciler.misconfigured) and not self._agent.remembers
+        if self._is_complete and (has_default or not is_awaited) and not is_first_invalid:
+            if not self._agent.configured.is_set() and not self._agent.specs:
+                # The next start need not wait for what it knows.
+                self._agent.memory.keep_configuration({})
+            self._agent.configured.set()
 
     def _take(self, name: str, spec: Mapping[str, object] | None) -> None:
         if spec is None:

@@ -169,13 +169,13 @@ class Memory:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(DELAY, self._write)
 
-    def load_configuration(self) -> dict[str, Any]:
-        """Read the HandoverConfigurations as they were last; {} where there is no such memory."""
+    def load_configuration(self) -> dict[str, Any] | None:
+        """Read the HandoverConfigurations as they were last; None where there is no such memory."""
         try:
             content = json.loads(self._configuration.read_text())
         except (OSError, ValueError):
-            return {}
-        return content if isinstance(content, dict) else {}
+            return None
+        return content if isinstance(content, dict) else None
 
     def keep_configuration(self, specs: Mapping[str, object]) -> None:
         """Write the HandoverConfigurations' *specs* by name, for a start without an API server."""

@@ -38,6 +38,10 @@ class AgentSettings(BaseSettings):
     drain_seconds: Annotated[float, pydantic.Field(ge=0)] = 570.0
     """How long after SIGTERM to serve on while an endpoint is in Target; below the pod's grace."""
 
+    await_configuration: bool = False
+    """Whether to do nothing before there is a HandoverConfiguration ``default``, or the memory of
+    one: true where somebody applies it, as the chart's operator does."""
+
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much it logs."""
 

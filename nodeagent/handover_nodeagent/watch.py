@@ -18,7 +18,14 @@ from typing import Final, NamedTuple, Protocol
 
 from handover_api.names import ObjectKey
 from handover_nodeagent import faults, pacing
-from handover_nodeagent.apiserver import ApiError, ApiServer, RawObject, Unavailable, Unreachable
+from handover_nodeagent.apiserver import (
+    Absent,
+    ApiError,
+    ApiServer,
+    RawObject,
+    Unavailable,
+    Unreachable,
+)
 from handover_nodeagent.attempts import Attempts
 from handover_nodeagent.pacing import Backoff
 
@@ -115,7 +122,10 @@ def diff(known: Known, listed: Mapping[ObjectKey, tuple[Identity, RawObject]]) -
 
 
 class Watch:
-    """Keeps a sink informed about the objects at *path*, namespaces and all."""
+    """Keeps a sink informed about the objects at *path*, namespaces and all.
+
+    ``is_absent``: the last outage was that the kind is not served at all.
+    """
 
     def __init__(
         self,
@@ -127,6 +137,7 @@ class Watch:
         pace: Pace = DEFAULT_PACE,
     ) -> None:
         self.counts = Counts()
+        self.is_absent = False
         self.known: dict[ObjectKey, Identity] = {}
         self._api = api
         self._path = path
@@ -153,6 +164,7 @@ class Watch:
                 await self._follow()
             except ApiError as error:
                 self.counts.restarts[_name(error)] += 1
+                self.is_absent = isinstance(error, Absent)
                 self._sink.outage(f"{self._path}: {error}")
                 asked = error.retry_after if isinstance(error, Unavailable) else 0.0
                 await asyncio.sleep(max(self._backoff.next(), asked))

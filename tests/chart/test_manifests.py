@@ -235,6 +235,7 @@ def test_the_agent_is_told_its_node_and_to_end_before_it_is_killed(release: Rele
     assert variables(release, NODEAGENT) == {
         "HANDOVER_NODE_NAME": "spec.nodeName",
         "HANDOVER_STATE_DIRECTORY": "/run/handover",
+        "HANDOVER_AWAIT_CONFIGURATION": "true",
         "HANDOVER_DRAIN_SECONDS": "570",
         "HANDOVER_PORT": "8081",
         "HANDOVER_LOG_LEVEL": "info",
@@ -330,6 +331,7 @@ def test_values_reach_the_pods(render: Render) -> None:
     assert variables(found, NODEAGENT) | {
         "HANDOVER_PROBE_INTERVAL": "50ms",
         "HANDOVER_LISTEN_ADDRESS": "127.0.0.1",
+        "HANDOVER_AWAIT_CONFIGURATION": "true",
         "HANDOVER_DRAIN_SECONDS": "10",
         "HANDOVER_PORT": "9000",
     } == variables(found, NODEAGENT)

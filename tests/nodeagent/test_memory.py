@@ -186,4 +186,4 @@ async def test_without_a_readable_configuration_none_is_remembered(
 ) -> None:
     if content is not None:
         (tmp_path / "state" / "configuration.json").write_text(content)
-    assert keeper.load_configuration() == {}
+    assert keeper.load_configuration() is None

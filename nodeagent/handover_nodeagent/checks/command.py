@@ -50,7 +50,7 @@ def gather(state_directory: Path, *, ask_api: bool) -> list[Finding]:
 def settings_in_force(directory: Path) -> tuple[Settings, list[Finding]]:
     """Return what the agent remembers of the configuration, with the environment over it."""
     memory = Memory(directory)
-    specs = memory.load_configuration()
+    specs = memory.load_configuration() or {}
     memory.close()
     node = f"{names.NODE_CONFIGURATION_PREFIX}{os.environ.get('HANDOVER_NODE_NAME', '')}"
     overrides = configuration.overrides(os.environ)
