@@ -14,10 +14,11 @@ PYTEST := $(BIN)/pytest
 # Pure, but with helm, a site to build, or thousands of cases: for `make test`.
 LONG := tests/chart tests/docs tests/api/test_assignment.py tests/nodeagent/test_model.py \
   tests/nodeagent/sniff/test_fuzz.py tests/operator/test_leadership.py e2e/tests/test_picture.py \
-  tests/operator/kubevirt/test_interleavings.py tests/operator/kubevirt/test_recorded_watches.py
+  tests/operator/kubevirt/test_interleavings.py tests/operator/kubevirt/test_recorded_watches.py \
+  tests/operator/kubevirt/test_fuzz_objects.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kubevirt test test-install test-fast bench bench-operator mutants lint images chart docs licenses tools prepare fitting-python clean constraints
+.PHONY: help demo demo-kubevirt test test-install test-fast bench bench-operator fuzz mutants lint images chart docs licenses tools prepare fitting-python clean constraints
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -48,6 +49,9 @@ bench: prepare tools  ## Measure the agent beside a floor in C (QUICK=1: a tenth
 
 bench-operator: prepare tools  ## Measure the operator with 10,000 endpoints (QUICK=1: a tenth of it)
 	@$(LAB).bench_operator $(if $(QUICK),--quick)
+
+fuzz: prepare tools  ## Odd objects and messages for agent and operator, each for ten minutes (SECONDS_EACH=600)
+	@HANDOVER_FUZZ_SECONDS=$(or $(SECONDS_EACH),600) $(PYTEST) -s --timeout 0 tests/nodeagent tests/operator -k fuzz
 
 mutants: prepare  ## Work faults into the decisive modules: do their tests notice? (ONLY="fsm plan")
 	@$(LAB).mutants $(ONLY)

@@ -171,10 +171,14 @@ class Adapter:
                 del self._courses[uid]
 
     def _keep(self, key: ObjectKey, before: Wishes, after: Wishes) -> None:
-        for name in before.endpoints:
-            del self._endpoints[name]
-        for name in before.migrations:
-            del self._migrations[name]
+        # A name may have gone to another VMI in the same turn, which came first then.
+        for homes, names in (
+            (self._endpoints, before.endpoints),
+            (self._migrations, before.migrations),
+        ):
+            for name in names:
+                if homes.get(name) == key:
+                    del homes[name]
         self._endpoints |= dict.fromkeys(after.endpoints, key)
         self._migrations |= dict.fromkeys(after.migrations, key)
         if after == NOTHING:

@@ -66,12 +66,12 @@ def pod(raw: RawObject) -> Pod | None:
         uid=metadata["uid"],
         vmi=ObjectKey(found.namespace, owner["name"]),
         vmi_uid=owner["uid"],
-        node=_mapping(raw.get("spec")).get("nodeName") or None,
+        node=_text(_mapping(raw.get("spec")).get("nodeName")) or None,
         ips=_addresses(each.get("ip") for each in _mappings(status.get("podIPs"))),
         labels=labels,
         migration_uid=labels.get(MIGRATION_UID),
         migration_name=annotations.get(MIGRATION_NAME),
-        is_final=status.get("phase") in _FINAL,
+        is_final=_text(status.get("phase")) in _FINAL,
         attachments=tuple(_attachments(annotations.get(NETWORK_STATUS, ""))),
     )
 
@@ -81,16 +81,16 @@ def vmi(raw: RawObject) -> Vmi:
     status = _mapping(raw.get("status"))
     state = _mapping(status.get("migrationState"))
     handoff = None
-    if state.get("migrationUid"):
+    if uid := _text(state.get("migrationUid")):
         handoff = Handoff(
-            migration_uid=state["migrationUid"],
-            source_pod=state.get("sourcePod") or "",
-            target_node=state.get("targetNode") or "",
+            migration_uid=uid,
+            source_pod=_text(state.get("sourcePod")),
+            target_node=_text(state.get("targetNode")),
         )
     return Vmi(
         key=key(raw),
         uid=raw["metadata"]["uid"],
-        node=status.get("nodeName") or None,
+        node=_text(status.get("nodeName")) or None,
         is_running=status.get("phase") == "Running",
         interfaces=tuple(_interfaces(_mapping(raw.get("spec")), status)),
         handoff=handoff,
@@ -103,9 +103,9 @@ def vmim(raw: RawObject) -> Vmim:
     return Vmim(
         key=found,
         uid=raw["metadata"]["uid"],
-        vmi=ObjectKey(found.namespace, _mapping(raw.get("spec")).get("vmiName") or ""),
-        progress=_PROGRESS.get(status.get("phase") or "", Progress.SCHEDULING),
-        source_pod=_mapping(status.get("migrationState")).get("sourcePod") or None,
+        vmi=ObjectKey(found.namespace, _text(_mapping(raw.get("spec")).get("vmiName"))),
+        progress=_PROGRESS.get(_text(status.get("phase")), Progress.SCHEDULING),
+        source_pod=_text(_mapping(status.get("migrationState")).get("sourcePod")) or None,
     )
 
 
@@ -131,23 +131,23 @@ def _owner(metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def _interfaces(spec: Mapping[str, Any], status: Mapping[str, Any]) -> Iterator[Interface]:
     """Join the VMI's interfaces, networks and what is reported of them."""
-    networks = {each.get("name"): each for each in _mappings(spec.get("networks"))}
-    reported = {each.get("name"): each for each in _mappings(status.get("interfaces"))}
+    networks = {_text(each.get("name")): each for each in _mappings(spec.get("networks"))}
+    reported = {_text(each.get("name")): each for each in _mappings(status.get("interfaces"))}
     devices = _mapping(_mapping(spec.get("domain")).get("devices"))
     for each in _mappings(devices.get("interfaces")):
-        name = str(each.get("name") or "")
+        name = _text(each.get("name"))
         if name not in networks or each.get("state") == "absent":
             continue
         multus = _mapping(networks[name].get("multus"))
         is_primary = not multus or bool(multus.get("default"))
         seen = reported.get(name, {})
-        device = seen.get("podInterfaceName") or _device(name)
+        device = _text(seen.get("podInterfaceName")) or _device(name)
         yield Interface(
             name=name,
             binding=_binding(each),
             device=PRIMARY if is_primary else device,
             mac=_mac(each.get("macAddress")) or _mac(seen.get("mac")),
-            network="" if is_primary else multus.get("networkName", ""),
+            network="" if is_primary else _text(multus.get("networkName")),
         )
 
 
@@ -160,7 +160,7 @@ def _binding(interface: Mapping[str, Any]) -> str:
     """Return the name of the binding: a core one, or that of a plug-in."""
     plugin = interface.get("binding")
     if plugin:
-        return str(plugin.get("name", ""))
+        return _text(_mapping(plugin).get("name"))
     return next((binding for binding in _BINDINGS if interface.get(binding) is not None), "")
 
 
@@ -191,6 +191,10 @@ def _addresses(texts: Any) -> tuple[str, ...]:  # noqa: ANN401  whatever JSON ho
         with contextlib.suppress(ValueError):
             found.append(str(ipaddress.ip_address(str(text))))
     return tuple(dict.fromkeys(found))
+
+
+def _text(value: Any) -> str:  # noqa: ANN401  whatever JSON holds
+    return value if isinstance(value, str) else ""
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:  # noqa: ANN401  whatever JSON holds

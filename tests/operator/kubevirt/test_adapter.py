@@ -434,3 +434,24 @@ def test_a_forgotten_vm_leaves_nothing_behind(moving: Any) -> None:
     assert not any(
         (adapter._machines, adapter._facts, adapter._wishes, adapter._courses, adapter._pods)
     )
+
+
+def test_a_migration_made_anew_under_its_name_for_another_vmi_is_wanted(
+    world: Any, vmi: Callable[..., Any], vmim: Callable[..., Any], pod: Callable[..., Any]
+) -> None:
+    # Of several, since the order in which VMIs are looked at is nobody's.
+    for number in range(5):
+        for name in (f"a{number}", f"b{number}"):
+            world.apply(vmi(name, node="a"), pod(f"p-{name}", node="a", vmi=name))
+        world.apply(vmim("m", phase="Running", vmi=f"a{number}"))
+        anew = vmim("m", phase="Running", vmi=f"b{number}")
+        anew["metadata"]["uid"] = f"anew-{number}"
+        world.delete(Foreign.VMIM, "m")
+        world.put(anew)
+        # The deletion fell into a gap: only the new one is told.
+        world.relist(Foreign.VMIM)
+        world.settle()
+        wanted = world.operator.adapter.migration(world.key("m"))
+        assert wanted.owner.uid == f"anew-{number}"
+        world.delete(Foreign.VMIM, "m")
+        world.settle()
