@@ -4,7 +4,9 @@ Notifications are heard from before the first look, so that nothing falls betwee
 """
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Final
 
 import structlog
@@ -32,8 +34,21 @@ ATTEMPTS: Final = 8
 PATIENCE: Final = 1.0
 REST: Final = 0.1
 """Seconds between two looks at everything, however much happens."""
+RESTLESS: Final = 5.0
+"""Seconds until the next look when the last one is older than what happened meanwhile."""
+REFRESH: Final = 300.0
+"""Seconds between two looks that nobody asks for: what no notification tells is found so."""
 
 _log: Final = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What there was; *is_current*: nothing happened while it was looked at."""
+
+    links: Mapping[int, Link]
+    observed: Observed
+    is_current: bool
 
 
 class Observation:
@@ -60,28 +75,36 @@ class Observation:
             if record.endpoint
             for address in record.endpoint.spec.ips
         ]
-        intake.start(*await self._observe(lambda: addresses), records)
+        view = await self._observe(lambda: addresses)
+        intake.start(view.links, view.observed, records)
         self._begun = True
+        if not view.is_current:
+            self.look()
 
     async def run(self) -> None:
-        """Look at everything whenever that is wanted, until cancelled."""
+        """Look at everything whenever that is wanted, and now and then, until cancelled."""
+        patience = REFRESH
         while True:
-            await self._wanted.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._wanted.wait()
             try:
-                await self._look_once()
+                is_current = await self._look_once()
             except Exception:
                 # Whoever runs this anew looks at once.
                 self._wanted.set()
                 raise
+            patience = REFRESH if is_current else RESTLESS
 
-    async def _look_once(self) -> None:
+    async def _look_once(self) -> bool:
         self._wanted.clear()
-        found, observed = await self._observe(self._known)
-        self._reconciler.router.load(observed)
-        for turn in self._reconciler.lodging.node.load(found):
+        view = await self._observe(self._known)
+        self._reconciler.router.load(view.observed)
+        for turn in self._reconciler.lodging.node.load(view.links):
             self._reconciler.lodging.turned(turn)
         self._reconciler.lodging.observed()
         await asyncio.sleep(REST)
+        return view.is_current
 
     def _known(self) -> list[IPAddress]:
         return list(self._reconciler.router.desired.everything().addresses)
@@ -94,27 +117,31 @@ class Observation:
         """Hear nothing more."""
         self._notifications.close()
 
-    async def _observe(
-        self, known: Callable[[], list[IPAddress]]
-    ) -> tuple[Mapping[int, Link], Observed]:
+    async def _observe(self, known: Callable[[], list[IPAddress]]) -> View:
         """Observe until nothing happens meanwhile, or as near to that as a busy node lets us."""
-        for attempt in range(1, ATTEMPTS + 1):
+        attempt = 0
+        while True:
+            before, addresses = self._state(), known()
             settings = self._reconciler.settings
             self._notifications.follow(settings.route_table)
-            before = (self._news, self._reconciler.router.writes)
             try:
                 found = await asyncio.to_thread(links.observe, settings.route_table)
-                observed = await asyncio.to_thread(router.observe, settings, known())
+                observed = await asyncio.to_thread(router.observe, settings, addresses)
             except ObservationError as error:
                 _log.warning("cannot_observe", why=str(error), again_in_seconds=PATIENCE)
                 self._reconciler.kernel.seen(str(error))
                 await asyncio.sleep(PATIENCE)
                 continue
             self._reconciler.kernel.seen()
-            is_current = before == (self._news, self._reconciler.router.writes)
+            # Of an address that came meanwhile nobody was asked for foreign routes.
+            is_current = before == self._state() and set(addresses) >= set(known())
+            attempt += 1
             if is_current or attempt == ATTEMPTS:
-                return found, observed
-        return await self._observe(known)
+                return View(found, observed, is_current)
+
+    def _state(self) -> tuple[int, int]:
+        """Return what differs when something happened between."""
+        return self._news, self._reconciler.router.writes
 
     def _heard(self, notification: Notification) -> None:
         self._news += 1

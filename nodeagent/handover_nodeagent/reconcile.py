@@ -96,7 +96,6 @@ class Reconciler:
         self._telling = Telling(reporter, self.describe, _now, self.residents, self.faults.attempt)
         self._moved = asyncio.Event()
         self._episode = 0
-        self._acknowledged_ns = 0
         self._received_ns = 0
         self._heard_at = 0.0
         self._cut_over = deque[Resident]()
@@ -146,7 +145,7 @@ class Reconciler:
                 faults.note("cutover", error, endpoint=str(key))
                 self._take(resident, Heard(event, accepted.mac, received_at))
                 return
-            resident.heard = Heard(event, accepted.mac, received_at, time.time_ns(), prepared)
+            resident.heard = Heard(event, accepted.mac, received_at, prepared)
             loop = asyncio.get_running_loop()
             self._heard_at = loop.time()
             self._cut_over.append(resident)
@@ -182,7 +181,7 @@ class Reconciler:
         if is_news:
             resident.learned_mac = heard.mac
         before = resident.machine
-        self._received_ns, self._acknowledged_ns = heard.received_ns, heard.acknowledged_ns
+        self._received_ns = heard.received_ns
         self.feed(resident, heard.event)
         if is_news:
             self.router.seed(resident.local(self.settings))
@@ -245,13 +244,11 @@ class Reconciler:
     def _let_follow(self, resident: Resident, step: Step) -> None:
         """Let routes, then guest, ears, timers and memory follow the machine."""
         self._follow(resident)
-        self._acknowledged_ns = self._acknowledged_ns or time.time_ns()
         for command in step.commands:
             if isinstance(command, commands.AnnounceGateway):
                 self._correct(resident)
             elif isinstance(command, commands.RecordCutover):
                 self._record(resident, command.signal)
-        self._acknowledged_ns = 0
         if resident.machine.state is State.ASKING:
             self.lodging.look_for_mac(resident)
         self.attendance.follow(resident, self.router, self.settings)
@@ -287,11 +284,18 @@ class Reconciler:
         self._telling.report(resident)
 
     def _record(self, resident: Resident, signal: Signal) -> None:
-        microseconds = max(0, self._acknowledged_ns - self._received_ns) // 1000
+        """Note when the last of the guest's routes was in, by its own acknowledgment.
+
+        One that was in before the announcement took no time; where none is, there is only now.
+        """
+        oif = resident.link.index if resident.link else 0
+        known = self.router.acknowledged_ns(resident.admission.allowed, oif)
+        last = max(*known, self._received_ns) if known else time.time_ns()
+        microseconds = max(0, last - self._received_ns) // 1000
         resident.cutover = Cutover(
             signal=signal,
             announcement_to_route_microseconds=microseconds,
-            time=_moment(self._acknowledged_ns),
+            time=_moment(last),
             migration_uid=resident.machine.uid,
         )
         self._telling.cut_over(resident)

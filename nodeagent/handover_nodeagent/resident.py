@@ -27,13 +27,12 @@ from handover_nodeagent.timers import Timer
 class Heard:
     """An announcement, the guest's MAC, and when it came, in realtime ns.
 
-    ``sent`` went out for it already, and ``acknowledged_ns`` tells when the kernel had it.
+    ``sent`` went out for it already.
     """
 
     event: Announced
     mac: str
     received_ns: int
-    acknowledged_ns: int = 0
     sent: Prepared | None = None
 
 

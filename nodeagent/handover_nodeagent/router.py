@@ -8,6 +8,7 @@ What we program no longer goes back to its owner before ours goes.
 
 import dataclasses
 import errno
+import time
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -41,10 +42,17 @@ class Observed:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A cutover as bytes, made when the endpoint became Target."""
+    """A cutover as bytes, made when the endpoint became Target.
 
-    requests: tuple[bytes, ...]
-    routes: tuple[Route, ...]
+    One part per family: the messages of one send, of which the last ones are the routes'.
+    """
+
+    parts: tuple[tuple[tuple[bytes, ...], tuple[Route, ...]], ...]
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """Return the routes of both families."""
+        return tuple(route for _, routes_of_family in self.parts for route in routes_of_family)
 
 
 def observe(settings: Settings, addresses: Iterable[IPAddress]) -> Observed:
@@ -83,6 +91,7 @@ class Router:
         self._ahead: set[IPAddress] = set()
         self._collisions = Collisions()
         self._carried = Carried()
+        self._acknowledged: dict[Place, int] = {}
 
     @property
     def port(self) -> int:
@@ -122,12 +131,17 @@ class Router:
 
     def level_of(self, addresses: Iterable[IPAddress], oif: int) -> RouteLevel:
         """Return the highest level at which the kernel has a route of ours to *addresses*."""
-        settings = self._settings
-        elevated = {settings.ipv4_elevated_route_priority, settings.ipv6_elevated_route_priority}
         metrics_in = {route.metric for route in self.routes_of(addresses, oif)}
-        if metrics_in & elevated:
+        if metrics_in & self._elevated:
             return RouteLevel.ELEVATED
         return RouteLevel.NORMAL if metrics_in else RouteLevel.NONE
+
+    @property
+    def _elevated(self) -> frozenset[int]:
+        settings = self._settings
+        return frozenset(
+            {settings.ipv4_elevated_route_priority, settings.ipv6_elevated_route_priority}
+        )
 
     def readdressed(self, gone: AbstractSet[IPAddress]) -> frozenset[IPAddress]:
         """Know that the node's own addresses changed, and that some are *gone*.
@@ -185,18 +199,35 @@ class Router:
             return None
         undressed = desired.routes_at(local, RouteLevel.ELEVATED, self._settings)
         wanted = tuple(map(self._dress, undressed))
-        seeds = [Neigh(route.address, route.oif, local.mac) for route in wanted if local.mac]
-        requests = (*map(neighs.encode_seed, seeds), *map(routes.encode_add, wanted))
-        return Prepared(requests, wanted) if wanted else None
+        families = {type(route.address): None for route in wanted}
+        parts = tuple(
+            _part([route for route in wanted if type(route.address) is family], local.mac)
+            for family in families
+        )
+        return Prepared(parts) if parts else None
 
     def cut_over(self, prepared: Prepared) -> None:
         """Send what was prepared; what the kernel refused is for :meth:`apply` to mend."""
-        results = self._transact(prepared.requests)
-        self._ahead.update(route.address for route in prepared.routes)
-        first = len(results) - len(prepared.routes)
-        for route, result in zip(prepared.routes, results[first:], strict=True):
-            if result == 0:
-                self._ours.setdefault(route.address, []).append(route)
+        for requests, wanted in prepared.parts:
+            results = self._transact(requests)
+            now = time.time_ns()
+            for route, result in zip(wanted, results[-len(wanted) :], strict=True):
+                self._ahead.add(route.address)
+                if result == 0:
+                    self._ours.setdefault(route.address, []).append(route)
+                    self._acknowledged[route.place] = now
+
+    def acknowledged_ns(self, addresses: Iterable[IPAddress], oif: int) -> tuple[int, ...]:
+        """Return when the kernel had each elevated route of ours to *addresses* on *oif*.
+
+        In realtime ns; 0 for one that another agent's life added.
+        """
+        elevated = self._elevated
+        return tuple(
+            self._acknowledged.get(route.place, 0)
+            for route in self.routes_of(addresses, oif)
+            if route.metric in elevated
+        )
 
     def catch_up(self, prepared: Prepared) -> None:
         """Know that what is desired is about to include what was *prepared*, or never will."""
@@ -236,10 +267,16 @@ class Router:
             self._park(address)
         for address in touched:
             if not self.desired.knows(address) and not self._ours.get(address):
-                self._ours.pop(address, None)
-                self.foreigners.forget(address)
-                self._collisions.forget(address)
-                self._carried.forget(address)
+                self._forget(address)
+
+    def _forget(self, address: IPAddress) -> None:
+        """Keep no trace of an address that nobody has."""
+        self._ours.pop(address, None)
+        self.foreigners.forget(address)
+        self._collisions.forget(address)
+        self._carried.forget(address)
+        for place in [one for one in self._acknowledged if one[0] == address]:
+            del self._acknowledged[place]
 
     def seed(self, local: Local) -> None:
         """Tell the kernel the MAC of a guest whose routes are in already."""
@@ -271,12 +308,13 @@ class Router:
             *map(routes.encode_beside, beside),
         ]
         results = self._transact([*seeds, *requests])
+        now = time.time_ns()
         reasons = [self._channel.explain(len(seeds) + index) for index in range(len(requests))]
         answers = zip(fresh, requests, results[len(seeds) :], reasons, strict=True)
         stuck = {
             route.address
             for route, request, result, reason in answers
-            if not self._added(*self._taken(route, request, result, reason))
+            if not self._added(*self._taken(route, request, result, reason), now)
         }
         removed = [
             route
@@ -350,10 +388,14 @@ class Router:
         self._carried.refuse(route)
         return plain, other, ""
 
-    def _added(self, route: Route, result: int, reason: str) -> bool:
-        """Take in what became of a route that was to be added; tell whether it is there."""
+    def _added(self, route: Route, result: int, reason: str, now: int) -> bool:
+        """Take in what became of a route that was to be added; tell whether it is there.
+
+        *now* is when the kernel answered, in realtime ns.
+        """
         if result == errno.EEXIST:
             result, reason = self._collide(route)
+            now = time.time_ns()
         if result:
             self._refuse(route, result, reason)
             return False
@@ -361,6 +403,7 @@ class Router:
         # A replaced route had the same place.
         ours[:] = [other for other in ours if other.place != route.place]
         ours.append(route)
+        self._acknowledged[route.place] = now
         self._collisions.solved(route)
         metrics.ROUTES.labels("add").inc()
         return True
@@ -405,3 +448,10 @@ def _keep(known: list[Route], route: Route, *, present: bool) -> None:
         known.remove(route)
     if present:
         known.append(route)
+
+
+def _part(wanted: Sequence[Route], mac: str | None) -> tuple[tuple[bytes, ...], tuple[Route, ...]]:
+    """Encode one family's share of a cutover: its own send, and so its own acknowledgment."""
+    seeds = [Neigh(route.address, route.oif, mac) for route in wanted if mac]
+    requests = (*map(neighs.encode_seed, seeds), *map(routes.encode_add, wanted))
+    return requests, tuple(wanted)
