@@ -15,6 +15,7 @@ class MigrationCondition(enum.StrEnum):
     CONFLICTED = "Conflicted"
     SOURCE_LINGERS = "SourceLingers"
     ADDRESS_KEPT = "AddressKept"
+    CONTRADICTED = "Contradicted"
 
 
 class MigrationReason(enum.StrEnum):
@@ -37,6 +38,7 @@ class MigrationReason(enum.StrEnum):
     SUCCEEDED = "Succeeded"
     ABORTED = "Aborted"
     SELECTOR_MATCHES_SOURCE = "SelectorMatchesSource"
+    SUPERSEDED = "Superseded"
     ENDPOINT_CLAIMED = "EndpointClaimed"
     TARGETS_ON_TWO_NODES = "TargetsOnTwoNodes"
     NO_CONFLICT = "NoConflict"
@@ -46,6 +48,8 @@ class MigrationReason(enum.StrEnum):
     ADDRESS_CHANGED = "AddressChanged"
     NOT_FOLLOWED = "NotFollowed"
     KEPT = "Kept"
+    GUEST_MOVED = "GuestMoved"
+    FOLLOWED = "Followed"
 
 
 class EndpointCondition(enum.StrEnum):

@@ -92,7 +92,9 @@ class LiveMigrationStatus(Model):
     phase: Phase | None = None
     observed_generation: int | None = None
     source: tuple[SideStatus, ...] = ()
+    source_count: int | None = None
     target: tuple[SideStatus, ...] = ()
+    target_count: int | None = None
     start_time: dt.datetime | None = None
     ready_time: dt.datetime | None = None
     cutover_time: dt.datetime | None = None

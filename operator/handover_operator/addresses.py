@@ -8,6 +8,7 @@ from collections.abc import Iterable, Sequence
 from handover_api import names
 from handover_api.conditions import MigrationReason
 from handover_api.livemigration import LiveMigration
+from handover_operator.enumeration import enumerate_few
 from handover_operator.facts import Address, Endpoint
 
 
@@ -36,4 +37,5 @@ def _union(endpoints: Iterable[Endpoint]) -> set[Address]:
 
 
 def _listed(ips: Iterable[Address]) -> str:
-    return ", ".join(sorted(str(ip) for ip in ips))
+    ips = list(ips)
+    return enumerate_few(sorted(str(ip) for ip in ips), len(ips))

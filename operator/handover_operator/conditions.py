@@ -20,6 +20,7 @@ from handover_api.livemigration import (
 from handover_api.model import Condition
 from handover_api.workloadendpoint import Cutover, State
 from handover_operator import phases
+from handover_operator.enumeration import enumerate_few
 from handover_operator.facts import Endpoint
 from handover_operator.standing import Standing
 
@@ -28,6 +29,11 @@ LINGERS_AFTER: Final = dt.timedelta(seconds=5)
 
 SILENT_AFTER: Final = dt.timedelta(seconds=10)
 """A target's agent that has done nothing for so long may not be there; an Event says so."""
+
+
+SIDES: Final = 64
+"""So many endpoints of a side the status lists, as in the CustomResourceDefinition (maxItems): more
+are counted. A VM has as many as it has interfaces, and each status is written and stored whole."""
 
 
 class _Draft(NamedTuple):
@@ -47,24 +53,32 @@ def status(
 ) -> LiveMigrationStatus:
     """Return the status that *migration* must have; a finished one keeps what it has.
 
+    Only a guest that contradicts how it ended is told later.
+
     *absent_nodes*: those of ``silent_nodes`` that are known not to exist.
     """
     before = migration.status
     if before.phase in phases.FINISHED:
-        return before
+        told = _dated(migration, _contradicted(migration, standing), now)
+        return before.model_copy(update={"conditions": told})
     phase = phases.phase(migration, standing)
     drafts = _drafts(migration, standing, phase, now)
     drafts = [_explained(draft, standing, absent_nodes) for draft in drafts]
     cut_over = any(draft.type is Type.CUT_OVER and draft.holds for draft in drafts)
     ended = phase in phases.FINISHED
+    sources = _side(migration, standing, before.source, standing.sources)
+    targets = _side(migration, standing, before.target, standing.targets)
     return LiveMigrationStatus(
         phase=phase,
         observed_generation=migration.metadata.generation,
-        source=_side(migration, standing, before.source, standing.sources),
-        target=_side(migration, standing, before.target, standing.targets),
+        source=sources[:SIDES],
+        source_count=len(sources) if len(sources) > SIDES else None,
+        target=targets[:SIDES],
+        target_count=len(targets) if len(targets) > SIDES else None,
         start_time=before.start_time or (None if phase is Phase.PENDING else now),
         ready_time=before.ready_time or (now if phase is Phase.READY else None),
-        cutover_time=before.cutover_time or (_cutover_time(standing, now) if cut_over else None),
+        cutover_time=before.cutover_time
+        or (_cutover_time(migration, standing, now) if cut_over else None),
         completion_time=before.completion_time or (now if ended else None),
         conditions=_dated(migration, drafts, now),
     )
@@ -118,6 +132,12 @@ def has_resolved_source(migration: LiveMigration) -> bool:
     return resolved is not None and (resolved.status == "True" or resolved.reason == Reason.GONE)
 
 
+def is_superseded(migration: LiveMigration) -> bool:
+    """Its status says that a newer migration has moved the guest since."""
+    found = _condition(migration, Type.CONFLICTED)
+    return found is not None and found.status == "True" and found.reason == Reason.SUPERSEDED
+
+
 def _condition(migration: LiveMigration, wanted: Type) -> Condition | None:
     return next((found for found in migration.status.conditions if found.type == wanted), None)
 
@@ -130,6 +150,7 @@ def _drafts(
         *_ended(migration, standing, phase),
         *_conflicted(migration, standing),
         *_lingering(migration, standing, now),
+        *_contradicted(migration, standing),
     ]
     if standing.decision is None:
         drafts += [*_resolved(migration, standing), _target_ready(migration, standing, now)]
@@ -156,10 +177,13 @@ def _wanted(side: Source | Target) -> str:
 
 def _found(wanted: Type, endpoints: Sequence[Endpoint], absent: Reason, which: str) -> _Draft:
     if endpoints:
-        listed = ", ".join(_where(endpoint) for endpoint in endpoints)
-        return _Draft(wanted, holds=True, reason=Reason.RESOLVED, message=listed)
+        return _Draft(wanted, holds=True, reason=Reason.RESOLVED, message=_listed(endpoints))
     message = f"there is no WorkloadEndpoint {which}"
     return _Draft(wanted, holds=False, reason=absent, message=message)
+
+
+def _listed(endpoints: Sequence[Endpoint]) -> str:
+    return enumerate_few(map(_where, endpoints), len(endpoints))
 
 
 def _where(endpoint: Endpoint) -> str:
@@ -176,8 +200,9 @@ def _target_ready(migration: LiveMigration, standing: Standing, now: dt.datetime
         if not (target.is_listening_for(uid) or target.is_alive_for(uid))
     ]
     if unready and not _held_before(migration, Type.CUT_OVER):
-        reason = _unready(migration, unready, now)
-        message = "; ".join(_missing(target, uid) for target in unready)
+        reason = _unready(migration, standing, unready, now)
+        missing = (_missing(target, uid, standing) for target in unready)
+        message = enumerate_few(missing, len(unready), "; ")
         return _Draft(Type.TARGET_READY, holds=False, reason=reason, message=message)
     return _Draft(Type.TARGET_READY, holds=True, reason=Reason.LISTENING)
 
@@ -187,17 +212,27 @@ def _explained(draft: _Draft, standing: Standing, absent_nodes: frozenset[str]) 
     if draft.reason != Reason.AGENT_SILENT or not absent_nodes:
         return draft
     lost = [each for each in standing.targets if each.node in absent_nodes]
-    message = "; ".join(f"{_where(each)}: there is no such node" for each in lost)
+    texts = (f"{_where(each)}: there is no such node" for each in lost)
+    message = enumerate_few(texts, len(lost), "; ")
     return draft._replace(reason=Reason.NODE_ABSENT, message=message)
 
 
-def _unready(migration: LiveMigration, targets: Iterable[Endpoint], now: dt.datetime) -> Reason:
+def _unready(
+    migration: LiveMigration, standing: Standing, targets: Iterable[Endpoint], now: dt.datetime
+) -> Reason:
     """Tell an agent that has something to say from one that may not be there."""
     uid, start = migration.migration_uid, migration.status.start_time
-    if not any(target.acted_uid != uid and not _serves_another(target, uid) for target in targets):
+    if not any(_awaits_agent(target, uid, standing) for target in targets):
         return Reason.NOT_LISTENING
     is_late = start is not None and now - start >= SILENT_AFTER
     return Reason.AGENT_SILENT if is_late else Reason.AWAITING_AGENT
+
+
+def _awaits_agent(target: Endpoint, migration_uid: str, standing: Standing) -> bool:
+    """Its agent was told of this migration, and has not acted."""
+    if target.key in standing.superseded or _serves_another(target, migration_uid):
+        return False
+    return target.acted_uid != migration_uid
 
 
 def _serves_another(target: Endpoint, migration_uid: str) -> bool:
@@ -205,8 +240,10 @@ def _serves_another(target: Endpoint, migration_uid: str) -> bool:
     return said.role is not None and said.migration_uid != migration_uid
 
 
-def _missing(target: Endpoint, migration_uid: str) -> str:
+def _missing(target: Endpoint, migration_uid: str, standing: Standing) -> str:
     where = _where(target)
+    if target.key in standing.superseded:
+        return f"{where} was moved since by a newer migration"
     if _serves_another(target, migration_uid):
         return f"{where} has its role from another migration"
     if target.state is None:
@@ -248,17 +285,16 @@ def _ended(migration: LiveMigration, standing: Standing, phase: Phase) -> Iterat
 def _awaited(migration: LiveMigration, standing: Standing) -> str:
     """Name the targets whose agents have not returned them to Base; SourceLingers has its own."""
     slow = phases.unconverged(migration, standing)
-    states = ", ".join(f"{_where(target)} in state {target.state}" for target in slow)
+    texts = (f"{_where(target)} in state {target.state}" for target in slow)
+    states = enumerate_few(texts, len(slow))
     return f"waits for {states}" if states else ""
 
 
 def _conflicted(migration: LiveMigration, standing: Standing) -> Iterator[_Draft]:
     """Present once there was a conflict; the first reason of several is shown."""
-    if standing.conflicts:
-        message = "; ".join(conflict.message for conflict in standing.conflicts)
-        yield _Draft(
-            Type.CONFLICTED, holds=True, reason=standing.conflicts[0].reason, message=message
-        )
+    if standing.conflict is not None:
+        reason, message = standing.conflict.reason, standing.conflict.message
+        yield _Draft(Type.CONFLICTED, holds=True, reason=reason, message=message)
     elif _condition(migration, Type.CONFLICTED) is not None:
         yield _Draft(Type.CONFLICTED, holds=False, reason=Reason.NO_CONFLICT)
 
@@ -272,6 +308,19 @@ def _address_kept(migration: LiveMigration, standing: Standing) -> Iterator[_Dra
         yield _Draft(Type.ADDRESS_KEPT, holds=True, reason=Reason.KEPT)
 
 
+def _contradicted(migration: LiveMigration, standing: Standing) -> Iterator[_Draft]:
+    """Present once the guest moved although the migration was aborted."""
+    if standing.contradicting:
+        message = (
+            f"the guest runs where the migration was aborted: {_listed(standing.contradicting)}"
+        )
+        if standing.serving:
+            message += f"; told to ask and let go: {_listed(standing.serving)}"
+        yield _Draft(Type.CONTRADICTED, holds=True, reason=Reason.GUEST_MOVED, message=message)
+    elif _condition(migration, Type.CONTRADICTED) is not None:
+        yield _Draft(Type.CONTRADICTED, holds=False, reason=Reason.FOLLOWED)
+
+
 def _lingering(migration: LiveMigration, standing: Standing, now: dt.datetime) -> Iterator[_Draft]:
     """Present once a source kept its targets waiting; a new reason when it takes too long."""
     before = _condition(migration, Type.SOURCE_LINGERS)
@@ -279,7 +328,7 @@ def _lingering(migration: LiveMigration, standing: Standing, now: dt.datetime) -
         since = before.last_transition_time if before and before.status == "True" else now
         late = now - since >= LINGERS_AFTER
         reason = Reason.STILL_ROUTED if late else Reason.WITHDRAWING
-        listed = ", ".join(_where(source) for source in standing.lingering)
+        listed = _listed(standing.lingering)
         message = f"the targets keep their priority until these have no routes: {listed}"
         yield _Draft(Type.SOURCE_LINGERS, holds=True, reason=reason, message=message)
     elif before is not None:
@@ -342,9 +391,7 @@ def _cutover(endpoint: Endpoint, migration_uid: str) -> Cutover | None:
     return measured.model_copy(update={"migration_uid": None})
 
 
-def _cutover_time(standing: Standing, now: dt.datetime) -> dt.datetime:
-    """Return the time of the last target's cutover, by its agent's clock."""
-    return max(
-        (target.cutover.time for target in standing.targets if target.cutover is not None),
-        default=now,
-    )
+def _cutover_time(migration: LiveMigration, standing: Standing, now: dt.datetime) -> dt.datetime:
+    """Return the time of the last target's cutover in this migration, by its node's clock."""
+    measured = (_cutover(target, migration.migration_uid) for target in standing.targets)
+    return max((each.time for each in measured if each is not None), default=now)

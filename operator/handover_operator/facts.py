@@ -23,8 +23,8 @@ UNASSIGNED: Final = Assignment()
 class Endpoint:
     """A WorkloadEndpoint: where it is, what we said of it and what its agent reports.
 
-    ``acted_uid`` is the migration that the agent has acted upon; ``routed`` says that it reports
-    routes in its kernel.
+    ``acted_uid`` and ``acted_role`` are what the agent has acted upon; ``routed`` says that it
+    reports routes in its kernel.
     """
 
     key: ObjectKey
@@ -36,6 +36,7 @@ class Endpoint:
     assignment: Assignment = UNASSIGNED
     state: State | None = None
     acted_uid: str | None = None
+    acted_role: Role | None = None
     listening: bool = False
     routed: bool = False
     cutover: Cutover | None = None
@@ -67,6 +68,20 @@ class Endpoint:
         if self.state in {State.BASE, State.ASKING}:
             return self.cutover is not None and self.cutover.migration_uid == migration_uid
         return False
+
+    def is_contradicting(self) -> bool:
+        """Its guest runs here although it was told that the migration was aborted.
+
+        The agent has acted upon that word, and has asked or heard the guest since: until then its
+        state is that of before. In Asking it does not know yet.
+        """
+        said = self.assignment
+        uid = said.migration_uid
+        if uid is None or not self.has_ended(Role.TARGET, uid, Outcome.ABORTED):
+            return False
+        if self.acted_role is not None or self.state is State.ASKING:
+            return False
+        return self.routed and self.is_alive_for(uid)
 
     def is_listening_for(self, migration_uid: str) -> bool:
         """Its agent waits for the guest of this migration with an open socket."""

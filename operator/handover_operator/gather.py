@@ -49,6 +49,7 @@ def endpoint(raw: RawObject) -> Endpoint | Unreadable:
         assignment=Assignment.from_annotations(found.metadata.annotations),
         state=status.state,
         acted_uid=status.migration_uid,
+        acted_role=status.role,
         listening=any(
             condition.type == EndpointCondition.LISTENING and condition.status == "True"
             for condition in status.conditions

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Final, Generic, NamedTuple, TypeVar
 
-from handover_api.livemigration import LiveMigration
+from handover_api.livemigration import LiveMigration, Source, Target
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Role
-from handover_operator import selectors
+from handover_operator import selectors, tally
 from handover_operator.facts import Endpoint
+from handover_operator.tally import Tally, Traits
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -117,6 +118,10 @@ def _seeks(migration: LiveMigration) -> set[Handle]:
     return handles
 
 
+def _sides(migration: LiveMigration) -> tuple[Source | None, Target | None, str]:
+    return migration.spec.source, migration.spec.target, migration.migration_uid
+
+
 class Index:
     """All objects by key, and for each the few others that it concerns."""
 
@@ -129,6 +134,8 @@ class Index:
         self._named: Multimap[Course, ObjectKey] = Multimap()
         self._members: dict[ObjectKey, dict[ObjectKey, Match]] = {}
         self._claims: dict[ObjectKey, dict[ObjectKey, Match]] = {}
+        self._of_members: Tally[ObjectKey] = Tally()
+        self._of_carriers: Tally[Course] = Tally()
 
     def members(self, migration: ObjectKey) -> Mapping[ObjectKey, Match]:
         """Return the endpoints that the spec of *migration* matches."""
@@ -146,13 +153,24 @@ class Index:
         """Return the LiveMigrations with this uid: mostly one, none when it was deleted."""
         return self._named[course]
 
+    def traits_of_members(self, migration: ObjectKey) -> Traits:
+        """Return what is true of any endpoint that the spec of *migration* matches."""
+        return self._of_members[migration]
+
+    def traits_of_carriers(self, course: Course) -> Traits:
+        """Return what is true of any endpoint whose annotations carry this migration's uid."""
+        return self._of_carriers[course]
+
     def put_endpoint(self, endpoint: Endpoint) -> None:
         """Add *endpoint*, or replace what was known of it."""
         before = self.endpoints.get(endpoint.key)
         self.endpoints[endpoint.key] = endpoint
-        self._carry(endpoint.key, None if before is None else carried(before), carried(endpoint))
+        if before is not None:
+            self._drop(before)
+        self._carry(endpoint)
         if before is not None:
             if (before.workload, before.labels) == (endpoint.workload, endpoint.labels):
+                self._recount(before, endpoint)
                 return
             self._unlink_endpoint(before)
         seekers: set[ObjectKey] = set()
@@ -165,7 +183,7 @@ class Index:
     def drop_endpoint(self, endpoint: Endpoint) -> None:
         """Forget *endpoint*, which is known."""
         del self.endpoints[endpoint.key]
-        self._carry(endpoint.key, carried(endpoint), None)
+        self._drop(endpoint)
         self._unlink_endpoint(endpoint)
 
     def put_migration(self, migration: LiveMigration) -> None:
@@ -176,10 +194,7 @@ class Index:
         self.migrations[migration.key] = migration
         self._named.add(course_of(migration), migration.key)
         if before is not None:
-            if (before.spec.source, before.spec.target) == (
-                migration.spec.source,
-                migration.spec.target,
-            ):
+            if _sides(before) == _sides(migration):
                 return
             self._unlink_migration(before)
         candidates: set[ObjectKey] = set()
@@ -195,26 +210,46 @@ class Index:
         self._named.remove(course_of(migration), migration.key)
         self._unlink_migration(migration)
 
-    def _carry(self, endpoint: ObjectKey, before: Course | None, after: Course | None) -> None:
-        if before is not None:
-            self._carriers.remove(before, endpoint)
-        if after is not None:
-            self._carriers.add(after, endpoint)
+    def _carry(self, endpoint: Endpoint) -> None:
+        course = carried(endpoint)
+        if course is not None:
+            self._carriers.add(course, endpoint.key)
+            self._of_carriers.add(course, tally.of_carrier(endpoint))
+
+    def _drop(self, endpoint: Endpoint) -> None:
+        course = carried(endpoint)
+        if course is not None:
+            self._carriers.remove(course, endpoint.key)
+            self._of_carriers.remove(course, tally.of_carrier(endpoint))
+
+    def _recount(self, before: Endpoint, after: Endpoint) -> None:
+        """Count anew what *after* is for each migration that matches it, as it did before."""
+        for key, found in self.claims(after.key).items():
+            uid = self.migrations[key].migration_uid
+            self._of_members.remove(key, tally.of_member(before, found.role, uid))
+            self._of_members.add(key, tally.of_member(after, found.role, uid))
 
     def _link(self, migration: LiveMigration, endpoint: Endpoint) -> None:
         found = match(migration, endpoint)
         if found is not None:
             self._members.setdefault(migration.key, {})[endpoint.key] = found
             self._claims.setdefault(endpoint.key, {})[migration.key] = found
+            traits = tally.of_member(endpoint, found.role, migration.migration_uid)
+            self._of_members.add(migration.key, traits)
 
     def _unlink_endpoint(self, endpoint: Endpoint) -> None:
         for handle in _offers(endpoint):
             self._offered.remove(handle, endpoint.key)
-        for key in self._claims.pop(endpoint.key, _NOTHING):
+        for key, found in self._claims.pop(endpoint.key, _NOTHING).items():
             del self._members[key][endpoint.key]
+            uid = self.migrations[key].migration_uid
+            self._of_members.remove(key, tally.of_member(endpoint, found.role, uid))
 
     def _unlink_migration(self, migration: LiveMigration) -> None:
         for handle in _seeks(migration):
             self._sought.remove(handle, migration.key)
-        for key in self._members.pop(migration.key, _NOTHING):
+        uid = migration.migration_uid
+        for key, found in self._members.pop(migration.key, _NOTHING).items():
             del self._claims[key][migration.key]
+            traits = tally.of_member(self.endpoints[key], found.role, uid)
+            self._of_members.remove(migration.key, traits)

@@ -94,6 +94,14 @@ class Knowledge:
         self.application = application
         self.doubtful.add(DEFAULT_CONFIGURATION)
 
+    def is_rewound(self, kind: Kind, version: int) -> bool:
+        """Take in a list's version; return whether history was put back before it."""
+        return self._versions[kind].is_rewound(version)
+
+    def rewind(self, kind: Kind) -> None:
+        """Take whatever comes next of a kind as news."""
+        self._versions[kind].rewind()
+
     def take_doubtful(self) -> set[str]:
         """Return, and take off the list, the configurations to be judged again."""
         taken, self.doubtful = self.doubtful & self.configurations.keys(), set()
@@ -135,6 +143,7 @@ class Knowledge:
 
     def _drop(self, kind: Kind, key: ObjectKey) -> None:
         self.unreadable.pop((kind, key), None)
+        self.complaints.discard((kind, key))
         for follower in self.followers:
             follower.drop(kind, key)
         match kind:
@@ -145,6 +154,7 @@ class Knowledge:
             case Kind.CONFIGURATION:
                 self.configurations.pop(key.name, None)
                 self._doubt(key.name)
+                self.doubtful &= self.configurations.keys()
             case _:
                 assert_never(kind)
 

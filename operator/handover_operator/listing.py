@@ -51,6 +51,7 @@ async def sweep(cluster: Cluster, reconciler: Reconciler) -> None:
     for kind in Kind:
         existing, version = await cluster.identities(kind)
         reconciler.retain(kind, existing, version)
+    reconciler.rederive()
 
 
 class Sweeper:

@@ -22,6 +22,13 @@ class Notice:
 
 _LONELY: Final = {Reason.AGENT_SILENT, Reason.NODE_ABSENT}
 _ALARMING: Final = {(Type.CONFLICTED, "True"), (Type.ADDRESS_KEPT, "False")}
+_WATCHED: Final = (
+    Type.CONFLICTED,
+    Type.ADDRESS_KEPT,
+    Type.TARGET_READY,
+    Type.SOURCE_LINGERS,
+    Type.CONTRADICTED,
+)
 
 
 def malformed(found: Unreadable) -> Notice:
@@ -46,11 +53,14 @@ def notices(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterator
 
 def _alarms(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterator[Notice]:
     """Say what a person should look at."""
-    for wanted in (Type.CONFLICTED, Type.ADDRESS_KEPT, Type.TARGET_READY, Type.SOURCE_LINGERS):
+    for wanted in _WATCHED:
         found = _condition(after, wanted)
         if found is None or not _changed(before, after, wanted):
             continue
-        if wanted is Type.SOURCE_LINGERS and found.reason == Reason.STILL_ROUTED:
+        if wanted is Type.CONTRADICTED:
+            if found.status == "True" and not _is_true(before, wanted):
+                yield Notice("Contradicted", found.message, warning=True)
+        elif wanted is Type.SOURCE_LINGERS and found.reason == Reason.STILL_ROUTED:
             yield Notice("SourceLingers", found.message, warning=True)
         elif found.reason in _LONELY or (wanted, found.status) in _ALARMING:
             yield Notice(found.reason, found.message, warning=True)
@@ -65,6 +75,11 @@ def _cutovers(status: LiveMigrationStatus) -> Iterator[str]:
 
 def _condition(status: LiveMigrationStatus, wanted: Type) -> Condition | None:
     return next((found for found in status.conditions if found.type == wanted), None)
+
+
+def _is_true(status: LiveMigrationStatus, wanted: Type) -> bool:
+    found = _condition(status, wanted)
+    return found is not None and found.status == "True"
 
 
 def _changed(before: LiveMigrationStatus, after: LiveMigrationStatus, wanted: Type) -> bool:

@@ -7,7 +7,7 @@ Failure is told to all at once: a target is asked for life before it gives up a 
 
 import dataclasses
 import enum
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,8 +15,10 @@ from handover_api.assignment import Assignment
 from handover_api.livemigration import LiveMigration, Outcome, Phase
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Role
+from handover_operator import tally
 from handover_operator.facts import Endpoint
 from handover_operator.index import Course, Index
+from handover_operator.tally import Trait, Traits
 
 _DECIDED: Final = {
     Phase.CONVERGING: Outcome.SUCCEEDED,
@@ -37,22 +39,25 @@ Driver = Callable[[str], Outcome | Undecided | None]
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What the endpoints of one migration make of it.
-
-    ``alive``: a target has shown life. ``untold``: a source still carries its role. ``routed``: a
-    source has routes.
-    """
+    """How one migration was decided, and what its endpoints make of it."""
 
     decision: Outcome | None = None
-    alive: bool = False
-    source_exists: bool = False
-    untold: bool = False
-    routed: bool = False
+    traits: Traits = tally.NONE
+
+    @property
+    def alive(self) -> bool:
+        """A target has shown life."""
+        return Trait.ALIVE in self.traits
+
+    @property
+    def routed(self) -> bool:
+        """A source has routes."""
+        return Trait.ROUTED in self.traits
 
     @property
     def is_lingering(self) -> bool:
-        """The targets must not be told of a success yet."""
-        return self.untold or self.routed
+        """A source keeps the targets from being told of a success."""
+        return not self.traits.isdisjoint({Trait.UNTOLD, Trait.ROUTED})
 
 
 def decision(migration: LiveMigration) -> Outcome | None:
@@ -84,43 +89,16 @@ def sides(
     return sources, targets
 
 
-def view(
-    migration_uid: str,
-    sources: Sequence[Endpoint],
-    targets: Sequence[Endpoint],
-    decided: Outcome | None,
-) -> View:
-    """Sum up one migration."""
-    return View(
-        decision=decided,
-        alive=any(target.is_alive_for(migration_uid) for target in targets),
-        source_exists=bool(sources),
-        untold=any(source.is_carrying(Role.SOURCE, migration_uid) for source in sources),
-        routed=any(source.routed for source in sources),
-    )
-
-
-def orphaned(migration_uid: str, carriers: Iterable[Endpoint]) -> Outcome:
+def orphaned(seen: Traits) -> Outcome:
     """Decide a migration whose object is gone, from what was told so far and from life.
 
     What the sources were told stands, so that a restart in the middle changes nothing.
     """
-    carriers = list(carriers)
-    if any(
-        endpoint.has_ended(role, migration_uid, Outcome.SUCCEEDED)
-        for endpoint in carriers
-        for role in Role
-    ):
+    if Trait.TOLD_OF_SUCCESS in seen:
         return Outcome.SUCCEEDED
-    if any(
-        endpoint.has_ended(Role.SOURCE, migration_uid, Outcome.ABORTED) for endpoint in carriers
-    ) and not any(endpoint.is_carrying(Role.SOURCE, migration_uid) for endpoint in carriers):
+    if Trait.SOURCE_TOLD_OF_ABORT in seen and Trait.UNTOLD not in seen:
         return Outcome.ABORTED
-    alive = any(
-        endpoint.is_carrying(Role.TARGET, migration_uid) and endpoint.is_alive_for(migration_uid)
-        for endpoint in carriers
-    )
-    return Outcome.SUCCEEDED if alive else Outcome.ABORTED
+    return Outcome.SUCCEEDED if Trait.ARRIVED in seen else Outcome.ABORTED
 
 
 def has_lost_source(migration: LiveMigration, seen: View, *, was_resolved: bool) -> bool:
@@ -129,7 +107,7 @@ def has_lost_source(migration: LiveMigration, seen: View, *, was_resolved: bool)
         seen.decision is None
         and seen.alive
         and was_resolved
-        and not seen.source_exists
+        and Trait.SOURCE not in seen.traits
         and not migration.is_controlled
     )
 
@@ -147,4 +125,30 @@ def finish(endpoint: Endpoint, seen: View) -> Assignment:
             return said
         if seen.alive and not endpoint.is_alive_for(said.migration_uid or ""):
             told = Outcome.ABORTED
-    return dataclasses.replace(said, role=None, outcome=told, ended_role=said.role)
+    return dataclasses.replace(
+        said,
+        role=None,
+        outcome=told,
+        ended_role=said.role,
+        # Of a target whose migration failed the pod's own kernel may answer yet: there no answer
+        # but a RARP may give a route. Everywhere else the word has done its work.
+        armed=said.armed or told is Outcome.SUCCEEDED or said.role is not Role.TARGET,
+    )
+
+
+def corrected(endpoint: Endpoint, seen: Traits) -> Assignment:
+    """Return what *endpoint* is told once its guest has contradicted an abort.
+
+    Packets go before the word: the guest runs on a target that was told of an abort. The source is
+    told that it left, and asks its guest first; the target keeps its elevated routes until no
+    source can serve any more. *seen*: of all endpoints of this migration.
+    """
+    said = endpoint.assignment
+    if said.role is not None or said.outcome is not Outcome.ABORTED:
+        return said
+    if Trait.CONTRADICTING not in seen:
+        return said
+    is_followed = endpoint.is_contradicting() and Trait.SERVING not in seen
+    if said.ended_role is Role.SOURCE or is_followed:
+        return dataclasses.replace(said, outcome=Outcome.SUCCEEDED, armed=True)
+    return said

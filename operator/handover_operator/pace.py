@@ -14,7 +14,7 @@ from handover_api.livemigration import LiveMigrationStatus
 COLLECT: Final = 0.5
 """Seconds between the first change that can wait and the write that tells it."""
 
-AWAITED: Final = (Type.TARGET_READY, Type.CUT_OVER, Type.CONFLICTED)
+AWAITED: Final = (Type.TARGET_READY, Type.CUT_OVER, Type.CONFLICTED, Type.CONTRADICTED)
 """Conditions whose status somebody may be waiting for, besides those that a phase implies."""
 
 

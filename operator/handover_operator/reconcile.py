@@ -10,23 +10,28 @@ import contextlib
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 import structlog
 
 from handover_api.conditions import ConfigurationReason
 from handover_api.livemigration import LiveMigration, LiveMigrationStatus
 from handover_api.names import DEFAULT_CONFIGURATION, ObjectKey
-from handover_operator import acceptance, conditions, metrics, notices
+from handover_operator import acceptance, conditions, gather, metrics, notices
 from handover_operator.acceptance import Application
-from handover_operator.cluster import Absent, Cluster, Conflict, Refused
+from handover_operator.cluster import Absent, Cluster, Conflict, NotLeading, Refused
 from handover_operator.gather import RawObject
 from handover_operator.kinds import Kind
 from handover_operator.knowledge import Knowledge
 from handover_operator.notices import Notice
 from handover_operator.pace import Pace
+from handover_operator.resolver import Resolution
 from handover_operator.standby import Standby
 from handover_operator.versions import Version, version_of
 from handover_operator.workqueue import Outdated, Temporary, WorkQueue
+
+ALL: Final = ObjectKey("", "")
+"""No object has this name: all of a kind are to be listed anew."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +45,15 @@ class Subject:
 
     def __str__(self) -> str:
         return f"{self.kind} {str(self.key).removeprefix('/')}"
+
+
+BUDGET: Final = 2_000
+"""Claims that are looked at in one turn of the loop: some 10 ms, whoever made how many of them."""
+
+
+def _name(raw: RawObject) -> str:
+    metadata = raw.get("metadata") or {}
+    return f"{metadata.get('namespace', '')}/{metadata.get('name', '')}"
 
 
 def is_urgent(subject: Subject) -> bool:
@@ -65,6 +79,8 @@ class Reconciler:
         self._runs = False
         self._standby: Standby | None = None
         self._awaited: set[Subject] = set()
+        self._rewound: set[Kind] = set()
+        self._faults: dict[ObjectKey, str] = {}
         self._alarm: asyncio.TimerHandle | None = None
         self._log = structlog.get_logger()
 
@@ -101,19 +117,38 @@ class Reconciler:
 
     def observe(self, kind: Kind, raw: RawObject) -> None:
         """Take in one version of an object; an older one than the last is ignored."""
-        self.known.observe(kind, raw)
+        try:
+            self.known.observe(kind, raw)
+        except Exception:  # noqa: BLE001  one object's fault stays its own
+            metrics.DEFECTS.inc()
+            self._log.exception("cannot_take_in", kind=kind.value, object=_name(raw))
         self._advance()
 
     def forget(self, kind: Kind, key: ObjectKey, last: Version) -> None:
         """Take in that this very object is gone."""
         if self.known.forget(kind, key, last):
+            self._faults.pop(key, None)
             self._advance()
 
     def retain(self, kind: Kind, existing: Mapping[ObjectKey, str], version: int) -> None:
-        """Forget what a list of this version does not hold and nothing newer told us of."""
+        """Forget what a list of this version does not hold and nothing newer told us of.
+
+        Of an older history than ours, as after a restored backup, everything is news.
+        """
+        if self.known.is_rewound(kind, version):
+            self._log.error("history_rewound", kind=kind.value, version=version)
+            self.known.rewind(kind)
+            self._rewound.add(kind)
+            self._queue.add(Subject(kind, ALL))
+            return
         for key, last in self.known.missing(kind, existing, version):
             self._log.info("vanished", kind=kind.value, object=str(key))
             self.forget(kind, key, last)
+
+    def rederive(self) -> None:
+        """Decide everything once more: what a defect has kept back is not lost for ever."""
+        self.known.resolver.recall()
+        self._advance()
 
     def doubt(self, namespace: str, migration_uid: str) -> None:
         """Take in that the driver of a migration may say something else now."""
@@ -152,6 +187,8 @@ class Reconciler:
         # What a driver said to a replica that did not lead was not acted upon.
         self.known.resolver.doubt_all()
         self._advance()
+        for kind in self._rewound:
+            self._queue.add(Subject(kind, ALL))
         index = self.known.resolver.index
         self._queue_endpoints(index.endpoints)
         if self._standby is not None:
@@ -164,14 +201,28 @@ class Reconciler:
         if not self._decides:
             return
         self._silence()
-        resolution = self.known.resolver.resolve(self._clock())
+        resolution = self.known.resolver.resolve(self._clock(), BUDGET)
+        self._complain(resolution)
         self._queue_endpoints(resolution.endpoints)
         if self._standby is None:
             self._queue_leaders_own(resolution.migrations)
-        if resolution.wake is not None:
+        loop = asyncio.get_running_loop()
+        if resolution.behind:
+            self._alarm = loop.call_later(0, self._advance)
+        elif resolution.wake is not None:
             delay = (resolution.wake - self._clock()).total_seconds()
-            loop = asyncio.get_running_loop()
             self._alarm = loop.call_later(max(delay, 0.01), self._advance)
+
+    def _complain(self, resolution: Resolution) -> None:
+        """Tell each new fault once with its traceback; sweeps try again (``rederive``)."""
+        failed = {failure.key: failure.error for failure in resolution.failures}
+        for key, error in failed.items():
+            metrics.DEFECTS.inc()
+            if self._faults.get(key) != repr(error):
+                self._log.error("cannot_decide", object=str(key), exc_info=error)
+            self._faults[key] = repr(error)
+        for key in (resolution.endpoints | resolution.migrations) - failed.keys():
+            self._faults.pop(key, None)
 
     def _queue_leaders_own(self, migrations: Iterable[ObjectKey]) -> None:
         for key in migrations:
@@ -202,7 +253,9 @@ class Reconciler:
     async def _write(self, subject: Subject) -> None:
         """Bring one object up to date, or raise Temporary."""
         try:
-            if subject.notice is not None:
+            if subject.key == ALL:
+                await self._relist(subject.kind)
+            elif subject.notice is not None:
                 await self._emit(subject, subject.notice)
             elif subject.kind is Kind.ENDPOINT:
                 await self._write_endpoint(subject)
@@ -210,11 +263,22 @@ class Reconciler:
                 await self._write_migration(subject)
             else:
                 await self._write_acceptance(subject)
-        except Outdated:
-            raise
+        except (Outdated, NotLeading):
+            raise  # neither is a fault of the API server's
         except Temporary:
             metrics.WRITES.labels(subject.kind.value, "failed").inc()
             raise
+
+    async def _relist(self, kind: Kind) -> None:
+        """Take in a whole list, whatever its objects' versions."""
+        existing: dict[ObjectKey, str] = {}
+        version = 0
+        async for page, version in self._cluster.objects(kind):  # noqa: B007  the last counts
+            for raw in page:
+                existing[gather.key(raw)] = version_of(raw).uid
+                self.observe(kind, raw)
+        self._rewound.discard(kind)
+        self.retain(kind, existing, version)
 
     async def _write_endpoint(self, subject: Subject) -> None:
         self._awaited.discard(subject)

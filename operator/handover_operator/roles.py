@@ -5,6 +5,7 @@ places only: a decided migration gives nothing new, and its targets keep their r
 sources were told and have no routes.
 """
 
+import dataclasses
 import datetime as dt
 import enum
 from collections.abc import Sequence
@@ -12,12 +13,14 @@ from dataclasses import dataclass
 from typing import Final
 
 from handover_api.assignment import Assignment
-from handover_api.livemigration import LiveMigration
+from handover_api.livemigration import LiveMigration, Outcome
+from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Role
-from handover_operator import outcome
+from handover_operator import outcome, tally
 from handover_operator.facts import Endpoint
 from handover_operator.index import Match
 from handover_operator.outcome import View
+from handover_operator.tally import Traits
 
 Age = tuple[dt.datetime, str]
 
@@ -32,16 +35,21 @@ class Reason(enum.StrEnum):
     SOURCE_BY_NAME = "SourceByName"
     HELD = "Held"
     ENDED = "Ended"
+    CONTRADICTED = "Contradicted"
     NONE = "None"
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """An undecided migration that matches the endpoint."""
+    """An undecided migration that matches the endpoint.
+
+    ``superseded``: its status says that a newer one has moved the guest since.
+    """
 
     migration: LiveMigration
     match: Match
     view: View
+    superseded: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +62,22 @@ class Holder:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """What the annotations of an endpoint must say, and by which rule."""
+    """What the annotations of an endpoint must say, and by which rule.
+
+    ``superseded``: the claims that come too late.
+    """
 
     assignment: Assignment
     reason: Reason
+    superseded: frozenset[ObjectKey] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Judgement:
+    """A verdict, and the undecided migrations that had a claim."""
+
+    verdict: Verdict
+    claimants: frozenset[ObjectKey]
 
 
 def age(migration: LiveMigration) -> Age:
@@ -71,14 +91,24 @@ def assign(
     claims: Sequence[Claim],
     holder: Holder | None,
     settled: Age | None = None,
+    seen: Traits = tally.NONE,
 ) -> Verdict:
     """Apply the rules; without a *holder* nobody may end the role that is there.
 
     *settled*: the age of the migration that has moved the guest to this endpoint, or away from it,
     for good. What an older one would make of it is over, though that one is told so later.
+    *seen*: what is true of the endpoints that were told of the same migration.
     """
-    said = endpoint.assignment
-    current = [claim for claim in claims if _is_current(claim, said, settled)]
+    current = [claim for claim in claims if _is_current(claim, endpoint.assignment, settled)]
+    verdict = _given(endpoint, current, holder) or _left(endpoint, holder, seen)
+    if len(current) == len(claims):
+        return verdict
+    late = {claim.migration.key for claim in claims} - {claim.migration.key for claim in current}
+    return dataclasses.replace(verdict, superseded=frozenset(late))
+
+
+def _given(endpoint: Endpoint, current: Sequence[Claim], holder: Holder | None) -> Verdict | None:
+    """Return the role that somebody gives, or that is kept a while; None: there is none."""
     sources = [claim for claim in current if claim.match.role is Role.SOURCE]
     targets = [
         claim
@@ -93,11 +123,18 @@ def assign(
         reason = Reason.TARGET_BY_SELECTOR if by_selector else Reason.TARGET_BY_NAME
         return Verdict(_give(Role.TARGET, targets), reason)
     if _is_held(endpoint, holder, sources):
-        return Verdict(said, Reason.HELD)
+        return Verdict(endpoint.assignment, Reason.HELD)
     if sources:
         return Verdict(_give(Role.SOURCE, sources), Reason.SOURCE_BY_NAME)
+    return None
+
+
+def _left(endpoint: Endpoint, holder: Holder | None, seen: Traits) -> Verdict:
+    """Return what is said of an endpoint to which nobody gives a role."""
+    said = endpoint.assignment
     if said.role is None:
-        return Verdict(said, Reason.NONE)
+        corrected = outcome.corrected(endpoint, seen)
+        return Verdict(corrected, Reason.NONE if corrected == said else Reason.CONTRADICTED)
     if holder is None:
         return Verdict(said, Reason.HELD)
     return Verdict(outcome.finish(endpoint, holder.view), Reason.ENDED)
@@ -106,13 +143,14 @@ def assign(
 def _is_current(claim: Claim, said: Assignment, settled: Age | None) -> bool:
     """The guest has not been moved since; made anew under its id a migration goes on.
 
-    Times have whole seconds: of two in the same one nobody knows which was the first.
+    Times have whole seconds: of two in the same one nobody knows which was the first. Where the
+    migration that moved the guest is gone, and its age with it, what was said of the claim stands.
     """
-    return (
-        settled is None
-        or age(claim.migration)[0] >= settled[0]
-        or claim.migration.migration_uid == said.migration_uid
-    )
+    if claim.migration.migration_uid == said.migration_uid:
+        return True
+    if settled is None:
+        return not (claim.superseded and said.outcome is Outcome.SUCCEEDED)
+    return age(claim.migration)[0] >= settled[0]
 
 
 def _give(role: Role, claims: Sequence[Claim]) -> Assignment:
@@ -121,7 +159,8 @@ def _give(role: Role, claims: Sequence[Claim]) -> Assignment:
         role=role,
         migration=newest.metadata.name,
         migration_uid=newest.migration_uid,
-        armed=newest.spec.armed,
+        # It guards what may give a route: a source has its routes.
+        armed=newest.spec.armed or role is not Role.TARGET,
     )
 
 

@@ -31,6 +31,7 @@ class Versions:
     def __init__(self) -> None:
         self._newest: dict[ObjectKey, Version] = {}
         self._ends: OrderedDict[str, int] = OrderedDict()
+        self._listed = 0
 
     def __len__(self) -> int:
         """Count the objects that exist."""
@@ -80,6 +81,21 @@ class Versions:
             for key, known in self._newest.items()
             if known.number <= number and existing.get(key) != known.uid
         ]
+
+    def is_rewound(self, number: int) -> bool:
+        """Take in a list's version; return whether it is older than an earlier list's.
+
+        Lists are consistent, so that happens only where the API server's history was put back.
+        Two lists that were under way at once may look like it, which costs one list more.
+        """
+        is_older = number < self._listed
+        self._listed = number
+        return is_older
+
+    def rewind(self) -> None:
+        """Take whatever comes next as news: the numbers have begun anew from an older one."""
+        self._newest = {key: Version(known.uid, 0) for key, known in self._newest.items()}
+        self._ends.clear()
 
     def clear(self) -> None:
         """Forget all; what has ended stays so."""

@@ -276,3 +276,103 @@ def test_roles_without_a_migration_are_judged_again_when_their_driver_goes(runni
     running.resolver.doubt_all()
     running.wait(0)
     assert running.roles() == {"a": "source of m1 Succeeded", "b": "target of m1"}
+
+
+class TestTheGuestContradictsAnAbort:
+    """A late cancel: it was told Aborted, and the VM moved all the same."""
+
+    @pytest.fixture(params=["said", "deleted"])
+    def aborted(self, request: Any, world: Any, migration: Migration, endpoint: Build) -> Any:
+        """Aborted by word or by deletion, before any life; the target's agent has withdrawn."""
+        world.apply(*map(endpoint, "ab"), migration(source="a", target="b"))
+        world.report("a", State.BASE).report("b", State.TARGET)
+        if request.param == "said":
+            status = world.migration("m1").status.to_object()
+            world.apply(migration(source="a", target="b", outcome="Aborted", status=status))
+        else:
+            world.delete("m1")
+        world.report("a", State.BASE).report("b", State.WITHDRAWN)
+        assert world.roles() == {"a": "source of m1 Aborted", "b": "target of m1 Aborted"}
+        return world
+
+    @pytest.mark.parametrize("state", [State.TIME_WAIT, State.LIVE])
+    def test_the_source_is_told_that_it_left_and_the_target_waits(
+        self, aborted: Any, cutover: Any, state: State
+    ) -> None:
+        aborted.report("b", state, cutover=cutover("uid-m1"))
+        expected = {"a": "source of m1 Succeeded", "b": "target of m1 Aborted"}
+        assert aborted.roles() == expected
+        aborted.report("a", State.ASKING, routed=True)
+        assert aborted.roles() == expected
+        assert aborted.restart().roles() == expected
+        aborted.report("a", State.WITHDRAWN)
+        assert aborted.roles() == {"a": "source of m1 Succeeded", "b": "target of m1 Succeeded"}
+
+    def test_a_source_that_is_gone_keeps_it_waiting_no_longer(
+        self, aborted: Any, cutover: Any
+    ) -> None:
+        aborted.report("b", State.TIME_WAIT, cutover=cutover("uid-m1")).delete("a")
+        assert aborted.roles() == {"b": "target of m1 Succeeded"}
+
+    def test_a_target_that_fell_back_to_base_is_heard_too(self, aborted: Any, cutover: Any) -> None:
+        aborted.report("b", State.BASE, cutover=cutover("uid-m1"))
+        assert aborted.roles()["a"] == "source of m1 Succeeded"
+
+    @pytest.mark.parametrize(
+        "report",
+        [
+            {"state": State.TIME_WAIT, "acted_role": "target"},  # it has not acted upon the word
+            {"state": State.ASKING, "routed": True},  # it does not know yet
+            {"state": State.TIME_WAIT, "routed": False},
+            {"state": State.TIME_WAIT, "acted_uid": "another"},
+            {"state": State.BASE, "cutover": None},
+            {"state": State.WITHDRAWN, "routed": True},
+        ],
+    )
+    def test_nothing_less_than_a_guest_that_was_heard_since_contradicts(
+        self, aborted: Any, cutover: Any, report: dict[str, Any]
+    ) -> None:
+        aborted.report("b", **{"cutover": cutover("uid-m1"), **report})
+        assert aborted.roles() == {"a": "source of m1 Aborted", "b": "target of m1 Aborted"}
+
+    def test_an_armed_word_of_the_failure_goes_when_the_guest_is_there(
+        self, aborted: Any, cutover: Any
+    ) -> None:
+        said = dataclasses.replace(aborted.endpoint("b").assignment, armed=False)
+        aborted.apply(dataclasses.replace(aborted.endpoint("b"), assignment=said)).delete("a")
+        aborted.report("b", State.TIME_WAIT, cutover=cutover("uid-m1"))
+        assert aborted.endpoint("b").assignment.armed
+
+
+def test_a_contradiction_is_a_condition_of_the_finished_migration(
+    world: Any, migration: Migration, endpoint: Build, cutover: Any
+) -> None:
+    world.apply(*map(endpoint, "ab"), migration(source="a", target="b"))
+    world.report("a", State.BASE).report("b", State.TARGET)
+    status = world.migration("m1").status.to_object()
+    world.apply(migration(source="a", target="b", outcome="Aborted", status=status))
+    assert (world.phase(), world.condition("Contradicted")) == ("Aborted", None)
+    world.report("b", State.TIME_WAIT, cutover=cutover("uid-m1"))
+    assert world.condition("Contradicted") == ("True", "GuestMoved")
+    [told] = [c for c in world.migration("m1").status.conditions if c.type == "Contradicted"]
+    assert told.message == (
+        "the guest runs where the migration was aborted: b on node-b;"
+        " told to ask and let go: a on node-a"
+    )
+    world.report("a", State.WITHDRAWN).report("b", State.BASE, cutover=cutover("uid-m1"))
+    assert world.condition("Contradicted") == ("False", "Followed")
+    assert (world.phase(), world.condition("Finished")) == ("Aborted", ("True", "Aborted"))
+
+
+def test_a_source_that_its_agent_serves_anew_keeps_the_target_waiting(
+    world: Any, migration: Migration, endpoint: Build, cutover: Any
+) -> None:
+    """Its endpoint was made anew: no annotation tells it anything, but the spec names it."""
+    world.apply(*map(endpoint, "ab"), migration(source="a", target="b"))
+    world.report("a", State.BASE).report("b", State.TARGET)
+    world.apply(migration(source="a", target="b", outcome="Aborted")).delete("a")
+    world.apply(endpoint("a", uid="anew", state=State.BASE, routed=True))
+    world.report("b", State.TIME_WAIT, cutover=cutover("uid-m1"))
+    assert world.roles() == {"a": "-", "b": "target of m1 Aborted"}
+    world.report("a", State.BASE, routed=False)
+    assert world.roles()["b"] == "target of m1 Succeeded"

@@ -7,11 +7,12 @@ from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
+import structlog
 
 from handover_api import names
 from handover_api.names import ObjectKey
-from handover_operator import listing, metrics
-from handover_operator.cluster import Absent, Cluster, Conflict, Unavailable
+from handover_operator import gather, listing, metrics, reconcile, roles
+from handover_operator.cluster import Absent, Cluster, Conflict, NotLeading, Unavailable
 from handover_operator.gather import RawObject
 from handover_operator.kinds import AnyKind, Kind
 from handover_operator.listing import Sweeper
@@ -360,3 +361,99 @@ async def test_a_migration_whose_target_has_no_agent_leaves_the_operator_idle(
     reconciler.observe(Kind.ENDPOINT, memory.put(Kind.ENDPOINT, "c", SPEC))
     await settle(reconciler)
     await assert_idle()
+
+
+async def test_a_restored_backup_is_news(memory: Memory, reconciler: Reconciler) -> None:
+    """The numbers of all versions, and what there is, are those of some time ago."""
+    await listing.load(memory, reconciler)
+    await listing.sweep(memory, reconciler)
+    backup, version = copy.deepcopy(memory.stored), memory.version
+    memory.put(Kind.ENDPOINT, "later", {**SPEC, "workload": "b"})
+    for _ in range(20):
+        memory.touch(Kind.ENDPOINT, ObjectKey(NAMESPACE, "a"))
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    await listing.sweep(memory, reconciler)
+    assert memory.role("a") == "source"
+    memory.stored, memory.version = backup, version
+    memory.stored[Kind.ENDPOINT, ObjectKey(NAMESPACE, "a")]["metadata"]["annotations"] = {}
+    memory.patches.clear()
+    await listing.sweep(memory, reconciler)
+    await settle(reconciler)
+    assert memory.role("a") == "source"
+    assert ObjectKey(NAMESPACE, "later") not in reconciler.known.resolver.index.endpoints
+
+
+async def test_a_fault_with_one_object_keeps_no_other_from_its_role(
+    memory: Memory, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory.put(Kind.ENDPOINT, "bad", {**SPEC, "workload": "a"})
+    assign = roles.assign
+
+    def fragile(endpoint: Any, *how: Any) -> Any:
+        if endpoint.key.name == "bad":
+            raise ZeroDivisionError
+        return assign(endpoint, *how)
+
+    monkeypatch.setattr(roles, "assign", fragile)
+    with structlog.testing.capture_logs() as logs:
+        await listing.load(memory, reconciler)
+        await settle(reconciler)
+    assert (memory.role("a"), memory.role("bad")) == ("source", None)
+    assert [line["object"] for line in logs if line["event"] == "cannot_decide"] == ["default/bad"]
+    monkeypatch.undo()
+    await listing.sweep(memory, reconciler)
+    await settle(reconciler)
+    assert memory.role("bad") == "source"
+
+
+async def test_an_object_that_cannot_be_taken_in_ends_no_list(
+    memory: Memory, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory.put(Kind.ENDPOINT, "0-bad", SPEC)
+    read = gather.endpoint
+
+    def fragile(raw: RawObject) -> Any:
+        if raw["metadata"]["name"] == "0-bad":
+            raise ZeroDivisionError
+        return read(raw)
+
+    monkeypatch.setattr(gather, "endpoint", fragile)
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    assert memory.role("a") == "source"
+
+
+async def test_that_another_replica_leads_is_no_failed_write(
+    memory: Memory, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [NotLeading("another replica leads")]
+    patch = memory.patch
+
+    async def refused(*what: Any, **how: Any) -> RawObject:
+        if answers:
+            raise answers.pop()
+        return await patch(*what, **how)
+
+    def failed() -> float:
+        labels = {"kind": "WorkloadEndpoint", "result": "failed"}
+        return metrics.REGISTRY.get_sample_value("handover_operator_writes_total", labels) or 0.0
+
+    before = failed()
+    monkeypatch.setattr(memory, "patch", refused)
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    assert (memory.role("a"), failed()) == ("source", before)
+
+
+async def test_work_beyond_one_turn_goes_on_in_the_next(
+    memory: Memory, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reconcile, "BUDGET", 1)
+    for number in range(20):
+        memory.put(Kind.ENDPOINT, f"a{number}", SPEC)
+    await listing.load(memory, reconciler)
+    async with asyncio.timeout(20):
+        while memory.patches.count("m1/status") == 0 or len(memory.patches) < 22:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert {memory.role(f"a{number}") for number in range(20)} == {"source"}

@@ -1,5 +1,6 @@
 """The incremental resolver agrees with a naive one, in any order, and touches few objects."""
 
+import dataclasses
 import datetime as dt
 from collections.abc import Callable, Iterable
 from typing import Any
@@ -12,7 +13,7 @@ from handover_api.assignment import Assignment
 from handover_api.livemigration import LiveMigration, Outcome
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, Role, Signal, State
-from handover_operator import selectors
+from handover_operator import roles, selectors
 from handover_operator.facts import Endpoint
 from handover_operator.resolver import Resolver
 
@@ -110,7 +111,9 @@ class Reference:
         return migration, Assignment(
             migration=said.migration,
             migration_uid=said.migration_uid,
-            armed=said.armed,
+            armed=said.armed
+            or said.role is not Role.TARGET
+            or (outcome or Outcome.ABORTED) is Outcome.SUCCEEDED,
             outcome=outcome or Outcome.ABORTED,
             ended_role=said.role,
         )
@@ -145,7 +148,29 @@ class Reference:
                 return said
         if sources:
             return give(Role.SOURCE, sources)
-        return said if said.role is None else self.ended(endpoint)[1]
+        return self.corrected(endpoint) if said.role is None else self.ended(endpoint)[1]
+
+    def corrected(self, endpoint: Endpoint) -> Assignment:
+        """Return what is said once a guest runs where its migration was aborted."""
+        said = endpoint.assignment
+        uid = said.migration_uid
+        same = [e for e in self.endpoints if e.assignment.migration_uid == uid]
+        if said.outcome is not Outcome.ABORTED or not any(map(is_contradicting, same)):
+            return said
+        told = [e for e in same if Role.SOURCE in (e.assignment.role, e.assignment.ended_role)]
+        serving = [
+            e for e in told if e.routed or e.assignment.role or e.assignment.outcome == "Aborted"
+        ] + [
+            e
+            for m in self.migrations
+            if m.migration_uid == uid
+            for e in self.endpoints
+            if matched(m, e) is Role.SOURCE and e.routed
+        ]
+        is_source = said.ended_role is Role.SOURCE
+        if is_source or (is_contradicting(endpoint) and not serving):
+            return dataclasses.replace(said, outcome=Outcome.SUCCEEDED, armed=True)
+        return said
 
     def moves_on(
         self,
@@ -167,6 +192,22 @@ class Reference:
         )
 
 
+def is_contradicting(endpoint: Endpoint) -> bool:
+    """Return whether an aborted target has routes of a guest that was heard since."""
+    said = endpoint.assignment
+    lives = endpoint.state in {State.LIVE, State.TIME_WAIT}
+    returned = endpoint.state is State.BASE and endpoint.cutover is not None
+    return (
+        (said.role, said.ended_role, said.outcome) == (None, Role.TARGET, Outcome.ABORTED)
+        and endpoint.acted_role is None
+        and endpoint.routed
+        and (
+            (lives and endpoint.acted_uid == said.migration_uid)
+            or (returned and endpoint.cutover.migration_uid == said.migration_uid)  # type: ignore[union-attr]
+        )
+    )
+
+
 OLDEST = (NOW - dt.timedelta(days=1), "")
 
 
@@ -178,7 +219,8 @@ def age(migration: LiveMigration) -> Any:
 def give(role: Role, migrations: list[LiveMigration]) -> Assignment:
     """Give a role from the newest."""
     newest = max(migrations, key=age)
-    return Assignment(role, newest.metadata.name, newest.migration_uid, newest.spec.armed)
+    armed = newest.spec.armed or role is Role.SOURCE
+    return Assignment(role, newest.metadata.name, newest.migration_uid, armed)
 
 
 # Random worlds, small enough for everything to meet everything.
@@ -232,10 +274,11 @@ def assignments(draw: st.DrawFn) -> Assignment:
     role = draw(st.sampled_from([*Role, None]))
     uid = draw(st.sampled_from(UIDS))
     if role is not None:
-        return Assignment(role, draw(st.sampled_from(["m0", "m1"])), uid)
+        return Assignment(role, draw(st.sampled_from(["m0", "m1"])), uid, draw(st.booleans()))
     return Assignment(
         migration="m0",
         migration_uid=uid,
+        armed=draw(st.booleans()),
         outcome=draw(st.sampled_from(Outcome)),
         ended_role=draw(st.sampled_from(Role)),
     )
@@ -254,6 +297,7 @@ def endpoints(draw: st.DrawFn, *, said: bool = True) -> Endpoint:
         assignment=draw(assignments()) if said else Assignment(),
         state=draw(st.sampled_from([*State, None])) if said else None,
         acted_uid=draw(st.sampled_from(UIDS)) if said else None,
+        acted_role=draw(st.sampled_from([None, None, *Role])) if said else None,
         routed=draw(st.booleans()) if said else False,
         cutover=None
         if cut_over is None or not said
@@ -325,10 +369,11 @@ def settled(things: Iterable[Thing]) -> dict[str, tuple[Role | None, str | None]
                 assignment=said,
             )
         play(resolver, thing, known)
-        for _ in range(3):
+        for _ in range(6):
             for key in resolver.resolve(NOW).endpoints:
                 endpoint, verdict = resolver.index.endpoints[key], resolver.verdict(key)
-                assert verdict is not None
+                if verdict is None:
+                    continue  # it will be looked at once more
                 resolver.put_endpoint(
                     Endpoint(
                         key=key,
@@ -442,3 +487,85 @@ def test_what_is_unknown_may_be_dropped() -> None:
     resolver.drop_migration(ObjectKey("default", "nobody"))
     assert (set(), set()) == touched(resolver.resolve(NOW))
     assert resolver.verdict(ObjectKey("default", "nobody")) is None
+
+
+# One object's fault stays its own.
+
+
+@pytest.fixture
+def faulty(
+    monkeypatch: pytest.MonkeyPatch,
+    migration: Callable[..., LiveMigration],
+    endpoint: Callable[..., Endpoint],
+) -> Resolver:
+    """Two VMs; whatever concerns those called bad raises."""
+    resolver = Resolver()
+    assign, seen = roles.assign, resolver.index.traits_of_members
+
+    def fragile(endpoint: Endpoint, *how: Any) -> Any:
+        if endpoint.key.name == "bad":
+            raise ZeroDivisionError
+        return assign(endpoint, *how)
+
+    def traits(key: ObjectKey) -> Any:
+        if key.name == "bad":
+            raise ZeroDivisionError
+        return seen(key)
+
+    monkeypatch.setattr(roles, "assign", fragile)
+    monkeypatch.setattr(resolver.index, "traits_of_members", traits)
+    for name in ("good", "bad", "shared"):
+        resolver.put_endpoint(endpoint(name))
+    resolver.put_migration(migration("good", source="good", target="shared"))
+    resolver.put_migration(migration("bad", source="bad", target="shared", age=9))
+    return resolver
+
+
+def test_one_exception_loses_nothing_that_was_marked_with_it(faulty: Resolver) -> None:
+    told = faulty.resolve(NOW)
+    assert sorted(each.key.name for each in told.failures) == ["bad", "bad"]
+    assert all(isinstance(each.error, ZeroDivisionError) for each in told.failures)
+    said = {key.name: faulty.verdict(key) for key in faulty.index.endpoints}
+    assert said["bad"] is None
+    assert said["good"] is not None
+    assert said["shared"] is not None
+    assert (said["good"].assignment.role, said["shared"].assignment.migration) == (
+        Role.SOURCE,
+        "good",
+    )
+    assert faulty.resolve(NOW).failures == ()  # not with every event that follows
+
+
+def test_what_was_lost_is_found_by_looking_again(
+    faulty: Resolver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    faulty.resolve(NOW)
+    monkeypatch.undo()
+    faulty.recall()
+    told = faulty.resolve(NOW)
+    assert touched(told) == ({"good", "bad", "shared"}, {"good", "bad"})
+    verdict = faulty.verdict(ObjectKey("default", "shared"))
+    assert verdict is not None
+    assert verdict.assignment.migration == "bad"
+
+
+def test_nothing_is_kept_of_what_is_gone_also_while_nobody_resolves(
+    migration: Callable[..., LiveMigration], endpoint: Callable[..., Endpoint]
+) -> None:
+    resolver = Resolver()
+    for number in range(50):
+        said = Assignment(Role.TARGET, f"m{number}", f"uid-m{number}")
+        resolver.put_endpoint(endpoint(f"b{number}", assignment=said))
+        resolver.put_migration(migration(f"m{number}", source="a", target=f"b{number}"))
+        if number % 2:
+            resolver.resolve(NOW)
+        resolver.put_unreadable(ObjectKey("default", f"x{number}"), "x")
+        for name in (f"b{number}", f"m{number}", f"x{number}"):
+            resolver.drop_endpoint(ObjectKey("default", name))
+            resolver.drop_migration(ObjectKey("default", name))
+    held = {**vars(resolver), **vars(resolver.index)}
+    sizes = {name: len(value) for name, value in held.items() if hasattr(value, "__len__")}
+    assert sizes == dict.fromkeys(sizes, 0)
+    assert len(sizes) >= 10
+    for name in ("_offered", "_sought", "_carriers", "_named"):
+        assert held[name]._sets == {}

@@ -1,5 +1,6 @@
 """The rules of the roles, as short stories of a few endpoints."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -284,3 +285,92 @@ class TestTheOlderMigrationIsToldLast:
     ) -> None:
         returned.apply(migration("m0", source="a", target="b", age=9, owners=DRIVEN))
         assert returned.roles()["b"] == "target of m0"
+
+
+class TestTheClaimComesTooLate:
+    """B→C has moved the guest; an older migration is corrected to name B."""
+
+    @pytest.fixture
+    def late(self, world: Any, migration: Migration, endpoint: Build) -> Any:
+        """The guest has left b with m2, and m1 of before claims b as its target."""
+        world.apply(*map(endpoint, "abc"), migration(source="a", target="x", owners=DRIVEN))
+        world.apply(migration("m2", source="b", target="c", age=9, owners=DRIVEN))
+        world.report("b", State.BASE).report("c", State.LIVE)
+        done = migration("m2", source="b", target="c", age=9, owners=DRIVEN, outcome="Succeeded")
+        world.apply(done).report("b", State.WITHDRAWN).report("c", State.BASE)
+        return world.apply(migration(source="a", target="b", owners=DRIVEN))
+
+    def test_it_is_refused_openly(self, late: Any) -> None:
+        assert late.roles()["b"] == "source of m2 Succeeded"
+        assert late.condition("Conflicted") == ("True", "Superseded")
+        assert late.condition("TargetReady") == ("False", "NotListening")
+        assert "moved since" in message(late, "TargetReady")
+        assert message(late, "Conflicted").startswith("endpoint b was moved since by a newer")
+
+    def test_no_agent_is_blamed_for_it(self, late: Any) -> None:
+        late.wait(60).apply(late.migration("m1"))
+        assert late.condition("TargetReady") == ("False", "NotListening")
+
+    @pytest.mark.parametrize("restarted", [False, True])
+    def test_it_does_not_come_alive_when_the_newer_one_is_deleted(
+        self, late: Any, *, restarted: bool
+    ) -> None:
+        if restarted:
+            late.restart()
+        late.delete("m2")
+        if restarted:
+            late.restart()
+        assert late.roles()["b"] == "source of m2 Succeeded"
+        assert late.condition("Conflicted") == ("True", "Superseded")
+
+    def test_a_newer_one_is_not_refused_after_that(self, late: Any, migration: Migration) -> None:
+        late.delete("m2").apply(migration("m3", source="c", target="b", age=30, owners=DRIVEN))
+        assert late.roles()["b"] == "target of m3"
+
+
+def message(world: Any, wanted: str, name: str = "m1") -> str:
+    """Return the message of a condition."""
+    [found] = [c.message for c in world.migration(name).status.conditions if c.type == wanted]
+    return str(found)
+
+
+class TestArmed:
+    """It guards what may give a route, and no answer of a guest whose routes are in."""
+
+    def test_only_a_target_waits_to_be_armed(
+        self, world: Any, migration: Migration, endpoint: Build
+    ) -> None:
+        world.apply(*map(endpoint, "ab"), migration(source="a", target="b", armed=False))
+        assert (world.endpoint("a").assignment.armed, world.endpoint("b").assignment.armed) == (
+            True,
+            False,
+        )
+
+    def test_it_goes_with_the_role_of_a_success(
+        self, world: Any, migration: Migration, endpoint: Build
+    ) -> None:
+        world.apply(*map(endpoint, "ab"), migration(source="a", target="b", armed=False))
+        world.report("b", State.LIVE)
+        world.apply(migration(source="a", target="b", armed=False, outcome="Succeeded"))
+        world.report("a", State.WITHDRAWN)
+        assert world.roles()["b"] == "target of m1 Succeeded"
+        assert world.endpoint("b").assignment.armed
+
+    def test_the_pods_own_kernel_is_not_believed_after_an_abort(
+        self, world: Any, migration: Migration, endpoint: Build
+    ) -> None:
+        """Guards: it answers for the guest's address until KubeVirt has taken that away."""
+        world.apply(*map(endpoint, "ab"), migration(source="a", target="b", armed=False))
+        world.report("b", State.TARGET)
+        world.apply(migration(source="a", target="b", armed=False, outcome="Aborted"))
+        assert (world.endpoint("a").assignment.armed, world.endpoint("b").assignment.armed) == (
+            True,
+            False,
+        )
+
+    def test_a_source_that_an_older_operator_left_unarmed_is_mended(
+        self, world: Any, migration: Migration, endpoint: Build, assignment: Any
+    ) -> None:
+        unarmed = dataclasses.replace(assignment("source of m1"), armed=False)
+        world.apply(endpoint("a", assignment=unarmed), migration(source="a", armed=False))
+        assert world.endpoint("a").assignment.armed

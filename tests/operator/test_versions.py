@@ -70,3 +70,27 @@ def test_the_ends_of_long_ago_are_forgotten(monkeypatch: pytest.MonkeyPatch) -> 
         known.bury(KEY, Version(uid, number + 10))
     assert known.take(KEY, Version("one", 1))
     assert not known.take(KEY, Version("two", 2))
+
+
+def test_a_list_of_an_older_history_is_told_from_a_late_event() -> None:
+    versions = Versions()
+    assert not versions.is_rewound(10)
+    versions.take(KEY, Version("u", 12))
+    assert not versions.is_rewound(11)  # it was under way when the event came
+    assert versions.is_rewound(5)
+    assert not versions.is_rewound(5)
+
+
+def test_after_a_rewind_everything_is_news_and_what_is_missing_is_found() -> None:
+    versions = Versions()
+    gone = ObjectKey("default", "gone")
+    versions.take(KEY, Version("u", 12))
+    versions.take(gone, Version("g", 13))
+    versions.bury(ObjectKey("default", "c"), Version("c", 14))
+    versions.rewind()
+    assert versions.take(KEY, Version("u", 4))
+    assert not versions.take(KEY, Version("u", 3))
+    assert versions.take(ObjectKey("default", "c"), Version("c", 2))
+    assert versions.missing({KEY: "u", ObjectKey("default", "c"): "c"}, 5) == [
+        (gone, Version("g", 5))
+    ]
