@@ -94,7 +94,7 @@ class EndpointReason(enum.StrEnum):
     INVALID = "Invalid"
     GUARD_REFUSED = "GuardRefused"
     GUARD_CONTESTED = "GuardContested"
-    USED_BY_NODE = "UsedByNode"
+    WOULD_BE_REFUSED = "WouldBeRefused"
 
 
 class ConfigurationCondition(enum.StrEnum):

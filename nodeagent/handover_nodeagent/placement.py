@@ -44,11 +44,12 @@ class Surroundings:
 def place(endpoint: WorkloadEndpoint, surroundings: Surroundings) -> Link | Unplaced:
     """Return the endpoint's link; a device of the node's own is never taken.
 
-    One that the endpoint has already is never refused it: what was found to be wrong with it, or
-    with the one that it names now, takes no route from a guest that has one (``doubt``).
+    One that the endpoint has already stays its own while no other one is found: that nothing tells
+    it any more (a link that was down has lost its routes), that it has another name now, or that
+    something is wrong with it, takes no route from a guest that has one (``doubt``).
     """
     found = _find(endpoint, surroundings)
-    if isinstance(found, Unplaced) and found.reason is EndpointReason.INTERFACE_REFUSED:
+    if isinstance(found, Unplaced):
         return surroundings.links.get(surroundings.held or 0, found)
     return found
 
@@ -57,7 +58,7 @@ def doubt(endpoint: WorkloadEndpoint, link: Link) -> str:
     """Say why *link*, which *endpoint* has, would not be given to it now; "" when it would."""
     named = endpoint.spec.interface
     if named not in {None, link.name}:
-        return f"interface {named} cannot be the guest's; it stays on {link.name}"
+        return f"interface {named} is not there, or not the guest's; it stays on {link.name}"
     return objection(link, frozenset(), is_led=True)
 
 

@@ -71,10 +71,7 @@ class Seating:
         surroundings = placement.Surroundings(
             node.links, node.names, directions, others, held.index if held else None
         )
-        found = placement.place(endpoint, surroundings)
-        if isinstance(found, Link) or devices or endpoint.spec.interface:
-            return found
-        return held or found
+        return placement.place(endpoint, surroundings)
 
     def _is_others(self, index: int, own: int | None) -> bool:
         keys = self._on.get(index, ())

@@ -166,7 +166,7 @@ def _drafts(standing: Standing) -> Iterator[_Draft]:
     if standing.sharers:
         yield _Draft(Type.ADDRESS_SHARED, _YES, Reason.SHARED, _shared(standing.sharers))
     if standing.doubt:
-        yield _Draft(Type.INTERFACE_DOUBTED, _YES, Reason.USED_BY_NODE, standing.doubt)
+        yield _Draft(Type.INTERFACE_DOUBTED, _YES, Reason.WOULD_BE_REFUSED, standing.doubt)
     if standing.unguarded:
         yield _Draft(Type.UNGUARDED, _YES, *standing.unguarded)
     if standing.overdue:

@@ -188,6 +188,7 @@ HELD = {
         {},
     ),
     "another name that is refused": (TAP, "eth0", {}),
+    "a name that is not there any more": (TAP, "tap9", {}),
 }
 
 
@@ -205,6 +206,16 @@ def test_a_link_that_the_endpoint_has_is_doubted_but_stays(
 def test_a_link_that_became_an_uplink_does_not_yield_to_another_ones_route() -> None:
     surroundings = around([BECAME_UPLINK, OTHER], {V4: on(TAP), V6: on(TAP)})
     assert place(endpoint(), dataclasses.replace(surroundings, held=7)) == BECAME_UPLINK
+
+
+@pytest.mark.parametrize("devices", [{}, {V4: on(TAP), V6: on(OTHER)}])
+def test_a_link_that_the_endpoint_has_stays_where_nothing_tells_a_better_one(
+    devices: Mapping[IPAddress, frozenset[int]],
+) -> None:
+    """A link that was down has lost the route that told it; a second route makes it no other."""
+    surroundings = around(devices=devices)
+    assert isinstance(place(endpoint(), surroundings), Unplaced)
+    assert place(endpoint(), dataclasses.replace(surroundings, held=7)) == TAP
 
 
 def test_a_link_without_fault_is_not_doubted() -> None:

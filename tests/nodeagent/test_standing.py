@@ -164,7 +164,7 @@ def conditions(of: Standing, before: tuple[Condition, ...] = ()) -> dict[str, Co
             "Unguarded",
             ("True", "GuardContested", "somebody"),
         ),
-        (BASE, {"doubt": "odd"}, "InterfaceDoubted", ("True", "UsedByNode", "odd")),
+        (BASE, {"doubt": "odd"}, "InterfaceDoubted", ("True", "WouldBeRefused", "odd")),
         (LISTENING, {"overdue": True}, "TargetTimeout", ("True", "NotAnnounced", "no announce")),
     ],
 )  # fmt: skip

@@ -165,14 +165,14 @@ async def test_a_running_vm_keeps_its_route_whatever_its_device_gets(
             world.node.run(meddle)
         else:
             world.send(ADVERTISEMENT)
-        await world.until_says("InterfaceDoubted", "True", "UsedByNode")
+        await world.until_says("InterfaceDoubted", "True", "WouldBeRefused")
         assert [line for line in witness.told() if line.startswith("-10.65")] == []
     await world.until_says("Programmed", "True", "Programmed")
     await world.kill()
     await world.start()
     world.put(said=said)
     await world.shows(ELEVATED_V4 if said else NORMAL_V4)
-    await world.until_says("InterfaceDoubted", "True", "UsedByNode")
+    await world.until_says("InterfaceDoubted", "True", "WouldBeRefused")
 
 
 @pytest.mark.usefixtures("mute")

@@ -140,13 +140,29 @@ async def test_two_interfaces_of_one_vm_are_two_endpoints(world: World) -> None:
 async def test_an_interface_that_is_renamed_and_back_is_followed_each_time(world: World) -> None:
     world.put()
     await world.until(lambda: "10.65.0.2" in world.node.run(GUARD))
-    world.node.run("ip link set tap0 name else0")
-    await world.until_says("Programmed", "False", "InterfaceNotFound")
-    await world.until(lambda: "10.65.0.2" not in world.node.run(GUARD))
-    assert world.routes() == []
-    world.node.run("ip link set else0 name tap0")
+    with watching() as witness:
+        world.node.run("ip link set tap0 name else0")
+        await world.until(lambda: guarded(world, "else0") == ["10.65.0.2"])
+        await world.until(lambda: guarded(world, "tap0") == [])
+        await world.until_says("InterfaceDoubted", "True", "WouldBeRefused")
+        assert "it stays on else0" in world.message("InterfaceDoubted")
+        world.node.run("ip link set else0 name tap0")
+        await world.until(lambda: guarded(world, "tap0") == ["10.65.0.2"])
+        await world.until(lambda: world.condition("InterfaceDoubted") is None)
+        assert witness.told() == []
+
+
+@pytest.mark.parametrize("named", ["typo0", "lo"])
+async def test_a_wrong_name_for_a_running_guests_interface_takes_no_route(
+    world: World, named: str
+) -> None:
+    world.put()
     await world.shows(NORMAL_V4)
-    await world.until(lambda: "10.65.0.2" in world.node.run(GUARD))
+    with watching() as witness:
+        world.put(interface=named)
+        await world.until_says("InterfaceDoubted", "True", "WouldBeRefused")
+        assert witness.told() == []
+    await world.until_says("Programmed", "True", "Programmed")
 
 
 async def test_an_interface_with_calicos_name_for_the_pod_is_found(world: World) -> None:
