@@ -137,10 +137,14 @@ class Ear:
     def silence_in(self, patience: float) -> float:
         """Return in how many seconds the guest has been silent for *patience*; 0.0 when it has.
 
-        What never left could not be answered: it is asked once more, and given its time.
+        What never left could not be answered: it is asked once more, and given its time. But a
+        link that is up and has no carrier takes nothing because nobody is at its other end.
         """
+        link = self.tuning.link
         series = self._listener.series if self._listener else None
         if series is None or series.first_asked_at is None or not series.has_asked:
+            if link.up and not link.carrier:
+                return 0.0
             self.ask()
             return UNSENT_PATIENCE
         return max(0.0, series.first_asked_at + patience - self._loop.time())

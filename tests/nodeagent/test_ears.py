@@ -193,6 +193,16 @@ async def test_silence_counts_from_the_first_probe_that_left(audience: Audience)
     assert ear.silence_in(0.0) == 0.0
 
 
+async def test_nobody_is_at_the_other_end_of_a_link_without_a_carrier(audience: Audience) -> None:
+    """A tap whose QEMU has ended takes no frame; one that is down may have its guest."""
+    for up, expected in ((True, 0.0), (False, ears.UNSENT_PATIENCE)):
+        link = dataclasses.replace(LINK, up=up, carrier=False)
+        ear = Ear(KEY, dataclasses.replace(TUNING, link=link), audience)
+        listener(ear).takes = False
+        ear.ask()
+        assert ear.silence_in(0.25) == expected
+
+
 async def test_a_guest_that_nobody_can_listen_to_is_unaskable_but_not_silent(
     audience: Audience, monkeypatch: pytest.MonkeyPatch
 ) -> None:

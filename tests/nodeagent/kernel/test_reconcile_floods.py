@@ -186,6 +186,17 @@ async def test_a_link_that_goes_away_takes_its_guest_along(world: World, node: N
     await world.until_state("Withdrawn")
 
 
+async def test_a_tap_whose_guest_has_ended_is_silent_though_it_takes_no_frame(
+    world: World, node: Node
+) -> None:
+    node.run("ip tuntap add tap9 mode tap")
+    node.run("ip link set tap9 up")
+    world.put(said="source", interface="tap9")
+    await world.until(lambda: world.loop.residents[KEY].link)
+    world.put(said="source Succeeded", interface="tap9")
+    await world.until_state("Withdrawn")
+
+
 @pytest.mark.usefixtures("alive")
 async def test_an_agent_that_only_observes_sends_nothing(
     world: World, monkeypatch: pytest.MonkeyPatch
