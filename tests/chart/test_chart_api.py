@@ -82,7 +82,6 @@ def test_the_operator_may_apply_the_default_configuration_and_no_other(kubectl: 
 NOBODYS = [
     ("get", "secrets"),
     ("get", "configmaps"),
-    ("get", "pods"),
     ("create", "pods"),
     ("update", "workloadendpoints.handover.dev"),
     ("update", "livemigrations.handover.dev"),
@@ -93,6 +92,7 @@ NOBODYS = [
     ("patch", "nodes"),
 ]
 NO_AGENTS = [
+    ("get", "pods"),
     ("list", "pods"),
     ("list", "livemigrations.handover.dev"),
     ("create", "livemigrations.handover.dev"),

@@ -45,6 +45,7 @@ def test_for_kubevirt_the_operator_reads_its_kinds_and_makes_ours(release: Relea
     kinds = ("virtualmachineinstances", "virtualmachineinstancemigrations")
 
     assert rights(release, "ClusterRole/handover-operator-kubevirt") == {
+        ("", "pods", "get"),
         ("", "pods", "list"),
         ("", "pods", "watch"),
         *((kubevirt, kind, verb) for kind in kinds for verb in ("get", "list", "watch")),

@@ -62,6 +62,11 @@ class Desk:
         """Return what is said of every endpoint."""
         return {raw["metadata"]["name"]: said(raw) for raw in await self.objects(Kind.ENDPOINT)}
 
+    async def armed(self, endpoint: str) -> bool:
+        """Return whether an endpoint is told that more than a RARP counts now."""
+        raw = await self.api.call("GET", self.path(Kind.ENDPOINT, endpoint))
+        return bool(raw["metadata"]["annotations"].get(names.ARMED) != "false")
+
     async def until_roles(self, wanted: dict[str, str]) -> None:
         """Wait until just this is said."""
         await until(self.roles, lambda found: found == wanted)

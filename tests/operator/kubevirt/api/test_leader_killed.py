@@ -1,12 +1,16 @@
 """Two replicas beside a played KubeVirt: the leader dies in each phase, and nothing is lost."""
 
+import asyncio
+import time
 from collections.abc import Callable
 from typing import Any, Final
 
 import pytest
 
 from handover_lab.puppets import Guest
+from handover_lab.release import LEASE
 from handover_lab.scripted import STEPS
+from handover_operator.lease import Periods
 
 pytestmark = pytest.mark.api
 
@@ -139,3 +143,54 @@ def each_once(name: str, role: str) -> list[str]:
     """Compose what the endpoint of one side comes to say; the target's is made with its role."""
     said = f"{role} of {name}"
     return [*(["-"] if role == "source" else []), said, f"{said} Succeeded"]
+
+
+AWAITED: Final = {
+    "pending": ("source", "source of {}"),
+    "schedule": ("target", "target of {}"),
+    "prepare": ("source", "source of {}"),
+}
+"""By the last step that a leader sees: what the step after it makes agents wait for."""
+
+BAR: Final = 0.5
+"""Seconds from the leader's death, in which KubeVirt goes on, until it is written."""
+
+
+async def test_what_a_migration_waits_for_is_there_half_a_second_after_the_leader_s_death(
+    replicas: tuple[Any, Any], desk: Any
+) -> None:
+    leader, standby = replicas
+    for step, (side, said) in AWAITED.items():
+        if not leader.runs:
+            # In its pod it still holds the Lease; its next renewal shows that there is a leader.
+            before = await renewed(desk)
+            await leader.start()
+            await until_leading(desk, leader)
+            for _ in range(2):
+                before = await desk.until(
+                    lambda: renewed(desk),
+                    lambda now, before=before: now != before,
+                    "a renewal",
+                )
+            await asyncio.sleep(Periods().poll)
+        move = await Move(desk, f"short-{step}").begin(step)
+        await leader.until_idle()
+        written = await standby.metric("handover_operator_writes_total")
+        stood_in = await standby.metric("handover_operator_stood_in_total")
+        leader.kill()
+        died = time.monotonic()
+        await move.advance()
+        if step == "prepare":
+            await desk.until(lambda move=move: desk.armed(move.source), bool, "armed")
+        await move.until_said(getattr(move, side), said.format(move.name))
+        assert time.monotonic() - died < BAR
+        assert await standby.metric("handover_operator_leader") == 0
+        assert await standby.metric("handover_operator_stood_in_total") > stood_in
+        assert await standby.metric("handover_operator_writes_total") > written
+        assert await standby.metric("handover_operator_terms_total") == 0
+
+
+async def renewed(desk: Any) -> str:
+    """Return when the Lease was last renewed."""
+    found: str = (await desk.api.call("GET", LEASE))["spec"]["renewTime"]
+    return found
