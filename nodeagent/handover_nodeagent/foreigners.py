@@ -38,6 +38,7 @@ class Foreigners:
         self._contests = Contests[IPAddress]()
         self._standing: dict[IPAddress, dict[Route, Foreign]] = {}
         self._parked: dict[IPAddress, dict[Route, Foreign]] = {}
+        self._missing: dict[IPAddress, dict[Route, Foreign]] = {}
 
     def configure(self, settings: Settings) -> None:
         """Go by other *settings*; what stood in another table is to be observed anew."""
@@ -46,16 +47,26 @@ class Foreigners:
         self._settings = settings
 
     def load(self, standing: Iterable[Foreign], parked: Iterable[Foreign]) -> None:
-        """Take these for all that the kernel has."""
+        """Take these for all that the kernel has.
+
+        A parked copy that is not among them was removed by somebody, and is to be written anew.
+        """
+        before = self._parked
         self._standing, self._parked = {}, {}
         for foreign in standing:
             self._stands(foreign)
         for foreign in parked:
             self._parked.setdefault(foreign.route.address, {})[foreign.route] = foreign
+        for address, copies in before.items():
+            there = self._parked.get(address, {})
+            for route, copy in copies.items():
+                if route not in there:
+                    self._missing.setdefault(address, {})[route] = copy
 
     def forget(self, address: IPAddress) -> None:
         """Keep no trace of an address that nobody has, unless a route of it is parked."""
         self._standing.pop(address, None)
+        self._missing.pop(address, None)
         if not self._parked.get(address):
             self._parked.pop(address, None)
 
@@ -131,6 +142,13 @@ class Foreigners:
         if entry.is_host and entry.direct and is_here and is_foreign:
             self._stands(Foreign(entry.route, message))
 
+    def copy_gone(self, route: Route) -> bool:
+        """Know that somebody removed a parked copy; tell whether it was known."""
+        copy = self._parked.get(route.address, {}).pop(route, None)
+        if copy:
+            self._missing.setdefault(route.address, {})[route] = copy
+        return copy is not None
+
     def gone(self, route: Route) -> None:
         """Know that its owner removed *route*."""
         self._standing.get(route.address, {}).pop(route, None)
@@ -144,7 +162,7 @@ class Foreigners:
     def lose(self, oif: int) -> frozenset[IPAddress]:
         """Forget all routes of an interface that went down or is gone; return their addresses."""
         lost: set[IPAddress] = set()
-        for known in (self._standing, self._parked):
+        for known in (self._standing, self._parked, self._missing):
             for address, foreign in known.items():
                 for route in [route for route in foreign if route.oif == oif]:
                     lost.add(address)
@@ -152,7 +170,12 @@ class Foreigners:
         return frozenset(lost)
 
     def park(self, address: IPAddress) -> str:
-        """Park all that stands, also below the first; return "" or why one stays."""
+        """Park all that stands, also below the first; return "" or why one stays.
+
+        A copy that somebody removed is written anew: nothing else could be given back.
+        """
+        if not self._restore(address):
+            return self._contest(address)
         for _ in range(_HIDDEN):
             standing = tuple(self._standing.get(address, {}).values())
             for foreign in standing:
@@ -174,6 +197,8 @@ class Foreigners:
         """Put back what is parked for *address*; return how many routes that were."""
         given = 0
         table = self._settings.route_table
+        # Also what somebody removed from its table is known here as it was.
+        self._parked.setdefault(address, {}).update(self._missing.pop(address, {}))
         for route, parked in list(self._parked.get(address, {}).items()):
             if parking.unpark(self._channel, parked, table) == 0:
                 del self._parked[address][route]
@@ -200,6 +225,20 @@ class Foreigners:
         if result == 0:
             self._moved(rival, is_parked=True)
         return result
+
+    def _restore(self, address: IPAddress) -> bool:
+        """Write missing copies anew; False where somebody removes them as often."""
+        missing = self._missing.get(address)
+        if not missing:
+            return True
+        if not self._contests.may_act(address, self._clock()):
+            return False
+        for route, copy in missing.items():
+            # One that the kernel refuses, for its interface is down or gone, went with that.
+            if parking.copy_anew(self._channel, copy) == 0:
+                self._parked.setdefault(address, {})[route] = copy
+        del self._missing[address]
+        return True
 
     def _stands(self, foreign: Foreign) -> None:
         self._standing.setdefault(foreign.route.address, {})[foreign.route] = foreign

@@ -6,6 +6,7 @@ then, and nobody but this room writes to the kernel.
 """
 
 import asyncio
+import dataclasses
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
@@ -34,16 +35,21 @@ class Requests:
 
 @dataclass(frozen=True, slots=True)
 class Returned:
-    """What was done; ``trouble`` is "" or says what could not be."""
+    """What was done; ``trouble`` is "" or says what could not be.
+
+    ``kept``: so many routes of ours stay, for nothing else leads to their addresses.
+    """
 
     parked: int
     ours: int
+    kept: int
     trouble: str
 
 
 async def hand_back(settings: Settings, silent: AbstractSet[IPAddress]) -> Returned:
     """Put parked routes back, then take ours and the guard out; again, it changes nothing.
 
+    A route of ours stays where nobody else has one: a guest that it serves would be cut off.
     The foreign routes of *silent* addresses stay parked: their guests are elsewhere, and a route
     here would draw what is meant for them. Raises ObservationError.
     """
@@ -51,7 +57,7 @@ async def hand_back(settings: Settings, silent: AbstractSet[IPAddress]) -> Retur
     table = GuardTable()
     removed = await table.remove()
     table.close()
-    return Returned(returned.parked, returned.ours, returned.trouble or removed.trouble)
+    return dataclasses.replace(returned, trouble=returned.trouble or removed.trouble)
 
 
 def _hand_back_routes(settings: Settings, silent: AbstractSet[IPAddress]) -> Returned:
@@ -60,8 +66,11 @@ def _hand_back_routes(settings: Settings, silent: AbstractSet[IPAddress]) -> Ret
         parked = [each for each in parking.observe_parked() if each.route.address not in silent]
         results = [parking.unpark(channel, each, table) for each in parked]
         ours = routes.observe(settings.route_protocol, [table])
-        if ours:
-            channel.transact([routes.encode_remove(route) for route in ours])
+        addresses = {route.address for route in ours}
+        others = parking.observe_others(addresses, table, settings.route_protocol).direct
+        free = silent | {each.route.address for each in others}
+        going = [route for route in ours if route.address in free]
+        channel.transact([routes.encode_remove(route) for route in going])
     refused = next((result for result in results if result), 0)
     trouble = f"a parked route stays: {netlink.describe(refused)}" if refused else ""
-    return Returned(results.count(0), len(ours), trouble)
+    return Returned(results.count(0), len(going), len(ours) - len(going), trouble)

@@ -177,6 +177,8 @@ class Router:
         """Take in what somebody else did; tell whether it concerns an endpoint of ours."""
         route = changed.route
         is_known = self.desired.knows(route.address)
+        if route.table == parking.PARKING_TABLE:
+            return self.foreigners.copy_gone(route) and is_known
         ours = self._ours.get(route.address, [])
         if changed.replaced:
             # Nothing else tells what stood there: one of ours, or another foreign one.

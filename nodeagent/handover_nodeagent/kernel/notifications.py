@@ -10,7 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from handover_nodeagent.kernel import links, messages, multicast, routes, wakeup_filter
+from handover_nodeagent.kernel import links, messages, multicast, parking, routes, wakeup_filter
 from handover_nodeagent.network import IPAddress, Route
 
 BUDGET: Final = 64
@@ -55,7 +55,7 @@ class AddressChanged:
 
 @dataclass(frozen=True, slots=True)
 class RouteChanged:
-    """Somebody else added or removed a direct host route, ours or foreign.
+    """Somebody else added or removed a direct host route, ours or foreign, or a parked copy.
 
     ``direct`` is false for a route by a gateway that took another one's place, perhaps ours;
     ``replaced`` tells that it took one. ``message`` is the kernel's, for :class:`parking.Foreign`.
@@ -140,6 +140,8 @@ def _decode_route(message: bytes, table: int, *, present: bool) -> Notification 
     if _family_of(message) not in routes.HOST or not routes.is_made(message):
         return None
     entry = routes.decode(message)
+    if entry.route.table == parking.PARKING_TABLE and not present:
+        return RouteChanged(entry.route, present, entry.direct, message)
     if entry.route.table != table:
         return None
     if entry.prefix_length == 0:

@@ -103,6 +103,13 @@ def park(channel: netlink.Channel, foreign: Foreign) -> int:
     return removed
 
 
+def copy_anew(channel: netlink.Channel, parked: Foreign) -> int:
+    """Write the copy of *parked* once more, which somebody removed; return an errno."""
+    copy = _rewrite(parked.message, messages.NEWROUTE, _NEW_FLAGS, PARKING_TABLE)
+    result = channel.transact([copy])[0]
+    return 0 if result in _THERE else result
+
+
 def supplant(
     channel: netlink.Channel, foreign: Foreign, ours: Route, *, crowded: bool = False
 ) -> int:
