@@ -8,6 +8,7 @@ from typing import Final
 
 from handover_api.conditions import EndpointReason
 from handover_api.workloadendpoint import WorkloadEndpoint
+from handover_nodeagent import wording
 from handover_nodeagent.network import IPAddress, Link
 
 _CALICO_PREFIX: Final = "cali"
@@ -110,7 +111,7 @@ def _by_route(
     ]
     if len(free) == 1:
         return free[0]
-    names = ", ".join(sorted(link.name for link in free or routed))
+    names = wording.some([link.name for link in free or routed])
     leave = f"direct routes to its addresses leave by {names}"
     if free:
         return Unplaced(EndpointReason.INTERFACE_AMBIGUOUS, f"{leave}: name one in spec.interface")
@@ -145,5 +146,5 @@ def objection(link: Link, gateways: AbstractSet[IPAddress], *, is_led: bool) -> 
     if link.default_route:
         return f"interface {link.name} has the node's default route"
     harmless = link.hosts if is_led else link.hosts & gateways
-    own = sorted(str(one) for one in link.addresses - harmless if not one.is_link_local)
-    return f"interface {link.name} has the node's address {', '.join(own)}" if own else ""
+    own = [str(one) for one in link.addresses - harmless if not one.is_link_local]
+    return f"interface {link.name} has the node's address {wording.some(own)}" if own else ""

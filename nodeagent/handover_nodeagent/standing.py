@@ -16,7 +16,7 @@ from handover_api.workloadendpoint import (
     WorkloadEndpoint,
     WorkloadEndpointStatus,
 )
-from handover_nodeagent import machine, timers
+from handover_nodeagent import machine, timers, wording
 from handover_nodeagent.addresses import Admission
 from handover_nodeagent.machine import Machine, RouteLevel
 from handover_nodeagent.network import IPAddress, Link, Route
@@ -136,7 +136,7 @@ def _date(
         type=draft.type,
         status=draft.status,
         reason=draft.reason,
-        message=draft.message,
+        message=wording.clipped(draft.message),
         last_transition_time=since,
         observed_generation=generation,
     )
@@ -236,6 +236,6 @@ def _listening(standing: Standing) -> _Draft:
 
 def _shared(sharers: Mapping[IPAddress, tuple[ObjectKey, ...]]) -> str:
     return "; ".join(
-        f"{address} is also named by {', '.join(map(str, keys))}"
+        f"{address} is also named by {wording.some([str(key) for key in keys])}"
         for address, keys in sharers.items()
     )

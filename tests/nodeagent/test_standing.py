@@ -242,3 +242,12 @@ def test_a_status_says_what_was_acted_upon() -> None:
     assert status == expected
     unplaced = dataclasses.replace(LISTENING, placement=NOWHERE)
     assert standing.status(unplaced, (), NOON).interface is None
+
+
+def test_a_message_stays_short_whatever_many_endpoints_share() -> None:
+    """Else the API server refuses the whole status, for ever (32 KiB of one message)."""
+    crowd = tuple(ObjectKey("n" * 60, f"{number}" * 60) for number in range(300))
+    many = {ip_address(f"10.65.0.{number}"): crowd for number in range(16)}
+    said = conditions(dataclasses.replace(BASE, sharers=many, refusals=("x" * 9000,)))
+    assert " and 295 more" in said["AddressShared"].message
+    assert max(len(one.message) for one in said.values()) <= 2048

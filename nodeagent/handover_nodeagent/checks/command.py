@@ -43,21 +43,24 @@ def gather(state_directory: Path, *, ask_api: bool) -> list[Finding]:
     found += surroundings.look(settings)
     found.append(surroundings.state_directory(state_directory))
     if ask_api:
-        found += asyncio.run(rights.look())
+        found += findings.attempt("API rights", lambda: asyncio.run(rights.look()))
     return found
 
 
 def settings_in_force(directory: Path) -> tuple[Settings, list[Finding]]:
     """Return what the agent remembers of the configuration, with the environment over it."""
     memory = Memory(directory)
-    specs = memory.load_configuration() or {}
+    specs = memory.load_configuration()
     memory.close()
+    if specs is None:
+        text = "none is remembered: an agent that starts now waits for the API server's answer"
+        remedy = "see whether the agent runs here, and whether it reaches the API server"
+        return Settings(), [findings.warn("configuration", text, remedy)]
     node = f"{names.NODE_CONFIGURATION_PREFIX}{os.environ.get('HANDOVER_NODE_NAME', '')}"
     overrides = configuration.overrides(os.environ)
     effective = configuration.effective(
         specs.get(names.DEFAULT_CONFIGURATION), specs.get(node), overrides
     )
     if isinstance(effective, Invalid):
-        text = f"{effective.layer}: {effective}"
-        return Settings(), [findings.fail("configuration", text, "correct this field")]
+        return Settings(), [findings.fail("configuration", str(effective), "correct this field")]
     return effective, [findings.ok("configuration", f"valid; mode {effective.mode}")]

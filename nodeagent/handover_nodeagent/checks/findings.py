@@ -1,7 +1,7 @@
 """PURE: what a check found, and what to do about it."""
 
 import enum
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from handover_api.model import Model
@@ -37,6 +37,21 @@ def warn(check: str, message: str, remedy: str) -> Finding:
 def fail(check: str, message: str, remedy: str) -> Finding:
     """Something does not work."""
     return Finding(check=check, verdict=Verdict.FAIL, message=message, remedy=remedy)
+
+
+def attempt(check: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    """Return what *look* finds; where it ends in an error, that is what was found.
+
+    So no check costs the others: a person who asks has trouble already.
+    """
+    found: list[Finding] = []
+    try:
+        # One by one: what was found before the error stays.
+        found.extend(look())
+    except Exception as error:  # noqa: BLE001  the root of a check
+        text = f"this could not be looked at: {type(error).__name__}: {error}"
+        found.append(fail(check, text, "report this, with the agent's version"))
+    return found
 
 
 _INDENTED: Final = "\n" + " " * 6

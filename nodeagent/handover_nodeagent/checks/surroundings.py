@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Final
 
 from handover_api.configuration import Settings
-from handover_nodeagent.checks import programs, traps
+from handover_nodeagent.checks import findings, programs, traps
 from handover_nodeagent.checks.findings import Finding, fail, ok
 from handover_nodeagent.checks.traps import Workload
 from handover_nodeagent.kernel import capabilities, guard_rules, libnftables, links, routes
@@ -25,10 +25,10 @@ _SYSCTL: Final = Path("/proc/sys/net")
 
 def look(settings: Settings) -> Iterator[Finding]:
     """Look at everything that is on the node itself."""
-    yield from traps.privileges(capabilities.missing())
-    yield packets()
-    yield strict_check()
-    yield from nftables()
+    yield from findings.attempt("privileges", lambda: traps.privileges(capabilities.missing()))
+    yield from findings.attempt("AF_PACKET", lambda: [packets()])
+    yield from findings.attempt("netlink", lambda: [strict_check()])
+    yield from findings.attempt("nftables", nftables)
     try:
         yield from _network(settings)
     except ObservationError as error:
@@ -99,20 +99,25 @@ def _network(settings: Settings) -> Iterator[Finding]:
     workloads = [_workload(link) for link in guests]
     yield from traps.unread(workloads)
     yield from traps.reverse_path(workloads)
-    yield from traps.proxy_arp(workloads, guarded())
+    yield from findings.attempt("proxy_arp", lambda: traps.proxy_arp(workloads, guarded()))
     yield from traps.router_advertisements(workloads)
     foreign = [
         str(entry)
         for entry in entries
         if entry.route.protocol == settings.route_protocol and not (entry.is_host and entry.direct)
     ]
-    yield from traps.protocol(settings.route_protocol, protocol_names(), foreign)
+    number = settings.route_protocol
+    yield from findings.attempt(
+        "protocol", lambda: traps.protocol(number, protocol_names(), foreign)
+    )
     yield from traps.gateway_mac(workloads)
-    yield from _ebpf(found.values())
+    yield from findings.attempt("eBPF host routing", lambda: _ebpf(found.values()))
     metrics: dict[int, set[int]] = {}
     for entry in entries:
         metrics.setdefault(entry.route.protocol, set()).add(entry.route.metric)
-    yield from traps.speakers(metrics, programs.processes(), settings)
+    yield from findings.attempt(
+        "BGP", lambda: traps.speakers(metrics, programs.processes(), settings)
+    )
 
 
 def _leading_to_guests(

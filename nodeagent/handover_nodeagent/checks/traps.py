@@ -1,10 +1,11 @@
 """PURE: judgments of what a node is like; each takes values and returns findings."""
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final
 
 from handover_api.configuration import Settings
+from handover_nodeagent import wording
 from handover_nodeagent.checks.findings import Finding, fail, ok, warn
 
 BIRD: Final = 12
@@ -12,7 +13,6 @@ FRR: Final = {11: "zebra", 186: "bgpd", 187: "isisd", 188: "ospfd", 189: "ripd",
 _OURS: Final = frozenset({"handover"})
 _SPEAKERS: Final = frozenset({"bird", "bird6", "bgpd", "zebra", "gobgpd"})
 _LOOSE: Final = 2
-_FEW: Final = 4
 _FRR_METRIC: Final = 20
 _CILIUM: Final = ("cil_", "cilium_", "from-container", "from-netdev")
 _CALICO: Final = ("calico_", "cali_")
@@ -59,7 +59,7 @@ def router_advertisements(workloads: Iterable[Workload]) -> Iterator[Finding]:
     """Judge accept_ra: a guest could give the node an address and a default route."""
     names = sorted(one.name for one in workloads if one.accepts_ra)
     if names:
-        text = f"on for {_some(names)}: one packet of the guest's gives this node a default route"
+        text = f"on for {wording.some(names)}: one packet of a guest's reroutes this node"
         remedy = f"sysctl net.ipv6.conf.{names[0]}.accept_ra=0 (and of default, for those to come)"
         yield warn("accept_ra", text, remedy)
     else:
@@ -70,21 +70,15 @@ def unread(workloads: Iterable[Workload]) -> Iterator[Finding]:
     """Say what nobody could look at, so that no silence is taken for a good answer."""
     names = sorted({f"{name} of {one.name}" for one in workloads for name in one.unread})
     if names:
-        text = f"{_some(names)} could not be read; nothing is said about it"
+        text = f"{wording.some(names)} could not be read; nothing is said about it"
         yield warn("sysctl", text, "run it where /proc/sys of the node's network can be read")
-
-
-def _some(names: Sequence[str]) -> str:
-    """Name the first few."""
-    more = f" and {len(names) - _FEW} more" if len(names) > _FEW else ""
-    return ", ".join(names[:_FEW]) + more
 
 
 def proxy_arp(workloads: Iterable[Workload], guarded: Collection[str]) -> Iterator[Finding]:
     """Judge proxy_arp where no ARP guard keeps the host from answering for the guest."""
     open_ones = [one.name for one in workloads if one.proxy_arp and one.name not in guarded]
     if open_ones:
-        text = f"on without an ARP guard on {_some(sorted(open_ones))}"
+        text = f"on without an ARP guard on {wording.some(open_ones)}"
         remedy = (
             "give the workload a WorkloadEndpoint with this interface: else the host may answer "
             "the guest's question for its own address, and the guest waits up to 10 s"

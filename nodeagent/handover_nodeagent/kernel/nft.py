@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Final, TypeVar
 
+from handover_nodeagent import wording
 from handover_nodeagent.kernel import guard_rules, libnftables
 from handover_nodeagent.kernel.nft_process import Answer, NftProcess
 from handover_nodeagent.network import Guard
@@ -100,7 +101,7 @@ class GuardTable:
                 return done
             if done.trouble:
                 complaints.append(done.trouble)
-        return Outcome("; ".join(dict.fromkeys(complaints)))
+        return Outcome("; ".join(list(dict.fromkeys(complaints))[: wording.MANY]))
 
     def _run(self, commands: str) -> Outcome:
         return outcome(self._process.run(commands))
@@ -114,5 +115,5 @@ def outcome(answer: Answer) -> Outcome:
 
 def _unnamed(guard: Guard) -> Outcome:
     """Say which interfaces stay without a guard because nft cannot name them."""
-    names = [repr(name) for name in sorted(guard) if not guard_rules.is_writable(name)]
-    return Outcome(f"nftables cannot name interface {', '.join(names)}") if names else DONE
+    names = [repr(name) for name in guard if not guard_rules.is_writable(name)]
+    return Outcome(f"nftables cannot name interface {wording.some(names)}") if names else DONE

@@ -12,6 +12,7 @@ import sys
 from dataclasses import dataclass
 from typing import IO, Final
 
+from handover_nodeagent import wording
 from handover_nodeagent.kernel import libnftables
 
 PATIENCE: Final = 10.0
@@ -176,4 +177,8 @@ def _complaint(buffer: bytes) -> str:
     place, _, text = first.partition(": ")
     # Such as "<cmdline>:1:1-30: Error: ...", which says nothing to who has not seen the command.
     is_place = place.count(":") > 1 and " " not in place
-    return (text if is_place else first).removeprefix("netlink: ").removeprefix("Error: ")
+    return (
+        wording.clipped(text if is_place else first, _LAST_WORDS)
+        .removeprefix("netlink: ")
+        .removeprefix("Error: ")
+    )

@@ -150,6 +150,6 @@ def test_lines_say_what_to_do_below() -> None:
 def test_many_names_are_told_by_the_first_few() -> None:
     crowd = [traps.Workload(f"tap{n}", "", 0, proxy_arp=True, accepts_ra=True) for n in range(9)]
     (found,) = traps.router_advertisements(crowd)
-    assert found.message.startswith("on for tap0, tap1, tap2, tap3 and 5 more: ")
+    assert found.message.startswith("on for tap0, tap1, tap2, tap3, tap4 and 4 more: ")
     (found,) = traps.proxy_arp(crowd, ())
-    assert found.message.endswith("tap3 and 5 more")
+    assert found.message.endswith("tap4 and 4 more")
