@@ -57,7 +57,8 @@ def run() -> None:
     HANDOVER_NODE_NAME [required]  this node's name in Kubernetes
     HANDOVER_STATE_DIRECTORY [/run/handover]  what survives the agent
     HANDOVER_PORT [8081]  serves /healthz, /readyz and /metrics
-    HANDOVER_LISTEN_ADDRESS [all]  where that is served
+    HANDOVER_LISTEN_ADDRESS [127.0.0.1]  where that is served
+    HANDOVER_METRICS_ADDRESS [none]  where /metrics is served besides
     HANDOVER_DRAIN_SECONDS [570]  how long after SIGTERM a guest is awaited
     HANDOVER_LOG_LEVEL [info]  debug, info, warning or error
     HANDOVER_LOG_FORMAT [json]  json or console

@@ -7,9 +7,10 @@ import datetime as dt
 import gc
 import inspect
 import os
+import resource
 import signal
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Final
 
@@ -344,6 +345,7 @@ async def _end(what: str, end: Callable[[], object]) -> None:
 async def run(settings: AgentSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises Unusable, Broken or access.Unconfigured."""
     turns.shorten()
+    _raise_limits()
     for sentence in capabilities.missing():
         _log.error("privilege", trouble=sentence)
     memory = Memory(settings.state_directory)
@@ -352,13 +354,7 @@ async def run(settings: AgentSettings) -> None:
         agent = Agent(settings, memory, api)
         agent.reconciler.lodging.api_servers = access.addresses(found, os.environ)
         try:
-            server = await health.serve(
-                settings.listen_address,
-                settings.port,
-                sick=agent.supervisor.sick,
-                unready=agent.unready,
-                metrics=metrics.render,
-            )
+            server = health.Server(_places(settings, agent))
         except OSError as error:
             message = f"cannot serve /healthz, /readyz and /metrics (HANDOVER_PORT): {error}"
             raise Unusable(message) from error
@@ -374,8 +370,27 @@ async def run(settings: AgentSettings) -> None:
             raise Broken(message) from error
         finally:
             await agent.close()
-            await server.cleanup()
+            server.close()
     _log.info("stopped")
+
+
+def _places(settings: AgentSettings, agent: Agent) -> Iterator[health.Place]:
+    """Say where what is served; on all addresses is on the node's own, too."""
+    served = health.pages(sick=agent.supervisor.sick, unready=agent.unready)
+    served["/metrics"] = health.Metrics(metrics.render)
+    addresses = {settings.listen_address, settings.metrics_address or settings.listen_address}
+    everywhere = addresses & {"::", "0.0.0.0"}  # noqa: S104  as somebody has configured it
+    for address in sorted(everywhere)[:1] or addresses:
+        is_own = everywhere or address == settings.listen_address
+        pages = served if is_own else {page: served[page] for page in ("/metrics", "/readyz")}
+        yield health.Place(address, settings.port, pages)
+
+
+def _raise_limits() -> None:
+    """Allow as many descriptors as may be: each guest that is listened to takes one."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _take_signals(agent: Agent, work: asyncio.Task[None]) -> None:

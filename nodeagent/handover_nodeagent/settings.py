@@ -26,11 +26,14 @@ class AgentSettings(BaseSettings):
     node_name: str
     """The Kubernetes name of the node that the agent runs on."""
 
-    listen_address: str = ""
-    """Where /healthz, /readyz and /metrics are served; empty: all addresses."""
+    listen_address: str = "127.0.0.1"
+    """Where /healthz, /readyz and /metrics are served: for the kubelet, the node itself."""
+
+    metrics_address: str = ""
+    """Where /metrics and /readyz are served besides, for who scrapes; empty: nowhere."""
 
     port: Annotated[int, pydantic.Field(ge=0, le=65535)] = 8081
-    """The port of all three; 0: a free one."""
+    """The port of all of them; 0: a free one."""
 
     state_directory: Path = Path("/run/handover")
     """What must outlive a restart of the agent, but not of the node."""

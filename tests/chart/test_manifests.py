@@ -237,6 +237,7 @@ def test_the_agent_is_told_its_node_and_to_end_before_it_is_killed(release: Rele
         "HANDOVER_STATE_DIRECTORY": "/run/handover",
         "HANDOVER_AWAIT_CONFIGURATION": "true",
         "HANDOVER_DRAIN_SECONDS": "570",
+        "HANDOVER_METRICS_ADDRESS": "status.podIP",
         "HANDOVER_PORT": "8081",
         "HANDOVER_LOG_LEVEL": "info",
         "HANDOVER_LOG_FORMAT": "json",
@@ -265,9 +266,10 @@ def test_the_operator_is_told_where_the_configuration_is(release: Release) -> No
 def test_pods_are_probed_and_bounded(release: Release, name: str) -> None:
     it = container(release, name)
 
-    assert it["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
-    assert it["startupProbe"]["httpGet"] == {"path": "/healthz", "port": "http"}
-    assert it["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http"}
+    own = {"host": "127.0.0.1"} if name == NODEAGENT else {}
+    assert it["livenessProbe"]["httpGet"] == {"path": "/healthz", "port": "http", **own}
+    assert it["startupProbe"]["httpGet"] == {"path": "/healthz", "port": "http", **own}
+    assert it["readinessProbe"]["httpGet"] == {"path": "/readyz", "port": "http", **own}
     assert set(it["resources"]["requests"]) == {"cpu", "memory"}
     assert set(it["resources"]["limits"]) == {"memory"}
 
@@ -310,7 +312,7 @@ def test_values_reach_the_pods(render: Render) -> None:
             f"nodeagent.image.digest=sha256:{'0' * 64}",
             "nodeagent.image.pullPolicy=Never",
             "nodeagent.env.HANDOVER_PROBE_INTERVAL=50ms",
-            "nodeagent.listenAddress=127.0.0.1",
+            "nodeagent.listenAddress=192.0.2.7",
             "nodeagent.port=9000",
             "nodeagent.terminationGracePeriodSeconds=40",
             "nodeagent.podLabels.team=net",
@@ -330,7 +332,7 @@ def test_values_reach_the_pods(render: Render) -> None:
     assert agent["readinessProbe"]["httpGet"]["host"] == "127.0.0.1"
     assert variables(found, NODEAGENT) | {
         "HANDOVER_PROBE_INTERVAL": "50ms",
-        "HANDOVER_LISTEN_ADDRESS": "127.0.0.1",
+        "HANDOVER_METRICS_ADDRESS": "192.0.2.7",
         "HANDOVER_AWAIT_CONFIGURATION": "true",
         "HANDOVER_DRAIN_SECONDS": "10",
         "HANDOVER_PORT": "9000",

@@ -24,7 +24,8 @@ def read(monkeypatch: pytest.MonkeyPatch, **environment: str) -> settings.AgentS
 
 def test_only_the_nodes_name_has_no_default(monkeypatch: pytest.MonkeyPatch) -> None:
     found = read(monkeypatch, NODE_NAME="node-a", PORT="", LOG_FORMAT="")
-    assert (found.node_name, found.listen_address, found.port) == ("node-a", "", 8081)
+    assert (found.node_name, found.port) == ("node-a", 8081)
+    assert (found.listen_address, found.metrics_address) == ("127.0.0.1", "")
     assert found.state_directory == Path("/run/handover")
     assert (found.log_level, found.log_format, found.drain_seconds) == ("info", "json", 570.0)
     assert found.overrides == {}

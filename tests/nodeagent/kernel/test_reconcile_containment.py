@@ -178,6 +178,7 @@ async def test_a_link_that_raises_for_one_is_looked_at_for_the_other(
 
     monkeypatch.setattr(placement, "place", fault.over(placement.place, concerns))
     world.node.run("ip link add late0 type veth peer name late1")
+    world.node.run("ip link set late1 up")
     world.node.run("ip link set late0 up")
     await world.shows("10.65.0.9 dev late0 ... metric 1024")
     await told_and_healed(world, fault)
@@ -341,7 +342,7 @@ async def live_and_die(world: World) -> None:
 async def test_where_a_newer_agent_left_a_guest_it_is_asked(world: World) -> None:
     await live_and_die(world)
     rewrite(world, of_a_newer_place)
-    await world.start()
+    await world.start(synced=False)
     assert world.state() == "Asking"
     await world.shows(ELEVATED_V4)
     await world.until_state("Target")
