@@ -102,13 +102,15 @@ def install_python() -> int:
     """Make the virtual environment and fill it with the pinned, hash-checked packages."""
     wanted = hashlib.sha256(
         b"".join((ROOT / name).read_bytes() for name in ("constraints.txt", "pyproject.toml"))
+        + os.fsencode(ROOT)
     ).hexdigest()
     if STAMP.exists() and STAMP.read_text() == wanted:
         return 0
     python = str(VENV / "bin" / "python")
     pip = [python, "-m", "pip", "install", "--disable-pip-version-check"]
-    # What another Python has left there would be mixed with what this one needs.
-    clear = ["--clear"] if is_foreign() else []
+    # What another Python has left there would be mixed with what this one needs, and in a copied
+    # checkout the programs would run the other tree's code.
+    clear = ["--clear"] if is_foreign() or is_copied() else []
     for step, command in (
         ("making .venv", [sys.executable, "-m", "venv", *clear, str(VENV)]),
         (
@@ -140,6 +142,16 @@ def is_foreign() -> bool:
     version = ".".join(map(str, sys.version_info[:3]))
     home = str(Path(sys.executable).parent)
     return not {f"home = {home}", f"version = {version}"} <= set(settings.splitlines())
+
+
+def is_copied() -> bool:
+    """Whether ``.venv`` was made for another place than this: its scripts name that one."""
+    try:
+        settings = (VENV / "pyvenv.cfg").read_text()
+    except OSError:
+        return False
+    made = [line for line in settings.splitlines() if line.startswith("command = ")]
+    return bool(made) and not made[-1].endswith(f" {VENV}")
 
 
 def is_installed(package: str) -> bool:
@@ -201,4 +213,7 @@ def fail(text: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)

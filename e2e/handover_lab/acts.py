@@ -4,6 +4,7 @@ import abc
 import asyncio
 import contextlib
 import json
+import os
 import shlex
 import sys
 import time
@@ -112,8 +113,8 @@ class Show(abc.ABC, Generic[Stage]):
     async def perform(self, *, keep: bool) -> int:
         """Show everything, publish what it proved, and return the exit status.
 
-        With *keep* it never returns: our caller is let go, and the VM obeys whatever migration
-        is applied, until the sandbox is ended.
+        With *keep* it never returns: the VM obeys whatever migration is applied, until Ctrl-C or,
+        where nobody sits at a terminal and our caller is let go, until the sandbox is ended.
         """
         async with self.desk.open(), self.open() as stage:
             await self.without(stage)
@@ -126,8 +127,11 @@ class Show(abc.ABC, Generic[Stage]):
             status = 1 if found.faults else 0
             if keep:
                 explain(self.screen, self.cluster, self.hints)
-                sandbox.release(status)
-                await stage.drive()
+                if sys.stdin.isatty():
+                    self.screen.note("Ctrl-C ends it.")
+                else:
+                    sandbox.release(status)
+                await stage.drive(self.screen.trouble)
         return status
 
     async def without(self, stage: Stage) -> None:
@@ -306,3 +310,5 @@ def publish(screen: Screen, found: Report, scenes: list[Scene]) -> None:
         screen.note(f"  {path.relative_to(lab.ROOT)}")
     for fault in found.faults:
         screen.fault(fault)
+    if found.faults:
+        screen.note(found.advice(os.getloadavg()[0], os.cpu_count() or 1))

@@ -5,6 +5,7 @@ made anew only where something that goes into it has changed.
 """
 
 import argparse
+import contextlib
 import hashlib
 import json
 import os
@@ -193,4 +194,6 @@ def measure(archive: Path) -> tuple[float, str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with contextlib.suppress(KeyboardInterrupt):
+        sys.exit(main())
+    sys.exit(130)

@@ -4,6 +4,7 @@ Whoever moves VMs (KubeVirt, here the lab) and Handover know each other through 
 LiveMigration says what will move, its phase says that the target listens, its outcome how it ended.
 """
 
+import asyncio
 import contextlib
 import json
 import time
@@ -32,6 +33,9 @@ RELEASE: Final = ("handover", str(CHART), "--namespace", "handover-system", "--c
 ENDPOINTS: Final = EXAMPLES / "workloadendpoints.yaml"
 INSTALL: Final = "2m"
 CUTOVER_S: Final = 10
+RESPITE_S: Final = 1.0
+"""After a migration that failed: it may be there still, and fail again."""
+
 ENDED: Final = ("Succeeded", "Aborted")
 SIDES: Final = ("source", "target")
 
@@ -181,7 +185,8 @@ class Lab:
             ObserverError: Handover did not finish.
         """
         name, began = migration["metadata"]["name"], time.time_ns()
-        source, target = (side_of(self.migrations.objects[name], side) for side in SIDES)
+        seen = self.migrations.objects.get(name, migration)
+        source, target = (side_of(seen, side) for side in SIDES)
         try:
             switchover = await self.yard.move(source, target, limits)
         except BaseException:
@@ -207,23 +212,53 @@ class Lab:
         await self.in_phase(name, *ENDED, seconds=60)
         await self.yard.answered()
         move = Move(*way, began_ns, switchover, time.time_ns())
-        return Migrated(move, Cutover.of(self.migrations.objects[name]))
+        return Migrated(move, Cutover.of(self.migrations.objects.get(name, {})))
 
-    async def drive(self) -> None:
-        """Move the VM whenever a LiveMigration that somebody applied is ready for it, for ever."""
+    async def drive(self, complain: Callable[[str], None]) -> None:
+        """Do what every LiveMigration asks for that somebody applies, for ever.
+
+        One that goes wrong, or whose object is deleted in the middle, is told to *complain*, and
+        the next one is followed as if it had not been.
+        """
         while True:
             await self.migrations.until(self._wanted, "a migration", seconds=None)
             for migration in self._wanted(self.migrations.objects):
-                with contextlib.suppress(GuestError, ClientError, observer.ObserverError):
-                    await self.yard.await_vm(side_of(migration, "target"))
-                    await self.complete(migration)
+                name = migration["metadata"]["name"]
+                try:
+                    await self._obey(migration)
+                    continue
+                except (GuestError, ClientError, observer.ObserverError) as error:
+                    complain(f"LiveMigration {name}: {error}")
+                except Exception:  # noqa: BLE001  the task's root: a person works with the cluster
+                    complain(f"LiveMigration {name}: the lab has a defect, but goes on")
+                await self._tidy()
+                await asyncio.sleep(RESPITE_S)
 
-    def _wanted(self, migrations: Objects) -> list[Object]:
+    async def _obey(self, migration: Object) -> None:
+        """Move the VM as *migration* says; one that asks for where it is already has succeeded."""
+        name, home = migration["metadata"]["name"], self.yard.home
+        source, target = (side_of(migration, side) for side in SIDES)
+        if target == home:
+            await self.say_outcome(name, "Succeeded")
+        elif source == home:
+            await self.yard.await_vm(target)
+            await self.complete(migration)
+        else:
+            await self.say_outcome(name, "Aborted")
+
+    async def _tidy(self) -> None:
+        """End each QEMU but the one in which the VM runs."""
+        for node in set(self.yard.guests) - {self.yard.home}:
+            await self.yard.end(node)
+
+    @staticmethod
+    def _wanted(migrations: Objects) -> list[Object]:
+        """Return those that wait for the VM, or already see it at their target."""
         return [
             migration
             for migration in migrations.values()
-            if observer.phase_of(migration) == "Ready"
-            and side_of(migration, "source") == self.yard.home != side_of(migration, "target")
+            if observer.phase_of(migration) in {"Ready", "Live"}
+            and "outcome" not in migration["spec"]
         ]
 
     def node_of(self, migration: Object, side: str) -> str:

@@ -7,7 +7,7 @@ stamps, STOP and RESUME by QEMU's.
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 
 class Packet(NamedTuple):
@@ -37,7 +37,7 @@ class Loss:
 
     sent: int
     lost: int
-    """Never answered."""
+    """Never answered, of those that were on their way at STOP or sent later."""
     lost_after_switch: int
     """Those of them that were sent when the guest ran again."""
     outage_ms: float | None
@@ -47,9 +47,16 @@ class Loss:
     """
 
 
+IN_FLIGHT_NS: Final = 50_000_000
+"""So long a ping is on its way at most, also where the guest is emulated on a busy machine. One
+that was sent longer before STOP was lost to something else than the switchover.
+"""
+
+
 def loss(packets: Sequence[Packet], switchover: Switchover) -> Loss:
     """Sum up *packets*, those of one migration and no other's."""
-    unanswered = [packet for packet in packets if packet.answered_ns is None]
+    since = switchover.stopped_ns - IN_FLIGHT_NS
+    unanswered = [p for p in packets if p.answered_ns is None and p.sent_ns >= since]
     late = sum(packet.sent_ns >= switchover.resumed_ns for packet in unanswered)
     return Loss(len(packets), len(unanswered), late, outage_ms(packets, switchover))
 

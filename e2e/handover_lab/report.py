@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Final, Self
 
-from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from handover_lab import measure
@@ -17,6 +16,9 @@ from handover_lab.measure import Packet, Switchover
 
 MOST_LOST_AFTER_SWITCH: Final = 10
 """Pings 1 ms apart that BGP may lose until every speaker has followed."""
+
+BUSY: Final = 2.0
+"""A load per processor that the demonstration alone does not reach."""
 
 ASK: Final[Mapping[str, Sequence[str]]] = {
     "qemu": ("qemu-system-x86_64", "--version"),
@@ -101,6 +103,18 @@ class Report:
             return ("no migration took place",)
         return tuple(fault for migration in self.migrations for fault in migration.faults)
 
+    def advice(self, load: float, processors: int) -> str:
+        """Say what somebody can do about the faults; *load* is the machine's, of a minute."""
+        if load > BUSY * processors:
+            return (
+                f"The machine is busy (load {load:.1f} on {processors} processors), and an emulated"
+                " VM then answers late: end what else runs here, and try again."
+            )
+        return (
+            "Try again; if it stays so, build/demo/timeline.txt says what happened when, and"
+            " report.json has every figure."
+        )
+
     def to_object(self) -> dict[str, object]:
         """Return what report.json holds."""
         return {
@@ -111,16 +125,17 @@ class Report:
 
     def table(self) -> Table:
         """Draw the summary for a person."""
-        table = Table(box=SIMPLE_HEAD, title="What the pings felt, one per millisecond")
+        # Narrow enough for a terminal of 80 columns.
+        title = "What the pings felt, one per millisecond"
+        table = Table(box=None, title=title, padding=(0, 1, 0, 0), pad_edge=False)
         for name in ("migration", "signal", "TCP"):
             table.add_column(name)
-        for name in ("pause", "signal to route", "silent for", "lost", "after the switch"):
+        for name in ("pause", "signal\nto route", "silent\nfor", "lost", "after\nswitch"):
             table.add_column(name, justify="right")
         for migration in self.migrations:
             table.add_row(*row(migration))
         if self.baseline:
-            table.add_section()
-            table.add_row(*row(self.baseline, " without Handover"), style="dim")
+            table.add_row(*row(self.baseline, "\nwithout Handover"), style="dim")
         return table
 
 

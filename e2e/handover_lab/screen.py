@@ -4,7 +4,9 @@ Plain lines where nobody sits at a terminal.
 """
 
 import contextlib
+import sys
 import time
+import traceback
 from collections.abc import Iterator
 from typing import Final
 
@@ -67,6 +69,12 @@ class Screen:
     def fault(self, text: str) -> None:
         """Say what went wrong."""
         self.console.print(Text.assemble(FAILED, f" {text}"), soft_wrap=True)
+
+    def trouble(self, text: str) -> None:
+        """Say what went wrong in between, with its traceback where it is being handled."""
+        self.fault(text)
+        if sys.exc_info()[0] is not None:
+            self.console.print(Text(traceback.format_exc(), "dim"), soft_wrap=True)
 
     def _settle(self) -> None:
         if self._status:

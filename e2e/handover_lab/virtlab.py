@@ -114,11 +114,15 @@ class VirtLab(Lab):
         way = move.source, move.target
         return await self.conclude(vmim["metadata"]["name"], way, began, move.switchover)
 
-    async def drive(self) -> None:
-        """Serve for ever, whatever people do to the objects."""
+    async def drive(self, complain: Callable[[str], None]) -> None:
+        """Serve for ever, whatever people do to the objects; what goes wrong is told."""
         while True:
-            with contextlib.suppress(GuestError, RuntimeError, TimeoutError):
+            try:
                 await self._serving
+            except (GuestError, RuntimeError, TimeoutError) as error:
+                complain(str(error) or type(error).__name__)
+            except Exception:  # noqa: BLE001  the task's root: a person works with the cluster
+                complain("the lab has a defect, but goes on")
             await asyncio.sleep(RESPITE)
             self._serving = asyncio.create_task(self.kubevirt.serve(self))
 

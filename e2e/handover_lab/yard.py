@@ -91,6 +91,7 @@ class Yard:
         self.berth: NodeGroup | None = None
         """Where the VM has a share of the processors of its own (berth.py)."""
         self._tell = tell
+        self._home = ""
         self._birds: list[Bird] = []
         self._numbers = itertools.count(1)
 
@@ -106,9 +107,8 @@ class Yard:
 
     @property
     def home(self) -> str:
-        """The node on which the VM runs."""
-        (node,) = self.guests
-        return node
+        """The node on which the VM runs, also while another one's QEMU waits for it."""
+        return self._home
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
@@ -147,6 +147,7 @@ class Yard:
     async def boot(self, node: str) -> None:
         """Boot the VM on *node*."""
         self._tell(story.Guest(time.time_ns(), node, "boots"))
+        self._home = node
         guest = await self._start(node, incoming=False)
         await guest.ready()
         self._tell(story.Guest(time.time_ns(), node, "runs"))
@@ -194,6 +195,7 @@ class Yard:
         except GuestError:
             self._tell(story.Note(time.time_ns(), "QEMU could not move the VM"))
             raise
+        self._home = target
         self._tell(story.Guest(switchover.stopped_ns, source, "paused"))
         self._tell(story.Guest(switchover.resumed_ns, target, "runs"))
         return switchover

@@ -24,6 +24,10 @@ CASES = {
         flow((-2, -1), (1, None), (5, None), (12, 30)),
         Loss(4, 2, 0, 31.0),
     ),
+    "lost long before, to something else": (
+        flow((-4000, None), (-51, None), (-1, 0), (1, 12), (13, 14)),
+        Loss(5, 0, 0, 12.0),
+    ),
     "lost when it ran again": (
         flow((-2, -1), (9, None), (10, None), (11, 40)),
         Loss(4, 2, 1, 41.0),

@@ -31,6 +31,18 @@ def prepare(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> ModuleType:
     return module
 
 
+def test_an_environment_that_was_copied_along_is_made_anew(
+    prepare: ModuleType, tmp_path: Path
+) -> None:
+    assert not prepare.is_copied()
+    (tmp_path / ".venv").mkdir()
+    settings = tmp_path / ".venv/pyvenv.cfg"
+    settings.write_text(f"home = /usr/bin\ncommand = /usr/bin/python3 -m venv {tmp_path}/.venv\n")
+    assert not prepare.is_copied()
+    settings.write_text("home = /usr/bin\ncommand = /usr/bin/python3 -m venv /elsewhere/.venv\n")
+    assert prepare.is_copied()
+
+
 def debian_without_venv(monkeypatch: pytest.MonkeyPatch) -> None:
     """Seem to be run by Debian's own Python, whose ensurepip is in a package of its own."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)

@@ -51,6 +51,26 @@ def test_faults_of(migration: Migration, faults: tuple[str, ...]) -> None:
     assert faults == Report((GOOD, migration), BASELINE).faults
 
 
+def test_a_fault_on_a_busy_machine_comes_with_what_to_do() -> None:
+    found = Report((GOOD,))
+    assert "busy (load 9.3 on 2 processors)" in found.advice(9.3, 2)
+    assert "timeline.txt" in found.advice(3.9, 2)
+
+
+def test_the_table_fits_a_terminal_of_80_columns() -> None:
+    console = Console(width=80)
+    long = replace(
+        GOOD, outage_ms=9999, lost=10_234, lost_after_switch=10_234, signal="GratuitousARP"
+    )
+    with console.capture() as shown:
+        console.print(Report((GOOD, long), BASELINE).table())
+
+    assert max(map(len, shown.get().splitlines())) <= 80
+    assert "…" not in shown.get()
+    assert sum("node-a → node-b" in line for line in shown.get().splitlines()) == 3
+    assert "9,999 ms" in shown.get()
+
+
 def test_a_report_of_nothing_is_no_success() -> None:
     assert Report(()).faults == ("no migration took place",)
 
@@ -90,7 +110,7 @@ def test_the_table_names_the_run_without_handover() -> None:
     with console.capture() as shown:
         console.print(Report((GOOD,), BASELINE).table())
 
-    assert "node-a → node-b without Handover" in shown.get()
+    assert "without Handover" in shown.get()
     assert "412 µs" in shown.get()
 
 
