@@ -76,7 +76,7 @@ SENTENCES: Final = {
     EventReason.WITHDRAWN: "No guest answers here any more; its routes are withdrawn",
     EventReason.STILL_ALIVE: "The guest should be gone but answers; its routes stay",
     EventReason.ORPHAN_ROUTE: "The endpoint was deleted but its guest answers; its routes stay "
-    "until the interface goes or another endpoint claims the address",
+    "until it is silent, its interface goes or an endpoint claims the address",
 }
 
 Asks = StartProbes | RenewProbes | AskGuest

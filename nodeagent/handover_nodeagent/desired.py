@@ -128,6 +128,13 @@ class Desired:
         self._orphans[orphan.address] = orphan
         return Touched(frozenset({orphan.address}))
 
+    def disown(self, orphans: Iterable[Route]) -> Touched:
+        """Forget *orphans*, as far as nobody has claimed their addresses."""
+        lost = frozenset(orphans) & self.orphans()
+        for route in lost:
+            del self._orphans[route.address]
+        return Touched(frozenset(route.address for route in lost))
+
     def lose_link(self, oif: int) -> Touched:
         """Forget the orphans of an interface that is gone."""
         lost = frozenset(route.address for route in self.orphans() if route.oif == oif)

@@ -149,6 +149,11 @@ class Ear:
             return UNSENT_PATIENCE
         return max(0.0, series.first_asked_at + patience - self._loop.time())
 
+    @property
+    def was_asked(self) -> bool:
+        """Tell whether a probe has left in this episode."""
+        return self._listener is not None and self._listener.series.has_asked
+
     def ask(self) -> None:
         """Ask three times, now; say so where that cannot be."""
         self._asking = True

@@ -60,6 +60,9 @@ For Withdrawn, two probe answers some time apart are one Announced.
 
 {endings}
 
+A deleted endpoint's guest that answers keeps its routes until it is found silent, its interface
+goes or an endpoint claims the address; it is asked again like a guest in doubt.
+
 Back: the routes stay, condition StillAlive says why, and the guest is asked again after 1 s,
 doubling to 60 s. Another role, uid or outcome ends the asking and is taken in the state before it.
 

@@ -16,6 +16,7 @@ from handover_nodeagent.desired import Touched
 from handover_nodeagent.events import Deleted
 from handover_nodeagent.memory import Memory, Record
 from handover_nodeagent.network import Link
+from handover_nodeagent.orphans import Orphan
 from handover_nodeagent.reconcile import Reconciler
 from handover_nodeagent.report import Reporter
 from handover_nodeagent.router import Observed
@@ -50,6 +51,9 @@ class Intake:
             orphans = [route for route in record.routes if route in kept]
             for route in orphans:
                 reconciler.router.desired.adopt(route)
+            if orphans:
+                left = Orphan(key, tuple(orphans), record.learned_mac, record.gateways)
+                reconciler.orphans.keep(left)
             if record.endpoint:
                 self._unconfirmed.add(key)
                 reconciler.meet(record.endpoint, record)

@@ -148,6 +148,7 @@ class Agent:
     async def _hand_back(self) -> None:
         self.reconciler.kernel.hold()
         residents = tuple(self.reconciler.residents.values())
+        self.reconciler.orphans.close()
         for resident in residents:
             resident.retire()
         settings = self.reconciler.settings

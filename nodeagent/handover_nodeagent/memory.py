@@ -77,6 +77,8 @@ class Record(Model):
     learned_mac: _Known[str] = None
     interface: _Known[str] = None
     orphans: tuple[_Known[_Orphan], ...] = ()
+    gateways: tuple[IPAddress, ...] = ()
+    """In whose name the guest of *orphans* is asked."""
     spared: tuple[IPAddress, ...] = pydantic.Field(default=(), exclude=True)
     """Never written: the addresses of an endpoint that cannot be read."""
 
@@ -101,8 +103,10 @@ class Record(Model):
         )
 
     @classmethod
-    def of_orphans(cls, routes: Iterable[Route]) -> Self:
-        """Make the record of routes whose endpoint is gone."""
+    def of_orphans(
+        cls, routes: Iterable[Route], mac: str | None = None, gateways: Iterable[IPAddress] = ()
+    ) -> Self:
+        """Make the record of routes whose endpoint is gone, with what their guest is asked by."""
         orphans = tuple(
             _Orphan(
                 address=route.address,
@@ -113,7 +117,7 @@ class Record(Model):
             )
             for route in routes
         )
-        return cls(orphans=orphans)
+        return cls(orphans=orphans, learned_mac=mac, gateways=tuple(gateways))
 
     @property
     def remembered(self) -> Remembered | None:

@@ -38,6 +38,11 @@ class Counted(Collector):
 BUILD: Final = Info("handover_nodeagent_build", "This agent's version", registry=REGISTRY)
 BUILD.info({"version": __version__})
 
+ORPHANS: Final = Gauge(
+    "handover_nodeagent_orphans",
+    "Endpoints that are gone while their guests answer, so that their routes stay.",
+    registry=REGISTRY,
+)
 ENDPOINTS: Final = Gauge(
     "handover_nodeagent_endpoints",
     "Endpoints of this node by state",

@@ -42,6 +42,7 @@ from handover_nodeagent.lodging import Lodging
 from handover_nodeagent.machine import RouteLevel
 from handover_nodeagent.memory import Memory, Record
 from handover_nodeagent.network import IPAddress, Link
+from handover_nodeagent.orphans import Orphan, Orphans
 from handover_nodeagent.report import Reporter
 from handover_nodeagent.resident import Heard, Resident
 from handover_nodeagent.restart import Found
@@ -91,6 +92,7 @@ class Reconciler:
         self.lodging = Lodging(
             self.residents, seating, self.kernel, self._relocate, self.faults.attempt
         )
+        self.orphans = Orphans(self.kernel, memory, self.lodging.node)
         self.attendance = Attendance(self, self.feed, self._overdue, _now)
         self._memory = memory
         self._telling = Telling(reporter, self.describe, _now, self.residents, self.faults.attempt)
@@ -119,6 +121,7 @@ class Reconciler:
     def close(self) -> None:
         """Hear and attempt nothing more; tell what is still to be told."""
         self.faults.close()
+        self.orphans.close()
         for resident in self.residents.values():
             resident.retire()
         self.flush()
@@ -346,6 +349,7 @@ class Reconciler:
         self.lodging.take_in(resident)
         self.residents[endpoint.key] = resident
         del self.unstarted[key]
+        self.orphans.forget(key)
         self.kernel.spare(key, ())
         self._settle(resident, step)
         self._telling.met(resident, found)
@@ -396,9 +400,12 @@ class Reconciler:
             for route in self.router.routes_of(resident.admission.allowed, resident.link.index):
                 self.router.desired.adopt(route)
         self._enforce(resident, touched, give_back=had_routes)
-        orphans = self.router.desired.routes(touched.addresses) if is_orphan else ()
-        record = Record.of_orphans(orphans) if orphans else None
-        self._memory.keep(resident.key, lambda: record)
+        self._memory.keep(resident.key, lambda: None)
+        orphaned = self.router.desired.orphans()
+        orphans = tuple(route for route in orphaned if route.address in touched.addresses)
+        if is_orphan and orphans and resident.link:
+            named = gateways.of(resident.endpoint.spec, resident.link, self.settings)
+            self.orphans.keep(Orphan(resident.key, orphans, resident.mac, named))
         self._tell(resident, step)
         self._telling.gone(resident)
         self.report(self.router.desired.holders(touched.addresses))

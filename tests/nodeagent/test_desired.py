@@ -241,6 +241,14 @@ class TestOrphans:
         assert Touched() == wanted.adopt(route(V4, 9, 512))
         assert {route(OTHER, 9, 512)} == wanted.orphans()
 
+    def test_an_orphan_that_is_disowned_goes_unless_it_was_claimed(self) -> None:
+        wanted = network(LOCAL)
+        wanted.adopt(route(OTHER, 9, 512))
+        assert Touched() == wanted.disown([route(V4, 9, 512), route(OTHER, 8, 512)])
+        assert {route(OTHER, 9, 512)} == wanted.orphans()
+        assert Touched(frozenset({OTHER})) == wanted.disown([route(OTHER, 9, 512)])
+        assert wanted.orphans() == frozenset()
+
 
 def test_other_settings_give_the_same_endpoints_other_metrics() -> None:
     wanted = network(LOCAL)

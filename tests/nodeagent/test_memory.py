@@ -22,6 +22,7 @@ KEY = ObjectKey("default", "vm")
 ROUTE = Route(ip_address("10.65.0.2"), 7, 512, 254, 88)
 
 
+LEFT = Record.of_orphans([ROUTE], "52:54:00:65:00:02", [ip_address("169.254.1.1")])
 STOOD = Remembered(State.LIVE, NOW, "m1", awaiting=True, in_doubt=True)
 
 
@@ -58,14 +59,16 @@ def files(directory: Path) -> list[str]:
 
 async def test_what_was_kept_is_there_in_the_next_life(keeper: Memory, tmp_path: Path) -> None:
     keeper.keep(KEY, record)
-    keeper.keep(ObjectKey("default", "gone"), lambda: Record.of_orphans([ROUTE]))
+    keeper.keep(ObjectKey("default", "gone"), lambda: LEFT)
     await keeper.flush()
     found = Memory(tmp_path / "state").load()
     assert found[KEY].remembered == STOOD
     endpoint = found[KEY].endpoint
     assert endpoint
     assert endpoint.metadata.labels == {}
-    assert found[ObjectKey("default", "gone")].routes == (ROUTE,)
+    left = found[ObjectKey("default", "gone")]
+    assert left == LEFT
+    assert left.routes == (ROUTE,)
 
 
 async def test_what_comes_within_a_moment_is_written_once_as_it_is_then(
