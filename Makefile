@@ -65,8 +65,8 @@ lint:  ## Style, types and layers
 tools: prepare  ## Build the parts of Kubernetes, once, into the user's cache
 	@$(LAB).tools
 
-images: prepare  ## Build the two images and their SBOMs into build/images (BASE=… on a public base)
-	@$(LAB).images $(if $(BASE),--base $(BASE))
+images: prepare  ## Build the two images and their SBOMs into build/images (SUITE=bookworm, BASE=… a public one)
+	@$(LAB).images $(if $(SUITE),--suite $(SUITE)) $(if $(BASE),--base $(BASE))
 	@$(LAB).sbom
 
 chart: prepare  ## Make the chart's generated files: CRDs, schema, table of values

@@ -1,4 +1,4 @@
-"""The base of both images: of Debian 12 just Python, libnftables and what these load.
+"""The base of both images: of one Debian just Python, libnftables and what these load.
 
 Made from Debian's packages without a registry; no shell and no package tool is in it. Built once
 per recipe into the user's cache and then only read.
@@ -20,18 +20,12 @@ from typing import Final
 from handover_lab import buildah, cache
 from handover_lab.steps import Steps
 
-RECIPE: Final = 1
+RECIPE: Final = 2
 """Part of the cache key: raise it when the steps below change."""
 
-SUITE: Final = "bookworm"
-PYTHON: Final = "python3.11"
-PACKAGES: Final = (
-    "base-files",
-    "libc-bin",
-    "libnftables1",
-    "libpython3.11-stdlib",
-    "python3.11-minimal",
-)
+PACKAGES: Final = ("base-files", "libc-bin", "libnftables1")
+"""Beside Python's own, which have its version in their names."""
+
 UNWANTED: Final = ("dpkg", "mawk", "tar")
 """Packages that others need to be installed and nobody needs to run."""
 
@@ -44,10 +38,10 @@ CLUTTER: Final = (
     "etc/dpkg",
     # A container gets its own.
     "dev/*",
-    "usr/lib/python3.11/ensurepip",
-    "usr/lib/python3.11/idlelib",
-    "usr/lib/python3.11/lib2to3",
-    "usr/lib/python3.11/pydoc_data",
+    "usr/lib/python3.*/ensurepip",
+    "usr/lib/python3.*/idlelib",
+    "usr/lib/python3.*/lib2to3",
+    "usr/lib/python3.*/pydoc_data",
     "usr/lib/*/gconv",
     "usr/lib/*/perl*",
     "usr/share/bash-completion",
@@ -62,6 +56,9 @@ CLUTTER: Final = (
     "var/lib/dpkg",
     "var/log/*",
 )
+POCKETS: Final = ("", "updates", "security")
+"""What a release has beside itself."""
+
 FILES: Final = {
     "etc/group": "root:x:0:\nhandover:x:65532:\n",
     # glibc without this file asks DNS for localhost.
@@ -73,10 +70,36 @@ FILES: Final = {
 }
 LINKS: Final = {
     # Where the public Python images have it, so that one shebang fits both.
-    f"usr/local/bin/{PYTHON}": f"/usr/bin/{PYTHON}",
-    "usr/bin/python3": PYTHON,
+    "usr/local/bin/python3": "/usr/bin/python3"
 }
-CONTAINERFILE: Final = f'FROM scratch\nCOPY . /\nCMD ["{PYTHON}"]\n'
+CONTAINERFILE: Final = 'FROM scratch\nCOPY . /\nCMD ["python3"]\n'
+
+
+@dataclass(frozen=True, slots=True)
+class Suite:
+    """One release of Debian, and what a wheel must fit there."""
+
+    name: str
+    python: str
+    glibc: int
+    """The minor version of glibc; wheels for an older one fit too."""
+
+    @property
+    def packages(self) -> tuple[str, ...]:
+        """The packages that the base is made from."""
+        return (*PACKAGES, f"libpython{self.python}-stdlib", f"python{self.python}-minimal")
+
+
+SUITES: Final = {
+    suite.name: suite
+    for suite in (
+        Suite("trixie", "3.13", glibc=41),
+        # Its libnftables 1.0.6 falls over sets that a newer nft has written (1.1.3 and later).
+        Suite("bookworm", "3.11", glibc=36),
+    )
+}
+NEWEST: Final = SUITES["trixie"]
+"""Debian's newest stable release."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,39 +111,39 @@ class Base:
     """Debian's packages and their versions; none where the base is somebody else's."""
 
 
-def prepare(steps: Steps, *, fresh: bool = False) -> Base:
+def prepare(steps: Steps, suite: Suite, *, fresh: bool = False) -> Base:
     """Return our base, made now where the cache does not have it or *fresh* asks for it."""
-    name = f"base-{recipe_key()}"
-    finished = cache.entry(name, lambda room: assemble(room, steps), fresh=fresh)
+    name = f"base-{recipe_key(suite)}"
+    finished = cache.entry(name, lambda room: assemble(room, suite, steps), fresh=fresh)
     packages = json.loads((finished / "packages.json").read_text())
     return Base(f"oci-archive:{finished / 'base.tar'}", packages)
 
 
-def recipe_key() -> str:
+def recipe_key(suite: Suite) -> str:
     """Name the cache entry after everything that goes into it."""
-    recipe = (RECIPE, SUITE, PACKAGES, UNWANTED, CLUTTER, FILES, LINKS, CONTAINERFILE)
+    recipe = (RECIPE, suite, PACKAGES, UNWANTED, CLUTTER, FILES, LINKS, CONTAINERFILE)
     return hashlib.sha256(f"{recipe}{platform.machine()}".encode()).hexdigest()[:16]
 
 
-def assemble(room: Path, steps: Steps) -> None:
+def assemble(room: Path, suite: Suite, steps: Steps) -> None:
     """Make ``base.tar`` and ``packages.json`` in the result of *room*."""
     root, base = room / "root", room / cache.RESULT
     base.mkdir()
     steps.run(
         "unpacking Debian's Python and libnftables, the images' base",
         *("mmdebstrap", "--mode=root", "--variant=extract", "--format=directory"),
-        *("--skip=cleanup/apt", f"--include={','.join(PACKAGES)}"),
+        *("--skip=cleanup/apt", f"--include={','.join(suite.packages)}"),
         "--hook-dir=/usr/share/mmdebstrap/hooks/merged-usr",
-        SUITE,
+        suite.name,
         root,
-        *mirrors(),
+        *mirrors(suite),
     )
     (base / "packages.json").write_text(json.dumps(trim(root), indent=2))
-    furnish(root)
+    furnish(root, suite)
     steps.run(
         "compiling Python's library",
-        *("chroot", root, f"/usr/bin/{PYTHON}", "-m", "compileall", "-q"),
-        *("--invalidation-mode", "unchecked-hash", f"/usr/lib/{PYTHON}"),
+        *("chroot", root, "/usr/bin/python3", "-m", "compileall", "-q"),
+        *("--invalidation-mode", "unchecked-hash", f"/usr/lib/python{suite.python}"),
     )
     steps.run("listing the shared libraries", "ldconfig", "-r", root)
     # It notes when each library was made; only ldconfig reads it.
@@ -131,19 +154,25 @@ def assemble(room: Path, steps: Steps) -> None:
     buildah.build(steps, "packing the images' base", containerfile, root, archive)
 
 
-def mirrors() -> list[str]:
-    """Return this machine's own sources of the suite; none where it has another Debian."""
+def mirrors(suite: Suite) -> list[str]:
+    """Return the sources of the suite at this machine's own mirrors; none: Debian's."""
     listed = subprocess.run(
         [
-            *("apt-get", "indextargets", "--format", "deb $(REPO_URI) $(RELEASE) $(COMPONENT)"),
+            *("apt-get", "indextargets", "--format", "$(REPO_URI) $(RELEASE)"),
             *("Created-By: Packages", "Origin: Debian", "Component: main"),
         ],
         capture_output=True,
         text=True,
         check=False,
     )
-    wanted = {SUITE, f"{SUITE}-updates", f"{SUITE}-security"}
-    return [line for line in listed.stdout.splitlines() if line.split()[2] in wanted]
+    found: dict[str, None] = {}
+    for line in listed.stdout.splitlines():
+        address, release = line.split()
+        # A mirror of one release has them all, and security's is an archive of its own.
+        _, _, pocket = release.partition("-")
+        if pocket in POCKETS:
+            found[f"deb {address} {'-'.join(filter(None, (suite.name, pocket)))} main"] = None
+    return list(found)
 
 
 def trim(root: Path) -> dict[str, str]:
@@ -178,11 +207,11 @@ def remove_files(root: Path, archive: Path) -> None:
                 (root / member.name).unlink(missing_ok=True)
 
 
-def furnish(root: Path) -> None:
+def furnish(root: Path, suite: Suite) -> None:
     """Add the few files that maintainer scripts would have made."""
     for name, text in FILES.items():
         (root / name).write_text(text)
-    for name, target in LINKS.items():
+    for name, target in {**LINKS, "usr/bin/python3": f"python{suite.python}"}.items():
         link = root / name
         link.parent.mkdir(parents=True, exist_ok=True)
         link.symlink_to(target)

@@ -19,7 +19,7 @@ from typing import Final
 
 from handover_api import __version__
 from handover_lab import buildah, cache, imagebase, wheels
-from handover_lab.imagebase import Base
+from handover_lab.imagebase import SUITES, Base, Suite
 from handover_lab.initramfs import alone
 from handover_lab.steps import StepError, Steps
 
@@ -97,17 +97,23 @@ def main(argv: list[str] | None = None) -> int:
     """Build the two images into build/images, where their inputs have changed."""
     parser = argparse.ArgumentParser(prog="handover_lab.images", description=main.__doc__)
     parser.add_argument("--base", default="", help="a public base image instead of our own")
+    parser.add_argument(
+        "--suite",
+        choices=SUITES,
+        default=imagebase.NEWEST.name,
+        help="the release of Debian; of a base that is given, the one with the same Python",
+    )
     parser.add_argument("--fresh", action="store_true", help="make our base anew, with new updates")
     arguments = parser.parse_args(argv)
     try:
-        build_all(arguments.base, fresh=arguments.fresh)
+        build_all(arguments.base, SUITES[arguments.suite], fresh=arguments.fresh)
     except StepError as error:
         print(error, file=sys.stderr, flush=True)
         return 1
     return 0
 
 
-def build_all(reference: str = "", *, fresh: bool = False) -> None:
+def build_all(reference: str = "", suite: Suite = imagebase.NEWEST, *, fresh: bool = False) -> None:
     """Bring both images and the summary up to date; raises StepError."""
     check_machine()
     os.umask(0o022)
@@ -116,14 +122,15 @@ def build_all(reference: str = "", *, fresh: bool = False) -> None:
     environment = {"SOURCE_DATE_EPOCH": "315532800", "PYTHONHASHSEED": "0"}
     steps = Steps(OUTPUT / "build.log", environment=environment)
     with alone(OUTPUT / ".lock"):
-        base = Base(reference, {}) if reference else imagebase.prepare(steps, fresh=fresh)
+        base = Base(reference, {}) if reference else imagebase.prepare(steps, suite, fresh=fresh)
         known = read_summary()
         images = []
         for component in COMPONENTS:
-            inputs = fingerprint(component, base)
+            inputs = fingerprint(component, base, suite)
             image = known.get(f"{component.name}:{__version__}")
             if image is None or image.inputs != inputs or not component.archive.exists():
-                image = build(component, base, inputs, steps)
+                site = wheels.installed(component.pins, suite, steps)
+                image = build(component, base, inputs, site, steps)
             print(f"{image.name}  {image.size_mib} MiB  {image.archive}", flush=True)
             images.append(image)
         SUMMARY.write_text(json.dumps([asdict(image) for image in images], indent=2) + "\n")
@@ -148,9 +155,9 @@ def read_summary() -> dict[str, Image]:
         return {}
 
 
-def fingerprint(component: Component, base: Base) -> str:
+def fingerprint(component: Component, base: Base, suite: Suite) -> str:
     """Digest everything that goes into an image."""
-    digest = hashlib.sha256(f"{base}{component.pins}{__version__}".encode())
+    digest = hashlib.sha256(f"{base}{suite}{component.pins}{__version__}".encode())
     folders = (path for folder in component.sources for path in folder.rglob("*"))
     sources = (path for path in folders if path.is_file() and "__pycache__" not in path.parts)
     for path in (*sorted(sources), component.containerfile, *RECIPE):
@@ -159,14 +166,14 @@ def fingerprint(component: Component, base: Base) -> str:
     return digest.hexdigest()
 
 
-def build(component: Component, base: Base, inputs: str, steps: Steps) -> Image:
+def build(component: Component, base: Base, inputs: str, packages: Path, steps: Steps) -> Image:
     """Build one image; the old archive stays until the new one is complete."""
     room = OUTPUT / f"{component.name}.room"
     name = f"{component.name}:{__version__}"
     with cache.emptied(room):
         site = room / "context" / "site"
         site.parent.mkdir()
-        shutil.copytree(wheels.installed(component.pins, steps), site, symlinks=True)
+        shutil.copytree(packages, site, symlinks=True)
         wheels.add_own(component.sources, component.name, site)
         archive = room / component.archive.name
         buildah.build(
@@ -179,8 +186,8 @@ def build(component: Component, base: Base, inputs: str, steps: Steps) -> Image:
         )
         size, digest = measure(archive)
         archive.rename(component.archive)
-    packages = {"debian": dict(base.packages), "python": wheels.versions(component.pins)}
-    return Image(name, str(component.archive), size, digest, inputs, packages)
+    holds = {"debian": dict(base.packages), "python": wheels.versions(component.pins)}
+    return Image(name, str(component.archive), size, digest, inputs, holds)
 
 
 def measure(archive: Path) -> tuple[float, str]:

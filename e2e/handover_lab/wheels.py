@@ -16,18 +16,15 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from handover_lab import cache
+from handover_lab.imagebase import Suite
 from handover_lab.steps import StepError, Steps
 
 RECIPE: Final = 1
 """Part of the cache key: raise it when the way of installing changes."""
 
 PROJECT: Final = "handover"
-PYTHON: Final = "3.11"
-GLIBC: Final = 36
-"""The minor version of glibc in Debian 12; wheels for an older one fit too."""
-
-SCRIPT: Final = f"""#!/usr/local/bin/python{PYTHON}
-from {{package}}.cli import app
+SCRIPT: Final = """#!/usr/local/bin/python3
+from {package}.cli import app
 
 app()
 """
@@ -79,23 +76,23 @@ def versions(pins: str) -> dict[str, str]:
     return dict(re.findall(r"^([a-z0-9-]+)==(\S+)", pins, re.MULTILINE))
 
 
-def installed(pins: str, steps: Steps) -> Path:
+def installed(pins: str, suite: Suite, steps: Steps) -> Path:
     """Return a directory with the pinned packages installed; it is only to be copied."""
-    recipe = f"{RECIPE}{GLIBC}{PYTHON}{CLUTTER}{platform.machine()}{pins}"
+    recipe = f"{RECIPE}{suite.glibc}{suite.python}{CLUTTER}{platform.machine()}{pins}"
     key = hashlib.sha256(recipe.encode()).hexdigest()[:16]
-    return cache.entry(f"site-{key}", lambda room: install(pins, room, steps))
+    return cache.entry(f"site-{key}", lambda room: install(pins, suite, room, steps))
 
 
-def install(pins: str, room: Path, steps: Steps) -> None:
+def install(pins: str, suite: Suite, room: Path, steps: Steps) -> None:
     """Install the pinned packages as the result of *room*, without what no program loads."""
     site, requirements = room / cache.RESULT, room / "requirements.txt"
     requirements.write_text(pins)
-    tags = (f"manylinux_2_{minor}_{platform.machine()}" for minor in range(GLIBC, 4, -1))
+    tags = (f"manylinux_2_{minor}_{platform.machine()}" for minor in range(suite.glibc, 4, -1))
     steps.run(
         f"installing {len(versions(pins))} pinned Python packages",
         *(sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"),
         *("--no-deps", "--require-hashes", "--no-compile", "--only-binary", ":all:"),
-        *("--implementation", "cp", "--python-version", PYTHON),
+        *("--implementation", "cp", "--python-version", suite.python),
         *(part for tag in tags for part in ("--platform", tag)),
         *("--target", site, "--requirement", requirements),
     )

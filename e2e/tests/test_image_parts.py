@@ -77,7 +77,7 @@ def test_our_own_packages_come_with_a_script_that_needs_no_shell(tmp_path: Path)
     wheels.add_own((source,), "handover-agent", site)
 
     script = site / "bin" / "handover-agent"
-    assert script.read_text().startswith("#!/usr/local/bin/python3.11\n")
+    assert script.read_text().startswith("#!/usr/local/bin/python3\n")
     assert "from handover_agent.cli import app" in script.read_text()
     assert script.stat().st_mode & 0o777 == 0o755
     assert [each.name for each in (site / "handover_agent").iterdir()] == ["cli.py"]
@@ -177,27 +177,36 @@ def test_a_failure_leaves_nothing_in_the_cache(
 
 
 def test_the_recipe_is_part_of_the_bases_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = imagebase.recipe_key()
+    before = imagebase.recipe_key(imagebase.NEWEST)
     monkeypatch.setattr(imagebase, "RECIPE", imagebase.RECIPE + 1)
 
-    assert imagebase.recipe_key() != before
+    assert imagebase.recipe_key(imagebase.NEWEST) != before
 
 
-def test_the_base_comes_from_this_machines_mirrors_of_the_suite(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+def test_each_suite_has_a_base_and_packages_of_its_own() -> None:
+    trixie, bookworm = (imagebase.SUITES[name] for name in ("trixie", "bookworm"))
+
+    assert imagebase.recipe_key(trixie) != imagebase.recipe_key(bookworm)
+    assert "python3.13-minimal" in trixie.packages
+    assert "python3.11-minimal" in bookworm.packages
+
+
+@pytest.mark.parametrize("suite", imagebase.SUITES)
+def test_the_base_comes_from_this_machines_mirrors(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, suite: str
 ) -> None:
     listed = "\n".join(
-        f"deb http://mirror.example/debian/ {suite} main"
-        for suite in ("bookworm", "bookworm-updates", "bookworm-backports", "trixie")
+        f"http://mirror.example/debian/ {release}"
+        for release in ("bookworm", "bookworm-updates", "bookworm-backports", "trixie")
     )
     program = tmp_path / "apt-get"
     program.write_text(f"#!/bin/sh\ncat <<EOF\n{listed}\nEOF\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
 
-    assert imagebase.mirrors() == [
-        "deb http://mirror.example/debian/ bookworm main",
-        "deb http://mirror.example/debian/ bookworm-updates main",
+    assert imagebase.mirrors(imagebase.SUITES[suite]) == [
+        f"deb http://mirror.example/debian/ {suite} main",
+        f"deb http://mirror.example/debian/ {suite}-updates main",
     ]
 
 
@@ -221,10 +230,11 @@ def test_an_image_depends_on_its_own_sources_alone(
     recipe = tuple(tmp_path / path.relative_to(images.ROOT) for path in images.RECIPE)
     monkeypatch.setattr(images, "ROOT", tmp_path)
     monkeypatch.setattr(images, "RECIPE", recipe)
-    before = [images.fingerprint(component, base) for component in (operator, nodeagent)]
+    suite = imagebase.NEWEST
+    before = [images.fingerprint(component, base, suite) for component in (operator, nodeagent)]
 
     with (tmp_path / "operator" / "handover_operator" / "roles.py").open("a") as file:
         file.write("# another line\n")
 
-    after = [images.fingerprint(component, base) for component in (operator, nodeagent)]
+    after = [images.fingerprint(component, base, suite) for component in (operator, nodeagent)]
     assert (after[0] != before[0], after[1]) == (True, before[1])
