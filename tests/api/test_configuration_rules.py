@@ -156,9 +156,11 @@ REFUSED: Final[dict[str, tuple[Spec, str, str]]] = {
     "an address": ({"allowedCIDRs": ["10.0.0.1"]}, "spec.allowedCIDRs[0]", NETWORKS),
     "a gateway's network": ({"gateways": ["10.0.0.1/24"]}, "spec.gateways[0]", GATEWAYS),
     "no gateway": ({"gateways": ["fd00::1", "router"]}, "spec.gateways[1]", GATEWAYS),
+    "no networks": ({"allowedCIDRs": []}, "spec.allowedCIDRs", "should have at least 1 items"),
 }
-MORE_LENIENT: Final = {"an address"}
-"""Python reads an address as the network of that one address."""
+MORE_LENIENT: Final = {"an address", "no networks"}
+"""Python reads an address as the network of that one address; what was stored by an older version
+without networks is still followed: nothing is allowed."""
 
 ACCEPTED: Final[dict[str, Spec]] = {
     "nothing": {},
@@ -192,7 +194,6 @@ ACCEPTED: Final[dict[str, Spec]] = {
     "ownership": {"routeOwnership": "migrations"},
     "uninstall": {"onUninstall": "handBack"},
     "networks": {"allowedCIDRs": ["10.0.0.0/8", "192.168.7.9/32", "fd00::/8", "::/0"]},
-    "no networks": {"allowedCIDRs": []},
     "gateways": {"gateways": ["10.0.0.1", "fe80::1"]},
 }
 

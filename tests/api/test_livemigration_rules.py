@@ -60,6 +60,12 @@ def selector(**parts: object) -> Spec:
     return {"target": {"selector": parts}}
 
 
+OTHER_NAMESPACE: Final = "without '/': workloads are found in the namespace of the LiveMigration"
+NO_ENDPOINT: Final = (
+    "must be the name of a WorkloadEndpoint in the same namespace: lower case letters, digits, '-'"
+    " and '.'"
+)
+
 REFUSED: Final[dict[str, tuple[Spec, str, str]]] = {
     "neither source nor target": ({}, "spec", ONE_OR_OTHER),
     "only an id": ({"id": "m"}, "spec", ONE_OR_OTHER),
@@ -75,6 +81,23 @@ REFUSED: Final[dict[str, tuple[Spec, str, str]]] = {
         "spec.source.endpoint.name",
         "should be at least 1 chars long",
     ),
+    **{
+        f"a {side} {kind} in another namespace": (
+            {side: {kind: {"name": "default/vm"}}},
+            f"spec.{side}.{kind}.name",
+            sentence,
+        )
+        for side in ("source", "target")
+        for kind, sentence in (("workload", OTHER_NAMESPACE), ("endpoint", NO_ENDPOINT))
+    },
+    **{
+        f"a {kind} that moves to itself": (
+            {"source": {kind: VM}, "target": {kind: VM}},
+            f"spec.target.{kind}.name",
+            f"spec.target.{kind}.name must be another one than the source's",
+        )
+        for kind in ("workload", "endpoint")
+    },
     "an empty target": ({"target": {}}, "spec.target", ONE_TARGET),
     "a workload and an endpoint": (
         {"target": {"workload": VM, "endpoint": VM}},

@@ -27,6 +27,20 @@ NO_GATEWAY: Final = (
     " fe80::1"
 )
 
+NO_GUEST: Final = (
+    "spec.ips must hold addresses of a guest: no loopback, link-local, multicast, broadcast or"
+    " unspecified one"
+)
+NO_ROUTER: Final = (
+    "spec.gateways must hold addresses of gateways: no loopback, multicast, broadcast or"
+    " unspecified one"
+)
+NOT_ONE: Final = (
+    "spec.mac must be the address of one guest: not zero, and no multicast address (whose first"
+    " pair is odd)"
+)
+ONCE: Final = "spec.ips must hold each address once"
+
 REFUSED: Final[dict[str, tuple[Change, str, str]]] = {
     "no node": ({"node": None}, "spec.node", "Required value"),
     "an empty node": ({"node": ""}, "spec.node", NO_NAME),
@@ -80,6 +94,23 @@ REFUSED: Final[dict[str, tuple[Change, str, str]]] = {
     "an interface outside of ASCII": ({"interface": "ethø"}, "spec.interface", NO_INTERFACE),
     "the interface '.'": ({"interface": "."}, "spec.interface", NO_INTERFACE),
     "the interface '..'": ({"interface": ".."}, "spec.interface", NO_INTERFACE),
+    "an address twice": ({"ips": ["10.65.0.2", "10.65.0.2"]}, "spec.ips", ONCE),
+    "an address in two spellings": ({"ips": ["fd00::2", "fd00:0::0:2"]}, "spec.ips", ONCE),
+    **{
+        f"the address {address}": ({"ips": [address]}, "spec.ips[0]", NO_GUEST)
+        for address in (
+            *("127.0.0.1", "0.0.0.0", "224.0.0.1", "169.254.1.1", "255.255.255.255"),
+            *("::1", "::", "ff02::1", "fe80::1"),
+        )
+    },
+    **{
+        f"the gateway {address}": ({"gateways": [address]}, "spec.gateways[0]", NO_ROUTER)
+        for address in ("127.0.0.1", "0.0.0.0", "239.1.1.1", "ff02::2", "::")
+    },
+    **{
+        f"the MAC {mac}": ({"mac": mac}, "spec.mac", NOT_ONE)
+        for mac in ("00:00:00:00:00:00", "01:00:5e:00:00:01", "33:33:00:00:00:01", "ff:" * 5 + "ff")
+    },
     "awaitRole as a word": (
         {"awaitRole": "yes"},
         "spec.awaitRole",
