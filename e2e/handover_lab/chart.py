@@ -16,6 +16,7 @@ from typing import Any, Final
 import yaml
 
 from handover_api import __version__
+from handover_lab import chart_rules
 
 ROOT: Final = Path(__file__).resolve().parent.parent.parent
 CHART: Final = ROOT / "charts" / "handover"
@@ -31,7 +32,11 @@ Schema = dict[str, Any]
 
 QUANTITIES: Final[Schema] = {
     "type": "object",
-    "additionalProperties": {"type": ["string", "number"]},
+    "additionalProperties": {
+        "type": ["string", "number"],
+        "minimum": 0,
+        "pattern": "^[0-9]+([.][0-9]+)?([numkMGTPE]|[KMGTPE]i|[eE][-+]?[0-9]+)?$",
+    },
 }
 RESOURCES: Final[Schema] = {
     "additionalProperties": False,
@@ -64,6 +69,13 @@ SPREADING: Final[Schema] = {
             "nodeTaintsPolicy": {"enum": ["Honor", "Ignore"]},
         },
     }
+}
+VALIDATION_ACTIONS: Final[Schema] = {
+    "minItems": 1,
+    "uniqueItems": True,
+    "items": {"enum": ["Deny", "Warn", "Audit"]},
+    # The API server takes no policy that refuses and warns of the same.
+    "not": {"allOf": [{"contains": {"const": "Deny"}}, {"contains": {"const": "Warn"}}]},
 }
 TYPES: Final = {bool: "boolean", int: "integer", str: "string", list: "array", dict: "object"}
 
@@ -164,6 +176,8 @@ def narrowing_of(text: str) -> Mapping[str, object]:
             return TOLERATIONS
         case "spreading":
             return SPREADING
+        case "validationActions":
+            return VALIDATION_ACTIONS
     written: Mapping[str, object] = yaml.safe_load(text)
     return written
 
@@ -177,7 +191,7 @@ def configuration_schema() -> Schema:
 
 
 def plain(schema: Any) -> Any:  # noqa: ANN401  JSON
-    """Remove what only the API server understands."""
+    """Say in JSON schema's words alone what the API server's say."""
     if isinstance(schema, list):
         return [plain(each) for each in schema]
     if not isinstance(schema, dict):
@@ -185,7 +199,10 @@ def plain(schema: Any) -> Any:  # noqa: ANN401  JSON
     kept = {key: each for key, each in schema.items() if not key.startswith("x-kubernetes-")}
     if isinstance(kept.get("format"), str):
         del kept["format"]
-    return {key: plain(each) for key, each in kept.items()}
+    rules = chart_rules.of(schema)
+    if schema.get("x-kubernetes-list-type") == "set":
+        kept["uniqueItems"] = True
+    return {key: plain(each) for key, each in kept.items()} | ({"allOf": rules} if rules else {})
 
 
 def root_schema(found: tuple[Value, ...]) -> Schema:

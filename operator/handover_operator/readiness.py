@@ -3,17 +3,22 @@
 Each check reads what it needs and returns findings; one that fails says what to do.
 """
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
 from handover_api import names
+from handover_api.conditions import ConfigurationCondition, EndpointCondition
+from handover_api.configuration import is_braked
+from handover_api.names import ObjectKey
 from handover_operator.cluster import Absent, Cluster
-from handover_operator.kinds import KUBEVIRT
+from handover_operator.kinds import KUBEVIRT, Kind
 from handover_operator.workqueue import Temporary
 
 KINDS: Final = frozenset({names.LIVE_MIGRATIONS, names.WORKLOAD_ENDPOINTS, names.CONFIGURATIONS})
 _REVIEWS: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
+_NAMED: Final = 5
+"""So many nodes are named in a sentence; the rest is counted."""
 _APPS: Final = "/apis/apps/v1/namespaces"
 
 OPERATOR_RIGHTS: Final = (
@@ -54,7 +59,10 @@ class Release:
 
 async def findings(cluster: Cluster, release: Release) -> AsyncIterator[Finding]:
     """Look at everything; what cannot be asked is a finding, too."""
-    checks = (_kinds, _operator, _agents, _operator_rights, _agent_rights, _kubevirt)
+    checks = (
+        *(_kinds, _operator, _agents, _configuration, _configured),
+        *(_operator_rights, _agent_rights, _kubevirt),
+    )
     for check in checks:
         try:
             yield await check(cluster, release)
@@ -83,6 +91,31 @@ async def _agents(cluster: Cluster, release: Release) -> Finding:
     return agents(found)
 
 
+async def _configuration(cluster: Cluster, _: Release) -> Finding:
+    try:
+        found = await cluster.get(Kind.CONFIGURATION, ObjectKey("", names.DEFAULT_CONFIGURATION))
+    except Absent:
+        trouble = "there is none: the operators' logs say why it is not applied"
+        return Finding("HandoverConfiguration default", trouble)
+    return configuration(found)
+
+
+async def _configured(cluster: Cluster, _: Release) -> Finding:
+    """Ask the endpoints, which say by what configuration their agents go."""
+    behind: set[str] = set()
+    count = 0
+    async for page, _version in cluster.objects(Kind.ENDPOINT):
+        count += len(page)
+        behind |= {each["spec"]["node"] for each in page if _is_behind(each)}
+    return configured(count, behind)
+
+
+def _is_behind(endpoint: Mapping[str, Any]) -> bool:
+    """Return whether an endpoint's agent keeps to an older configuration."""
+    found = _conditions(endpoint).get(EndpointCondition.CONFIGURED, {})
+    return found.get("status") == "False"
+
+
 async def _operator_rights(cluster: Cluster, release: Release) -> Finding:
     return await _rights(cluster, release.namespace, release.operator, OPERATOR_RIGHTS)
 
@@ -103,12 +136,60 @@ async def _kubevirt(cluster: Cluster, _: Release) -> Finding:
 
 def operator(deployment: Mapping[str, Any]) -> Finding:
     """Judge the operator's Deployment."""
-    wanted, ready = deployment["spec"]["replicas"], deployment["status"].get("readyReplicas", 0)
+    status = deployment["status"]
+    wanted, ready = deployment["spec"]["replicas"], status.get("readyReplicas", 0)
     name = deployment["metadata"]["name"]
+    subject = f"operator: {ready} of {wanted} pods are ready"
+    if not ready:
+        return Finding(subject, f"none decides roles; see kubectl describe deployment {name}")
+    # During an upgrade that stands still the old pods are ready, and the new ones are not.
+    if _is_stale(deployment) or status.get("updatedReplicas", 0) < wanted:
+        trouble = "some are of an older release; see that the new ones get ready: kubectl"
+        return Finding(subject, f"{trouble} rollout status deployment {name}")
+    return Finding(subject)
+
+
+def _is_stale(found: Mapping[str, Any]) -> bool:
+    """Return whether its controller has not seen the newest version so far."""
+    observed: int = found["status"].get("observedGeneration", 0)
+    generation: int = found["metadata"].get("generation", 0)
+    return observed < generation
+
+
+def configuration(found: Mapping[str, Any]) -> Finding:
+    """Judge HandoverConfiguration ``default`` by what the operator says of it."""
+    said = _conditions(found)
+    generation = found["metadata"].get("generation", 0)
+    for kind in (ConfigurationCondition.ACCEPTED, ConfigurationCondition.APPLIED):
+        condition = said.get(kind, {})
+        if condition.get("status") != "True":
+            why = condition.get("message") or "no operator has said so far"
+            return Finding("HandoverConfiguration default", f"not {kind.value}: {why}")
+    if said[ConfigurationCondition.ACCEPTED].get("observedGeneration", 0) < generation:
+        return Finding("HandoverConfiguration default", "no operator has seen its newest version")
+    subject = f"HandoverConfiguration default: mode {found['status'].get('mode', '?')}"
+    if is_braked(found["metadata"].get("annotations") or {}):
+        subject += f", by its annotation {names.PAUSED}"
+    overridden = said.get(ConfigurationCondition.OVERRIDDEN, {})
+    if overridden.get("status") == "True":
+        subject += f"; {overridden.get('message', '')}"
+    return Finding(subject)
+
+
+def configured(count: int, behind: Collection[str]) -> Finding:
+    """Judge what the agents of *count* endpoints say; *behind* are the nodes of those that fail."""
+    if not behind:
+        return Finding(f"agents: those of {count} endpoints go by the newest configuration")
+    named = ", ".join(sorted(behind)[:_NAMED])
+    more = f" and {len(behind) - _NAMED} more" if len(behind) > _NAMED else ""
     return Finding(
-        f"operator: {ready} of {wanted} pods are ready",
-        "" if ready else f"none decides roles; see kubectl describe deployment {name}",
+        f"agents: those of {len(behind)} nodes keep to an older configuration",
+        f"{named}{more}: condition Configured of the endpoints there says which value is wrong",
     )
+
+
+def _conditions(found: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    return {each["type"]: each for each in (found.get("status") or {}).get("conditions") or ()}
 
 
 def agents(daemonset: Mapping[str, Any]) -> Finding:
@@ -119,6 +200,9 @@ def agents(daemonset: Mapping[str, Any]) -> Finding:
     subject = f"node agents: {ready} of {wanted} nodes have one that is ready"
     if not wanted:
         return Finding(subject, "no node is chosen: see nodeagent.nodeSelector and .tolerations")
+    if _is_stale(daemonset) or status.get("updatedNumberScheduled", 0) < wanted:
+        trouble = f"some are of an older release; see kubectl rollout status ds {name}"
+        return Finding(subject, trouble)
     if ready < wanted:
         return Finding(subject, f"guests cannot be followed there; see kubectl describe ds {name}")
     return Finding(subject)

@@ -40,7 +40,12 @@ nodeagent:
 """,
     "one-node": """
 operator: {replicas: 1, topologySpreadConstraints: [], podDisruptionBudget: {enabled: false}}
-policies: {nodeStatus: false, nodeEvents: false, networkStatus: false, annotations: false}
+policies:
+  nodeStatus: {enabled: false}
+  nodeEvents: {enabled: false}
+  networkStatus: {enabled: false}
+  annotations: {enabled: false}
+  addresses: {enabled: false}
 rbac: {aggregate: false}
 configuration: {mode: observe, probeInterval: 100ms}
 """,

@@ -1,5 +1,6 @@
 """What the chart installs: read back as objects, not as text."""
 
+import re
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -8,7 +9,9 @@ from typing import Any
 import pytest
 import yaml
 
+from handover_api import __version__
 from handover_lab.chart import CHART, CRDS
+from handover_operator import leadership
 
 OPERATOR = "Deployment/handover-operator"
 NODEAGENT = "DaemonSet/handover-nodeagent"
@@ -81,6 +84,12 @@ def test_this_is_all_that_is_installed(release: Release) -> None:
         "ValidatingAdmissionPolicyBinding/handover-node-events",
         "ValidatingAdmissionPolicyBinding/handover-network-status",
         "ValidatingAdmissionPolicyBinding/handover-annotations",
+        "Lease/handover-operator",
+        *(
+            f"ValidatingAdmissionPolicy{binding}/handover-{name}"
+            for binding in ("", "Binding")
+            for name in ("kinds", "allowed-addresses", "no-api-server")
+        ),
     }
 
 
@@ -98,7 +107,59 @@ def test_a_kind_is_installed_as_it_is_and_outlives_an_uninstall(
     installed = release[f"CustomResourceDefinition/{source['metadata']['name']}"]
 
     assert source["spec"] == installed["spec"]
-    assert installed["metadata"]["annotations"] == {"helm.sh/resource-policy": "keep"}
+    major, minor, patch = (int(number) for number in re.findall(r"\d+", __version__)[:3])
+    assert installed["metadata"]["annotations"] == {
+        "helm.sh/resource-policy": "keep",
+        "handover.dev/schema": str(major * 1_000_000 + minor * 1_000 + patch),
+    }
+
+
+POLICIES = ("nodeStatus", "nodeEvents", "networkStatus", "annotations", "addresses")
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_how_strict_a_policy_is_can_be_set(render: Render, policy: str) -> None:
+    settings = (
+        f"policies.{policy}.validationActions={{Warn,Audit}}",
+        f"policies.{policy}.failurePolicy=Ignore",
+        *(f"policies.{other}.enabled=false" for other in POLICIES if other != policy),
+    )
+    found = [
+        each
+        for each in render(*settings)
+        if each["kind"].startswith("ValidatingAdmission")
+        and not each["metadata"]["name"].endswith("-kinds")
+    ]
+
+    assert found != []
+    for each in found:
+        if each["kind"].endswith("Binding"):
+            assert each["spec"]["validationActions"] == ["Warn", "Audit"]
+        else:
+            assert each["spec"]["failurePolicy"] == "Ignore"
+
+
+def test_only_what_stands_in_the_way_of_every_vm_lets_pass_what_it_cannot_judge(
+    release: Release,
+) -> None:
+    found = {
+        name.partition("/")[2]: each["spec"]["failurePolicy"]
+        for name, each in release.items()
+        if name.startswith("ValidatingAdmissionPolicy/")
+    }
+
+    assert [name for name, policy in found.items() if policy != "Fail"] == [
+        "handover-network-status"
+    ]
+
+
+def test_the_lease_is_taken_away_with_the_release_and_held_by_nobody_at_first(
+    release: Release,
+) -> None:
+    role = release["Role/handover-operator"]
+
+    assert release["Lease/handover-operator"]["spec"] == {}
+    assert leadership.NAME in role["rules"][1]["resourceNames"]
 
 
 def test_the_kinds_can_be_left_to_somebody_else(render: Render) -> None:

@@ -52,7 +52,7 @@ def test_who_may_change_pods_names_no_address(tenant: str, kubectl: Kubectl) -> 
     said = kubectl("annotate", "pod", "launcher", f"{NAME}=[]", user=tenant)
 
     assert "only who may write the status of pods, as the CNI may" in said
-    assert "set policies.networkStatus of the chart to false" in said
+    assert "set policies.networkStatus.enabled of the chart to false" in said
 
 
 def test_other_changes_are_his(tenant: str, kubectl: Kubectl) -> None:
@@ -92,7 +92,9 @@ def test_a_pod_that_becomes_a_launcher_brings_no_addresses(tenant: str, kubectl:
     assert "only who may write" in labeled
 
 
-@pytest.mark.parametrize("setting", ["policies.networkStatus=false", "kubevirt.enabled=false"])
+@pytest.mark.parametrize(
+    "setting", ["policies.networkStatus.enabled=false", "kubevirt.enabled=false"]
+)
 def test_it_is_there_only_where_it_is_wanted(render: Render, setting: str) -> None:
     names = {each["metadata"]["name"] for each in render(setting)}
 

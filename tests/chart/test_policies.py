@@ -258,10 +258,81 @@ def test_what_the_operator_wrote_can_neither_be_changed_nor_removed(kubectl: Kub
     assert "annotated" in other
 
 
+def with_address(address: str) -> str:
+    """Compose an endpoint with this address."""
+    made = json.loads(endpoint("policy-d"))
+    made["spec"]["ips"] = [address]
+    return json.dumps(made)
+
+
+@pytest.fixture
+def bounded(kubectl: Kubectl, installed: None) -> Iterator[None]:  # noqa: ARG001
+    """Have allowedCIDRs in force, and the policies that know them."""
+    allowed = {
+        "metadata": {"name": "default"},
+        "spec": {"allowedCIDRs": ["10.0.0.0/8", "fd00::/8"]},
+    }
+    kubectl("apply", "--filename=-", given=json.dumps(kind("HandoverConfiguration") | allowed))
+    kubectl("apply", "--filename=-", given=json.dumps(SERVERS))
+    deadline = time.monotonic() + PATIENCE
+    for address in ("192.0.2.1", service(kubectl), SERVER):
+        while "spec.ips holds" not in attempt(kubectl, address):
+            assert time.monotonic() < deadline, f"{address} is never refused"
+            time.sleep(0.1)
+    yield
+    kubectl("delete", "hc", "default")
+    kubectl("delete", "endpointslice", "policy-server")
+
+
+def attempt(kubectl: Kubectl, address: str, **options: str) -> str:
+    """Try to make an endpoint with this address."""
+    return kubectl("create", "--dry-run=server", "-f=-", given=with_address(address), **options)
+
+
+def service(kubectl: Kubectl) -> str:
+    """Return the API server's address as a service."""
+    return kubectl("get", "service", "kubernetes", "-o=jsonpath={.spec.clusterIP}")
+
+
+SERVER = "10.99.0.1"
+SERVERS = {
+    "apiVersion": "discovery.k8s.io/v1",
+    "kind": "EndpointSlice",
+    # The API server of the lab, which listens on loopback only, makes none.
+    "metadata": {
+        "name": "policy-server",
+        "namespace": "default",
+        "labels": {"kubernetes.io/service-name": "kubernetes"},
+    },
+    "addressType": "IPv4",
+    "endpoints": [{"addresses": [SERVER]}],
+}
+
+
+@pytest.mark.usefixtures("bounded")
+def test_an_address_that_no_agent_would_take_is_refused_at_once(kubectl: Kubectl) -> None:
+    assert "created" in attempt(kubectl, "10.65.0.7")
+    assert "created" in attempt(kubectl, "fd00::7")
+    outside = attempt(kubectl, "192.0.2.1")
+    other_family = attempt(kubectl, "2001:db8::1")
+    assert "spec.ips holds 192.0.2.1, which is outside of the allowedCIDRs" in outside
+    assert "spec.ips holds 2001:db8::1, which is outside of the allowedCIDRs" in other_family
+    assert f"spec.ips holds {SERVER}, which is an address of the API" in attempt(kubectl, SERVER)
+    address = service(kubectl)
+    assert f"spec.ips holds {address}, which is one that the cluster gives" in attempt(
+        kubectl, address
+    )
+
+
+@pytest.mark.usefixtures("bounded")
+def test_the_operators_endpoint_says_it_itself(kubectl: Kubectl) -> None:
+    assert "created" in attempt(kubectl, "192.0.2.1", user=OPERATOR)
+
+
 def test_a_further_writer_is_named_beside_the_operator(render: Render) -> None:
     (policy,) = (
         each
-        for each in render("policies.annotationWriters[0]=system:serviceaccount:cni:agent")
+        for each in render("policies.annotations.writers[0]=system:serviceaccount:cni:agent")
         if each["metadata"]["name"] == "handover-annotations" and "matchConditions" in each["spec"]
     )
 
@@ -276,7 +347,7 @@ def test_a_further_writer_is_named_beside_the_operator(render: Render) -> None:
     [("node-status", "nodeStatus"), ("node-events", "nodeEvents"), ("annotations", "annotations")],
 )
 def test_a_policy_can_be_switched_off(render: Render, name: str, value: str) -> None:
-    left = {named(each) for each in render(f"policies.{value}=false")}
+    left = {named(each) for each in render(f"policies.{value}.enabled=false")}
 
     assert {each for each in POLICIES if name not in each} == left & POLICIES
 

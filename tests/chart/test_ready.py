@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -22,15 +23,16 @@ Check = Callable[..., tuple[int, str]]
 
 @pytest.fixture(scope="module")
 def hooks(helm: Run) -> list[Manifest]:
-    """Return the objects of the test."""
+    """Return the objects of the test: a list of rights, and a pod."""
     only = ("--show-only", "templates/tests/ready.yaml", "--namespace", NAMESPACE)
-    return list(yaml.safe_load_all(helm("template", "handover", CHART, *only).stdout))
+    found = yaml.safe_load_all(helm("template", "handover", CHART, *only).stdout)
+    return sorted(found, key=lambda each: str(each["kind"]))
 
 
 @pytest.fixture
 def check(hooks: list[Manifest], api_server: ControlPlane, kubectl: Kubectl) -> Iterator[Check]:
     """Run the command of the test's pod with the account and the rights of the test."""
-    rights = json.dumps({"apiVersion": "v1", "kind": "List", "items": hooks[1:-1]})
+    rights = json.dumps({"apiVersion": "v1", "kind": "List", "items": hooks[0]["items"][1:]})
     kubectl("apply", "--filename=-", given=rights)
     (container,) = hooks[-1]["spec"]["containers"]
     kubeconfig = str(api_server.credentials(TESTER, *GROUPS))
@@ -58,12 +60,58 @@ def report(kubectl: Kubectl, what: str, **status: int) -> None:
     )
 
 
+def rolled_out(kubectl: Kubectl, *, agents: int = 2) -> None:
+    """Report that all pods of the release are there and ready, as the controllers would."""
+    for what, status in (
+        ("deployment/handover-operator", {"replicas": 2, "readyReplicas": 2, "updatedReplicas": 2}),
+        (
+            "daemonset/handover-nodeagent",
+            {
+                "currentNumberScheduled": 2,
+                "numberMisscheduled": 0,
+                "desiredNumberScheduled": 2,
+                "updatedNumberScheduled": 2,
+                "numberReady": agents,
+            },
+        ),
+    ):
+        generation = kubectl("-n", NAMESPACE, "get", what, "-o=jsonpath={.metadata.generation}")
+        report(kubectl, what, observedGeneration=int(generation), **status)
+
+
+@pytest.fixture
+def default(kubectl: Kubectl) -> Iterator[Callable[..., None]]:
+    """Apply ``default``, and say of it what the operator would."""
+
+    def say(accepted: str = "True", applied: str = "True", message: str = "") -> None:
+        about = {"reason": "X", "message": message, "lastTransitionTime": "2026-11-24T12:00:00Z"}
+        conditions = [
+            {"type": "Accepted", "status": accepted, "observedGeneration": 1, **about},
+            {"type": "Applied", "status": applied, "observedGeneration": 1, **about},
+        ]
+        status = json.dumps({"status": {"mode": "observe", "conditions": conditions}})
+        kubectl("apply", "--filename=-", given=json.dumps(DEFAULT))
+        kubectl("patch", "hc", "default", "--subresource=status", "--type=merge", f"-p={status}")
+
+    yield say
+    kubectl("delete", "--ignore-not-found", "hc", "default")
+
+
+DEFAULT = {
+    "apiVersion": "handover.dev/v1alpha1",
+    "kind": "HandoverConfiguration",
+    "metadata": {"name": "default"},
+    "spec": {"mode": "observe"},
+}
+
+
 @pytest.mark.api
 @pytest.mark.usefixtures("installed")
-def test_a_ready_cluster_passes(check: Check, kubectl: Kubectl) -> None:
-    report(kubectl, "deployment/handover-operator", replicas=2, readyReplicas=2)
-    counts = {"currentNumberScheduled": 2, "numberMisscheduled": 0, "desiredNumberScheduled": 2}
-    report(kubectl, "daemonset/handover-nodeagent", numberReady=2, **counts)
+def test_a_ready_cluster_passes(
+    check: Check, kubectl: Kubectl, default: Callable[..., None]
+) -> None:
+    rolled_out(kubectl)
+    default()
 
     status, said = check()
 
@@ -72,6 +120,8 @@ def test_a_ready_cluster_passes(check: Check, kubectl: Kubectl) -> None:
         "ok  kinds of handover.dev/v1alpha1",
         "ok  operator: 2 of 2 pods are ready",
         "ok  node agents: 2 of 2 nodes have one that is ready",
+        "ok  HandoverConfiguration default: mode observe",
+        "ok  agents: those of 0 endpoints go by the newest configuration",
         "ok  rights of handover-operator",
         "ok  rights of handover-nodeagent",
         "ok  KubeVirt: not here so far; LiveMigrations are somebody else's to make",
@@ -81,8 +131,7 @@ def test_a_ready_cluster_passes(check: Check, kubectl: Kubectl) -> None:
 @pytest.mark.api
 @pytest.mark.usefixtures("installed")
 def test_lost_rights_and_missing_agents_are_named(check: Check, kubectl: Kubectl) -> None:
-    counts = {"currentNumberScheduled": 2, "numberMisscheduled": 0, "desiredNumberScheduled": 2}
-    report(kubectl, "daemonset/handover-nodeagent", numberReady=1, **counts)
+    rolled_out(kubectl, agents=1)
     binding = kubectl("get", "clusterrolebinding", "handover-nodeagent", "--output=json")
     kubectl("delete", "clusterrolebinding", "handover-nodeagent")
     try:
@@ -105,6 +154,80 @@ def test_what_cannot_be_asked_is_told_and_the_rest_is_asked(check: Check) -> Non
     assert "ok  rights of handover-operator" in said
 
 
+@pytest.mark.api
+@pytest.mark.usefixtures("installed")
+def test_a_configuration_that_is_not_in_force_is_told(
+    check: Check, kubectl: Kubectl, default: Callable[..., None]
+) -> None:
+    rolled_out(kubectl)
+    absent = check()
+    default(applied="False", message="422: spec.probeInterval must be 0 (off)")
+    refused = check()
+
+    assert absent[0] == refused[0] == 1
+    assert (
+        "NOT READY  HandoverConfiguration default: there is none: the operators' logs" in absent[1]
+    )
+    assert "NOT READY  HandoverConfiguration default: not Applied: 422: spec.probe" in refused[1]
+
+
+def judged(conditions: dict[str, str], **metadata: Any) -> Finding:
+    """Judge a configuration with these conditions."""
+    said = [
+        {"type": kind, "status": status, "message": f"about {kind}", "observedGeneration": 3}
+        for kind, status in conditions.items()
+    ]
+    return readiness.configuration(
+        {"metadata": {"generation": 3, **metadata}, "status": {"mode": "x", "conditions": said}}
+    )
+
+
+GOOD = {"Accepted": "True", "Applied": "True"}
+
+
+@pytest.mark.parametrize(
+    ("finding", "trouble", "subject"),
+    [
+        (judged({}), "not Accepted: no operator has said so far", ""),
+        (judged({"Accepted": "False"}), "not Accepted: about Accepted", ""),
+        (judged(GOOD | {"Applied": "False"}), "not Applied: about Applied", ""),
+        (judged(GOOD, generation=4), "no operator has seen its newest version", ""),
+        (judged(GOOD), "", "mode x"),
+        (judged(GOOD | {"Overridden": "True"}), "", "mode x; about Overridden"),
+        (
+            judged(GOOD, annotations={"handover.dev/paused": "Ada"}),
+            "",
+            "mode x, by its annotation handover.dev/paused",
+        ),
+    ],
+)
+def test_the_configuration_is_judged_by_its_conditions(
+    finding: Finding, trouble: str, subject: str
+) -> None:
+    assert finding.trouble == trouble
+    assert finding.subject.endswith(subject)
+
+
+def test_an_upgrade_that_stands_still_is_not_ready() -> None:
+    deployment = {
+        "metadata": {"name": "x", "generation": 2},
+        "spec": {"replicas": 2},
+        "status": {"readyReplicas": 2, "updatedReplicas": 1, "observedGeneration": 2},
+    }
+
+    assert "rollout status deployment x" in readiness.operator(deployment).trouble
+    deployment["status"] = {"readyReplicas": 2, "updatedReplicas": 2, "observedGeneration": 1}
+    assert "rollout status deployment x" in readiness.operator(deployment).trouble
+
+
+def test_agents_that_keep_to_an_older_configuration_are_named_up_to_five() -> None:
+    few = readiness.configured(9, {"node-b", "node-a"})
+    many = readiness.configured(9, {f"node-{n}" for n in range(9)})
+
+    assert few.trouble.startswith("node-a, node-b: condition Configured")
+    assert many.trouble.startswith("node-0, node-1, node-2, node-3, node-4 and 4 more: ")
+
+
 @pytest.mark.parametrize(
     ("found", "expected"),
     [
@@ -116,7 +239,7 @@ def test_what_cannot_be_asked_is_told_and_the_rest_is_asked(check: Check) -> Non
             ),
         ),
         (
-            {"desiredNumberScheduled": 3, "numberReady": 3},
+            {"desiredNumberScheduled": 3, "numberReady": 3, "updatedNumberScheduled": 3},
             Finding("node agents: 3 of 3 nodes have one that is ready"),
         ),
     ],
@@ -127,6 +250,8 @@ def test_agents_are_judged(found: dict[str, int], expected: Finding) -> None:
 
 
 def test_nothing_of_the_test_stays(hooks: list[Manifest]) -> None:
+    # Helm reports of each of them.
+    assert [each["kind"] for each in hooks] == ["List", "Pod"]
     for each in hooks:
         annotations = each["metadata"]["annotations"]
 

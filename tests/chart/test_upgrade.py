@@ -5,6 +5,7 @@ The older version is this chart without two fields, one of each kind that people
 
 import json
 import shutil
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -57,9 +58,18 @@ class Release:
 
     def do(self, verb: str, *arguments: str | Path) -> None:
         """Do something to it that succeeds."""
-        where = ("--namespace", f"{self.helm}-system")
-        done = runner(self.helm)(verb, "handover", *arguments, *where, kubeconfig=self.kubeconfig)
+        done = self._run(verb, *arguments)
         assert done.returncode == 0, done.stderr
+
+    def refused(self, verb: str, *arguments: str | Path) -> str:
+        """Do something to it that fails; return what Helm says."""
+        done = self._run(verb, *arguments)
+        assert done.returncode != 0
+        return done.stderr
+
+    def _run(self, verb: str, *arguments: str | Path) -> subprocess.CompletedProcess[str]:
+        where = ("--namespace", f"{self.helm}-system")
+        return runner(self.helm)(verb, "handover", *arguments, *where, kubeconfig=self.kubeconfig)
 
 
 @pytest.fixture(params=["helm", "helm3"])
@@ -110,6 +120,12 @@ def are_made(kubectl: Kubectl) -> bool:
     return made.count("created") + made.count("unchanged") == 2
 
 
+def touch(kubectl: Kubectl, value: str) -> None:
+    """Write the objects: what their kind does not know is dropped then."""
+    said = kubectl("annotate", "--overwrite", "lm/kept", "wep/kept", f"touched={value}")
+    assert said.count("annotated") == 2, said
+
+
 def test_the_kinds_follow_the_chart_and_no_object_is_lost(
     release: Release, older: Path, kubectl: Kubectl
 ) -> None:
@@ -127,10 +143,20 @@ def test_the_kinds_follow_the_chart_and_no_object_is_lost(
     after = [migration | {"ttlSecondsAfterFinished": 60}, endpoint | {"awaitRole": False}]
     until(lambda: kept(kubectl) == after, "an object is lost, or not valid any more")
 
-    release.do("rollback")
-    release.do("upgrade", CHART)
+    # Policies are in force a moment after they were made.
+    until(lambda: "never go back" in release.refused("rollback"), "a rollback lowers the kinds")
+    touch(kubectl, "1")
+    assert kept(kubectl) == after
 
-    until(lambda: kept(kubectl) == after, "what the older version does not know was lost")
+    release.do("upgrade", older)
+    touch(kubectl, "2")
+    assert kept(kubectl) == after
+    assert "ttlSecondsAfterFinished" in kubectl("get", "crd/livemigrations.handover.dev", "-oyaml")
+
+    release.do("upgrade", CHART)
+    touch(kubectl, "3")
+
+    assert kept(kubectl) == after, "what the older version does not know was lost"
 
     release.do("uninstall")
 

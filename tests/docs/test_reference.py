@@ -109,9 +109,9 @@ def test_every_kind_and_every_value_has_its_place() -> None:
 
 def test_every_policy_of_the_chart_is_in_the_security_model() -> None:
     policies = [
-        each.name.removeprefix("policies.")
+        each.name.split(".")[1]
         for each in chart.leaves(chart.values())
-        if each.name.startswith("policies.") and each.default is True
+        if each.name.startswith("policies.") and each.name.endswith(".enabled")
     ]
     told = re.findall(r"^\* policy `(\w+)`:", (DOCS / "security.md").read_text(), re.MULTILINE)
 

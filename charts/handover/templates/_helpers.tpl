@@ -166,3 +166,9 @@ matchExpressions:
     operator: In
     values: [operator, nodeagent]
 {{- end -}}
+
+{{/* The version as a number that grows, by which a newer kind is told from an older one. */}}
+{{- define "handover.schema" -}}
+{{- $version := semver .Chart.Version -}}
+{{- add (mul $version.Major 1000000) (mul $version.Minor 1000) $version.Patch -}}
+{{- end -}}
