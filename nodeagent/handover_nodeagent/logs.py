@@ -1,9 +1,98 @@
-"""Logging of the process: one JSON object per line, other libraries' records included."""
+"""Logging of the process: one JSON object per line, other libraries' records included.
 
+A thread writes the lines: who reads them slowly, or not at all, stops nothing but them.
+"""
+
+import atexit
+import collections
 import logging
+import os
 import sys
+import threading
+from typing import Final
 
 import structlog
+
+from handover_nodeagent import metrics
+
+MOST: Final = 1 << 20
+"""Octets of lines that wait for their reader; then new ones are dropped, and counted."""
+LONGEST: Final = 8 * 1024
+"""Characters of one value in a line; of a traceback the end says most."""
+LAST_WORDS: Final = 1.0
+"""Seconds for which the end of the process waits for the reader."""
+
+
+class Writer:
+    """Writes to a descriptor in a thread of its own."""
+
+    def __init__(self, descriptor: int) -> None:
+        self._descriptor = descriptor
+        self._lines = collections.deque[bytes]()
+        self._size = 0
+        self._busy = False
+        self._change = threading.Condition()
+        # A daemon: a reader that is stuck must not hold up the process's end.
+        threading.Thread(target=self._run, name="log", daemon=True).start()
+
+    def write(self, line: bytes) -> None:
+        """Have *line* written, unless too much waits; this never waits itself."""
+        with self._change:
+            if self._size + len(line) > MOST:
+                metrics.LOST_LINES.inc()
+                return
+            self._lines.append(line)
+            self._size += len(line)
+            self._change.notify_all()
+
+    def flush(self, seconds: float = LAST_WORDS) -> bool:
+        """Wait until all is written; tell whether it was in time."""
+        with self._change:
+            return self._change.wait_for(lambda: not (self._lines or self._busy), seconds)
+
+    def _run(self) -> None:
+        while True:
+            with self._change:
+                self._busy = False
+                self._change.notify_all()
+                self._change.wait_for(lambda: self._lines)
+                self._busy = True
+                text = b"".join(self._lines)
+                self._lines.clear()
+            self._write(text)
+            with self._change:
+                self._size -= len(text)
+
+    def _write(self, text: bytes) -> None:
+        while text:
+            try:
+                text = text[os.write(self._descriptor, text) :]
+            except OSError:
+                # Nobody is there to be told.
+                return
+
+
+class _Handler(logging.Handler):
+    def __init__(self, writer: Writer) -> None:
+        super().__init__()
+        self._writer = writer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record)
+        except Exception:  # noqa: BLE001  logging's own way for what cannot be said
+            self.handleError(record)
+            return
+        self._writer.write(line.encode(errors="backslashreplace") + b"\n")
+
+
+def _bound(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Cut what is too long: a server's answer, an object, a traceback."""
+    for name, value in event.items():
+        if isinstance(value, str) and len(value) > LONGEST:
+            cut = f"…{value[-LONGEST:]}" if name == "exception" else f"{value[:LONGEST]}…"
+            event[name] = cut
+    return event
 
 
 def configure(level: str, fmt: str) -> None:
@@ -19,10 +108,13 @@ def configure(level: str, fmt: str) -> None:
         if fmt == "console"
         else [
             structlog.processors.format_exc_info,
+            _bound,
             structlog.processors.JSONRenderer(ensure_ascii=False),
         ]
     )
-    handler = logging.StreamHandler(sys.stderr)
+    writer = Writer(sys.stderr.fileno())
+    atexit.register(writer.flush)
+    handler = _Handler(writer)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],

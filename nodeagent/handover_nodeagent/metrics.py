@@ -167,6 +167,11 @@ MEMORY_ERRORS: Final = Counter(
     "Files of the state directory that could not be written, each attempt",
     registry=REGISTRY,
 )
+LOST_LINES: Final = Counter(
+    "handover_nodeagent_lost_log_lines",
+    "Lines of the log that were dropped because nobody read those before",
+    registry=REGISTRY,
+)
 FAULTS: Final = Counter(
     "handover_nodeagent_faults",
     "Exceptions that nobody expected, by what was done; each is in the log with its traceback",
