@@ -310,6 +310,7 @@ def test_the_operator_is_told_where_the_configuration_is(release: Release) -> No
         "HANDOVER_CONFIGURATION_FILE": "/etc/handover/configuration.yaml",
         "HANDOVER_KUBEVIRT": "true",
         "HANDOVER_LEADER_ELECTION": "true",
+        "HANDOVER_MIGRATION_TTL": "3600",
         "HANDOVER_NAMESPACE": "metadata.namespace",
         "HANDOVER_POD_NAME": "metadata.name",
         "HANDOVER_POD_UID": "metadata.uid",

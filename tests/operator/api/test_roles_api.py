@@ -396,14 +396,79 @@ async def test_the_default_configuration_is_applied_and_all_are_judged(
     await desk.delete(Kind.CONFIGURATION, "default")
 
 
+async def test_a_persons_pause_outlives_a_new_leader_and_a_deletion_is_healed(
+    new_operator: Callable[..., Any], desk: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "default.yaml"
+    file.write_text("{mode: active, probeInterval: 100ms}\n")
+    operator = new_operator(HANDOVER_CONFIGURATION_FILE=str(file))
+    await operator.start()
+    await desk.until(lambda: said(desk, "Applied"), lambda found: found == ("True", "Applied"))
+    await desk.change(Kind.CONFIGURATION, "default", {"spec": {"mode": "paused"}})
+    overridden = ("True", "SetElsewhere")
+    await desk.until(lambda: said(desk, "Overridden"), lambda found: found == overridden)
+    operator.kill()
+    file.write_text("{mode: active, probeInterval: 200ms}\n")
+    await operator.start()
+    await desk.until(
+        lambda: desk.get(Kind.CONFIGURATION, "default"),
+        lambda found: found["spec"] == {"mode": "paused", "probeInterval": "200ms"},
+    )
+    await desk.change(Kind.CONFIGURATION, "default", {"spec": {"mode": None}})
+    await desk.until(lambda: said(desk, "Overridden"), lambda found: found == ("False", "AsGiven"))
+    uid = (await desk.get(Kind.CONFIGURATION, "default"))["metadata"]["uid"]
+    await desk.delete(Kind.CONFIGURATION, "default")
+    made = await desk.until(
+        lambda: existing(desk), lambda found: found and found["metadata"]["uid"] != uid
+    )
+    assert made["spec"] == {"mode": "active", "probeInterval": "200ms"}
+    operator.kill()
+    await desk.delete(Kind.CONFIGURATION, "default")
+
+
+async def test_a_refused_default_is_told_by_an_event_though_there_is_no_object(
+    new_operator: Callable[..., Any], desk: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "default.yaml"
+    file.write_text("{mode: observe, probeInterval: 1ms}\n")
+    operator = new_operator(HANDOVER_CONFIGURATION_FILE=str(file))
+    operator.launch()
+    events = "/api/v1/namespaces/default/events?fieldSelector=involvedObject.name=default"
+    await desk.until(
+        lambda: desk.api.read(events),
+        lambda found: [
+            each
+            for each in found["items"]
+            if each["reason"] == "Refused" and "spec.probeInterval must be 0" in each["message"]
+        ],
+    )
+    assert await existing(desk) is None
+    status, why = await operator.get("/readyz")
+    assert (status, "HandoverConfiguration default is refused: " in why) == (503, True)
+
+
+async def existing(desk: Any) -> Any:
+    """Return ``default``, or None."""
+    try:
+        return await desk.get(Kind.CONFIGURATION, "default")
+    except Absent:
+        return None
+
+
 async def accepted(desk: Any, name: str) -> tuple[str, str] | None:
     """Return status and reason of the condition Accepted."""
+    return await said(desk, "Accepted", name)
+
+
+async def said(desk: Any, kind: str, name: str = "default") -> tuple[str, str] | None:
+    """Return status and reason of a condition."""
     try:
         found = await desk.get(Kind.CONFIGURATION, name)
     except Absent:
         return None
     for condition in found.get("status", {}).get("conditions", []):
-        return condition["status"], condition["reason"]
+        if condition["type"] == kind:
+            return condition["status"], condition["reason"]
     return None
 
 
