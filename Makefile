@@ -18,7 +18,7 @@ LONG := tests/chart tests/docs tests/api/test_assignment.py tests/nodeagent/test
   tests/operator/kubevirt/test_fuzz_objects.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kubevirt test test-install test-fast bench bench-operator fuzz mutants lint images chart docs licenses tools prepare fitting-python clean constraints
+.PHONY: help demo demo-kubevirt test test-install test-fast bench bench-operator fuzz mutants soak lint images chart docs licenses tools prepare fitting-python clean constraints
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ fuzz: prepare tools  ## Odd objects and messages for agent and operator, each fo
 
 mutants: prepare  ## Work faults into the decisive modules: do their tests notice? (ONLY="fsm plan")
 	@$(LAB).mutants $(ONLY)
+
+soak: prepare tools  ## Two hours of a node's life in ten minutes, and nothing may be left of them
+	@$(LAB).sandbox -- $(LAB).soak
 
 lint:  ## Style, types and layers
 	@$(BIN)/ruff format --check --quiet $(CHECKED)

@@ -132,6 +132,10 @@ class Observer:
                 times[awaited.pop(address)] = (now - began) / 1000
         return times
 
+    def announce(self, guest: Guest) -> None:
+        """Send the guest's frame, and look at nothing."""
+        self._sender.sendto(guest.rarp, (guest.eth, 0))
+
     def _drain(self) -> None:
         self._kernel.settimeout(0)
         with contextlib.suppress(BlockingIOError):
@@ -152,15 +156,18 @@ class Agent:
     kubeconfig: Path
     directory: Path
     process: subprocess.Popen[bytes] | None = None
+    state: Path | None = None
+    """Where all of them remember; None: each begins anew."""
 
     def start(self) -> None:
-        """Start it with an empty memory."""
+        """Start one."""
+        state = self.state or self.directory / f"state-{time.monotonic_ns()}"
         environment = {
             "PATH": os.environ["PATH"],
             "KUBECONFIG": str(self.kubeconfig),
             "HANDOVER_NODE_NAME": NODE,
             "HANDOVER_PORT": str(PORT),
-            "HANDOVER_STATE_DIRECTORY": str(self.directory / f"state-{time.monotonic_ns()}"),
+            "HANDOVER_STATE_DIRECTORY": str(state),
         }
         program = Path(sys.executable).with_name("handover-nodeagent")
         with (self.directory / "agent.log").open("ab") as log:
