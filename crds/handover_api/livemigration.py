@@ -20,6 +20,7 @@ class Phase(enum.StrEnum):
     LIVE = "Live"
     CONVERGING = "Converging"
     SUCCEEDED = "Succeeded"
+    NOT_FOLLOWED = "NotFollowed"
     ABORTED = "Aborted"
 
 

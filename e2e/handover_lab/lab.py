@@ -36,7 +36,7 @@ CUTOVER_S: Final = 10
 RESPITE_S: Final = 1.0
 """After a migration that failed: it may be there still, and fail again."""
 
-ENDED: Final = ("Succeeded", "Aborted")
+ENDED: Final = ("Succeeded", "NotFollowed", "Aborted")
 SIDES: Final = ("source", "target")
 
 

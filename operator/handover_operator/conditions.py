@@ -12,6 +12,7 @@ from handover_api.conditions import MigrationReason as Reason
 from handover_api.livemigration import (
     LiveMigration,
     LiveMigrationStatus,
+    Outcome,
     Phase,
     SideStatus,
     Source,
@@ -19,16 +20,13 @@ from handover_api.livemigration import (
 )
 from handover_api.model import Condition
 from handover_api.workloadendpoint import Cutover, State
-from handover_operator import phases
+from handover_operator import following, phases
 from handover_operator.enumeration import enumerate_few
 from handover_operator.facts import Endpoint
 from handover_operator.standing import Standing
 
 LINGERS_AFTER: Final = dt.timedelta(seconds=5)
 """A source that still has routes so long after the success is worth an Event."""
-
-SILENT_AFTER: Final = dt.timedelta(seconds=10)
-"""A target's agent that has done nothing for so long may not be there; an Event says so."""
 
 
 SIDES: Final = 64
@@ -61,7 +59,7 @@ def status(
     if before.phase in phases.FINISHED:
         told = _dated(migration, _contradicted(migration, standing), now)
         return before.model_copy(update={"conditions": told})
-    phase = phases.phase(migration, standing)
+    phase = phases.phase(migration, standing, now)
     drafts = _drafts(migration, standing, phase, now)
     drafts = [_explained(draft, standing, absent_nodes) for draft in drafts]
     cut_over = any(draft.type is Type.CUT_OVER and draft.holds for draft in drafts)
@@ -106,16 +104,20 @@ def wake(migration: LiveMigration, standing: Standing, now: dt.datetime) -> dt.d
 
 
 def _clocks(migration: LiveMigration, standing: Standing) -> Iterator[dt.datetime]:
-    if migration.status.phase in phases.FINISHED:
+    if migration.status.phase in phases.FINISHED or standing.decision is Outcome.ABORTED:
         return
     lingers = _condition(migration, Type.SOURCE_LINGERS)
     if standing.lingering and lingers is not None and lingers.reason == Reason.WITHDRAWING:
         yield lingers.last_transition_time + LINGERS_AFTER
-    ready, start = _condition(migration, Type.TARGET_READY), migration.status.start_time
-    if standing.decision is not None or ready is None or start is None:
-        return
-    if ready.reason == Reason.AWAITING_AGENT:
-        yield start + SILENT_AFTER
+    ready = _condition(migration, Type.TARGET_READY)
+    is_awaited = ready is not None and ready.reason == Reason.AWAITING_AGENT
+    if standing.decision is None and is_awaited and migration.status.start_time is not None:
+        yield migration.status.start_time + following.SILENT_AFTER
+    until = following.deadline(migration)
+    uid = migration.migration_uid
+    is_silent = any(target.acted_uid != uid for target in standing.targets)
+    if standing.decision is Outcome.SUCCEEDED and is_silent and until is not None:
+        yield until
 
 
 def expiry(migration: LiveMigration) -> dt.datetime | None:
@@ -147,7 +149,7 @@ def _drafts(
 ) -> Sequence[_Draft]:
     drafts = [
         _cut_over(migration, standing),
-        *_ended(migration, standing, phase),
+        *_ended(migration, standing, phase, now),
         *_conflicted(migration, standing),
         *_lingering(migration, standing, now),
         *_contradicted(migration, standing),
@@ -224,7 +226,7 @@ def _unready(
     uid, start = migration.migration_uid, migration.status.start_time
     if not any(_awaits_agent(target, uid, standing) for target in targets):
         return Reason.NOT_LISTENING
-    is_late = start is not None and now - start >= SILENT_AFTER
+    is_late = start is not None and now - start >= following.SILENT_AFTER
     return Reason.AGENT_SILENT if is_late else Reason.AWAITING_AGENT
 
 
@@ -270,21 +272,25 @@ def _held_before(migration: LiveMigration, wanted: Type) -> bool:
     return found is not None and found.status == "True"
 
 
-def _ended(migration: LiveMigration, standing: Standing, phase: Phase) -> Iterator[_Draft]:
+def _ended(
+    migration: LiveMigration, standing: Standing, phase: Phase, now: dt.datetime
+) -> Iterator[_Draft]:
     reason = {
         Phase.SUCCEEDED: Reason.SUCCEEDED,
+        Phase.NOT_FOLLOWED: Reason.NOT_FOLLOWED,
         Phase.ABORTED: Reason.ABORTED,
         Phase.CONVERGING: Reason.CONVERGING,
     }.get(phase, Reason.IN_PROGRESS)
     converged = phase is Phase.SUCCEEDED
-    awaited = _awaited(migration, standing) if phase is Phase.CONVERGING else ""
+    awaited = _awaited(migration, standing, now) if phase is Phase.CONVERGING else ""
+    why = following.obstacle(migration, standing, now) if phase is Phase.NOT_FOLLOWED else ""
     yield _Draft(Type.CONVERGED, converged, Reason.ALL_IN_BASE if converged else reason, awaited)
-    yield _Draft(Type.FINISHED, phase in phases.FINISHED, reason)
+    yield _Draft(Type.FINISHED, phase in phases.FINISHED, reason, why)
 
 
-def _awaited(migration: LiveMigration, standing: Standing) -> str:
+def _awaited(migration: LiveMigration, standing: Standing, now: dt.datetime) -> str:
     """Name the targets whose agents have not returned them to Base; SourceLingers has its own."""
-    slow = phases.unconverged(migration, standing)
+    slow = phases.unconverged(migration, standing, now)
     texts = (f"{_where(target)} in state {target.state}" for target in slow)
     states = enumerate_few(texts, len(slow))
     return f"waits for {states}" if states else ""

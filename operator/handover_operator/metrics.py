@@ -201,12 +201,13 @@ def count_progress(before: LiveMigrationStatus, after: LiveMigrationStatus) -> N
         if side.cutover is not None and side.endpoint not in told:
             took = side.cutover.announcement_to_route_microseconds / _MICROSECONDS
             ANNOUNCEMENT_TO_ROUTE.labels(side.cutover.signal.value).observe(took)
-    if after.start_time is None:
-        return
     if before.ready_time is None and after.ready_time is not None:
-        START_TO_READY.observe((after.ready_time - after.start_time).total_seconds())
+        since = after.start_time or after.ready_time
+        START_TO_READY.observe((after.ready_time - since).total_seconds())
     if before.completion_time is None and after.completion_time is not None and after.phase:
-        took = (after.completion_time - after.start_time).total_seconds()
+        # One whose sides were never known has an end, too: it counts among the outcomes.
+        since = after.start_time or after.completion_time
+        took = (after.completion_time - since).total_seconds()
         START_TO_END.labels(after.phase.value).observe(took)
 
 

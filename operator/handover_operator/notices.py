@@ -8,6 +8,7 @@ from handover_api.conditions import MigrationCondition as Type
 from handover_api.conditions import MigrationReason as Reason
 from handover_api.livemigration import LiveMigrationStatus, Phase
 from handover_api.model import Condition
+from handover_operator.enumeration import enumerate_few
 from handover_operator.gather import Unreadable
 
 
@@ -41,12 +42,20 @@ def notices(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterator
     """Compare two statuses of one migration; the order is the order in which things happen."""
     yield from _alarms(before, after)
     if after.phase is Phase.READY and before.phase is not Phase.READY:
-        nodes = ", ".join(side.node for side in after.target)
+        nodes = enumerate_few((side.node for side in after.target), _count(after))
         yield Notice("Ready", f"the target is listening on {nodes}")
     if _changed(before, after, Type.CUT_OVER):
-        yield Notice("CutOver", "; ".join(_cutovers(after)) or "every target is live")
+        told = list(_cutovers(after))
+        text = enumerate_few(told, len(told), "; ")
+        yield Notice("CutOver", text or "every target is live")
     if after.phase is Phase.SUCCEEDED and before.phase is not Phase.SUCCEEDED:
         yield Notice("Succeeded", "the network follows the guest; all targets are back in Base")
+    if after.phase is Phase.NOT_FOLLOWED and before.phase is not Phase.NOT_FOLLOWED:
+        finished = _condition(after, Type.FINISHED)
+        why = "" if finished is None else finished.message
+        yield Notice(
+            Reason.NOT_FOLLOWED, f"the guest moved, the network did not: {why}", warning=True
+        )
     if after.phase is Phase.ABORTED and before.phase is not Phase.ABORTED:
         yield Notice("Aborted", "the source keeps the traffic, or gets it back", warning=True)
 
@@ -64,6 +73,10 @@ def _alarms(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterator
             yield Notice("SourceLingers", found.message, warning=True)
         elif found.reason in _LONELY or (wanted, found.status) in _ALARMING:
             yield Notice(found.reason, found.message, warning=True)
+
+
+def _count(status: LiveMigrationStatus) -> int:
+    return len(status.target) if status.target_count is None else status.target_count
 
 
 def _cutovers(status: LiveMigrationStatus) -> Iterator[str]:

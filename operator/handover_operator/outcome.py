@@ -23,6 +23,7 @@ from handover_operator.tally import Trait, Traits
 _DECIDED: Final = {
     Phase.CONVERGING: Outcome.SUCCEEDED,
     Phase.SUCCEEDED: Outcome.SUCCEEDED,
+    Phase.NOT_FOLLOWED: Outcome.SUCCEEDED,
     Phase.ABORTED: Outcome.ABORTED,
 }
 

@@ -1,19 +1,24 @@
 """The phase of a LiveMigration: what ``kubectl get lm`` shows first."""
 
+import datetime as dt
 from typing import Final
 
 from handover_api.livemigration import LiveMigration, Outcome, Phase
-from handover_api.workloadendpoint import Role, State
+from handover_api.workloadendpoint import Role
+from handover_operator import following
 from handover_operator.facts import Endpoint
 from handover_operator.standing import Standing
 
-FINISHED: Final = frozenset({Phase.SUCCEEDED, Phase.ABORTED})
+FINISHED: Final = frozenset({Phase.SUCCEEDED, Phase.NOT_FOLLOWED, Phase.ABORTED})
 
 
-def phase(migration: LiveMigration, standing: Standing) -> Phase:
+def phase(migration: LiveMigration, standing: Standing, now: dt.datetime) -> Phase:
     """Return the phase of a migration that is not finished yet."""
     if standing.decision is Outcome.SUCCEEDED:
-        return Phase.SUCCEEDED if has_converged(migration, standing) else Phase.CONVERGING
+        if not has_converged(migration, standing, now):
+            return Phase.CONVERGING
+        stood_in_the_way = following.obstacle(migration, standing, now)
+        return Phase.NOT_FOLLOWED if stood_in_the_way else Phase.SUCCEEDED
     if standing.decision is Outcome.ABORTED and not standing.untold:
         return Phase.ABORTED
     if any(target.is_alive_for(migration.migration_uid) for target in standing.targets):
@@ -47,16 +52,22 @@ def has_cut_over(migration: LiveMigration, standing: Standing) -> bool:
     return bool(standing.targets) and all(target.is_alive_for(uid) for target in standing.targets)
 
 
-def has_converged(migration: LiveMigration, standing: Standing) -> bool:
+def has_converged(migration: LiveMigration, standing: Standing, now: dt.datetime) -> bool:
     """All were told, and the targets that succeeded are back in Base or gone."""
-    return not standing.untold and not unconverged(migration, standing)
+    return not standing.untold and not unconverged(migration, standing, now)
 
 
-def unconverged(migration: LiveMigration, standing: Standing) -> tuple[Endpoint, ...]:
-    """Return the targets that were told of the success and are not back in Base."""
+def unconverged(
+    migration: LiveMigration, standing: Standing, now: dt.datetime
+) -> tuple[Endpoint, ...]:
+    """Return the targets that were told of the success and are not back in Base.
+
+    One whose agent has never acted upon the migration is not waited for beyond its time.
+    """
     uid = migration.migration_uid
     return tuple(
         target
         for target in standing.targets
-        if target.has_ended(Role.TARGET, uid, Outcome.SUCCEEDED) and target.state is not State.BASE
+        if target.has_ended(Role.TARGET, uid, Outcome.SUCCEEDED)
+        and not following.is_settled(migration, target, now)
     )

@@ -37,7 +37,8 @@ class Standing:
     ``untold``: an endpoint still carries a role of it. ``lingering``: sources that keep the
     targets waiting. ``absent``: endpoints that its status names and that exist no more.
     ``superseded``: endpoints that a newer migration has moved since. ``obstacle``: why the network
-    cannot follow the guest. ``contradicting``: targets whose guest runs there although it was
+    cannot follow the guest. ``heard``: a target that the spec matches has measured the cutover,
+    whatever became of it since. ``contradicting``: targets whose guest runs there although it was
     aborted; ``serving``: sources that may serve it meanwhile.
     """
 
@@ -51,6 +52,7 @@ class Standing:
     superseded: frozenset[ObjectKey] = frozenset()
     conflict: Conflict | None = None
     obstacle: Conflict | None = None
+    heard: bool = False
     contradicting: tuple[Endpoint, ...] = ()
     serving: tuple[Endpoint, ...] = ()
 
@@ -86,6 +88,7 @@ def stand(
         sources=sources,
         targets=targets,
         lingering=_lingering(index, migration) if is_waiting else (),
+        heard=_is_heard(index, migration),
         contradicting=tuple(target for target in targets if target.is_contradicting()),
         serving=tuple(
             source
@@ -116,6 +119,14 @@ def _undecided(
         obstacle=None if found is None else Conflict(*found),
         conflict=_conflict(index, migration, standing, dict(judged)),
     )
+
+
+def _is_heard(index: Index, migration: LiveMigration) -> bool:
+    """A target has heard the guest, also one that the next migration has taken since."""
+    members = index.members(migration.key)
+    matched = (index.endpoints[key] for key in members if members[key].role is Role.TARGET)
+    uid = migration.migration_uid
+    return any(each.cutover is not None and each.cutover.migration_uid == uid for each in matched)
 
 
 def _lingering(index: Index, migration: LiveMigration) -> tuple[Endpoint, ...]:

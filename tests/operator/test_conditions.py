@@ -10,7 +10,7 @@ import pytest
 from handover_api.livemigration import LiveMigration
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State
-from handover_operator import conditions
+from handover_operator import conditions, following
 from handover_operator.facts import Endpoint
 from handover_operator.standing import Standing
 
@@ -111,7 +111,7 @@ def wake(world: Any) -> dt.datetime | None:
 
 
 def test_an_agent_that_is_silent_for_long_is_told_of_once(running: Any) -> None:
-    assert wake(running) == running.now + conditions.SILENT_AFTER
+    assert wake(running) == running.now + following.SILENT_AFTER
     running.wait(9).apply(running.migration("m1"))
     assert running.condition("TargetReady") == ("False", "AwaitingAgent")
     running.wait(1).apply(running.migration("m1"))
@@ -137,7 +137,7 @@ def test_what_is_decided_while_an_agent_is_awaited_wakes_nobody(
 
 
 def test_a_wake_up_that_is_past_is_none(running: Any) -> None:
-    running.now += conditions.SILENT_AFTER - dt.timedelta(microseconds=1)
+    running.now += following.SILENT_AFTER - dt.timedelta(microseconds=1)
     assert wake(running) == running.now + dt.timedelta(microseconds=1)
     running.now += dt.timedelta(microseconds=1)
     assert wake(running) is None

@@ -269,7 +269,8 @@ class TestTheOlderMigrationIsToldLast:
     def test_its_outcome_changes_nothing_any_more(
         self, returned: Any, migration: Migration
     ) -> None:
-        done = migration(source="a", target="b", owners=DRIVEN, outcome="Succeeded")
+        status = returned.migration("m1").status.to_object()
+        done = migration(source="a", target="b", owners=DRIVEN, outcome="Succeeded", status=status)
         returned.apply(done).report("a", State.BASE)
         assert returned.roles() == {"a": "target of m2 Succeeded", "b": "source of m2 Succeeded"}
         assert returned.phase() == "Succeeded"
