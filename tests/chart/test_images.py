@@ -1,6 +1,7 @@
 """What is in the two images: read from their archives, and run in their own file systems."""
 
 import json
+import re
 import subprocess
 import tarfile
 from dataclasses import dataclass
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from handover_api import __version__
-from handover_lab import images
+from handover_lab import imagebase, images
 
 pytestmark = pytest.mark.root
 
@@ -50,7 +51,9 @@ def unpack(summary: Summary, name: str, rooms: pytest.TempPathFactory) -> Unpack
         configuration = json.load(member(content, manifest["Config"]))
         for layer in manifest["Layers"]:
             with tarfile.open(fileobj=member(content, layer)) as files:
-                files.extractall(root, filter="fully_trusted")  # noqa: S202  our own archive
+                # Python before 3.11.4 has no filters, and the default of later ones is narrower.
+                files.extraction_filter = getattr(tarfile, "fully_trusted_filter", None)
+                files.extractall(root)  # noqa: S202  our own archive
     return Unpacked(root, configuration, manifest["RepoTags"][0])
 
 
@@ -156,14 +159,22 @@ def test_the_agent_finds_libnftables(nodeagent: Unpacked) -> None:
     assert nodeagent.run("python3", "-c", script).stderr == ""
 
 
+def test_libnftables_reads_sets_of_every_newer_nft(summary: Summary) -> None:
+    """1.0.6 follows their user data through a null pointer."""
+    version = summary["handover-nodeagent"]["packages"]["debian"]["libnftables1"]
+
+    assert tuple(int(part) for part in re.findall(r"\d+", version)[:3]) >= (1, 1, 3)
+
+
 def test_the_operator_has_no_agent(operator: Unpacked) -> None:
     assert "No module named" in operator.run("python3", "-c", "import handover_nodeagent").stderr
 
 
 def test_everything_is_compiled_so_that_a_read_only_root_costs_no_time(image: Unpacked) -> None:
     sources = image.find("opt/handover/**/*.py")
+    tag = imagebase.NEWEST.python.replace(".", "")
     cached = {
-        path.parent / "__pycache__" / f"{path.stem}.cpython-311.pyc"
+        path.parent / "__pycache__" / f"{path.stem}.cpython-{tag}.pyc"
         for path in sources
         if (image.root / path).stat().st_size
     }
