@@ -5,6 +5,7 @@ bytes whatsoever raise. A VLAN tag in the bytes is another EtherType; one that t
 already taken off is seen by the BPF filter alone (``bpf.py``).
 """
 
+import contextlib
 import enum
 import struct
 from typing import Final, NamedTuple
@@ -71,7 +72,9 @@ class Frame(NamedTuple):
 
 def pack_mac(text: str) -> bytes:
     """Return the six bytes of a MAC as values have it; raise ValueError for anything else."""
-    packed = bytes.fromhex(text.replace(":", ""))
+    packed = b""
+    with contextlib.suppress(ValueError):
+        packed = bytes.fromhex(text.replace(":", ""))
     if len(packed) != _MAC_LENGTH:
         message = f"{text!r} is not a MAC such as 52:54:00:65:00:02"
         raise ValueError(message)

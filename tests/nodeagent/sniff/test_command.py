@@ -124,10 +124,11 @@ def test_a_wrong_address_is_said() -> None:
     assert "10.65.0.256" in result.output
 
 
-def test_a_wrong_mac_is_said() -> None:
-    result = CliRunner().invoke(app, ["lo", "--mac", "52:54"])
+@pytest.mark.parametrize("mac", ["52:54", "zz", ""])
+def test_a_wrong_mac_is_said_with_a_right_one(mac: str) -> None:
+    result = CliRunner().invoke(app, ["lo", "--mac", mac])
     assert result.exit_code == 2
-    assert "52:54" in result.output
+    assert f"'{mac}' is not a MAC such as 52:54:00:65:00:02" in result.output
 
 
 @pytest.mark.root
