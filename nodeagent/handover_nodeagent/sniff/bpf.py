@@ -4,7 +4,8 @@ The program lets through what ``frames.parse`` and ``verdict.judge`` could accep
 its 1990s instructions reach, nothing else: an NA's checksum and options stay to be judged. So a
 flood from a hostile guest ends in the kernel, without a wake-up.
 
-Offsets are those of an untagged Ethernet frame. Instructions: linux/filter.h.
+Offsets are those of an untagged Ethernet frame; a tag of VLAN id 0 counts as none, whether the
+kernel has taken it off or it stands in the bytes. Instructions: linux/filter.h.
 """
 
 import dataclasses
@@ -39,15 +40,20 @@ _IF_EQUAL_X: Final = 0x1D  # A == X
 _IF_GREATER_X: Final = 0x2D  # A > X
 _IF_AT_LEAST: Final = 0x35  # A >= k
 _IF_ANY_BIT: Final = 0x45  # A & k
+_JUMP: Final = 0x05  # k instructions on, however many
 _RETURN: Final = 0x06  # k bytes of the frame are kept; 0 drops it
 
 _VLAN_TAG_PRESENT: Final = 0xFFFFF000 + 48
 """SKF_AD_OFF + SKF_AD_VLAN_TAG_PRESENT: the kernel takes the tag off before it shows the frame."""
 
+_VLAN_TAG: Final = 0xFFFFF000 + 44
+"""SKF_AD_OFF + SKF_AD_VLAN_TAG: priority and id of the tag that was taken off."""
+
 SNAP_LENGTH: Final = 2048
 
 _SOURCE: Final = 6
 _ETHERTYPE: Final = 12
+_TAG: Final = 14
 
 _HARDWARE: Final = 14
 _LENGTHS: Final = 18
@@ -99,9 +105,7 @@ def compile_filter(expected: Expectation) -> Program:
         ipv6 = sorted(a for a in expected.addresses if len(a) != _IPV4_LENGTH)
         arp = _arp(expected.known, ipv4, expected.askers)
         advertisement = _advertisement(expected.known, ipv6, expected.askers)
-    return (
-        _load(_LOAD_WORD, _VLAN_TAG_PRESENT),
-        *_require(_IF_EQUAL, 0),
+    untagged: Program = (
         _load(_LOAD_LENGTH, 0),
         *_require(_IF_AT_LEAST, frames.ARP.size),
         _load(_LOAD_HALF, _ETHERTYPE),
@@ -113,11 +117,52 @@ def compile_filter(expected: Expectation) -> Program:
         *advertisement,
         _DROP,
     )
+    return (*_require_no_vlan(), *_untag(untagged), *untagged)
 
 
 def compile_rarp_only(expected: Expectation) -> Program:
     """Return the program that waits for a RARP alone: what a flooded reader falls back on."""
     return compile_filter(dataclasses.replace(expected, armed=False))
+
+
+def _require_no_vlan() -> Program:
+    """Drop what the kernel has taken a tag off, unless that was a mere priority (VLAN id 0)."""
+    priority = (
+        _load(_LOAD_WORD, _VLAN_TAG),
+        Instruction(_AND, 0, 0, frames.VLAN_ID),
+        *_require(_IF_EQUAL, 0),
+    )
+    return (
+        _load(_LOAD_WORD, _VLAN_TAG_PRESENT),
+        Instruction(_IF_EQUAL, len(priority), 0, 0),
+        *priority,
+    )
+
+
+def _untag(untagged: Program) -> Program:
+    """Judge a frame with a tag in its bytes by *untagged*; go on behind with one that has none."""
+    tagged = (
+        _load(_LOAD_HALF, _TAG),
+        Instruction(_AND, 0, 0, frames.VLAN_ID),
+        *_require(_IF_EQUAL, 0),
+        *map(_behind_tag, untagged),
+    )
+    return (
+        _load(_LOAD_HALF, _ETHERTYPE),
+        Instruction(_IF_EQUAL, 2, 0, frames.ETH_P_8021Q),
+        Instruction(_IF_EQUAL, 1, 0, frames.ETH_P_8021AD),
+        Instruction(_JUMP, 0, 0, len(tagged)),
+        *tagged,
+    )
+
+
+def _behind_tag(instruction: Instruction) -> Instruction:
+    """Return what does the same where everything from the EtherType on stands behind a tag."""
+    code, _, _, k = instruction
+    is_offset = code in {_LOAD_WORD, _LOAD_HALF, _LOAD_BYTE} and k >= _ETHERTYPE
+    # The two that count the frame's own bytes: its least length, and where its payload begins.
+    is_size = code == _SUBTRACT or (code == _IF_AT_LEAST and k == frames.ARP.size)
+    return instruction._replace(k=k + frames.TAG_SIZE) if is_offset or is_size else instruction
 
 
 def assemble(program: Program) -> bytes:

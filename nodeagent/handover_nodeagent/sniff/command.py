@@ -56,7 +56,7 @@ def sniff(
 ) -> None:
     """Print each ARP, RARP and NA that comes in, and whether it would prove the guest alive.
 
-    Changes nothing and asks nothing; it needs CAP_NET_RAW. VLAN-tagged frames never count and
+    Changes nothing and asks nothing; it needs CAP_NET_RAW. Frames of a VLAN never count and
     look like untagged ones here.
     """
     try:

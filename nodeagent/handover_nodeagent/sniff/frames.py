@@ -1,8 +1,10 @@
 """PURE: bytes of the wire to a Frame; knows the formats and no endpoint.
 
 Only the five kinds that can prove a guest alive are frames here, everything else is None, and no
-bytes whatsoever raise. A VLAN tag in the bytes is another EtherType; one that the kernel has
-already taken off is seen by the BPF filter alone (``bpf.py``).
+bytes whatsoever raise. A VLAN tag of id 0 carries a priority alone (IEEE 802.1Q 6.9.1), so the
+frame counts as untagged, as the kernel's own ARP takes it; any other id is another network. The
+kernel takes the outermost tag off before it shows the frame: that one only the BPF filter sees
+(``bpf.py``).
 """
 
 import contextlib
@@ -13,6 +15,12 @@ from typing import Final, NamedTuple
 ETH_P_ARP: Final = 0x0806
 ETH_P_RARP: Final = 0x8035
 ETH_P_IPV6: Final = 0x86DD
+ETH_P_8021Q: Final = 0x8100
+ETH_P_8021AD: Final = 0x88A8
+VLANS: Final = (ETH_P_8021Q, ETH_P_8021AD)
+VLAN_ID: Final = 0x0FFF
+"""The bits of a tag that name the VLAN; the others are priority and drop eligibility."""
+TAG_SIZE: Final = 4
 
 ARP_REQUEST: Final = 1
 ARP_REPLY: Final = 2
@@ -32,9 +40,12 @@ OPTION_TARGET_LINK_LAYER: Final = 2
 
 ARP: Final = struct.Struct("!6s6sH HHBBH 6s4s6s4s")
 """Ethernet header, then RFC 826: 42 bytes."""
+_TAG: Final = struct.Struct("!HH")
+"""EtherType of the tag, then priority, drop eligibility and VLAN id."""
 ND: Final = struct.Struct("!6s6sH IHBB16s16s BBHI16s")
 """Ethernet header, IPv6 header, then RFC 4861 sections 4.3 and 4.4 up to the options: 78 bytes."""
 
+_TAG_AT: Final = 12
 _IPV6_AT: Final = 14
 ND_AT: Final = 54
 """Where the ICMPv6 message begins."""
@@ -86,6 +97,20 @@ def parse(frame: bytes | memoryview) -> Frame | None:
 
     Bytes after the payload are padding; a payload that is cut short is broken.
     """
+    return _read(_without_priority_tag(frame))
+
+
+def _without_priority_tag(frame: bytes | memoryview) -> bytes | memoryview:
+    """Return *frame* without a tag of VLAN id 0; a second one behind it stays, and is broken."""
+    if len(frame) < _TAG_AT + TAG_SIZE:
+        return frame
+    ethertype, tag = _TAG.unpack_from(frame, _TAG_AT)
+    if ethertype not in VLANS or tag & VLAN_ID:
+        return frame
+    return bytes(frame[:_TAG_AT]) + bytes(frame[_TAG_AT + TAG_SIZE :])
+
+
+def _read(frame: bytes | memoryview) -> Frame | None:
     if len(frame) < ARP.size:
         return None
     fields = ARP.unpack_from(frame)

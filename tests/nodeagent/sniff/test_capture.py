@@ -14,7 +14,7 @@ from ipaddress import ip_address
 import pytest
 from tests.nodeagent.sniff.conftest import GARP, GUEST_MAC, RARP, Wire, run
 
-from handover_nodeagent.sniff import bpf
+from handover_nodeagent.sniff import bpf, frames
 from handover_nodeagent.sniff.capture import CannotListenError, Capture, transmit
 from handover_nodeagent.sniff.verdict import Expectation
 
@@ -68,6 +68,29 @@ def test_a_vlan_tagged_frame_is_never_seen(capture: Capture, guest: socket.socke
         guest.send(octets[:12] + b"\x81\x00\x00\x07" + octets[12:])
     guest.send(RARP)
     assert frames_until(capture, RARP) == []
+
+
+@pytest.mark.parametrize("tag", ["81000000", "8100e000", "88a80000"])
+def test_a_tag_of_vlan_0_is_none(capture: Capture, guest: socket.socket, tag: str) -> None:
+    """As the kernel's own ARP takes it: such a tag carries a priority alone."""
+    guest.send(GARP[:12] + bytes.fromhex(tag) + GARP[12:])
+    guest.send(RARP)
+    assert frames_until(capture, RARP) == [GARP]
+
+
+def test_one_more_priority_tag_is_read_and_any_vlan_behind_one_is_not(
+    capture: Capture, guest: socket.socket
+) -> None:
+    """The kernel takes off the first tag alone before it shows the frame."""
+    twice = GARP[:12] + bytes.fromhex("81000000") * 2 + GARP[12:]
+    guest.send(twice)
+    guest.send(GARP[:12] + bytes.fromhex("8100000081000007") + GARP[12:])
+    guest.send(GARP[:12] + bytes.fromhex("88a8000781000000") + GARP[12:])
+    guest.send(GARP[:12] + bytes.fromhex("81000000") * 3 + GARP[12:])
+    guest.send(RARP)
+    seen = frames_until(capture, RARP)
+    assert seen == [twice[:12] + twice[16:]]
+    assert frames.parse(seen[0]) == frames.parse(GARP)
 
 
 def test_without_the_filter_the_tagged_frame_looks_untagged(

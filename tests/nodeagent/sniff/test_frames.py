@@ -18,7 +18,7 @@ from scapy.layers.inet6 import (  # noqa: E402  # only after the routes are swit
     ICMPv6NDOptUnknown,
     IPv6,
 )
-from scapy.layers.l2 import ARP, Dot1Q, Ether  # noqa: E402
+from scapy.layers.l2 import ARP, Dot1AD, Dot1Q, Ether  # noqa: E402
 from scapy.packet import Packet, Raw  # noqa: E402
 from tests.nodeagent.sniff import conftest as wires  # noqa: E402
 
@@ -104,6 +104,22 @@ MEANT = {
     "solicited NA": (advertisement(own(), dst=GATEWAY6, S=1), NA_ANSWER),
 }
 
+PRIORITY = {
+    "of ARP": (ether() / Dot1Q(vlan=0) / arp(), wires.GARP),
+    "with a priority": (ether() / Dot1Q(vlan=0, prio=7, dei=1) / arp(), wires.GARP),
+    "of RARP": (ether() / Dot1Q(vlan=0, type=0x8035) / arp(op=3), bytes(ether(0x8035) / arp(op=3))),
+    "of an NA": (ether() / Dot1Q(vlan=0) / advertisement(own())[IPv6], bytes(advertisement(own()))),
+    "of a provider": (ether() / Dot1AD(vlan=0) / arp(), wires.GARP),
+}
+
+
+@pytest.mark.parametrize(("written", "untagged"), PRIORITY.values(), ids=PRIORITY.keys())
+def test_a_tag_of_vlan_0_is_none(written: Packet, untagged: bytes) -> None:
+    assert parse(untagged) is not None
+    assert parse(bytes(written)) == parse(untagged)
+    assert parse(memoryview(bytes(written))) == parse(untagged)
+
+
 MEANINGLESS = {
     "an ordinary ARP request": ether() / arp(pdst="169.254.1.1"),
     "0.0.0.0 for 0.0.0.0": ether() / arp(psrc="0.0.0.0", pdst="0.0.0.0"),
@@ -119,6 +135,11 @@ MEANINGLESS = {
     "VLAN-tagged ARP": ether() / Dot1Q(vlan=7) / arp(),
     "VLAN-tagged RARP": ether() / Dot1Q(vlan=7, type=0x8035) / arp(op=3),
     "VLAN-tagged NA": ether() / Dot1Q(vlan=7) / advertisement(own())[IPv6],
+    "ARP of VLAN 256": ether() / Dot1Q(vlan=256) / arp(),
+    "ARP in a VLAN in a priority tag": ether() / Dot1Q(vlan=0) / Dot1Q(vlan=7) / arp(),
+    "ARP in two priority tags": ether() / Dot1Q(vlan=0) / Dot1Q(vlan=0) / arp(),
+    "ARP behind a tag of another kind": ether(0x9100) / Raw(bytes(2) + b"\x08\x06") / arp(),
+    "a priority tag and nothing else": ether() / Dot1Q(vlan=0),
     "IPv4": ether(0x0800) / Raw(b"\x45" + b"\0" * 60),
     "NS": ether() / IPv6(hlim=255) / ICMPv6ND_NS(tgt="fd00:65::2") / own(),
     "NA from afar": advertisement(own(), hlim=254),

@@ -56,6 +56,7 @@ ADDRESSES6 = [IP6, IP6_2, ASKER6, ALL_NODES, bytes(16)]
 def oracle(expected: Expectation, octets: bytes) -> Signal | None:
     """Read the acceptance table naively: slices, and one condition after the other."""
     signal = filter_oracle(expected, octets)
+    octets = untagged(octets)
     if signal is None or octets[12:14] != b"\x86\xdd":
         return signal
     size = int.from_bytes(octets[18:20], "big")
@@ -66,8 +67,16 @@ def oracle(expected: Expectation, octets: bytes) -> Signal | None:
     return signal if is_whole else None
 
 
+def untagged(octets: bytes) -> bytes:
+    """Take off one tag of VLAN 0."""
+    is_tagged = octets[12:14] in {b"\x81\x00", b"\x88\xa8"} and len(octets) >= 16
+    is_priority = is_tagged and octets[14] % 16 == 0 and octets[15] == 0
+    return octets[:12] + octets[16:] if is_priority else octets
+
+
 def filter_oracle(expected: Expectation, octets: bytes) -> Signal | None:
     """Read the table as far as a classic filter can: without an NA's checksum and options."""
+    octets = untagged(octets)
     source, ethertype = octets[6:12], octets[12:14]
     if expected.mac not in {None, source} or source == bytes(6) or source[:1] == b"":
         return None
@@ -157,6 +166,15 @@ def na(random_: random.Random) -> bytes:
     return b"".join([header, addresses, b"\x88\0", check, flags, target, options])
 
 
+def tagged(random_: random.Random, octets: bytes) -> bytes:
+    """Put none, one or two VLAN tags into a frame, most of them of id 0."""
+    for _ in range(random_.choice([0] * 9 + [1, 1, 2])):
+        kind = random_.choice([b"\x81\x00", b"\x81\x00", b"\x88\xa8", b"\x91\x00"])
+        tag = random_.choice([b"\0\0", b"\0\0", b"\xe0\0", b"\0\x07", b"\x0f\0", b"\xf0\x01"])
+        octets = octets[:12] + kind + tag + octets[12:]
+    return octets
+
+
 def mutated(random_: random.Random, octets: bytes) -> bytes:
     """Flip a byte, cut or lengthen, or leave it alone."""
     choice = random_.random()
@@ -172,7 +190,7 @@ def corpus(seed: int, seeds: int, per_seed: int) -> Iterator[bytes]:
     """Yield random bytes, and *seeds* likely frames each mutated *per_seed* times."""
     random_ = random.Random(seed)  # noqa: S311  # the same frames at every run
     for _ in range(seeds):
-        likely = random_.choice([arp, arp, na])(random_)
+        likely = tagged(random_, random_.choice([arp, arp, na])(random_))
         yield random_.randbytes(int(random_.random() * 120))
         for _ in range(per_seed - 1):
             yield mutated(random_, likely)
@@ -189,7 +207,7 @@ def test_a_million_frames_are_judged_as_the_oracle_does() -> None:
             accepted[expected] += 1
     assert count == 1_000_000
     # Else the corpus would prove nothing.
-    assert min(accepted.values()) > 1_000
+    assert min(accepted.values()) > 500
 
 
 @pytest.mark.parametrize("expected", EXPECTATIONS.values(), ids=EXPECTATIONS.keys())
