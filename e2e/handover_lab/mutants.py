@@ -42,10 +42,12 @@ _OPERATOR: Final = "tests/operator"
 TESTS: Final[Mapping[str, Sequence[str]]] = {
     "handover_nodeagent.fsm": (
         f"{_AGENT}/test_fsm.py",
+        f"{_AGENT}/test_fsm_corners.py",
         f"{_AGENT}/test_playbooks.py",
     ),
     "handover_nodeagent.transitions": (
         f"{_AGENT}/test_fsm.py",
+        f"{_AGENT}/test_fsm_corners.py",
         f"{_AGENT}/test_playbooks.py",
     ),
     "handover_nodeagent.restart": (f"{_AGENT}/test_restart.py",),

@@ -252,7 +252,7 @@ def _is_asked(parent: ast.AST, node: ast.AST) -> bool:
 
 
 def _is_untouched(parent: ast.AST, node: ast.AST) -> bool:
-    """Docstrings, imports and assertions; at module level also aliases of types."""
+    """Docstrings, imports, assertions; aliases of types; the words of an enumeration."""
     match node:
         case ast.Import() | ast.ImportFrom() | ast.Assert():
             return True
@@ -260,4 +260,7 @@ def _is_untouched(parent: ast.AST, node: ast.AST) -> bool:
             return True
         case ast.Assign(value=ast.BinOp() | ast.Subscript() | ast.Call()):
             return isinstance(parent, ast.Module)
+        case ast.Assign(value=ast.Constant(value=str())):
+            # An enumeration's words: schema, drawing and reference are compared with them.
+            return isinstance(parent, ast.ClassDef)
     return isinstance(parent, ast.JoinedStr) and isinstance(node, ast.Constant)

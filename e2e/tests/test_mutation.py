@@ -56,6 +56,7 @@ def test_each_fault_is_worked_in_alone(source: str, expected: list[str]) -> None
         "def f(a: 1 = b) -> 2:\n    pass",
         "@f(a=1)\nclass A:\n    pass",
         "Alias = a | b",
+        "class A:\n    WORD = 'word'",
         "x = (a, b)",
     ],
 )
