@@ -124,7 +124,7 @@ def test_a_wrong_address_is_said() -> None:
     assert "10.65.0.256" in result.output
 
 
-@pytest.mark.parametrize("mac", ["52:54", "zz", ""])
+@pytest.mark.parametrize("mac", ["52:54", "zz"])
 def test_a_wrong_mac_is_said_with_a_right_one(mac: str) -> None:
     result = CliRunner().invoke(app, ["lo", "--mac", mac])
     assert result.exit_code == 2
