@@ -418,11 +418,15 @@ class AdapterReconciler:
                 self._log.info("given_up", kind=kind.value, object=str(key))
 
     async def _take_back(self, subject: Subject, made: RawObject) -> None:
-        """Delete what was made while its owner went, before anybody acts upon it."""
+        """Delete what was made while its owner went, before anybody acts upon it.
+
+        The owner that is there now takes it along when it goes.
+        """
         kind, key, metadata = subject.kind, subject.key, made["metadata"]
         owner = metadata["ownerReferences"][0]
-        owned = ObjectKey(key.namespace, owner["name"])
-        if self.is_active and self._versions[Foreign(owner["kind"])].uid(owned) != owner["uid"]:
+        owner_kind, owned = Foreign(owner["kind"]), ObjectKey(key.namespace, owner["name"])
+        await self._look_at(owner_kind, owned)
+        if self.is_active and self._versions[owner_kind].uid(owned) != owner["uid"]:
             as_leader = self._standby is None
             await self._cluster.delete(kind, key, metadata["uid"], as_leader=as_leader)
             self._log.info("taken_back", kind=kind.value, object=str(key))
