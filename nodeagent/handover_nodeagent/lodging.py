@@ -111,8 +111,13 @@ class Lodging:
         addresses, foreigners = resident.admission.allowed, self._router.foreigners
         if resident.link:
             foreigners.look(addresses, oif=resident.link.index)
-        elif any(map(foreigners.is_covered, addresses)):
+            # Where the kernel is set so, it names no route of a link without carrier when asked for
+            # the way, but goes by it as soon as there is one.
+            is_hidden = not resident.link.carrier
+        else:
             # It may leave by any interface, which may be the endpoint's.
+            is_hidden = any(map(foreigners.is_covered, addresses))
+        if is_hidden:
             self._kernel.observe()
 
     def turned(self, turn: Turn | None) -> None:

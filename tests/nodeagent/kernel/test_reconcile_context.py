@@ -1,8 +1,10 @@
 """The loop and what an answer of the kernel holds for: family, table, type, device and state."""
 
+from pathlib import Path
+
 import pytest
 from tests.nodeagent.kernel.witness import watching
-from tests.nodeagent.kernel.world import NORMAL_V4, World, count
+from tests.nodeagent.kernel.world import CNI, CNI_V6, NORMAL_V4, World, count
 
 from handover_nodeagent import metrics
 from handover_nodeagent.collisions import LOOKS
@@ -172,3 +174,27 @@ async def test_moving_ours_to_another_device_takes_no_gateways_place(world: Worl
     await world.shows(
         "10.65.0.2 via ... metric 1024", "10.65.0.2 dev far1 proto 88 ... metric 1024"
     )
+
+
+def ignore_without_carrier() -> None:
+    """Set the node to go by no route of a link without carrier."""
+    for family in ("ipv4", "ipv6"):
+        for name in ("all", "tap0"):
+            setting = Path(f"/proc/sys/net/{family}/conf/{name}/ignore_routes_with_linkdown")
+            setting.write_text("1", encoding="ascii")
+
+
+async def test_a_cnis_route_without_carrier_is_parked_under_a_silent_target(world: World) -> None:
+    """The node may be set to name no such route; with the carrier it would draw what is sent."""
+    ignore_without_carrier()
+    world.node.guest_runs("ip link set eth down")
+    world.node.run(f"ip route add {CNI}")
+    world.node.run(f"ip -6 route add {CNI_V6}")
+    world.node.await_shown("ip route show 10.65.0.2", "linkdown")
+    await world.at_rest()
+    world.put(said="target", ips=["10.65.0.2", "fd00:65::2"])
+    await world.until(lambda: len(world.parked()) == 2)
+    world.node.guest_runs("ip link set eth up")
+    world.node.await_shown("ip link show tap0", "state UP")
+    await world.at_rest()
+    await world.shows()
