@@ -323,6 +323,11 @@ class Router:
             for route in (*steps.remove, *former)
             if route.address not in stuck and self._may_go(route)
         ]
+        # One that cannot be named is not there as it was seen; a delete would take another one.
+        unclear = [route for route in removed if not routes.is_certain(self._channel, route)]
+        for route in unclear:
+            _keep(self._ours[route.address], route, present=False)
+        removed = [route for route in removed if route not in unclear]
         results = self._transact(list(map(routes.encode_remove, removed)))
         for index, (route, result) in enumerate(zip(removed, results, strict=True)):
             if result in {0, errno.ESRCH, errno.ENODEV}:

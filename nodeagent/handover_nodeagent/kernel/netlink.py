@@ -253,4 +253,4 @@ def describe(number: int) -> str:
     """Return the errno's sentence; for a missing privilege what to do."""
     if number == errno.EPERM:
         return "Operation not permitted: CAP_NET_ADMIN is missing"
-    return os.strerror(number)
+    return os.strerror(number) if number in errno.errorcode else f"errno {number}"

@@ -87,6 +87,9 @@ def park(channel: netlink.Channel, foreign: Foreign) -> int:
     it meanwhile, and nothing is parked. A few microseconds: for the loop.
     """
     message = foreign.message
+    if foreign.route.protocol == 0 and not routes.is_certain(channel, foreign.route):
+        # Nobody can name it but by a delete that may take ours.
+        return errno.ESRCH
     copy = _rewrite(message, messages.NEWROUTE, _NEW_FLAGS, PARKING_TABLE)
     copied = channel.transact([copy])[0]
     if copied not in _THERE:

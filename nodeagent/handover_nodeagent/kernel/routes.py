@@ -108,6 +108,19 @@ def encode_remove(route: Route) -> bytes:
     return _encode(messages.DELROUTE, 0, dataclasses.replace(route, carried=b""))
 
 
+def is_certain(channel: netlink.Channel, route: Route) -> bool:
+    """Tell whether a delete of *route* takes that one and no other of its device.
+
+    To the kernel metric 0 and protocol 0 stand for any. A route that has one of them is taken
+    only where it is the first of its device, and so the one that a delete meets.
+    """
+    if route.metric and route.protocol:
+        return True
+    first = winner(channel, route.address, oif=route.oif)
+    same = isinstance(first, Entry) and first.route == route
+    return same and isinstance(route.address, IPv4Address)
+
+
 def observe(protocol: int, tables: Iterable[int]) -> tuple[Route, ...]:
     """Return the direct host routes that carry our *protocol*, in the kernel's order.
 
@@ -209,7 +222,7 @@ def decode(message: bytes) -> Entry:
         ),
         length,
         messages.to_address(gateway) if gateway else None,
-        DEVICE in found and found.keys().isdisjoint((GATEWAY, MULTIPATH, VIA)),
+        any(found.get(DEVICE, b"")) and found.keys().isdisjoint((GATEWAY, MULTIPATH, VIA)),
     )
 
 

@@ -202,3 +202,21 @@ def test_what_cannot_be_put_back_stays_parked(node: Node, channel: netlink.Chann
 
     assert without_privileges(attempt) == errno.EPERM
     assert len(parking.observe_parked()) == 1
+
+
+def test_a_route_that_nobody_can_name_is_parked_only_while_it_is_the_first(
+    node: Node, channel: netlink.Channel, route: MakeRoute
+) -> None:
+    """Protocol 0 stands for any: its delete would take ours, once its owner has removed it."""
+    node.run(f"ip route add {V4} dev tap0 proto 0")
+    (found,) = foreign(V4)
+    channel.transact([routes.encode_add(route(V4))])
+    node.run(f"ip route delete {V4} dev tap0 metric 0")
+    before = shown(node, V4)
+    assert len(before) == 1
+    assert parking.park(channel, found) == errno.ESRCH
+    assert shown(node, V4) == before
+    assert parking.observe_parked() == ()
+    node.run(f"ip route add {V4} dev tap0 proto 0")
+    assert parking.park(channel, found) == 0
+    assert shown(node, V4) == before

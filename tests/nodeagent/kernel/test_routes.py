@@ -240,3 +240,20 @@ def test_ten_thousand_foreign_routes_do_not_hide_ours(
     assert {0} == set(channel.transact(many))
     channel.transact([routes.encode_add(route(V4))])
     assert (route(V4),) == routes.observe(OURS, [MAIN])
+
+
+def test_a_route_without_metric_or_protocol_is_deleted_only_where_it_is_the_first(
+    node: Node, channel: netlink.Channel, route: MakeRoute
+) -> None:
+    """To the kernel 0 stands for any: a delete of what is not there would take another one."""
+    bare, nobodys = route(V4, metric=0), route(V4, metric=0, protocol=0)
+    channel.transact([routes.encode_add(route(V4))])
+    assert routes.is_certain(channel, route(V4))
+    assert not routes.is_certain(channel, bare)
+    assert not routes.is_certain(channel, nobodys)
+    assert not routes.is_certain(channel, route(V6, metric=0))
+    channel.transact([routes.encode_add(nobodys)])
+    assert routes.is_certain(channel, nobodys)
+    assert not routes.is_certain(channel, bare)
+    assert channel.transact([routes.encode_remove(nobodys)]) == [0]
+    assert shown(node, V4) == ["10.65.0.2 dev tap0 proto 88 metric 512"]
