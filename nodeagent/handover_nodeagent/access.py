@@ -223,8 +223,13 @@ def _document(path: Path) -> Entry:
 
     try:
         document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        message = f"cannot read the kubeconfig {path}: {error}"
+    except OSError as error:
+        message = f"cannot read the kubeconfig {path}: {error.strerror}"
+        raise Unconfigured(message) from error
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        place = getattr(error, "problem_mark", None)
+        line = f" (line {place.line + 1})" if place else ""
+        message = f"the kubeconfig {path} is no YAML{line}"
         raise Unconfigured(message) from error
     if not isinstance(document, dict):
         message = f"{path} is no kubeconfig"

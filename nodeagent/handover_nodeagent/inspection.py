@@ -33,6 +33,8 @@ class Snapshot(Model):
     version: str
     mode: str
     synced: bool
+    outage: str = ""
+    """Why the API may know more than the agent since a while; "" when it does not."""
     endpoints: tuple[Entry, ...] = ()
 
 
@@ -46,6 +48,8 @@ def entry(described: Standing, now: dt.datetime) -> Entry:
 def table(snapshot: Snapshot, now: dt.datetime) -> str:
     """Write *snapshot* for a person."""
     synced = "in step with the API" if snapshot.synced else "not all endpoints are known yet"
+    if snapshot.outage:
+        synced = f"NOT in step with the API ({snapshot.outage})"
     title = f"node {snapshot.node}, agent {snapshot.version}, mode {snapshot.mode}, {synced}"
     rows = [_row(one, now) for one in sorted(snapshot.endpoints, key=_order)]
     if not rows:

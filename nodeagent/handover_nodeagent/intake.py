@@ -33,6 +33,7 @@ class Intake:
 
     def __init__(self, reconciler: Reconciler, reporter: Reporter, memory: Memory) -> None:
         self.is_synced = False
+        self.outage = ""
         self._reconciler = reconciler
         self._reporter = reporter
         self._memory = memory
@@ -100,10 +101,12 @@ class Intake:
 
     def synced(self) -> None:
         """Know that all endpoints of this node have been told."""
+        self.outage = ""
         self._drop_unconfirmed()
         if self.is_synced:
             return
         self.is_synced = True
+        self._doubt_strays()
         self._release(complete=True)
         _log.info("synced", endpoints=len(self._reconciler.residents))
 
@@ -162,6 +165,19 @@ class Intake:
             for key in gone:
                 resident = self._reconciler.residents.get(key)
                 self.drop(key, resident.uid if resident else "")
+
+    def _doubt_strays(self) -> None:
+        """Let guests be asked before routes go that no endpoint wants, nor any memory.
+
+        Both may have been lost, or be a newer agent's. Who has no neighbor entry has not been
+        spoken to since the node's start, or its interface's.
+        """
+        reconciler = self._reconciler
+        for route in reconciler.router.strays():
+            if reconciler.router.find_mac([route.address], route.oif):
+                reconciler.router.desired.adopt(route)
+                key = ObjectKey("", str(route.address))
+                reconciler.orphans.keep(Orphan(key, (route,)))
 
     def _leave(self, endpoint: gather.Unreadable) -> None:
         """Let an endpoint that nobody can read be as it is."""

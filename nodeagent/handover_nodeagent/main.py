@@ -204,6 +204,7 @@ class Agent:
             version=__version__,
             mode=self.reconciler.settings.mode,
             synced=self.intake.is_synced,
+            outage=self.intake.outage,
             endpoints=tuple(entries),
         )
         text = await asyncio.to_thread(snapshot.model_dump_json, exclude_none=True)
@@ -263,6 +264,7 @@ class _Endpoints:
             gc.freeze()
 
     def outage(self, reason: str) -> None:
+        self._intake.outage = reason
         _log.warning("outage", kind="WorkloadEndpoint", why=reason)
 
 

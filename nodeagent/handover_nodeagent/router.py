@@ -120,6 +120,15 @@ class Router:
         """Return every address that has a route of ours in the kernel."""
         return frozenset(self._ours)
 
+    def strays(self) -> tuple[Route, ...]:
+        """Return the routes of ours in the kernel to addresses that nobody is known to have."""
+        return tuple(
+            route
+            for address, ours in self._ours.items()
+            if not self.desired.knows(address) and address not in self.spared
+            for route in ours
+        )
+
     def routes_of(self, addresses: Iterable[IPAddress], oif: int) -> tuple[Route, ...]:
         """Return our routes to *addresses* on *oif* that are in the kernel."""
         return tuple(

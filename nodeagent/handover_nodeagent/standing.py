@@ -231,6 +231,8 @@ def _listening(standing: Standing) -> _Draft:
         return _Draft(Type.LISTENING, _YES, Reason.LISTENING, text if is_mute else "")
     if isinstance(standing.placement, Unplaced):
         return _Draft(Type.LISTENING, _NO, standing.placement.reason, standing.placement.message)
+    if standing.settings.mode is Mode.PAUSED:
+        return _Draft(Type.LISTENING, _NO, Reason.NOT_ACTIVE, "the agent's mode is paused")
     return _Draft(Type.LISTENING, _NO, Reason.CANNOT_LISTEN, standing.deafness)
 
 

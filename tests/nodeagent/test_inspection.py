@@ -167,3 +167,10 @@ class TestCommand:
         result = CliRunner().invoke(cli.app, ["status", "--state-directory", str(tmp_path)])
         assert result.exit_code == 1
         assert "no agent runs on this node" in result.output
+
+
+def test_an_agent_that_hears_nothing_of_the_api_says_so() -> None:
+    why = "/apis/handover.dev/v1alpha1/workloadendpoints: 404: the server could not find it"
+    cut_off = SNAPSHOT.model_copy(update={"outage": why})
+    title = inspection.table(cut_off, NOW).splitlines()[0]
+    assert title == f"node node-a, agent 0.1.0, mode active, NOT in step with the API ({why})"

@@ -93,6 +93,18 @@ def conditions(of: Standing, before: tuple[Condition, ...] = ()) -> dict[str, Co
             ("False", "NotActive", "the agent's mode is paused"),
         ),
         (
+            dataclasses.replace(LISTENING, hears=False),
+            {"settings": Settings.model_validate({"mode": "paused"})},
+            "Listening",
+            ("False", "NotActive", "the agent's mode is paused"),
+        ),
+        (
+            BASE,
+            {"fault": "follow: ValueError: no"},
+            "Programmed",
+            ("False", "InternalError", "follow: ValueError: no"),
+        ),
+        (
             BASE,
             {"misconfigured": "environment: no"},
             "Configured",

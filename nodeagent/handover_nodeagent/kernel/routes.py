@@ -7,6 +7,7 @@ IPv6, takes the first route of its (prefix, metric), whatever that one's device 
 
 import dataclasses
 import errno
+import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -53,6 +54,24 @@ _ANYWHERE: Final[Mapping[int, IPAddress]] = {
 }
 
 
+_PROTOCOLS: Final = {
+    2: "kernel",
+    3: "boot",
+    4: "static",
+    9: "ra",
+    11: "zebra",
+    12: "bird",
+    16: "dhcp",
+    80: "calico",
+    186: "bgp",
+    187: "isis",
+    188: "ospf",
+    189: "rip",
+    192: "eigrp",
+}
+"""As ip-route(8) names them (rtnetlink(7), /etc/iproute2/rt_protos), and Calico's own."""
+
+
 @dataclass(frozen=True, slots=True)
 class Entry:
     """A route as the kernel shows it, whoever made it; ``route.oif`` is 0 if it has many."""
@@ -71,9 +90,18 @@ class Entry:
         route = self.route
         via = f" via {self.gateway}" if self.gateway else ""
         return (
-            f"{route.address}/{self.prefix_length}{via} dev {route.oif} metric {route.metric} "
-            f"table {route.table} proto {route.protocol}"
+            f"{route.address}/{self.prefix_length}{via} dev {_device(route.oif)} "
+            f"metric {route.metric} table {route.table} "
+            f"proto {_PROTOCOLS.get(route.protocol, route.protocol)}"
         )
+
+
+def _device(index: int) -> str:
+    """Name an interface to a person; one that is gone by now has its number left."""
+    try:
+        return socket.if_indextoname(index)
+    except OSError:
+        return str(index)
 
 
 def encode_add(route: Route) -> bytes:

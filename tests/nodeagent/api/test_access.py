@@ -105,7 +105,7 @@ def test_of_several_files_the_first_that_names_a_thing_counts(tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("{", "cannot read the kubeconfig"),
+        ("{", "is no YAML .line 1"),
         ("- 1", "is no kubeconfig"),
         ("", "is no kubeconfig"),
         ("current-context: ''", "has no current-context"),

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 from tests.nodeagent.kernel.node import Node
-from tests.nodeagent.kernel.world import ELEVATED_V4, NORMAL_V4, World, settings
+from tests.nodeagent.kernel.world import ELEVATED_V4, MAC, NORMAL_V4, World, settings
 
-from handover_nodeagent import reconcile
+from handover_nodeagent import orphans, reconcile
 
 pytestmark = pytest.mark.root
 
@@ -127,3 +127,41 @@ async def test_a_guest_that_came_while_nobody_ran_is_found_within_two_intervals(
     await world.until_state("Live")
     interval = world.settings.probe_interval.total_seconds()
     assert asyncio.get_running_loop().time() - began < 2 * interval
+
+
+@pytest.mark.usefixtures("alive")
+async def test_a_route_that_nobody_wants_any_more_stays_where_its_guest_answers(
+    world: World,
+) -> None:
+    """Object and memory may be a newer agent's, or lost with the state directory."""
+    await leave_a_stray(world)
+    (doubted,) = world.loop.orphans._doubted.values()
+    await world.until(lambda: doubted.patience > orphans._FIRST)
+    await world.shows(ELEVATED_V4)
+
+
+@pytest.mark.usefixtures("mute")
+async def test_a_route_that_nobody_wants_any_more_goes_where_its_guest_is_silent(
+    world: World,
+) -> None:
+    await leave_a_stray(world)
+    await world.shows(ELEVATED_V4)
+    await world.shows()
+
+
+@pytest.mark.usefixtures("mute")
+async def test_a_route_that_nobody_wants_goes_at_once_where_nobody_was_spoken_to(
+    world: World,
+) -> None:
+    await world.kill()
+    world.node.run("ip route add 10.65.0.2 dev tap0 scope link proto 88 metric 512")
+    await world.start()
+    assert world.routes() == []
+
+
+async def leave_a_stray(world: World) -> None:
+    """Begin a life on a route of the last one whose endpoint nobody knows any more."""
+    await world.kill()
+    world.node.run("ip route add 10.65.0.2 dev tap0 scope link proto 88 metric 512")
+    world.node.run(f"ip neigh replace 10.65.0.2 dev tap0 lladdr {MAC} nud reachable")
+    await world.start()

@@ -229,7 +229,7 @@ def test_a_winner_by_a_gateway_is_told_as_it_is(node: Node, channel: netlink.Cha
     node.run("ip address add 192.0.2.1/24 dev tap1")
     node.run("ip route add default via 192.0.2.9 proto 3 metric 7")
     found = routes.winner(channel, V4)
-    assert str(found) == f"0.0.0.0/0 via 192.0.2.9 dev {node.tap1} metric 7 table 254 proto 3"
+    assert str(found) == "0.0.0.0/0 via 192.0.2.9 dev tap1 metric 7 table 254 proto boot"
 
 
 def test_ten_thousand_foreign_routes_do_not_hide_ours(
@@ -257,3 +257,9 @@ def test_a_route_without_metric_or_protocol_is_deleted_only_where_it_is_the_firs
     assert not routes.is_certain(channel, bare)
     assert channel.transact([routes.encode_remove(nobodys)]) == [0]
     assert shown(node, V4) == ["10.65.0.2 dev tap0 proto 88 metric 512"]
+
+
+def test_a_person_reads_names_not_numbers(node: Node, channel: netlink.Channel) -> None:
+    node.run("ip route add 10.65.0.0/24 dev tap0 proto 12 metric 7")
+    winner = routes.winner(channel, V4)
+    assert str(winner) == "10.65.0.0/24 dev tap0 metric 7 table 254 proto bird"
