@@ -50,7 +50,7 @@ bench: prepare tools  ## Measure the agent beside a floor in C (QUICK=1: a tenth
 bench-operator: prepare tools  ## Measure the operator with 10,000 endpoints (QUICK=1: a tenth of it)
 	@$(LAB).bench_operator $(if $(QUICK),--quick)
 
-fuzz: prepare tools  ## Odd objects and messages for agent and operator, each for ten minutes (SECONDS_EACH=600)
+fuzz: prepare  ## Odd objects and messages for agent and operator, each for ten minutes (SECONDS_EACH=600)
 	@HANDOVER_FUZZ_SECONDS=$(or $(SECONDS_EACH),600) $(PYTEST) -s --timeout 0 tests/nodeagent tests/operator -k fuzz
 
 mutants: prepare  ## Work faults into the decisive modules: do their tests notice? (ONLY="fsm plan")

@@ -34,6 +34,8 @@ AT_ONCE: Final = 12
 PERIOD: Final = 0.1
 """Seconds between two events; a busy node has one in some seconds."""
 OUTAGE: Final = 3.0
+RARE: Final = {"agent killed": 10.0, "API away": 45.0}
+"""Seconds between two of these at least: each start takes a processor for some seconds."""
 PATIENCE: Final = 120.0
 MORE_MEMORY: Final = 1.15
 """A heap that was in use has holes; what leaks grows with each of thousands of events."""
@@ -69,6 +71,7 @@ class Soak:
         self._lives = [Life(Guest(number)) for number in range(endpoints)]
         self._calm = asyncio.Lock()
         self._number = 0
+        self._last: dict[str, float] = {}
         self.happened: Counter[str] = Counter()
 
     async def begin(self) -> tuple[float, int]:
@@ -139,6 +142,10 @@ class Soak:
     ) -> None:
         if life.busy.locked() or ((what == "leaves") is not life.runs and what in MOVES):
             return
+        now = time.monotonic()
+        if now - self._last.get(what, 0.0) < RARE.get(what, 0.0):
+            return
+        self._last[what] = now
         async with life.busy:
             self.happened[what] += 1
             await event(life)
@@ -273,7 +280,7 @@ async def insist(call: Callable[[], Awaitable[Any]]) -> Any:  # noqa: ANN401  wh
         except UNREACHABLE:
             if time.monotonic() > deadline:
                 raise
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(1)
 
 
 def routes() -> set[tuple[str, str, int]]:

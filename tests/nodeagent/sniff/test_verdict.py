@@ -150,3 +150,13 @@ def test_a_hint_is_who_may_answer_where_nobody_told_the_mac() -> None:
 
 def test_an_expectation_without_a_mac_can_be_made() -> None:
     assert Expectation.of(None, []) == Expectation(None, frozenset())
+
+
+@pytest.mark.parametrize("armed", [True, False])
+def test_an_expectation_has_all_that_it_was_made_of(armed: bool) -> None:  # noqa: FBT001
+    made = Expectation.of(None, [], askers=[ip_address("fe80::1")], armed=armed)
+    assert made == Expectation(None, frozenset(), frozenset({GATEWAY6}), armed)
+
+
+def test_a_rarp_answers_nothing() -> None:
+    assert judge(ARMED, RARP) == Accepted(Signal.RARP, MAC, is_answer=False)
