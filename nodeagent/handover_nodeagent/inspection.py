@@ -15,7 +15,12 @@ _HEADINGS: Final = (
 _NOTHING: Final = "-"
 _ORDERLY: Final = frozenset({"Programmed", "Configured"})
 """Condition types whose normal status is True; Listening may be either."""
-_TROUBLES: Final = frozenset({"StillAlive", "AddressNotAllowed", "AddressShared", "TargetTimeout"})
+_TROUBLES: Final = frozenset(
+    {
+        *("StillAlive", "AddressNotAllowed", "AddressShared", "TargetTimeout"),
+        *("Unguarded", "InterfaceDoubted"),
+    }
+)
 
 
 class Entry(Model):

@@ -71,6 +71,8 @@ DEAF = Entry(
             condition("Programmed", "True", "Suppressed", "no route before the guest runs here"),
             condition("Listening", "False", "CannotListen", "the interface is down"),
             condition("AddressShared", "True", "Shared", "10.65.0.2 is also named by default/vm"),
+            condition("Unguarded", "True", "GuardRefused"),
+            condition("InterfaceDoubted", "True", "WouldBeRefused"),
         ),
     ),
 )
@@ -89,7 +91,7 @@ def test_the_table_shows_each_endpoint_and_what_is_wrong_with_it() -> None:
     assert [" ".join(row.split()) for row in rows] == [
         (
             "a/deaf - Target - - - - CannotListen: the interface is down; "
-            "Shared: 10.65.0.2 is also named by default/vm"
+            "Shared: 10.65.0.2 is also named by default/vm; GuardRefused; WouldBeRefused"
         ),
         "default/vm target Live tap0 10.65.0.2 metric 512 3m RARP 143 µs, 9s ago -",
     ]

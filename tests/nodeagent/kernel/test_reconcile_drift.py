@@ -110,6 +110,7 @@ async def test_a_guard_that_takes_its_time_delays_no_cutover(
     world.put(said="target")
     await world.until_listening()
     keeper = world.loop.kernel.guard
+    await world.until(lambda: "saddr ip 10.65.0.2" in world.node.run(GUARD))
     await world.until(lambda: not keeper._work.is_set())
     free, done, run = threading.Event(), threading.Event(), keeper._table._run
 
