@@ -89,6 +89,7 @@ class EndpointReason(enum.StrEnum):
     CANNOT_ASK = "CannotAsk"
     NOT_ALLOWED = "NotAllowed"
     SHARED = "Shared"
+    SERVED_ELSEWHERE = "ServedElsewhere"
     NOT_ANNOUNCED = "NotAnnounced"
     ACCEPTED = "Accepted"
     INVALID = "Invalid"

@@ -17,6 +17,9 @@ ARMED: Final = f"{GROUP}/armed"
 OUTCOME: Final = f"{GROUP}/outcome"
 ENDED_ROLE: Final = f"{GROUP}/ended-role"
 
+ADDRESS_SHARED: Final = f"{GROUP}/address-shared"
+"""On an endpoint, by the operator: which other node serves an address of it, too."""
+
 ADAPTER: Final = f"{GROUP}/adapter"
 NOT_FOLLOWED: Final = f"{GROUP}/not-followed"
 

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 import structlog
 
+from handover_api import names
 from handover_api.assignment import Assignment
 from handover_api.conditions import EndpointReason
 from handover_api.configuration import Settings
@@ -358,6 +359,9 @@ class Reconciler:
     def update(self, resident: Resident, endpoint: WorkloadEndpoint) -> None:
         """Take in another version of an endpoint that is known."""
         before, resident.endpoint = resident.endpoint, endpoint
+        told, tells = (each.metadata.annotations for each in (before, endpoint))
+        if told.get(names.ADDRESS_SHARED) != tells.get(names.ADDRESS_SHARED):
+            self.report({resident.key})
         is_other = before.spec != endpoint.spec or self.faults.has(resident.key, UPDATE)
         update = partial(self._update, resident, is_other=is_other)
         self.faults.attempt(resident.key, UPDATE, update)

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, NamedTuple, Self
 
+from handover_api import names
 from handover_api.conditions import EndpointCondition as Type
 from handover_api.conditions import EndpointReason as Reason
 from handover_api.configuration import Mode, Settings
@@ -165,6 +166,9 @@ def _drafts(standing: Standing) -> Iterator[_Draft]:
         )
     if standing.sharers:
         yield _Draft(Type.ADDRESS_SHARED, _YES, Reason.SHARED, _shared(standing.sharers))
+    elif elsewhere := standing.endpoint.metadata.annotations.get(names.ADDRESS_SHARED):
+        # Only the operator sees two nodes at once.
+        yield _Draft(Type.ADDRESS_SHARED, _YES, Reason.SERVED_ELSEWHERE, elsewhere)
     if standing.doubt:
         yield _Draft(Type.INTERFACE_DOUBTED, _YES, Reason.WOULD_BE_REFUSED, standing.doubt)
     if standing.unguarded:

@@ -24,7 +24,8 @@ class Endpoint:
     """A WorkloadEndpoint: where it is, what we said of it and what its agent reports.
 
     ``acted_uid`` and ``acted_role`` are what the agent has acted upon; ``routed`` says that it
-    reports routes in its kernel.
+    reports routes in its kernel. ``shared`` is what its annotations say of another node that
+    serves an address of it.
     """
 
     key: ObjectKey
@@ -40,6 +41,7 @@ class Endpoint:
     listening: bool = False
     routed: bool = False
     cutover: Cutover | None = None
+    shared: str = ""
     resource_version: str = field(default="", compare=False)
 
     def is_carrying(self, role: Role, migration_uid: str) -> bool:

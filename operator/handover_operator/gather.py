@@ -6,7 +6,7 @@ from typing import Any
 
 import pydantic
 
-from handover_api import model
+from handover_api import model, names
 from handover_api.assignment import Assignment
 from handover_api.conditions import EndpointCondition
 from handover_api.configuration import HandoverConfiguration
@@ -56,6 +56,7 @@ def endpoint(raw: RawObject) -> Endpoint | Unreadable:
         ),
         routed=bool(status.routes),
         cutover=status.last_cutover,
+        shared=found.metadata.annotations.get(names.ADDRESS_SHARED, ""),
         resource_version=found.metadata.resource_version,
     )
 

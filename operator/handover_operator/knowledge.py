@@ -16,6 +16,7 @@ from handover_operator.acceptance import Application
 from handover_operator.gather import RawObject, Unreadable
 from handover_operator.kinds import Kind
 from handover_operator.resolver import Resolver
+from handover_operator.sharing import Sharing
 from handover_operator.versions import Version, Versions, version_of
 
 
@@ -39,6 +40,7 @@ class Knowledge:
 
     def __init__(self) -> None:
         self.resolver = Resolver()
+        self.sharing = Sharing()
         self.configurations: dict[str, HandoverConfiguration] = {}
         self.unreadable: dict[tuple[Kind, ObjectKey], Unreadable] = {}
         self.application: Application | None = None
@@ -59,6 +61,10 @@ class Knowledge:
     def migrations(self) -> Iterator[LiveMigration]:
         """Return all LiveMigrations."""
         return iter(self.resolver.index.migrations.values())
+
+    def shared(self) -> int:
+        """Count the endpoints of which another node serves an address, too."""
+        return sum(bool(each.shared) for each in self.resolver.index.endpoints.values())
 
     def observe(self, kind: Kind, raw: RawObject) -> None:
         """Take in one version of an object; an older one than the last is ignored."""
@@ -125,6 +131,7 @@ class Knowledge:
                 if isinstance(endpoint, Unreadable):
                     return endpoint
                 self.resolver.put_endpoint(endpoint)
+                self.sharing.put(endpoint)
             case Kind.MIGRATION:
                 migration = gather.migration(raw)
                 if isinstance(migration, Unreadable):
@@ -149,6 +156,7 @@ class Knowledge:
         match kind:
             case Kind.ENDPOINT:
                 self.resolver.drop_endpoint(key)
+                self.sharing.drop(key)
             case Kind.MIGRATION:
                 self.resolver.drop_migration(key)
             case Kind.CONFIGURATION:

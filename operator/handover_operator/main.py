@@ -42,6 +42,7 @@ async def run(settings: OperatorSettings) -> None:
     metrics.watch(
         lambda: len(reconciler) + (0 if adapter is None else len(adapter)),
         lambda: reconciler.denied() + (0 if adapter is None else adapter.denied()),
+        reconciler.known.shared,
         reconciler.known,
     )
     try:

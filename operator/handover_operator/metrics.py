@@ -68,6 +68,11 @@ DEFECTS: Final = Counter(
     "Exceptions that nobody foresaw; they are contained, logged with their traceback and retried",
     registry=REGISTRY,
 )
+SHARED: Final = Gauge(
+    "handover_operator_shared_addresses",
+    "Endpoints of whose addresses another node serves one, too, without a migration between them",
+    registry=REGISTRY,
+)
 DENIED: Final = Gauge(
     "handover_operator_denied_objects",
     "Objects whose last write the API server refused (403, 422): tried again once a minute",
@@ -176,8 +181,14 @@ class _Census(Collector):
         yield phases
 
 
-def watch(queue_length: Callable[[], int], denied: Callable[[], int], known: Known) -> None:
+def watch(
+    queue_length: Callable[[], int],
+    denied: Callable[[], int],
+    shared: Callable[[], int],
+    known: Known,
+) -> None:
     """Tell what the operator's loop knows, too."""
+    SHARED.set_function(shared)
     DENIED.set_function(denied)
     QUEUE.set_function(queue_length)
     REGISTRY.register(_Census(known))

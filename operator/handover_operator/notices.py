@@ -38,6 +38,11 @@ def malformed(found: Unreadable) -> Notice:
     return Notice("Malformed", message, warning=True)
 
 
+def shared(text: str) -> Notice:
+    """Say that another node serves an address, too."""
+    return Notice("AddressShared", text, warning=True)
+
+
 def notices(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterator[Notice]:
     """Compare two statuses of one migration; the order is the order in which things happen."""
     yield from _alarms(before, after)

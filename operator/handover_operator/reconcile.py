@@ -9,11 +9,11 @@ import asyncio
 import contextlib
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from typing import Final
 
 import structlog
 
+from handover_api import names
 from handover_api.conditions import ConfigurationReason
 from handover_api.livemigration import LiveMigration, LiveMigrationStatus
 from handover_api.names import DEFAULT_CONFIGURATION, ObjectKey
@@ -27,25 +27,9 @@ from handover_operator.notices import Notice
 from handover_operator.pace import Pace
 from handover_operator.resolver import Resolution
 from handover_operator.standby import Standby
+from handover_operator.subject import ALL, Subject, is_urgent
 from handover_operator.versions import Version, version_of
 from handover_operator.workqueue import Outdated, Temporary, WorkQueue
-
-ALL: Final = ObjectKey("", "")
-"""No object has this name: all of a kind are to be listed anew."""
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """An object to bring up to date, or to say something about."""
-
-    kind: Kind
-    key: ObjectKey
-    notice: Notice | None = None
-    uid: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.kind} {str(self.key).removeprefix('/')}"
-
 
 BUDGET: Final = 2_000
 """Claims that are looked at in one turn of the loop: some 10 ms, whoever made how many of them."""
@@ -54,11 +38,6 @@ BUDGET: Final = 2_000
 def _name(raw: RawObject) -> str:
     metadata = raw.get("metadata") or {}
     return f"{metadata.get('namespace', '')}/{metadata.get('name', '')}"
-
-
-def is_urgent(subject: Subject) -> bool:
-    """Whether an agent may be waiting for it: roles go before what only tells of them."""
-    return subject.kind is Kind.ENDPOINT and subject.notice is None
 
 
 class Reconciler:
@@ -193,6 +172,7 @@ class Reconciler:
         self._queue_endpoints(index.endpoints)
         if self._standby is not None:
             return
+        self._queue_shared(index.endpoints, self._clock())
         for key in index.migrations:
             self._queue.add(Subject(Kind.MIGRATION, key))
 
@@ -204,13 +184,17 @@ class Reconciler:
         resolution = self.known.resolver.resolve(self._clock(), BUDGET)
         self._complain(resolution)
         self._queue_endpoints(resolution.endpoints)
+        now = self._clock()
+        sharing = self.known.sharing
+        changed = sharing.settle(now)
         if self._standby is None:
+            self._queue_shared(changed, now)
             self._queue_leaders_own(resolution.migrations)
         loop = asyncio.get_running_loop()
         if resolution.behind:
             self._alarm = loop.call_later(0, self._advance)
-        elif resolution.wake is not None:
-            delay = (resolution.wake - self._clock()).total_seconds()
+        elif wakes := [each for each in (resolution.wake, sharing.wake(now)) if each is not None]:
+            delay = (min(wakes) - now).total_seconds()
             self._alarm = loop.call_later(max(delay, 0.01), self._advance)
 
     def _complain(self, resolution: Resolution) -> None:
@@ -223,6 +207,12 @@ class Reconciler:
             self._faults[key] = repr(error)
         for key in (resolution.endpoints | resolution.migrations) - failed.keys():
             self._faults.pop(key, None)
+
+    def _queue_shared(self, keys: Iterable[ObjectKey], now: dt.datetime) -> None:
+        endpoints, sharing = self.known.resolver.index.endpoints, self.known.sharing
+        for key in keys:
+            if key in endpoints and endpoints[key].shared != sharing.said(key, now):
+                self._queue.add(Subject(Kind.ENDPOINT, key))
 
     def _queue_leaders_own(self, migrations: Iterable[ObjectKey]) -> None:
         for key in migrations:
@@ -286,13 +276,26 @@ class Reconciler:
             return
         endpoint = self.known.resolver.index.endpoints.get(subject.key)
         verdict = self.known.resolver.verdict(subject.key)
-        if endpoint is None or verdict is None or verdict.assignment == endpoint.assignment:
+        if endpoint is None or verdict is None:
             return
-        metadata = {
-            "resourceVersion": endpoint.resource_version,
-            "annotations": verdict.assignment.to_annotations(),
-        }
-        if await self._patch(subject, {"metadata": metadata}):
+        shared = endpoint.shared
+        if self._standby is None:
+            shared = self.known.sharing.said(subject.key, self._clock())
+        annotations: dict[str, str | None] = {}
+        if verdict.assignment != endpoint.assignment:
+            annotations |= verdict.assignment.to_annotations()
+        if shared != endpoint.shared:
+            annotations[names.ADDRESS_SHARED] = shared or None
+        if not annotations:
+            return
+        version = endpoint.resource_version
+        metadata = {"resourceVersion": version, "annotations": annotations}
+        if not await self._patch(subject, {"metadata": metadata}):
+            return
+        if shared and not endpoint.shared:
+            notice = notices.shared(shared)
+            self._queue.add(Subject(subject.kind, subject.key, notice, endpoint.uid))
+        if verdict.assignment != endpoint.assignment:
             said = verdict.assignment
             metrics.count_role(endpoint.assignment, verdict)
             self._log.info(

@@ -84,9 +84,7 @@ class WorkQueue(Generic[K]):
 
     def add_later(self, key: K, delay: float) -> None:
         """Work on *key* after *delay* seconds; replaces an earlier appointment."""
-        earlier = self._timers.pop(key, None)
-        if earlier is not None:
-            earlier.cancel()
+        self._cancel(key)
         loop = asyncio.get_running_loop()
         self._timers[key] = loop.call_later(max(delay, 0), self._ring, key)
 
@@ -112,6 +110,12 @@ class WorkQueue(Generic[K]):
         del self._timers[key]
         self.add(key)
 
+    def _cancel(self, key: K) -> None:
+        """Cancel an appointment; work that looks at all makes it anew where it must."""
+        timer = self._timers.pop(key, None)
+        if timer is not None:
+            timer.cancel()
+
     async def _serve(self) -> None:
         while True:
             _, _, key = await self._ready.get()
@@ -121,6 +125,7 @@ class WorkQueue(Generic[K]):
                 continue  # forgotten meanwhile
             self._waiting.discard(key)
             self._active.add(key)
+            self._cancel(key)
             metrics.LOOKS.inc()
             try:
                 await self._attempt(key)

@@ -24,7 +24,8 @@ from handover_lab.controlplane import ControlPlane
 from handover_operator import cluster
 from handover_operator.cluster import Cluster
 from handover_operator.kinds import Kind
-from handover_operator.reconcile import Reconciler, Subject
+from handover_operator.reconcile import Reconciler
+from handover_operator.subject import Subject
 from handover_operator.workqueue import Outdated
 
 pytestmark = pytest.mark.api

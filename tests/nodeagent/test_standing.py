@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from handover_api import names
 from handover_api.assignment import Assignment
 from handover_api.conditions import EndpointReason
 from handover_api.configuration import Settings
@@ -263,3 +264,14 @@ def test_a_message_stays_short_whatever_many_endpoints_share() -> None:
     said = conditions(dataclasses.replace(BASE, sharers=many, refusals=("x" * 9000,)))
     assert " and 295 more" in said["AddressShared"].message
     assert max(len(one.message) for one in said.values()) <= 2048
+
+
+def test_what_the_operator_sees_of_another_node_is_a_condition() -> None:
+    text = "10.0.0.1 is also served by default/b on node-b"
+    metadata = BASE.endpoint.metadata
+    noted = metadata.model_copy(
+        update={"annotations": {**metadata.annotations, names.ADDRESS_SHARED: text}}
+    )
+    endpoint = BASE.endpoint.model_copy(update={"metadata": noted})
+    said = conditions(dataclasses.replace(BASE, endpoint=endpoint))["AddressShared"]
+    assert (said.status, said.reason, said.message) == ("True", "ServedElsewhere", text)

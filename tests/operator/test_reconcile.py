@@ -457,3 +457,34 @@ async def test_work_beyond_one_turn_goes_on_in_the_next(
         while memory.patches.count("m1/status") == 0 or len(memory.patches) < 22:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     assert {memory.role(f"a{number}") for number in range(20)} == {"source"}
+
+
+async def test_an_address_that_two_nodes_serve_is_said_on_both_until_it_is_over(
+    memory: Memory, reconciler: Reconciler
+) -> None:
+    route = {"address": "10.0.0.1", "metric": 1024, "table": 254, "protocol": 88}
+    serving = {"state": "Base", "routes": [route]}
+    for name in ("x", "y"):
+        spec = {**SPEC, "node": f"node-{name}", "workload": name}
+        memory.put(Kind.ENDPOINT, name, spec, status=serving)
+
+    def said(name: str) -> Any:
+        raw = memory.stored[Kind.ENDPOINT, ObjectKey(NAMESPACE, name)]
+        return raw["metadata"]["annotations"].get(names.ADDRESS_SHARED)
+
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    assert (said("x"), said("y")) == (None, None)
+    memory.now += dt.timedelta(seconds=10)
+    reconciler.rederive()
+    await settle(reconciler)
+    assert said("x") == "10.0.0.1 is also served by default/y on node-y"
+    assert said("y") == "10.0.0.1 is also served by default/x on node-x"
+    assert sorted(memory.notices) == ["x AddressShared", "y AddressShared"]
+    assert reconciler.known.shared() == 2
+    key = ObjectKey(NAMESPACE, "y")
+    del memory.stored[Kind.ENDPOINT, key]
+    reconciler.forget(Kind.ENDPOINT, key, Version("uid-y", memory.version + 1))
+    await settle(reconciler)
+    assert said("x") is None
+    assert len(memory.notices) == 2

@@ -283,3 +283,20 @@ async def test_what_was_forgotten_is_not_worked_on() -> None:
         queue.add("b")
         await finished.wait()
     assert done == ["b"]
+
+
+async def test_work_that_comes_before_its_appointment_takes_its_place() -> None:
+    done: list[str] = []
+    finished = asyncio.Event()
+
+    async def work(key: str) -> None:
+        done.append(key)
+        if key == "last":
+            finished.set()
+
+    async with running(work) as queue:
+        queue.add_later("a", 0.02)
+        queue.add("a")
+        queue.add_later("last", 0.05)
+        await finished.wait()
+    assert done == ["a", "last"]
