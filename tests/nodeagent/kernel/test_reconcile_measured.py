@@ -106,3 +106,18 @@ async def test_a_route_that_was_in_before_took_no_time(world: World) -> None:
     cutover = world.loop.residents[ObjectKey("default", "vm")].cutover
     assert cutover
     assert cutover.time.timestamp() >= before / 1e9 - 0.001
+
+
+async def test_a_cutover_of_a_guest_without_a_known_mac_is_prepared_without_neighbours(
+    world: World,
+) -> None:
+    world.put("known", said="target", ips=["10.65.0.3"], interface="tap1")
+    world.put(said="target", ips=BOTH, mac=None)
+    await world.until_listening()
+    kinds = {}
+    for name, resident in world.loop.residents.items():
+        assert resident.prepared
+        parts = [requests for requests, _ in resident.prepared.parts]
+        kinds[name.name] = [[messages.kind_of(one) for one in requests] for requests in parts]
+    add, seed = messages.NEWROUTE, messages.NEWNEIGH
+    assert kinds == {"known": [[seed, add]], "vm": [[add], [add]]}
