@@ -51,6 +51,7 @@ class Reconciler:
     def __init__(self, cluster: Cluster, clock: Callable[[], dt.datetime]) -> None:
         self.known = Knowledge()
         self.synced = False
+        self.on_notice: Callable[[LiveMigration, Notice], None] = lambda *_: None
         self._cluster = cluster
         self._clock = clock
         self._queue: WorkQueue[Subject] = WorkQueue(self._write, is_urgent)
@@ -408,6 +409,7 @@ class Reconciler:
             )
         for notice in notices.notices(before, after):
             self._queue.add(Subject(subject.kind, subject.key, notice, migration.metadata.uid))
+            self.on_notice(migration, notice)
 
     async def _expire(self, subject: Subject, migration: LiveMigration) -> bool:
         """Delete a finished migration whose time has come (spec.ttlSecondsAfterFinished)."""

@@ -147,6 +147,11 @@ class Adapter:
             return None
         return home.fate(uid) or Undecided.UNDER_WAY
 
+    def vmi(self, course: str) -> Vmi | None:
+        """Return the VMI that a VMIM moves, or has moved."""
+        home = self._machines.get(self._courses.get(course, ObjectKey("", "")))
+        return None if home is None else home.vmi
+
     def question(self, uid: str) -> Need | None:
         """Return what must be read to judge how a VMIM ended; None: nothing, or it goes on."""
         key = self._courses.get(uid, ObjectKey("", ""))

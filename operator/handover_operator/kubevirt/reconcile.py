@@ -9,10 +9,11 @@ one place that knows them. What KubeVirt or a person made is never written.
 import contextlib
 import datetime as dt
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
 
 import structlog
 
-from handover_api.livemigration import Outcome
+from handover_api.livemigration import LiveMigration, Outcome
 from handover_api.names import ObjectKey
 from handover_operator import gather as own_gather
 from handover_operator import metrics
@@ -24,6 +25,7 @@ from handover_operator.kubevirt.adapter import Adapter, Change
 from handover_operator.kubevirt.items import Saying, Subject, is_urgent
 from handover_operator.kubevirt.ledger import Ledger
 from handover_operator.kubevirt.objects import Create, Delete, Patch, Write
+from handover_operator.kubevirt.said import Said
 from handover_operator.kubevirt.wishes import Need, Owner, Remark, Wishes
 from handover_operator.notices import Notice
 from handover_operator.outcome import Undecided
@@ -31,6 +33,9 @@ from handover_operator.reconcile import Reconciler
 from handover_operator.standby import Standby
 from handover_operator.versions import Version, Versions, version_of
 from handover_operator.workqueue import Outdated, Temporary, WorkQueue
+
+LASTING: Final = frozenset({"CutOver", "Succeeded", "NotFollowed", "Aborted"})
+"""Events of a LiveMigration that are also its VMI's."""
 
 
 class Unconfigured(Temporary):
@@ -65,13 +70,14 @@ class AdapterReconciler:
         self._queue: WorkQueue[Subject | Saying | Need] = WorkQueue(self._work, is_urgent)
         self._versions = {kind: Versions() for kind in Foreign}
         self._lost: set[str] = set()
-        self._said: dict[str, set[object]] = {}
+        self._said = Said()
         self._runs = False
         self._standby: Standby | None = None
         self._awaited: set[Subject] = set()
         self._log = structlog.get_logger()
         reconciler.known.followers.append(self)
         reconciler.known.resolver.driver = self._course
+        reconciler.on_notice = self._tell_of_vm
 
     def __len__(self) -> int:
         """Count the objects that wait to be written or asked for."""
@@ -102,7 +108,7 @@ class AdapterReconciler:
         self.is_active = True
         for change in self.adapter.resolve().values():
             for remark in change.after.remarks:
-                self._is_news(remark.uid, remark)
+                self._said.is_news(remark.uid, remark)
         self._reconciler.doubt_all()
         self._review()
 
@@ -136,7 +142,7 @@ class AdapterReconciler:
     def forget(self, kind: Foreign, key: ObjectKey, last: Version) -> None:
         """Take in that this very object is gone."""
         if self._versions[kind].bury(key, last):
-            self._said.pop(last.uid, None)
+            self._said.forget(last.uid)
             self.adapter.drop(kind, key)
             self._advance()
 
@@ -155,7 +161,7 @@ class AdapterReconciler:
 
     def drop(self, kind: Kind, key: ObjectKey) -> None:
         """Take in that an object of ours is gone (knowledge.Follower)."""
-        self._said.pop(self.ledger.stranger(kind, key) or "", None)
+        self._said.forget(self.ledger.stranger(kind, key) or "")
         if kind is Kind.MIGRATION and key in self.ledger.migrations:
             self._lost.discard(self.ledger.migrations[key].owner_uid)
         elif kind is Kind.ENDPOINT and key in self.ledger.endpoints:
@@ -223,16 +229,18 @@ class AdapterReconciler:
 
     def _remark(self, remarks: Iterable[Remark]) -> None:
         for remark in remarks:
-            if self._is_news(remark.uid, remark) and self._leads:
+            if self._said.is_news(remark.uid, remark) and self._leads:
                 notice = Notice("NotFollowed", remark.text)
                 self._queue.add(Saying(Foreign.VMI, remark.vmi, remark.uid, notice))
 
-    def _is_news(self, uid: str, what: object) -> bool:
-        """Whether this was never said of an object, and from now on it was; until it is gone."""
-        said = self._said.setdefault(uid, set())
-        before = len(said)
-        said.add(what)
-        return len(said) > before
+    def _tell_of_vm(self, migration: LiveMigration, notice: Notice) -> None:
+        """Say it of the VMI, too, which outlives the VMIM and all that goes with it."""
+        vmi = self.adapter.vmi(migration.migration_uid)
+        if vmi is None or not self._leads or notice.reason not in LASTING:
+            return
+        text = f"LiveMigration {migration.key.name}: {notice.message}"
+        notice = Notice(notice.reason, text, warning=notice.warning)
+        self._queue.add(Saying(Foreign.VMI, vmi.key, vmi.uid, notice))
 
     def _look(self, kind: Kind, keys: Iterable[ObjectKey]) -> None:
         """Queue those objects on which a write is due."""
@@ -302,7 +310,7 @@ class AdapterReconciler:
         """Say it once, to whoever looks at either of the two."""
         uid = self.ledger.stranger(kind, key) or ""
         wanted = self.adapter.endpoint(key) or self.adapter.migration(key)
-        if wanted is None or not self._is_news(uid, wanted.owner.uid):
+        if wanted is None or not self._said.is_news(uid, wanted.owner.uid):
             return
         owner = wanted.owner
         owned = ObjectKey(key.namespace, owner.name)

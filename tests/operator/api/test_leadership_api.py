@@ -198,6 +198,8 @@ async def test_a_leader_that_is_killed_is_followed_in_every_phase(
         for phase, uid in uids.items():
             await finish(desk, phase, uid, phase)
         await desk.until_said("pending-b", "target of pending")
+        assert await holder(desk) == "one"  # nobody leads, and the role is there
+        await until_leading(desk, replicas.standby)
         assert time.monotonic() - start < FAIL_OVER
         assert await holder(desk) == "two"
         for phase, uid in uids.items():

@@ -229,6 +229,33 @@ def test_success_is_told_by_the_final_phase_only(moving: Any, vmi: Build, vmim: 
     assert moving.said() == {"p1": "source of m Succeeded", "p2": "target of m Succeeded"}
 
 
+def test_how_it_went_is_told_of_the_vm_and_outlives_the_migration(moving: Any, vmim: Build) -> None:
+    phase(moving, vmim, "Failed")
+    moving.delete(Foreign.VMIM, "m")
+    assert moving.settle().migration() is None
+    assert "VirtualMachineInstance vm: Aborted" in moving.events
+
+
+def test_a_guest_behind_its_pod_s_address_moves_without_a_success(
+    world: Any, vmi: Build, pod: Build, vmim: Build
+) -> None:
+    hidden = [{"name": "default", "masquerade": {}}]
+    world.apply(
+        vmi(node="a", interfaces=hidden),
+        pod("p1", "a", A),
+        vmim(phase="Scheduling", sourcePod="p1"),
+        pod("p2", "b", B, migration="m"),
+    )
+    phase(world, vmim, "Running")
+    world.apply(vmi(node="b", interfaces=hidden))
+    phase(world, vmim, "Succeeded")
+    status = world.migration()["status"]
+    (finished,) = [each for each in status["conditions"] if each["type"] == "Finished"]
+    assert (status["phase"], finished["reason"]) == ("NotFollowed", "NotFollowed")
+    assert "masquerade" in finished["message"]
+    assert "VirtualMachineInstance vm: NotFollowed" in world.events
+
+
 def test_failure_is_told_by_the_final_phase(moving: Any, vmim: Build) -> None:
     phase(moving, vmim, "Failed")
     assert moving.said() == {"p1": "source of m Aborted", "p2": "target of m Aborted"}
@@ -303,7 +330,7 @@ def test_a_live_migration_deleted_under_way_is_made_again(moving: Any, vmim: Bui
     moving.log.clear()
     moving.delete(Kind.MIGRATION, "m")
     assert moving.settle().said() == before
-    assert [line for line in moving.log if "/status" not in line] == ["get m", "create m"]
+    assert [line for line in moving.log if "/status" not in line] == ["get m", "create m", "get m"]
     phase(moving, vmim, "Succeeded")
     assert moving.said()["p2"] == "target of m Succeeded"
 
@@ -361,7 +388,7 @@ def test_the_sending_half_tells_its_source(running: Any, vmim: Build) -> None:
     assert running.said() == {"p1": "source of m"}
     phase(running, vmim, "Succeeded")
     assert running.said() == {"p1": "source of m Succeeded"}
-    assert running.migration()["status"]["phase"] == "Succeeded"
+    assert running.migration()["status"]["phase"] == "NotFollowed"  # nobody here has seen it
 
 
 def test_long_names_are_no_matter(world: Any, vmi: Build, vmim: Build, pod: Build) -> None:

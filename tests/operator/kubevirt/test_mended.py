@@ -90,4 +90,4 @@ def test_a_forged_one_gives_way_to_that_of_the_migration(
     running.apply(vmim(phase="Scheduling", sourcePod="p1"), pod("p2", "b", migration="m"))
     assert running.migration()["metadata"]["uid"] != "forged"
     assert running.migration()["spec"]["id"] == "uid-m"
-    assert running.said() == {"p1": "source of m (not armed)", "p2": "target of m (not armed)"}
+    assert running.said() == {"p1": "source of m", "p2": "target of m (not armed)"}

@@ -97,7 +97,8 @@ def test_what_was_made_while_its_owner_went_is_taken_back(running: Any, vmim: Bu
     running.delete(Foreign.VMIM, "m")
     running.deliver(Foreign.VMIM)
     assert running.settle().migration() is None
-    assert [line for line in running.log if line.endswith(" m")][-2:] == ["create m", "delete m"]
+    written = [line for line in running.log if line in {"create m", "delete m"}]
+    assert written == ["create m", "delete m"]
     assert running.said()["p1"] in {"-", "source of m Aborted"}
 
 
@@ -121,7 +122,7 @@ def test_an_orphan_of_ours_is_finished_and_stands_in_nobodys_way(
     moving.apply(*again(pod, vmim))
     assert moving.migration()["spec"]["id"] == "uid-again"
     assert moving.said() == {
-        "p1": "source of m (not armed)",
+        "p1": "source of m",
         "p2": "target of m Aborted",
         "p3": "target of m (not armed)",
     }
@@ -165,4 +166,4 @@ def test_nothing_is_remembered_of_what_is_gone(
     ):
         world.delete(kind, name)
     world.settle()
-    assert (world.operator.kubevirt._said, world.operator.kubevirt._lost) == ({}, set())
+    assert (len(world.operator.kubevirt._said), world.operator.kubevirt._lost) == (0, set())

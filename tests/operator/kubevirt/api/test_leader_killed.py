@@ -150,7 +150,7 @@ def each_once(name: str, role: str) -> list[str]:
 AWAITED: Final = {
     "pending": ("source", "source of {}"),
     "schedule": ("target", "target of {}"),
-    "prepare": ("source", "source of {}"),
+    "prepare": ("target", "target of {}"),
 }
 """By the last step that a leader sees: what the step after it makes agents wait for."""
 
@@ -182,7 +182,7 @@ async def test_what_a_migration_waits_for_is_there_half_a_second_after_the_leade
         died = time.monotonic()
         await move.advance()
         if step == "prepare":
-            await desk.until(lambda move=move: desk.armed(move.source), bool, "armed")
+            await desk.until(lambda move=move: desk.armed(move.target), bool, "armed")
         await move.until_said(getattr(move, side), said.format(move.name))
         took = time.monotonic() - died
         print(f"{step}: {took * 1000:.0f} ms")  # noqa: T201  the figure, also of a failure
