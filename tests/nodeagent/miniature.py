@@ -174,7 +174,7 @@ class Agent:
         """Return the agent's next life: the kernel and /run/handover are all that is left."""
         heir = Agent(self.kernel, memory=dict(self.memory), episodes=self.episodes)
         heir.kernel.fuse = None
-        for orphan in self.orphans:
+        for orphan in self.orphans.intersection(self.kernel.routes):
             heir.network.adopt(orphan)
         touched = Touched()
         for endpoint in self.known.values():
@@ -183,6 +183,12 @@ class Agent:
         heir.reconcile(touched)
         heir.orphans = heir.network.orphans()
         return heir
+
+    def ask_orphans(self, living: int) -> None:
+        """Ask all orphans again; only a guest behind the interface *living* answers."""
+        silent = [orphan for orphan in self.network.orphans() if orphan.oif != living]
+        self.reconcile(self.network.disown(silent))
+        self.orphans = self.network.orphans()
 
     def prune(self) -> None:
         """After the first sync, remove what no endpoint and no orphan wants."""

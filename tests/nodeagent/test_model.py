@@ -296,6 +296,19 @@ class World(RuleBasedStateMachine):
         # Else one timer would wind the next for ever; one killed before it acted has it again.
         assert not following or following.due > self.now or agent is not self.agent(name)
 
+    @rule(name=NAMES)
+    def orphans_are_asked_again(self, name: str) -> None:
+        try:
+            self.agent(name).ask_orphans(self.guests_link)
+        except CrashError:
+            self.restart(name)
+
+    @property
+    def guests_link(self) -> int:
+        """The interface behind which the guest is; 0 where it is nowhere."""
+        link = self.links.get(self.guest_at or "")
+        return link.index if link else 0
+
     @rule(name=NAMES, is_memory_lost=st.booleans())
     def agent_is_killed(self, name: str, *, is_memory_lost: bool) -> None:
         if is_memory_lost and self.api_is_up:
@@ -391,6 +404,8 @@ class World(RuleBasedStateMachine):
                 self.now += dt.timedelta(milliseconds=400)
                 self.guest_is_heard(Signal.PROBE)
                 self.timer_pops(name)
+        for name in self.PLACES:
+            self.orphans_are_asked_again(name)
         for name, endpoint in self.api.items():
             current = self.machine_of(name)
             assert current is not None
@@ -406,6 +421,7 @@ class World(RuleBasedStateMachine):
         home = self.api.get(self.guest_at or "")
         drawing = {route for agent in self.agents for route in agent.kernel.routes}
         orphans = {route for agent in self.agents for route in agent.network.orphans()}
+        assert {route.oif for route in orphans} <= {self.guests_link}
         expected = {home.link.index} if home else set()
         assert {r.oif for r in drawing - orphans if r.address == SHARED} == expected
         assert {r.metric for r in drawing - orphans} <= {1024}
