@@ -23,6 +23,9 @@ from handover_lab.scripted import KubeVirt, Migration
 from handover_lab.waiting import until
 
 NAMESPACE: Final = "vms"
+LAUNCHER: Final = 24_000
+"""Bytes of a virt-launcher pod of KubeVirt 1.9, as the API server sends it."""
+
 PACE: Final = 0.1
 """Seconds between two that begin, where they are not to begin at the same instant."""
 NODES: Final = tuple(f"node-{number}" for number in range(20))
@@ -51,6 +54,7 @@ class Adapter:
         self.operator = operator
         self.observer = Observer(quick)
         self.kubevirt = KubeVirt(api, NAMESPACE)
+        self.kubevirt.ballast = LAUNCHER
         self.scheduled: dict[str, float] = {}
         self.bound: dict[str, float] = {}
 
@@ -80,6 +84,7 @@ class Adapter:
             await self.operator.start()
             await self.until_endpoints(running)
             await self.operator.until_calm()
+            few = self.operator.rss_mib
             moved = await self.move(range(moving), PACE)
             at_once = await self.move(range(moving, min(2 * moving, running)), 0)
             results: dict[str, Any] = {
@@ -98,6 +103,8 @@ class Adapter:
             results["start_to_synced_adapter_s"] = round(await self.operator.start(), 2)
             await self.operator.until_calm()
             results["rss_mib_adapter"] = round(self.operator.rss_mib, 1)
+            grown = self.operator.rss_mib - few
+            results["rss_mib_per_1000_vms"] = round(1000 * grown / (most - running), 1)
         return results
 
     async def start(self, numbers: Iterable[int]) -> None:

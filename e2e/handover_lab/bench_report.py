@@ -4,14 +4,30 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
+import yaml
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
+
+from handover_lab.chart import CHART
+
+
+def limit_mib(values: str) -> int:
+    """Return the memory in MiB that the chart's values allow the operator."""
+    limit = str(yaml.safe_load(values)["operator"]["resources"]["limits"]["memory"])
+    number, unit = limit[:-2], limit[-2:]
+    return int(number) * {"Mi": 1, "Gi": 1024}[unit]
+
 
 WRITES: Final = (
     "writes_per_migration_and_object_max",
     "status_writes_per_migration_and_object_max",
 )
+
+
+LIMIT_MIB: Final = limit_mib((CHART / "values.yaml").read_text())
+MEMORY: Final = int(0.6 * LIMIT_MIB)
+"""The rest of the chart's limit is for what comes at once: lists anew, thousands of migrations."""
 
 
 class Row(NamedTuple):
@@ -34,7 +50,8 @@ ROWS: Final = (
     Row("start_to_synced_adapter_s", "start → synced, with VMs, s"),
     Row("rss_mib", "resident memory, MiB", 256),
     Row("rss_mib_at_the_end", "the same, after all migrations"),
-    Row("rss_mib_adapter", "resident memory with VMs, MiB", 512),
+    Row("rss_mib_adapter", "resident memory with VMs, MiB", MEMORY),
+    Row("rss_mib_per_1000_vms", "of which 1,000 VMs more take"),
     Row(WRITES[0], "writes per migration and object, most", 3),
     Row(WRITES[1], "writes of its status, most", 8),
     Row("event_cost_ratio_10000_to_100", "cost of an event, 10,000 endpoints / 100", 1.25),

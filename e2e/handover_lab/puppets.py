@@ -24,6 +24,9 @@ ALL_VMIMS: Final = f"/apis/{VERSION}/virtualmachineinstancemigrations"
 POD: Final = "/api/v1/namespaces/{}/pods"
 CRD: Final = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 FINAL: Final = frozenset({"Succeeded", "Failed"})
+PIECE: Final = 500
+"""Bytes of one piece of a pod's ballast."""
+
 PATIENCE: Final = 20.0
 
 
@@ -46,11 +49,15 @@ class Guest:
 
 
 class Puppets:
-    """KubeVirt's objects in one namespace, and those who write them."""
+    """KubeVirt's objects in one namespace, and those who write them.
+
+    ``ballast``: bytes that each launcher pod has in it beside what anybody reads.
+    """
 
     def __init__(self, api: Api, namespace: str) -> None:
         self.api = api
         self.namespace = namespace
+        self.ballast = 0
         self._count = 0
 
     async def install(self) -> None:
@@ -128,11 +135,18 @@ class Puppets:
             "terminationGracePeriodSeconds": 0,
             "restartPolicy": "Never",
             "automountServiceAccountToken": False,
-            "containers": [{"name": "compute", "image": archive.PAUSE}],
+            "containers": [{"name": "compute", "image": archive.PAUSE, "env": self._env()}],
         }
         body = {"apiVersion": "v1", "kind": "Pod", "metadata": metadata, "spec": spec}
         await self.api.call("POST", POD.format(self.namespace), body)
         return pod
+
+    def _env(self) -> list[Object]:
+        """Compose the ballast as a real launcher has it: many values, none of them long."""
+        return [
+            {"name": f"SHARED_{number}", "value": "x" * PIECE}
+            for number in range(self.ballast // PIECE)
+        ]
 
     async def bind(self, pod: str, node: str) -> None:
         """Bind a pod to a node as the scheduler does."""

@@ -65,6 +65,25 @@ def test_an_uninstall_leaves_the_kinds_and_their_objects(
     kubectl("delete", "--filename", "-", given=OBJECTS)
 
 
+def test_a_lease_that_an_operator_has_made_is_left_to_it(
+    helm: Run, api_server: ControlPlane, kubectl: Kubectl
+) -> None:
+    room = ("--namespace", "leased")
+    lease = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease"}
+    made = {**lease, "metadata": {"name": "handover-operator", "namespace": "leased"}}
+    kubectl("create", "namespace", "leased")
+    kubectl("create", "--filename=-", given=json.dumps(made))
+
+    # Without --take-ownership, as a person would.
+    settings = ("--set", "crds.install=false", "--set", "fullnameOverride=leased")
+    done = helm("install", "leased", CHART, *room, *settings, kubeconfig=api_server.kubeconfig)
+    gone = helm("uninstall", "leased", *room, kubeconfig=api_server.kubeconfig)
+
+    assert (done.returncode, gone.returncode) == (0, 0), done.stderr + gone.stderr
+    assert "handover-operator" in kubectl("get", "leases", *room)
+    kubectl("delete", "lease", "handover-operator", *room)
+
+
 @pytest.mark.usefixtures("installed")
 def test_the_operator_may_apply_the_default_configuration_and_no_other(kubectl: Kubectl) -> None:
     manifest = {"apiVersion": "handover.dev/v1alpha1", "kind": "HandoverConfiguration"}

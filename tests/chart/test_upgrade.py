@@ -158,8 +158,16 @@ def test_the_kinds_follow_the_chart_and_no_object_is_lost(
 
     assert kept(kubectl) == after, "what the older version does not know was lost"
 
+    lease = ("lease/handover-operator", f"--namespace={release.helm}-system")
+    held = '{"spec": {"holderIdentity": "somebody", "leaseDurationSeconds": 15}}'
+    assert "patched" in kubectl("patch", *lease, "--type=merge", f"--patch={held}")
+    release.do("upgrade", CHART)
+    assert "somebody" in kubectl("get", *lease, "--output=yaml")
+
     release.do("uninstall")
 
+    # Whoever is installed next need not wait until it has expired.
+    assert "NotFound" in kubectl("get", *lease)
     assert kept(kubectl) == after
     assert "ttlSecondsAfterFinished" in kubectl("get", "crd/livemigrations.handover.dev", "-oyaml")
     assert "NotFound" in kubectl("get", "clusterrole/handover-operator")
