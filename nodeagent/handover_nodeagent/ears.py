@@ -11,7 +11,7 @@ from typing import Final, Protocol
 
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Signal, State
-from handover_nodeagent import metrics
+from handover_nodeagent import faults, metrics
 from handover_nodeagent.network import IPAddress, Link
 from handover_nodeagent.sniff import capture, questions
 from handover_nodeagent.sniff.listener import Listener
@@ -205,6 +205,10 @@ class Ear:
             )
         except capture.CannotListenError as error:
             self._fail(str(error))
+            return
+        except Exception as error:  # noqa: BLE001  the root of a timer that must not be the last
+            faults.note("listen", error, endpoint=str(self._key))
+            self._fail(f"an error of the agent's own: {faults.describe(error)}")
             return
         was_deaf, self.trouble = bool(self.trouble), ""
         self._patience = FIRST_PATIENCE

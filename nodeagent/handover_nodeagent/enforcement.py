@@ -1,5 +1,7 @@
 """Makes the kernel's routes and guard what is desired, and tries again where it was refused."""
 
+import asyncio
+import itertools
 from collections.abc import Callable, Iterable
 from typing import Final
 
@@ -20,6 +22,8 @@ _NONE_OF_THE_KERNELS: Final = (
     "on_uninstall",
     "gateways",
 )
+SLICE: Final = 16
+"""Addresses that are applied in one turn of the loop, as many as one endpoint may have."""
 Told = Callable[[Iterable[ObjectKey]], None]
 
 
@@ -44,6 +48,8 @@ class Enforcement:
         self._is_complete = False
         self._attempts = Attempts[IPAddress](self.reapply)
         self._faulty: dict[IPAddress, str] = {}
+        self._later: dict[IPAddress, None] = {}
+        self._next: asyncio.Handle | None = None
         self._spared: dict[ObjectKey, frozenset[IPAddress]] = {}
 
     def hold(self) -> None:
@@ -66,6 +72,29 @@ class Enforcement:
         if self._held is not None:
             self._held.append(touched)
             return
+        first = frozenset(itertools.islice(touched.addresses, SLICE))
+        self._later.update(dict.fromkeys(touched.addresses - first))
+        self._apply(Touched(first, touched.interfaces), give_back=give_back)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Apply the rest a slice at a time: between two a guest may announce itself."""
+        if self._later and self._next is None:
+            self._next = asyncio.get_running_loop().call_soon(self._apply_slice)
+
+    def _apply_slice(self) -> None:
+        self._next = None
+        addresses = frozenset(itertools.islice(self._later, SLICE))
+        for address in addresses:
+            del self._later[address]
+        try:
+            # What is desired now counts, which may have changed meanwhile.
+            self.apply(Touched(addresses))
+            self._told(self.router.desired.holders(addresses))
+        finally:
+            self._go_on()
+
+    def _apply(self, touched: Touched, *, give_back: bool) -> None:
         before = {address: self.trouble(address) for address in touched.addresses}
         # A route on a device that nobody has told us of may be that of an endpoint to come.
         self.router.devices = None if self._is_complete else self._seating.taken
@@ -153,6 +182,9 @@ class Enforcement:
     def close(self) -> None:
         """Try nothing again; what is in the kernel stays."""
         self._attempts.close()
+        if self._next:
+            self._next.cancel()
+        self._later.clear()
         self.router.close()
 
     def _mind(self, addresses: frozenset[IPAddress]) -> None:

@@ -1,5 +1,6 @@
 """One endpoint's fault is never another one's, nor the agent's: whatever raises, wherever."""
 
+import asyncio
 import json
 from collections.abc import Callable
 from typing import Any
@@ -10,9 +11,10 @@ from tests.nodeagent.kernel.node import Node
 from tests.nodeagent.kernel.world import ELEVATED_V4, NORMAL_V4, World, count
 
 from handover_api.names import ObjectKey
-from handover_nodeagent import ears, fsm, metrics, placement, restart
+from handover_nodeagent import ears, enforcement, fsm, metrics, placement, restart
 from handover_nodeagent.machine import Machine
 from handover_nodeagent.network import IPAddress
+from handover_nodeagent.sniff import listener
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("mute")]
 
@@ -372,3 +374,50 @@ async def test_what_cannot_be_read_goes_with_its_object(world: World) -> None:
     await world.shows()
     await world.memory.flush()
     assert list((world.directory / "endpoints").glob("*.json")) == []
+
+
+async def test_a_listener_that_raises_is_opened_again(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "handover_nodeagent.ears.Listener", fault.over(listener.Listener, lambda *_: True)
+    )
+    world.put(said="target")
+    await world.until_says("Listening", "False", "CannotListen")
+    assert WORDS in world.message("Listening")
+    fault.mended = True
+    await world.until_listening()
+    world.send()
+    await world.until_state("Live")
+
+
+async def test_a_change_that_concerns_many_lets_the_loop_turn(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And in the end each status tells what is in the kernel."""
+    count = 5
+    for number in range(count):
+        ips = [f"10.65.{number}.{host}" for host in range(1, enforcement.SLICE + 1)]
+        world.put(f"vm{number}", interface="tap1", ips=ips, mac=None)
+    total = count * enforcement.SLICE
+    await world.until(lambda: len(world.routes()) == total)
+    router, turns, sizes = world.loop.router, list[int](), list[int]()
+    apply, loop = router.apply, asyncio.get_running_loop()
+
+    def counted(addresses: frozenset[IPAddress], **how: Any) -> None:
+        sizes.append(len(addresses))
+        loop.call_soon(turns.append, len(sizes))
+        apply(addresses, **how)
+
+    monkeypatch.setattr(router, "apply", counted)
+    world.configure(ipv4NormalRoutePriority=2048)
+    await world.until(lambda: sum("metric 2048" in line for line in world.routes()) == total)
+    await world.until(lambda: len(world.routes()) == total)
+    assert max(sizes) <= enforcement.SLICE
+    assert turns[:count] == list(range(1, count + 1))
+
+    def told() -> set[int]:
+        statuses = [status for status in world.desk.statuses.values() if status]
+        return {route.metric for status in statuses for route in status.routes}
+
+    await world.until(lambda: told() == {2048})
