@@ -6,6 +6,7 @@ Status object counts as the API server's word: an HTML page that says 404 is no 
 
 import contextlib
 import json
+import re
 import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
@@ -24,7 +25,12 @@ TIMEOUT: Final = 30.0
 CONNECT_TIMEOUT: Final = 10.0
 LONGEST_MESSAGE: Final = 16 << 20
 """Of a watch; etcd takes no object above 1.5 MiB."""
+LONGEST_ANSWER: Final = 256 << 20
+"""A page of objects that etcd takes, each as large as it may be."""
+LONGEST_PATIENCE: Final = 60.0
+"""Seconds for which a server may ask to be left alone; a proxy's mistake must not be obeyed."""
 EXCERPT: Final = 120
+_SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 RawObject = Mapping[str, Any]
 
@@ -164,7 +170,7 @@ class ApiServer:
     async def _call(self, request: _Request) -> RawObject:
         with _translated():
             async with self._answer(request, self._timeout) as answer:
-                return _parse(await answer.read())
+                return _parse(await _content(answer))
 
     @contextlib.asynccontextmanager
     async def _answer(
@@ -179,7 +185,7 @@ class ApiServer:
                     is_second = True
                     continue
                 if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
-                    raise _sorted(answer, await answer.read())
+                    raise _sorted(answer, await _content(answer))
                 yield answer
                 return
 
@@ -239,12 +245,21 @@ def _translated() -> Iterator[None]:
         raise Unreachable(str(error) or type(error).__name__) from error
 
 
+async def _content(answer: aiohttp.ClientResponse) -> bytes:
+    """Read an answer to its end. Raises Unavailable for one that has none."""
+    content = bytearray()
+    async for chunk in answer.content.iter_any():
+        content += chunk
+        if len(content) > LONGEST_ANSWER:
+            message = f"the answer is longer than {LONGEST_ANSWER >> 20} MiB"
+            raise Unavailable(message)
+    return bytes(content)
+
+
 def _sorted(answer: aiohttp.ClientResponse, content: bytes) -> ApiError:
     """Sort an answer by what the caller can do about it."""
-    try:
-        retry_after = float(answer.headers.get("Retry-After", "0"))
-    except ValueError:
-        retry_after = 0.0
+    asked = answer.headers.get("Retry-After", "")
+    retry_after = min(float(asked), LONGEST_PATIENCE) if _SECONDS.fullmatch(asked) else 0.0
     try:
         status = _parse(content)
     except Unavailable:

@@ -410,3 +410,25 @@ def test_no_garbage_whatsoever_escapes_as_something_else(octets: bytes) -> None:
                 await outcome(call)
 
     asyncio.run(run())
+
+
+@pytest.mark.parametrize(
+    ("asked", "granted"),
+    [("1e300", 0.0), ("inf", 0.0), ("nan", 0.0), ("-5", 0.0), ("86400", 60.0), ("0.5", 0.5)],
+)
+async def test_nobody_is_asked_to_wait_for_ever(
+    fake_api: FakeApi, fake_client: ApiServer, asked: str, granted: float
+) -> None:
+    fake_api.then(fake_api.plain("", 503, "text/plain", **{"Retry-After": asked}))
+    with pytest.raises(Unavailable) as raised:
+        await fake_client.get("/api")
+    assert raised.value.retry_after == granted
+
+
+async def test_an_answer_without_an_end_is_not_kept(
+    fake_api: FakeApi, fake_client: ApiServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(apiserver, "LONGEST_ANSWER", 100)
+    fake_api.then(fake_api.list({"metadata": {"name": "x" * 200}}))
+    with pytest.raises(Unavailable, match="the answer is longer than"):
+        await fake_client.get("/api")
