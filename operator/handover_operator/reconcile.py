@@ -368,7 +368,7 @@ class Reconciler:
             subject,
             {
                 "metadata": {"resourceVersion": migration.metadata.resource_version},
-                "status": after.to_object(),
+                "status": _replacing(before, after),
             },
             subresource="/status",
         ):
@@ -480,3 +480,13 @@ class Reconciler:
         except (Absent, Conflict, Refused) as error:
             # Its namespace may be going; an Event is not worth a second attempt.
             self._log.warning("event_lost", about=str(subject), reason=str(error))
+
+
+def _replacing(before: LiveMigrationStatus, after: LiveMigrationStatus) -> RawObject:
+    """Compose the merge patch from one status to the other.
+
+    What is no more has to be null: a field that is only left out stays, differs again at the next
+    look, and is written for ever.
+    """
+    written = after.to_object()
+    return {**dict.fromkeys(before.to_object().keys() - written.keys()), **written}

@@ -482,3 +482,17 @@ def test_a_migration_made_anew_under_its_name_for_another_vmi_is_wanted(
         assert wanted.owner.uid == f"anew-{number}"
         world.delete(Foreign.VMIM, "m")
         world.settle()
+
+
+def test_a_part_of_a_status_that_is_no_more_is_taken_out_once(world: Any) -> None:
+    status = {"sourceCount": 100, "source": [], "readyTime": "2026-11-24T12:00:00Z"}
+    lm = {
+        "apiVersion": names.API_VERSION,
+        "kind": Kind.MIGRATION.value,
+        "metadata": {"name": "m", "namespace": "vms", "uid": "u"},
+        "spec": {"source": {"workload": {"name": "nobody"}}},
+        "status": status,
+    }
+    world.apply(lm)
+    assert world.log == ["patch m/status"]
+    assert "sourceCount" not in world.migration("m")["status"]
