@@ -24,6 +24,7 @@ from handover_nodeagent.kernel import neighs, netlink, parking, routes
 from handover_nodeagent.kernel.notifications import RouteChanged
 from handover_nodeagent.kernel.parking import Foreign
 from handover_nodeagent.machine import RouteLevel
+from handover_nodeagent.mirror import Mirror
 from handover_nodeagent.network import IPAddress, Neigh, Place, Route
 
 
@@ -87,11 +88,10 @@ class Router:
         self._settings = settings
         self._channel = netlink.Channel()
         self.foreigners = Foreigners(self._channel, settings)
-        self._ours: dict[IPAddress, list[Route]] = {}
+        self._ours = Mirror()
         self._ahead: set[IPAddress] = set()
         self._collisions = Collisions()
         self._carried = Carried()
-        self._acknowledged: dict[Place, int] = {}
 
     @property
     def port(self) -> int:
@@ -110,32 +110,27 @@ class Router:
 
     def load(self, observed: Observed) -> None:
         """Take *observed* for what the kernel has now."""
-        self._ours = {}
-        for route in observed.ours:
-            self._ours.setdefault(route.address, []).append(route)
+        self._ours.load(observed.ours)
         self.foreigners.load(observed.foreign, observed.parked)
         self._collisions.load(observed.gateways)
 
     def addresses(self) -> frozenset[IPAddress]:
         """Return every address that has a route of ours in the kernel."""
-        return frozenset(self._ours)
+        return self._ours.addresses()
 
     def strays(self) -> tuple[Route, ...]:
         """Return the routes of ours in the kernel to addresses that nobody is known to have."""
         return tuple(
             route
-            for address, ours in self._ours.items()
+            for address in self._ours.addresses()
             if not self.desired.knows(address) and address not in self.spared
-            for route in ours
+            for route in self._ours.of(address)
         )
 
     def routes_of(self, addresses: Iterable[IPAddress], oif: int) -> tuple[Route, ...]:
         """Return our routes to *addresses* on *oif* that are in the kernel."""
         return tuple(
-            route
-            for address in addresses
-            for route in self._ours.get(address, ())
-            if route.oif == oif
+            route for address in addresses for route in self._ours.of(address) if route.oif == oif
         )
 
     def level_of(self, addresses: Iterable[IPAddress], oif: int) -> RouteLevel:
@@ -158,14 +153,9 @@ class Router:
         Return the addresses to apply: the kernel drops a route that speaks from an address which
         is gone, in IPv4 without a word, and may take now what it refused.
         """
-        changed = set(self._carried.refused)
+        refused = self._carried.refused
         self._carried.allow()
-        for address, ours in self._ours.items():
-            lost = [route for route in ours if routes.source_of(route) in gone]
-            if lost:
-                changed.add(address)
-                ours[:] = [route for route in ours if route not in lost]
-        return frozenset(changed)
+        return refused | self._ours.lose(lambda route: routes.source_of(route) in gone)
 
     def find_mac(self, addresses: Iterable[IPAddress], oif: int) -> str | None:
         """Return the guest's MAC as the kernel's neighbour table has it."""
@@ -174,13 +164,7 @@ class Router:
 
     def lose(self, oif: int) -> frozenset[IPAddress]:
         """Forget all routes of an interface that went down or is gone; return their addresses."""
-        lost: set[IPAddress] = set()
-        for address, ours in self._ours.items():
-            kept = [route for route in ours if route.oif != oif]
-            if len(kept) < len(ours):
-                lost.add(address)
-                ours[:] = kept
-        return self.foreigners.lose(oif) | lost
+        return self.foreigners.lose(oif) | self._ours.lose(lambda route: route.oif == oif)
 
     def heard(self, changed: RouteChanged) -> bool:
         """Take in what somebody else did; tell whether it concerns an endpoint of ours."""
@@ -188,16 +172,14 @@ class Router:
         is_known = self.desired.knows(route.address)
         if route.table == parking.PARKING_TABLE:
             return self.foreigners.copy_gone(route) and is_known
-        ours = self._ours.get(route.address, [])
         if changed.replaced:
             # Nothing else tells what stood there: one of ours, or another foreign one.
-            ours[:] = [other for other in ours if other.metric != route.metric]
+            self._ours.displace(route)
             self.foreigners.replaced(route)
         if not changed.direct:
             return is_known and changed.replaced
         if route.protocol == self._settings.route_protocol:
-            _keep(ours, route, present=changed.present)
-            self._ours[route.address] = ours
+            (self._ours.heard if changed.present else self._ours.drop)(route)
         elif not changed.present:
             self.foreigners.gone(route)
         elif is_known:
@@ -223,10 +205,9 @@ class Router:
             results = self._transact(requests)
             now = time.time_ns()
             for route, result in zip(wanted, results[-len(wanted) :], strict=True):
-                self._ahead.add(route.address)
                 if result == 0:
-                    self._ours.setdefault(route.address, []).append(route)
-                    self._acknowledged[route.place] = now
+                    self._ours.put(route, now)
+        self._ahead.update(route.address for route in prepared.routes)
 
     def acknowledged_ns(self, addresses: Iterable[IPAddress], oif: int) -> tuple[int, ...]:
         """Return when the kernel had each elevated route of ours to *addresses* on *oif*.
@@ -235,7 +216,7 @@ class Router:
         """
         elevated = self._elevated
         return tuple(
-            self._acknowledged.get(route.place, 0)
+            self._ours.acknowledged_ns(route)
             for route in self.routes_of(addresses, oif)
             if route.metric in elevated
         )
@@ -243,7 +224,7 @@ class Router:
     def catch_up(self, prepared: Prepared) -> None:
         """Know that what is desired is about to include what was *prepared*, or never will."""
         self._ahead.difference_update(route.address for route in prepared.routes)
-        there = [route for route in prepared.routes if route in self._ours.get(route.address, ())]
+        there = [route for route in prepared.routes if route in self._ours.of(route.address)]
         metrics.ROUTES.labels("add").inc(len(there))
 
     def apply(self, addresses: Iterable[IPAddress], *, give_back: bool = True) -> None:
@@ -270,24 +251,22 @@ class Router:
         for address in touched:
             if give_back and address not in claimed and address not in served:
                 self.given_back += self.foreigners.give_back(address)
-        observed = [route for address in touched for route in self._ours.get(address, ())]
+        observed = [route for address in touched for route in self._ours.of(address)]
         steps = plan.diff(wanted, observed)
         if steps:
             self._carry_out(steps)
         for address in claimed & served - self.refused.keys():
             self._park(address)
         for address in touched:
-            if not self.desired.knows(address) and not self._ours.get(address):
+            if not self.desired.knows(address) and not self._ours.of(address):
                 self._forget(address)
 
     def _forget(self, address: IPAddress) -> None:
         """Keep no trace of an address that nobody has."""
-        self._ours.pop(address, None)
+        self._ours.forget(address)
         self.foreigners.forget(address)
         self._collisions.forget(address)
         self._carried.forget(address)
-        for place in [one for one in self._acknowledged if one[0] == address]:
-            del self._acknowledged[place]
 
     def seed(self, local: Local) -> None:
         """Tell the kernel the MAC of a guest whose routes are in already."""
@@ -335,12 +314,12 @@ class Router:
         # One that cannot be named is not there as it was seen; a delete would take another one.
         unclear = [route for route in removed if not routes.is_certain(self._channel, route)]
         for route in unclear:
-            _keep(self._ours[route.address], route, present=False)
+            self._ours.drop(route)
         removed = [route for route in removed if route not in unclear]
         results = self._transact(list(map(routes.encode_remove, removed)))
         for index, (route, result) in enumerate(zip(removed, results, strict=True)):
             if result in {0, errno.ESRCH, errno.ENODEV}:
-                _keep(self._ours[route.address], route, present=False)
+                self._ours.drop(route)
                 metrics.ROUTES.labels("remove").inc()
             else:
                 self._refuse(route, result, self._channel.explain(index))
@@ -362,14 +341,14 @@ class Router:
         former = [
             other
             for route in beside
-            for other in self._ours.get(route.address, ())
+            for other in self._ours.of(route.address)
             if other.place in places and other != route and other not in steps.remove
         ]
         return [route for route in steps.replace if route not in beside], beside, former
 
     def _dress(self, route: Route) -> Route:
         owners = self.foreigners.carried(route.address, route.oif)
-        return self._carried.dress(route, owners, self._ours.get(route.address, ()))
+        return self._carried.dress(route, owners, self._ours.of(route.address))
 
     def _may_go(self, route: Route) -> bool:
         """Tell whether a route that nobody wants may go, so that no guest is cut off.
@@ -415,11 +394,7 @@ class Router:
         if result:
             self._refuse(route, result, reason)
             return False
-        ours = self._ours.setdefault(route.address, [])
-        # A replaced route had the same place.
-        ours[:] = [other for other in ours if other.place != route.place]
-        ours.append(route)
-        self._acknowledged[route.place] = now
+        self._ours.put(route, now)
         self._collisions.solved(route)
         metrics.ROUTES.labels("add").inc()
         return True
@@ -457,13 +432,6 @@ class Router:
         trouble = self.foreigners.park(address)
         if trouble:
             self.refused[address] = f"{address}: {trouble}"
-
-
-def _keep(known: list[Route], route: Route, *, present: bool) -> None:
-    if route in known:
-        known.remove(route)
-    if present:
-        known.append(route)
 
 
 def _part(wanted: Sequence[Route], mac: str | None) -> tuple[tuple[bytes, ...], tuple[Route, ...]]:
