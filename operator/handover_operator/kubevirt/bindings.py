@@ -30,8 +30,16 @@ def refusal(interface: Interface) -> str | None:
     return f"interface {interface.name} is not followed: {interface.binding or 'it'} {why}"
 
 
+MOST_ADDRESSES: Final = 16
+"""So many an endpoint may name (its schema); one with more would be refused as a whole."""
+
+
 def addresses(pod: Pod, interface: Interface) -> tuple[str, ...]:
     """Return the addresses that *pod* has on this interface; none before its network exists."""
+    return _found(pod, interface)[:MOST_ADDRESSES]
+
+
+def _found(pod: Pod, interface: Interface) -> tuple[str, ...]:
     if interface.device == PRIMARY:
         return pod.ips
     for attachment in pod.attachments:

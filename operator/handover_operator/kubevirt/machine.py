@@ -14,6 +14,7 @@ from handover_api.assignment import Assignment
 from handover_api.livemigration import Outcome
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Role
+from handover_operator.enumeration import enumerate_few
 from handover_operator.kinds import Foreign
 from handover_operator.kubevirt import bindings
 from handover_operator.kubevirt.facts import PRIMARY, Interface, Pod, Progress, Vmi, Vmim
@@ -120,10 +121,11 @@ def _needs(machine: Machine) -> Iterator[Need]:
 
 
 def _remarks(machine: Machine) -> Iterator[Remark]:
-    vmi = machine.vmi
-    if vmi is not None and any(_is_live(machine, pod) for pod in machine.pods.values()):
-        for text in _not_followed(machine):
-            yield Remark(vmi.key, vmi.uid, text)
+    vmi, refused = machine.vmi, _not_followed(machine)
+    if vmi is None or not refused:
+        return
+    if any(_is_live(machine, pod) for pod in machine.pods.values()):
+        yield Remark(vmi.key, vmi.uid, enumerate_few(refused, len(refused), "; "))
 
 
 def _is_live(machine: Machine, pod: Pod) -> bool:
@@ -198,7 +200,7 @@ def _is_resident(machine: Machine, pod: Pod) -> bool:
 
 
 def _migration(machine: Machine, vmim: Vmim) -> WantedMigration:
-    outcome = vmim.progress.outcome
+    outcome, refused = vmim.progress.outcome, _not_followed(machine)
     has_target = any(pod.migration_uid == vmim.uid for pod in machine.pods.values())
     source = _source(machine, vmim)
     return WantedMigration(
@@ -207,7 +209,7 @@ def _migration(machine: Machine, vmim: Vmim) -> WantedMigration:
         source=None if source is None or outcome is not None else source.key.name,
         armed=vmim.progress is Progress.ARMED,
         outcome=outcome,
-        not_followed="; ".join(_not_followed(machine)),
+        not_followed=enumerate_few(refused, len(refused), "; "),
         is_makeable=outcome is None and (has_target or vmim.progress > Progress.WAITING),
     )
 

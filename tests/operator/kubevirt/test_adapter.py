@@ -142,6 +142,30 @@ def test_a_binding_that_cannot_keep_the_address_is_told_of(
     assert annotations[names.NOT_FOLLOWED] == remark.text
 
 
+def test_what_is_said_and_named_is_bounded(world: Any, vmi: Build, pod: Build, vmim: Build) -> None:
+    """A VM with a thousand interfaces, and a pod with more addresses than an endpoint may have."""
+    names_ = [f"net{number}" for number in range(1_000)]
+    world.apply(
+        vmi(
+            node="a",
+            interfaces=[
+                {"name": "default", "bridge": {}},
+                *({"name": name, "sriov": {}} for name in names_),
+            ],
+            networks=[
+                {"name": "default", "pod": {}},
+                *({"name": name, "multus": {"networkName": name}} for name in names_),
+            ],
+        ),
+        pod("p1", "a", tuple(f"10.0.0.{number}" for number in range(1, 100))),
+        vmim(phase="Scheduling"),
+    )
+    assert len(world.endpoint("p1")["spec"]["ips"]) == 16
+    note = world.migration()["metadata"]["annotations"][names.NOT_FOLLOWED]
+    assert note.endswith("and 995 more")
+    assert len(note) < 1_000
+
+
 def test_secondary_interfaces_are_endpoints_of_the_same_workload(
     world: Any, vmi: Build, pod: Build
 ) -> None:
