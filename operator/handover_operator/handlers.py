@@ -23,7 +23,7 @@ from kubernetes_asyncio import client
 from handover_api import names
 from handover_api.names import ObjectKey
 from handover_operator import gather, metrics
-from handover_operator.cluster import Unavailable
+from handover_operator.cluster import FOREIGN_PAGE, PAGE, Unavailable
 from handover_operator.kinds import Foreign, Kind
 from handover_operator.kubevirt.reconcile import AdapterReconciler
 from handover_operator.listing import Sweeper
@@ -168,6 +168,7 @@ async def _watch_foreign(
     assert main is not None
     registry = kopf.OperatorRegistry()
     _register_login(registry, configuration)
+    settings.watching.chunk_size = FOREIGN_PAGE
     for kind in Foreign:
         group, _, version = kind.api_version.rpartition("/")
         _register_foreign(registry, kind, tell)
@@ -281,7 +282,7 @@ def _settings(listed: Listed) -> _Settings:
     settings.networking.error_backoffs = Backoffs()
     settings.networking.connect_timeout = 10
     settings.watching.inactivity_timeout = SILENCE
-    settings.watching.chunk_size = 500
+    settings.watching.chunk_size = PAGE
     return settings
 
 
