@@ -39,7 +39,12 @@ def is_settled(migration: LiveMigration, target: Endpoint, now: dt.datetime) -> 
 
 
 def obstacle(migration: LiveMigration, standing: Standing, now: dt.datetime) -> str:
-    """Return what stood in the way; nothing where the network follows the guest."""
+    """Return what stood in the way; nothing where the network follows the guest.
+
+    Without a target nobody was to follow: another cluster has the other half.
+    """
+    if migration.spec.target is None:
+        return ""
     kept = _condition(migration, MigrationCondition.ADDRESS_KEPT)
     known = kept if kept is not None and kept.status == "False" else None
     found = addresses.obstacle(migration, standing.sources, standing.targets)

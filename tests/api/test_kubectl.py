@@ -158,10 +158,14 @@ def test_migrations_in_columns(here: Kubectl) -> None:
 
 def test_endpoints_in_columns(here: Kubectl) -> None:
     heads, *rows = table(here("get", "wep"))
-    assert heads == ["NAME", "NODE", "INTERFACE", "IPS", "ROLE", "STATE", "PROGRAMMED", "AGE"]
+    assert heads == [
+        *("NAME", "NODE", "INTERFACE", "IPS", "ROLE", "STATE"),
+        *("PROGRAMMED", "REASON", "AGE"),
+    ]
+    ips = '["10.65.0.2","fd00::2"]'
     assert [row[:-1] for row in rows] == [
-        ["vm-a", "node-a", "tap0", '["10.65.0.2","fd00::2"]', "source", "Live", "True"],
-        ["vm-b", "node-b", "", '["10.65.0.2"]', "", "", ""],
+        ["vm-a", "node-a", "tap0", ips, "source", "Live", "True", CONDITION.reason],
+        ["vm-b", "node-b", "", '["10.65.0.2"]', "", "", "", ""],
     ]
 
 

@@ -153,6 +153,14 @@ def test_without_any_target_that_is_said(world: Any, migration: Migration, endpo
     assert finished(world) == not_followed("no WorkloadEndpoint of a target was known")
 
 
+def test_the_sending_half_alone_is_a_success(
+    world: Any, migration: Migration, endpoint: Build
+) -> None:
+    world.apply(endpoint("a"), migration(source="a")).report("a", State.BASE)
+    succeed(world, migration, target=None)
+    assert finished(world) == SUCCEEDED
+
+
 def test_a_guest_with_other_addresses_is_not_followed_though_it_was_heard(
     world: Any, migration: Migration, endpoint: Build
 ) -> None:

@@ -569,3 +569,52 @@ def test_nothing_is_kept_of_what_is_gone_also_while_nobody_resolves(
     assert len(sizes) >= 10
     for name in ("_offered", "_sought", "_carriers", "_named"):
         assert held[name]._sets == {}
+
+
+@settings(max_examples=60, deadline=None)
+@given(history=histories, budget=st.integers(1, 3))
+def test_in_small_turns_the_same_is_decided(history: list[Thing], budget: int) -> None:
+    whole, sliced = Resolver(), Resolver()
+    known: dict[str, LiveMigration | Endpoint] = {}
+    for thing in history:
+        for resolver in (whole, sliced):
+            play(resolver, thing, known)
+        whole.resolve(NOW)
+        sliced.resolve(NOW, budget)
+    while sliced.resolve(NOW, budget).behind:
+        pass
+    assert {key: whole.verdict(key) for key in whole.index.endpoints} == {
+        key: sliced.verdict(key) for key in sliced.index.endpoints
+    }
+
+
+@settings(max_examples=60, deadline=None)
+@given(history=histories)
+def test_looking_at_everything_again_finds_nothing_new(history: list[Thing]) -> None:
+    """Guards: what an event touches is all that it can affect."""
+    resolver = Resolver()
+    known: dict[str, LiveMigration | Endpoint] = {}
+    for thing in history:
+        play(resolver, thing, known)
+        resolver.resolve(NOW)
+        before = {key: resolver.verdict(key) for key in resolver.index.endpoints}
+        standings = {key: resolver.standing(key) for key in resolver.index.migrations}
+        resolver.recall()
+        resolver.resolve(NOW)
+        assert {key: resolver.verdict(key) for key in resolver.index.endpoints} == before
+        assert {key: resolver.standing(key) for key in resolver.index.migrations} == standings
+
+
+@settings(max_examples=60, deadline=None)
+@given(history=histories)
+def test_what_was_counted_step_by_step_is_what_a_fresh_count_gives(history: list[Thing]) -> None:
+    resolver, fresh = Resolver(), Resolver()
+    known: dict[str, LiveMigration | Endpoint] = {}
+    for thing in history:
+        play(resolver, thing, known)
+    for thing in known.values():
+        play(fresh, thing, {})
+    for key, migration in fresh.index.migrations.items():
+        course = (key.namespace, migration.migration_uid)
+        assert resolver.index.traits_of_members(key) == fresh.index.traits_of_members(key)
+        assert resolver.index.traits_of_carriers(course) == fresh.index.traits_of_carriers(course)
