@@ -293,3 +293,18 @@ def test_the_status_remembers_a_doubt(said: str, *, expected: bool) -> None:
 def test_an_empty_status_is_no_memory() -> None:
     assert restart.from_status(WorkloadEndpointStatus()) is None
     assert restart.from_status(WorkloadEndpointStatus(state=LIVE)) is None
+
+
+def test_a_status_without_a_state_is_no_memory() -> None:
+    assert restart.from_status(WorkloadEndpointStatus(since=NOW)) is None
+
+
+def test_routes_of_no_known_migration_are_another_ones() -> None:
+    nameless = Assignment(Role.TARGET, "m", None)
+    last = Remembered(State.LIVE, NOW, None)
+    what = Found(nameless, RouteLevel.ELEVATED, last, await_role=False, episode=1)
+    started = resumed(what)
+    assert (started.state, started.question and started.question.cause) == (
+        State.ASKING,
+        Input.TARGET,
+    )
