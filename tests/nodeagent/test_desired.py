@@ -79,6 +79,27 @@ def test_a_known_mac_is_seeded_with_the_route() -> None:
     assert (Neigh(V4, 5, MAC), Neigh(V6, 5, MAC)) == wanted.neighs(routes)
 
 
+def test_each_device_is_seeded_with_the_mac_of_its_own_guest() -> None:
+    other = "02:00:00:00:00:02"
+    wanted = network(LIVE, dataclasses.replace(YOUNGER, mac=other))
+    routes = [route(V4, 5, 512), route(V4, 6, 1024), route(V4, 7, 1024), route(OTHER, 5, 512)]
+    assert (Neigh(V4, 5, MAC), Neigh(V4, 6, other)) == wanted.neighs(routes)
+
+
+def test_several_others_are_named_in_one_order() -> None:
+    third = dataclasses.replace(LOCAL, key=ObjectKey("ns", "c"), addresses=(V4,))
+    wanted = network(third, YOUNGER, LOCAL)
+    assert {V4: (YOUNGER.key, third.key), V6: (YOUNGER.key,)} == wanted.sharers(LOCAL.key)
+
+
+def test_of_what_nobody_has_nothing_is_wanted() -> None:
+    wanted = network(LOCAL)
+    assert wanted.routes([OTHER]) == frozenset()
+    assert wanted.guard(["eth9"]) == {"eth9": frozenset()}
+    assert wanted.claimed([OTHER]) == frozenset()
+    assert not wanted.knows(OTHER)
+
+
 def test_an_unknown_mac_is_not_seeded() -> None:
     wanted = network(dataclasses.replace(LOCAL, mac=None))
     assert wanted.neighs(wanted.routes(ALL)) == ()
