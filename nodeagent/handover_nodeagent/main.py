@@ -379,7 +379,9 @@ async def run(settings: AgentSettings) -> None:
 
 def _places(settings: AgentSettings, agent: Agent) -> Iterator[health.Place]:
     """Say where what is served; on all addresses is on the node's own, too."""
-    served = health.pages(sick=agent.supervisor.sick, unready=agent.unready)
+    sick, unready = agent.supervisor.sick, agent.unready
+    # Who cannot be relied on is not ready either, whatever it knew before.
+    served = health.pages(sick=sick, unready=lambda: sick() or unready())
     served["/metrics"] = health.Metrics(metrics.render)
     addresses = {settings.listen_address, settings.metrics_address or settings.listen_address}
     everywhere = addresses & {"::", "0.0.0.0"}  # noqa: S104  as somebody has configured it

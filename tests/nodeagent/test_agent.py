@@ -259,3 +259,17 @@ def test_a_port_that_is_taken_is_named(site: Site, agent: Agent, tmp_path: Path)
     assert second.process is not None
     assert second.process.wait(PATIENCE) == 1
     assert "HANDOVER_PORT" in second.log
+
+
+def test_a_device_without_a_mac_ends_no_life_of_the_agent(site: Site, agent: Agent) -> None:
+    """Also not the next one, which remembers the endpoint."""
+    site.node.run("ip tuntap add tun9 mode tun")
+    site.node.run("ip link set tun9 up")
+    site.endpoint(interface="tun9")
+    site.say("target")
+    agent.start().ready()
+    until(lambda: site.condition("Programmed") == ("False", "InterfaceRefused"), agent)
+    agent.kill()
+    agent.start().ready()
+    assert agent.ask("/healthz") == "ok\n"
+    assert '"event": "unexpected"' not in agent.log

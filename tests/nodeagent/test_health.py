@@ -4,14 +4,17 @@ import asyncio
 import resource
 import socket
 import threading
+import types
 from collections.abc import Iterator
 from http import HTTPStatus
+from typing import cast
 
 import aiohttp
 import pytest
 
-from handover_nodeagent import health
+from handover_nodeagent import health, main
 from handover_nodeagent.health import Metrics, Place, Server
+from handover_nodeagent.settings import AgentSettings
 
 CROWD = 1100
 
@@ -150,3 +153,40 @@ async def test_a_port_that_is_taken_is_an_os_error(agent: Agent) -> None:
 async def test_an_address_that_is_not_ours_is_an_os_error() -> None:
     with pytest.raises(OSError, match="Cannot assign requested address"):
         Agent().serve("127.0.0.1", "192.0.2.1")
+
+
+@pytest.mark.parametrize(
+    ("listen", "metrics", "expected"),
+    [
+        ("127.0.0.1", "", {"127.0.0.1": 3}),
+        ("127.0.0.1", "127.0.0.1", {"127.0.0.1": 3}),
+        ("127.0.0.1", "192.0.2.7", {"127.0.0.1": 3, "192.0.2.7": 2}),
+        ("127.0.0.1", "0.0.0.0", {"0.0.0.0": 3}),
+        ("127.0.0.1", "::", {"::": 3}),
+    ],
+)
+def test_liveness_is_for_the_node_and_metrics_for_who_scrapes(
+    listen: str, metrics: str, expected: dict[str, int]
+) -> None:
+    settings = AgentSettings(node_name="n", listen_address=listen, metrics_address=metrics)
+    places = list(main._places(settings, fake_agent("", "")))
+    assert {place.address: len(place.pages) for place in places} == expected
+    for place in places:
+        assert ("/healthz" in place.pages) is (len(place.pages) == 3)
+
+
+@pytest.mark.parametrize(
+    ("sick", "unready", "expected"),
+    [("", "", b"ok\n"), ("", "not yet", b"not yet\n"), ("stuck", "", b"stuck\n")],
+)
+def test_who_is_sick_is_not_ready(sick: str, unready: str, expected: bytes) -> None:
+    (place,) = main._places(AgentSettings(node_name="n"), fake_agent(sick, unready))
+    assert place.pages["/readyz"]().body == expected
+
+
+def fake_agent(sick: str, unready: str) -> main.Agent:
+    """Make what an agent says of itself."""
+    made = types.SimpleNamespace(
+        supervisor=types.SimpleNamespace(sick=lambda: sick), unready=lambda: unready
+    )
+    return cast("main.Agent", made)
