@@ -86,6 +86,15 @@ def test_each_device_is_seeded_with_the_mac_of_its_own_guest() -> None:
     assert (Neigh(V4, 5, MAC), Neigh(V4, 6, other)) == wanted.neighs(routes)
 
 
+def test_without_a_level_there_is_no_route_to_prepare() -> None:
+    assert desired.routes_at(LOCAL, NONE, SETTINGS) == ()
+
+
+def test_nothing_is_parked_for_a_silent_endpoint_whose_interface_is_refused() -> None:
+    refused = dataclasses.replace(TARGET, link=None, refused=True)
+    assert network(refused).claimed(ALL) == set()
+
+
 def test_several_others_are_named_in_one_order() -> None:
     third = dataclasses.replace(LOCAL, key=ObjectKey("ns", "c"), addresses=(V4,))
     wanted = network(third, YOUNGER, LOCAL)
