@@ -247,22 +247,18 @@ async def test_what_is_deleted_while_it_is_down_is_told_afterwards(
 
 
 async def test_a_malformed_object_is_named_and_stops_nobody(operator: Any, desk: Any) -> None:
-    async with any_status_allowed(desk.api):
+    async with any_address_allowed(desk.api):
         await desk.pair()
         await desk.endpoint("broken")
-        await desk.api.patch(
-            Kind.ENDPOINT,
-            desk.key(Kind.ENDPOINT, "broken"),
-            {"status": {"state": "Confused"}},
-            subresource="/status",
-        )
+        key = desk.key(Kind.ENDPOINT, "broken")
+        await desk.api.patch(Kind.ENDPOINT, key, {"spec": {"ips": ["elsewhere"]}})
         await desk.until(lambda: desk.events("broken"), bool)
         [told] = await desk.events("broken")
-        assert told.startswith("Malformed: status.state: ")
+        assert told.startswith("Malformed: spec.ips")
         assert any(
             line["event"] == "malformed_object"
             and line["object"] == f"{desk.namespace}/broken"
-            and line["field"] == "status.state"
+            and line["field"].startswith("spec.ips")
             for line in operator.lines()
         )
         await desk.end("Aborted")
@@ -327,26 +323,26 @@ async def test_the_metrics_tell_of_a_migration(new_operator: Callable[..., Any],
 
 
 @contextlib.asynccontextmanager
-async def any_status_allowed(api: Cluster) -> AsyncIterator[None]:
-    """Let the API server take any status of an endpoint, as a newer CRD might."""
+async def any_address_allowed(api: Cluster) -> AsyncIterator[None]:
+    """Let the API server take any words for an endpoint's addresses, as a newer CRD might."""
     path = f"{CRD_PATH}/{Kind.ENDPOINT.plural}.{names.GROUP}"
     crd = await api._call("GET", path)
     version = crd["spec"]["versions"][0]
-    kept = version["schema"]["openAPIV3Schema"]["properties"]["status"]
-    lax = {"type": "object", "x-kubernetes-preserve-unknown-fields": True}
-    await put_status_schema(api, path, lax)
+    spec = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
+    kept = spec["properties"]["ips"]
+    await put_ips_schema(api, path, {"type": "array", "items": {"type": "string"}, "maxItems": 16})
     try:
         yield
     finally:
-        await put_status_schema(api, path, kept)
+        await put_ips_schema(api, path, kept)
 
 
-async def put_status_schema(api: Cluster, path: str, schema: object) -> None:
-    """Replace the schema of the status; the API server needs a moment to serve it."""
+async def put_ips_schema(api: Cluster, path: str, schema: object) -> None:
+    """Replace the schema of ``spec.ips``; the API server needs a moment to serve it."""
     patch = [
         {
             "op": "replace",
-            "path": "/spec/versions/0/schema/openAPIV3Schema/properties/status",
+            "path": "/spec/versions/0/schema/openAPIV3Schema/properties/spec/properties/ips",
             "value": schema,
         }
     ]
