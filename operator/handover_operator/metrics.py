@@ -126,6 +126,10 @@ STOOD_IN: Final = Counter(
     ["kind"],
     registry=REGISTRY,
 )
+for _kind in (Kind.ENDPOINT, Kind.MIGRATION):
+    # Prometheus sees no increase in the first sample of a series: shown from the start, the first
+    # write counts.
+    STOOD_IN.labels(_kind.value)
 ANNOUNCEMENT_TO_ROUTE: Final = Histogram(
     "handover_operator_announcement_to_route_seconds",
     "From announcement to route on a target's node, as its agent measured it, by signal",

@@ -3,12 +3,18 @@
 What alerts and dashboard ask for is in test_expressions.py.
 """
 
+import datetime as dt
 import json
 
+import promql_parser
 import yaml
+from promql_parser import BinaryExpr, ParenExpr
 from tests.chart.conftest import Manifest, Render
 
 from handover_lab.chart import CHART
+from handover_operator import metrics
+from handover_operator.kinds import Kind
+from handover_operator.lease import Periods
 
 DASHBOARD = json.loads((CHART / "files" / "dashboard.json").read_text())
 ALERTS = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())["groups"][0]["rules"]
@@ -53,6 +59,37 @@ def test_the_alerts_reach_prometheus_as_they_are_written(render: Render) -> None
     rule = only("PrometheusRule", render("prometheusRule.enabled=true"))
 
     assert rule["spec"]["groups"][0]["rules"] == ALERTS
+
+
+def test_that_nobody_leads_is_told_within_a_minute_also_where_there_is_no_sample() -> None:
+    (alert,) = (each for each in ALERTS if each["alert"] == "HandoverNobodyLeads")
+    comparison = promql_parser.parse(alert["expr"])
+    assert isinstance(comparison, BinaryExpr)
+    assert isinstance(comparison.lhs, ParenExpr)
+    told = comparison.lhs.expr
+    assert isinstance(told, BinaryExpr)
+
+    assert (str(told.op), str(told.rhs.prettify())) == ("or", "vector(0)")
+    assert (str(comparison.op), comparison.rhs.prettify()) == ("<", "1")
+    assert promql_parser.parse_duration(alert["for"]) <= dt.timedelta(minutes=1)
+    # No leader that died sets it off: another one leads before.
+    assert promql_parser.parse_duration(alert["for"]) > dt.timedelta(seconds=Periods().duration * 2)
+
+
+def test_a_leader_that_leaves_writes_to_others_is_told_unless_it_has_just_changed() -> None:
+    (alert,) = (each for each in ALERTS if each["alert"] == "HandoverLeaderTooSlow")
+
+    assert alert["expr"] == (
+        "sum(increase(handover_operator_stood_in_total[15m]))"
+        " > 10 * sum(increase(handover_operator_terms_total[15m]))"
+    )
+
+
+def test_the_first_write_for_a_slow_leader_is_an_increase() -> None:
+    (family,) = metrics.STOOD_IN.collect()
+    shown = {each.labels["kind"] for each in family.samples if each.name == f"{family.name}_total"}
+
+    assert shown == {Kind.ENDPOINT.value, Kind.MIGRATION.value}
 
 
 def test_the_dashboard_reaches_grafana_as_it_is_written(render: Render) -> None:
