@@ -218,6 +218,29 @@ def test_a_link_that_the_endpoint_has_stays_where_nothing_tells_a_better_one(
     assert place(endpoint(), dataclasses.replace(surroundings, held=7)) == TAP
 
 
+def test_a_link_that_became_an_uplink_does_not_yield_to_another_one_that_is_free() -> None:
+    """One address is led there, the other one elsewhere: nobody knows which is the guest's."""
+    surroundings = around([BECAME_UPLINK, OTHER], {V4: on(TAP), V6: on(OTHER)})
+    assert place(endpoint(), surroundings) == OTHER
+    assert place(endpoint(), dataclasses.replace(surroundings, held=7)) == BECAME_UPLINK
+
+
+def test_an_endpoint_without_a_link_is_given_none_for_want_of_a_better() -> None:
+    """The first link of a node, above all: every node has lo."""
+    links = [dataclasses.replace(TAP, index=index, name=f"tap{index}") for index in (1, 2, 3)]
+    assert place(endpoint(), around(links)) == NOBODY_KNOWS
+
+
+def test_only_the_links_that_could_be_it_are_named() -> None:
+    """A person is to choose among them: none that would be refused."""
+    by_v4, by_v6 = on(OTHER, OWN, UPLINK, CALI), on(TAP, CALI)
+    further = endpoint()
+    metadata = further.metadata.model_copy(update={"name": "virt-launcher-vm1-x7p.pod123"})
+    surroundings = around([*LINKS, CALI], {V4: by_v4, V6: by_v6}, claimed=on(CALI))
+    found = place(further.model_copy(update={"metadata": metadata}), surroundings)
+    assert found == CASES["two links that could be it"].expected
+
+
 def test_a_link_without_fault_is_not_doubted() -> None:
     assert [doubt(endpoint(name), TAP) for name in ("tap0", None)] == ["", ""]
 
