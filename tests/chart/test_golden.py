@@ -45,6 +45,7 @@ policies:
   nodeEvents: {enabled: false}
   networkStatus: {enabled: false}
   annotations: {enabled: false}
+  migrations: {enabled: false}
   addresses: {enabled: false}
 rbac: {aggregate: false}
 configuration: {mode: observe, probeInterval: 100ms}

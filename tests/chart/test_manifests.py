@@ -80,10 +80,12 @@ def test_this_is_all_that_is_installed(release: Release) -> None:
         "ValidatingAdmissionPolicy/handover-node-events",
         "ValidatingAdmissionPolicy/handover-network-status",
         "ValidatingAdmissionPolicy/handover-annotations",
+        "ValidatingAdmissionPolicy/handover-migrations",
         "ValidatingAdmissionPolicyBinding/handover-node-status",
         "ValidatingAdmissionPolicyBinding/handover-node-events",
         "ValidatingAdmissionPolicyBinding/handover-network-status",
         "ValidatingAdmissionPolicyBinding/handover-annotations",
+        "ValidatingAdmissionPolicyBinding/handover-migrations",
         "Lease/handover-operator",
         *(
             f"ValidatingAdmissionPolicy{binding}/handover-{name}"
@@ -114,7 +116,10 @@ def test_a_kind_is_installed_as_it_is_and_outlives_an_uninstall(
     }
 
 
-POLICIES = ("nodeStatus", "nodeEvents", "networkStatus", "annotations", "addresses")
+POLICIES = (
+    *("nodeStatus", "nodeEvents", "networkStatus"),
+    *("annotations", "migrations", "addresses"),
+)
 
 
 @pytest.mark.parametrize("policy", POLICIES)

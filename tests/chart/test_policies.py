@@ -34,7 +34,7 @@ EVENTS = "/api/v1/namespaces/default/events"
 POLICIES = {
     f"{kind}/handover-{name}"
     for kind in ("ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding")
-    for name in ("node-status", "node-events", "annotations")
+    for name in ("node-status", "node-events", "annotations", "migrations")
 }
 EVENT = {"apiVersion": "v1", "kind": "Event"}
 Ask = Callable[..., str]
@@ -344,12 +344,23 @@ def test_a_further_writer_is_named_beside_the_operator(render: Render) -> None:
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("node-status", "nodeStatus"), ("node-events", "nodeEvents"), ("annotations", "annotations")],
+    [
+        ("node-status", "nodeStatus"),
+        ("node-events", "nodeEvents"),
+        ("annotations", "annotations"),
+        ("migrations", "migrations"),
+    ],
 )
 def test_a_policy_can_be_switched_off(render: Render, name: str, value: str) -> None:
     left = {named(each) for each in render(f"policies.{value}.enabled=false")}
 
     assert {each for each in POLICIES if name not in each} == left & POLICIES
+
+
+def test_without_kubevirt_nothing_is_made_for_it_and_nothing_guarded(render: Render) -> None:
+    left = {named(each) for each in render("kubevirt.enabled=false")}
+
+    assert {each for each in POLICIES if "migrations" not in each} == left & POLICIES
 
 
 def named(manifest: Manifest) -> str:
