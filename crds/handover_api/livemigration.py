@@ -1,12 +1,11 @@
 """LiveMigration: who moves, to where, and how it ended."""
 
-import datetime as dt
 import enum
-from typing import Literal
+from typing import Annotated, Literal
 
 import pydantic
 
-from handover_api.model import Condition, Lenient, Metadata, Model
+from handover_api.model import Condition, Lenient, Metadata, Model, Moment
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, State
 
@@ -75,7 +74,7 @@ class LiveMigrationSpec(Model):
     id: str | None = None
     armed: bool = True
     outcome: Outcome | None = None
-    ttl_seconds_after_finished: int | None = None
+    ttl_seconds_after_finished: Annotated[int, pydantic.Field(ge=0, le=2**31 - 1)] | None = None
 
 
 class SideStatus(Model):
@@ -96,10 +95,10 @@ class LiveMigrationStatus(Model):
     source_count: int | None = None
     target: tuple[SideStatus, ...] = ()
     target_count: int | None = None
-    start_time: dt.datetime | None = None
-    ready_time: dt.datetime | None = None
-    cutover_time: dt.datetime | None = None
-    completion_time: dt.datetime | None = None
+    start_time: Moment | None = None
+    ready_time: Moment | None = None
+    cutover_time: Moment | None = None
+    completion_time: Moment | None = None
     conditions: tuple[Condition, ...] = ()
 
 

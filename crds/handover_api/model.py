@@ -67,6 +67,21 @@ Duration = Annotated[
 ]
 
 
+_REACH: Final = range(1, 9000)
+"""The years of a time to which a span can be added and which every zone can show."""
+
+
+def _within_reach(value: dt.datetime) -> dt.datetime:
+    if value.year not in _REACH:
+        message = f"the year {value.year} is out of reach"
+        raise ValueError(message)
+    return value
+
+
+Moment = Annotated[pydantic.AwareDatetime, pydantic.AfterValidator(_within_reach)]
+"""A time that can be compared and counted on from, whoever wrote it."""
+
+
 class Model(pydantic.BaseModel):
     """A frozen API value; Python names are snake_case, JSON names camelCase."""
 
@@ -119,8 +134,8 @@ class Metadata(Model):
     uid: str = ""
     resource_version: str = ""
     generation: int = 0
-    creation_timestamp: dt.datetime | None = None
-    deletion_timestamp: dt.datetime | None = None
+    creation_timestamp: Moment | None = None
+    deletion_timestamp: Moment | None = None
     labels: dict[str, str] = pydantic.Field(default_factory=dict)
     annotations: dict[str, str] = pydantic.Field(default_factory=dict)
     owner_references: tuple[OwnerReference, ...] = ()
@@ -133,5 +148,5 @@ class Condition(Model):
     status: str
     reason: str
     message: str = ""
-    last_transition_time: dt.datetime
+    last_transition_time: Moment
     observed_generation: int = 0

@@ -1,13 +1,12 @@
 """WorkloadEndpoint: one network interface of one workload on one node."""
 
-import datetime as dt
 import enum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated
 
 import pydantic
 
-from handover_api.model import Condition, Lenient, Metadata, Model
+from handover_api.model import Condition, Lenient, Metadata, Model, Moment
 from handover_api.names import ObjectKey
 
 
@@ -75,7 +74,7 @@ class Cutover(Model):
 
     signal: Signal
     announcement_to_route_microseconds: int
-    time: dt.datetime
+    time: Moment
     migration_uid: str | None = pydantic.Field(default=None, alias="migrationUID")
 
 
@@ -83,8 +82,8 @@ class WorkloadEndpointStatus(Model):
     """Written by the node agent only."""
 
     state: State | None = None
-    since: dt.datetime | None = None
-    deadline: dt.datetime | None = None
+    since: Moment | None = None
+    deadline: Moment | None = None
     role: Role | None = None
     migration_uid: str | None = pydantic.Field(default=None, alias="migrationUID")
     interface: str | None = None

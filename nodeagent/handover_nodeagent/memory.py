@@ -17,7 +17,7 @@ from typing import Annotated, Any, Final, Self, TypeVar
 
 import pydantic
 
-from handover_api.model import Model
+from handover_api.model import Model, Moment
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, State, WorkloadEndpoint
 from handover_nodeagent import faults, gather, metrics
@@ -52,7 +52,7 @@ class _Place(Model):
     """``restart.Remembered`` as JSON."""
 
     state: State
-    since: pydantic.AwareDatetime
+    since: Moment
     uid: str | None = None
     awaiting: bool = False
     in_doubt: bool = False

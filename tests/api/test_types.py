@@ -221,6 +221,9 @@ def test_the_nearest_legal_settings_are_accepted(given: dict[str, object]) -> No
         ({"lastCutover": {"signal": "Telepathy"}, "role": "source"}, {"role": "source"}),
         ({"conditions": [{"type": "New"}], "migrationUID": "m"}, {"migrationUID": "m"}),
         ({"routes": 7}, {}),
+        # Nothing can be counted on from there, and what has no zone is no moment.
+        ({"since": "9999-12-31T23:59:59Z", "migrationUID": "m"}, {"migrationUID": "m"}),
+        ({"since": "2026-11-24T12:00:00", "migrationUID": "m"}, {"migrationUID": "m"}),
         (7, {}),
     ],
 )
@@ -232,6 +235,18 @@ def test_of_a_newer_versions_status_the_rest_is_read(status: object, left: objec
         {"metadata": METADATA, "spec": ENDPOINT, "status": left}
     )
     assert read.status == expected.status
+
+
+@pytest.mark.parametrize("field", ["startTime", "readyTime", "cutoverTime", "completionTime"])
+def test_a_time_from_which_nothing_can_be_counted_on_is_absent(field: str) -> None:
+    status = {"phase": "Live", field: "9999-12-31T23:59:59Z"}
+    read = LiveMigration.model_validate({"metadata": METADATA, "spec": {}, "status": status})
+    assert (
+        read.status
+        == LiveMigration.model_validate(
+            {"metadata": METADATA, "spec": {}, "status": {"phase": "Live"}}
+        ).status
+    )
 
 
 def test_the_other_kinds_statuses_are_read_leniently_too() -> None:

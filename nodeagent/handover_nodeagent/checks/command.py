@@ -52,15 +52,16 @@ def settings_in_force(directory: Path) -> tuple[Settings, list[Finding]]:
     memory = Memory(directory)
     specs = memory.load_configuration()
     memory.close()
+    node = f"{names.NODE_CONFIGURATION_PREFIX}{os.environ.get('HANDOVER_NODE_NAME', '')}"
+    overrides = configuration.overrides(os.environ)
+    known = specs or {}
+    effective = configuration.effective(
+        known.get(names.DEFAULT_CONFIGURATION), known.get(node), overrides
+    )
+    if isinstance(effective, Invalid):
+        return Settings(), [findings.fail("configuration", str(effective), "correct this field")]
     if specs is None:
         text = "none is remembered: an agent that starts now waits for the API server's answer"
         remedy = "see whether the agent runs here, and whether it reaches the API server"
         return Settings(), [findings.warn("configuration", text, remedy)]
-    node = f"{names.NODE_CONFIGURATION_PREFIX}{os.environ.get('HANDOVER_NODE_NAME', '')}"
-    overrides = configuration.overrides(os.environ)
-    effective = configuration.effective(
-        specs.get(names.DEFAULT_CONFIGURATION), specs.get(node), overrides
-    )
-    if isinstance(effective, Invalid):
-        return Settings(), [findings.fail("configuration", str(effective), "correct this field")]
     return effective, [findings.ok("configuration", f"valid; mode {effective.mode}")]
