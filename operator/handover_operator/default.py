@@ -72,6 +72,9 @@ class Default:
             self._known = _version(raw)
             self._asked.set()
 
+    def put_unreadable(self, kind: Kind, key: ObjectKey, uid: str) -> None:
+        """Let it be: what was applied last stands (knowledge.Follower)."""
+
     def drop(self, kind: Kind, key: ObjectKey) -> None:
         """Take in that an object is gone (knowledge.Follower)."""
         if _is_default(kind, key):

@@ -26,6 +26,9 @@ class Follower(Protocol):
     def put(self, kind: Kind, key: ObjectKey, raw: RawObject) -> None:
         """Take in a version."""
 
+    def put_unreadable(self, kind: Kind, key: ObjectKey, uid: str) -> None:
+        """Take in that there is a version that breaks the contract."""
+
     def drop(self, kind: Kind, key: ObjectKey) -> None:
         """Take in that an object is gone."""
 
@@ -77,6 +80,8 @@ class Knowledge:
         found = self._take(kind, key, raw)
         if found is not None:
             self._complain(kind, found)
+            for follower in self.followers:
+                follower.put_unreadable(kind, key, version.uid)
         else:
             self.unreadable.pop((kind, key), None)
             for follower in self.followers:

@@ -1,9 +1,9 @@
-"""What the adapter's loop works on, besides what it must ask for: objects, and Events of them."""
+"""What the adapter's loop works on: objects, Events of them, and what it must ask for."""
 
 from dataclasses import dataclass
 
 from handover_api.names import ObjectKey
-from handover_operator.kinds import AnyKind, Kind
+from handover_operator.kinds import AnyKind, Foreign, Kind
 from handover_operator.kubevirt.wishes import Need
 from handover_operator.notices import Notice
 
@@ -32,6 +32,17 @@ class Saying:
         return f"Event {self.notice.reason} of {self.kind} {self.key}"
 
 
-def is_urgent(item: Subject | Saying | Need) -> bool:
+@dataclass(frozen=True, slots=True)
+class Relist:
+    """A kind of KubeVirt's world of which everything is news."""
+
+    kind: Foreign
+
+
+Item = Subject | Saying | Need | Relist
+
+
+def is_urgent(item: Item) -> bool:
     """Whether an agent may be waiting for it, or for what depends on its answer."""
-    return isinstance(item, Need) or (isinstance(item, Subject) and item.kind is Kind.ENDPOINT)
+    is_question = isinstance(item, Need | Relist)
+    return is_question or (isinstance(item, Subject) and item.kind is Kind.ENDPOINT)

@@ -71,10 +71,21 @@ class Ledger:
         self.migrations: dict[ObjectKey, SeenMigration] = {}
         self.of_owner: Multimap[str, tuple[Kind, ObjectKey]] = Multimap()
         self._strangers: dict[tuple[Kind, ObjectKey], str] = {}
+        self._unreadable: dict[tuple[Kind, ObjectKey], str] = {}
 
     def stranger(self, kind: Kind, key: ObjectKey) -> str | None:
         """Return the uid of an object that is not the adapter's; None when there is none."""
         return self._strangers.get((kind, key))
+
+    def is_unreadable(self, kind: Kind, key: ObjectKey) -> bool:
+        """Return whether nobody can read an object; of an earlier version it may be known."""
+        return (kind, key) in self._unreadable
+
+    def holder(self, kind: Kind, key: ObjectKey) -> str | None:
+        """Return the uid of what is left alone, because it is not known to be the adapter's."""
+        if key in (self.endpoints if kind is Kind.ENDPOINT else self.migrations):
+            return None
+        return self.stranger(kind, key) or self._unreadable.get((kind, key))
 
     def is_undecided(self, migration: ObjectKey | None) -> bool:
         """Return whether this is a LiveMigration of the adapter's without an outcome."""
@@ -96,9 +107,15 @@ class Ledger:
         else:
             self.migrations[key] = _migration(raw, owner_uid)
 
+    def put_unreadable(self, kind: Kind, key: ObjectKey, uid: str) -> None:
+        """Take in a version that nobody can read; what is known of earlier ones stays so."""
+        if kind in _OWNERS:
+            self._unreadable[kind, key] = uid
+
     def drop(self, kind: Kind, key: ObjectKey) -> None:
         """Forget an object; one that is unknown is fine."""
         self._strangers.pop((kind, key), None)
+        self._unreadable.pop((kind, key), None)
         seen: SeenEndpoint | SeenMigration | None = None
         if kind is Kind.ENDPOINT:
             seen = self.endpoints.pop(key, None)

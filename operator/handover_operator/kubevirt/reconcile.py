@@ -8,7 +8,7 @@ one place that knows them. What KubeVirt or a person made is never written.
 
 import contextlib
 import datetime as dt
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final
 
 import structlog
@@ -17,13 +17,13 @@ from handover_api.livemigration import LiveMigration, Outcome
 from handover_api.names import ObjectKey
 from handover_operator import gather as own_gather
 from handover_operator import metrics
-from handover_operator.cluster import Absent, Cluster, Conflict, Refused
+from handover_operator.cluster import Absent, Cluster, Conflict, Refused, Unavailable
 from handover_operator.gather import RawObject
 from handover_operator.kinds import Foreign, Kind
 from handover_operator.kubevirt import gather, objects
 from handover_operator.kubevirt.adapter import Adapter, Change
-from handover_operator.kubevirt.items import Saying, Subject, is_urgent
-from handover_operator.kubevirt.ledger import Ledger
+from handover_operator.kubevirt.comparison import Comparison
+from handover_operator.kubevirt.items import Item, Relist, Saying, Subject, is_urgent
 from handover_operator.kubevirt.objects import Create, Delete, Patch, Write
 from handover_operator.kubevirt.said import Said
 from handover_operator.kubevirt.wishes import Need, Owner, Remark, Wishes
@@ -58,18 +58,19 @@ class AdapterReconciler:
         clock: Callable[[], dt.datetime],
         ttl: int = 3600,
     ) -> None:
-        self.adapter = Adapter()
-        self.ledger = Ledger()
+        self._comparison = Comparison(ttl, self._course)
+        self.adapter = self._comparison.adapter
+        self.ledger = self._comparison.ledger
         self.is_active = False
         self.has_begun = False
-        self._ttl = ttl
         self.is_configured: Callable[[], bool] = lambda: True
         self._cluster = cluster
         self._reconciler = reconciler
         self._clock = clock
-        self._queue: WorkQueue[Subject | Saying | Need] = WorkQueue(self._work, is_urgent)
+        self._queue: WorkQueue[Item] = WorkQueue(self._work, is_urgent)
         self._versions = {kind: Versions() for kind in Foreign}
-        self._lost: set[str] = set()
+        self._rewound: set[Foreign] = set()
+        self._lost = self._comparison.lost
         self._said = Said()
         self._runs = False
         self._standby: Standby | None = None
@@ -115,7 +116,8 @@ class AdapterReconciler:
     def stop(self) -> None:
         """KubeVirt is gone, and so is all that was known of it; what we made stays."""
         self.is_active = False
-        self.adapter = Adapter()
+        self.adapter = self._comparison.adapter = Adapter()
+        self._rewound.clear()
         for versions in self._versions.values():
             versions.clear()
         self._lost.clear()
@@ -147,7 +149,16 @@ class AdapterReconciler:
             self._advance()
 
     def retain(self, kind: Foreign, existing: Mapping[ObjectKey, str], version: int) -> None:
-        """Forget what a list of this version does not hold and nothing newer told us of."""
+        """Forget what a list of this version does not hold and nothing newer told us of.
+
+        Of an older history than ours, as after a restored backup, everything is news.
+        """
+        if self._versions[kind].is_rewound(version):
+            self._log.error("history_rewound", kind=kind.value, version=version)
+            self._versions[kind].rewind()
+            self._rewound.add(kind)
+            self._queue.add(Relist(kind))
+            return
         for key, last in self._versions[kind].missing(existing, version):
             self._log.info("vanished", kind=kind.value, object=str(key))
             self.forget(kind, key, last)
@@ -159,9 +170,14 @@ class AdapterReconciler:
         if kind is Kind.MIGRATION:
             self._look(Kind.ENDPOINT, self.adapter.siblings(key))
 
+    def put_unreadable(self, kind: Kind, key: ObjectKey, uid: str) -> None:
+        """Take in that nobody can read an object of ours (knowledge.Follower)."""
+        self.ledger.put_unreadable(kind, key, uid)
+        self._look(kind, (key,))
+
     def drop(self, kind: Kind, key: ObjectKey) -> None:
         """Take in that an object of ours is gone (knowledge.Follower)."""
-        self._said.forget(self.ledger.stranger(kind, key) or "")
+        self._said.forget(self.ledger.holder(kind, key) or "")
         if kind is Kind.MIGRATION and key in self.ledger.migrations:
             self._lost.discard(self.ledger.migrations[key].owner_uid)
         elif kind is Kind.ENDPOINT and key in self.ledger.endpoints:
@@ -193,6 +209,8 @@ class AdapterReconciler:
         if not self._decides:
             return
         self._advance()
+        for kind in self._rewound:
+            self._queue.add(Relist(kind))
         for wishes in self.adapter.wishes().values():
             self._pursue(wishes)
         self._look(Kind.ENDPOINT, list(self.ledger.endpoints))
@@ -246,81 +264,41 @@ class AdapterReconciler:
         """Queue those objects on which a write is due."""
         if not self._decides or kind is Kind.CONFIGURATION:
             return
+        compared = self._comparison
         for key in keys:
             if self._standby is not None:
                 self._look_over(Subject(kind, key), self._standby)
-            elif self._is_in_the_way(kind, key):
+            elif compared.is_in_the_way(kind, key):
                 self._clash(kind, key)
-            elif self._due(kind, key) is not None or self._is_doubtful(kind, key):
+            elif compared.due(kind, key) is not None or compared.is_doubtful(kind, key):
                 self._queue.add(Subject(kind, key))
 
     def _look_over(self, subject: Subject, standby: Standby) -> None:
         """Have in mind what the leader should write soon, as long as that is missing."""
-        write = self._due(subject.kind, subject.key)
+        write = self._comparison.due(subject.kind, subject.key)
         if write is None or not objects.is_awaited(write):
             self._awaited.discard(subject)
         elif subject not in self._awaited:
             self._awaited.add(subject)
             self._queue.add_later(subject, standby.delay)
 
-    def _due(self, kind: Kind, key: ObjectKey) -> Write | None:
-        """Return the write that is missing now."""
-        if self.ledger.stranger(kind, key) is not None:
-            return None
-        if kind is Kind.ENDPOINT:
-            seen = self.ledger.endpoints.get(key)
-            is_judged = seen is not None and self.adapter.has_judged(seen.owner_uid)
-            wanted = self.adapter.endpoint(key)
-            if seen is not None and seen.uid in self._lost:
-                return Delete(seen.uid)
-            return objects.endpoint(wanted, self.ledger, key, is_judged=is_judged)
-        migration = self.ledger.migrations.get(key)
-        fate = None if migration is None else self._fate(migration.owner_uid)
-        return objects.migration(self.adapter.migration(key), migration, fate, self._ttl)
-
-    def _fate(self, uid: str) -> Outcome | None:
-        """Return how a VMIM ended that is not there any more."""
-        course = self._course(uid)
-        if course is None:
-            return Outcome.ABORTED if uid in self._lost else None
-        return None if isinstance(course, Undecided) else course
-
-    def _is_doubtful(self, kind: Kind, key: ObjectKey) -> bool:
-        """Whether one of the adapter's own belongs to something that was never seen."""
-        if kind is Kind.ENDPOINT:
-            orphan = self.ledger.endpoints.get(key)
-            is_wanted = self.adapter.endpoint(key) is not None
-            return orphan is not None and not orphan.owner_uid and not is_wanted
-        seen = self.ledger.migrations.get(key)
-        if seen is None or seen.outcome is not None:
-            return False
-        return self.adapter.course(seen.owner_uid) is None and seen.owner_uid not in self._lost
-
-    def _is_in_the_way(self, kind: Kind, key: ObjectKey) -> bool:
-        """Somebody else's object has the name of one that is wanted."""
-        if self.ledger.stranger(kind, key) is None:
-            return False
-        if kind is Kind.ENDPOINT:
-            endpoint = self.adapter.endpoint(key)
-            return endpoint is not None and endpoint.is_makeable
-        migration = self.adapter.migration(key)
-        return migration is not None and migration.is_makeable
-
     def _clash(self, kind: Kind, key: ObjectKey) -> None:
         """Say it once, to whoever looks at either of the two."""
-        uid = self.ledger.stranger(kind, key) or ""
+        uid = self.ledger.holder(kind, key) or ""
         wanted = self.adapter.endpoint(key) or self.adapter.migration(key)
         if wanted is None or not self._said.is_news(uid, wanted.owner.uid):
             return
         owner = wanted.owner
         owned = ObjectKey(key.namespace, owner.name)
         self._log.warning("name_clash", kind=kind.value, object=str(key), owner=str(owned))
-        text = f"{kind} {key.name} was not made by Handover; it is left alone, and {owner.kind}"
-        notice = Notice("NameClash", f"{text} {owner.name} has none", warning=True)
+        is_unreadable = self.ledger.is_unreadable(kind, key)
+        why = "breaks the contract" if is_unreadable else "was not made by Handover"
+        text = f"{kind} {key.name} {why}; it is left alone, and {owner.kind} {owner.name} has none"
+        notice = Notice("NameClash", text, warning=True)
         self._queue.add(Saying(kind, key, uid, notice))
         self._queue.add(Saying(owner.kind, owned, owner.uid, notice))
 
-    async def _work(self, item: Subject | Saying | Need) -> None:
+    async def _work(self, item: Item) -> None:
         """Do one thing, or raise Temporary."""
         if not self._decides:
             return
@@ -331,10 +309,26 @@ class AdapterReconciler:
                 await self._ask(item)
             case Saying():
                 await self._say(item)
+            case Relist():
+                await self._relist(item.kind)
+
+    async def _relist(self, kind: Foreign) -> None:
+        """Take in a whole list, whatever its objects' versions."""
+        existing: dict[ObjectKey, str] = {}
+        version = 0
+        try:
+            async for page, version in self._cluster.objects(kind):  # noqa: B007  the last counts
+                for raw in page:
+                    existing[own_gather.key(raw)] = version_of(raw).uid
+                    self.observe(kind, raw)
+        except Absent as error:
+            raise Unavailable(str(error)) from error
+        self._rewound.discard(kind)
+        self.retain(kind, existing, version)
 
     async def _write(self, subject: Subject) -> None:
         self._awaited.discard(subject)
-        if self._leads and self._is_doubtful(subject.kind, subject.key):
+        if self._leads and self._comparison.is_doubtful(subject.kind, subject.key):
             await self._ask_for_owner(subject)
         write = await self._confirmed(subject)
         if write is None:
@@ -364,7 +358,9 @@ class AdapterReconciler:
         if write is None:
             return None
         if isinstance(write, Create) or self._standby is not None:
-            for kind, key in self._grounds(subject):
+            stands_in = self._standby is not None
+            grounds = self._comparison.grounds(subject.kind, subject.key, with_role=stands_in)
+            for kind, key in grounds:
                 await self._look_at(kind, key)
             write = self._ours_to_make(subject)
         if write is not None and self._standby is not None:
@@ -373,21 +369,10 @@ class AdapterReconciler:
         return write
 
     def _ours_to_make(self, subject: Subject) -> Write | None:
-        write = self._due(subject.kind, subject.key)
+        write = self._comparison.due(subject.kind, subject.key)
         if self._standby is None or (write is not None and objects.is_awaited(write)):
             return write
         return None
-
-    def _grounds(self, subject: Subject) -> Iterator[tuple[Foreign, ObjectKey]]:
-        """Return the foreign objects on account of which something is wanted."""
-        key = subject.key
-        endpoint = self.adapter.endpoint(key) if subject.kind is Kind.ENDPOINT else None
-        wanted = endpoint or self.adapter.migration(key)
-        if wanted is not None:
-            yield wanted.owner.kind, ObjectKey(key.namespace, wanted.owner.name)
-        said = None if endpoint is None else endpoint.assignment
-        if self._standby is not None and said is not None and said.migration is not None:
-            yield Foreign.VMIM, ObjectKey(key.namespace, said.migration)
 
     async def _look_at(self, kind: Foreign, key: ObjectKey) -> None:
         """Take in what a foreign object is now, or that it is gone."""

@@ -5,7 +5,7 @@ import copy
 import datetime as dt
 import types
 from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -124,6 +124,16 @@ class Server(Cluster):
     def __init__(self, world: "World") -> None:
         self.may_write = lambda: True
         self._world = world
+
+    async def objects(self, kind: AnyKind) -> AsyncIterator[tuple[list[RawObject], int]]:
+        """List all objects of a kind, one a page."""
+        await _moment()
+        found = self._world.listed(kind)
+        version = self._world.version
+        for raw in found:
+            yield [copy.deepcopy(raw)], version
+            await _moment()
+        yield [], version
 
     async def get(self, kind: AnyKind, key: ObjectKey) -> Raw:
         """Read one object."""
@@ -347,7 +357,7 @@ class World:
         self.check: Callable[[], None] = lambda: None
         self.number = 0
         self._loop = loop
-        self._version = 0
+        self.version = 0
         self.operator = Operator(self)
 
     def call(self, work: Callable[[], Any]) -> Any:
@@ -368,8 +378,8 @@ class World:
         """Create or replace an object."""
         kind = self._kind(raw)
         key = gather.key(raw)
-        self._version += 1
-        raw = merged(raw, {"metadata": {"resourceVersion": str(self._version)}})
+        self.version += 1
+        raw = merged(raw, {"metadata": {"resourceVersion": str(self.version)}})
         raw["metadata"].setdefault("uid", f"uid-{raw['metadata']['name']}")
         raw["metadata"].setdefault("creationTimestamp", NOW.isoformat())
         self.stored[kind, key] = raw
@@ -390,8 +400,8 @@ class World:
         gone = self.stored.pop((kind, key), None)
         if gone is None:
             return
-        self._version += 1
-        last = merged(gone, {"metadata": {"resourceVersion": str(self._version)}})
+        self.version += 1
+        last = merged(gone, {"metadata": {"resourceVersion": str(self.version)}})
         self.watches[kind].append(("DELETED", last))
         for (of, owned), raw in list(self.stored.items()):
             owners = raw["metadata"].get("ownerReferences", [])
@@ -411,14 +421,24 @@ class World:
     def relist(self, kind: AnyKind) -> None:
         """Break a watch off, and let it begin with a list again."""
         self.watches[kind].clear()
-        found = {key: raw for (of, key), raw in self.stored.items() if of is kind}
-        for raw in found.values():
+        found = self.listed(kind)
+        for raw in found:
             self.operator.observe(kind, raw)
-        existing = {key: raw["metadata"]["uid"] for key, raw in found.items()}
+        existing = {gather.key(raw): raw["metadata"]["uid"] for raw in found}
         if isinstance(kind, Foreign):
-            self.call(lambda: self.operator.kubevirt.retain(kind, existing, self._version))
+            self.call(lambda: self.operator.kubevirt.retain(kind, existing, self.version))
         else:
-            self.call(lambda: self.operator.reconciler.retain(kind, existing, self._version))
+            self.call(lambda: self.operator.reconciler.retain(kind, existing, self.version))
+
+    def listed(self, kind: AnyKind) -> list[Raw]:
+        """Return all objects of a kind."""
+        return [raw for (of, _), raw in self.stored.items() if of is kind]
+
+    def relist_all(self) -> "World":
+        """Break all watches off, and settle."""
+        for kind in self.watches:
+            self.relist(kind)
+        return self.settle()
 
     def settle(self) -> "World":
         """Deliver and work until nothing is left."""
