@@ -31,7 +31,8 @@ _ANNOUNCED: Final = {signal: metrics.ANNOUNCEMENTS.labels(signal) for signal in 
 class Tuning:
     """What to listen for, where, and how fast to ask; ``interval`` 0 asks only when told to.
 
-    ``armed``: more than a RARP counts. ``hint``: the MAC to ask where nobody told the guest's.
+    ``armed``: more than a RARP counts. ``hint``: the MAC to ask where nobody told the guest's; or
+    to ask beside that one.
     ``is_mute``: nothing may be sent, so that nobody can be asked.
     """
 
@@ -51,7 +52,8 @@ class Tuning:
         if self.is_mute:
             return questions.Questions()
         own = (a for a in self.link.addresses if isinstance(a, IPv6Address) and a.is_link_local)
-        parties = questions.Parties(self.mac or self.hint, self.link.mac, next(own, None))
+        witness = self.hint if self.mac and self.hint != self.mac else None
+        parties = questions.Parties(self.mac or self.hint, self.link.mac, next(own, None), witness)
         return questions.compose(parties, self.addresses, self.gateways)
 
     def expectation(self, asked: questions.Questions) -> Expectation:

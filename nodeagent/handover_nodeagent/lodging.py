@@ -9,7 +9,7 @@ from functools import partial
 from typing import Protocol
 
 from handover_api.names import ObjectKey
-from handover_api.workloadendpoint import WorkloadEndpoint
+from handover_api.workloadendpoint import State, WorkloadEndpoint
 from handover_nodeagent import addresses as admissions
 from handover_nodeagent.enforcement import Enforcement
 from handover_nodeagent.faults import Attempt
@@ -71,9 +71,13 @@ class Lodging:
         self.look_for_mac(resident)
 
     def look_for_mac(self, resident: Resident) -> None:
-        """Ask the kernel for the guest's MAC, if neither object nor guest has told it."""
+        """Ask the kernel for the guest's MAC, if neither object nor guest has told it.
+
+        Before a guest that is asked counts as silent, what they told may turn out wrong.
+        """
         resident.neigh_mac = None
-        if resident.mac is None and resident.link:
+        is_asked = resident.machine.state is State.ASKING
+        if resident.link and (is_asked or resident.mac is None):
             found = self._router.find_mac(resident.admission.allowed, resident.link.index)
             resident.neigh_mac = found
 

@@ -126,7 +126,6 @@ class Orphans:
 
     def _tuning(self, orphan: Orphan, held: tuple[Route, ...], link: Link) -> Tuning:
         addresses = tuple(dict.fromkeys(route.address for route in held))
-        hint = None if orphan.mac else self._kernel.router.find_mac(addresses, link.index)
         return Tuning(
             link,
             addresses,
@@ -136,7 +135,7 @@ class Orphans:
             state=State.ASKING,
             episode=self._episode,
             interval=0.0,
-            hint=hint,
+            hint=self._kernel.router.find_mac(addresses, link.index),
         )
 
     def _conclude(self, doubted: _Doubted) -> None:

@@ -12,8 +12,8 @@ from handover_nodeagent import addresses, gateways, machine, placement
 from handover_nodeagent.addresses import Admission
 from handover_nodeagent.desired import Local
 from handover_nodeagent.ears import Ear, Tuning
-from handover_nodeagent.events import Announced
-from handover_nodeagent.machine import Machine
+from handover_nodeagent.events import Announced, Input
+from handover_nodeagent.machine import Machine, RouteLevel
 from handover_nodeagent.memory import Record
 from handover_nodeagent.network import Link
 from handover_nodeagent.placement import Unplaced
@@ -127,9 +127,21 @@ class Resident:
             self.machine.state,
             self.machine.episode,
             probe.interval(self.machine.state, settings.probe_interval, armed=trusting),
-            None if self.mac else self.neigh_mac,
+            self._hint(),
             is_mute=settings.mode is not Mode.ACTIVE,
         )
+
+    def _hint(self) -> str | None:
+        """Return the MAC that is asked where the guest's is unknown, or beside it.
+
+        What an object says may not be what is on the wire (passt). So who has the address by the
+        kernel's word is asked, too; its answer may keep what is in, but neither give a route nor
+        raise one.
+        """
+        asked = self.machine.question
+        is_kept = asked is not None and asked.cause is not Input.TARGET
+        is_kept = is_kept and machine.level(self.machine) is not RouteLevel.NONE
+        return self.neigh_mac if is_kept or not self.mac else None
 
     def record(self) -> Record:
         """Return what a restart needs."""

@@ -105,6 +105,11 @@ def compile_filter(expected: Expectation) -> Program:
         ipv6 = sorted(a for a in expected.addresses if len(a) != _IPV4_LENGTH)
         arp = _arp(expected.known, ipv4, expected.askers)
         advertisement = _advertisement(expected.known, ipv6, expected.askers)
+        if expected.witness:
+            answer = _arp(expected.witness, ipv4, expected.askers, is_witness=True)
+            arp = _if_from(expected.witness, answer) + arp
+            answer = _advertisement(expected.witness, ipv6, expected.askers, is_witness=True)
+            advertisement = _if_from(expected.witness, answer) + advertisement
     untagged: Program = (
         _load(_LOAD_LENGTH, 0),
         *_require(_IF_AT_LEAST, frames.ARP.size),
@@ -254,11 +259,25 @@ def _rarp(mac: bytes | None) -> Program:
     )
 
 
-def _arp(mac: bytes, addresses: Sequence[bytes], askers: Iterable[bytes]) -> Program:
+def _if_from(mac: bytes, program: Program) -> Program:
+    """Let *program* decide about a frame of *mac*; go on behind it with any other one."""
+    return (
+        _load(_LOAD_WORD, _SOURCE),
+        Instruction(_IF_EQUAL, 0, 2 + len(program), _word(mac[:4])),
+        _load(_LOAD_HALF, _SOURCE + 4),
+        Instruction(_IF_EQUAL, 0, len(program), _word(mac[4:])),
+        *program,
+    )
+
+
+def _arp(
+    mac: bytes, addresses: Sequence[bytes], askers: Iterable[bytes], *, is_witness: bool = False
+) -> Program:
     asking = sorted(asker for asker in askers if len(asker) == _IPV4_LENGTH)
+    gratuitous = _if_gratuitous(_DROP if is_witness else _KEEP)
     # A request counts when it is gratuitous: the sender asks for itself.
-    request = (*_require(_IF_EQUAL, frames.ARP_REQUEST), *_keep_gratuitous(), _DROP)
-    reply = (*_keep_gratuitous(), *_require_one_of(_TARGET, asking), _KEEP)
+    request = (*_require(_IF_EQUAL, frames.ARP_REQUEST), *gratuitous, _DROP)
+    reply = (*gratuitous, *_require_one_of(_TARGET, asking), _KEEP)
     return (
         *_require_ethernet_ipv4(),
         *_require_sender(mac),
@@ -270,17 +289,19 @@ def _arp(mac: bytes, addresses: Sequence[bytes], askers: Iterable[bytes]) -> Pro
     )
 
 
-def _keep_gratuitous() -> Program:
+def _if_gratuitous(decision: Instruction) -> Program:
     return (
         _load(_LOAD_WORD, _SENDER),
         _load(_COPY_TO_X, 0),
         _load(_LOAD_WORD, _TARGET),
         Instruction(_IF_EQUAL_X, 0, 1, 0),
-        _KEEP,
+        decision,
     )
 
 
-def _advertisement(mac: bytes, addresses: Sequence[bytes], askers: Iterable[bytes]) -> Program:
+def _advertisement(
+    mac: bytes, addresses: Sequence[bytes], askers: Iterable[bytes], *, is_witness: bool = False
+) -> Program:
     asking = sorted(asker for asker in askers if len(asker) != _IPV4_LENGTH)
     return (
         _load(_LOAD_BYTE, _NEXT_HEADER),
@@ -306,7 +327,7 @@ def _advertisement(mac: bytes, addresses: Sequence[bytes], askers: Iterable[byte
         *_require_one_of(_NA_TARGET, addresses),
         _load(_LOAD_WORD, _NA_FLAGS),
         Instruction(_IF_ANY_BIT, 1, 0, frames.NA_SOLICITED),
-        _KEEP,
+        _DROP if is_witness else _KEEP,
         *_require_one_of(_RECEIVER, asking),
         _KEEP,
     )

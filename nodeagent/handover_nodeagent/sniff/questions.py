@@ -25,8 +25,9 @@ _A = TypeVar("_A", bound=IPAddress)
 class Questions:
     """The ready frames of one endpoint; none where its guest's MAC is unknown.
 
-    ``ipv4`` and ``ipv6``: one probe for each address. ``corrections``: the gateway tells the guest
-    its MAC on this node. ``askers``: the senders of the probes, to whom answers are addressed.
+    ``ipv4`` and ``ipv6``: a probe for each address, and for each MAC that may have it.
+    ``corrections``: the gateway tells the guest its MAC on this node. ``askers``: the senders of
+    the probes, to whom answers are addressed.
     """
 
     ipv4: tuple[bytes, ...] = ()
@@ -51,11 +52,15 @@ class Questions:
 
 @dataclass(frozen=True, slots=True)
 class Parties:
-    """Who asks whom: two MACs, and the interface's own link-local address where it has one."""
+    """Who asks whom: two MACs, and the interface's own link-local address where it has one.
+
+    ``witness``: another MAC that is asked the same, but told nothing.
+    """
 
     guest: str | None
     interface: str
     link_local: IPv6Address | None = None
+    witness: str | None = None
 
 
 def compose(
@@ -65,6 +70,7 @@ def compose(
     if parties.guest is None:
         return Questions()
     guest, ours = frames.pack_mac(parties.guest), frames.pack_mac(parties.interface)
+    asked = [frames.pack_mac(mac) for mac in (parties.guest, parties.witness) if mac]
     guests = tuple(dict.fromkeys(addresses))
     usable = [g for g in dict.fromkeys(gateways) if not g.is_unspecified and g not in guests]
     ipv4 = [g for g in usable if isinstance(g, IPv4Address)] or [DEFAULT_GATEWAY]
@@ -76,8 +82,8 @@ def compose(
     guests4 = [a for a in guests if isinstance(a, IPv4Address)]
     guests6 = [a for a in guests if isinstance(a, IPv6Address)]
     return Questions(
-        ipv4=tuple(arp_request(ours, guest, asked_by[a], a) for a in guests4),
-        ipv6=tuple(neighbor_solicitation(ours, guest, asker, address) for address in guests6),
+        ipv4=tuple(arp_request(ours, mac, asked_by[a], a) for a in guests4 for mac in asked),
+        ipv6=tuple(neighbor_solicitation(ours, mac, asker, a) for a in guests6 for mac in asked),
         corrections=(
             *(arp_request(ours, guest, gateway, a) for gateway in ipv4 for a in guests4[:1]),
             *(gateway_advertisement(ours, guest, gateway) for gateway in ipv6 if guests6),

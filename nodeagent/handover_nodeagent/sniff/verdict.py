@@ -68,10 +68,10 @@ Verdict = Accepted | NeedsConfirmation | Rejected
 class Expectation:
     """What one endpoint's announcement looks like; addresses are packed for the hot path.
 
-    ``hint``: a MAC that the kernel's neighbour table has for a guest whose MAC nobody told. It may
-    be an old one's, so it lets its owner answer, but excludes no RARP. ``askers``: in whose name
-    our probes ask. ``advertised``: an unsolicited NA was heard, so that the next answer confirms
-    it.
+    ``hint``: a MAC that the kernel's neighbour table has. It may be an old one's: where nobody told
+    the guest's it lets its owner answer, but excludes no RARP; beside another ``mac`` it lets its
+    owner answer a probe, and nothing else. ``askers``: in whose name our probes ask.
+    ``advertised``: an unsolicited NA was heard, so that the next answer confirms it.
     """
 
     mac: bytes | None
@@ -85,6 +85,11 @@ class Expectation:
     def known(self) -> bytes | None:
         """The MAC from which the guest's answers are expected."""
         return self.mac or self.hint
+
+    @property
+    def witness(self) -> bytes | None:
+        """The MAC from which an answer counts, too, though another one was told."""
+        return self.hint if self.mac and self.hint != self.mac else None
 
     @classmethod
     def of(
@@ -123,11 +128,16 @@ def judge(expected: Expectation, frame: Frame) -> Verdict:
     source = frame.source
     if source != frame.claimed or source[0] & _GROUP_BIT or source == _NO_STATION:
         return _FORGED_SENDER
-    if expected.mac is not None and source != expected.mac:
+    if expected.mac is not None and source != expected.mac and not _testifies(expected, frame):
         return _OTHER_MAC
     if frame.kind is Kind.RARP:
         return Accepted(Signal.RARP, source)
     return _objection(expected, frame) or _proof(expected, frame)
+
+
+def _testifies(expected: Expectation, frame: Frame) -> bool:
+    """Tell whether somebody else answers of whom that is wanted, too."""
+    return frame.source == expected.witness and frame.kind in _ANSWERS
 
 
 def _objection(expected: Expectation, frame: Frame) -> Rejected | None:
@@ -136,7 +146,7 @@ def _objection(expected: Expectation, frame: Frame) -> Rejected | None:
         return _NOT_ARMED
     if expected.known is None:
         return _UNKNOWN_MAC
-    if frame.source != expected.known:
+    if frame.source not in {expected.known, expected.witness}:
         return _OTHER_MAC
     if frame.address not in expected.addresses:
         return _OTHER_ADDRESS

@@ -33,12 +33,27 @@ EXPECTATIONS = {
     "MAC unknown": dataclasses.replace(EXPECTED, mac=None),
     "MAC guessed": dataclasses.replace(EXPECTED, mac=None, hint=MAC),
     "MAC guessed, unarmed": dataclasses.replace(EXPECTED, mac=None, hint=MAC, armed=False),
+    "another MAC may answer": dataclasses.replace(EXPECTED, hint=OTHER),
+    "another MAC may answer, unarmed": dataclasses.replace(EXPECTED, hint=OTHER, armed=False),
+    "the same MAC may answer": dataclasses.replace(EXPECTED, hint=MAC),
     "IPv4 only": dataclasses.replace(EXPECTED, addresses=frozenset({IP})),
     "IPv6 only": dataclasses.replace(EXPECTED, addresses=frozenset({IP6})),
     "nobody asks": dataclasses.replace(EXPECTED, askers=frozenset()),
     "many addresses": dataclasses.replace(
         EXPECTED,
         addresses=frozenset([IP6, *(bytes([10, 65, 0, n]) for n in range(15))]),
+    ),
+    "many addresses and another MAC": dataclasses.replace(
+        EXPECTED,
+        addresses=frozenset(bytes([10, 65, 0, n]) for n in range(16)),
+        askers=frozenset([ASKER6, *(bytes([169, 254, 1, n]) for n in range(1, 17))]),
+        hint=OTHER,
+    ),
+    "many IPv6 addresses and another MAC": dataclasses.replace(
+        EXPECTED,
+        addresses=frozenset(IP6[:15] + bytes([n]) for n in range(16)),
+        askers=frozenset({ASKER6}),
+        hint=OTHER,
     ),
     "many IPv6 addresses": dataclasses.replace(
         EXPECTED,
@@ -63,7 +78,7 @@ def oracle(expected: Expectation, octets: bytes) -> Signal | None:
     message = octets[54 : 54 + size]
     pseudo = octets[22:54] + size.to_bytes(4, "big") + b"\0\0\0\x3a" + message + b"\0" * (size % 2)
     total = sum(int.from_bytes(pseudo[at : at + 2], "big") for at in range(0, len(pseudo), 2))
-    is_whole = total != 0 and total % 0xFFFF == 0 and _oracle_options(message[24:])
+    is_whole = total != 0 and total % 0xFFFF == 0 and _oracle_options(octets[6:12], message[24:])
     return signal if is_whole else None
 
 
@@ -78,10 +93,14 @@ def filter_oracle(expected: Expectation, octets: bytes) -> Signal | None:
     """Read the table as far as a classic filter can: without an NA's checksum and options."""
     octets = untagged(octets)
     source, ethertype = octets[6:12], octets[12:14]
-    if expected.mac not in {None, source} or source == bytes(6) or source[:1] == b"":
+    if source == bytes(6) or source[:1] == b"" or source[0] % 2 == 1:
         return None
-    if source[0] % 2 == 1:
-        return None
+    if expected.mac not in {None, source}:
+        if source != expected.hint:
+            return None
+        # Beside the guest's own, another MAC may answer and do nothing else.
+        signal = filter_oracle(dataclasses.replace(expected, mac=expected.hint), octets)
+        return signal if signal is Signal.PROBE else None
     if ethertype in {b"\x80\x35", b"\x08\x06"}:
         is_whole = len(octets) >= 42 and octets[14:20] == HARDWARE and octets[22:28] == source
         return _oracle_arp(expected, octets) if is_whole else None
@@ -117,7 +136,7 @@ def _oracle_na(expected: Expectation, octets: bytes) -> Signal | None:
     return Signal.PROBE if octets[38:54] in expected.askers else None
 
 
-def _oracle_options(options: bytes) -> bool:
+def _oracle_options(source: bytes, options: bytes) -> bool:
     macs = []
     while options:
         if len(options) < 2 or options[1] == 0 or len(options) < 8 * options[1]:
@@ -125,7 +144,7 @@ def _oracle_options(options: bytes) -> bool:
         if options[0] == 2:
             macs.append(options[2 : 8 * options[1]])
         options = options[8 * options[1] :]
-    return macs[:1] == [MAC]
+    return macs[:1] == [source]
 
 
 def verdict_of(expected: Expectation, octets: bytes) -> Signal | None:

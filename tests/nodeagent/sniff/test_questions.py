@@ -37,6 +37,16 @@ def test_an_arp_probe_asks_the_guest_alone_in_the_name_of_its_gateway() -> None:
     assert (arp.hwdst, arp.pdst) == ("00:00:00:00:00:00", "10.65.0.2")
 
 
+def test_a_witness_is_asked_the_same_and_told_nothing() -> None:
+    asked = compose(Parties(GUEST, NODE, witness="02:00:00:00:00:99"), [IP, IP_2, IP6], [DEFAULT])
+    alone = compose(PARTIES, [IP, IP_2, IP6], [DEFAULT])
+    guest, witness = (bytes.fromhex(mac.replace(":", "")) for mac in (GUEST, "02:00:00:00:00:99"))
+    for both, one in ((asked.ipv4, alone.ipv4), (asked.ipv6, alone.ipv6)):
+        assert set(both) == {*one, *(witness + octets.removeprefix(guest) for octets in one)}
+        assert len(both) == 2 * len(one)
+    assert (asked.corrections, asked.askers) == (alone.corrections, alone.askers)
+
+
 def test_a_solicitation_asks_the_guest_alone_from_a_link_local_source() -> None:
     (octets,) = compose(PARTIES, [IP6]).ipv6
     packet = Ether(octets)

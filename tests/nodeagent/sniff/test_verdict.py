@@ -34,6 +34,7 @@ UNARMED = dataclasses.replace(ARMED, armed=False)
 NO_MAC = dataclasses.replace(ARMED, mac=None)
 NO_MAC_UNARMED = dataclasses.replace(ARMED, mac=None, armed=False)
 HINTED = dataclasses.replace(ARMED, mac=None, hint=MAC)
+WITNESSED = dataclasses.replace(ARMED, hint=OTHER)
 ADVERTISED = dataclasses.replace(ARMED, advertised=True)
 
 RARP = Frame(Kind.RARP, MAC, MAC)
@@ -111,6 +112,30 @@ TABLE: dict[str, tuple[Expectation, Frame, Verdict]] = {
         OTHER_MAC,
     ),
     "answer of the hint": (HINTED, ARP_ANSWER, PROBE),
+    "answer of the guest beside a witness": (WITNESSED, ARP_ANSWER, PROBE),
+    "answer of a witness": (
+        WITNESSED,
+        ARP_ANSWER._replace(source=OTHER, claimed=OTHER),
+        PROBE._replace(source=OTHER),
+    ),
+    "IPv6 answer of a witness": (
+        WITNESSED,
+        NA_ANSWER._replace(source=OTHER, claimed=OTHER),
+        PROBE._replace(source=OTHER),
+    ),
+    "RARP of a witness": (WITNESSED, RARP._replace(source=OTHER, claimed=OTHER), OTHER_MAC),
+    "GARP of a witness": (WITNESSED, GARP._replace(source=OTHER, claimed=OTHER), OTHER_MAC),
+    "NA of a witness": (WITNESSED, NA._replace(source=OTHER, claimed=OTHER), OTHER_MAC),
+    "answer of a third beside a witness": (
+        dataclasses.replace(WITNESSED, hint=b"\x02" + OTHER[1:]),
+        ARP_ANSWER._replace(source=OTHER, claimed=OTHER),
+        OTHER_MAC,
+    ),
+    "answer of a witness, not armed": (
+        dataclasses.replace(WITNESSED, armed=False),
+        ARP_ANSWER._replace(source=OTHER, claimed=OTHER),
+        Rejected(Reason.NOT_ARMED),
+    ),
     "answer of the hint, not armed": (
         dataclasses.replace(HINTED, armed=False),
         ARP_ANSWER,
