@@ -18,7 +18,7 @@ LONG := tests/chart tests/docs tests/api/test_assignment.py tests/nodeagent/test
   tests/operator/kubevirt/test_fuzz_objects.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kubevirt test test-install test-fast bench bench-operator fuzz mutants soak lint images chart docs licenses tools prepare fitting-python clean constraints
+.PHONY: help demo demo-kubevirt test test-install test-fast bench bench-operator fuzz mutants soak lint images chart docs licenses tools guest prepare fitting-python clean constraints
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,13 +29,13 @@ demo: prepare  ## Watch a real VM migrate and its network follow (KEEP=1 leaves 
 demo-kubevirt: prepare  ## The same beside a played KubeVirt: only a VMIM is applied by hand (KEEP=1 as above)
 	@env --block-signal=INT $(LAB).demo_kubevirt $(if $(KEEP),--keep)
 
-test: prepare lint tools images  ## Everything: pure tables, kernel, API server, cluster, real VMs
+test: prepare lint tools guest images  ## Everything: pure tables, kernel, API server, cluster, real VMs
 	@$(PYTEST) -m "$(FAST)"
 	@$(PYTEST) -m "root and not cluster and not lab"
 	@$(PYTEST) -m "api and not root and not cluster and not lab"
 	@$(LAB).sandbox -- $(PYTEST) -m "cluster or lab"
 
-test-install: prepare tools images  ## The chart: manifests, rights, policies, a whole life on two nodes
+test-install: prepare tools guest images  ## The chart: manifests, rights, policies, a whole life on two nodes
 	@$(PYTEST) tests/chart
 	@$(LAB).sandbox -- $(PYTEST) e2e/tests/test_getting_started.py e2e/tests/test_install.py \
 	  $(wildcard e2e/tests/test_lifecycle*.py)
@@ -67,6 +67,9 @@ lint:  ## Style, types and layers
 
 tools: prepare  ## Build the parts of Kubernetes, once, into the user's cache
 	@$(LAB).tools
+
+guest: prepare  ## Build the kernel and initramfs of the VMs, once, into the user's cache
+	@$(LAB).initramfs
 
 images: prepare  ## Build the two images and their SBOMs into build/images (SUITE=bookworm, BASE=… a public one)
 	@$(LAB).images $(if $(SUITE),--suite $(SUITE)) $(if $(BASE),--base $(BASE))
