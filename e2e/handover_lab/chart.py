@@ -74,8 +74,9 @@ VALIDATION_ACTIONS: Final[Schema] = {
     "minItems": 1,
     "uniqueItems": True,
     "items": {"enum": ["Deny", "Warn", "Audit"]},
-    # The API server takes no policy that refuses and warns of the same.
-    "not": {"allOf": [{"contains": {"const": "Deny"}}, {"contains": {"const": "Warn"}}]},
+    # The API server takes no policy that refuses and warns of the same. See chart_rules.told.
+    "if": {"allOf": [{"contains": {"const": "Deny"}}, {"contains": {"const": "Warn"}}]},
+    "then": {"const": "Deny or Warn, not both; Audit beside either"},
 }
 TYPES: Final = {bool: "boolean", int: "integer", str: "string", list: "array", dict: "object"}
 
@@ -202,7 +203,9 @@ def plain(schema: Any) -> Any:  # noqa: ANN401  JSON
     rules = chart_rules.of(schema)
     if schema.get("x-kubernetes-list-type") == "set":
         kept["uniqueItems"] = True
-    return {key: plain(each) for key, each in kept.items()} | ({"allOf": rules} if rules else {})
+    said = {key: plain(each) for key, each in kept.items()}
+    # Of a rule among others Helm says first that "allOf" failed.
+    return said | (rules[0] if len(rules) == 1 else {"allOf": rules} if rules else {})
 
 
 def root_schema(found: tuple[Value, ...]) -> Schema:

@@ -52,7 +52,28 @@ class UntranslatedError(ValueError):
 def of(schema: Schema) -> list[Schema]:
     """Return what the rules of this one schema say, without those of its parts."""
     rules = schema.get("x-kubernetes-validations", [])
-    return [each for rule in rules for each in translate(rule["rule"])]
+    return [
+        told(meanings, rule["message"])
+        for rule in rules
+        if (meanings := list(translate(rule["rule"])))
+    ]
+
+
+def told(meanings: list[Schema], message: str) -> Schema:
+    """Return a schema that holds where all *meanings* do, and else is refused by the message.
+
+    JSON schema has no messages of one's own: a pattern would be shown, or that a "not" failed. What
+    a constant should have been is shown as it is, after "value must be".
+    """
+    return {"if": {"allOf": meanings}, "else": {"const": _wanted(message)}}
+
+
+def _wanted(message: str) -> str:
+    """Return what follows "must" in a message, so that it can follow "must be"."""
+    found = re.fullmatch(r"spec\.\w+ must (?:be|hold)? ?(.+)", " ".join(message.split()))
+    if found is None:
+        raise UntranslatedError(message)
+    return found[1].replace("not be ", "not ", 1)
 
 
 def translate(rule: str) -> Iterator[Schema]:

@@ -52,6 +52,53 @@ def test_the_schema_refuses_it(field: str, value: object) -> None:
     assert error.path[0] == field
 
 
+TOLD = {
+    case: sentence
+    for case, (spec, _, sentence) in REFUSED.items()
+    if case not in LEFT and sentence.startswith("spec.")
+}
+"""What a rule of the kind refuses, and the schema does, too."""
+
+
+@pytest.mark.parametrize("case", TOLD)
+def test_the_schema_refuses_in_the_words_of_the_kind(case: str) -> None:
+    spec, *_ = REFUSED[case]
+    (error,) = VALIDATOR.iter_errors(spec)
+
+    assert error.validator == "const"
+    assert TOLD[case].endswith(str(error.validator_value).removeprefix("not "))
+
+
+def test_those_words_are_no_value() -> None:
+    for case in TOLD:
+        spec, *_ = REFUSED[case]
+        (error,) = VALIDATOR.iter_errors(spec)
+        field = str(error.path[0])
+        words = [error.validator_value] if isinstance(spec[field], list) else error.validator_value
+
+        assert not VALIDATOR.is_valid({field: words}), case
+
+
+@pytest.mark.parametrize(
+    ("setting", "field", "sentence"),
+    [
+        ("probeInterval=1ms", "probeInterval", "0 (off) or a duration such as 200ms, at least"),
+        ("routeProtocol=12", "routeProtocol", "not one that BIRD (12) or FRR (11, 186..197) uses"),
+        ("gateways={x}", "gateways/0", "IPv4 or IPv6 addresses such as 10.0.0.1 or fd00::1"),
+        ("targetTimeout=0s", "targetTimeout", "a duration such as 10m, above 0"),
+    ],
+)
+def test_helm_names_field_and_rule_in_one_line(
+    helm: Run, setting: str, field: str, sentence: str
+) -> None:
+    both = ("--set", f"configuration.{setting}", "--set", "configuration.mode=observe")
+    done = helm("template", "handover", CHART, *both)
+
+    assert done.returncode != 0
+    assert f"- at '/configuration/{field}': value must be '{sentence}" in done.stderr
+    assert "failed" not in done.stderr
+
+
 def test_the_schema_leaves_to_the_templates_only_what_it_cannot_say() -> None:
     kinds = ("priorities", "elevated as", "normal as", "1h1us", "999999h999999h", "bits after")
 

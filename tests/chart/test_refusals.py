@@ -37,7 +37,7 @@ Run = Callable[..., subprocess.CompletedProcess[str]]
         (
             "policies.annotations.validationActions={Deny,Warn}",
             "at '/policies/annotations/validationActions'",
-            "'not' failed",
+            "value must be 'Deny or Warn, not both; Audit beside either'",
         ),
         ("operator.resources.limits.cpu=lots", "'/operator/resources/limits/cpu'", "not match"),
         ("nodeagent.resources.requests.memory=1GB", "/resources/requests/memory'", "not match"),
