@@ -22,6 +22,8 @@ VARIABLES: Final = {
     f"{PREFIX}{name.upper()}": field.alias or name for name, field in Settings.model_fields.items()
 }
 """Environment variable → field of HandoverConfiguration."""
+_NO_OBJECT: Final = "handover.dev/no-object"
+"""Stands in for a spec that is none; no field of the kind has such a name."""
 _LISTS: Final = frozenset({"allowedCIDRs", "gateways"})
 _WIDEST: Final = {
     "ipv4NormalRoutePriority": 2147483646,
@@ -33,9 +35,13 @@ _WIDEST: Final = {
 Spec = Mapping[str, object]
 
 
-def layer(spec: Spec, annotations: Mapping[str, str]) -> Spec:
-    """Return what is remembered of an object: its spec, and whether it holds the brake."""
-    return {**spec, names.PAUSED: True} if configuration.is_braked(annotations) else spec
+def layer(spec: Spec | None, annotations: Mapping[str, str]) -> Spec:
+    """Return what is remembered of an object: its spec, and whether it holds the brake.
+
+    None for a spec that is no object: the layer is refused, and the brake holds all the same.
+    """
+    known: Spec = {_NO_OBJECT: True} if spec is None else spec
+    return {**known, names.PAUSED: True} if configuration.is_braked(annotations) else known
 
 
 def braked(settings: Settings, default_spec: Spec | None) -> Settings:
@@ -95,6 +101,8 @@ def complaint(environment: Spec) -> Invalid | None:
 
 
 def _read(layer: str, spec: Spec) -> Settings | Invalid:
+    if _NO_OBJECT in spec:
+        return Invalid(layer, "spec", "is no object")
     try:
         return Settings.model_validate(dict(spec))
     except pydantic.ValidationError as error:

@@ -54,6 +54,29 @@ def endpoint(raw: Mapping[str, object]) -> WorkloadEndpoint | Unreadable:
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Configuration:
+    """A HandoverConfiguration; ``spec`` is None where it has one that is no object at all."""
+
+    name: str
+    generation: int
+    spec: Mapping[str, object] | None
+    annotations: Mapping[str, str]
+
+
+def configuration(raw: Mapping[str, object]) -> Configuration:
+    """Read a HandoverConfiguration, whatever is wrong with it."""
+    metadata, spec = _mapping(raw, "metadata"), raw.get("spec")
+    generation = metadata.get("generation")
+    said = _mapping(metadata, "annotations")
+    return Configuration(
+        key(raw).name,
+        generation if isinstance(generation, int) else 0,
+        {} if spec is None else spec if isinstance(spec, dict) else None,
+        {name: value for name, value in said.items() if isinstance(value, str)},
+    )
+
+
 def key(raw: Mapping[str, object]) -> ObjectKey:
     """Read who it is, whatever else is wrong."""
     metadata = _mapping(raw, "metadata")

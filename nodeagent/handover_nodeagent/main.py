@@ -23,6 +23,7 @@ from handover_nodeagent import (
     access,
     configuration,
     faults,
+    gather,
     handback,
     health,
     inspection,
@@ -279,18 +280,13 @@ class _Configurations:
         self._is_complete = False
 
     def put(self, raw: Mapping[str, object]) -> None:
-        metadata, spec = raw["metadata"], raw.get("spec") or {}
-        assert isinstance(metadata, dict)
-        assert isinstance(spec, dict)
-        if metadata["name"] in self._wanted:
-            self._listed.add(metadata["name"])
-            metrics.GENERATION.labels(metadata["name"]).set(metadata.get("generation", 0))
-            self._take(
-                metadata["name"],
-                configuration.layer(spec, metadata.get("annotations") or {}),
-            )
-        if metadata["name"] == names.DEFAULT_CONFIGURATION:
-            self._agent.consider_uninstall(metadata)
+        found = gather.configuration(raw)
+        if found.name in self._wanted:
+            self._listed.add(found.name)
+            metrics.GENERATION.labels(found.name).set(found.generation)
+            self._take(found.name, configuration.layer(found.spec, found.annotations))
+        if found.name == names.DEFAULT_CONFIGURATION:
+            self._agent.consider_uninstall({"annotations": found.annotations})
         self._answer()
 
     def drop(self, key: ObjectKey, uid: str) -> None:  # noqa: ARG002  the sink's form

@@ -179,7 +179,9 @@ class Memory:
             content = json.loads(self._configuration.read_text())
         except (OSError, ValueError):
             return None
-        return content if isinstance(content, dict) else None
+        if not isinstance(content, dict):
+            return None
+        return {name: spec for name, spec in content.items() if isinstance(spec, dict)}
 
     def keep_configuration(self, specs: Mapping[str, object]) -> None:
         """Write the HandoverConfigurations' *specs* by name, for a start without an API server."""

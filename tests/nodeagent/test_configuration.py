@@ -141,3 +141,14 @@ def test_the_brake_holds_beside_an_invalid_value() -> None:
     assert isinstance(configuration.effective(default, None, {}), Invalid)
     assert configuration.braked(BUILT_IN, default).mode is Mode.PAUSED
     assert configuration.braked(BUILT_IN, {"probeInterval": "1ms"}) == BUILT_IN
+
+
+@pytest.mark.parametrize("annotations", [{}, {"handover.dev/paused": "true"}])
+def test_a_layer_that_is_no_object_is_refused_as_any_other(annotations: dict[str, str]) -> None:
+    odd, good = configuration.layer(None, annotations), {"mode": "observe"}
+    for found in (configuration.effective(odd, None, {}), configuration.effective(odd, good, {})):
+        assert str(found) == "HandoverConfiguration default: spec: is no object"
+    of_node = configuration.effective(good, configuration.layer(None, {}), {})
+    assert str(of_node) == "HandoverConfiguration of this node: spec: is no object"
+    mode = Mode.PAUSED if annotations else Mode.ACTIVE
+    assert configuration.braked(Settings(), odd).mode is mode

@@ -1,5 +1,9 @@
 """API objects → values, also where somebody has broken the contract."""
 
+from typing import Any
+
+import pytest
+
 from handover_nodeagent import gather
 
 
@@ -13,3 +17,26 @@ def test_a_broken_spec_beside_a_broken_status_is_a_value() -> None:
     assert isinstance(found, gather.Unreadable)
     assert [str(address) for address in found.ips] == ["10.65.0.2"]
     assert (found.generation, found.status.state, found.status.since) == (3, "Base", None)
+
+
+ODD: tuple[Any, ...] = ([], "text", 7, [{"mode": "paused"}])
+
+
+@pytest.mark.parametrize("odd", ODD, ids=repr)
+def test_an_odd_configuration_is_a_value(odd: Any) -> None:
+    strange = {"name": "default", "generation": odd or "x", "annotations": odd}
+    found = gather.configuration({"metadata": strange, "spec": odd})
+    generation = 7 if odd == 7 else 0
+    assert found == gather.Configuration("default", generation, None, {})
+    assert gather.configuration({"metadata": odd, "spec": {}}).name == ""
+
+
+def test_a_configuration_says_what_it_has() -> None:
+    metadata = {"name": "node.n", "generation": 3, "annotations": {"handover.dev/paused": ""}}
+    found = gather.configuration({"metadata": metadata, "spec": {"mode": "observe"}})
+    expected = gather.Configuration("node.n", 3, {"mode": "observe"}, {"handover.dev/paused": ""})
+    assert found == expected
+    for none in ({}, {"spec": None}):
+        assert gather.configuration({"metadata": metadata, **none}).spec == {}
+    partly = {"name": "default", "annotations": {"handover.dev/uninstall": ["a"], "other": "b"}}
+    assert gather.configuration({"metadata": partly}).annotations == {"other": "b"}

@@ -179,3 +179,28 @@ async def test_an_agent_that_remembers_one_does_not_wait_for_long(
     await until(lambda: not agent.unready())
     assert agent.reconciler.settings.mode == "observe"
     assert api.asked[0] == names.CONFIGURATIONS
+
+
+@pytest.mark.parametrize("spec", ["text", ["mode"]], ids=repr)
+async def test_a_configuration_that_is_no_object_is_refused_by_name(
+    start: Start, api: Api, spec: object
+) -> None:
+    odd = configuration() | {"spec": spec}
+    odd["metadata"] |= {"generation": "odd", "annotations": ["odd"]}
+    api.answer = [odd]
+    agent = await start()
+    await until(lambda: "default: spec: is no object" in agent.unready())
+    corrected = configuration(probeInterval="1s")
+    corrected["metadata"]["resourceVersion"] = "2"
+    await api.news.put(("MODIFIED", corrected))
+    await until(lambda: not agent.unready())
+
+
+async def test_a_remembered_configuration_that_is_no_object_is_forgotten(
+    start: Start, api: Api, tmp_path: Path
+) -> None:
+    (tmp_path / "configuration.json").write_text('{"default": "odd", "node.n": {"mode": "paused"}}')
+    api.answer = []
+    agent = await start()
+    assert agent.reconciler.settings.mode == "paused"
+    await until(lambda: not agent.unready())
