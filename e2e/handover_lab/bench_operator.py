@@ -80,7 +80,9 @@ def endpoint(number: int) -> dict[str, Any]:
         "app": f"app-{number % 7}",
         "tier": f"tier-{number % 3}",
     }
-    address = ".".join(map(str, (10, number >> 16 & 255, number >> 8 & 255, number & 255)))
+    # Both of a migration have the same address, or the network could not follow.
+    guest = number // 2
+    address = ".".join(map(str, (10, guest >> 16 & 255, guest >> 8 & 255, guest & 255)))
     return {
         "apiVersion": names.API_VERSION,
         "kind": "WorkloadEndpoint",

@@ -1,5 +1,6 @@
 """API objects → facts. An object that breaks the contract becomes a value that names its field."""
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from handover_api.configuration import HandoverConfiguration
 from handover_api.livemigration import LiveMigration
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import WorkloadEndpoint
+from handover_operator import labels
 from handover_operator.facts import Endpoint
 
 RawObject = Mapping[str, Any]
@@ -44,7 +46,7 @@ def endpoint(raw: RawObject) -> Endpoint | Unreadable:
         uid=found.metadata.uid,
         node=found.spec.node,
         workload=found.spec.workload,
-        labels=found.metadata.labels,
+        labels=labels.share(found.metadata.labels),
         ips=found.spec.ips,
         assignment=Assignment.from_annotations(found.metadata.annotations),
         state=status.state,
@@ -80,7 +82,8 @@ def configuration(raw: RawObject) -> HandoverConfiguration | Unreadable:
 def key(raw: RawObject) -> ObjectKey:
     """Return namespace and name; the namespace of a cluster-scoped object is empty."""
     metadata = raw["metadata"]
-    return ObjectKey(metadata.get("namespace", ""), metadata["name"])
+    # Kinds have objects of the same name, and all of a namespace name that.
+    return ObjectKey(sys.intern(metadata.get("namespace", "")), sys.intern(metadata["name"]))
 
 
 def _unreadable(raw: RawObject, error: pydantic.ValidationError) -> Unreadable:

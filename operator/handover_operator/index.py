@@ -37,24 +37,37 @@ class Match(NamedTuple):
 
 
 class Multimap(Generic[K, V]):
-    """Sets by key; a key without values takes no room."""
+    """Sets by key; a key without values takes no room.
+
+    Most keys have one value, such as all that name one VM: a set for each would be most of it all.
+    """
 
     def __init__(self) -> None:
-        self._sets: dict[K, set[V]] = {}
+        self._values: dict[K, tuple[V] | set[V]] = {}
 
     def __getitem__(self, key: K) -> AbstractSet[V]:
-        return self._sets.get(key, frozenset())
+        found = self._values.get(key, ())
+        return found if isinstance(found, set) else frozenset(found)
 
     def add(self, key: K, value: V) -> None:
         """Put *value* into the set of *key*."""
-        self._sets.setdefault(key, set()).add(value)
+        found = self._values.get(key)
+        if found is None:
+            self._values[key] = (value,)
+        elif isinstance(found, set):
+            found.add(value)
+        elif found != (value,):
+            self._values[key] = {*found, value}
 
     def remove(self, key: K, value: V) -> None:
         """Take *value*, which is there, out of the set of *key*."""
-        values = self._sets[key]
-        values.remove(value)
-        if not values:
-            del self._sets[key]
+        found = self._values[key]
+        if isinstance(found, set) and len(found) > 1:
+            found.remove(value)
+        elif value in found:
+            del self._values[key]
+        else:
+            raise KeyError(value)
 
 
 def match(migration: LiveMigration, endpoint: Endpoint) -> Match | None:

@@ -568,7 +568,7 @@ def test_nothing_is_kept_of_what_is_gone_also_while_nobody_resolves(
     assert sizes == dict.fromkeys(sizes, 0)
     assert len(sizes) >= 10
     for name in ("_offered", "_sought", "_carriers", "_named"):
-        assert held[name]._sets == {}
+        assert held[name]._values == {}
 
 
 @settings(max_examples=60, deadline=None)

@@ -24,6 +24,7 @@ from handover_operator.kubevirt.facts import (
     Vmi,
     Vmim,
 )
+from handover_operator.labels import share
 
 GROUP: Final = "kubevirt.io"
 LAUNCHER: Final = "virt-launcher"
@@ -68,7 +69,7 @@ def pod(raw: RawObject) -> Pod | None:
         vmi_uid=owner["uid"],
         node=_text(_mapping(raw.get("spec")).get("nodeName")) or None,
         ips=_addresses(each.get("ip") for each in _mappings(status.get("podIPs"))),
-        labels=labels,
+        labels=share(labels),
         migration_uid=labels.get(MIGRATION_UID),
         migration_name=annotations.get(MIGRATION_NAME),
         is_final=_text(status.get("phase")) in _FINAL,
@@ -206,4 +207,4 @@ def _mappings(value: Any) -> list[Mapping[str, Any]]:  # noqa: ANN401  whatever 
 
 
 def _strings(value: Any) -> dict[str, str]:  # noqa: ANN401  whatever JSON holds
-    return dict(_mapping(value))
+    return {key: each for key, each in _mapping(value).items() if isinstance(each, str)}

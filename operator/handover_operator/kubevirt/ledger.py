@@ -12,6 +12,7 @@ from typing import Any, Final
 from handover_api import names
 from handover_api.livemigration import Outcome
 from handover_api.names import ObjectKey
+from handover_operator import labels
 from handover_operator.gather import RawObject
 from handover_operator.index import Multimap
 from handover_operator.kinds import Foreign, Kind
@@ -39,7 +40,7 @@ class SeenEndpoint:
     workload: str = ""
     mac: str | None = None
     ips: tuple[str, ...] = ()
-    labels: dict[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
     foreign_labels: frozenset[str] = frozenset()
 
 
@@ -155,7 +156,7 @@ def _endpoint(raw: RawObject, owner_uid: str) -> SeenEndpoint:
         workload=spec["workload"],
         mac=(spec.get("mac") or "").lower() or None,
         ips=tuple(spec["ips"]),
-        labels=metadata.get("labels", {}),
+        labels=labels.share(metadata.get("labels", {})),
         foreign_labels=frozenset(_foreign_labels(metadata)),
     )
 
