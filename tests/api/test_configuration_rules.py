@@ -250,6 +250,15 @@ async def test_too_many_networks_are_refused(api: Any) -> None:
 
 
 @api_server
+async def test_too_many_gateways_are_refused(api: Any) -> None:
+    gateways = [f"10.0.{n}.1" for n in range(65)]
+    await api.create(CONFIGURATIONS, {"gateways": gateways[:64]}, "default")
+    with pytest.raises(api.refused) as raised:
+        await api.create(CONFIGURATIONS, {"gateways": gateways}, "default")
+    assert raised.value.causes["spec.gateways"].endswith("must have at most 64 items")
+
+
+@api_server
 @pytest.mark.parametrize("name", ["defaults", "node-a", "node", "nodes.a"])
 async def test_another_name_is_refused(api: Any, name: str) -> None:
     with pytest.raises(api.refused) as raised:

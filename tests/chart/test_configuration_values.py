@@ -44,6 +44,7 @@ LEFT = sorted(case for case, (spec, *_) in REFUSED.items() if VALIDATOR.is_valid
         ("allowedCIDRs", ["10.0.0.0/33"]),
         ("allowedCIDRs", ["fd00::/129"]),
         ("ipv4ElevatedRoutePriority", 0),
+        ("gateways", [f"10.0.{n}.1" for n in range(65)]),
     ],
 )
 def test_the_schema_refuses_it(field: str, value: object) -> None:

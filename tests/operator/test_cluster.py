@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
 import pytest
@@ -13,9 +13,10 @@ from kubernetes_asyncio import client
 from handover_api.names import ObjectKey
 from handover_operator import listing
 from handover_operator.cluster import Absent, Cluster, Conflict, Refused, Unavailable
-from handover_operator.kinds import Kind
+from handover_operator.kinds import AnyKind, Foreign, Kind
 
 KEY = ObjectKey("default", "a")
+OBJECTS = 1001
 
 
 class Server:
@@ -25,11 +26,23 @@ class Server:
         self.code = 200
         self.headers: dict[str, str] = {}
         self.details: dict[str, str] = {"name": KEY.name}
+        self.limits: list[int] = []
 
-    async def answer(self, _: web.BaseRequest) -> web.Response:
+    async def answer(self, request: web.BaseRequest) -> web.Response:
         """Answer as an API server does."""
+        if self.code == 200 and "limit" in request.query:
+            return self._page(request.query)
         body = json.dumps({"kind": "Status", "message": "because", "details": self.details})
         return web.Response(text=body, status=self.code, headers=self.headers)
+
+    def _page(self, query: Mapping[str, str]) -> web.Response:
+        """Answer with the next of OBJECTS; the token says how many came before."""
+        self.limits.append(int(query["limit"]))
+        begin = int(query.get("continue", "0"))
+        end = begin + self.limits[-1]
+        metadata = {"resourceVersion": "7", "continue": str(end) if end < OBJECTS else ""}
+        items = [{"metadata": {"name": f"x{n}"}} for n in range(begin, min(end, OBJECTS))]
+        return web.json_response({"metadata": metadata, "items": items})
 
 
 @pytest.fixture
@@ -80,6 +93,20 @@ async def test_a_kind_that_is_not_served_says_nothing_of_its_objects(
         await cluster.get(Kind.ENDPOINT, KEY)
     with pytest.raises(Absent, match="because"):
         await cluster.identities(Kind.ENDPOINT)
+
+
+@pytest.mark.parametrize(
+    ("kind", "size"), [*((kind, 500) for kind in Kind), *((kind, 100) for kind in Foreign)]
+)
+async def test_a_list_comes_in_pages_that_memory_holds(
+    server: Server, cluster: Cluster, kind: AnyKind, size: int
+) -> None:
+    """A launcher pod is many times as large as an object of ours."""
+    pages = [page async for page, _ in cluster.objects(kind)]
+
+    assert set(server.limits) == {size}
+    assert [len(page) for page in pages] == [size] * (OBJECTS // size) + [1]
+    assert len({each["metadata"]["name"] for page in pages for each in page}) == OBJECTS
 
 
 @pytest.mark.parametrize("code", [429, 503])

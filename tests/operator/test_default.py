@@ -170,6 +170,19 @@ async def test_a_status_or_an_annotation_is_no_drift(server: Server) -> None:
         assert len(server.calls) == calls
 
 
+async def test_what_nobody_told_of_is_healed_after_five_minutes(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The watch may have lost it: nobody tells the replica that the object is gone.
+    assert room.REST == 300.0
+    monkeypatch.setattr(room, "REST", 0.01)
+    async with replica(server) as (default, _):
+        await until(lambda: default.trouble == "")
+        server.spec = None
+
+        await until(lambda: server.spec == GIVEN)
+
+
 async def test_a_refusal_makes_the_replica_unready_until_it_is_mended(server: Server) -> None:
     server.refusal = "422: spec.probeInterval must be 0 (off) or at least 20ms"
     async with replica(server) as (default, listener):
