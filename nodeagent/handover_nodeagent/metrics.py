@@ -169,7 +169,7 @@ MEMORY_ERRORS: Final = Counter(
 )
 LOST_LINES: Final = Counter(
     "handover_nodeagent_lost_log_lines",
-    "Lines of the log that were dropped because nobody read those before",
+    "Lines of the log that were dropped because too many waited, or nobody read those before",
     registry=REGISTRY,
 )
 FAULTS: Final = Counter(

@@ -3,6 +3,7 @@
 import asyncio
 import datetime as dt
 import itertools
+from collections import deque
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
@@ -31,6 +32,8 @@ DELAY: Final = 0.003
 """Seconds for which the loop tells nothing, so that twenty guests at once get their routes."""
 SLICE: Final = 16
 """Endpoints that are reported at a time: a guest may announce itself between two slices."""
+LINES: Final = 4096
+"""Log lines that wait, a fifth of a second's work; then the oldest are dropped, and counted."""
 
 _log: Final = structlog.get_logger()
 
@@ -52,7 +55,8 @@ class Telling:
         self._clock = clock
         self._residents = residents
         self._attempt = attempt
-        self._later: list[Callable[[], object]] = []
+        self._lines = deque[Callable[[], object]]()
+        self._later = deque[Callable[[], object]]()
         self._unreported: dict[ObjectKey, None] = {}
         self._conditions: dict[str, tuple[Condition, ...]] = {}
         self._states: dict[ObjectKey, State] = {}
@@ -62,7 +66,7 @@ class Telling:
         """Tell that an endpoint was seen for the first time."""
         self._count(resident.key, resident.machine.state)
         state = resident.machine.state
-        self._soon(
+        self._line(
             lambda: _log.info(
                 "endpoint",
                 endpoint=str(resident.key),
@@ -82,7 +86,7 @@ class Telling:
         state = after.state if after else "gone"
         self._count(resident.key, after.state if after else None)
         metrics.TRANSITIONS.labels(before.state, state, step.input).inc()
-        self._soon(lambda: _transition(resident, before, after, step))
+        self._line(lambda: _transition(resident, before, after, step))
 
     def cut_over(self, resident: Resident) -> None:
         """Tell what the network's share of a switchover was."""
@@ -121,7 +125,7 @@ class Telling:
         """Tell all that is pending."""
         if self._timer:
             self._timer.cancel()
-        while self._later or self._unreported:
+        while self._has_more():
             self._tell()
         self._timer = None
 
@@ -129,12 +133,15 @@ class Telling:
         # First: whatever is met, the next news have their timer.
         self._timer = None
         self._tell()
-        if self._later or self._unreported:
+        if self._has_more():
             self._wind()
 
+    def _has_more(self) -> bool:
+        return bool(self._later or self._lines or self._unreported)
+
     def _tell(self) -> None:
-        later, self._later = self._later[: 4 * SLICE], self._later[4 * SLICE :]
-        for tell in later:
+        for _ in range(min(4 * SLICE, len(self._later) + len(self._lines))):
+            tell = (self._later or self._lines).popleft()
             try:
                 tell()
             except Exception as error:  # noqa: BLE001  the root of a line or an Event
@@ -160,6 +167,14 @@ class Telling:
         status = standing.status(described, before, self._clock())
         self._conditions[resident.uid] = status.conditions
         self._reporter.status(resident.key, resident.uid, status)
+
+    def _line(self, tell: Callable[[], object]) -> None:
+        """Write a line of the log soon; of too many the newest."""
+        if len(self._lines) == LINES:
+            self._lines.popleft()
+            metrics.LOST_LINES.inc()
+        self._lines.append(tell)
+        self._wind()
 
     def _soon(self, tell: Callable[[], object]) -> None:
         self._later.append(tell)

@@ -112,3 +112,24 @@ async def test_what_proves_nothing_is_counted_by_its_reason(world: World) -> Non
     world.send(BROKEN)
     await world.until(lambda: count(metrics.REJECTED, "Irrelevant") == irrelevant + 1)
     assert world.state() == "Target"
+
+
+async def test_of_too_many_lines_the_newest_are_written_and_the_others_counted(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handover_nodeagent.telling.LINES", 3)
+    lost = count(metrics.LOST_LINES)
+    with capture_logs() as lines:
+        for number in range(5):
+            world.put(f"vm{number}", ips=[f"10.65.0.{number + 2}"], interface=f"tap{number + 2}")
+        world.put("vm4", said="target", ips=["10.65.0.6"], interface="tap6")
+        world.loop.flush()
+    told = [(line["event"], line["endpoint"]) for line in lines if "endpoint" in line]
+    assert told == [
+        ("endpoint", "default/vm3"),
+        ("endpoint", "default/vm4"),
+        ("transition", "default/vm4"),
+    ]
+    assert count(metrics.LOST_LINES) == lost + 3
+    # Nobody's status is a line.
+    assert len(world.desk.statuses) == 5
