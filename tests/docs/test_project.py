@@ -42,6 +42,16 @@ def test_the_changelog_begins_with_what_is_not_released() -> None:
     assert all(version <= Version(__version__) for version in released)
 
 
+def test_the_changelog_says_each_thing_once_in_the_order_of_keep_a_changelog() -> None:
+    order = ["Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"]
+    for release in CHANGELOG.split("\n## [")[1:]:
+        headings = re.findall(r"^### (.+)$", release, re.MULTILINE)
+        told = [each.strip() for each in re.split(r"^(?=- |###)", release, flags=re.MULTILINE)[1:]]
+
+        assert headings == [each for each in order if each in headings]
+        assert sorted(told) == sorted(set(told))
+
+
 def test_every_package_is_pinned_with_hashes_and_none_says_where_it_comes_from() -> None:
     blocks = re.findall(r"^[a-z0-9.-]+==[^\n]*(?:\n[ \t]+[^\n]*)*", CONSTRAINTS, re.MULTILINE)
     lines = [line for line in CONSTRAINTS.splitlines() if line and line[0] not in " \t#"]
