@@ -7,6 +7,7 @@ machine's neighbours, the ratios do not.
 
 import argparse
 import asyncio
+import dataclasses
 import itertools
 import json
 import os
@@ -15,17 +16,17 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from rich.console import Console
-from rich.table import Table
 
+from handover_lab import pods
 from handover_lab.bench_bed import Bed, BenchError, Guest, batch, bed
+from handover_lab.bench_figures import Sample, draw, is_kept, percentile, show
+from handover_lab.nodegroup import GroupError
 from handover_lab.progress import Progress
 
 BUILD: Final = Path(__file__).parents[2] / "build" / "bench"
@@ -47,34 +48,16 @@ class Plan:
     many: int = 1000
     most: int = 2000
     foreign: int = 10_000
+    request: int = 0
+    """Of the agent, in thousandths of a processor; the floor runs in the same control group."""
+    priority: str = "normal"
+    """The agent's setting HANDOVER_PROCESSOR_PRIORITY."""
+    is_cutovers_alone: bool = False
 
 
 QUICK: Final = Plan(
     cycles=200, quiet_seconds=15.0, rest_seconds=5.0, many=200, most=400, foreign=1000
 )
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """The agent's and the floor's times of one condition, in µs."""
-
-    agent: tuple[float, ...]
-    floor: tuple[float, ...]
-
-    def figures(self) -> dict[str, float]:
-        """Return what the report says of them."""
-        return {
-            "p50_us": round(percentile(self.agent, 50), 1),
-            "p99_us": round(percentile(self.agent, 99), 1),
-            "max_us": round(max(self.agent), 1),
-            "floor_p50_us": round(percentile(self.floor, 50), 1),
-            "floor_p99_us": round(percentile(self.floor, 99), 1),
-        }
-
-
-def percentile(values: Sequence[float], rank: int) -> float:
-    """Return the value below which *rank* per cent lie."""
-    return statistics.quantiles(values, n=100, method="inclusive")[rank - 1]
 
 
 class Bench:
@@ -93,23 +76,37 @@ class Bench:
     async def run(self) -> None:
         """Measure all."""
         self.say(f"{ENDPOINTS} endpoints, an API server, the agent and the floor")
+        await self.prepare()
+        await self.cutovers("idle")
+        burners = [
+            self.bed.run(*pods.inside(group), sys.executable, "-c", BURNER)
+            for group in pods.neighbors()
+        ]
+        await self.cutovers("busy")
+        for burner in burners:
+            burner.kill()
+        if not self.plan.is_cutovers_alone:
+            await self.rest()
+
+    async def prepare(self) -> None:
+        """Start the agent and the floor as one pod, and wait until both are ready."""
         self.bed.connect(self.guests + self.yardsticks)
         await self.bed.create(self.guests)
+        is_real_time = self.plan.priority == "high"
+        pod = pods.inside(pods.make("agent", self.plan.request, is_real_time=is_real_time))
         words = [word for one in self.yardsticks for word in (one.tap, str(one.address))]
-        floor = self.bed.run(str(self.bed.program), "floor", *words)
+        floor = self.bed.run(*pod, str(self.bed.program), "floor", *words)
         assert floor.stdout is not None
         await asyncio.to_thread(floor.stdout.readline)
+        self.bed.agent.prefix = pod
+        self.bed.agent.environment["HANDOVER_PROCESSOR_PRIORITY"] = self.plan.priority
         self.bed.agent.start()
         await self.bed.agent.ready()
         await asyncio.sleep(1)
         self.results["rss_mib_200"] = round(self.bed.agent.rss_mib, 1)
-        await self.cutovers("idle")
-        with_burners = [
-            self.bed.run(sys.executable, "-c", BURNER) for _ in range(os.cpu_count() or 1)
-        ]
-        await self.cutovers("busy")
-        for burner in with_burners:
-            burner.kill()
+
+    async def rest(self) -> None:
+        """Measure all but cutovers one by one."""
         await self.evacuation()
         await self.at_rest()
         await self.flood()
@@ -219,79 +216,11 @@ class Bench:
             self.bed.agent.stop()
 
 
-GOALS: Final = (
-    ("idle p50 / floor p50", "≤ 3", lambda r: ratio(r, "idle", "p50_us", "floor_p50_us"), 3.0),
-    ("idle p99 / floor p99", "≤ 5", lambda r: ratio(r, "idle", "p99_us", "floor_p99_us"), 5.0),
-    ("busy p99, ms", "≤ 5", lambda r: r["announcement_to_route"]["busy"]["p99_us"] / 1000, 5.0),
-    ("20 guests at once, last, ms", "≤ 2", lambda r: r["evacuation_20_last_us"] / 1000, 2.0),
-    ("memory with 200 endpoints, MiB", "≤ 72", lambda r: r["rss_mib_200"], 72.0),
-    ("memory with 2,000, MiB", "≤ 120", lambda r: r["rss_mib_2000"], 120.0),
-    ("processor at rest, %", "≤ 0.1", lambda r: r["cpu_percent_rest"], 0.1),
-    ("processor under traffic, %", "≤ 0.1", lambda r: r["cpu_percent_traffic"], 0.1),
-    ("flood, p99 with / without endpoint", "≤ 2", lambda r: r["flood_p99_ratio"], 2.0),
-    ("start with 1,000 endpoints, s", "", lambda r: r["start_1000_endpoints_s"], 1e9),
-)
-
-
-def ratio(results: dict[str, Any], condition: str, mine: str, floor: str) -> float:
-    """Return a figure of the agent as a multiple of the floor's."""
-    figures = results["announcement_to_route"][condition]
-    return float(figures[mine] / figures[floor])
-
-
-def is_kept(results: dict[str, Any]) -> bool:
-    """Return whether every bar is kept by what was measured."""
-    return all(read(results) <= limit for _, _, read, limit in GOALS)
-
-
-def show(results: dict[str, Any], console: Console) -> None:
-    """Print what a person wants to know."""
-    table = Table(title="The agent, measured", title_justify="left")
-    for head in ("", "µs p50", "p99", "max", "floor p50", "floor p99"):
-        table.add_column(head, justify="right" if head else "left")
-    for condition, figures in results["announcement_to_route"].items():
-        cells = [f"{figures[key]:,.0f}" for key in figures]
-        table.add_row(f"announcement to route, {condition}", *cells)
-    console.print(table)
-    goals = Table(title_justify="left")
-    for head in ("", "measured", "bar", ""):
-        goals.add_column(head, justify="right" if head else "left")
-    for what, goal, read, limit in GOALS:
-        value = read(results)
-        is_within = value <= limit
-        mark = "" if not goal else "✓" if is_within else "✗ missed"
-        goals.add_row(what, f"{value:,.2f}", goal, mark, style=None if is_within else "bold red")
-    console.print(goals)
-
-
-def draw(samples: dict[str, Sample], path: Path) -> None:
-    """Draw both distributions, agent and floor."""
-    figure = Figure(figsize=(9, 4.5), dpi=120)
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    for condition, style in (("idle", "-"), ("busy", ":")):
-        sample = samples[condition]
-        for values, color, name in (
-            (sample.agent, "#0072B2", "agent"),
-            (sample.floor, "#8C8C8C", "floor in C"),
-        ):
-            ordered = sorted(values)
-            shares = [100 * (index + 1) / len(ordered) for index in range(len(ordered))]
-            axes.plot(ordered, shares, style, color=color, label=f"{name}, {condition}")
-    axes.set_xscale("log")
-    axes.set_xlabel("µs from the announcement on the wire to the route in the kernel")
-    axes.set_ylabel("share of cutovers, %")
-    axes.set_title("How soon the route follows the guest", loc="left")
-    axes.grid(alpha=0.3)
-    axes.legend(frameon=False)
-    figure.tight_layout()
-    figure.savefig(path)
-
-
 async def measure(plan: Plan, console: Console) -> bool:
     """Measure in a fresh bed, and write the report; return whether every bar is kept."""
     BUILD.mkdir(parents=True, exist_ok=True)
     progress = Progress(console)
+    pods.stand_aside()
     with tempfile.TemporaryDirectory(prefix="handover-bench-") as directory, progress.running():
         async with bed(Path(directory)) as it:
             bench = Bench(it, plan, progress.say)
@@ -301,6 +230,8 @@ async def measure(plan: Plan, console: Console) -> bool:
         "kernel": platform.release(),
         "python": platform.python_version(),
         "cycles": plan.cycles,
+        "agent_cpu_request_m": plan.request,
+        "agent_priority": plan.priority,
     }
     (BUILD / "agent.json").write_text(json.dumps(bench.results, indent=2) + "\n")
     draw(bench.samples, BUILD / "agent.png")
@@ -313,14 +244,22 @@ def main() -> int:
     """Run the bench; it needs root, and runs in a sandbox (`make bench` does that)."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--quick", action="store_true", help="a tenth of it, to try a change")
+    parser.add_argument("--cutovers", action="store_true", help="one by one, and nothing else")
+    parser.add_argument("--cpu", metavar="REQUEST", help="another cpu request than the chart's")
+    parser.add_argument("--priority", choices=["normal", "high"], default="normal")
     arguments = parser.parse_args()
+    plan = dataclasses.replace(
+        QUICK if arguments.quick else Plan(),
+        request=pods.millicores(arguments.cpu) if arguments.cpu else pods.chart_request(),
+        priority=arguments.priority,
+        is_cutovers_alone=arguments.cutovers,
+    )
     console = Console(highlight=False)
     try:
-        is_kept = asyncio.run(measure(QUICK if arguments.quick else Plan(), console))
-    except BenchError as error:
+        return 0 if asyncio.run(measure(plan, console)) else 1
+    except (BenchError, GroupError) as error:
         console.print(f"The bench stopped: {error}", style="red")
         return 2
-    return 0 if is_kept else 1
 
 
 if __name__ == "__main__":

@@ -25,7 +25,7 @@ from rich.console import Console
 
 from handover_api import names
 from handover_lab import bench_adapter, bench_report
-from handover_lab.bench_agent import percentile
+from handover_lab.bench_figures import percentile
 from handover_lab.bench_world import (
     PATIENCE,
     ROOT,

@@ -343,7 +343,7 @@ async def _end(what: str, end: Callable[[], object]) -> None:
 
 async def run(settings: AgentSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises Unusable, Broken or access.Unconfigured."""
-    turns.shorten()
+    _hurry(settings)
     _raise_limits()
     for sentence in capabilities.missing():
         _log.error("privilege", trouble=sentence)
@@ -385,6 +385,13 @@ def _places(settings: AgentSettings, agent: Agent) -> Iterator[health.Place]:
         is_own = everywhere or address == settings.listen_address
         pages = served if is_own else {page: served[page] for page in ("/metrics", "/readyz")}
         yield health.Place(address, settings.port, pages)
+
+
+def _hurry(settings: AgentSettings) -> None:
+    """Have the loop's thread run soon after a frame has woken it."""
+    turns.shorten()
+    if settings.processor_priority == "high" and (refusal := turns.precede()):
+        _log.warning("privilege", trouble=f"HANDOVER_PROCESSOR_PRIORITY=high: {refusal}")
 
 
 def _raise_limits() -> None:

@@ -185,6 +185,38 @@ def test_the_agent_has_the_nodes_network_and_two_capabilities(release: Release) 
     }
 
 
+def test_the_agent_may_go_before_others_only_where_that_is_asked_for(render: Render) -> None:
+    (agent,) = (
+        each["spec"]["template"]["spec"]["containers"][0]
+        for each in render(
+            "nodeagent.processorPriority=high",
+            "nodeagent.securityContext.capabilities.add={NET_ADMIN,NET_RAW,SYS_NICE,BPF}",
+        )
+        if each["kind"] == "DaemonSet"
+    )
+
+    assert {"name": "HANDOVER_PROCESSOR_PRIORITY", "value": "high"} in agent["env"]
+    assert agent["securityContext"]["capabilities"] == {
+        "drop": ["ALL"],
+        "add": ["NET_ADMIN", "NET_RAW", "SYS_NICE", "BPF"],
+    }
+    assert agent["securityContext"]["readOnlyRootFilesystem"] is True
+
+
+def test_a_security_context_without_capabilities_gets_the_one_that_is_needed(
+    render: Render,
+) -> None:
+    (agent,) = (
+        each["spec"]["template"]["spec"]["containers"][0]
+        for each in render(
+            "nodeagent.processorPriority=high", "nodeagent.securityContext.capabilities=null"
+        )
+        if each["kind"] == "DaemonSet"
+    )
+
+    assert agent["securityContext"]["capabilities"] == {"add": ["SYS_NICE"]}
+
+
 def test_the_operator_has_no_privilege(release: Release) -> None:
     spec = pod(release, OPERATOR)
 

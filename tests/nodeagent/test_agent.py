@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+import os
 import re
 from pathlib import Path
 
@@ -273,3 +274,29 @@ def test_a_device_without_a_mac_ends_no_life_of_the_agent(site: Site, agent: Age
     agent.start().ready()
     assert agent.ask("/healthz") == "ok\n"
     assert '"event": "unexpected"' not in agent.log
+
+
+def policies(agent: Agent) -> tuple[int, set[int]]:
+    """Return the scheduling policy of the loop's thread, and those of all others."""
+    assert agent.process is not None
+    first = agent.process.pid
+    threads = {int(task.name) for task in Path(f"/proc/{first}/task").iterdir()}
+    return os.sched_getscheduler(first), {
+        os.sched_getscheduler(thread) for thread in threads - {first}
+    }
+
+
+def test_with_a_high_priority_only_the_loop_runs_before_others(agent: Agent) -> None:
+    agent.environment["HANDOVER_PROCESSOR_PRIORITY"] = "high"
+    agent.start().ready()
+    if "real-time share" in agent.log:
+        pytest.skip("this shell's control group has no real-time share (RT_GROUP_SCHED)")
+    assert policies(agent) == (os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, {os.SCHED_OTHER})
+
+
+def test_a_high_priority_without_the_privilege_is_said_and_nothing_else(agent: Agent) -> None:
+    agent.environment["HANDOVER_PROCESSOR_PRIORITY"] = "high"
+    agent.prefix = ("setpriv", "--bounding-set=-sys_nice", "--inh-caps=-sys_nice")
+    agent.start().ready()
+    assert policies(agent) == (os.SCHED_OTHER, {os.SCHED_OTHER})
+    assert "HANDOVER_PROCESSOR_PRIORITY=high: CAP_SYS_NICE is missing" in agent.log

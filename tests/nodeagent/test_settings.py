@@ -28,6 +28,7 @@ def test_only_the_nodes_name_has_no_default(monkeypatch: pytest.MonkeyPatch) -> 
     assert (found.listen_address, found.metrics_address) == ("127.0.0.1", "")
     assert found.state_directory == Path("/run/handover")
     assert (found.log_level, found.log_format, found.drain_seconds) == ("info", "json", 570.0)
+    assert found.processor_priority == "normal"
     assert found.overrides == {}
 
 
@@ -45,6 +46,10 @@ def test_the_fields_of_the_configuration_are_overrides(monkeypatch: pytest.Monke
         ({"NODE_NAME": "a", "PORT": "99999"}, "HANDOVER_PORT: Input should be less than"),
         ({"NODE_NAME": "a", "PORT": "tcp://10.96.0.7:80"}, "HANDOVER_PORT: .*valid integer"),
         ({"NODE_NAME": "a", "LOG_LEVEL": "loud"}, "HANDOVER_LOG_LEVEL: Input should be 'debug'"),
+        (
+            {"NODE_NAME": "a", "PROCESSOR_PRIORITY": "highest"},
+            "HANDOVER_PROCESSOR_PRIORITY: Input should be 'normal' or 'high'",
+        ),
         ({"NODE_NAME": "a", "MODE": "wrong"}, "HANDOVER_MODE: Input should be 'active'"),
         ({"NODE_NAME": "a", "ALLOWED_CIDRS": "x"}, "HANDOVER_ALLOWED_CIDRS: "),
         (

@@ -117,6 +117,17 @@ tolerations:
 {{- end }}
 {{- end -}}
 
+{{/* The agent's security context; the capability to go before others only where that is asked for. */}}
+{{- define "handover.agentSecurity" -}}
+{{- $context := deepCopy .securityContext -}}
+{{- if eq (default "normal" .processorPriority) "high" -}}
+{{- $capabilities := $context.capabilities | default dict -}}
+{{- $added := append ($capabilities.add | default list) "SYS_NICE" | uniq -}}
+{{- $context = set $context "capabilities" (set $capabilities "add" $added) -}}
+{{- end -}}
+{{- toYaml $context -}}
+{{- end -}}
+
 {{/* Alive once it serves; ready once it knows all that it must know before it acts. */}}
 {{- define "handover.probes" -}}
 startupProbe:

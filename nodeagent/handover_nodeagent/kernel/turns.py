@@ -1,8 +1,11 @@
-"""The length of the agent's turns on a processor.
+"""The agent's turns on a processor: how long they are, and before whom it has them.
 
 A task of the normal class may ask for it (sched_setattr(2), since Linux 6.12; what is older ignores
 it). It buys no time, only an earlier start: on a busy node an agent with short turns runs soon
 after a frame has woken it, where others first end theirs of 3 ms. No privilege is needed.
+
+A control group that has used more than its share waits all the same. Only the real-time class does
+not, and that needs a privilege.
 """
 
 import ctypes
@@ -10,6 +13,8 @@ import os
 import platform
 import struct
 from typing import Final
+
+from handover_nodeagent.kernel import capabilities
 
 SHORTEST: Final = 0.0001
 """Seconds; the kernel takes nothing shorter, and nothing longer than 0.1 s."""
@@ -38,6 +43,23 @@ def shorten(seconds: float = SHORTEST) -> bool:
     fields[_RUNTIME] = round(seconds * 1e9)
     attributes.raw = _ATTRIBUTES.pack(*fields)
     return not _libc.syscall(set_number, 0, attributes, 0)
+
+
+def precede() -> str:
+    """Let this thread run before all of the normal class; return why it may not, or "".
+
+    Threads and programs that it starts are of the normal class: what they do is in no hurry, and
+    must not keep a processor from the node.
+    """
+    lowest = os.sched_param(os.sched_get_priority_min(os.SCHED_FIFO))
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, lowest)
+    except OSError as error:
+        if not capabilities.holds(capabilities.SYS_NICE):
+            return "CAP_SYS_NICE is missing"
+        # EPERM in spite of it: the group of version 1 has no time of that class (RT_GROUP_SCHED).
+        return f"{error.strerror}; this kernel gives the pod's control group no real-time share"
+    return ""
 
 
 def length() -> float:

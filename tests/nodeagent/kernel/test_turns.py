@@ -1,14 +1,17 @@
 """The length of turns, with the running kernel."""
 
+import errno
 import os
+import subprocess
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 import pytest
+from tests.nodeagent.kernel.conftest import without_privileges
 
-from handover_nodeagent.kernel import turns
+from handover_nodeagent.kernel import capabilities, turns
 
 T = TypeVar("T")
 
@@ -64,3 +67,52 @@ def test_a_thread_of_another_class_is_left_alone() -> None:
         return turns.shorten(), os.sched_getscheduler(0)
 
     assert in_a_thread(batch) == (False, os.SCHED_BATCH)
+
+
+def preceding() -> tuple[str, int, int, int, int]:
+    """Return what was said, and the policies of this thread and of what it starts."""
+    said = turns.precede()
+    policy, urgency = os.sched_getscheduler(0), os.sched_getparam(0).sched_priority
+    with ThreadPoolExecutor(1) as pool:
+        of_thread = pool.submit(os.sched_getscheduler, 0).result()
+    with subprocess.Popen(["sleep", "9"]) as program:
+        of_program = os.sched_getscheduler(program.pid)
+        program.kill()
+    return said, policy, urgency, of_thread, of_program
+
+
+@pytest.mark.root
+def test_only_the_thread_that_asks_runs_before_the_normal_class() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: CAP_SYS_NICE")
+    turn = in_a_thread(preceding)
+    if "control group" in turn[0]:
+        pytest.skip("this shell's control group has no real-time share (RT_GROUP_SCHED)")
+    said, policy, urgency, of_thread, of_program = turn
+    assert said == ""
+    assert policy == os.SCHED_FIFO | os.SCHED_RESET_ON_FORK
+    assert urgency == 1, "behind everything of the kernel's own that is real-time"
+    assert of_thread == os.SCHED_OTHER
+    assert of_program == os.SCHED_OTHER
+    assert os.sched_getscheduler(0) == os.SCHED_OTHER, "only the thread that asked"
+
+
+@pytest.mark.root
+def test_without_the_privilege_all_stays_and_it_is_said() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: gives privileges away")
+    told, policy = without_privileges(lambda: (turns.precede(), os.sched_getscheduler(0)))
+    assert (told, policy) == ("CAP_SYS_NICE is missing", os.SCHED_OTHER)
+
+
+def test_with_the_privilege_it_is_the_control_group_that_does_not_let_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def refuse(*_: object) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "sched_setscheduler", refuse)
+    monkeypatch.setattr(capabilities, "holds", lambda number: number == capabilities.SYS_NICE)
+    assert turns.precede() == (
+        "Operation not permitted; this kernel gives the pod's control group no real-time share"
+    )
