@@ -16,7 +16,7 @@ from handover_nodeagent.desired import Touched
 from handover_nodeagent.events import Deleted
 from handover_nodeagent.memory import Memory, Record
 from handover_nodeagent.network import Link
-from handover_nodeagent.orphans import Orphan
+from handover_nodeagent.orphans import Orphan, stray_key
 from handover_nodeagent.reconcile import Reconciler
 from handover_nodeagent.report import Reporter
 from handover_nodeagent.router import Observed
@@ -176,8 +176,7 @@ class Intake:
         for route in reconciler.router.strays():
             if reconciler.router.find_mac([route.address], route.oif):
                 reconciler.router.desired.adopt(route)
-                key = ObjectKey("", str(route.address))
-                reconciler.orphans.keep(Orphan(key, (route,)))
+                reconciler.orphans.keep(Orphan(stray_key(route), (route,)))
 
     def _leave(self, endpoint: gather.Unreadable) -> None:
         """Let an endpoint that nobody can read be as it is."""

@@ -41,6 +41,11 @@ class Orphan:
     gateways: tuple[IPAddress, ...] = ()
 
 
+def stray_key(route: Route) -> ObjectKey:
+    """Return what a route is kept by that no endpoint's name stands for; none has no namespace."""
+    return ObjectKey("", str(route.address))
+
+
 @dataclass(slots=True)
 class _Doubted:
     """An orphan, how long it is left in peace, and who listens while it is asked."""
@@ -78,8 +83,20 @@ class Orphans:
         self._wind(doubted, _FIRST, self._ask)
         metrics.ORPHANS.set(len(self._doubted))
 
+    def make_way(self, key: ObjectKey) -> None:
+        """Leave the memory's place to an endpoint of this key that is there again.
+
+        What it has not claimed goes on under names of its own.
+        """
+        doubted = self._doubted.get(key)
+        self.forget(key)
+        if doubted:
+            for route in self._held(doubted.orphan):
+                former = doubted.orphan
+                self.keep(Orphan(stray_key(route), (route,), former.mac, former.gateways))
+
     def forget(self, key: ObjectKey) -> None:
-        """Ask no more: an endpoint of this key is there again, and has the memory's place."""
+        """Ask no more."""
         doubted = self._doubted.pop(key, None)
         if doubted:
             doubted.retire()

@@ -350,9 +350,9 @@ class Reconciler:
         self.lodging.take_in(resident)
         self.residents[endpoint.key] = resident
         del self.unstarted[key]
-        self.orphans.forget(key)
         self.kernel.spare(key, ())
         self._settle(resident, step)
+        self.orphans.make_way(key)
         self._telling.met(resident, found)
         self.report(self.router.desired.holders(admission.allowed))
 

@@ -89,6 +89,40 @@ async def test_an_endpoint_that_is_made_again_claims_what_is_left(world: World, 
     assert KEY in world.memory.load()
 
 
+async def to_successor(world: World) -> None:
+    """Let an endpoint of the same name be made that has another address and interface."""
+    await to_orphan(world)
+    world.put(object_uid="uid-again", ips=["10.65.0.3"], interface="tap1")
+    await world.shows(NORMAL_V4, "10.65.0.3 dev tap1")
+
+
+async def test_what_an_endpoint_that_is_made_again_does_not_claim_is_asked_on(
+    world: World, node: Node
+) -> None:
+    await to_successor(world)
+    assert patience(world) == 0
+    assert count(metrics.ORPHANS) == 1
+    fall_silent(node)
+    await world.shows("10.65.0.3 dev tap1")
+    await world.memory.flush()
+    assert world.memory.load().keys() == {KEY}
+
+
+async def test_the_next_agent_asks_on_beside_an_endpoint_that_is_made_again(
+    world: World, node: Node
+) -> None:
+    await to_successor(world)
+    node.run("ip neigh flush dev tap0")
+    await world.kill()
+    await world.start(synced=False)
+    world.put(object_uid="uid-again", ips=["10.65.0.3"], interface="tap1")
+    world.intake.synced()
+    await world.at_rest()
+    await world.shows(NORMAL_V4, "10.65.0.3 dev tap1")
+    fall_silent(node)
+    await world.shows("10.65.0.3 dev tap1")
+
+
 async def test_an_endpoint_of_another_name_claims_it_too(world: World, node: Node) -> None:
     await to_orphan(world)
     world.put("other")
