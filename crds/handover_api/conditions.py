@@ -82,6 +82,7 @@ class EndpointReason(enum.StrEnum):
     LINK_DOWN = "LinkDown"
     NOT_OWNED = "NotOwned"
     NOT_ACTIVE = "NotActive"
+    HANDED_BACK = "HandedBack"
     LISTENING = "Listening"
     NOT_NEEDED = "NotNeeded"
     CANNOT_LISTEN = "CannotListen"

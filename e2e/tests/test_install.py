@@ -114,10 +114,10 @@ def test_a_pod_holds_no_more_memory_than_it_asks_for(installed: Cluster, compone
     asked = chart_values()[component]["resources"]["requests"]["memory"]
     (mebibytes,) = re.findall(r"^(\d+)Mi$", asked)
 
+    # An agent has a child, in which libnftables may crash.
     held = [
-        resident_kib(pid)
+        sum(resident_kib(pid) for pid in installed.nodes[node].pids(pod, SPACE[1]))
         for pod, node in pods(installed, component).items()
-        for pid in installed.nodes[node].pids(pod, SPACE[1])
     ]
 
     assert len(held) == 2
@@ -175,7 +175,8 @@ def test_an_uninstall_hands_the_node_back_and_keeps_the_objects(installed: Clust
 
     installed.helm("uninstall", "handover", *SPACE, *WAIT)
 
-    assert node.run("ip route show proto 88") == ""
+    # Nothing but ours leads to the guest: it stays.
+    assert "10.65.9.2" in node.run("ip route show proto 88")
     assert "handover" not in node.run("nft list tables")
     assert "tap" in installed.kubectl("get", "wep", "tap", "-o", "name")
     assert "handover" not in installed.kubectl("get", "clusterrole", "-o", "name")

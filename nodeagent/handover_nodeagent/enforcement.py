@@ -39,6 +39,7 @@ class Enforcement:
         self.router = Router(settings)
         self.guard = GuardKeeper(self._wanted_guard, self._tell_everybody)
         self.blindness = ""
+        self.handed_back = False
         self.observe: Callable[[], None] = _nothing
         self.settings = settings
         self._seating = seating

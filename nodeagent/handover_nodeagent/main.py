@@ -139,6 +139,8 @@ class Agent:
     async def run(self) -> None:
         """Work until cancelled; after an uninstall that asks for it, hand back and stand still."""
         async with asyncio.TaskGroup() as group:
+            # It outlives the work: a node that was handed back is no reason to start again.
+            group.create_task(self.supervisor.watch())
             work = group.create_task(self._work())
             await self.uninstalled.wait()
             work.cancel()
@@ -161,6 +163,7 @@ class Agent:
         }
         returned = await handback.hand_back(settings, silent)
         self.reconciler.router.load(await asyncio.to_thread(router.observe, settings, silent))
+        self.reconciler.kernel.handed_back = True
         # Told as it is now.
         self.intake.configure(settings, self.reconciler.misconfigured)
         _log.info("handed_back", **dataclasses.asdict(returned))
@@ -169,7 +172,6 @@ class Agent:
         records = await asyncio.to_thread(self.memory.load)
         async with asyncio.TaskGroup() as group:
             keep = self.supervisor.keep
-            group.create_task(self.supervisor.watch())
             group.create_task(keep("local socket", self._open_door, is_vital=False))
             if not self.remembers:
                 # After a boot nobody knows whether the kernel may be written to at all.

@@ -32,7 +32,8 @@ class Standing:
     ``contest``: whose foreign route comes back as often as it is parked. ``deafness``: why nobody
     listens who should. ``unguarded``: why the ARP guard is not as it should be. ``doubt``: why its
     interface would not be given to it now. ``fault``: what went wrong that nobody expected.
-    ``misconfigured``: why the newest configuration does not count.
+    ``misconfigured``: why the newest configuration does not count. ``handed_back``: an uninstall
+    asked for the node, and got it.
     """
 
     endpoint: WorkloadEndpoint
@@ -54,6 +55,7 @@ class Standing:
     cutover: Cutover | None = None
     sharers: Mapping[IPAddress, tuple[ObjectKey, ...]] | None = None
     misconfigured: str = ""
+    handed_back: bool = False
 
 
 _YES: Final = "True"
@@ -181,6 +183,8 @@ def _drafts(standing: Standing) -> Iterator[_Draft]:
 def _programmed(standing: Standing) -> _Draft:
     if standing.fault:
         return _Draft(Type.PROGRAMMED, _NO, Reason.INTERNAL_ERROR, standing.fault)
+    if standing.handed_back:
+        return _Draft(Type.PROGRAMMED, _NO, Reason.HANDED_BACK, _kept(standing))
     problem = _problem(standing)
     if problem:
         return _Draft(Type.PROGRAMMED, _NO, *problem)
@@ -202,6 +206,13 @@ def _problem(standing: Standing) -> tuple[Reason, str] | None:
     if standing.shadow:
         return Reason.SHADOWED, standing.shadow
     return _mismatch(standing, standing.placement)
+
+
+def _kept(standing: Standing) -> str:
+    """Say what an uninstall has left of the endpoint's routes."""
+    kept = ", ".join(sorted(str(route.address) for route in standing.routes))
+    text = "an uninstall asked for the node"
+    return f"{text}; our route to {kept} stays: nothing else leads there" if kept else text
 
 
 def _mismatch(standing: Standing, link: Link) -> tuple[Reason, str] | None:

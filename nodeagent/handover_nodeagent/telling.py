@@ -227,6 +227,7 @@ def describe(
         cutover=resident.cutover,
         sharers=router.desired.sharers(resident.key),
         misconfigured=misconfigured,
+        handed_back=kernel.handed_back,
     )
 
 

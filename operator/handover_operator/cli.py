@@ -117,13 +117,15 @@ def uninstall(
 ) -> None:
     """Let the agents hand their nodes back, where onUninstall says so; the chart's hook runs it."""
     try:
-        late = asyncio.run(_uninstall(timeout))
+        left = asyncio.run(_uninstall(timeout))
     except (cluster.Unconfigured, cluster.Absent, Temporary) as error:
         typer.echo(f"handover-operator: the agents cannot be asked: {error}", err=True)
         raise typer.Exit(1) from None
-    for each in late:
+    for each in left.kept:
+        typer.echo(f"keeps our route, for nothing else leads there: {each}")
+    for each in left.late:
         typer.echo(f"still has routes of ours: {each}")
-    if late:
+    if left.late:
         typer.echo(
             "See that the agents there run (helm test), then uninstall again; or leave these routes"
             " as they are: helm uninstall --no-hooks"
@@ -132,7 +134,7 @@ def uninstall(
     typer.echo("all that was to be handed back is")
 
 
-async def _uninstall(seconds: float) -> tuple[str, ...]:
+async def _uninstall(seconds: float) -> farewell.Left:
     api = cluster.Cluster(await cluster.connect())
     try:
         return await farewell.hand_back(api, seconds)

@@ -119,7 +119,19 @@ def test_only_nodes_that_hand_back_are_waited_for() -> None:
     specs = {"default": {"onUninstall": "handBack"}, "node.b": {"onUninstall": "keep"}}
     found = [endpoint("x", "a", ROUTE), endpoint("y", "a"), endpoint("z", "b", ROUTE)]
 
-    assert uninstall.late(found, specs) == ("default/x on a",)
+    assert uninstall.left(found, specs) == (("default/x on a",), ())
+
+
+def test_a_route_that_nothing_replaces_is_kept_and_not_waited_for() -> None:
+    """Guards: a guest that only our route serves is not cut off by an uninstall."""
+    metadata = {"name": "x", "namespace": "default"}
+    condition = {"type": "Programmed", "status": "False", "reason": "HandedBack"}
+    status = {"routes": [ROUTE], "conditions": [condition]}
+    found = [{"metadata": metadata, "spec": {"node": "a"}, "status": status}]
+
+    left = uninstall.left(found, {"default": {"onUninstall": "handBack"}})
+
+    assert left == ((), ("default/x on a",))
 
 
 def test_the_hook_is_there_only_where_it_is_wanted(helm: Run, hooks: list[Manifest]) -> None:

@@ -101,6 +101,18 @@ def conditions(of: Standing, before: tuple[Condition, ...] = ()) -> dict[str, Co
         ),
         (
             BASE,
+            {"handed_back": True},
+            "Programmed",
+            ("False", "HandedBack", "an uninstall asked for the node; our route to "),
+        ),
+        (
+            dataclasses.replace(BASE, routes=()),
+            {"handed_back": True},
+            "Programmed",
+            ("False", "HandedBack", "an uninstall asked for the node"),
+        ),
+        (
+            BASE,
             {"fault": "follow: ValueError: no"},
             "Programmed",
             ("False", "InternalError", "follow: ValueError: no"),
