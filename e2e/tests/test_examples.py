@@ -35,12 +35,15 @@ async def kubectl(client: Client) -> AsyncIterator[Kubectl]:
     await kubectl("apply", *files)
     await kubectl("wait", "--for=condition=Established", *files)
     yield kubectl
+    await kubectl("delete", "resourcequotas", "--all")
     await kubectl("delete", "livemigrations,workloadendpoints,vmims", "--all", "--all-namespaces")
     await kubectl("delete", "handoverconfigurations", "--all")
 
 
 @pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
 async def test_the_api_takes_an_example_as_it_is_written(kubectl: Kubectl, path: Path) -> None:
+    # A quota is nobody's kind of ours: another test may have left it in the namespace.
+    await kubectl("delete", "resourcequotas", "--all")
     said = await kubectl("apply", "--validate=strict", "--filename", str(path))
 
     assert said.count("created") == len(lab.read(path))

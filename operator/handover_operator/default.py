@@ -123,7 +123,6 @@ class Default:
             self._count("failed")
             self._note(f"HandoverConfiguration default is not applied: {reason}")
             return False
-        self._count("done")
         self._take(application)
         return True
 
@@ -146,6 +145,9 @@ class Default:
                 left = {name: value for name, value in left.items() if name not in taken}
             else:
                 if self._leads:
+                    if self._known != _version(raw):
+                        # An apply that finds all as it should be is a look, not a write.
+                        self._count("done")
                     self._known, self._was_there = _version(raw), True
                 return Application(overridden=overridden)
 

@@ -229,7 +229,7 @@ CHANGED: Final[dict[str, tuple[Spec, Spec]]] = {
     "the same outcome again": (ENDED, {"outcome": "Succeeded"}),
     "the same id again": (NAMED, {"id": "vmim-uid"}),
     "another source": (NAMED, {"source": {"workload": None, "endpoint": VM}}),
-    "a target added": (NAMED, {"target": {"workload": VM}}),
+    "a target added": (NAMED, {"target": {"workload": {"name": "vm-b"}}}),
     "the source removed for a target": (NAMED, {"source": None, "target": {"endpoint": VM}}),
     "armed": (NAMED, {"armed": False}),
     "a time to live": (ENDED, {"ttlSecondsAfterFinished": 60}),

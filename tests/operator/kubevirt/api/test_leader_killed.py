@@ -1,6 +1,7 @@
 """Two replicas beside a played KubeVirt: the leader dies in each phase, and nothing is lost."""
 
 import asyncio
+import itertools
 import time
 from collections.abc import Callable
 from typing import Any, Final
@@ -14,7 +15,8 @@ from handover_operator.lease import Periods
 
 pytestmark = pytest.mark.api
 
-IPS: Final = ("10.65.0.2", "fd00::2")
+NUMBERS: Final = itertools.count(2)
+"""Of the VMs' addresses: two that serve one are said of both."""
 PHASES: Final = ("pending", "schedule", "bind", "hand_off", "target_ready", "run", "switch")
 
 
@@ -25,12 +27,14 @@ class Move:
         self.desk = desk
         self.name = name
         self.played: Any = None
+        number = next(NUMBERS)
+        self.ips = (f"10.65.0.{number}", f"fd00::{number:x}")
 
     async def begin(self, step: str) -> "Move":
         """Take it to a step, and see the operator and the agents do their part."""
-        await self.desk.kubevirt.start(Guest(self.name), "node-a", IPS)
+        await self.desk.kubevirt.start(Guest(self.name), "node-a", self.ips)
         self.played = await self.desk.kubevirt.request(self.name, self.name)
-        self.played.node, self.played.ips = "node-b", IPS
+        self.played.node, self.played.ips = "node-b", self.ips
         await self.played.until(step)
         if self.played.reached > STEPS.index("bind"):
             await self.until_said(self.source, f"source of {self.name}")
