@@ -200,7 +200,8 @@ class Cluster:
             "apiVersion": names.API_VERSION,
             "kind": Kind.CONFIGURATION.value,
             "metadata": {"name": key.name},
-            "spec": spec,
+            # An apply of {} that takes the last field away leaves null, which the schema refuses.
+            **({"spec": spec} if spec else {}),
         }
         return await self._call(
             "PATCH",

@@ -419,6 +419,13 @@ async def test_a_persons_pause_outlives_a_new_leader_and_a_deletion_is_healed(
     )
     assert made["spec"] == {"mode": "active", "probeInterval": "200ms"}
     operator.kill()
+    file.write_text("{}\n")
+    await operator.start()
+    # The last field goes: an apply of {} alone would leave null, which is refused.
+    await desk.until(
+        lambda: desk.get(Kind.CONFIGURATION, "default"), lambda found: not found.get("spec")
+    )
+    operator.kill()
     await desk.delete(Kind.CONFIGURATION, "default")
 
 
