@@ -108,11 +108,11 @@ def _clocks(migration: LiveMigration, standing: Standing) -> Iterator[dt.datetim
         return
     lingers = _condition(migration, Type.SOURCE_LINGERS)
     if standing.lingering and lingers is not None and lingers.reason == Reason.WITHDRAWING:
-        yield following.after(lingers.last_transition_time, LINGERS_AFTER)
+        yield lingers.last_transition_time + LINGERS_AFTER
     ready = _condition(migration, Type.TARGET_READY)
     is_awaited = ready is not None and ready.reason == Reason.AWAITING_AGENT
     if standing.decision is None and is_awaited and migration.status.start_time is not None:
-        yield following.after(migration.status.start_time, following.SILENT_AFTER)
+        yield migration.status.start_time + following.SILENT_AFTER
     until = following.deadline(migration)
     uid = migration.migration_uid
     is_silent = any(target.acted_uid != uid for target in standing.targets)
@@ -125,7 +125,7 @@ def expiry(migration: LiveMigration) -> dt.datetime | None:
     ttl, completed = migration.spec.ttl_seconds_after_finished, migration.status.completion_time
     if ttl is None or completed is None or migration.status.phase not in phases.FINISHED:
         return None
-    return following.after(completed, dt.timedelta(seconds=ttl))
+    return completed + dt.timedelta(seconds=ttl)
 
 
 def has_resolved_source(migration: LiveMigration) -> bool:

@@ -19,21 +19,10 @@ SILENT_AFTER: Final = dt.timedelta(seconds=10)
 """A target's agent that has done nothing for so long may not be there."""
 
 
-_LATEST: Final = dt.datetime.max.replace(tzinfo=dt.UTC)
-
-
-def after(since: dt.datetime, delay: dt.timedelta) -> dt.datetime:
-    """Add as far as there are dates: a status may hold the last moment of all."""
-    try:
-        return since + delay
-    except OverflowError:
-        return _LATEST
-
-
 def deadline(migration: LiveMigration) -> dt.datetime | None:
     """Return until when a target's agent that has not acted is waited for."""
     since = migration.status.start_time or migration.metadata.creation_timestamp
-    return None if since is None else after(since, SILENT_AFTER)
+    return None if since is None else since + SILENT_AFTER
 
 
 def is_unattended(migration: LiveMigration, target: Endpoint, now: dt.datetime) -> bool:

@@ -215,23 +215,3 @@ def test_it_is_told_once_and_stays(running: Any, migration: Migration) -> None:
     assert conditions.expiry(
         migration(source="a", ttlSecondsAfterFinished=1, status=told.to_object())
     ) == running.now - dt.timedelta(seconds=59)
-
-
-@pytest.mark.parametrize("since", ["2026-11-24T12:00:00Z", "9999-12-31T23:59:59Z"])
-@pytest.mark.parametrize("zone", [-14, 0, 14])
-def test_a_time_of_a_status_may_be_the_last_of_all(since: str, zone: int) -> None:
-    moment = dt.datetime.fromisoformat(since).replace(tzinfo=dt.timezone(dt.timedelta(hours=zone)))
-    later = following.after(moment, dt.timedelta(seconds=10))
-    assert later.year == moment.year
-    assert later >= moment or zone < 0  # there is nothing later in Greenwich
-
-
-def test_a_migration_that_began_and_ended_at_the_last_moment_of_all_has_its_times(
-    migration: Migration,
-) -> None:
-    """Whoever may write statuses may write that, and the operator looks for when to wake up."""
-    last = "9999-12-31T23:59:59Z"
-    status = {"startTime": last, "completionTime": last, "phase": "Succeeded"}
-    found = migration(source="a", target="b", status=status, ttlSecondsAfterFinished=3600)
-    times = following.deadline(found), conditions.expiry(found)
-    assert [time and time.year for time in times] == [9999, 9999]
