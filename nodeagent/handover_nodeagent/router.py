@@ -45,7 +45,7 @@ class Observed:
 class Prepared:
     """A cutover as bytes, made when the endpoint became Target.
 
-    One part per family: the messages of one send, of which the last ones are the routes'.
+    One part per family, of which the last messages are the routes'; all parts leave in one send.
     """
 
     parts: tuple[tuple[tuple[bytes, ...], tuple[Route, ...]], ...]
@@ -200,11 +200,15 @@ class Router:
         return Prepared(parts) if parts else None
 
     def cut_over(self, prepared: Prepared) -> None:
-        """Send what was prepared; what the kernel refused is for :meth:`apply` to mend."""
+        """Send what was prepared; what the kernel refused is for :meth:`apply` to mend.
+
+        One send for both families: whoever is killed after it has moved the guest's whole network.
+        """
+        results = self._transact([each for requests, _ in prepared.parts for each in requests])
+        now = time.time_ns()
         for requests, wanted in prepared.parts:
-            results = self._transact(requests)
-            now = time.time_ns()
-            for route, result in zip(wanted, results[-len(wanted) :], strict=True):
+            answers, results = results[: len(requests)], results[len(requests) :]
+            for route, result in zip(wanted, answers[-len(wanted) :], strict=True):
                 if result == 0:
                     self._ours.put(route, now)
         self._ahead.update(route.address for route in prepared.routes)
