@@ -118,6 +118,12 @@ async def test_a_forbidden_address_changes_nothing(world: World) -> None:
     assert [line for line in world.routes() if "proto 88" in line] == []
 
 
+def is_the_nodes_own(world: World, name: str) -> bool:
+    """Whether the agent has heard that the node uses an interface itself."""
+    link = world.loop.lodging.node.names[name]
+    return link.default_route or any(not address.is_link_local for address in link.addresses)
+
+
 @pytest.mark.parametrize(
     ("command", "why"),
     [
@@ -131,7 +137,7 @@ async def test_a_device_of_the_nodes_own_is_left_alone(
 ) -> None:
     """Guards design 9.18: who may write an endpoint may not take the node's own traffic."""
     world.node.run(command)
-    await asyncio.sleep(0.02)
+    await world.until(lambda: is_the_nodes_own(world, "tap1"))
     with watching() as witness:
         world.put(said=said, interface="tap1")
         await world.until_says("Programmed", "False", "InterfaceRefused")
@@ -180,7 +186,7 @@ async def test_nothing_is_parked_for_a_target_whose_device_is_refused(world: Wor
     """The CNI's route serves the guest that nobody here can hear."""
     world.node.run(f"ip route add {CNI}")
     world.node.run("ip route add default dev tap0")
-    await asyncio.sleep(0.02)
+    await world.until(lambda: is_the_nodes_own(world, "tap0"))
     with watching() as witness:
         world.put(said="target")
         await world.until_says("Listening", "False", "InterfaceRefused")
