@@ -202,7 +202,11 @@ class Yard:
 
     async def end(self, node: str) -> None:
         """End the QEMU on *node*, whatever it does."""
-        if guest := self.guests.pop(node, None):
+        guest = self.guests.pop(node, None)
+        if len(self.guests) == 1:
+            # A guest that failed after its switchover runs on where it came from.
+            (self._home,) = self.guests
+        if guest:
             await guest.end()
             self._tell(story.Guest(time.time_ns(), node, ""))
 
