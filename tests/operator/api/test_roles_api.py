@@ -378,7 +378,7 @@ async def test_the_default_configuration_is_applied_and_all_are_judged(
     await desk.until(lambda: accepted(desk, "default"), bool)
     await desk.until(
         lambda: desk.get(Kind.CONFIGURATION, "default"),
-        lambda found: found["spec"].get("probeInterval") == "100ms",
+        lambda found: (found.get("spec") or {}).get("probeInterval") == "100ms",
     )
     await desk.until(lambda: accepted(desk, "default"), lambda found: found == ("True", "Valid"))
     await desk.create(Kind.CONFIGURATION, node, {"mode": "observe"})
