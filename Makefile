@@ -71,7 +71,7 @@ tools: prepare  ## Build the parts of Kubernetes, once, into the user's cache
 guest: prepare  ## Build the kernel and initramfs of the VMs, once, into the user's cache
 	@$(LAB).initramfs
 
-images: prepare  ## Build the two images and their SBOMs into build/images (SUITE=trixie, BASE=… a public one)
+images: prepare  ## Build the two images and their SBOMs into build/images (SUITE=bookworm, BASE=… a public one)
 	@$(LAB).images $(if $(SUITE),--suite $(SUITE)) $(if $(BASE),--base $(BASE))
 	@$(LAB).sbom
 

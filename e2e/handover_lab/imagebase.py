@@ -97,10 +97,8 @@ SUITES: Final = {
         Suite("bookworm", "3.11", glibc=36),
     )
 }
-USUAL: Final = SUITES["bookworm"]
-"""Debian 12 on purpose: what libnftables 1.1.3 (Debian 13) writes into a set or map makes an nft
-1.0.6 on the same node fall over its null pointer, whoever runs it there, and nodes with such an nft
-are many. Our own process survives the reverse: libnftables lives in a child of it."""
+NEWEST: Final = SUITES["trixie"]
+"""Debian's newest stable release: its libnftables reads what every nft of a node has written."""
 
 
 @dataclass(frozen=True, slots=True)

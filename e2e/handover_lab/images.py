@@ -100,7 +100,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--suite",
         choices=SUITES,
-        default=imagebase.USUAL.name,
+        default=imagebase.NEWEST.name,
         help="the release of Debian; of a base that is given, the one with the same Python",
     )
     parser.add_argument("--fresh", action="store_true", help="make our base anew, with new updates")
@@ -113,7 +113,7 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
-def build_all(reference: str = "", suite: Suite = imagebase.USUAL, *, fresh: bool = False) -> None:
+def build_all(reference: str = "", suite: Suite = imagebase.NEWEST, *, fresh: bool = False) -> None:
     """Bring both images and the summary up to date; raises StepError."""
     check_machine()
     os.umask(0o022)

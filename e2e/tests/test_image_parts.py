@@ -177,10 +177,10 @@ def test_a_failure_leaves_nothing_in_the_cache(
 
 
 def test_the_recipe_is_part_of_the_bases_key(monkeypatch: pytest.MonkeyPatch) -> None:
-    before = imagebase.recipe_key(imagebase.USUAL)
+    before = imagebase.recipe_key(imagebase.NEWEST)
     monkeypatch.setattr(imagebase, "RECIPE", imagebase.RECIPE + 1)
 
-    assert imagebase.recipe_key(imagebase.USUAL) != before
+    assert imagebase.recipe_key(imagebase.NEWEST) != before
 
 
 def test_each_suite_has_a_base_and_packages_of_its_own() -> None:
@@ -230,7 +230,7 @@ def test_an_image_depends_on_its_own_sources_alone(
     recipe = tuple(tmp_path / path.relative_to(images.ROOT) for path in images.RECIPE)
     monkeypatch.setattr(images, "ROOT", tmp_path)
     monkeypatch.setattr(images, "RECIPE", recipe)
-    suite = imagebase.USUAL
+    suite = imagebase.NEWEST
     before = [images.fingerprint(component, base, suite) for component in (operator, nodeagent)]
 
     with (tmp_path / "operator" / "handover_operator" / "roles.py").open("a") as file:

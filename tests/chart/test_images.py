@@ -5,6 +5,7 @@ import re
 import subprocess
 import tarfile
 from dataclasses import dataclass
+from ipaddress import IPv4Address
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 
 from handover_api import __version__
 from handover_lab import imagebase, images
+from handover_nodeagent.kernel import guard_rules
 
 pytestmark = pytest.mark.root
 
@@ -26,12 +28,17 @@ class Unpacked:
     configuration: dict[str, Any]
     tag: str
 
+    @property
+    def environment(self) -> dict[str, str]:
+        """What a container's processes find in theirs."""
+        return dict(each.split("=", 1) for each in self.configuration["config"]["Env"])
+
     def run(self, *argv: str) -> subprocess.CompletedProcess[str]:
         """Run a program of the image as its user, with its environment."""
         settings = self.configuration["config"]
         return subprocess.run(
             ["/usr/sbin/chroot", f"--userspec={settings['User']}", self.root, *argv],
-            env=dict(each.split("=", 1) for each in settings["Env"]),
+            env=self.environment,
             capture_output=True,
             text=True,
             check=False,
@@ -166,13 +173,35 @@ def test_libnftables_reads_sets_of_every_newer_nft(summary: Summary) -> None:
     assert tuple(int(part) for part in re.findall(r"\d+", version)[:3]) >= (1, 1, 3)
 
 
+def test_an_older_nft_on_the_node_reads_the_guard(nodeagent: Unpacked) -> None:
+    """Guards: of a map with a ``type`` 1.1.3 notes what makes an nft 1.0.6 crash."""
+    guard = {"tap0": frozenset({IPv4Address("10.65.0.2")})}
+    (nodeagent.root / "guard.nft").write_text(guard_rules.render(guard))
+    write = (
+        "from handover_nodeagent.kernel.libnftables import Context; "
+        "print(Context().run(open('/guard.nft', 'rb').read()))"
+    )
+    script = """
+        /usr/sbin/chroot "$0" python3 -c "$1" >&2
+        /usr/sbin/nft --json list table arp handover
+    """
+    listed = subprocess.run(
+        ["unshare", "--net", "bash", "-c", script, nodeagent.root, write],
+        env=nodeagent.environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert guard_rules.parse(listed.stdout) == guard, listed.stderr
+
+
 def test_the_operator_has_no_agent(operator: Unpacked) -> None:
     assert "No module named" in operator.run("python3", "-c", "import handover_nodeagent").stderr
 
 
 def test_everything_is_compiled_so_that_a_read_only_root_costs_no_time(image: Unpacked) -> None:
     sources = image.find("opt/handover/**/*.py")
-    tag = imagebase.USUAL.python.replace(".", "")
+    tag = imagebase.NEWEST.python.replace(".", "")
     cached = {
         path.parent / "__pycache__" / f"{path.stem}.cpython-{tag}.pyc"
         for path in sources

@@ -81,7 +81,7 @@ def trial() -> str:
     name = f"arp {_TRIAL}"
     return (
         f"add table {name}\n"
-        f"add map {name} workloads {{ type ifname : verdict; }}\n"
+        f"add map {name} workloads {{ typeof oifname : verdict; }}\n"
         f"add chain {name} output {{ type filter hook output priority 0; policy accept; }}\n"
         f"add rule {name} output oifname vmap @workloads\n"
         f"delete table {name}\n"

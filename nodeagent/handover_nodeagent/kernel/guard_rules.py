@@ -1,13 +1,14 @@
 """PURE: the ARP guard as nft commands, and back from nft's listing.
 
     table arp handover {
-        map workloads { type ifname : verdict; elements = { "tap0" : jump to-tap0 } }
+        map workloads { typeof oifname : verdict; elements = { "tap0" : jump to-tap0 } }
         chain output { type filter hook output priority 0; oifname vmap @workloads }
         chain to-tap0 { arp operation reply arp saddr ip 10.65.0.2 counter drop }
     }
 
 Every change is written so that it succeeds from any state of what it changes: nft 1.0.6 has no
-``destroy``, so what may be absent is added before it is deleted, in the same transaction.
+``destroy``, so what may be absent is added before it is deleted, in the same transaction. The map
+says ``typeof``: what libnftables 1.1.3 notes of a ``type`` makes an nft 1.0.6 on the node crash.
 """
 
 import json
@@ -23,7 +24,7 @@ TABLE: Final = "handover"
 
 REMOVE_ALL: Final = f"add table arp {TABLE}\ndelete table arp {TABLE}\n"
 _FRAME: Final = f"""{REMOVE_ALL}add table arp {TABLE}
-add map arp {TABLE} workloads {{ type ifname : verdict; }}
+add map arp {TABLE} workloads {{ typeof oifname : verdict; }}
 add chain arp {TABLE} output {{ type filter hook output priority 0; policy accept; }}
 add rule arp {TABLE} output oifname vmap @workloads
 """

@@ -17,7 +17,7 @@ def test_whole_table_is_one_text() -> None:
 add table arp handover
 delete table arp handover
 add table arp handover
-add map arp handover workloads { type ifname : verdict; }
+add map arp handover workloads { typeof oifname : verdict; }
 add chain arp handover output { type filter hook output priority 0; policy accept; }
 add rule arp handover output oifname vmap @workloads
 add chain arp handover to-tap0

@@ -24,7 +24,7 @@ BOTH: Guard = {"tap0": frozenset({V4, V4 + 1}), "tap1": frozenset({V4 + 2})}
 LISTED = """\
 table arp handover {
 	map workloads {
-		type ifname : verdict
+		typeof oifname : verdict
 		elements = { "tap0" : jump to-tap0 }
 	}
 
