@@ -12,7 +12,8 @@ import time
 from collections.abc import Iterable, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address
+from ipaddress import IPv4Address
+from typing import Final
 
 from handover_api.configuration import Mode, Settings
 from handover_nodeagent import desired, metrics, plan
@@ -26,6 +27,9 @@ from handover_nodeagent.kernel.parking import Foreign
 from handover_nodeagent.machine import RouteLevel
 from handover_nodeagent.mirror import Mirror
 from handover_nodeagent.network import IPAddress, Neigh, Place, Route
+
+TWINS: Final = 4
+"""Routes of ours in one place and on one device that are removed in one turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -292,15 +296,13 @@ class Router:
     def _carry_out(self, steps: plan.Plan) -> None:
         """Add and replace; then remove, but never the last route where the new one failed."""
         replace, beside, former = self._apart(steps)
-        fresh = (*steps.add, *replace, *beside)
+        fresh = (*steps.add, *replace)
         # An object's word for a MAC; what the kernel heard on the wire goes before.
-        free = [n for n in self.desired.neighs(fresh) if neighs.is_free(self._channel, n)]
-        seeds = [*map(neighs.encode_seed, free)]
-        requests = [
-            *map(routes.encode_add, steps.add),
-            *map(routes.encode_replace, replace),
-            *map(routes.encode_beside, beside),
+        free = [
+            n for n in self.desired.neighs((*fresh, *beside)) if neighs.is_free(self._channel, n)
         ]
+        seeds = [*map(neighs.encode_seed, free)]
+        requests = [*map(routes.encode_add, steps.add), *map(routes.encode_replace, replace)]
         results = self._transact([*seeds, *requests])
         now = time.time_ns()
         reasons = [self._channel.explain(len(seeds) + index) for index in range(len(requests))]
@@ -310,6 +312,7 @@ class Router:
             for route, request, result, reason in answers
             if not self._added(*self._taken(route, request, result, reason), now)
         }
+        stuck |= {route.address for route in beside if not self._append(route)}
         removed = [
             route
             for route in (*steps.remove, *former)
@@ -327,19 +330,23 @@ class Router:
                 metrics.ROUTES.labels("remove").inc()
             else:
                 self._refuse(route, result, self._channel.explain(index))
-        # Of an IPv6 route there may be two, which a replace made of two devices' ones.
-        twins = [route for route in removed if isinstance(route.address, IPv6Address)]
-        self._transact(list(map(routes.encode_remove, twins)))
+        # There may be two: in IPv6 a replace made them of two devices' ones, and in IPv4 two that
+        # carry different things stand side by side.
+        self._transact(list(map(routes.encode_remove, removed)))
 
     def _apart(self, steps: plan.Plan) -> tuple[list[Route], list[Route], list[Route]]:
         """Return what to replace, what to add beside, and what of ours goes for the latter.
 
-        In IPv4 a replace takes the first route of its place, and that may be a gateway's.
+        In IPv4 a replace takes the first route of its place, and that may be a gateway's; and it
+        is refused where *route* is there already, behind that one.
         """
         beside = [
             route
             for route in steps.replace
-            if isinstance(route.address, IPv4Address) and self._collisions.has_gateway(route)
+            if isinstance(route.address, IPv4Address)
+            and (
+                self._collisions.has_gateway(route) or self._ours.of(route.address).count(route) > 1
+            )
         ]
         places = {route.place for route in beside}
         former = [
@@ -421,6 +428,28 @@ class Router:
         self.is_doubtful |= self._collisions.deserves_look(route)
         shown = seen[0] if seen else "nothing"
         return errno.EEXIST, f"another route has this prefix and metric; to be seen is {shown}"
+
+    def _append(self, route: Route) -> bool:
+        """Add *route* behind others of its place, and remove ours that carry something else.
+
+        Those go only once the kernel has been seen to name one of them first, as a delete takes
+        the first; refused, *route* is there already, the very same. Tell whether it is there.
+        """
+        request = routes.encode_beside(route)
+        (result,) = self._transact([request])
+        reason = self._channel.explain(0)
+        result = 0 if result == errno.EEXIST else result
+        route, result, reason = self._taken(route, request, result, reason)
+        if not self._added(route, result, reason, time.time_ns()):
+            return False
+        for _ in range(TWINS):
+            first = routes.winner(self._channel, route.address, oif=route.oif)
+            if isinstance(first, int) or first.route != route:
+                break
+            if first.route.carried == route.carried:
+                break
+            self._transact([routes.encode_remove(route)])
+        return True
 
     def _stand_beside(self, route: Route) -> tuple[int, str]:
         """Add *route* behind one by a gateway, which stays: it is its owner's."""

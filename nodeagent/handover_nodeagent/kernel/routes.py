@@ -139,10 +139,11 @@ def encode_remove(route: Route) -> bytes:
 def is_certain(channel: netlink.Channel, route: Route) -> bool:
     """Tell whether a delete of *route* takes that one and no other of its device.
 
-    To the kernel metric 0 and protocol 0 stand for any. A route that has one of them is taken
-    only where it is the first of its device, and so the one that a delete meets.
+    To the kernel metric 0 and protocol 0 stand for any, and table 0 for main. A route that has
+    one of them is taken only where it is the first of its device, and so the one that a delete
+    meets.
     """
-    if route.metric and route.protocol:
+    if route.metric and route.protocol and route.table:
         return True
     first = winner(channel, route.address, oif=route.oif)
     same = isinstance(first, Entry) and first.route == route
@@ -161,9 +162,11 @@ def observe(protocol: int, tables: Iterable[int]) -> tuple[Route, ...]:
         for family in HOST
         for message in dump(family, table, protocol=protocol)
     )
-    ours = (entry.route for entry in entries if entry.is_host and entry.direct)
+    ours = [entry.route for entry in entries if entry.is_host and entry.direct]
     # In IPv6 a replace may have made two of one; here they are one, and a remove takes both.
-    return tuple(dict.fromkeys(ours))
+    # In IPv4 two on one device differ in what they carry.
+    ipv6 = dict.fromkeys(route for route in ours if isinstance(route.address, IPv6Address))
+    return (*(route for route in ours if isinstance(route.address, IPv4Address)), *ipv6)
 
 
 def winner(channel: netlink.Channel, address: IPAddress, *, oif: int = 0) -> Entry | int:

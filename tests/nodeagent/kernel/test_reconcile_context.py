@@ -176,6 +176,45 @@ async def test_moving_ours_to_another_device_takes_no_gateways_place(world: Worl
     )
 
 
+BESIDE = ("10.65.0.2 via ... metric 1024", "10.65.0.2 dev tap0 proto 88 ... metric 1024 mtu 1300")
+
+
+async def test_ours_carries_something_else_and_stays_one_beside_a_gateways(world: World) -> None:
+    """Guards: to the kernel two routes that differ in it are two, and what is added is behind."""
+    take_by_gateway(world, "10.65.0.2", 1024)
+    world.node.run("ip route add 10.65.0.2 dev tap0 proto 5 mtu 1400")
+    world.put()
+    await world.shows(BESIDE[0], BESIDE[1].replace("1300", "1400"))
+    world.node.run("ip route add 10.65.0.2 dev tap0 proto 5 mtu 1300")
+    await world.shows(*BESIDE)
+    await world.at_rest()
+    await world.shows(*BESIDE)
+
+
+@pytest.mark.parametrize("attributes", ["", "mtu 1400"])
+@pytest.mark.parametrize("verb", ["prepend", "append"])
+async def test_one_that_differs_in_what_it_carries_goes(
+    world: World, verb: str, attributes: str
+) -> None:
+    """An agent that was killed between adding the one and removing the other leaves both."""
+    take_by_gateway(world, "10.65.0.2", 1024)
+    world.node.run("ip route add 10.65.0.2 dev tap0 proto 5 mtu 1300")
+    world.put()
+    await world.shows(*BESIDE)
+    await world.kill()
+    ours = "10.65.0.2 dev tap0 proto 88 scope link metric 1024"
+    world.node.run(f"ip route {verb} {ours} {attributes}")
+    await world.start(synced=False)
+    world.put()
+    world.intake.synced()
+    await world.at_rest()
+    if verb == "prepend":
+        await world.shows(*BESIDE)
+    # One behind is never gone by, and a delete that does not name it would take the first.
+    world.delete()
+    await world.until(lambda: not any("proto 88" in one for one in world.routes()))
+
+
 def ignore_without_carrier() -> None:
     """Set the node to go by no route of a link without carrier."""
     for family in ("ipv4", "ipv6"):

@@ -1,5 +1,6 @@
 """Our routes: in, out and observed, in both families, without a gap and without taking others'."""
 
+import dataclasses
 import errno
 import socket
 from collections.abc import Callable
@@ -252,6 +253,7 @@ def test_a_route_without_metric_or_protocol_is_deleted_only_where_it_is_the_firs
     assert not routes.is_certain(channel, bare)
     assert not routes.is_certain(channel, nobodys)
     assert not routes.is_certain(channel, route(V6, metric=0))
+    assert not routes.is_certain(channel, dataclasses.replace(route(V4), table=0))
     channel.transact([routes.encode_add(nobodys)])
     assert routes.is_certain(channel, nobodys)
     assert not routes.is_certain(channel, bare)
