@@ -46,10 +46,16 @@ class Foreigners:
             self._standing = {}
         self._settings = settings
 
-    def load(self, standing: Iterable[Foreign], parked: Iterable[Foreign]) -> None:
+    def load(
+        self,
+        standing: Iterable[Foreign],
+        parked: Iterable[Foreign],
+        is_known: Callable[[IPAddress], bool],
+    ) -> None:
         """Take these for all that the kernel has.
 
-        A parked copy that is not among them was removed by somebody, and is to be written anew.
+        A parked copy that is not among them was removed by somebody, and is to be written anew if
+        its address *is_known* to be an endpoint's.
         """
         before = self._parked
         self._standing, self._parked = {}, {}
@@ -58,6 +64,8 @@ class Foreigners:
         for foreign in parked:
             self._parked.setdefault(foreign.route.address, {})[foreign.route] = foreign
         for address, copies in before.items():
+            if not is_known(address):
+                continue
             there = self._parked.get(address, {})
             for route, copy in copies.items():
                 if route not in there:
@@ -142,10 +150,13 @@ class Foreigners:
         if entry.is_host and entry.direct and is_here and is_foreign:
             self._stands(Foreign(entry.route, message))
 
-    def copy_gone(self, route: Route) -> bool:
-        """Know that somebody removed a parked copy; tell whether it was known."""
+    def copy_gone(self, route: Route, *, is_known: bool) -> bool:
+        """Know that somebody removed a parked copy; tell whether it was known.
+
+        It is to be written anew if its address *is_known* to be an endpoint's.
+        """
         copy = self._parked.get(route.address, {}).pop(route, None)
-        if copy:
+        if copy and is_known:
             self._missing.setdefault(route.address, {})[route] = copy
         return copy is not None
 

@@ -115,7 +115,7 @@ class Router:
     def load(self, observed: Observed) -> None:
         """Take *observed* for what the kernel has now."""
         self._ours.load(observed.ours)
-        self.foreigners.load(observed.foreign, observed.parked)
+        self.foreigners.load(observed.foreign, observed.parked, self.desired.knows)
         self._collisions.load(observed.gateways)
 
     def addresses(self) -> frozenset[IPAddress]:
@@ -175,7 +175,7 @@ class Router:
         route = changed.route
         is_known = self.desired.knows(route.address)
         if route.table == parking.PARKING_TABLE:
-            return self.foreigners.copy_gone(route) and is_known
+            return self.foreigners.copy_gone(route, is_known=is_known) and is_known
         if changed.replaced:
             # Nothing else tells what stood there: one of ours, or another foreign one.
             self._ours.displace(route)

@@ -1,5 +1,6 @@
 """What is parked stays so, whoever clears its table; and what is not there is not given back."""
 
+import contextlib
 import errno
 from collections.abc import Callable
 
@@ -71,6 +72,28 @@ async def test_a_route_whose_copy_is_gone_is_given_back_from_memory(world: World
         world.delete()
         await world.until_state("gone")
         await world.shows("10.65.0.2 dev tap0 proto 5", "fd00:65::2 dev tap0 proto 5")
+
+
+@pytest.mark.usefixtures("mute")
+@pytest.mark.parametrize("is_heard", [True, False])
+async def test_a_copy_that_goes_when_nobody_has_its_address_does_not_come_back(
+    world: World, *, is_heard: bool
+) -> None:
+    """Its owner has cleaned up after a pod; the next one of that address has nothing of it."""
+    world.node.run(f"ip route add {CNI}")
+    world.node.run(f"ip -6 route add {CNI_V6}")
+    world.put(said="target", ips=BOTH)
+    await world.until(lambda: len(world.parked()) == 2)
+    world.delete()
+    await world.until_state("gone")
+    assert len(world.parked()) == 2
+    with contextlib.nullcontext() if is_heard else world.deaf():
+        flush(world.node)
+        await world.at_rest()
+    world.put(ips=BOTH)
+    await world.shows(NORMAL_V4, NORMAL_V6)
+    await world.at_rest()
+    assert world.parked() == []
 
 
 async def test_copies_that_went_with_their_link_are_not_written_for_it(world: World) -> None:
