@@ -11,6 +11,7 @@ import time
 import urllib.request
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final, Self
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -148,18 +149,22 @@ class Trial:
         ]
 
     async def agent(self, node: str) -> frozenset[int]:
-        """Return the processes of the node agent on *node*."""
+        """Return the process of the node agent on *node*: none or one, or more in a change.
+
+        Its child, in which libnftables lives, comes and goes.
+        """
         pods = json.loads(await self.lab.kubectl("get", *AGENTS))["items"]
         names = [
             pod["metadata"]["name"]
             for pod in pods
             if pod["spec"].get("nodeName") == node and is_agent(pod)
         ]
-        return frozenset(
+        pids = {
             pid
             for name in names
             for pid in self.lab.cluster.nodes[node].pids(name, "handover-system")
-        )
+        }
+        return frozenset(pid for pid in pids if parent_of(pid) not in {None, *pids})
 
     async def metrics(self, node: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         """Ask the agent on *node* what Prometheus would ask it: value by name and labels."""
@@ -235,6 +240,14 @@ class Trial:
 def name_of(node: str) -> str:
     """Name the VM's endpoint on *node*."""
     return f"vm-on-{node}"
+
+
+def parent_of(pid: int) -> int | None:
+    """Return the number of a process's parent; None for one that is gone."""
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return int(fields[1])
+    return None
 
 
 def is_agent(pod: Mapping[str, Any]) -> bool:

@@ -50,12 +50,17 @@ async def in_doubt(trial: Trial, node: str) -> None:
     )
 
 
-async def unharmed(trial: Trial, witness: Witness, home: str, since_ns: int) -> None:
-    """See that since then no packet to the VM at *home* was lost, and no route came or went."""
+async def served(trial: Trial, witness: Witness, home: str, since_ns: int) -> None:
+    """See that since then no packet to the VM at *home* was lost."""
     await trial.lab.yard.answered()
     await trial.catch_up()
     assert await trial.lost_by_network(witness, since_ns, home=home) == 0
     assert not trial.lab.yard.flows["TCP session"].recording.broken
+
+
+async def unharmed(trial: Trial, witness: Witness, home: str, since_ns: int) -> None:
+    """See that since then no packet to the VM at *home* was lost, and no route came or went."""
+    await served(trial, witness, home, since_ns)
     for address in trial.lab.yard.nic.addresses:
         for journal in trial.journals.values():
             assert [entry for entry in journal.of(address) if entry.at_ns > since_ns] == []
@@ -90,7 +95,11 @@ async def test_a_guest_that_fails_after_its_cutover_is_served_at_its_source(
 async def test_a_late_cancellation_takes_no_route_of_a_guest_that_has_arrived(
     trial: Trial, witness: Witness
 ) -> None:
-    """Guards Asking, also after a restart: else the target would withdraw from a guest there."""
+    """Guards Asking, also after a restart: else the target would withdraw from a guest there.
+
+    The guest goes before the word: the source is told to ask its own and lets go, and only then
+    the target gets the routes of a guest that has settled.
+    """
     name = await cut_over(trial, witness)
     settled = time.time_ns() + SETTLED
 
@@ -99,8 +108,13 @@ async def test_a_late_cancellation_takes_no_route_of_a_guest_that_has_arrived(
     await trial.lab.in_phase(name, "Aborted")
     await in_doubt(trial, trial.there)
     await trial.replace_agent(trial.there)
-    await in_doubt(trial, trial.there)
-    await unharmed(trial, witness, trial.there, settled)
+    await trial.lab.in_state(name_of(trial.here), "Withdrawn")
+    await trial.lab.in_state(name_of(trial.there), "Base")
+    await served(trial, witness, trial.there, settled)
+    for address in trial.lab.yard.nic.addresses:
+        arrived = [(ELEVATED, True), (NORMAL, True), (ELEVATED, False)]
+        assert trial.changes(trial.there, address) == arrived
+        assert trial.changes(trial.here, address) == [(NORMAL, True), (NORMAL, False)]
 
     # From where it is it can move on.
     await trial.lab.yard.end(trial.here)

@@ -88,6 +88,10 @@ async def plugin(trial: Trial) -> AsyncIterator[Callable[[], None]]:
     node, nic = trial.lab.cluster.nodes[trial.there], trial.lab.yard.nic
     yield lambda: install(node, nic)
     await trial.lab.kubectl("delete", "workloadendpoints", "--all", "--wait")
+    # As long as an agent knows the endpoint it writes a parked copy anew that somebody removes.
+    await until(
+        lambda: trial.known(trial.there), lambda number: number == 0, "a forgotten endpoint"
+    )
     for address in nic.addresses:
         for table in (PARKING, MAIN):
             node.run(f"ip route del {address} dev {nic.tap} proto boot table {table} || true")
@@ -123,6 +127,7 @@ async def test_no_order_of_events_gives_a_target_a_route_before_its_vm(
     journal = trial.journals[trial.there]
     for address in trial.lab.yard.nic.addresses:
         await journal.until(functools.partial(is_gone, address))
+        assert is_parked(trial.lab.cluster.nodes[trial.there], address)
     await trial.lab.in_phase(migration["metadata"]["name"], "Ready")
 
     migrated = await trial.lab.complete(migration)
@@ -135,14 +140,15 @@ async def test_no_order_of_events_gives_a_target_a_route_before_its_vm(
         ours = [e for e in entries if e.is_ours]
         assert ours[0].metric == ELEVATED
         assert ours[0].at_ns > migrated.move.switchover.resumed_ns
-        came = next(e for e in entries if is_foreign(e) and e.present)
-        after = [e for e in entries if e.protocol == "boot"]
-        after = after[after.index(came) :]
-        assert [(e.table, e.present) for e in after[:3]] == [
-            (MAIN, True),
-            (PARKING, True),
-            (MAIN, False),
-        ]
+        plugins = [e.present for e in entries if is_foreign(e)]
+        assert plugins[:2] == [True, False]
+        assert is_parked(trial.lab.cluster.nodes[trial.there], address)
+
+
+def is_parked(node: Node, address: str) -> bool:
+    """Whether the plug-in's route is kept aside; an earlier agent's copy of it counts."""
+    family = 6 if ":" in address else 4
+    return bool(node.run(f"ip -{family} route show {address} table {PARKING} || true"))
 
 
 def is_foreign(entry: Entry) -> bool:
