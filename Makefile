@@ -44,7 +44,7 @@ test-fast: fitting-python  ## The pure tests: no root, no Go, seconds
 	@$(PYTHON) e2e/prepare.py --python-only
 	@$(PYTEST) -q -m "$(FAST)" $(addprefix --ignore=,$(LONG))
 
-bench: prepare tools  ## Measure the agent beside a floor in C (QUICK=1: a tenth of it; PRIORITY=high, CPU=100m)
+bench: prepare tools  ## Measure the agent beside a floor in C (QUICK=1: a tenth of it; PRIORITY=normal, CPU=100m)
 	@$(LAB).sandbox -- $(LAB).bench_agent $(if $(QUICK),--quick) $(if $(PRIORITY),--priority $(PRIORITY)) $(if $(CPU),--cpu $(CPU))
 
 bench-operator: prepare tools  ## Measure the operator with 10,000 endpoints (QUICK=1: a tenth of it)

@@ -8,6 +8,7 @@ import datetime as dt
 from collections.abc import Callable
 
 from handover_api.configuration import Mode, Settings
+from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State
 from handover_nodeagent import commands, ears, timers
 from handover_nodeagent.ears import Audience, Ear
@@ -18,7 +19,10 @@ from handover_nodeagent.timers import Timer
 
 
 class Attendance:
-    """Attends all endpoints; timers feed their events back."""
+    """Attends all endpoints; timers feed their events back.
+
+    ``awaits_guests`` is told when the first guest is awaited (True) and when no one is any more.
+    """
 
     def __init__(
         self,
@@ -27,6 +31,8 @@ class Attendance:
         overdue: Callable[[Resident], None],
         clock: Callable[[], dt.datetime],
     ) -> None:
+        self.awaits_guests: Callable[[bool], None] = _nothing
+        self._awaited: set[ObjectKey] = set()
         self._audience = audience
         self._feed = feed
         self._overdue = overdue
@@ -35,14 +41,26 @@ class Attendance:
     def follow(self, resident: Resident, router: Router, settings: Settings) -> None:
         """Let ears, prepared cutover and timers follow the machine; while paused, none."""
         if settings.mode is Mode.PAUSED:
-            resident.retire()
+            self.leave(resident)
             return
         self._listen(resident, settings)
         is_target = resident.machine.state is State.TARGET
         local = resident.local(settings)
         resident.prepared = router.prepare(local) if is_target else None
+        self._await(resident.key, is_awaited=is_target)
         self._wind(resident, timers.timer(resident.machine, settings))
         self._wind_overdue(resident, settings)
+
+    def leave(self, resident: Resident) -> None:
+        """Attend an endpoint no more."""
+        resident.retire()
+        self._await(resident.key, is_awaited=False)
+
+    def _await(self, key: ObjectKey, *, is_awaited: bool) -> None:
+        awaited = bool(self._awaited)
+        (self._awaited.add if is_awaited else self._awaited.discard)(key)
+        if bool(self._awaited) is not awaited:
+            self.awaits_guests(not awaited)
 
     def question(self, resident: Resident, command: commands.Command) -> None:
         """Send the guest what *command* wants sent."""
@@ -116,3 +134,7 @@ class Attendance:
 
 def _later(delay: float, call: Callable[..., None], *arguments: object) -> asyncio.TimerHandle:
     return asyncio.get_running_loop().call_later(delay, call, *arguments)
+
+
+def _nothing(_: bool) -> None:  # noqa: FBT001  stands in for whoever wants to know
+    """Stand in for whoever wants to know."""

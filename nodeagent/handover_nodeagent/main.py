@@ -345,7 +345,7 @@ async def _end(what: str, end: Callable[[], object]) -> None:
 
 async def run(settings: AgentSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises Unusable, Broken or access.Unconfigured."""
-    _hurry(settings)
+    awaits_guests = _hurry(settings)
     _raise_limits()
     for sentence in capabilities.missing():
         _log.error("privilege", trouble=sentence)
@@ -353,6 +353,7 @@ async def run(settings: AgentSettings) -> None:
     found = access.find(os.environ)
     async with ApiServer(found) as api:
         agent = Agent(settings, memory, api)
+        agent.reconciler.attendance.awaits_guests = awaits_guests
         agent.reconciler.lodging.api_servers = access.addresses(found, os.environ)
         try:
             server = health.Server(_places(settings, agent))
@@ -389,11 +390,26 @@ def _places(settings: AgentSettings, agent: Agent) -> Iterator[health.Place]:
         yield health.Place(address, settings.port, pages)
 
 
-def _hurry(settings: AgentSettings) -> None:
-    """Have the loop's thread run soon after a frame has woken it."""
+def _hurry(settings: AgentSettings) -> Callable[[bool], None]:
+    """Have the loop's thread run soon after a frame has woken it.
+
+    Return what is to be told whether a guest is awaited: only then it goes before others.
+    """
     turns.shorten()
-    if settings.processor_priority == "high" and (refusal := turns.precede()):
+    if settings.processor_priority == "high":
+        refusal = turns.precede()
+        if not refusal:
+            turns.recede()
+            return _take_precedence
         _log.warning("privilege", trouble=f"HANDOVER_PROCESSOR_PRIORITY=high: {refusal}")
+    return lambda _: None
+
+
+def _take_precedence(is_awaited: bool) -> None:  # noqa: FBT001  a callback's one argument
+    if is_awaited:
+        turns.precede()
+    else:
+        turns.recede()
 
 
 def _raise_limits() -> None:

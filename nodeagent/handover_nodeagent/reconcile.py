@@ -325,7 +325,7 @@ class Reconciler:
         known = self.residents.pop(endpoint.key, None)
         if known:
             self.digest(known)
-            known.retire()
+            self.attendance.leave(known)
         if known and known.uid != endpoint.metadata.uid:
             self._telling.gone(known)
         admission = self.lodging.admit(endpoint, None)
@@ -396,7 +396,7 @@ class Reconciler:
         self.faults.forget(resident.key)
         is_orphan = commands.KeepOrphan() in step.commands
         had_routes = machine.level(resident.machine) is not RouteLevel.NONE
-        resident.retire()
+        self.attendance.leave(resident)
         del self.residents[resident.key]
         touched = self.router.desired.drop(resident.key, orphan=is_orphan)
         if is_orphan and resident.link:

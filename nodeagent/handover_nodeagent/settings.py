@@ -46,8 +46,9 @@ class AgentSettings(BaseSettings):
     one: true where somebody applies it, as the chart's operator does."""
 
     processor_priority: Literal["normal", "high"] = "normal"
-    """How the thread that hears guests comes by a processor: ``high`` before every program of the
-    normal class (SCHED_FIFO), which needs CAP_SYS_NICE; without it all is as with ``normal``."""
+    """How the thread that hears guests comes by a processor while one is awaited: ``high`` before
+    every program of the normal class (SCHED_FIFO), which needs CAP_SYS_NICE; without it all is as
+    with ``normal``."""
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """How much it logs."""

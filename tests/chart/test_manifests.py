@@ -181,15 +181,25 @@ def test_the_agent_has_the_nodes_network_and_two_capabilities(release: Release) 
         "runAsUser": 0,
         "allowPrivilegeEscalation": False,
         "readOnlyRootFilesystem": True,
-        "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]},
+        "capabilities": {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW", "SYS_NICE"]},
     }
 
 
-def test_the_agent_may_go_before_others_only_where_that_is_asked_for(render: Render) -> None:
+def test_an_agent_that_is_not_to_go_before_others_cannot(render: Render) -> None:
+    (agent,) = (
+        each["spec"]["template"]["spec"]["containers"][0]
+        for each in render("nodeagent.processorPriority=normal")
+        if each["kind"] == "DaemonSet"
+    )
+
+    assert "HANDOVER_PROCESSOR_PRIORITY" not in {each["name"] for each in agent["env"]}
+    assert agent["securityContext"]["capabilities"]["add"] == ["NET_ADMIN", "NET_RAW"]
+
+
+def test_the_agent_may_go_before_others(render: Render) -> None:
     (agent,) = (
         each["spec"]["template"]["spec"]["containers"][0]
         for each in render(
-            "nodeagent.processorPriority=high",
             "nodeagent.securityContext.capabilities.add={NET_ADMIN,NET_RAW,SYS_NICE,BPF}",
         )
         if each["kind"] == "DaemonSet"
@@ -208,9 +218,7 @@ def test_a_security_context_without_capabilities_gets_the_one_that_is_needed(
 ) -> None:
     (agent,) = (
         each["spec"]["template"]["spec"]["containers"][0]
-        for each in render(
-            "nodeagent.processorPriority=high", "nodeagent.securityContext.capabilities=null"
-        )
+        for each in render("nodeagent.securityContext.capabilities=null")
         if each["kind"] == "DaemonSet"
     )
 
@@ -245,7 +253,7 @@ def test_a_security_context_can_be_added_to_and_taken_from(render: Render) -> No
 
     agent = container(found, NODEAGENT)["securityContext"]
     assert agent["seLinuxOptions"] == {"type": "spc_t"}
-    assert agent["capabilities"] == {"drop": ["ALL"], "add": ["NET_ADMIN", "NET_RAW"]}
+    assert agent["capabilities"]["drop"] == ["ALL"]
     # A platform that gives users out itself wants none to be asked for.
     operator = pod(found, OPERATOR)["securityContext"]
     assert "runAsUser" not in operator
@@ -334,6 +342,7 @@ def test_the_agent_is_told_its_node_and_to_end_before_it_is_killed(release: Rele
         "HANDOVER_NODE_NAME": "spec.nodeName",
         "HANDOVER_STATE_DIRECTORY": "/run/handover",
         "HANDOVER_AWAIT_CONFIGURATION": "true",
+        "HANDOVER_PROCESSOR_PRIORITY": "high",
         "HANDOVER_DRAIN_SECONDS": "570",
         "HANDOVER_METRICS_ADDRESS": "status.podIP",
         "HANDOVER_PORT": "8081",

@@ -286,12 +286,21 @@ def policies(agent: Agent) -> tuple[int, set[int]]:
     }
 
 
-def test_with_a_high_priority_only_the_loop_runs_before_others(agent: Agent) -> None:
+def test_with_a_high_priority_only_the_loop_runs_before_others_while_a_guest_is_awaited(
+    site: Site, agent: Agent
+) -> None:
     agent.environment["HANDOVER_PROCESSOR_PRIORITY"] = "high"
     agent.start().ready()
     if "real-time share" in agent.log:
         pytest.skip("this shell's control group has no real-time share (RT_GROUP_SCHED)")
+    assert policies(agent) == (os.SCHED_OTHER, {os.SCHED_OTHER})
+    site.endpoint()
+    site.say("target")
+    until(lambda: site.condition("Listening") == ("True", "Listening"), agent)
     assert policies(agent) == (os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, {os.SCHED_OTHER})
+    site.announce()
+    until(lambda: site.status().get("state") == "Live", agent)
+    assert policies(agent) == (os.SCHED_OTHER, {os.SCHED_OTHER})
 
 
 def test_a_high_priority_without_the_privilege_is_said_and_nothing_else(agent: Agent) -> None:

@@ -117,10 +117,10 @@ tolerations:
 {{- end }}
 {{- end -}}
 
-{{/* The agent's security context; the capability to go before others only where that is asked for. */}}
+{{/* The agent's security context; the capability to go before others unless that is not wanted. */}}
 {{- define "handover.agentSecurity" -}}
 {{- $context := deepCopy .securityContext -}}
-{{- if eq (default "normal" .processorPriority) "high" -}}
+{{- if eq (default "high" .processorPriority) "high" -}}
 {{- $capabilities := $context.capabilities | default dict -}}
 {{- $added := append ($capabilities.add | default list) "SYS_NICE" | uniq -}}
 {{- $context = set $context "capabilities" (set $capabilities "add" $added) -}}

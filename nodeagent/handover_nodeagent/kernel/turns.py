@@ -62,6 +62,12 @@ def precede() -> str:
     return ""
 
 
+def recede() -> None:
+    """Let this thread be of the normal class again, with short turns."""
+    os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+    shorten()
+
+
 def length() -> float:
     """Return how long this thread's turns are, in seconds; 0 where the kernel does not say."""
     numbers = _NUMBERS.get(platform.machine())

@@ -69,6 +69,25 @@ def test_a_thread_of_another_class_is_left_alone() -> None:
     assert in_a_thread(batch) == (False, os.SCHED_BATCH)
 
 
+def returning() -> tuple[int, int, float]:
+    """Go before others and back; return the policies and the length of the turns then."""
+    turns.precede()
+    first = os.sched_getscheduler(0)
+    turns.recede()
+    return first, os.sched_getscheduler(0), turns.length()
+
+
+@pytest.mark.root
+def test_a_thread_that_went_before_others_is_of_the_normal_class_again() -> None:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: CAP_SYS_NICE")
+    if "control group" in in_a_thread(turns.precede):
+        pytest.skip("this shell's control group has no real-time share (RT_GROUP_SCHED)")
+    first, then, length = in_a_thread(returning)
+    assert (first, then) == (os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.SCHED_OTHER)
+    assert length in {0.0, turns.SHORTEST}, "short turns, where the kernel knows them"
+
+
 def preceding() -> tuple[str, int, int, int, int]:
     """Return what was said, and the policies of this thread and of what it starts."""
     said = turns.precede()
