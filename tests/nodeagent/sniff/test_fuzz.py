@@ -35,9 +35,13 @@ EXPECTATIONS = {
     "MAC guessed, unarmed": dataclasses.replace(EXPECTED, mac=None, hint=MAC, armed=False),
     "another MAC may answer": dataclasses.replace(EXPECTED, hint=OTHER),
     "another MAC may answer, unarmed": dataclasses.replace(EXPECTED, hint=OTHER, armed=False),
+    "another MAC with the same last bytes may answer": dataclasses.replace(
+        EXPECTED, hint=bytes.fromhex("eeeeeeee0002")
+    ),
     "the same MAC may answer": dataclasses.replace(EXPECTED, hint=MAC),
     "IPv4 only": dataclasses.replace(EXPECTED, addresses=frozenset({IP})),
     "IPv6 only": dataclasses.replace(EXPECTED, addresses=frozenset({IP6})),
+    "0.0.0.0 is nobody's": dataclasses.replace(EXPECTED, addresses=frozenset({bytes(4), IP, IP6})),
     "nobody asks": dataclasses.replace(EXPECTED, askers=frozenset()),
     "many addresses": dataclasses.replace(
         EXPECTED,

@@ -173,6 +173,13 @@ def test_a_hint_is_who_may_answer_where_nobody_told_the_mac() -> None:
     assert Expectation.of(None, []).known is None
 
 
+def test_a_witness_is_another_than_the_guest_whose_mac_was_told() -> None:
+    assert WITNESSED.witness == OTHER
+    assert dataclasses.replace(ARMED, hint=MAC).witness is None
+    assert HINTED.witness is None
+    assert ARMED.witness is None
+
+
 def test_an_expectation_without_a_mac_can_be_made() -> None:
     assert Expectation.of(None, []) == Expectation(None, frozenset())
 
