@@ -13,11 +13,10 @@ from typing import Final
 
 from handover_api.assignment import Assignment
 from handover_api.livemigration import LiveMigration, Outcome, Phase
-from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Role
 from handover_operator import tally
 from handover_operator.facts import Endpoint
-from handover_operator.index import Course, Index
+from handover_operator.index import Index, course_of
 from handover_operator.tally import Trait, Traits
 
 _DECIDED: Final = {
@@ -66,28 +65,23 @@ def decision(migration: LiveMigration) -> Outcome | None:
     return migration.spec.outcome or _DECIDED.get(migration.status.phase or Phase.PENDING)
 
 
-def sides(
-    index: Index, course: Course, migration: ObjectKey | None
-) -> tuple[Sequence[Endpoint], Sequence[Endpoint]]:
-    """Return the sources and the targets, by spec and by what their annotations carry.
+def sources(index: Index, migration: LiveMigration) -> Sequence[Endpoint]:
+    """Return the sources of *migration*, by its spec and by what their annotations carry.
 
-    An endpoint that was told Aborted and no longer matches has left the migration.
+    One that was told Aborted and no longer matches has left the migration.
     """
-    uid = course[1]
-    members = {} if migration is None else index.members(migration)
-    sources: list[Endpoint] = []
-    targets: list[Endpoint] = []
-    for key in sorted({*members, *index.carriers(course)}):
+    uid = migration.migration_uid
+    members = index.members(migration.key)
+    found: list[Endpoint] = []
+    for key in sorted({*members, *index.carriers(course_of(migration))}):
         endpoint = index.endpoints[key]
-        found = members.get(key)
-        for role, side in ((Role.SOURCE, sources), (Role.TARGET, targets)):
-            if (
-                (found is not None and found.role is role)
-                or endpoint.is_carrying(role, uid)
-                or endpoint.has_ended(role, uid, Outcome.SUCCEEDED)
-            ):
-                side.append(endpoint)
-    return sources, targets
+        if (
+            (key in members and members[key].role is Role.SOURCE)
+            or endpoint.is_carrying(Role.SOURCE, uid)
+            or endpoint.has_ended(Role.SOURCE, uid, Outcome.SUCCEEDED)
+        ):
+            found.append(endpoint)
+    return found
 
 
 def orphaned(seen: Traits) -> Outcome:

@@ -49,8 +49,8 @@ class Resolution:
     endpoints: frozenset[ObjectKey]
     migrations: frozenset[ObjectKey]
     wake: dt.datetime | None
-    behind: bool = False
-    failures: tuple[Failure, ...] = ()
+    behind: bool
+    failures: tuple[Failure, ...]
 
 
 class Resolver:

@@ -49,7 +49,7 @@ class Claim:
     migration: LiveMigration
     match: Match
     view: View
-    superseded: bool = False
+    superseded: bool
 
 
 @dataclass(frozen=True, slots=True)

@@ -130,8 +130,8 @@ def _is_heard(index: Index, migration: LiveMigration) -> bool:
 
 
 def _lingering(index: Index, migration: LiveMigration) -> tuple[Endpoint, ...]:
-    sources, _ = outcome.sides(index, course_of(migration), migration.key)
     uid = migration.migration_uid
+    sources = outcome.sources(index, migration)
     return tuple(
         source for source in sources if source.routed or source.is_carrying(Role.SOURCE, uid)
     )

@@ -78,6 +78,7 @@ class World:
             resolution = self.resolver.resolve(self.now)
             self.resolutions.append(resolution)
             self.wake = resolution.wake
+            assert resolution.failures == ()
             if not self._write(resolution):
                 return self
         message = "the world does not settle"

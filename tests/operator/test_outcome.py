@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 
-from handover_api.livemigration import LiveMigration
+from handover_api.livemigration import LiveMigration, Outcome, Phase
 from handover_api.workloadendpoint import State
+from handover_operator import outcome
 from handover_operator.facts import Endpoint
-from handover_operator.outcome import Undecided
+from handover_operator.outcome import Undecided, View
+from handover_operator.tally import Trait, Traits
 
 Migration = Callable[..., LiveMigration]
 Build = Callable[..., Endpoint]
@@ -260,8 +262,8 @@ def test_a_name_that_fits_none_falls_back_to_the_newest_with_that_id(
     world: Any, migration: Migration, endpoint: Build, assignment: Any
 ) -> None:
     world.apply(
-        migration("m2", id="x", source="z", outcome="Aborted"),
-        migration("m3", id="x", source="z", outcome="Succeeded", age=9),
+        migration("m3", id="x", source="z", outcome="Aborted"),
+        migration("m2", id="x", source="z", outcome="Succeeded", age=9),
         endpoint("b", assignment=assignment("target of gone", "x")),
     )
     assert world.roles() == {"b": "target of gone Succeeded"}
@@ -376,3 +378,126 @@ def test_a_source_that_its_agent_serves_anew_keeps_the_target_waiting(
     assert world.roles() == {"a": "-", "b": "target of m1 Aborted"}
     world.report("a", State.BASE, routed=False)
     assert world.roles()["b"] == "target of m1 Succeeded"
+
+
+@pytest.mark.parametrize(
+    ("phase", "expected"),
+    [
+        (None, None),
+        (Phase.PENDING, None),
+        (Phase.PREPARING, None),
+        (Phase.READY, None),
+        (Phase.LIVE, None),
+        (Phase.CONVERGING, Outcome.SUCCEEDED),
+        (Phase.SUCCEEDED, Outcome.SUCCEEDED),
+        (Phase.NOT_FOLLOWED, Outcome.SUCCEEDED),
+        (Phase.ABORTED, Outcome.ABORTED),
+    ],
+)
+def test_the_phase_that_was_given_is_a_decision(
+    migration: Migration, phase: Phase | None, expected: Outcome | None
+) -> None:
+    status = {} if phase is None else {"phase": phase}
+    assert outcome.decision(migration(status=status)) is expected
+    for said in Outcome:
+        assert outcome.decision(migration(status=status, outcome=said)) is said
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        (set(), Outcome.ABORTED),
+        ({Trait.SOURCE, Trait.ROUTED, Trait.UNTOLD}, Outcome.ABORTED),
+        ({Trait.ARRIVED}, Outcome.SUCCEEDED),
+        ({Trait.SOURCE_TOLD_OF_ABORT, Trait.ARRIVED}, Outcome.ABORTED),
+        ({Trait.SOURCE_TOLD_OF_ABORT, Trait.UNTOLD, Trait.ARRIVED}, Outcome.SUCCEEDED),
+        ({Trait.SOURCE_TOLD_OF_ABORT, Trait.TOLD_OF_SUCCESS}, Outcome.SUCCEEDED),
+        ({Trait.TOLD_OF_SUCCESS}, Outcome.SUCCEEDED),
+    ],
+)
+def test_without_an_object_what_was_told_decides_and_then_life(
+    seen: set[Trait], expected: Outcome
+) -> None:
+    assert outcome.orphaned(frozenset(seen)) is expected
+
+
+@pytest.mark.parametrize(
+    ("seen", "alive", "routed", "lingering"),
+    [
+        ({Trait.ALIVE}, True, False, False),
+        ({Trait.ROUTED}, False, True, True),
+        ({Trait.UNTOLD}, False, False, True),
+        (set(Trait) - {Trait.ALIVE, Trait.ROUTED, Trait.UNTOLD}, False, False, False),
+    ],
+)
+def test_what_a_view_says(seen: set[Trait], *, alive: bool, routed: bool, lingering: bool) -> None:
+    view = View(traits=frozenset(seen))
+    assert (view.alive, view.routed, view.is_lingering) == (alive, routed, lingering)
+    assert view.decision is None
+
+
+LOST: Traits = frozenset({Trait.ALIVE})
+
+
+@pytest.mark.parametrize(
+    ("view", "owners", "was_resolved", "expected"),
+    [
+        (View(None, LOST), [], True, True),
+        (View(Outcome.ABORTED, LOST), [], True, False),
+        (View(None), [], True, False),
+        (View(None, LOST | {Trait.SOURCE}), [], True, False),
+        (View(None, LOST), DRIVEN, True, False),
+        (View(None, LOST), [], False, False),
+    ],
+)
+def test_a_source_is_lost_only_where_all_says_so(
+    migration: Migration,
+    view: View,
+    owners: Any,
+    *,
+    was_resolved: bool,
+    expected: bool,
+) -> None:
+    found = outcome.has_lost_source(migration(owners=owners), view, was_resolved=was_resolved)
+    assert found is expected
+
+
+CONTRADICTED: Traits = frozenset({Trait.CONTRADICTING, Trait.SERVING})
+
+
+@pytest.mark.parametrize(
+    ("said", "seen", "expected"),
+    [
+        ("source of m1 Aborted", CONTRADICTED, "Succeeded"),
+        ("source of m1 Aborted", frozenset({Trait.SERVING}), "Aborted"),
+        ("target of m1 Aborted", CONTRADICTED, "Aborted"),
+        ("target of m1 Aborted", frozenset({Trait.CONTRADICTING}), "Aborted"),
+        ("source of m1", CONTRADICTED, None),
+    ],
+)
+def test_a_contradicted_abort_is_corrected_for_the_source_first(
+    endpoint: Build, assignment: Any, said: str, seen: Traits, expected: str | None
+) -> None:
+    """The target here has no guest: another one of the same migration has it."""
+    found = outcome.corrected(endpoint("a", assignment=assignment(said)), seen)
+    assert found == dataclasses.replace(assignment(said), outcome=expected and Outcome(expected))
+
+
+def test_the_sources_are_those_of_the_spec_and_those_that_were_told(
+    world: Any, migration: Migration, endpoint: Build, assignment: Any
+) -> None:
+    spoken = {
+        "carries": "source of m1",
+        "succeeded": "source of m1 Succeeded",
+        "aborted": "source of m1 Aborted",
+        "target": "target of m1",
+        "another": "source of m2",
+    }
+    for name, said in spoken.items():
+        world.resolver.put_endpoint(endpoint(name, assignment=assignment(said)))
+    for name in "ab":
+        world.resolver.put_endpoint(endpoint(name))
+    given = migration(source="a", target="b")
+    world.resolver.put_migration(given)
+    found = outcome.sources(world.resolver.index, given)
+    assert [each.key.name for each in found] == ["a", "carries", "succeeded"]

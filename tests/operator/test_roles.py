@@ -8,8 +8,11 @@ import pytest
 
 from handover_api.assignment import Assignment
 from handover_api.livemigration import LiveMigration
+from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Role, State
+from handover_operator import roles
 from handover_operator.facts import Endpoint
+from handover_operator.roles import Reason
 
 Migration = Callable[..., LiveMigration]
 Build = Callable[..., Endpoint]
@@ -328,6 +331,10 @@ class TestTheClaimComesTooLate:
         late.delete("m2").apply(migration("m3", source="c", target="b", age=30, owners=DRIVEN))
         assert late.roles()["b"] == "target of m3"
 
+    def test_an_endpoint_made_anew_was_moved_by_nobody(self, late: Any, endpoint: Build) -> None:
+        late.delete("m2").apply(endpoint("b", uid="anew"))
+        assert late.roles()["b"] == "target of m1"
+
 
 def message(world: Any, wanted: str, name: str = "m1") -> str:
     """Return the message of a condition."""
@@ -375,3 +382,102 @@ class TestArmed:
         unarmed = dataclasses.replace(assignment("source of m1"), armed=False)
         world.apply(endpoint("a", assignment=unarmed), migration(source="a", armed=False))
         assert world.endpoint("a").assignment.armed
+
+
+def reason(world: Any, *objects: LiveMigration | Endpoint) -> Reason:
+    """Take all in at once; return by which rule endpoint b has the role that it has."""
+    for thing in objects:
+        if isinstance(thing, Endpoint):
+            world.resolver.put_endpoint(thing)
+        else:
+            world.resolver.put_migration(thing)
+    world.resolver.resolve(world.now)
+    found: Reason = world.resolver.verdict(endpoint_key("b")).reason
+    return found
+
+
+def endpoint_key(name: str) -> ObjectKey:
+    """Return the key of an endpoint."""
+    return ObjectKey("default", name)
+
+
+class TestTheRuleIsNamed:
+    """Metric and log say why an endpoint has its role."""
+
+    @pytest.mark.parametrize(
+        ("sides", "expected"),
+        [
+            ([{"source": "b"}], Reason.SOURCE_BY_NAME),
+            ([{"target": "b"}], Reason.TARGET_BY_NAME),
+            ([{"target": WEB}], Reason.TARGET_BY_SELECTOR),
+            ([{"target": "b"}, {"target": WEB}], Reason.TARGET_BY_SELECTOR),
+            ([{"target": "b"}, {"source": "b"}], Reason.TARGET_BY_NAME),
+            ([], Reason.NONE),
+        ],
+    )
+    def test_of_a_role_that_is_given(
+        self,
+        world: Any,
+        migration: Migration,
+        endpoint: Build,
+        sides: list[dict[str, Any]],
+        expected: Reason,
+    ) -> None:
+        given = [migration(f"m{number}", **side) for number, side in enumerate(sides)]
+        assert reason(world, endpoint("b", labels={"app": "web"}), *given) is expected
+
+    def test_of_one_that_waits_for_its_source(
+        self, world: Any, migration: Migration, endpoint: Build, assignment: Any
+    ) -> None:
+        a = endpoint("a", assignment=assignment("source of m1"))
+        b = endpoint("b", assignment=assignment("target of m1"))
+        done = migration(source="a", target="b", outcome="Succeeded")
+        assert reason(world, a, b, done) is Reason.HELD
+
+    @pytest.mark.parametrize("said", ["source of m1", "target of m1"])
+    def test_of_one_that_ends(
+        self, world: Any, endpoint: Build, assignment: Any, said: str
+    ) -> None:
+        assert reason(world, endpoint("b", assignment=assignment(said))) is Reason.ENDED
+
+    def test_of_one_that_nobody_may_end(
+        self, world: Any, migration: Migration, endpoint: Build, assignment: Any
+    ) -> None:
+        world.resolver.put_unreadable(migration().key, "uid-m1")
+        told = endpoint("b", assignment=assignment("target of m1"))
+        assert reason(world, told) is Reason.HELD
+
+    def test_of_one_whose_abort_is_contradicted(
+        self, world: Any, endpoint: Build, assignment: Any, cutover: Any
+    ) -> None:
+        told = endpoint(
+            "b",
+            assignment=assignment("target of m1 Aborted"),
+            state=State.TIME_WAIT,
+            acted_uid="uid-m1",
+            cutover=cutover("uid-m1"),
+            routed=True,
+        )
+        assert reason(world, told) is Reason.CONTRADICTED
+        untouched = dataclasses.replace(told, routed=False)
+        assert reason(world, untouched) is Reason.NONE
+
+
+def test_a_migration_without_a_time_is_older_than_every_other(migration: Migration) -> None:
+    given = migration("m9")
+    timeless = given.model_copy(
+        update={"metadata": given.metadata.model_copy(update={"creation_timestamp": None})}
+    )
+    assert roles.age(timeless) < roles.age(migration("m1"))
+
+
+def test_of_several_moves_one_that_has_arrived_is_enough(
+    world: Any, migration: Migration, endpoint: Build
+) -> None:
+    world.apply(*map(endpoint, "abcd"), migration(source="a", target="b", owners=DRIVEN))
+    world.report("a", State.BASE).report("b", State.LIVE)
+    world.apply(migration("m2", source="b", target="c", age=8, owners=DRIVEN))
+    world.apply(migration("m3", source="b", target="d", age=9, owners=DRIVEN))
+    assert world.roles()["b"] == "target of m1"
+    world.report("c", State.LIVE)
+    assert world.roles()["b"] == "source of m3"
