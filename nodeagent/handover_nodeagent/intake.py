@@ -188,8 +188,7 @@ class Intake:
 
     def _drop_unconfirmed(self) -> None:
         """Take in the end of what was remembered but not told, or dropped while paused."""
-        gone = {key for key in self._unconfirmed if not self._leaves(key)}
-        self._unconfirmed -= gone
+        gone, self._unconfirmed = self._unconfirmed, set()
         for key in gone:
             resident = self._reconciler.residents.get(key)
             self.drop(key, resident.uid if resident else "")

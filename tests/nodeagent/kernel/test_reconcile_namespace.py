@@ -79,9 +79,12 @@ async def test_one_that_comes_meanwhile_is_programmed_afterwards(world: World) -
         assert "10.65.0.2" not in world.node.run(GUARD)
         await world.until_says("Programmed", "False", "NotActive")
         await world.kill()
-        await world.start()
+        # So that what the next agent writes can be told from what was there.
+        world.node.run("nft flush ruleset")
+        await world.start(synced=False)
         world.put()
         put_other(world)
+        world.intake.synced()
         await world.until(lambda: "10.65.0.3" in world.node.run(GUARD))
     world.pause()
     await world.shows(NORMAL_V4, OTHER_V4)
@@ -129,6 +132,26 @@ async def test_the_next_agent_leaves_it_as_it_is_too(world: World, said: str) ->
     await world.until_says("Programmed", "True", "Programmed")
     assert world.state() == ("Live" if said == "target" else "TimeWait")
     await world.shows(ELEVATED_V4)
+
+
+@pytest.mark.usefixtures("alive")
+async def test_neither_the_next_agent_nor_another_pause_asks_its_guest(world: World) -> None:
+    world.put(said="source")
+    await world.shows(NORMAL_V4)
+    world.put(said="source Succeeded")
+    assert world.state() == "Asking"
+    world.pause("default")
+    world.configure(mode="paused")
+    world.configure()
+    assert world.state() == "Asking"
+    world.pause()
+    await world.until_says("StillAlive", "True", "GuestAnswers")
+    assert world.state() == "Base"
+    world.pause("default")
+    await world.kill()
+    await world.start()
+    assert world.state() == "Base"
+    await world.shows(NORMAL_V4)
 
 
 @pytest.mark.usefixtures("mute")
@@ -198,8 +221,8 @@ async def test_another_priority_meanwhile_is_no_reason_to_doubt_a_live_guest(
     await world.until_state("Live")
     with watching() as witness:
         world.pause("default")
-        world.configure(ipv4ElevatedRoutePriority=400)
-        world.configure(ipv4ElevatedRoutePriority=300)
+        world.configure(ipv4ElevatedRoutePriority=400, ipv6ElevatedRoutePriority=400)
+        world.configure(ipv4ElevatedRoutePriority=300, ipv6ElevatedRoutePriority=300)
         assert witness.told() == []
         world.pause()
         assert world.state() == "Live"
