@@ -65,13 +65,14 @@ def test_the_kernel_gets_it_as_an_array_of_eight_bytes_each() -> None:
     assert bpf.assemble(program) == expected
 
 
-SKF_AD_OFF = 0xFFFFF000
+SKF_AD_OFF, LEFT = 0xFFFFF000, 0x0FFF
 SIZES = {0x20: 4, 0x28: 2, 0x30: 1}
 
 
 def kept(program: Program, octets: bytes, tag: int | None = None) -> bool:
     """Run *program* on a frame off which the kernel has taken *tag*, as linux/filter.h says."""
-    special = {SKF_AD_OFF + 44: tag or 0, SKF_AD_OFF + 48: int(tag is not None)}
+    # Where there was no tag, nobody promises anything of the field.
+    special = {SKF_AD_OFF + 44: LEFT if tag is None else tag, SKF_AD_OFF + 48: int(tag is not None)}
     a = x = at = 0
     while True:
         code, yes, no, k = program[at]
@@ -171,3 +172,38 @@ def test_an_arp_whose_bytes_spell_an_ipv6_address_is_of_nobody() -> None:
     assert not kept(program, arp)
     known = ip_address("253.0.0.101")
     assert kept(bpf.compile_filter(Expectation.of("52:54:00:65:00:02", [known])), arp)
+
+
+GUEST, WITNESS, TARGET = "02:13:57:9b:df:f1", "02:24:68:ac:e0:e2", "2001:db8:3:4:5:6:7:8"
+
+
+def answer(mac: str, address: bytes) -> bytes:
+    """Return an ARP reply of a station to 169.254.1.1, for *address*."""
+    packed = frames.pack_mac(mac)
+    head = b"\xff" * 6 + packed + b"\x08\x06" + HARDWARE + b"\0\2" + packed + address
+    return head + bytes(6) + ip_address("169.254.1.1").packed
+
+
+def differing(packed: bytes) -> list[bytes]:
+    """Return what differs from *packed* by one bit, in each of its bytes."""
+    changed = ((at, bytes([packed[at] ^ 0x10])) for at in range(len(packed)))
+    return [packed[:at] + octet + packed[at + 1 :] for at, octet in changed]
+
+
+def test_every_byte_of_an_address_counts() -> None:
+    """No byte is zero and none stands twice: a wrong place shows."""
+    addresses = [ip_address("198.51.100.7"), ip_address(TARGET)]
+    asker = ip_address("169.254.1.1")
+    expected = Expectation.of(GUEST, addresses, askers=[asker], hint=WITNESS)
+    program = bpf.compile_filter(expected)
+    ipv4 = addresses[0].packed
+    for mac in (GUEST, WITNESS):
+        assert kept(program, answer(mac, ipv4))
+        for other in differing(frames.pack_mac(mac)):
+            assert not kept(program, answer(other.hex(":"), ipv4))
+        for other in differing(ipv4):
+            assert not kept(program, answer(mac, other))
+    right = na(TARGET).replace(MAC, frames.pack_mac(GUEST))
+    assert kept(program, right)
+    for other in differing(ip_address(TARGET).packed):
+        assert not kept(program, right.replace(ip_address(TARGET).packed, other))

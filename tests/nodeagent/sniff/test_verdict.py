@@ -131,6 +131,11 @@ TABLE: dict[str, tuple[Expectation, Frame, Verdict]] = {
         ARP_ANSWER._replace(source=OTHER, claimed=OTHER),
         OTHER_MAC,
     ),
+    "answer of another, not armed": (
+        UNARMED,
+        ARP_ANSWER._replace(source=OTHER, claimed=OTHER),
+        OTHER_MAC,
+    ),
     "answer of a witness, not armed": (
         dataclasses.replace(WITNESSED, armed=False),
         ARP_ANSWER._replace(source=OTHER, claimed=OTHER),
