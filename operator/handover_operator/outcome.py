@@ -7,7 +7,7 @@ Failure is told to all at once: a target is asked for life before it gives up a 
 
 import dataclasses
 import enum
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -19,7 +19,7 @@ from handover_operator.facts import Endpoint
 from handover_operator.index import Index, course_of
 from handover_operator.tally import Trait, Traits
 
-_DECIDED: Final = {
+_DECIDED: Final[Mapping[Phase | None, Outcome]] = {
     Phase.CONVERGING: Outcome.SUCCEEDED,
     Phase.SUCCEEDED: Outcome.SUCCEEDED,
     Phase.NOT_FOLLOWED: Outcome.SUCCEEDED,
@@ -62,7 +62,7 @@ class View:
 
 def decision(migration: LiveMigration) -> Outcome | None:
     """Return how *migration* ended by its own word, or by the phase that we gave it."""
-    return migration.spec.outcome or _DECIDED.get(migration.status.phase or Phase.PENDING)
+    return migration.spec.outcome or _DECIDED.get(migration.status.phase)
 
 
 def sources(index: Index, migration: LiveMigration) -> Sequence[Endpoint]:
@@ -139,9 +139,7 @@ def corrected(endpoint: Endpoint, seen: Traits) -> Assignment:
     source can serve any more. *seen*: of all endpoints of this migration.
     """
     said = endpoint.assignment
-    if said.role is not None or said.outcome is not Outcome.ABORTED:
-        return said
-    if Trait.CONTRADICTING not in seen:
+    if said.outcome is not Outcome.ABORTED or Trait.CONTRADICTING not in seen:
         return said
     is_followed = endpoint.is_contradicting() and Trait.SERVING not in seen
     if said.ended_role is Role.SOURCE or is_followed:

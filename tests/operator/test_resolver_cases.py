@@ -96,6 +96,42 @@ def test_a_migration_that_is_gone_is_told_to_nobody(
     assert names(resolver.resolve(NOW).migrations) == {"m1"}
 
 
+def test_a_written_status_is_looked_at_alone(
+    resolver: Resolver, endpoint: Build, migration: Migration
+) -> None:
+    resolver.put_endpoint(endpoint("b"))
+    resolver.put_migration(migration(target="b"))
+    resolver.resolve(NOW)
+    resolver.put_migration(migration(target="b", status={"phase": "Preparing"}))
+    told = resolver.resolve(NOW)
+    assert (told.endpoints, names(told.migrations)) == (frozenset(), {"m1"})
+
+
+def test_whoever_is_claimed_no_more_is_looked_at_too(
+    resolver: Resolver, endpoint: Build, migration: Migration
+) -> None:
+    """Guards: the other migration would complain of a conflict that is over."""
+    for name in "bc":
+        resolver.put_endpoint(endpoint(name))
+    resolver.put_migration(migration(target="b"))
+    resolver.put_migration(migration("m2", target="b", age=9))
+    resolver.resolve(NOW)
+    resolver.put_migration(migration(target="c"))
+    told = resolver.resolve(NOW)
+    assert (names(told.endpoints), names(told.migrations)) == ({"b", "c"}, {"m1", "m2"})
+
+
+def test_both_are_told_of_a_conflict_also_a_turn_later(
+    resolver: Resolver, endpoint: Build, migration: Migration
+) -> None:
+    resolver.put_endpoint(endpoint("b"))
+    resolver.put_migration(migration(target="b"))
+    resolver.resolve(NOW)
+    resolver.put_migration(migration("m2", target="b", age=9))
+    assert names(resolver.resolve(NOW, 0).migrations) == {"m2"}
+    assert names(resolver.resolve(NOW).migrations) == {"m1", "m2"}
+
+
 @pytest.fixture
 def lost(resolver: Resolver, endpoint: Build, migration: Migration, cutover: Any) -> Resolver:
     """Two live guests whose sources have gone, one a second after the other."""
@@ -256,6 +292,14 @@ class TestWithoutAnObject:
         orphan.put_endpoint(endpoint("a", assignment=assignment("source of m1")))
         assert names(orphan.resolve(NOW).endpoints) == {"a", "b"}
 
+    def test_who_leaves_it_lets_the_others_be_judged_again(
+        self, orphan: Resolver, endpoint: Build, assignment: Any
+    ) -> None:
+        orphan.put_endpoint(endpoint("a", assignment=assignment("source of m1")))
+        orphan.resolve(NOW)
+        orphan.put_endpoint(endpoint("a", assignment=assignment("source of m2")))
+        assert names(orphan.resolve(NOW).endpoints) == {"a", "b"}
+
     def test_a_change_that_matters_to_nobody_is_looked_at_alone(
         self, orphan: Resolver, endpoint: Build, assignment: Any
     ) -> None:
@@ -277,3 +321,63 @@ def test_what_leaves_the_sum_of_a_migration_as_it_is_touches_nobody_else(
     resolver.resolve(NOW)
     resolver.put_endpoint(endpoint("a1", workload="a", assignment=said, routed=True))
     assert names(resolver.resolve(NOW).endpoints) == {"a1"}
+
+
+class TestWhoWasTold:
+    """What an endpoint was told binds it, also to a migration whose spec does not match it."""
+
+    def said(self, resolver: Resolver, name: str) -> str:
+        """Return what must be said of an endpoint, the short way."""
+        resolver.resolve(NOW)
+        found = resolver.verdict(key(name))
+        assert found is not None
+        told = found.assignment
+        words = (told.role or told.ended_role, told.migration, told.outcome)
+        return " ".join(word for word in words if word)
+
+    @pytest.mark.parametrize(
+        ("told", "ages", "expected"),
+        [
+            ("source of x Succeeded", [9], "source x Succeeded"),
+            ("source of x Succeeded", [5, 9], "source x Succeeded"),
+            ("source of x Succeeded", [5], "target m1"),
+            ("target of x Aborted", [9], "target m1"),
+        ],
+    )
+    def test_the_newest_that_succeeded_settles_what_was_before(
+        self,
+        resolver: Resolver,
+        endpoint: Build,
+        migration: Migration,
+        assignment: Any,
+        *,
+        told: str,
+        ages: list[int],
+        expected: str,
+    ) -> None:
+        """The object was made anew under its id, and has not ended yet by its own word."""
+        for age in ages:
+            resolver.put_migration(migration(f"x{age}", id="x", source="z", age=age))
+        resolver.put_endpoint(endpoint("b", assignment=assignment(told, "x")))
+        resolver.put_migration(migration(target="b", age=7))
+        assert self.said(resolver, "b") == expected
+
+    def test_a_source_that_matches_no_more_lets_its_target_go_on(
+        self, resolver: Resolver, endpoint: Build, migration: Migration, assignment: Any
+    ) -> None:
+        left = assignment("source of m1 Succeeded")
+        resolver.put_migration(migration(source="z", target="b", outcome="Succeeded"))
+        resolver.put_endpoint(endpoint("a", assignment=left, routed=True))
+        resolver.put_endpoint(endpoint("b", assignment=assignment("target of m1")))
+        assert self.said(resolver, "b") == "target m1"
+        resolver.put_endpoint(endpoint("a", assignment=left, routed=False))
+        assert self.said(resolver, "b") == "target m1 Succeeded"
+
+    def test_whoever_carries_a_role_hears_how_it_ended(
+        self, resolver: Resolver, endpoint: Build, migration: Migration, assignment: Any
+    ) -> None:
+        resolver.put_migration(migration(source="z"))
+        resolver.put_endpoint(endpoint("b", assignment=assignment("target of m1")))
+        assert self.said(resolver, "b") == "target m1 Aborted"
+        resolver.put_migration(migration(source="z", outcome="Succeeded"))
+        assert self.said(resolver, "b") == "target m1 Succeeded"

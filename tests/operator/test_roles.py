@@ -376,11 +376,27 @@ class TestArmed:
             False,
         )
 
+    def test_who_was_armed_once_stays_so(
+        self, world: Any, migration: Migration, endpoint: Build
+    ) -> None:
+        world.apply(*map(endpoint, "ab"), migration(source="a", target="b"))
+        world.apply(migration(source="a", target="b", outcome="Aborted"))
+        assert world.roles()["b"] == "target of m1 Aborted"
+        assert world.endpoint("b").assignment.armed
+
     def test_a_source_that_an_older_operator_left_unarmed_is_mended(
         self, world: Any, migration: Migration, endpoint: Build, assignment: Any
     ) -> None:
         unarmed = dataclasses.replace(assignment("source of m1"), armed=False)
         world.apply(endpoint("a", assignment=unarmed), migration(source="a", armed=False))
+        assert world.endpoint("a").assignment.armed
+
+    def test_a_source_is_armed_also_when_it_ends(
+        self, world: Any, endpoint: Build, assignment: Any
+    ) -> None:
+        unarmed = dataclasses.replace(assignment("source of m1"), armed=False)
+        world.apply(endpoint("a", assignment=unarmed))
+        assert world.roles() == {"a": "source of m1 Aborted"}
         assert world.endpoint("a").assignment.armed
 
 
