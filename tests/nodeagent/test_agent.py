@@ -325,9 +325,9 @@ def test_with_a_high_priority_only_the_loop_runs_before_others_while_a_guest_is_
     if "real-time share" in agent.log:
         pytest.skip("this shell's control group has no real-time share (RT_GROUP_SCHED)")
     assert policies(agent) == (os.SCHED_OTHER, {os.SCHED_OTHER})
-    site.endpoint()
+    site.endpoint(awaitRole=True)
     site.say("target")
-    until(lambda: site.condition("Listening") == ("True", "Listening"), agent)
+    until(lambda: site.status().get("state") == "Target", agent)
     assert policies(agent) == (os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, {os.SCHED_OTHER})
     site.announce()
     until(lambda: site.status().get("state") == "Live", agent)
