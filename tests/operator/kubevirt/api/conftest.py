@@ -83,10 +83,15 @@ class Desk:
         return await until(lambda: self.migration(name), wanted)
 
     async def report(self, endpoint: str, state: str, uid: str) -> None:
-        """Report as an endpoint's agent."""
-        routed = state in {"Base", "Live", "TimeWait"}
+        """Report as an endpoint's agent; one that is Live has not heard yet how it ended."""
         route = {"address": "10.65.0.2", "metric": 1024, "table": 254, "protocol": 88}
-        status = {"state": state, "migrationUID": uid, "routes": [route] if routed else []}
+        status: dict[str, Any] = {
+            "state": state,
+            "migrationUID": uid,
+            "routes": [route] if state in {"Base", "Live", "TimeWait"} else [],
+        }
+        if state in {"Target", "Live"}:
+            status["role"] = "target"
         path = self.path(Kind.ENDPOINT, endpoint) + "/status"
         await self.api.call("PATCH", path, {"status": status})
 
