@@ -36,10 +36,7 @@ class Mode(enum.StrEnum):
 
 
 def is_braked(annotations: Mapping[str, str]) -> bool:
-    """Return whether annotations hold a person's brake, handover.dev/paused.
-
-    On ``default`` it is for all endpoints, on a namespace for those in it.
-    """
+    """Return whether the annotations of ``default`` hold a person's brake, handover.dev/paused."""
     return annotations.get(names.PAUSED, "false") != "false"
 
 
@@ -103,13 +100,9 @@ class Settings(Model):
 
 
 class HandoverConfigurationStatus(Model):
-    """Written by the operator only; ``mode`` is what the object comes to, the brake included.
-
-    ``paused_namespaces``, of ``default`` only: those that hold the brake. None: nobody can tell.
-    """
+    """Written by the operator only; ``mode`` is what the object comes to, the brake included."""
 
     mode: str | None = None
-    paused_namespaces: tuple[str, ...] | None = None
     conditions: tuple[Condition, ...] = ()
 
 

@@ -109,7 +109,6 @@ NOBODYS = [
     ("patch", "customresourcedefinitions.apiextensions.k8s.io"),
     ("list", "events"),
     ("patch", "nodes"),
-    ("patch", "namespaces"),
 ]
 NO_AGENTS = [
     ("get", "pods"),
@@ -120,7 +119,6 @@ NO_AGENTS = [
     ("create", "workloadendpoints.handover.dev"),
     ("delete", "workloadendpoints.handover.dev"),
     ("get", "leases.coordination.k8s.io"),
-    ("list", "namespaces"),
 ]
 
 
