@@ -21,7 +21,7 @@ from handover_nodeagent.timers import Timer
 class Attendance:
     """Attends all endpoints; timers feed their events back.
 
-    ``awaits_guests`` is told when the first guest is awaited (True) and when no one is any more.
+    ``expectation`` is told when the first guest is awaited (True) and when no one is any more.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class Attendance:
         overdue: Callable[[Resident], None],
         clock: Callable[[], dt.datetime],
     ) -> None:
-        self.awaits_guests: Callable[[bool], None] = _nothing
+        self.expectation: Callable[[bool], None] = _nothing
         self._awaited: set[ObjectKey] = set()
         self._audience = audience
         self._feed = feed
@@ -60,7 +60,7 @@ class Attendance:
         awaited = bool(self._awaited)
         (self._awaited.add if is_awaited else self._awaited.discard)(key)
         if bool(self._awaited) is not awaited:
-            self.awaits_guests(not awaited)
+            self.expectation(not awaited)
 
     def question(self, resident: Resident, command: commands.Command) -> None:
         """Send the guest what *command* wants sent."""

@@ -345,7 +345,7 @@ async def _end(what: str, end: Callable[[], object]) -> None:
 
 async def run(settings: AgentSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises Unusable, Broken or access.Unconfigured."""
-    awaits_guests = _hurry(settings)
+    expectation = _hurry(settings)
     _raise_limits()
     for sentence in capabilities.missing():
         _log.error("privilege", trouble=sentence)
@@ -353,7 +353,7 @@ async def run(settings: AgentSettings) -> None:
     found = access.find(os.environ)
     async with ApiServer(found) as api:
         agent = Agent(settings, memory, api)
-        agent.reconciler.attendance.awaits_guests = awaits_guests
+        agent.reconciler.attendance.expectation = expectation
         agent.reconciler.lodging.api_servers = access.addresses(found, os.environ)
         try:
             server = health.Server(_places(settings, agent))

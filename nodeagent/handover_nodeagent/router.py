@@ -435,11 +435,9 @@ class Router:
         Those go only once the kernel has been seen to name one of them first, as a delete takes
         the first; refused, *route* is there already, the very same. Tell whether it is there.
         """
-        request = routes.encode_beside(route)
-        (result,) = self._transact([request])
-        reason = self._channel.explain(0)
+        result, reason = self._stand_beside(route)
         result = 0 if result == errno.EEXIST else result
-        route, result, reason = self._taken(route, request, result, reason)
+        route, result, reason = self._taken(route, routes.encode_beside(route), result, reason)
         if not self._added(route, result, reason, time.time_ns()):
             return False
         for _ in range(TWINS):

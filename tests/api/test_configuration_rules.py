@@ -241,21 +241,15 @@ def test_an_agent_accepts_it_as_well(spec: Spec) -> None:
 
 
 @api_server
-async def test_too_many_networks_are_refused(api: Any) -> None:
-    networks = [f"10.0.{n}.0/24" for n in range(65)]
-    await api.create(CONFIGURATIONS, {"allowedCIDRs": networks[:64]}, "default")
+@pytest.mark.parametrize(
+    ("field", "pattern"), [("allowedCIDRs", "10.0.{}.0/24"), ("gateways", "10.0.{}.1")]
+)
+async def test_more_than_64_of_a_list_are_refused(api: Any, field: str, pattern: str) -> None:
+    values = [pattern.format(number) for number in range(65)]
+    await api.create(CONFIGURATIONS, {field: values[:64]}, "default")
     with pytest.raises(api.refused) as raised:
-        await api.create(CONFIGURATIONS, {"allowedCIDRs": networks}, "default")
-    assert raised.value.causes["spec.allowedCIDRs"].endswith("must have at most 64 items")
-
-
-@api_server
-async def test_too_many_gateways_are_refused(api: Any) -> None:
-    gateways = [f"10.0.{n}.1" for n in range(65)]
-    await api.create(CONFIGURATIONS, {"gateways": gateways[:64]}, "default")
-    with pytest.raises(api.refused) as raised:
-        await api.create(CONFIGURATIONS, {"gateways": gateways}, "default")
-    assert raised.value.causes["spec.gateways"].endswith("must have at most 64 items")
+        await api.create(CONFIGURATIONS, {field: values}, "default")
+    assert raised.value.causes[f"spec.{field}"].endswith("must have at most 64 items")
 
 
 @api_server

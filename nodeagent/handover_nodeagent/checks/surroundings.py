@@ -78,14 +78,7 @@ def nftables(library: str = libnftables.LIBRARY) -> Iterator[Finding]:
 
 def trial() -> str:
     """Write a transaction that needs all that the guard needs and leaves nothing."""
-    name = f"arp {_TRIAL}"
-    return (
-        f"add table {name}\n"
-        f"add map {name} workloads {{ typeof oifname : verdict; }}\n"
-        f"add chain {name} output {{ type filter hook output priority 0; policy accept; }}\n"
-        f"add rule {name} output oifname vmap @workloads\n"
-        f"delete table {name}\n"
-    )
+    return f"{guard_rules.frame(_TRIAL)}delete table arp {_TRIAL}\n"
 
 
 def _network(settings: Settings) -> Iterator[Finding]:

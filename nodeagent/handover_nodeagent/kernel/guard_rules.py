@@ -23,11 +23,6 @@ from handover_nodeagent.network import Guard
 TABLE: Final = "handover"
 
 REMOVE_ALL: Final = f"add table arp {TABLE}\ndelete table arp {TABLE}\n"
-_FRAME: Final = f"""{REMOVE_ALL}add table arp {TABLE}
-add map arp {TABLE} workloads {{ typeof oifname : verdict; }}
-add chain arp {TABLE} output {{ type filter hook output priority 0; policy accept; }}
-add rule arp {TABLE} output oifname vmap @workloads
-"""
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.-]+")
 _WRITABLE: Final = re.compile(r"[!#-)+-\[\]-~]+")
 """What a quoted string of nft can hold and takes for itself: no quote, asterisk, backslash."""
@@ -38,9 +33,19 @@ def is_writable(interface: str) -> bool:
     return _WRITABLE.fullmatch(interface) is not None
 
 
+def frame(table: str) -> str:
+    """Return the commands that make *table* with all but the workloads in it."""
+    return (
+        f"add table arp {table}\n"
+        f"add map arp {table} workloads {{ typeof oifname : verdict; }}\n"
+        f"add chain arp {table} output {{ type filter hook output priority 0; policy accept; }}\n"
+        f"add rule arp {table} output oifname vmap @workloads\n"
+    )
+
+
 def render(guard: Guard) -> str:
     """Return the commands that make the whole table anew; what nft cannot name is left out."""
-    return _FRAME + "".join(
+    return f"{REMOVE_ALL}{frame(TABLE)}" + "".join(
         _put(interface, guard[interface])
         for interface in sorted(guard)
         if guard[interface] and is_writable(interface)
