@@ -42,7 +42,7 @@ async def lab(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Asy
     cluster.helm("uninstall", "handover", "--namespace", "handover-system", "--wait")
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def berthed(lab: Lab) -> Iterator[Lab]:
     """The lab with a VM that pods which start beside it take no processor from."""
     with berth.made(lab.yard):

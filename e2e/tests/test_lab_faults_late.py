@@ -6,9 +6,11 @@ keeps its routes, whatever the API says of it (design 9.17).
 
 import json
 import time
+from collections.abc import AsyncIterator
 from typing import Any, Final
 
 import pytest
+import pytest_asyncio
 
 from handover_lab import observer
 from handover_lab.lab import Lab
@@ -28,6 +30,13 @@ OPERATOR: Final = ("deployment", "handover-operator", *SPACE)
 AS_OPERATOR: Final = "--as=system:serviceaccount:handover-system:handover-operator"
 CRD: Final = "workloadendpoints.handover.dev"
 OF_THE_SERVER: Final = ("resourceVersion", "uid", "creationTimestamp", "generation")
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def trial(berthed: Lab) -> AsyncIterator[Trial]:
+    """The lab in order, with a guest that answers in time while agents start beside it."""
+    async with Trial.open(berthed) as opened:
+        yield opened
 
 
 async def cut_over(trial: Trial, witness: Witness) -> str:
