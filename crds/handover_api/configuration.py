@@ -36,7 +36,10 @@ class Mode(enum.StrEnum):
 
 
 def is_braked(annotations: Mapping[str, str]) -> bool:
-    """Return whether the annotations of ``default`` hold a person's brake, handover.dev/paused."""
+    """Return whether annotations hold a person's brake, handover.dev/paused.
+
+    On ``default`` it is for all endpoints, on a namespace for those in it.
+    """
     return annotations.get(names.PAUSED, "false") != "false"
 
 
@@ -100,9 +103,13 @@ class Settings(Model):
 
 
 class HandoverConfigurationStatus(Model):
-    """Written by the operator only; ``mode`` is what the object comes to, the brake included."""
+    """Written by the operator only; ``mode`` is what the object comes to, the brake included.
+
+    ``paused_namespaces``, of ``default`` only: those that hold the brake. None: nobody can tell.
+    """
 
     mode: str | None = None
+    paused_namespaces: tuple[str, ...] | None = None
     conditions: tuple[Condition, ...] = ()
 
 

@@ -27,7 +27,7 @@ UNINSTALL: Final = f"{GROUP}/uninstall"
 """On HandoverConfiguration ``default``: another value asks the agents to hand back."""
 
 PAUSED: Final = f"{GROUP}/paused"
-"""On HandoverConfiguration ``default``: a person's brake for all nodes; no apply touches it."""
+"""A person's brake, on HandoverConfiguration ``default`` or on a namespace; no apply touches it."""
 
 DEFAULT_CONFIGURATION: Final = "default"
 NODE_CONFIGURATION_PREFIX: Final = "node."

@@ -40,7 +40,7 @@ class Attendance:
 
     def follow(self, resident: Resident, router: Router, settings: Settings) -> None:
         """Let ears, prepared cutover and timers follow the machine; while paused, none."""
-        if settings.mode is Mode.PAUSED:
+        if settings.mode is Mode.PAUSED or resident.is_paused:
             self.leave(resident)
             return
         self._listen(resident, settings)
@@ -75,7 +75,7 @@ class Attendance:
 
     def correct(self, resident: Resident, settings: Settings) -> None:
         """Tell the guest where its gateway is now."""
-        if settings.mode is not Mode.ACTIVE:
+        if settings.mode is not Mode.ACTIVE or resident.is_paused:
             return
         if resident.ear:
             resident.ear.correct()

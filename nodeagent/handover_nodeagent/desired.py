@@ -5,6 +5,7 @@ TimeWait before Base, then the newest endpoint. An index by address bounds the w
 by the addresses of the endpoint that changed.
 """
 
+import dataclasses
 import datetime as dt
 from collections.abc import Hashable, Iterable, Mapping
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ class Local:
     ``addresses`` are the allowed ones of its spec; ``link`` is None while nobody can name its
     interface; ``standing`` is the state that decides its routes (``machine.settled``);
     ``owned`` is false where another one programs its routes (``addresses.is_owned``), ``refused``
-    is true where its interface is one that it may not have.
+    is true where its interface is one that it may not have. One that ``is_paused`` is left as it
+    is; ``is_guarded`` is false where it was never anything else, so that there is no guard to keep.
     """
 
     key: ObjectKey
@@ -40,6 +42,8 @@ class Local:
     created_at: dt.datetime | None = None
     owned: bool = True
     refused: bool = False
+    is_paused: bool = False
+    is_guarded: bool = True
 
     @property
     def interface(self) -> str | None:
@@ -97,7 +101,13 @@ class Desired:
         return address in self._by_address or address in self._orphans
 
     def put(self, local: Local) -> Touched:
-        """Add or replace one endpoint; it claims its addresses from orphans."""
+        """Add or replace one endpoint; it claims its addresses from orphans.
+
+        What was wanted for one that is paused now stays wanted: as the kernel is to stay.
+        """
+        former = self._locals.get(local.key)
+        if former and local.is_paused:
+            local = dataclasses.replace(former, is_paused=True)
         touched = self.drop(local.key) | _touched_by(local)
         self._locals[local.key] = local
         for address in local.addresses:
@@ -174,7 +184,7 @@ class Desired:
                 address
                 for key in self._by_interface.get(interface, ())
                 for address in self._locals[key].addresses
-                if isinstance(address, IPv4Address)
+                if isinstance(address, IPv4Address) and self._locals[key].is_guarded
             )
             for interface in interfaces
         }
@@ -191,6 +201,14 @@ class Desired:
         """Tell whether endpoints have *address* whose routes are all not ours to program."""
         keys = self._by_address.get(address, ())
         return bool(keys) and not any(self._locals[key].owned for key in keys)
+
+    def has_paused(self) -> bool:
+        """Tell whether any endpoint is left as it is."""
+        return any(local.is_paused for local in self._locals.values())
+
+    def is_paused(self, address: IPAddress) -> bool:
+        """Tell whether *address* is left as it is for one of those that have it."""
+        return any(self._locals[key].is_paused for key in self._by_address.get(address, ()))
 
     def holders(self, addresses: Iterable[IPAddress]) -> frozenset[ObjectKey]:
         """Return the endpoints that have one of *addresses*."""

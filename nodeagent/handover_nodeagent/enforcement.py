@@ -32,6 +32,7 @@ class Enforcement:
 
     As long as not all endpoints are known, one could take another one's route out. ``observe`` is
     called when only a look at everything helps; ``blindness`` says why there can be none now.
+    ``paused``: the namespaces whose endpoints are left as they are.
     """
 
     def __init__(self, settings: Settings, seating: Seating, told: Told) -> None:
@@ -40,6 +41,7 @@ class Enforcement:
         self.guard = GuardKeeper(self._wanted_guard, self._tell_everybody)
         self.blindness = ""
         self.handed_back = False
+        self.paused = frozenset[str]()
         self.observe: Callable[[], None] = _nothing
         self.settings = settings
         self._seating = seating

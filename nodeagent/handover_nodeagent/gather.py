@@ -56,12 +56,16 @@ def endpoint(raw: Mapping[str, object]) -> WorkloadEndpoint | Unreadable:
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A HandoverConfiguration; ``spec`` is None where it has one that is no object at all."""
+    """A HandoverConfiguration; ``spec`` is None where it has one that is no object at all.
+
+    ``paused_namespaces``: None where nobody has told which hold the brake.
+    """
 
     name: str
     generation: int
     spec: Mapping[str, object] | None
     annotations: Mapping[str, str]
+    paused_namespaces: frozenset[str] | None = None
 
 
 def configuration(raw: Mapping[str, object]) -> Configuration:
@@ -69,11 +73,13 @@ def configuration(raw: Mapping[str, object]) -> Configuration:
     metadata, spec = _mapping(raw, "metadata"), raw.get("spec")
     generation = metadata.get("generation")
     said = _mapping(metadata, "annotations")
+    paused = _mapping(raw, "status").get("pausedNamespaces")
     return Configuration(
         key(raw).name,
         generation if isinstance(generation, int) else 0,
         {} if spec is None else spec if isinstance(spec, dict) else None,
         {name: value for name, value in said.items() if isinstance(value, str)},
+        frozenset(map(str, paused)) if isinstance(paused, list) else None,
     )
 
 

@@ -1,7 +1,7 @@
 """What the API says of this node's endpoints and settings, and what waits until it may count.
 
 An end is believed only when all endpoints have been told and the agent may decide: what it
-remembers but was not told, and what goes while it is paused, is gone from then on.
+remembers but was not told, and what goes while it or a namespace is paused, is gone from then on.
 """
 
 from collections.abc import Mapping
@@ -81,7 +81,7 @@ class Intake:
         self._reconciler.kernel.spare(endpoint.key, ())
         # The status is the agent's own; what it was at first is all that ever counts.
         endpoint = endpoint.model_copy(update={"status": resident.endpoint.status})
-        if self._is_paused:
+        if self._leaves(endpoint.key):
             resident.endpoint = endpoint
         else:
             self._reconciler.update(resident, endpoint)
@@ -89,13 +89,13 @@ class Intake:
     def drop(self, key: ObjectKey, uid: str) -> None:
         """Take in that an endpoint's object is gone."""
         resident = self._reconciler.residents.get(key)
-        if resident is None:
+        if resident and resident.uid != uid:
+            return
+        if self._leaves(key):
+            self._unconfirmed.add(key)
+        elif resident is None:
             self._reconciler.forget(key)
             self._memory.keep(key, lambda: None)
-        elif resident.uid != uid:
-            return
-        elif self._is_paused:
-            self._unconfirmed.add(key)
         else:
             self._reconciler.feed(resident, Deleted())
 
@@ -119,6 +119,30 @@ class Intake:
             _log.info("configured", **settings.to_object())
             self._change(reconciler.settings, settings)
         reconciler.report(reconciler.residents)
+
+    def pause(self, namespaces: frozenset[str]) -> None:
+        """Leave the endpoints of *namespaces* as they are, and go on with those of others.
+
+        The end is like a restart of the agent, for those alone whom it concerns.
+        """
+        reconciler, kernel = self._reconciler, self._reconciler.kernel
+        concerned = kernel.paused ^ namespaces
+        residents = [one for one in reconciler.residents.values() if one.key.namespace in concerned]
+        for resident in residents:
+            reconciler.digest(resident)
+        kernel.paused = namespaces
+        kernel.hold()
+        for resident in residents:
+            resident.is_paused = resident.key.namespace in namespaces
+            reconciler.router.desired.put(resident.local(reconciler.settings))
+            if self._leaves(resident.key):
+                reconciler.attendance.follow(resident, reconciler.router, reconciler.settings)
+            else:
+                reconciler.meet(resident.endpoint, resident.record())
+        kernel.follow(reconciler.settings, Touched(), {})
+        if self.is_synced:
+            self._drop_unconfirmed()
+        reconciler.report(one.key for one in residents)
 
     def _change(self, before: Settings, settings: Settings) -> None:
         if before.mode is not Mode.PAUSED:
@@ -145,7 +169,7 @@ class Intake:
         for resident in tuple(reconciler.residents.values()):
             resident.admission = reconciler.lodging.admit(resident.endpoint, resident.link)
             reconciler.router.desired.put(resident.local(settings))
-            if is_resumed:
+            if is_resumed and not resident.is_paused:
                 reconciler.meet(resident.endpoint, resident.record())
         reconciler.kernel.follow(before, Touched(addresses), guard)
         for resident in reconciler.residents.values():
@@ -158,13 +182,16 @@ class Intake:
         """While paused all is left as it is, as if no agent ran; the end is like its restart."""
         return self._reconciler.settings.mode is Mode.PAUSED
 
+    def _leaves(self, key: ObjectKey) -> bool:
+        """Tell whether an endpoint is left as it is, with all others or with its namespace."""
+        return self._is_paused or key.namespace in self._reconciler.kernel.paused
+
     def _drop_unconfirmed(self) -> None:
         """Take in the end of what was remembered but not told, or dropped while paused."""
-        if not self._is_paused:
-            gone, self._unconfirmed = self._unconfirmed, set()
-            for key in gone:
-                resident = self._reconciler.residents.get(key)
-                self.drop(key, resident.uid if resident else "")
+        gone, self._unconfirmed = self._unconfirmed, set()
+        for key in gone:
+            resident = self._reconciler.residents.get(key)
+            self.drop(key, resident.uid if resident else "")
 
     def _doubt_strays(self) -> None:
         """Let guests be asked before routes go that no endpoint wants, nor any memory.

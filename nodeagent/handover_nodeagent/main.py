@@ -30,6 +30,7 @@ from handover_nodeagent import (
     local_socket,
     metrics,
     router,
+    wording,
 )
 from handover_nodeagent.apiserver import ApiServer
 from handover_nodeagent.configuration import Invalid
@@ -85,6 +86,7 @@ class Agent:
         start, why = self.effective(Settings())
         self.reconciler = Reconciler(start, self.reporter, memory)
         self.reconciler.misconfigured = why
+        self.reconciler.kernel.paused = memory.load_paused()
         self.intake = Intake(self.reconciler, self.reporter, memory)
         self.observation = Observation(self.reconciler)
         selector = f"spec.node={settings.node_name}"
@@ -129,6 +131,14 @@ class Agent:
         else:
             self.memory.keep_configuration(self.specs)
         self.intake.configure(settings, why)
+
+    def pause(self, namespaces: frozenset[str] | None) -> None:
+        """Leave the endpoints of *namespaces* as they are; None: what was told before holds."""
+        if namespaces is not None and namespaces != self.reconciler.kernel.paused:
+            named = wording.some(namespaces) or "none any more"
+            _log.warning("namespaces_paused", namespaces=named)
+            self.memory.keep_paused(namespaces)
+            self.intake.pause(namespaces)
 
     def consider_uninstall(self, metadata: Mapping[str, object]) -> None:
         """See whether HandoverConfiguration ``default`` tells of an uninstall."""
@@ -283,6 +293,8 @@ class _Configurations:
 
     def put(self, raw: Mapping[str, object]) -> None:
         found = gather.configuration(raw)
+        if found.name == names.DEFAULT_CONFIGURATION:
+            self._agent.pause(found.paused_namespaces)
         if found.name in self._wanted:
             self._listed.add(found.name)
             metrics.GENERATION.labels(found.name).set(found.generation)

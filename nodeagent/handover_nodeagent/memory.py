@@ -147,6 +147,7 @@ class Memory:
         self.trouble = ""
         self._directory = directory / "endpoints"
         self._configuration = directory / "configuration.json"
+        self._paused = directory / "paused.json"
         self._pending: dict[ObjectKey, Callable[[], Record | None]] = {}
         self._thread = ThreadPoolExecutor(1, "memory")
         self._timer: asyncio.TimerHandle | None = None
@@ -187,6 +188,18 @@ class Memory:
         """Write the HandoverConfigurations' *specs* by name, for a start without an API server."""
         text = json.dumps(specs)
         self._thread.submit(self._replace, self._configuration, text)
+
+    def load_paused(self) -> frozenset[str]:
+        """Read which namespaces were paused last."""
+        try:
+            content = json.loads(self._paused.read_text())
+        except (OSError, ValueError):
+            return frozenset()
+        return frozenset(map(str, content)) if isinstance(content, list) else frozenset()
+
+    def keep_paused(self, namespaces: Iterable[str]) -> None:
+        """Write which namespaces are paused, for a start without an API server."""
+        self._thread.submit(self._replace, self._paused, json.dumps(sorted(namespaces)))
 
     async def flush(self) -> None:
         """Write what is pending, and wait for it."""

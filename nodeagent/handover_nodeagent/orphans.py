@@ -133,7 +133,7 @@ class Orphans:
             self._end(doubted)
             return
         link = self._node.links.get(held[0].oif)
-        if link is None or self._kernel.settings.mode is not Mode.ACTIVE:
+        if link is None or self._is_left(orphan):
             self._wind(doubted, doubted.patience, self._ask)
             return
         self._episode += 1
@@ -159,12 +159,19 @@ class Orphans:
         """Take the routes out where the guest is silent; what was never asked is not."""
         assert doubted.ear is not None
         left = doubted.ear.silence_in(_SILENCE)
-        if left <= 0:
+        if self._is_left(doubted.orphan):
+            self._rest(doubted)
+        elif left <= 0:
             self._lose(doubted)
         elif doubted.ear.was_asked:
             self._wind(doubted, left, self._conclude)
         else:
             self._rest(doubted)
+
+    def _is_left(self, orphan: Orphan) -> bool:
+        """Tell whether nothing may be done now, or not in this namespace."""
+        kernel = self._kernel
+        return kernel.settings.mode is not Mode.ACTIVE or orphan.key.namespace in kernel.paused
 
     def _lose(self, doubted: _Doubted) -> None:
         router, held = self._kernel.router, self._held(doubted.orphan)

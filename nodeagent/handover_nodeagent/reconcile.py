@@ -214,7 +214,7 @@ class Reconciler:
 
     def _feed(self, resident: Resident, event: Event) -> None:
         self.digest(resident)
-        if self.residents.get(resident.key) is not resident:
+        if resident.is_paused or self.residents.get(resident.key) is not resident:
             return
         if isinstance(event, FellSilent) and self.faults.has(resident.key, FOLLOW):
             # Nobody knows whether the guest was asked at all.
@@ -258,7 +258,8 @@ class Reconciler:
         self.attendance.follow(resident, self.router, self.settings)
         self._question(resident, step)
         self._tell(resident, step)
-        self._memory.keep(resident.key, resident.record)
+        if not resident.is_paused:
+            self._memory.keep(resident.key, resident.record)
         self._telling.report(resident)
 
     def _correct(self, resident: Resident) -> None:
@@ -340,10 +341,13 @@ class Reconciler:
             last=record.remembered if record else restart.from_status(endpoint.status),
             await_role=endpoint.spec.await_role,
             episode=self._episode,
+            is_paused=key.namespace in self.kernel.paused,
         )
         step = restart.resume(found, _now())
         assert step.machine is not None
-        resident = Resident(endpoint, step.machine, place, admission)
+        is_guarded = record is not None or found.has_routes or not found.is_paused
+        paused = (found.is_paused, is_guarded)
+        resident = Resident(endpoint, step.machine, place, admission, *paused)
         if record:
             resident.cutover, resident.learned_mac = record.cutover, record.learned_mac
         resident.cutover = resident.cutover or endpoint.status.last_cutover
@@ -368,7 +372,7 @@ class Reconciler:
 
     def _update(self, resident: Resident, *, is_other: bool) -> None:
         """Follow the endpoint's newest version; again, it changes nothing."""
-        if self.residents.get(resident.key) is not resident:
+        if resident.is_paused or self.residents.get(resident.key) is not resident:
             return
         endpoint = resident.endpoint
         after = Assignment.from_annotations(endpoint.metadata.annotations)

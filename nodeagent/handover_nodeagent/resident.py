@@ -38,12 +38,17 @@ class Heard:
 
 @dataclass(slots=True)
 class Resident:
-    """What the loop keeps of an endpoint; the loop alone changes it."""
+    """What the loop keeps of an endpoint; the loop alone changes it.
+
+    ``is_paused``: its namespace is. ``is_guarded`` is false where it was when it was first seen.
+    """
 
     endpoint: WorkloadEndpoint
     machine: Machine
     placement: Link | Unplaced
     admission: Admission
+    is_paused: bool = False
+    is_guarded: bool = True
     learned_mac: str | None = None
     neigh_mac: str | None = None
     cutover: Cutover | None = None
@@ -107,6 +112,8 @@ class Resident:
             self.is_owned(settings),
             isinstance(self.placement, Unplaced)
             and self.placement.reason is EndpointReason.INTERFACE_REFUSED,
+            self.is_paused,
+            self.is_guarded,
         )
 
     def tuning(self, settings: Settings) -> Tuning | None:

@@ -44,6 +44,7 @@ class Found:
     ``routes``: the highest level at which the kernel has one of our routes for it, on its own
     interface. ``last``: the memory of this very object, not of an older one of the same name.
     ``await_role`` is the spec's. ``episode`` is above any that a machine of this key ever had.
+    ``is_paused``: nothing may follow from any of it so far.
     """
 
     assignment: Assignment
@@ -51,6 +52,7 @@ class Found:
     last: Remembered | None
     await_role: bool
     episode: int
+    is_paused: bool = False
 
     @property
     def has_routes(self) -> bool:
@@ -103,6 +105,9 @@ def from_status(status: WorkloadEndpointStatus) -> Remembered | None:
 
 def resume(found: Found, now: dt.datetime) -> Step:
     """Return the machine to start with and its first commands."""
+    if found.is_paused and found.last:
+        kept = _in(found.last.state, found, now, awaiting=found.last.awaiting)
+        return Step(dataclasses.replace(kept, uid=found.last.uid))
     match inputs.meaning(found.assignment):
         case Input.TARGET:
             machine = _target(found, now)

@@ -94,6 +94,7 @@ class Router:
         self.foreigners = Foreigners(self._channel, settings)
         self._ours = Mirror()
         self._ahead: set[IPAddress] = set()
+        self._were_elevated = frozenset[int]()
         self._collisions = Collisions()
         self._carried = Carried()
 
@@ -108,6 +109,9 @@ class Router:
 
     def configure(self, settings: Settings) -> None:
         """Desire the same endpoints' network under other *settings*; apply it afterwards."""
+        # What a paused endpoint has was written before, and says what it meant then.
+        is_left = self.desired.has_paused()
+        self._were_elevated = self._were_elevated | self._elevated if is_left else frozenset()
         self._settings = settings
         self.desired = self.desired.under(settings)
         self.foreigners.configure(settings)
@@ -140,7 +144,9 @@ class Router:
     def level_of(self, addresses: Iterable[IPAddress], oif: int) -> RouteLevel:
         """Return the highest level at which the kernel has a route of ours to *addresses*."""
         metrics_in = {route.metric for route in self.routes_of(addresses, oif)}
-        if metrics_in & self._elevated:
+        settings = self._settings
+        normal = {settings.ipv4_normal_route_priority, settings.ipv6_normal_route_priority}
+        if metrics_in & (self._elevated | self._were_elevated - normal):
             return RouteLevel.ELEVATED
         return RouteLevel.NORMAL if metrics_in else RouteLevel.NONE
 
@@ -238,7 +244,8 @@ class Router:
     def apply(self, addresses: Iterable[IPAddress], *, give_back: bool = True) -> None:
         """Make the kernel what is desired for *addresses*; again, it changes nothing.
 
-        An address whose cutover is ahead of what is desired waits for :meth:`catch_up`. With
+        An address whose cutover is ahead of what is desired waits for :meth:`catch_up`, and one of
+        a paused endpoint is left as it is, whoever else has it. With
         *give_back* false the foreign routes of what nobody claims stay parked: no guest is there.
         """
         touched = tuple(
@@ -246,6 +253,7 @@ class Router:
             for address in addresses
             if address not in self._ahead
             and (address not in self.spared or self.desired.knows(address))
+            and not self.desired.is_paused(address)
         )
         for address in touched:
             self.refused.pop(address, None)

@@ -33,7 +33,7 @@ class Standing:
     listens who should. ``unguarded``: why the ARP guard is not as it should be. ``doubt``: why its
     interface would not be given to it now. ``fault``: what went wrong that nobody expected.
     ``misconfigured``: why the newest configuration does not count. ``handed_back``: an uninstall
-    asked for the node, and got it.
+    asked for the node, and got it. ``is_paused``: its namespace is.
     """
 
     endpoint: WorkloadEndpoint
@@ -56,6 +56,7 @@ class Standing:
     sharers: Mapping[IPAddress, tuple[ObjectKey, ...]] | None = None
     misconfigured: str = ""
     handed_back: bool = False
+    is_paused: bool = False
 
 
 _YES: Final = "True"
@@ -195,8 +196,8 @@ def _programmed(standing: Standing) -> _Draft:
 
 
 def _problem(standing: Standing) -> tuple[Reason, str] | None:
-    if standing.settings.mode is not Mode.ACTIVE:
-        return Reason.NOT_ACTIVE, f"the agent's mode is {standing.settings.mode}"
+    if idleness := _idleness(standing):
+        return Reason.NOT_ACTIVE, idleness
     if not standing.owned:
         return Reason.NOT_OWNED, "routeOwnership is migrations, and there was none so far"
     if isinstance(standing.placement, Unplaced):
@@ -206,6 +207,15 @@ def _problem(standing: Standing) -> tuple[Reason, str] | None:
     if standing.shadow:
         return Reason.SHADOWED, standing.shadow
     return _mismatch(standing, standing.placement)
+
+
+def _idleness(standing: Standing) -> str:
+    """Say why nothing is done for the endpoint now; "" where it is."""
+    if standing.settings.mode is not Mode.ACTIVE:
+        return f"the agent's mode is {standing.settings.mode}"
+    namespace = standing.endpoint.key.namespace
+    text = f"namespace {namespace} is paused, by its annotation {names.PAUSED}"
+    return text if standing.is_paused else ""
 
 
 def _kept(standing: Standing) -> str:
@@ -246,8 +256,8 @@ def _listening(standing: Standing) -> _Draft:
         return _Draft(Type.LISTENING, _YES, Reason.LISTENING, text if is_mute else "")
     if isinstance(standing.placement, Unplaced):
         return _Draft(Type.LISTENING, _NO, standing.placement.reason, standing.placement.message)
-    if standing.settings.mode is Mode.PAUSED:
-        return _Draft(Type.LISTENING, _NO, Reason.NOT_ACTIVE, "the agent's mode is paused")
+    if standing.settings.mode is Mode.PAUSED or standing.is_paused:
+        return _Draft(Type.LISTENING, _NO, Reason.NOT_ACTIVE, _idleness(standing))
     return _Draft(Type.LISTENING, _NO, Reason.CANNOT_LISTEN, standing.deafness)
 
 

@@ -228,6 +228,7 @@ def describe(
         sharers=router.desired.sharers(resident.key),
         misconfigured=misconfigured,
         handed_back=kernel.handed_back,
+        is_paused=resident.is_paused,
     )
 
 

@@ -79,9 +79,13 @@ def status(
     found: HandoverConfiguration,
     default: HandoverConfiguration | None,
     application: Application | None,
+    paused: frozenset[str] | None,
     now: dt.datetime,
 ) -> HandoverConfigurationStatus:
-    """Return the status of one object; *application* is None where nobody applies ``default``."""
+    """Return the status of one object; *application* is None where nobody applies ``default``.
+
+    *paused*: the namespaces that hold the brake; where they are unknown, what was said stays.
+    """
     name, base = found.metadata.name, default.spec if default else {}
     said = [(Type.ACCEPTED, accept(name, found.spec, base))]
     if name == names.DEFAULT_CONFIGURATION and application is not None:
@@ -94,8 +98,13 @@ def status(
         # Nothing is said of what never was.
         if kind is not Type.OVERRIDDEN or holds.holds or kind.value in before
     }
+    namespaces = found.status.paused_namespaces
+    if name == names.DEFAULT_CONFIGURATION and paused is not None:
+        namespaces = tuple(sorted(paused))
     return HandoverConfigurationStatus(
-        mode=_mode(found, default), conditions=tuple({**before, **after}.values())
+        mode=_mode(found, default),
+        paused_namespaces=namespaces,
+        conditions=tuple({**before, **after}.values()),
     )
 
 

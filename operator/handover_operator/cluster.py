@@ -5,7 +5,7 @@ import datetime as dt
 import json
 import os
 import ssl
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from http import HTTPStatus
 from typing import Any, Final
 
@@ -20,13 +20,14 @@ from handover_api import names
 from handover_api.names import ObjectKey
 from handover_operator import kinds, lease
 from handover_operator.gather import RawObject
-from handover_operator.kinds import AnyKind, Foreign, Kind
+from handover_operator.kinds import AnyKind, Foreign, Kind, Plain
 from handover_operator.lease import Lease
 from handover_operator.notices import Notice
 from handover_operator.workqueue import Denied, Temporary
 
 MERGE_PATCH: Final = "application/merge-patch+json"
 APPLY_PATCH: Final = "application/apply-patch+yaml"
+HEADER: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 IDENTITIES: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 PAGE: Final = 500
 FOREIGN_PAGE: Final = 100
@@ -127,6 +128,31 @@ class Cluster:
                 key = ObjectKey(metadata.get("namespace", ""), metadata["name"])
                 found[key] = metadata["uid"]
         return found, version
+
+    async def headers(self, kind: Plain) -> AsyncIterator[tuple[list[RawObject], int]]:
+        """Yield pages of the metadata of all objects, and the version of the list."""
+        async for page in self._pages(kind, IDENTITIES):
+            yield page
+
+    async def changes(
+        self, kind: Plain, version: str, silence: float
+    ) -> AsyncGenerator[tuple[str, RawObject]]:
+        """Yield type and metadata of each change since *version*, until the API server ends it.
+
+        Unavailable after *silence* seconds without a word. Who stops earlier closes it.
+        """
+        query = {"watch": "1", "resourceVersion": version, "allowWatchBookmarks": "true"}
+        patience = aiohttp.ClientTimeout(sock_connect=TIMEOUT, sock_read=silence)
+        request = self._answer(
+            "GET", kinds.collection(kind), {"Accept": HEADER}, query=query, patience=patience
+        )
+        async with request as answer:
+            rest = b""
+            async for chunk in answer.content.iter_any():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    message = json.loads(line)
+                    yield message["type"], message["object"]
 
     async def get(self, kind: AnyKind, key: ObjectKey) -> RawObject:
         """Read one object; that its kind is not served, now, is no word about it."""
@@ -273,7 +299,7 @@ class Cluster:
             raise NotLeading(message)
 
     async def _pages(
-        self, kind: AnyKind, accept: str
+        self, kind: AnyKind | Plain, accept: str
     ) -> AsyncIterator[tuple[list[RawObject], int]]:
         token = ""
         version = 0
@@ -302,28 +328,44 @@ class Cluster:
         accept: str = "application/json",
         query: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
+        headers = {"Accept": accept, "Content-Type": content_type}
+        async with self._answer(method, path, headers, body=body, query=query) as answer:
+            parsed: dict[str, Any] = json.loads(await answer.read())
+            return parsed
+
+    @contextlib.asynccontextmanager
+    async def _answer(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        *,
+        body: RawObject | None = None,
+        query: Mapping[str, str] | None = None,
+        patience: float | aiohttp.ClientTimeout = TIMEOUT,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request; an answer that is none of success is raised as one of ours."""
         try:
             answer = await self._api.call_api(
                 path,
                 method,
                 query_params=list((query or {}).items()),
-                header_params={"Accept": accept, "Content-Type": content_type},
+                header_params=dict(headers),
                 body=body,
                 auth_settings=["BearerToken"],
                 _preload_content=False,
-                _request_timeout=TIMEOUT,
+                _request_timeout=patience,
             )
             async with answer:
-                text = await answer.read()
+                if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
+                    after = _seconds(answer.headers.get("Retry-After", ""))
+                    text = (await answer.read()).decode(errors="replace")
+                    raise _ours(answer.status, text, after)
+                yield answer
         except ApiException as error:
             raise _ours(error.status or 0, str(error.body or error.reason)) from error
         except (aiohttp.ClientError, ssl.SSLError, TimeoutError, OSError) as error:
             raise Unavailable(_text(error)) from error
-        if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
-            patience = _seconds(answer.headers.get("Retry-After", ""))
-            raise _ours(answer.status, text.decode(errors="replace"), patience)
-        parsed: dict[str, Any] = json.loads(text)
-        return parsed
 
 
 def _path(kind: AnyKind, key: ObjectKey) -> str:

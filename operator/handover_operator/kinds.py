@@ -1,4 +1,4 @@
-"""The kinds of objects that the operator watches: our three, and those of KubeVirt's world."""
+"""The kinds of objects that the operator watches: ours, those of KubeVirt's world, namespaces."""
 
 import enum
 from typing import Final
@@ -49,6 +49,22 @@ class Foreign(enum.StrEnum):
         return "kubevirt.io=virt-launcher" if self is Foreign.POD else ""
 
 
+class Plain(enum.StrEnum):
+    """A kind of Kubernetes' own, of whose objects only the metadata are read."""
+
+    NAMESPACE = "Namespace"
+
+    @property
+    def plural(self) -> str:
+        """The kind as the API's paths spell it."""
+        return f"{self.value.lower()}s"
+
+    @property
+    def api_version(self) -> str:
+        """The group and version, as manifests write it."""
+        return "v1"
+
+
 AnyKind = Kind | Foreign
 
 _PLURALS: Final = {
@@ -58,7 +74,7 @@ _PLURALS: Final = {
 }
 
 
-def collection(kind: AnyKind, namespace: str = "") -> str:
+def collection(kind: AnyKind | Plain, namespace: str = "") -> str:
     """Return the path of all objects of a kind, or of those in one namespace."""
     root = "api" if kind.api_version == "v1" else "apis"
     scope = f"/namespaces/{namespace}" if namespace else ""

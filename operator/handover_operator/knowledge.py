@@ -37,6 +37,7 @@ class Knowledge:
     """All objects of our kinds.
 
     ``application``: how the last apply of ``default`` went, where this operator applies it.
+    ``paused``: the namespaces that hold a person's brake; None while nobody can tell.
     ``doubtful``: configurations to be judged again. ``complaints``: objects that nobody can read
     and of which nobody was told yet; ``unreadable``: all of them.
     """
@@ -47,6 +48,7 @@ class Knowledge:
         self.configurations: dict[str, HandoverConfiguration] = {}
         self.unreadable: dict[tuple[Kind, ObjectKey], Unreadable] = {}
         self.application: Application | None = None
+        self.paused: frozenset[str] | None = None
         self.doubtful: set[str] = set()
         self.complaints: set[tuple[Kind, ObjectKey]] = set()
         self.followers: list[Follower] = []
@@ -103,6 +105,11 @@ class Knowledge:
     def take_application(self, application: Application) -> None:
         """Take in how the newest apply of ``default`` went."""
         self.application = application
+        self.doubtful.add(DEFAULT_CONFIGURATION)
+
+    def take_paused(self, namespaces: frozenset[str]) -> None:
+        """Take in which namespaces hold the brake; ``default`` carries it to the agents."""
+        self.paused = namespaces
         self.doubtful.add(DEFAULT_CONFIGURATION)
 
     def is_rewound(self, kind: Kind, version: int) -> bool:

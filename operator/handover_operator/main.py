@@ -18,6 +18,7 @@ from handover_operator.kubevirt.presence import Presence
 from handover_operator.kubevirt.reconcile import AdapterReconciler
 from handover_operator.leadership import Leadership
 from handover_operator.listing import Sweeper
+from handover_operator.namespaces import Namespaces
 from handover_operator.reconcile import Reconciler
 from handover_operator.settings import OperatorSettings
 from handover_operator.standby import Standby
@@ -87,6 +88,7 @@ async def _work(
         group.create_task(default.run())
         group.create_task(_lead(settings, api, writers, default))
         group.create_task(sweeper.run())
+        group.create_task(Namespaces(api, reconciler.take_paused).run())
         if presence is not None:
             group.create_task(presence.run())
         await listing.keep_watching(

@@ -26,6 +26,8 @@ OPERATOR_RIGHTS: Final = (
     (names.GROUP, names.WORKLOAD_ENDPOINTS, "", "patch"),
     (names.GROUP, names.LIVE_MIGRATIONS, "status", "patch"),
     ("", "events", "", "create"),
+    ("", "namespaces", "", "list"),
+    ("", "namespaces", "", "watch"),
 )
 AGENT_RIGHTS: Final = (
     (names.GROUP, names.WORKLOAD_ENDPOINTS, "", "list"),

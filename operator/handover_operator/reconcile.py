@@ -148,6 +148,12 @@ class Reconciler:
             self._queue.add(Subject(Kind.CONFIGURATION, key, notice))
         self._advance()
 
+    def take_paused(self, namespaces: frozenset[str]) -> None:
+        """Take in which namespaces hold a person's brake (namespaces.Namespaces)."""
+        if namespaces != self.known.paused:
+            self.known.take_paused(namespaces)
+            self._advance()
+
     def doubt_all(self) -> None:
         """Take in that the driver has come or gone."""
         self.known.resolver.doubt_all()
@@ -429,8 +435,8 @@ class Reconciler:
         if found is None:
             return
         default = self.known.configurations.get(DEFAULT_CONFIGURATION)
-        before, application = found.status, self.known.application
-        after = acceptance.status(found, default, application, self._clock())
+        before, known = found.status, self.known
+        after = acceptance.status(found, default, known.application, known.paused, self._clock())
         if after == before:
             return
         patch = {

@@ -109,6 +109,7 @@ NOBODYS = [
     ("patch", "customresourcedefinitions.apiextensions.k8s.io"),
     ("list", "events"),
     ("patch", "nodes"),
+    ("patch", "namespaces"),
 ]
 NO_AGENTS = [
     ("get", "pods"),
@@ -119,6 +120,7 @@ NO_AGENTS = [
     ("create", "workloadendpoints.handover.dev"),
     ("delete", "workloadendpoints.handover.dev"),
     ("get", "leases.coordination.k8s.io"),
+    ("list", "namespaces"),
 ]
 
 

@@ -35,6 +35,8 @@ def test_the_operator_has_the_rights_that_it_uses(release: Release) -> None:
         (own, "livemigrations", "delete"),
         (own, "handoverconfigurations/default", "create"),
         (own, "handoverconfigurations/default", "patch"),
+        ("", "namespaces", "list"),
+        ("", "namespaces", "watch"),
         ("", "nodes", "get"),
         ("", "events", "create"),
     }

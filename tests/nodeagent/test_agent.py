@@ -150,6 +150,37 @@ def test_configuration_is_followed_while_the_agent_runs(site: Site, agent: Agent
     until(lambda: site.condition("Programmed") == ("True", "Programmed"))
 
 
+def test_a_paused_namespace_is_left_alone_until_default_says_otherwise(
+    site: Site, agent: Agent
+) -> None:
+    """Also by the next agent, without an API server, and while there is no default."""
+
+    def pause(*namespaces: str) -> None:
+        site.apply("HandoverConfiguration", "default", {})
+        status = json.dumps({"status": {"pausedNamespaces": namespaces}})
+        site.run("patch", "hc", "default", "--subresource=status", "--type=merge", f"-p={status}")
+
+    site.endpoint()
+    agent.start().ready()
+    until(lambda: site.condition("Programmed") == ("True", "Programmed"))
+    pause("default")
+    until(lambda: site.condition("Programmed") == ("False", "NotActive"))
+    agent.kill()
+    site.inside(site.plane.stop_api)
+    agent.start()
+    until(lambda: agent.log.count('"event": "endpoint"') == 2, agent)
+    site.node.run("ip route flush proto 88")
+    site.inside(site.plane.start_api)
+    agent.ready()
+    site.run("delete", "handoverconfiguration", "default")
+    site.say("source")
+    until(lambda: site.condition("Programmed") == ("False", "NotActive"))
+    assert site.routes() == []
+    pause("elsewhere")
+    until(lambda: site.condition("Programmed") == ("True", "Programmed"))
+    assert site.routes() != []
+
+
 def test_a_configuration_that_this_node_cannot_follow_changes_nothing(
     site: Site, agent: Agent
 ) -> None:

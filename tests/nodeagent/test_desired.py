@@ -347,3 +347,22 @@ def test_touched_is_joined_at_once_as_one_by_one() -> None:
     parts = [Touched(frozenset({V4}), frozenset({"a"})), Touched(frozenset({V6, V4}))]
     assert Touched.union(parts) == parts[0] | parts[1]
     assert Touched.union([]) == Touched()
+
+
+def test_what_was_wanted_for_one_that_is_paused_stays_wanted() -> None:
+    wanted = network(LIVE)
+    before = wanted.routes(ALL), wanted.guard(["tap5", "veth6"])
+    wanted.put(dataclasses.replace(TARGET, link=VETH, addresses=(OTHER,), is_paused=True))
+    assert (wanted.routes(ALL), wanted.guard(["tap5", "veth6"])) == before
+    assert [wanted.is_paused(one) for one in ALL] == [True, True, False]
+    assert wanted.has_paused()
+    wanted.put(dataclasses.replace(LOCAL, link=VETH))
+    assert not wanted.has_paused()
+    assert set(owner_of(wanted)) == {VETH.index}
+
+
+def test_one_that_is_paused_when_it_is_first_seen_gets_no_guard() -> None:
+    wanted = network(dataclasses.replace(LOCAL, is_paused=True, is_guarded=False))
+    assert wanted.guard(["tap5"]) == {"tap5": frozenset()}
+    wanted.put(LOCAL)
+    assert wanted.guard(["tap5"]) == {"tap5": frozenset({V4})}

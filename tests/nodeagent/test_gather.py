@@ -38,5 +38,11 @@ def test_a_configuration_says_what_it_has() -> None:
     assert found == expected
     for none in ({}, {"spec": None}):
         assert gather.configuration({"metadata": metadata, **none}).spec == {}
+    paused = {"metadata": metadata, "status": {"pausedNamespaces": ["a", "b"]}}
+    assert gather.configuration(paused).paused_namespaces == frozenset({"a", "b"})
+    untold: tuple[Any, ...] = (None, "a", {})
+    for odd in untold:
+        status = {"status": {"pausedNamespaces": odd}}
+        assert gather.configuration({"metadata": metadata, **status}).paused_namespaces is None
     partly = {"name": "default", "annotations": {"handover.dev/uninstall": ["a"], "other": "b"}}
     assert gather.configuration({"metadata": partly}).annotations == {"other": "b"}

@@ -190,3 +190,13 @@ async def test_without_a_readable_configuration_none_is_remembered(
     if content is not None:
         (tmp_path / "state" / "configuration.json").write_text(content)
     assert keeper.load_configuration() is None
+
+
+async def test_paused_namespaces_are_remembered(keeper: Memory, tmp_path: Path) -> None:
+    assert keeper.load_paused() == frozenset()
+    keeper.keep_paused({"b", "a"})
+    await keeper.flush()
+    assert keeper.load_paused() == {"a", "b"}
+    for damaged in ("{", "{}", "7"):
+        (tmp_path / "state" / "paused.json").write_text(damaged)
+        assert keeper.load_paused() == frozenset()

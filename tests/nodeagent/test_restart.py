@@ -308,3 +308,21 @@ def test_routes_of_no_known_migration_are_another_ones() -> None:
         State.ASKING,
         Input.TARGET,
     )
+
+
+@pytest.mark.parametrize("state", [BASE, TARGET, LIVE, TIME_WAIT, WITHDRAWN])
+@pytest.mark.parametrize("said", [IS_TARGET, IS_SOURCE, NO_ROLE, SUCCEEDED_TARGET, ABORTED_SOURCE])
+@pytest.mark.parametrize("routes", [NONE, NORMAL, ELEVATED])
+def test_what_is_paused_stays_where_it_was_remembered(
+    state: State, said: Assignment, routes: RouteLevel
+) -> None:
+    paused = dataclasses.replace(found(said, routes, state, "uid-0"), is_paused=True)
+    step = restart.resume(paused, NOW)
+    assert step.machine == Machine(state, EPISODE, BEFORE, said, "uid-0")
+    assert step.commands == ()
+    assert restart.remember(step.machine) == paused.last
+
+
+def test_of_what_is_paused_and_not_remembered_what_is_found_counts() -> None:
+    paused = dataclasses.replace(found(NO_ROLE, NORMAL), is_paused=True)
+    assert resumed(paused).state is BASE

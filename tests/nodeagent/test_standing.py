@@ -99,6 +99,15 @@ def conditions(of: Standing, before: tuple[Condition, ...] = ()) -> dict[str, Co
             "Listening",
             ("False", "NotActive", "the agent's mode is paused"),
         ),
+        *(
+            (
+                dataclasses.replace(LISTENING, hears=False),
+                {"is_paused": True},
+                kind,
+                ("False", "NotActive", "namespace default is paused, by its annotation handover"),
+            )
+            for kind in ("Programmed", "Listening")
+        ),
         (
             BASE,
             {"handed_back": True},

@@ -58,11 +58,11 @@ def said(status: HandoverConfigurationStatus) -> list[str]:
 def test_the_transition_time_moves_with_the_status_only() -> None:
     later = NOW + dt.timedelta(seconds=3)
     found = configuration()
-    first = acceptance.status(found, found, None, NOW)
+    first = acceptance.status(found, found, None, None, NOW)
     again = configuration(spec={"probeInterval": "1s"}).model_copy(update={"status": first})
-    same = acceptance.status(again, again, None, later)
+    same = acceptance.status(again, again, None, None, later)
     wrong = configuration(spec={"probeInterval": "1ms"}).model_copy(update={"status": first})
-    changed = acceptance.status(wrong, wrong, None, later)
+    changed = acceptance.status(wrong, wrong, None, None, later)
 
     assert same == first
     assert first.conditions[0].last_transition_time == NOW.replace(microsecond=0)
@@ -74,7 +74,7 @@ def test_a_refused_apply_is_said_of_the_older_default_that_stays_in_force() -> N
     found = configuration()
     refused = Application(refusal="spec.mode: no such mode")
 
-    status = acceptance.status(found, found, refused, NOW)
+    status = acceptance.status(found, found, refused, None, NOW)
 
     assert said(status) == ["Accepted True Valid", "Applied False Refused"]
     assert [each.message for each in acceptance.news(found.status, status)] == [refused.refusal]
@@ -85,9 +85,9 @@ def test_what_a_person_has_set_is_said_once_and_that_it_is_over() -> None:
     found = configuration(spec={"mode": "paused"})
     overridden = Application(overridden={"mode": 'conflict with "kubectl-edit"'})
 
-    first = acceptance.status(found, found, overridden, NOW)
+    first = acceptance.status(found, found, overridden, None, NOW)
     over = found.model_copy(update={"status": first})
-    last = acceptance.status(over, over, Application(), NOW)
+    last = acceptance.status(over, over, Application(), None, NOW)
 
     assert said(first)[1:] == ["Applied True Applied", "Overridden True SetElsewhere"]
     (news,) = acceptance.news(found.status, first)
@@ -99,7 +99,7 @@ def test_what_a_person_has_set_is_said_once_and_that_it_is_over() -> None:
 def test_nothing_is_said_of_an_override_that_never_was() -> None:
     found = configuration()
 
-    assert said(acceptance.status(found, found, Application(), NOW)) == [
+    assert said(acceptance.status(found, found, Application(), None, NOW)) == [
         "Accepted True Valid",
         "Applied True Applied",
     ]
@@ -108,7 +108,7 @@ def test_nothing_is_said_of_an_override_that_never_was() -> None:
 def test_only_the_default_is_applied() -> None:
     found = configuration("node.a")
 
-    status = acceptance.status(found, configuration(), Application(refusal="no"), NOW)
+    status = acceptance.status(found, configuration(), Application(refusal="no"), None, NOW)
 
     assert said(status) == ["Accepted True Valid"]
 
@@ -131,4 +131,19 @@ def test_only_the_default_is_applied() -> None:
 def test_the_mode_is_what_it_comes_to(
     found: HandoverConfiguration, default: HandoverConfiguration | None, mode: str
 ) -> None:
-    assert acceptance.status(found, default, None, NOW).mode == mode
+    assert acceptance.status(found, default, None, None, NOW).mode == mode
+
+
+def test_the_default_says_which_namespaces_are_paused_once_that_is_known() -> None:
+    found = configuration()
+
+    unknown = acceptance.status(found, found, None, None, NOW)
+    known = acceptance.status(found, found, None, frozenset({"b", "a"}), NOW)
+    paused = found.model_copy(update={"status": known})
+    node = acceptance.status(configuration("node.a"), found, None, frozenset({"a"}), NOW)
+
+    assert "pausedNamespaces" not in unknown.to_object()
+    assert known.to_object()["pausedNamespaces"] == ["a", "b"]
+    assert acceptance.status(paused, paused, None, None, NOW) == known
+    assert acceptance.status(paused, paused, None, frozenset(), NOW).paused_namespaces == ()
+    assert node.paused_namespaces is None

@@ -81,12 +81,14 @@ class World:
     loop: Reconciler = dataclasses.field(init=False)
     versions: int = 0
     said: str = ""
+    paused: frozenset[str] = frozenset()
     _tasks: list[asyncio.Task[None]] = dataclasses.field(default_factory=list)
 
     async def start(self, *, synced: bool = True) -> "World":
         """Begin a life; the API tells of no endpoint so far."""
         self.memory = Memory(self.directory)
         self.loop = Reconciler(self.settings, self.desk, self.memory)  # type: ignore[arg-type]
+        self.loop.kernel.paused = self.paused
         self.intake = Intake(self.loop, self.desk, self.memory)  # type: ignore[arg-type]
         self.observation = Observation(self.loop)
         await self.observation.begin(self.intake, self.memory.load())
@@ -126,7 +128,7 @@ class World:
         defaults["interface"] = "tap0"
         metadata = {
             "name": name,
-            "namespace": "default",
+            "namespace": spec.pop("namespace", "default"),
             "uid": spec.pop("object_uid", f"uid-{name}"),
             "resourceVersion": str(self.versions),
             "annotations": annotations,
@@ -225,6 +227,11 @@ class World:
     def configure(self, **fields: Any) -> None:
         """Let the API tell of a configuration, as its object would have it."""
         self.intake.configure(settings(**fields))
+
+    def pause(self, *namespaces: str) -> None:
+        """Let the API tell that these namespaces, and no others, are paused."""
+        self.paused = frozenset(namespaces)
+        self.intake.pause(self.paused)
 
     def announce(self, name: str = "vm", *, is_answer: bool = False) -> None:
         """Let the endpoint's listener have heard its guest."""
