@@ -161,6 +161,16 @@ class Cluster:
         except Unserved as error:
             raise Unavailable(str(error)) from error
 
+    async def uid(self, kind: AnyKind, key: ObjectKey) -> str | None:
+        """Return the uid of an object; None where there is none of this name."""
+        try:
+            found = await self._call("GET", _path(kind, key), accept=HEADER)
+        except Unserved as error:
+            raise Unavailable(str(error)) from error
+        except Absent:
+            return None
+        return str(found["metadata"]["uid"])
+
     async def read(self, path: str) -> RawObject:
         """Read whatever is at a path."""
         return await self._call("GET", path)

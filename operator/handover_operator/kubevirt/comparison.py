@@ -10,6 +10,7 @@ from handover_operator.kubevirt import objects
 from handover_operator.kubevirt.adapter import Adapter
 from handover_operator.kubevirt.ledger import Ledger
 from handover_operator.kubevirt.objects import Delete, Write
+from handover_operator.kubevirt.wishes import Owner
 from handover_operator.outcome import Driver, Undecided
 
 
@@ -78,14 +79,20 @@ class Comparison:
         migration = self.adapter.migration(key)
         return migration is not None and migration.is_makeable
 
+    def owner(self, kind: Kind, key: ObjectKey) -> Owner | None:
+        """Return the foreign object with which this one is to go; None where none is wanted."""
+        of = self.adapter.endpoint if kind is Kind.ENDPOINT else self.adapter.migration
+        wanted = of(key)
+        return None if wanted is None else wanted.owner
+
     def grounds(
         self, kind: Kind, key: ObjectKey, *, with_role: bool
     ) -> Iterator[tuple[Foreign, ObjectKey]]:
         """Return the foreign objects on account of which something is wanted."""
         endpoint = self.adapter.endpoint(key) if kind is Kind.ENDPOINT else None
-        wanted = endpoint or self.adapter.migration(key)
-        if wanted is not None:
-            yield wanted.owner.kind, ObjectKey(key.namespace, wanted.owner.name)
+        owner = self.owner(kind, key)
+        if owner is not None:
+            yield owner.kind, ObjectKey(key.namespace, owner.name)
         said = None if endpoint is None else endpoint.assignment
         if with_role and said is not None and said.migration is not None:
             yield Foreign.VMIM, ObjectKey(key.namespace, said.migration)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from handover_api.names import ObjectKey
 from handover_operator.kinds import AnyKind, Foreign, Kind
-from handover_operator.kubevirt.wishes import Need
+from handover_operator.kubevirt.wishes import Need, Owner
 from handover_operator.notices import Notice
 
 
@@ -39,7 +39,20 @@ class Relist:
     kind: Foreign
 
 
-Item = Subject | Saying | Need | Relist
+@dataclass(frozen=True, slots=True)
+class Made:
+    """An object of ours, of this uid, whose owner may have gone while it was made."""
+
+    kind: Kind
+    key: ObjectKey
+    uid: str
+    owner: Owner
+
+    def __str__(self) -> str:
+        return f"owner of {self.kind} {self.key}"
+
+
+Item = Subject | Saying | Need | Relist | Made
 
 
 def is_urgent(item: Item) -> bool:

@@ -143,6 +143,13 @@ class Server(Cluster):
             raise Absent(key.name)
         return copy.deepcopy(self._world.stored[kind, key])
 
+    async def uid(self, kind: AnyKind, key: ObjectKey) -> str | None:
+        """Return the uid of an object."""
+        await _moment()
+        self._world.log.append(f"uid {key.name}")
+        found = self._world.stored.get((kind, key))
+        return found["metadata"]["uid"] if found else None
+
     async def create(
         self, kind: Kind, namespace: str, body: RawObject, *, as_leader: bool = True
     ) -> Raw:

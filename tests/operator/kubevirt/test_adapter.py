@@ -354,7 +354,7 @@ def test_a_live_migration_deleted_under_way_is_made_again(moving: Any, vmim: Bui
     moving.log.clear()
     moving.delete(Kind.MIGRATION, "m")
     assert moving.settle().said() == before
-    assert [line for line in moving.log if "/status" not in line] == ["get m", "create m", "get m"]
+    assert [line for line in moving.log if "/status" not in line] == ["get m", "create m", "uid m"]
     phase(moving, vmim, "Succeeded")
     assert moving.said()["p2"] == "target of m Succeeded"
 

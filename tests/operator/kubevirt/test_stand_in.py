@@ -28,7 +28,7 @@ def second(world: Any, vmi: Build, pod: Build) -> Any:
 
 def written(world: Any) -> list[str]:
     """Return what was written since the last look."""
-    found = [line for line in world.log if not line.startswith("get ")]
+    found = [line for line in world.log if not line.startswith(("get ", "uid "))]
     world.log.clear()
     return found
 

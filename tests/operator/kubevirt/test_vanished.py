@@ -6,10 +6,14 @@ from typing import Any
 import pytest
 
 from handover_api import names
+from handover_api.names import ObjectKey
 from handover_operator.kinds import Foreign, Kind
+from handover_operator.kubevirt.items import Item, Made, Subject, is_urgent
+from handover_operator.kubevirt.wishes import Need, Owner
 
 Build = Callable[..., dict[str, Any]]
 SUCCEEDED = {"p1": "source of m Succeeded", "p2": "target of m Succeeded"}
+KEY = ObjectKey("vms", "p1")
 ABORTED = {"p1": "source of m Aborted", "p2": "target of m Aborted"}
 
 
@@ -89,17 +93,35 @@ def test_nothing_is_made_for_an_owner_that_is_gone(
 def test_what_was_made_while_its_owner_went_is_taken_back(running: Any, vmim: Build) -> None:
     running.put(vmim(phase="Scheduling", sourcePod="p1"))
     running.deliver(Foreign.VMIM)
-    choices = running.operator.choices()
-    while not any(line == "get m" for line in running.log):
-        choices[0]()
-        choices = running.operator.choices()
-    assert running.migration() is None  # it was looked at, and the request to make it is under way
+    making = Subject(Kind.MIGRATION, running.key("m"))
+    while not any(job.key == making for job in running.operator.jobs):
+        running.operator.choices()[0]()
+    assert running.migration() is None  # the request to make it is under way
     running.delete(Foreign.VMIM, "m")
     running.deliver(Foreign.VMIM)
     assert running.settle().migration() is None
     written = [line for line in running.log if line in {"create m", "delete m"}]
     assert written == ["create m", "delete m"]
     assert running.said()["p1"] in {"-", "source of m Aborted"}
+
+
+def test_a_migration_waits_for_no_look_at_what_was_just_told(
+    running: Any, pod: Build, vmim: Build
+) -> None:
+    """Guards the guest's time: with looks before each write its role came twice as late."""
+    running.log.clear()
+    running.apply(vmim(phase="Scheduling", sourcePod="p1"), pod("p2", "b", migration="m"))
+    assert "create p2" in running.log
+    asked = {line for line in running.log if line.startswith(("get ", "uid "))}
+    assert asked == {"uid m", "uid p2"}
+    for name in ("m", "p2"):
+        assert running.log.index(f"create {name}") < running.log.index(f"uid {name}")
+
+
+@pytest.mark.parametrize("item", [Subject(Kind.ENDPOINT, KEY), Need(KEY, Foreign.VMI, KEY, "u")])
+def test_who_may_have_gone_is_asked_after_all_that_is_urgent(item: Item) -> None:
+    assert is_urgent(item)
+    assert not is_urgent(Made(Kind.ENDPOINT, KEY, "u", Owner(Foreign.POD, "p1", "uid-p1")))
 
 
 def again(pod: Build, vmim: Build) -> list[dict[str, Any]]:
