@@ -22,7 +22,9 @@ def made(yard: Yard) -> Iterator[None]:
     group = NodeGroup.make(requirements.check(), "guests")
     group.prefer()
     for guest in yard.guests.values():
-        group.take(guest.pid)
+        # One that has ended, as with the berth before, boots in this one.
+        with contextlib.suppress(ProcessLookupError):
+            group.take(guest.pid)
     nodes = yard.ground.nodes.values()
     for node in nodes:
         tap.queue(node, yard.nic.tap, ROOM)
