@@ -270,13 +270,17 @@ def main() -> int:
     parser.add_argument("modules", nargs="*", help="such as fsm or sniff.bpf")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
+    asked = tuple(f".{one}" for one in arguments.modules)
+    for one in asked:
+        if not any(name.endswith(one) for name in TESTS):
+            parser.error(f"no module ends with {one}; there are {', '.join(TESTS)}")
     os.chdir(ROOT)
     sys.dont_write_bytecode = True
     preload()
     explained = tomllib.loads(EXPLAINED.read_text()).get("explained", [])
     scores = []
     for name, tests in TESTS.items():
-        if arguments.modules and not any(name.endswith(f".{one}") for one in arguments.modules):
+        if asked and not name.endswith(asked):
             continue
         scores.append(measure(Module.find(name, tests), explained, arguments.jobs))
         score = scores[-1]

@@ -5,6 +5,7 @@ import enum
 
 import pytest
 
+from handover_lab import mutants
 from handover_lab.mutation import changes
 
 
@@ -76,3 +77,12 @@ def test_of_a_long_line_what_differs_is_shown() -> None:
     (change, *_) = changes(ast.parse(f"def f():\n    g({'a' * 200}, b=c)"), {})
     assert (change.where, change.line) == ("f", 2)
     assert len(change.text) < 130
+
+
+def test_a_module_that_nobody_measures_is_an_error_that_names_those_there_are(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["mutants", "fsm", "fms"])
+    with pytest.raises(SystemExit, match="2"):
+        mutants.main()
+    assert "fms; there are handover_nodeagent.fsm" in capsys.readouterr().err

@@ -233,7 +233,7 @@ def _enter(state: State, machine: Machine, event: Moving, now: dt.datetime) -> S
     commands += _gateway(machine, entered)
     if isinstance(event, Announced) and level(entered) is RouteLevel.ELEVATED:
         commands += (RecordCutover(event.signal), EmitEvent(EventReason.CUT_OVER))
-    if entered.doubt and not machine.doubt:
+    if entered.doubt:
         commands.append(EmitEvent(EventReason.STILL_ALIVE))
     if level(machine) is not RouteLevel.NONE and level(entered) is RouteLevel.NONE:
         commands.append(EmitEvent(EventReason.WITHDRAWN))
@@ -245,8 +245,8 @@ def _doubt(machine: Machine, event: Moving, now: dt.datetime) -> Doubt | None:
     if not isinstance(event, Announced):
         return None
     cause = inputs.denial(machine.assignment)
-    if machine.state is State.WITHDRAWN and inputs.meaning(machine.assignment) is Input.VANISHED:
-        # A role that vanished from a Target was taken for a failure, which the guest denies.
+    if inputs.meaning(machine.assignment) is Input.VANISHED:
+        # Only Withdrawn is here without a role: it took that for a failure, which the guest denies.
         cause = Input.ABORTED
     return Doubt(cause, now, FIRST_PATIENCE) if cause else None
 

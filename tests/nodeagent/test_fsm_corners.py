@@ -51,6 +51,12 @@ def test_what_stays_unarmed_starts_no_probes() -> None:
     assert (taken.commands, taken.machine and taken.machine.assignment) == ((), renamed)
 
 
+def test_who_does_not_listen_starts_no_probes_when_armed() -> None:
+    awaiting = machine(State.BASE, dataclasses.replace(VANISHED, armed=False), awaiting=True)
+    taken = step(awaiting, Updated(VANISHED))
+    assert (taken.commands, taken.machine and taken.machine.assignment) == ((), VANISHED)
+
+
 def test_a_timer_that_pops_while_the_guest_is_asked_asks_nothing_more() -> None:
     assert step(asking(machine(State.TIME_WAIT)), TimerPopped(7)).commands == ()
 
