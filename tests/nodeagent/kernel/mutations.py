@@ -88,7 +88,7 @@ def _interrupted(dice: random.Random, message: bytearray) -> bytes:
 
 def _lying_length(dice: random.Random, message: bytearray) -> bytes:
     near = len(message) + dice.randint(-8, 8)
-    struct.pack_into("=I", message, 0, max(0, dice.choice((*_EDGES, near, 0xFFFFFFFF))))
+    struct.pack_into("=I", message, 0, dice.choice((*_EDGES, max(0, near), 0xFFFFFFFF)))
     return bytes(message)
 
 
@@ -125,7 +125,7 @@ def _other_attribute(dice: random.Random, message: bytearray) -> bytes:
             struct.pack_into("=H", message, at + 2, kind)
         else:
             near = struct.unpack_from("=H", message, at)[0] + dice.randint(-4, 4)
-            struct.pack_into("=H", message, at, max(0, dice.choice((*_EDGES, near))))
+            struct.pack_into("=H", message, at, dice.choice((*_EDGES, near)) & 0xFFFF)
     return bytes(message)
 
 
