@@ -207,11 +207,11 @@ class Foreigners:
     def give_back(self, address: IPAddress) -> int:
         """Put back what is parked for *address*; return how many routes that were."""
         given = 0
-        table = self._settings.route_table
+        table, ours = self._settings.route_table, self._settings.route_protocol
         # Also what somebody removed from its table is known here as it was.
         self._parked.setdefault(address, {}).update(self._missing.pop(address, {}))
         for route, parked in list(self._parked.get(address, {}).items()):
-            if parking.unpark(self._channel, parked, table) == 0:
+            if parking.unpark(self._channel, parked, table, ours) == 0:
                 del self._parked[address][route]
                 back = dataclasses.replace(route, table=table)
                 self._stands(Foreign(back, parked.message))
@@ -229,7 +229,9 @@ class Foreigners:
         self.look([ours.address])
         self.look([ours.address], oif=ours.oif)
         standing = self._standing.get(ours.address, {}).values()
-        rival = next((known for known in standing if known.route.metric == ours.metric), None)
+        rivals = [one for one in standing if one.route.metric == ours.metric]
+        # In IPv6 one on our own device has to go; any other might stand beside ours.
+        rival = min(rivals, key=lambda one: one.route.oif != ours.oif, default=None)
         if rival is None:
             return None
         result = parking.supplant(self._channel, rival, ours, crowded=crowded)

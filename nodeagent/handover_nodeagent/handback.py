@@ -64,7 +64,7 @@ def _hand_back_routes(settings: Settings, silent: AbstractSet[IPAddress]) -> Ret
     table = settings.route_table
     with netlink.Channel() as channel:
         parked = [each for each in parking.observe_parked() if each.route.address not in silent]
-        results = [parking.unpark(channel, each, table) for each in parked]
+        results = [parking.unpark(channel, each, table, settings.route_protocol) for each in parked]
         ours = routes.observe(settings.route_protocol, [table])
         addresses = {route.address for route in ours}
         others = parking.observe_others(addresses, table, settings.route_protocol).direct

@@ -126,7 +126,12 @@ def supplant(
     )[0]
     if copied not in _THERE:
         return copied
-    if not crowded or isinstance(ours.address, IPv6Address):
+    if isinstance(ours.address, IPv6Address):
+        result = _take_place(
+            channel, foreign.route, routes.encode_replace(ours), routes.encode_beside(ours)
+        )
+        return 0 if result in _THERE else result
+    if not crowded:
         return channel.transact([routes.encode_replace(ours)])[0]
     added = channel.transact([routes.encode_beside(ours)])[0]
     if added in _THERE:
@@ -134,21 +139,44 @@ def supplant(
     return added
 
 
-def unpark(channel: netlink.Channel, parked: Foreign, table: int) -> int:
+def unpark(channel: netlink.Channel, parked: Foreign, table: int, ours: int) -> int:
     """Put *parked* back into *table*, then delete the copy; return an errno.
 
-    Call it before our own route goes. In IPv6, where it may have our route's metric and device,
-    it takes that one's place; then the later delete of ours finds nothing, which is success.
+    Call it before our own route goes, of protocol *ours*. In IPv6, where it may have our route's
+    metric and device, it takes that one's place; then the later delete of ours finds nothing,
+    which is success. Where its owner has put it back already, that one stays, and so does ours.
     """
     message = parked.message
-    put = channel.transact([_rewrite(message, messages.NEWROUTE, _NEW_FLAGS, table)])[0]
-    if put == errno.EEXIST and isinstance(parked.route.address, IPv6Address):
+    put = _rewrite(message, messages.NEWROUTE, _NEW_FLAGS, table)
+    result = channel.transact([put])[0]
+    if result == errno.EEXIST and isinstance(parked.route.address, IPv6Address):
         flags = messages.CREATE | messages.REPLACE
-        put = channel.transact([_rewrite(message, messages.NEWROUTE, flags, table)])[0]
-    if put not in _THERE:
-        return put
+        replace = _rewrite(message, messages.NEWROUTE, flags, table)
+        holder = dataclasses.replace(parked.route, table=table, protocol=ours)
+        result = _take_place(channel, holder, replace, put)
+    if result not in _THERE:
+        return result
     channel.transact([_rewrite(message, messages.DELROUTE, 0, PARKING_TABLE)])
     return 0
+
+
+def _take_place(channel: netlink.Channel, holder: Route, replace: bytes, beside: bytes) -> int:
+    """Put another route into the place of *holder*, in IPv6; EEXIST where somebody else has it.
+
+    A replace takes the first direct route of its metric, whatever its device (fib6_add_rt2node in
+    net/ipv6/ip6_fib.c): it is for *holder* where that one is the first. Else another route leads
+    there while *holder* is exchanged.
+    """
+    first = routes.winner(channel, holder.address)
+    if isinstance(first, routes.Entry) and first.direct and _is_same(first.route, holder):
+        return channel.transact([replace])[0]
+    if not routes.is_certain(channel, holder):
+        return errno.EBUSY
+    return channel.transact([routes.encode_remove(holder), beside])[1]
+
+
+def _is_same(one: Route, other: Route) -> bool:
+    return dataclasses.replace(one, carried=other.carried) == other
 
 
 def parked_form(foreign: Foreign) -> Foreign:

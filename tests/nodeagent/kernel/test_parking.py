@@ -58,7 +58,7 @@ def test_a_route_comes_back_with_all_its_attributes(
     assert foreign(address) == ()
 
     (parked,) = parking.observe_parked()
-    assert parking.unpark(channel, parked, MAIN) == 0
+    assert parking.unpark(channel, parked, MAIN, OURS) == 0
     assert before == shown(node, address)
     assert parking.observe_parked() == ()
 
@@ -145,10 +145,54 @@ def test_it_is_put_back_before_ours_goes(
     mine = route(address, metric=1024)
     assert channel.transact([routes.encode_add(mine)]) == [0]
     (parked,) = parking.observe_parked()
-    assert parking.unpark(channel, parked, MAIN) == 0
+    assert parking.unpark(channel, parked, MAIN, OURS) == 0
     assert set(before) <= set(shown(node, address))
     assert channel.transact([routes.encode_remove(mine)])[0] in {0, errno.ESRCH}
     assert before == shown(node, address)
+
+
+def test_where_its_owner_has_put_it_back_ours_stays(
+    node: Node, channel: netlink.Channel, route: MakeRoute
+) -> None:
+    """An IPv6 replace would take the first of the metric: ours, on another device."""
+    node.run(f"ip route add {V6} dev tap1 proto 5")
+    (found,) = foreign(V6)
+    parking.park(channel, found)
+    assert channel.transact([routes.encode_add(route(V6, metric=1024))]) == [0]
+    node.run(f"ip route append {V6} dev tap1 proto 5")
+    before = shown(node, V6)
+    (parked,) = parking.observe_parked()
+    assert parking.unpark(channel, parked, MAIN, OURS) == 0
+    assert shown(node, V6) == before
+    assert parking.observe_parked() == ()
+
+
+def test_it_takes_the_place_of_ours_though_another_device_has_the_first(
+    node: Node, channel: netlink.Channel, route: MakeRoute
+) -> None:
+    node.run(f"ip route add {V6} dev tap0 proto 5")
+    (found,) = foreign(V6)
+    parking.park(channel, found)
+    node.run(f"ip route add {V6} dev tap1 proto 6")
+    assert channel.transact([routes.encode_beside(route(V6, metric=1024))]) == [0]
+    (parked,) = parking.observe_parked()
+    assert parking.unpark(channel, parked, MAIN, OURS) == 0
+    left = [(each.route.oif, each.route.protocol) for each in foreign(V6)]
+    assert left == [(node.tap1, 6), (node.tap0, 5)]
+    assert routes.observe(OURS, [MAIN]) == ()
+
+
+def test_ours_takes_the_place_of_its_own_devices_though_another_has_the_first(
+    node: Node, channel: netlink.Channel, route: MakeRoute
+) -> None:
+    node.run(f"ip route add {V6} dev tap1 proto 6")
+    node.run(f"ip route append {V6} dev tap0 proto 5")
+    first, second = foreign(V6)
+    assert parking.supplant(channel, second, route(V6, metric=1024)) == 0
+    assert [first.route] == [each.route for each in foreign(V6)]
+    (mine,) = routes.observe(OURS, [MAIN])
+    assert (mine.oif, mine.metric) == (node.tap0, 1024)
+    assert [one.route.protocol for one in parking.observe_parked()] == [5]
 
 
 @BOTH
@@ -198,7 +242,7 @@ def test_what_cannot_be_put_back_stays_parked(node: Node, channel: netlink.Chann
 
     def attempt() -> int:
         with netlink.Channel() as mere:
-            return parking.unpark(mere, parked, MAIN)
+            return parking.unpark(mere, parked, MAIN, OURS)
 
     assert without_privileges(attempt) == errno.EPERM
     assert len(parking.observe_parked()) == 1
