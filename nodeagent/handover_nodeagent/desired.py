@@ -1,8 +1,8 @@
 """The desired network of this node, kept up to date one endpoint at a time.
 
-A route's key is (address, metric) over all endpoints of the node; its owner is Live before
-TimeWait before Base, then the newest endpoint. An index by address bounds the work of each change
-by the addresses of the endpoint that changed.
+A route's key is (address, metric) over all endpoints of the node; its owner is one that is Live,
+then the newest endpoint. An index by address bounds the work of each change by the addresses of
+the endpoint that changed.
 """
 
 import dataclasses
@@ -18,7 +18,6 @@ from handover_api.workloadendpoint import State
 from handover_nodeagent.machine import RouteLevel
 from handover_nodeagent.network import IPAddress, Link, Neigh, Route
 
-_PRECEDENCE: Final[Mapping[State, int]] = {State.LIVE: 2, State.TIME_WAIT: 1}
 _LONG_AGO: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
@@ -202,6 +201,11 @@ class Desired:
         keys = self._by_address.get(address, ())
         return bool(keys) and not any(self._locals[key].owned for key in keys)
 
+    def is_stranded(self, address: IPAddress) -> bool:
+        """Tell whether an endpoint wants routes to *address*, and nobody can name its interface."""
+        keys = self._by_address.get(address, ())
+        return any(self._locals[key].link is None and _is_served(self._locals[key]) for key in keys)
+
     def has_paused(self) -> bool:
         """Tell whether any endpoint is left as it is."""
         return any(local.is_paused for local in self._locals.values())
@@ -261,7 +265,11 @@ def _metrics(level: RouteLevel, settings: Settings) -> Mapping[int, int]:
 
 
 def _wants_routes(local: Local) -> bool:
-    return local.owned and local.link is not None and local.level is not RouteLevel.NONE
+    return local.link is not None and _is_served(local)
+
+
+def _is_served(local: Local) -> bool:
+    return local.owned and local.level is not RouteLevel.NONE
 
 
 def _claims(local: Local) -> bool:
@@ -274,10 +282,12 @@ def _claims(local: Local) -> bool:
     return local.owned and (is_in_the_way or local.link is not None)
 
 
-def _rank(local: Local) -> tuple[int, dt.datetime, ObjectKey]:
-    """Order the endpoints that want one route; the greatest has it."""
-    precedence = _PRECEDENCE.get(local.standing, 0)
-    return precedence, local.created_at or _LONG_AGO, local.key
+def _rank(local: Local) -> tuple[bool, dt.datetime, ObjectKey]:
+    """Order the endpoints that want one route; the greatest has it.
+
+    Of elevated routes a Live's goes before a TimeWait's; normal ones are Base's alone.
+    """
+    return local.standing is State.LIVE, local.created_at or _LONG_AGO, local.key
 
 
 def _touched_by(local: Local) -> Touched:

@@ -373,12 +373,13 @@ class Router:
         """Tell whether a route that nobody wants may go, so that no guest is cut off.
 
         Before the first sync somebody may come who wants it; and where an endpoint is no longer
-        ours to serve, somebody else must have a route to it.
+        ours to serve, or its interface is unknown, somebody else must have a route to it.
         """
         address = route.address
         if self.devices is not None and route.oif not in self.devices:
             return False
-        return self.foreigners.has(address) or not self.desired.is_disowned(address)
+        is_needed = self.desired.is_disowned(address) or self.desired.is_stranded(address)
+        return self.foreigners.has(address) or not is_needed
 
     def _transact(self, requests: Sequence[bytes]) -> list[int]:
         if not requests:

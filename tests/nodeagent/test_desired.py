@@ -218,6 +218,16 @@ def test_disowned_is_what_endpoints_have_and_none_of_them_serves() -> None:
     assert not network(foreign, YOUNGER).is_disowned(V4)
 
 
+def test_stranded_is_what_an_endpoint_serves_on_an_interface_that_nobody_can_name() -> None:
+    nowhere = dataclasses.replace(LOCAL, link=None)
+    assert network(nowhere).is_stranded(V4)
+    assert network(nowhere, YOUNGER).is_stranded(V4)
+    assert not network(nowhere).is_stranded(OTHER)
+    assert not network(LOCAL).is_stranded(V4)
+    for change in ({"owned": False}, {"level": NONE, "standing": State.TARGET}):
+        assert not network(dataclasses.replace(nowhere, **change)).is_stranded(V4)
+
+
 def test_the_holders_of_addresses_are_found() -> None:
     assert {LOCAL.key, YOUNGER.key} == network(LOCAL, YOUNGER).holders([V4, OTHER])
     assert network(LOCAL).holders([OTHER]) == set()
@@ -356,6 +366,9 @@ def test_what_was_wanted_for_one_that_is_paused_stays_wanted() -> None:
     assert (wanted.routes(ALL), wanted.guard(["tap5", "veth6"])) == before
     assert [wanted.is_paused(one) for one in ALL] == [True, True, False]
     assert wanted.has_paused()
+    wanted.put(YOUNGER)
+    assert wanted.has_paused()
+    wanted.drop(YOUNGER.key)
     wanted.put(dataclasses.replace(LOCAL, link=VETH))
     assert not wanted.has_paused()
     assert set(owner_of(wanted)) == {VETH.index}

@@ -3,6 +3,7 @@
 import errno
 import socket
 from collections.abc import Sequence
+from ipaddress import ip_address
 
 import pytest
 from tests.nodeagent.kernel.world import (
@@ -14,11 +15,13 @@ from tests.nodeagent.kernel.world import (
 
 from handover_nodeagent import metrics
 from handover_nodeagent.kernel import messages, netlink
+from handover_nodeagent.kernel.notifications import LinkRemoved, RouteChanged
 from handover_nodeagent.network import IPAddress
 
 pytestmark = pytest.mark.root
 
 BOTH = ["10.65.0.2", "fd00:65::2"]
+NORMAL_V6 = "fd00:65::2 dev tap0 proto 88 metric 1024"
 ELEVATED_V6 = "fd00:65::2 dev tap0 proto 88 metric 512"
 BUSY = "Device or resource busy"
 SMALLEST = 1
@@ -232,3 +235,21 @@ async def ask_under_another_uid(world: World) -> None:
 def _allowed(world: World) -> Sequence[IPAddress]:
     (resident,) = world.loop.residents.values()
     return resident.admission.allowed
+
+
+@pytest.mark.usefixtures("mute")
+async def test_a_route_of_ours_stays_while_nobody_can_name_its_endpoints_interface(
+    world: World,
+) -> None:
+    """A link that was said to be gone, and was not; then the kernel shows its route once more."""
+    world.put(ips=BOTH)
+    await world.shows(NORMAL_V4, NORMAL_V6)
+    gone = LinkRemoved(world.node.tap0, "tap0")
+    shown = [route for one in BOTH for route in world.loop.router._ours.of(ip_address(one))]
+    world.observation._heard(gone)
+    await world.until_says("Programmed", "False", "InterfaceNotFound")
+    for route in shown:
+        world.observation._heard(RouteChanged(route, present=True, direct=True, message=b""))
+    assert len(shown) == len(world.routes()) == 2
+    world.delete()
+    await world.shows()
