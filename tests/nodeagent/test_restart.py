@@ -323,6 +323,13 @@ def test_what_is_paused_stays_where_it_was_remembered(
     assert restart.remember(step.machine) == paused.last
 
 
+def test_what_is_paused_goes_on_awaiting_its_role() -> None:
+    last = Remembered(BASE, BEFORE, "uid-0", awaiting=True)
+    paused = dataclasses.replace(found(NO_ROLE, NONE), last=last, is_paused=True)
+    assert resumed(paused).awaiting
+    assert not resumed(dataclasses.replace(paused, last=Remembered(BASE, BEFORE, "uid-0"))).awaiting
+
+
 def test_of_what_is_paused_and_not_remembered_what_is_found_counts() -> None:
     paused = dataclasses.replace(found(NO_ROLE, NORMAL), is_paused=True)
     assert resumed(paused).state is BASE

@@ -414,6 +414,7 @@ async def test_a_change_that_concerns_many_lets_the_loop_turn(
     await world.until(lambda: sum("metric 2048" in line for line in world.routes()) == total)
     await world.until(lambda: len(world.routes()) == total)
     assert max(sizes) <= enforcement.SLICE
+    await world.until(lambda: len(turns) >= count)
     assert turns[:count] == list(range(1, count + 1))
 
     def told() -> set[int]:
