@@ -455,7 +455,8 @@ class Router:
                 break
             if first.route.carried == route.carried:
                 break
-            self._transact([routes.encode_remove(route)])
+            # The second is refused, unless the kernel shows otherwise what it was asked for.
+            self._transact([routes.encode_remove(route), routes.encode_beside(route)])
         return True
 
     def _stand_beside(self, route: Route) -> tuple[int, str]:

@@ -3,16 +3,20 @@
 from pathlib import Path
 
 import pytest
+from tests.nodeagent.kernel.node import MAIN, OURS, V4
 from tests.nodeagent.kernel.witness import watching
 from tests.nodeagent.kernel.world import CNI, CNI_V6, NORMAL_V4, World, count
 
 from handover_nodeagent import metrics
 from handover_nodeagent.collisions import LOOKS
-from handover_nodeagent.kernel import messages
+from handover_nodeagent.kernel import messages, parking, routes
+from handover_nodeagent.kernel.notifications import RouteChanged
 from handover_nodeagent.router import Observed
 
 pytestmark = pytest.mark.root
 
+METRICS = 8
+"""RTA_METRICS."""
 WIRE = "02:00:00:00:00:99"
 """The MAC of a guest whose object names another one, as where passt stands between."""
 
@@ -189,6 +193,27 @@ async def test_ours_carries_something_else_and_stays_one_beside_a_gateways(world
     await world.shows(*BESIDE)
     await world.at_rest()
     await world.shows(*BESIDE)
+
+
+@pytest.mark.usefixtures("mute")
+async def test_what_the_kernel_does_not_show_as_it_was_asked_for_costs_no_route(
+    world: World,
+) -> None:
+    """Metrics that it takes for none: to it the route is there already, and to us another one."""
+    take_by_gateway(world, "10.65.0.2", 1024)
+    world.node.run("ip route add 10.65.0.2 dev tap0 proto 5")
+    (found,) = parking.observe_others({V4}, MAIN, OURS).direct
+    world.put()
+    shown = "10.65.0.2 via ... metric 1024", "10.65.0.2 dev tap0 proto 88 ... metric 1024"
+    await world.shows(*shown)
+    longer = found.message + messages.number(METRICS, 0xFE)
+    told = messages.compose(messages.NEWROUTE, 0, longer[messages.HEADER.size :])
+    route = routes.decode(told).route
+    assert route.carried
+    world.observation._heard(RouteChanged(route, present=True, direct=True, message=told))
+    assert any("proto 88" in line for line in world.routes())
+    await world.at_rest()
+    await world.shows(*shown)
 
 
 @pytest.mark.parametrize("attributes", ["", "mtu 1400"])
