@@ -78,9 +78,9 @@ class Foreigners:
         if not self._parked.get(address):
             self._parked.pop(address, None)
 
-    def has(self, address: IPAddress) -> bool:
-        """Tell whether a foreign route to *address* stands in our table."""
-        return bool(self._standing.get(address))
+    def has(self, address: IPAddress, *, oif: int = 0) -> bool:
+        """Tell whether a foreign route to *address* stands in our table; with *oif* by it alone."""
+        return any(oif in {0, route.oif} for route in self._standing.get(address, ()))
 
     def has_parked(self, address: IPAddress) -> bool:
         """Tell whether there is something to give back."""

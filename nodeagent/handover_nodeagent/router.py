@@ -373,13 +373,15 @@ class Router:
         """Tell whether a route that nobody wants may go, so that no guest is cut off.
 
         Before the first sync somebody may come who wants it; and where an endpoint is no longer
-        ours to serve, or its interface is unknown, somebody else must have a route to it.
+        ours to serve, or its interface is unknown, somebody else must have a route to it, in the
+        latter case on the same device.
         """
         address = route.address
         if self.devices is not None and route.oif not in self.devices:
             return False
-        is_needed = self.desired.is_disowned(address) or self.desired.is_stranded(address)
-        return self.foreigners.has(address) or not is_needed
+        if self.desired.is_stranded(address):
+            return self.foreigners.has(address, oif=route.oif)
+        return self.foreigners.has(address) or not self.desired.is_disowned(address)
 
     def _transact(self, requests: Sequence[bytes]) -> list[int]:
         if not requests:

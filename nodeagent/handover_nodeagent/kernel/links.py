@@ -56,8 +56,8 @@ def decode(message: bytes) -> Link:
     _, _, index, flags, _ = messages.unpack(_LINK_BODY, message, messages.HEADER.size)
     found = messages.attributes(message, messages.HEADER.size + _LINK_BODY.size)
     name = messages.to_text(found.get(_NAME, b""))
-    if not name:
-        text = f"link {index} has no name"
+    if index < 1 or not name or "\0" in name:
+        text = f"link {index} has the name {name!r}"
         raise messages.MalformedError(text)
     mac, carrier = found.get(_MAC, b"").hex(":"), bool(flags & _LOWER_UP)
     return Link(index, name, mac, bool(flags & _UP), carrier=carrier)

@@ -241,7 +241,11 @@ def _allowed(world: World) -> Sequence[IPAddress]:
 async def test_a_route_of_ours_stays_while_nobody_can_name_its_endpoints_interface(
     world: World,
 ) -> None:
-    """A link that was said to be gone, and was not; then the kernel shows its route once more."""
+    """A link that was said to be gone, and was not; then the kernel shows its route once more.
+
+    The one that its owner is given back leads elsewhere.
+    """
+    world.node.run("ip route add 10.65.0.2 dev tap1 proto 5 metric 2000")
     world.put(ips=BOTH)
     await world.shows(NORMAL_V4, NORMAL_V6)
     gone = LinkRemoved(world.node.tap0, "tap0")
@@ -250,6 +254,7 @@ async def test_a_route_of_ours_stays_while_nobody_can_name_its_endpoints_interfa
     await world.until_says("Programmed", "False", "InterfaceNotFound")
     for route in shown:
         world.observation._heard(RouteChanged(route, present=True, direct=True, message=b""))
-    assert len(shown) == len(world.routes()) == 2
+    assert [line.split()[2] for line in world.routes() if "proto 5" in line] == ["tap1"]
+    assert len(shown) == sum("proto 88" in line for line in world.routes()) == 2
     world.delete()
-    await world.shows()
+    await world.until(lambda: not any("proto 88" in line for line in world.routes()))
