@@ -130,7 +130,7 @@ def supplant(
         result = _take_place(
             channel, foreign.route, routes.encode_replace(ours), routes.encode_beside(ours)
         )
-        return 0 if result in _THERE else result
+        return 0 if result == errno.EEXIST and _is_first(channel, ours, oif=ours.oif) else result
     if not crowded:
         return channel.transact([routes.encode_replace(ours)])[0]
     added = channel.transact([routes.encode_beside(ours)])[0]
@@ -161,22 +161,23 @@ def unpark(channel: netlink.Channel, parked: Foreign, table: int, ours: int) -> 
 
 
 def _take_place(channel: netlink.Channel, holder: Route, replace: bytes, beside: bytes) -> int:
-    """Put another route into the place of *holder*, in IPv6; EEXIST where somebody else has it.
+    """Put another route into the place of *holder*, in IPv6; return an errno.
 
     A replace takes the first direct route of its metric, whatever its device (fib6_add_rt2node in
     net/ipv6/ip6_fib.c): it is for *holder* where that one is the first. Else another route leads
-    there while *holder* is exchanged.
+    there while *holder* is exchanged. EEXIST: somebody else has the place. EBUSY: a delete of
+    *holder* may take another one.
     """
-    first = routes.winner(channel, holder.address)
-    if isinstance(first, routes.Entry) and first.direct and _is_same(first.route, holder):
+    if _is_first(channel, holder):
         return channel.transact([replace])[0]
     if not routes.is_certain(channel, holder):
         return errno.EBUSY
     return channel.transact([routes.encode_remove(holder), beside])[1]
 
 
-def _is_same(one: Route, other: Route) -> bool:
-    return dataclasses.replace(one, carried=other.carried) == other
+def _is_first(channel: netlink.Channel, route: Route, *, oif: int = 0) -> bool:
+    first = routes.winner(channel, route.address, oif=oif)
+    return isinstance(first, routes.Entry) and first.direct and first.route == route
 
 
 def parked_form(foreign: Foreign) -> Foreign:

@@ -1,13 +1,12 @@
 """The node's links, with what makes one the node's own."""
 
 import socket
-import struct
 from ipaddress import ip_address
 
 import pytest
 from tests.nodeagent.kernel.node import Node
 
-from handover_nodeagent.kernel import links, messages
+from handover_nodeagent.kernel import links
 from handover_nodeagent.network import Link
 
 pytestmark = pytest.mark.root
@@ -57,12 +56,3 @@ def test_a_default_route_of_another_table_does_not_count(node: Node) -> None:
     node.run("ip route add default dev tap1 table 100")
     assert {False} == {link.default_route for link in links.observe().values()}
     assert links.observe(100)[node.tap1].default_route
-
-
-@pytest.mark.parametrize(
-    ("index", "name"), [(0, b"tap0"), (-7, b"tap0"), (2, b""), (2, b"ta\0p0")], ids=repr
-)
-def test_what_no_kernel_would_say_of_a_link_is_not_believed(index: int, name: bytes) -> None:
-    body = struct.pack("=BxHiII", 0, 1, index, 1, 0) + messages.attribute(3, name + b"\0")
-    with pytest.raises(messages.MalformedError, match=rf"link {index} has the name"):
-        links.decode(messages.compose(messages.NEWLINK, 0, body))

@@ -1,6 +1,7 @@
 """The bytes of a message, judged by another author: pyroute2's message classes."""
 
 import contextlib
+import struct
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any
 
@@ -125,3 +126,12 @@ def test_datagram_is_split_into_its_messages(found: list[bytes]) -> None:
     if datagram:
         with pytest.raises(messages.MalformedError):
             list(messages.split(datagram[:-4]))
+
+
+@pytest.mark.parametrize(
+    ("index", "name"), [(0, b"tap0"), (-7, b"tap0"), (2, b""), (2, b"ta\0p0")], ids=repr
+)
+def test_what_no_kernel_would_say_of_a_link_is_not_believed(index: int, name: bytes) -> None:
+    body = struct.pack("=BxHiII", 0, 1, index, 1, 0) + messages.attribute(3, name + b"\0")
+    with pytest.raises(messages.MalformedError, match=rf"link {index} has the name"):
+        links.decode(messages.compose(messages.NEWLINK, 0, body))

@@ -1,7 +1,9 @@
 """Foreign routes: kept aside with all that they had, given back as they were."""
 
+import dataclasses
 import errno
 from collections.abc import Callable, Sequence
+from ipaddress import ip_address
 
 import pytest
 from tests.nodeagent.kernel.conftest import without_privileges
@@ -23,6 +25,15 @@ def shown(node: Node, address: IPAddress, table: int = MAIN) -> list[str]:
 def foreign(address: IPAddress, **filters: int) -> tuple[parking.Foreign, ...]:
     """Observe what there is to park for *address*."""
     return parking.observe_others({address}, MAIN, OURS, **filters).direct
+
+
+def set_aside(node: Node, channel: netlink.Channel, route: str) -> parking.Foreign:
+    """Have the only foreign route to an address parked; return its copy."""
+    node.run(f"ip route add {route}")
+    (found,) = foreign(ip_address(route.split(maxsplit=1)[0]))
+    assert parking.park(channel, found) == 0
+    (parked,) = parking.observe_parked()
+    return parked
 
 
 ATTRIBUTES = [
@@ -155,13 +166,10 @@ def test_where_its_owner_has_put_it_back_ours_stays(
     node: Node, channel: netlink.Channel, route: MakeRoute
 ) -> None:
     """An IPv6 replace would take the first of the metric: ours, on another device."""
-    node.run(f"ip route add {V6} dev tap1 proto 5")
-    (found,) = foreign(V6)
-    parking.park(channel, found)
+    parked = set_aside(node, channel, f"{V6} dev tap1 proto 5")
     assert channel.transact([routes.encode_add(route(V6, metric=1024))]) == [0]
     node.run(f"ip route append {V6} dev tap1 proto 5")
     before = shown(node, V6)
-    (parked,) = parking.observe_parked()
     assert parking.unpark(channel, parked, MAIN, OURS) == 0
     assert shown(node, V6) == before
     assert parking.observe_parked() == ()
@@ -170,12 +178,9 @@ def test_where_its_owner_has_put_it_back_ours_stays(
 def test_it_takes_the_place_of_ours_though_another_device_has_the_first(
     node: Node, channel: netlink.Channel, route: MakeRoute
 ) -> None:
-    node.run(f"ip route add {V6} dev tap0 proto 5")
-    (found,) = foreign(V6)
-    parking.park(channel, found)
+    parked = set_aside(node, channel, f"{V6} dev tap0 proto 5")
     node.run(f"ip route add {V6} dev tap1 proto 6")
     assert channel.transact([routes.encode_beside(route(V6, metric=1024))]) == [0]
-    (parked,) = parking.observe_parked()
     assert parking.unpark(channel, parked, MAIN, OURS) == 0
     left = [(each.route.oif, each.route.protocol) for each in foreign(V6)]
     assert left == [(node.tap1, 6), (node.tap0, 5)]
@@ -193,6 +198,44 @@ def test_ours_takes_the_place_of_its_own_devices_though_another_has_the_first(
     (mine,) = routes.observe(OURS, [MAIN])
     assert (mine.oif, mine.metric) == (node.tap0, 1024)
     assert [one.route.protocol for one in parking.observe_parked()] == [5]
+
+
+def test_a_place_that_somebody_else_took_meanwhile_is_not_ours(
+    node: Node, channel: netlink.Channel, route: MakeRoute
+) -> None:
+    node.run(f"ip route add {V6} dev tap1 proto 6")
+    node.run(f"ip route append {V6} dev tap0 proto 5")
+    _, second = foreign(V6)
+    node.run(f"ip route delete {V6} dev tap0 proto 5")
+    node.run(f"ip route append {V6} dev tap0 proto 7")
+    before = shown(node, V6)
+    assert parking.supplant(channel, second, route(V6, metric=1024)) == errno.EEXIST
+    assert shown(node, V6) == before
+
+
+def test_ours_that_is_there_already_is_no_refusal(
+    node: Node, channel: netlink.Channel, route: MakeRoute
+) -> None:
+    ours = route(V6, metric=1024)
+    assert channel.transact([routes.encode_add(ours)]) == [0]
+    node.run(f"ip route append {V6} dev tap1 proto 6")
+    (rival,) = foreign(V6)
+    assert parking.supplant(channel, rival, ours) == 0
+    assert foreign(V6) == ()
+    assert routes.observe(OURS, [MAIN]) == (ours,)
+
+
+def test_one_that_a_delete_cannot_name_keeps_its_place(
+    node: Node, channel: netlink.Channel, route: MakeRoute
+) -> None:
+    """Protocol 0 stands for any."""
+    node.run(f"ip route add {V6} dev tap1 proto 6")
+    node.run(f"ip route append {V6} dev tap0 proto 5")
+    _, second = foreign(V6)
+    before = shown(node, V6)
+    unnamed = dataclasses.replace(second, route=dataclasses.replace(second.route, protocol=0))
+    assert parking.supplant(channel, unnamed, route(V6, metric=1024)) == errno.EBUSY
+    assert shown(node, V6) == before
 
 
 @BOTH
@@ -235,10 +278,7 @@ def test_what_cannot_be_copied_is_left_alone(node: Node, address: IPAddress) -> 
 
 
 def test_what_cannot_be_put_back_stays_parked(node: Node, channel: netlink.Channel) -> None:
-    node.run(f"ip route add {V6} dev tap0 proto 5")
-    (found,) = foreign(V6)
-    parking.park(channel, found)
-    (parked,) = parking.observe_parked()
+    parked = set_aside(node, channel, f"{V6} dev tap0 proto 5")
 
     def attempt() -> int:
         with netlink.Channel() as mere:

@@ -15,8 +15,6 @@ from handover_nodeagent.router import Observed
 
 pytestmark = pytest.mark.root
 
-METRICS = 8
-"""RTA_METRICS."""
 WIRE = "02:00:00:00:00:99"
 """The MAC of a guest whose object names another one, as where passt stands between."""
 
@@ -206,7 +204,7 @@ async def test_what_the_kernel_does_not_show_as_it_was_asked_for_costs_no_route(
     world.put()
     shown = "10.65.0.2 via ... metric 1024", "10.65.0.2 dev tap0 proto 88 ... metric 1024"
     await world.shows(*shown)
-    longer = found.message + messages.number(METRICS, 0xFE)
+    longer = found.message + messages.number(routes.METRICS, 0xFE)
     told = messages.compose(messages.NEWROUTE, 0, longer[messages.HEADER.size :])
     route = routes.decode(told).route
     assert route.carried

@@ -142,6 +142,29 @@ async def test_an_interface_that_vanished_before_the_cutover_is_waited_for(world
     await world.until_says("Programmed", "True", "Programmed")
 
 
+@pytest.mark.usefixtures("mute")
+async def test_a_route_of_ours_stays_while_nobody_can_name_its_endpoints_interface(
+    world: World,
+) -> None:
+    """A link that was said to be gone, and was not; then the kernel shows its route once more.
+
+    The one that its owner is given back leads elsewhere.
+    """
+    world.node.run("ip route add 10.65.0.2 dev tap1 proto 5 metric 2000")
+    world.put(ips=BOTH)
+    await world.shows(NORMAL_V4, NORMAL_V6)
+    gone = LinkRemoved(world.node.tap0, "tap0")
+    shown = [route for one in BOTH for route in world.loop.router._ours.of(ip_address(one))]
+    world.observation._heard(gone)
+    await world.until_says("Programmed", "False", "InterfaceNotFound")
+    for route in shown:
+        world.observation._heard(RouteChanged(route, present=True, direct=True, message=b""))
+    assert [line.split()[2] for line in world.routes() if "proto 5" in line] == ["tap1"]
+    assert len(shown) == sum("proto 88" in line for line in world.routes()) == 2
+    world.delete()
+    await world.until(lambda: not any("proto 88" in line for line in world.routes()))
+
+
 async def test_an_interface_that_vanished_before_an_answer_is_waited_for(world: World) -> None:
     """ENODEV in the middle of a cutover that was not prepared."""
     await ask_under_another_uid(world)
@@ -235,26 +258,3 @@ async def ask_under_another_uid(world: World) -> None:
 def _allowed(world: World) -> Sequence[IPAddress]:
     (resident,) = world.loop.residents.values()
     return resident.admission.allowed
-
-
-@pytest.mark.usefixtures("mute")
-async def test_a_route_of_ours_stays_while_nobody_can_name_its_endpoints_interface(
-    world: World,
-) -> None:
-    """A link that was said to be gone, and was not; then the kernel shows its route once more.
-
-    The one that its owner is given back leads elsewhere.
-    """
-    world.node.run("ip route add 10.65.0.2 dev tap1 proto 5 metric 2000")
-    world.put(ips=BOTH)
-    await world.shows(NORMAL_V4, NORMAL_V6)
-    gone = LinkRemoved(world.node.tap0, "tap0")
-    shown = [route for one in BOTH for route in world.loop.router._ours.of(ip_address(one))]
-    world.observation._heard(gone)
-    await world.until_says("Programmed", "False", "InterfaceNotFound")
-    for route in shown:
-        world.observation._heard(RouteChanged(route, present=True, direct=True, message=b""))
-    assert [line.split()[2] for line in world.routes() if "proto 5" in line] == ["tap1"]
-    assert len(shown) == sum("proto 88" in line for line in world.routes()) == 2
-    world.delete()
-    await world.until(lambda: not any("proto 88" in line for line in world.routes()))
