@@ -12,8 +12,8 @@ FAST := not root and not api and not cluster and not lab
 CHECKED := crds operator nodeagent e2e tests
 PYTEST := $(BIN)/pytest
 # Pure, but with helm, a site to build, or thousands of cases: for `make test`.
-LONG := tests/chart tests/docs tests/api/test_assignment.py tests/nodeagent/test_model.py \
-  tests/nodeagent/sniff/test_fuzz.py tests/operator/test_leadership.py e2e/tests/test_picture.py \
+LONG := tests/chart tests/docs tests/api/test_assignment.py tests/nodeagent/fsm/test_model.py \
+  tests/nodeagent/sniff/test_fuzz.py tests/operator/kube/test_leadership.py e2e/tests/demo/test_picture.py \
   tests/operator/kubevirt/test_interleavings.py tests/operator/kubevirt/test_recorded_watches.py \
   tests/operator/kubevirt/test_fuzz_objects.py
 
@@ -27,7 +27,7 @@ demo: prepare  ## Watch a real VM migrate and its network follow (KEEP=1 leaves 
 	@env --block-signal=INT $(LAB).demo $(if $(KEEP),--keep)
 
 demo-kubevirt: prepare  ## The same beside a played KubeVirt: only a VMIM is applied by hand (KEEP=1 as above)
-	@env --block-signal=INT $(LAB).demo_kubevirt $(if $(KEEP),--keep)
+	@env --block-signal=INT $(LAB).demo.kubevirt $(if $(KEEP),--keep)
 
 test: prepare lint tools guest images  ## Everything: pure tables, kernel, API server, cluster, real VMs
 	@$(PYTEST) -m "$(FAST)"
@@ -37,7 +37,7 @@ test: prepare lint tools guest images  ## Everything: pure tables, kernel, API s
 
 test-install: prepare tools guest images  ## The chart: manifests, rights, policies, a whole life on two nodes
 	@$(PYTEST) tests/chart
-	@$(LAB).sandbox -- $(PYTEST) e2e/tests/test_getting_started.py e2e/tests/test_install.py \
+	@$(LAB).sandbox -- $(PYTEST) e2e/tests/install/test_getting_started.py e2e/tests/install/test_install.py \
 	  $(wildcard e2e/tests/test_lifecycle*.py)
 
 test-fast: fitting-python  ## The pure tests: no root, no Go, seconds
@@ -45,10 +45,10 @@ test-fast: fitting-python  ## The pure tests: no root, no Go, seconds
 	@$(PYTEST) -q -m "$(FAST)" $(addprefix --ignore=,$(LONG))
 
 bench: prepare tools  ## Measure the agent beside a floor in C (QUICK=1: a tenth of it; PRIORITY=normal, CPU=100m)
-	@$(LAB).sandbox -- $(LAB).bench_agent $(if $(QUICK),--quick) $(if $(PRIORITY),--priority $(PRIORITY)) $(if $(CPU),--cpu $(CPU))
+	@$(LAB).sandbox -- $(LAB).bench.agent $(if $(QUICK),--quick) $(if $(PRIORITY),--priority $(PRIORITY)) $(if $(CPU),--cpu $(CPU))
 
 bench-operator: prepare tools  ## Measure the operator with 10,000 endpoints (QUICK=1: a tenth of it)
-	@$(LAB).bench_operator $(if $(QUICK),--quick)
+	@$(LAB).bench.operator $(if $(QUICK),--quick)
 
 fuzz: prepare  ## Odd objects and messages for agent and operator, each for ten minutes (SECONDS_EACH=600)
 	@HANDOVER_FUZZ_SECONDS=$(or $(SECONDS_EACH),600) $(PYTEST) -s --timeout 0 tests/nodeagent tests/operator -k fuzz
@@ -57,7 +57,7 @@ mutants: prepare  ## Work faults into the decisive modules: do their tests notic
 	@$(LAB).mutants $(ONLY)
 
 soak: prepare tools  ## Two hours of a node's life in ten minutes, and nothing may be left of them
-	@$(LAB).sandbox -- $(LAB).soak
+	@$(LAB).sandbox -- $(LAB).trials.soak
 
 lint:  ## Style, types and layers
 	@$(BIN)/ruff format --check --quiet $(CHECKED)
@@ -66,20 +66,20 @@ lint:  ## Style, types and layers
 	@$(BIN)/lint-imports --no-logo
 
 tools: prepare  ## Build the parts of Kubernetes, once, into the user's cache
-	@$(LAB).tools
+	@$(LAB).toolchain.tools
 
 guest: prepare  ## Build the kernel and initramfs of the VMs, once, into the user's cache
-	@$(LAB).initramfs
+	@$(LAB).guest.initramfs
 
 images: prepare  ## Build the two images and their SBOMs into build/images (SUITE=bookworm, BASE=… a public one)
 	@$(LAB).images $(if $(SUITE),--suite $(SUITE)) $(if $(BASE),--base $(BASE))
-	@$(LAB).sbom
+	@$(LAB).images.sbom
 
 chart: prepare  ## Make the chart's generated files: CRDs, schema, table of values
-	@$(LAB).chart
+	@$(LAB).docs.chart
 
 docs: prepare  ## Make the reference pages, and build the documentation strictly into build/docs
-	@$(LAB).reference
+	@$(LAB).docs.reference
 	@$(BIN)/sphinx-build --quiet --fail-on-warning --keep-going --builder html docs build/docs
 	@echo "build/docs/index.html"
 

@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import hypothesis
 import pytest
 
-from handover_lab.controlplane import ControlPlane
-from handover_lab.tools import ToolsError
+from handover_lab.cluster.controlplane import ControlPlane
+from handover_lab.toolchain.tools import ToolsError
 
 # A property holds or does not; how long it takes to see that is the machine's affair.
 hypothesis.settings.register_profile("handover", deadline=None)

@@ -8,7 +8,7 @@ author = "The Handover authors"
 project_copyright = f"{author}, Apache-2.0"
 release = __version__
 
-extensions = ["myst_parser", "sphinx.ext.graphviz", "handover_lab.statechart"]
+extensions = ["myst_parser", "sphinx.ext.graphviz", "handover_lab.docs.statechart"]
 myst_heading_anchors = 3
 graphviz_output_format = "svg"
 nitpicky = True

@@ -5,13 +5,16 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 import pytest_asyncio
 
-from handover_lab import acts, berth, images, requirements
-from handover_lab.cluster import Cluster
-from handover_lab.lab import Lab
-from handover_lab.requirements import NoSandboxError, RequirementError
-from handover_lab.tools import ToolsError
-from handover_lab.trial import Trial
-from handover_lab.witness import Witness
+from handover_lab.cluster.cluster import Cluster
+from handover_lab.demo import acts
+from handover_lab.guest import berth
+from handover_lab.images import images
+from handover_lab.network.witness import Witness
+from handover_lab.toolchain import requirements
+from handover_lab.toolchain.requirements import NoSandboxError, RequirementError
+from handover_lab.toolchain.tools import ToolsError
+from handover_lab.trials.lab import Lab
+from handover_lab.trials.trial import Trial
 
 
 @pytest.fixture(scope="session")

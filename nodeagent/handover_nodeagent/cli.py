@@ -7,10 +7,12 @@ import structlog
 import typer
 
 import handover_api
-from handover_nodeagent import access, logs, main, status_command
+from handover_nodeagent import main
 from handover_nodeagent import settings as environment
-from handover_nodeagent.checks import command as checks_command
-from handover_nodeagent.sniff import command
+from handover_nodeagent.api import access
+from handover_nodeagent.commands import sniff, status
+from handover_nodeagent.commands.check import command as checks_command
+from handover_nodeagent.status import logs
 
 app = typer.Typer(
     name="handover-nodeagent",
@@ -24,8 +26,8 @@ app = typer.Typer(
     CAP_NET_ADMIN and CAP_NET_RAW, and nothing else.
     """,
 )
-app.command("sniff")(command.sniff)
-app.command("status")(status_command.status)
+app.command("sniff")(sniff.sniff)
+app.command("status")(status.status)
 app.command("check")(checks_command.check)
 
 

@@ -16,34 +16,25 @@ from typing import Final
 
 import structlog
 
-from handover_api import __version__, names
+from handover_api import __version__, names, wording
 from handover_api.configuration import OnUninstall, Settings
 from handover_api.names import ObjectKey
-from handover_nodeagent import (
-    access,
-    configuration,
-    faults,
-    gather,
-    handback,
-    health,
-    inspection,
-    local_socket,
-    metrics,
-    router,
-    wording,
-)
-from handover_nodeagent.apiserver import ApiServer
+from handover_nodeagent import configuration, faults, metrics, uninstall
+from handover_nodeagent.api import access, parse
+from handover_nodeagent.api.client import ApiServer
+from handover_nodeagent.api.watch import Watch
 from handover_nodeagent.configuration import Invalid
-from handover_nodeagent.intake import Intake
-from handover_nodeagent.kernel import capabilities, turns
-from handover_nodeagent.machine import RouteLevel
+from handover_nodeagent.fsm.machine import RouteLevel
+from handover_nodeagent.kernel import capabilities, scheduling
 from handover_nodeagent.memory import Memory
-from handover_nodeagent.observation import Observation
-from handover_nodeagent.reconcile import Reconciler
-from handover_nodeagent.report import Reporter
+from handover_nodeagent.reconcile.intake import Intake
+from handover_nodeagent.reconcile.loop import Reconciler
+from handover_nodeagent.reconcile.observe import Observation
+from handover_nodeagent.routes import router
 from handover_nodeagent.settings import AgentSettings
+from handover_nodeagent.status import health, inspection, local_socket
+from handover_nodeagent.status.report import Reporter
 from handover_nodeagent.supervision import Healer, Supervisor
-from handover_nodeagent.watch import Watch
 
 CONFIGURATION_PATIENCE: Final = 3.0
 """Seconds for which a start waits for the configuration; then it goes by what it remembers.
@@ -76,7 +67,7 @@ class Agent:
         self.specs: dict[str, Mapping[str, object]] = remembered or {}
         self.configured = asyncio.Event()
         self.uninstalled = asyncio.Event()
-        self._requests = handback.Requests()
+        self._requests = uninstall.Requests()
         self.reporter = Reporter(api, _now, settings.node_name)
         # It outlives the work: the last words are said when that has ended.
         self.supervisor = Supervisor(time.monotonic, lambda: self.reconciler.kernel.blindness)
@@ -171,7 +162,7 @@ class Agent:
             if local.level is RouteLevel.NONE
             for address in local.addresses
         }
-        returned = await handback.hand_back(settings, silent)
+        returned = await uninstall.hand_back(settings, silent)
         self.reconciler.router.load(await asyncio.to_thread(router.observe, settings, silent))
         self.reconciler.kernel.handed_back = True
         # Told as it is now.
@@ -292,7 +283,7 @@ class _Configurations:
         self._is_complete = False
 
     def put(self, raw: Mapping[str, object]) -> None:
-        found = gather.configuration(raw)
+        found = parse.configuration(raw)
         if found.name == names.DEFAULT_CONFIGURATION:
             self._agent.pause(found.paused_namespaces)
         if found.name in self._wanted:
@@ -407,11 +398,11 @@ def _hurry(settings: AgentSettings) -> Callable[[bool], None]:
 
     Return what is to be told whether a guest is awaited: only then it goes before others.
     """
-    turns.shorten()
+    scheduling.shorten()
     if settings.processor_priority == "high":
-        refusal = turns.precede()
+        refusal = scheduling.precede()
         if not refusal:
-            turns.recede()
+            scheduling.recede()
             return _take_precedence
         _log.warning("privilege", trouble=f"HANDOVER_PROCESSOR_PRIORITY=high: {refusal}")
     return lambda _: None
@@ -419,9 +410,9 @@ def _hurry(settings: AgentSettings) -> Callable[[bool], None]:
 
 def _take_precedence(is_awaited: bool) -> None:  # noqa: FBT001  a callback's one argument
     if is_awaited:
-        turns.precede()
+        scheduling.precede()
     else:
-        turns.recede()
+        scheduling.recede()
 
 
 def _raise_limits() -> None:

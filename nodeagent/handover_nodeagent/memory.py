@@ -20,9 +20,10 @@ import pydantic
 from handover_api.model import Model, Moment
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, State, WorkloadEndpoint
-from handover_nodeagent import faults, gather, metrics
-from handover_nodeagent.network import IPAddress, Route
-from handover_nodeagent.restart import Remembered
+from handover_nodeagent import faults, metrics
+from handover_nodeagent.api import parse
+from handover_nodeagent.fsm.restart import Remembered
+from handover_nodeagent.network.model import IPAddress, Route
 
 DELAY: Final = 0.02
 """Seconds for which changes are collected before they are written."""
@@ -309,4 +310,4 @@ def _read(path: Path) -> tuple[ObjectKey, Record | None]:
     if not isinstance(raw, dict):
         return key, record if record.routes else None
     _log.warning("the state file %s has an endpoint that nobody can read", path.name)
-    return gather.key(raw), record.model_copy(update={"spared": gather.addresses(raw)})
+    return parse.key(raw), record.model_copy(update={"spared": parse.addresses(raw)})

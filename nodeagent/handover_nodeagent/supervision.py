@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from handover_nodeagent import faults
-from handover_nodeagent.pacing import Backoff
+from handover_nodeagent.retry import Backoff
 
 MOST: Final = 5
 """Failures of one task within ``WINDOW`` seconds, after which the process ends."""

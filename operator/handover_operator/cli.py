@@ -8,10 +8,13 @@ import structlog
 import typer
 
 import handover_api
-from handover_operator import cluster, logs, main, readiness
-from handover_operator import uninstall as farewell
+from handover_operator import main
+from handover_operator.commands import check as readiness
+from handover_operator.commands import uninstall as farewell
+from handover_operator.kube import client
+from handover_operator.kube.workqueue import Temporary
+from handover_operator.observability import logs
 from handover_operator.settings import OperatorSettings
-from handover_operator.workqueue import Temporary
 
 app = typer.Typer(
     name="handover-operator",
@@ -78,7 +81,7 @@ def run() -> None:
     structlog.get_logger().info("starting", version=handover_api.__version__)
     try:
         asyncio.run(main.run(settings))
-    except (cluster.Unconfigured, main.Unusable) as error:
+    except (client.Unconfigured, main.Unusable) as error:
         typer.echo(f"handover-operator: {error}", err=True)
         raise typer.Exit(1) from None
 
@@ -93,14 +96,14 @@ def check(
     release = readiness.Release(namespace, operator, nodeagent)
     try:
         is_ready = asyncio.run(_check(release))
-    except cluster.Unconfigured as error:
+    except client.Unconfigured as error:
         typer.echo(f"handover-operator: {error}", err=True)
         raise typer.Exit(1) from None
     raise typer.Exit(0 if is_ready else 1)
 
 
 async def _check(release: readiness.Release) -> bool:
-    api = cluster.Cluster(await cluster.connect())
+    api = client.Cluster(await client.connect())
     is_ready = True
     try:
         async for finding in readiness.findings(api, release):
@@ -118,7 +121,7 @@ def uninstall(
     """Let the agents hand their nodes back, where onUninstall says so; the chart's hook runs it."""
     try:
         left = asyncio.run(_uninstall(timeout))
-    except (cluster.Unconfigured, cluster.Absent, Temporary) as error:
+    except (client.Unconfigured, client.Absent, Temporary) as error:
         typer.echo(f"handover-operator: the agents cannot be asked: {error}", err=True)
         raise typer.Exit(1) from None
     for each in left.kept:
@@ -135,7 +138,7 @@ def uninstall(
 
 
 async def _uninstall(seconds: float) -> farewell.Left:
-    api = cluster.Cluster(await cluster.connect())
+    api = client.Cluster(await client.connect())
     try:
         return await farewell.hand_back(api, seconds)
     finally:

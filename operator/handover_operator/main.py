@@ -11,17 +11,19 @@ from pathlib import Path
 import structlog
 import yaml
 
-from handover_operator import cluster, handlers, health, listing, metrics
-from handover_operator.cluster import Cluster
-from handover_operator.default import Default
-from handover_operator.kubevirt.presence import Presence
-from handover_operator.kubevirt.reconcile import AdapterReconciler
-from handover_operator.leadership import Leadership
-from handover_operator.listing import Sweeper
-from handover_operator.namespaces import Namespaces
-from handover_operator.reconcile import Reconciler
+from handover_operator import kopf_app
+from handover_operator.controller import Reconciler
+from handover_operator.kube import client, listing
+from handover_operator.kube.client import Cluster
+from handover_operator.kube.default_configuration import Default
+from handover_operator.kube.leadership import Leadership
+from handover_operator.kube.listing import Sweeper
+from handover_operator.kube.namespaces import Namespaces
+from handover_operator.kube.standby import Standby
+from handover_operator.kubevirt.controller import AdapterReconciler
+from handover_operator.kubevirt.discovery import Presence
+from handover_operator.observability import health, metrics
 from handover_operator.settings import OperatorSettings
-from handover_operator.standby import Standby
 
 
 class Unusable(Exception):  # noqa: N818  tells a person what to do
@@ -31,7 +33,7 @@ class Unusable(Exception):  # noqa: N818  tells a person what to do
 async def run(settings: OperatorSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises Unusable or cluster.Unconfigured."""
     given = read_default(settings.configuration_file)
-    configuration = await cluster.connect()
+    configuration = await client.connect()
     api = Cluster(configuration)
     reconciler = Reconciler(api, _now)
     default = Default(api, reconciler, given)
@@ -77,7 +79,7 @@ async def _work(
     await listing.insist(lambda: listing.load(api, reconciler), "the first lists")
     presence: Presence | None = None
     if adapter is not None:
-        watch = functools.partial(handlers.watch_foreign, adapter, api.configuration)
+        watch = functools.partial(kopf_app.watch_foreign, adapter, api.configuration)
         presence = Presence(api, adapter, watch, settings.sweep_interval)
         await presence.begin()
     listing.settle()
@@ -92,7 +94,7 @@ async def _work(
         if presence is not None:
             group.create_task(presence.run())
         await listing.keep_watching(
-            lambda: handlers.watch(
+            lambda: kopf_app.watch(
                 reconciler, sweeper, api.configuration, lambda: _take_signals(work)
             ),
             lambda: sweeper.lists,

@@ -5,7 +5,7 @@ from typing import Final
 
 from handover_api.names import ObjectKey
 from handover_operator.kinds import Kind
-from handover_operator.notices import Notice
+from handover_operator.status.kubernetes_events import Notice
 
 ALL: Final = ObjectKey("", "")
 """No object has this name: all of a kind are to be listed anew."""

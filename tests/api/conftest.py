@@ -12,7 +12,7 @@ import pytest
 from kubernetes_asyncio import client, config
 
 from handover_api import names
-from handover_lab import tools
+from handover_lab.toolchain import tools
 
 CRDS: Final = Path(__file__).parents[2] / "crds"
 KINDS: Final = {

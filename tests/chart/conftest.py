@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 import yaml
 
-from handover_lab import tools
-from handover_lab.chart import CHART
-from handover_lab.controlplane import ControlPlane
+from handover_lab.cluster.controlplane import ControlPlane
+from handover_lab.docs.chart import CHART
+from handover_lab.toolchain import tools
 
 NAMESPACE = "handover-system"
 OPERATOR = f"system:serviceaccount:{NAMESPACE}:handover-operator"

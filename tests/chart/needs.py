@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 from tests.chart.conftest import Kubectl, Manifest
 
-from handover_lab.chart import CRDS
-from handover_lab.controlplane import ControlPlane
+from handover_lab.cluster.controlplane import ControlPlane
+from handover_lab.docs.chart import CRDS
 
 NEEDY = "needy"
 ROOM = "needy"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from tests.chart.conftest import AGENT, GROUPS, INSTALL, NAMESPACE, OPERATOR, TAKE
 
-from handover_lab.chart import CHART
-from handover_lab.controlplane import ControlPlane
+from handover_lab.cluster.controlplane import ControlPlane
+from handover_lab.docs.chart import CHART
 
 pytestmark = pytest.mark.api
 

@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from tests.api.test_configuration_rules import ACCEPTED, REFUSED
 
 from handover_api.model import parse_duration
-from handover_lab import chart, chart_rules
-from handover_lab.chart import CHART
-from handover_lab.chart_rules import UntranslatedError
+from handover_lab.docs import chart, chart_rules
+from handover_lab.docs.chart import CHART
+from handover_lab.docs.chart_rules import UntranslatedError
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

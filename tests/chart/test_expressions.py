@@ -24,8 +24,8 @@ from promql_parser import (
 )
 
 from handover_api.livemigration import Phase
-from handover_lab.chart import CHART
-from handover_lab.pages import ROOT
+from handover_lab.docs.chart import CHART
+from handover_lab.docs.pages import ROOT
 
 DASHBOARD = json.loads((CHART / "files" / "dashboard.json").read_text())
 ALERTS = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())["groups"][0]["rules"]
@@ -75,7 +75,7 @@ class Sample:
 def known() -> dict[str, Sample]:
     """Return the samples that both programs can show."""
     agent = importlib.import_module("handover_nodeagent.metrics")
-    operator = importlib.import_module("handover_operator.metrics")
+    operator = importlib.import_module("handover_operator.observability.metrics")
     found = dict(declared(agent.REGISTRY)) | dict(declared(operator.REGISTRY))
     for family in operator._Census(Nobody()).collect():
         found |= dict(samples(family, {label for each in family.samples for label in each.labels}))

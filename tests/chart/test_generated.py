@@ -11,8 +11,8 @@ import yaml
 
 from handover_api import __version__
 from handover_api.configuration import Settings
-from handover_lab import chart
-from handover_lab.chart import CHART, CRDS, UnreadableError, Value
+from handover_lab.docs import chart
+from handover_lab.docs.chart import CHART, CRDS, UnreadableError, Value
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
 

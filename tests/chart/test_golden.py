@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from handover_lab.chart import CHART
+from handover_lab.docs.chart import CHART
 
 GOLDEN = Path(__file__).parent / "golden"
 SETTINGS = {

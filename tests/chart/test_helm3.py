@@ -6,7 +6,7 @@ import pytest
 from tests.chart.conftest import NAMESPACE, Run
 from tests.chart.test_golden import GOLDEN, SETTINGS
 
-from handover_lab.chart import CHART
+from handover_lab.docs.chart import CHART
 
 
 def test_helm_3_finds_no_fault(helm3: Run) -> None:

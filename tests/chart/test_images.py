@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from handover_api import __version__
-from handover_lab import imagebase, images
-from handover_nodeagent.kernel import guard_rules
+from handover_lab.images import base, images
+from handover_nodeagent.kernel.arp_guard import rules
 
 pytestmark = pytest.mark.root
 
@@ -161,7 +161,7 @@ def test_the_agent_stays_light(nodeagent: Unpacked, module: str) -> None:
 
 
 def test_the_agent_finds_libnftables(nodeagent: Unpacked) -> None:
-    script = "from handover_nodeagent.kernel import libnftables; libnftables.Context()"
+    script = "from handover_nodeagent.kernel.arp_guard import libnftables; libnftables.Context()"
 
     assert nodeagent.run("python3", "-c", script).stderr == ""
 
@@ -176,9 +176,9 @@ def test_libnftables_reads_sets_of_every_newer_nft(summary: Summary) -> None:
 def test_an_older_nft_on_the_node_reads_the_guard(nodeagent: Unpacked) -> None:
     """Guards: of a map with a ``type`` 1.1.3 notes what makes an nft 1.0.6 crash."""
     guard = {"tap0": frozenset({IPv4Address("10.65.0.2")})}
-    (nodeagent.root / "guard.nft").write_text(guard_rules.render(guard))
+    (nodeagent.root / "guard.nft").write_text(rules.render(guard))
     write = (
-        "from handover_nodeagent.kernel.libnftables import Context; "
+        "from handover_nodeagent.kernel.arp_guard.libnftables import Context; "
         "print(Context().run(open('/guard.nft', 'rb').read()))"
     )
     script = """
@@ -192,7 +192,7 @@ def test_an_older_nft_on_the_node_reads_the_guard(nodeagent: Unpacked) -> None:
         text=True,
         check=False,
     )
-    assert guard_rules.parse(listed.stdout) == guard, listed.stderr
+    assert rules.parse(listed.stdout) == guard, listed.stderr
 
 
 def test_the_operator_has_no_agent(operator: Unpacked) -> None:
@@ -201,7 +201,7 @@ def test_the_operator_has_no_agent(operator: Unpacked) -> None:
 
 def test_everything_is_compiled_so_that_a_read_only_root_costs_no_time(image: Unpacked) -> None:
     sources = image.find("opt/handover/**/*.py")
-    tag = imagebase.NEWEST.python.replace(".", "")
+    tag = base.NEWEST.python.replace(".", "")
     cached = {
         path.parent / "__pycache__" / f"{path.stem}.cpython-{tag}.pyc"
         for path in sources

@@ -10,8 +10,8 @@ import pytest
 import yaml
 
 from handover_api import __version__
-from handover_lab.chart import CHART, CRDS
-from handover_operator import leadership
+from handover_lab.docs.chart import CHART, CRDS
+from handover_operator.kube import leadership
 
 OPERATOR = "Deployment/handover-operator"
 NODEAGENT = "DaemonSet/handover-nodeagent"

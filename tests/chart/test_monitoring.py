@@ -11,10 +11,10 @@ import yaml
 from promql_parser import BinaryExpr, ParenExpr
 from tests.chart.conftest import Manifest, Render
 
-from handover_lab.chart import CHART
-from handover_operator import metrics
+from handover_lab.docs.chart import CHART
 from handover_operator.kinds import Kind
-from handover_operator.lease import Periods
+from handover_operator.kube.lease import Periods
+from handover_operator.observability import metrics
 
 DASHBOARD = json.loads((CHART / "files" / "dashboard.json").read_text())
 ALERTS = yaml.safe_load((CHART / "files" / "alerts.yaml").read_text())["groups"][0]["rules"]

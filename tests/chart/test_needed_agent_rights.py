@@ -14,10 +14,11 @@ from tests.chart.needs import Needy, Right
 from handover_api import names
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State, WorkloadEndpointStatus
-from handover_lab.controlplane import ControlPlane
-from handover_nodeagent import access, notices, report
-from handover_nodeagent.apiserver import ApiServer, Refused
-from handover_nodeagent.notices import Notice, Waiting
+from handover_lab.cluster.controlplane import ControlPlane
+from handover_nodeagent.api import access
+from handover_nodeagent.api.client import ApiServer, Refused
+from handover_nodeagent.status import kubernetes_events, report
+from handover_nodeagent.status.kubernetes_events import Notice, Waiting
 
 pytestmark = pytest.mark.api
 
@@ -82,4 +83,6 @@ async def live(api: ApiServer, uid: str) -> None:
     status = WorkloadEndpointStatus(state=State.BASE)
     await api.patch(report._path(lone), report.operations(uid, status))
     waiting = Waiting(Notice(lone, uid, "Test", "", warning=False), uuid.uuid4().hex, NOW, NOW)
-    await api.create(f"/api/v1/namespaces/{needs.ROOM}/events", notices.body(waiting, "node-a"))
+    await api.create(
+        f"/api/v1/namespaces/{needs.ROOM}/events", kubernetes_events.body(waiting, "node-a")
+    )

@@ -20,13 +20,13 @@ from tests.chart.needs import NEEDY, ROOM, Needy
 
 from handover_api import names
 from handover_api.names import ObjectKey
-from handover_lab.controlplane import ControlPlane
-from handover_operator import cluster
-from handover_operator.cluster import Cluster
+from handover_lab.cluster.controlplane import ControlPlane
+from handover_operator.controller import Reconciler
 from handover_operator.kinds import Kind
-from handover_operator.reconcile import Reconciler
+from handover_operator.kube import client as cluster
+from handover_operator.kube.client import Cluster
+from handover_operator.kube.workqueue import Outdated
 from handover_operator.subject import Subject
-from handover_operator.workqueue import Outdated
 
 pytestmark = pytest.mark.api
 

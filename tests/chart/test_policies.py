@@ -17,9 +17,9 @@ import pytest
 from tests.chart.conftest import NAMESPACE, OPERATOR, Kubectl, Manifest, Render
 
 from handover_api.names import ObjectKey
-from handover_lab.controlplane import ControlPlane
-from handover_nodeagent import notices
-from handover_nodeagent.notices import Notice, Waiting
+from handover_lab.cluster.controlplane import ControlPlane
+from handover_nodeagent.status import kubernetes_events
+from handover_nodeagent.status.kubernetes_events import Notice, Waiting
 
 pytestmark = pytest.mark.api
 
@@ -72,7 +72,7 @@ def agent_pod(node: str) -> str:
 def event(node: str) -> dict[str, Any]:
     """Compose an Event as the agent of a node does."""
     notice = Notice(ObjectKey("default", "policy-a"), "", "CutOver", "It is here.", warning=False)
-    return notices.body(Waiting(notice, uuid.uuid4().hex, NOW, NOW), node)
+    return kubernetes_events.body(Waiting(notice, uuid.uuid4().hex, NOW, NOW), node)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ import pytest
 from tests.chart.conftest import Kubectl, Manifest, Render
 from tests.chart.test_monitoring import only
 
-from handover_lab import gobuild
+from handover_lab.toolchain import gobuild
 
 pytestmark = pytest.mark.api
 

@@ -12,10 +12,10 @@ import pytest
 import yaml
 from tests.chart.conftest import GROUPS, NAMESPACE, Kubectl, Manifest, Run
 
-from handover_lab.chart import CHART
-from handover_lab.controlplane import ControlPlane
-from handover_operator import readiness
-from handover_operator.readiness import Finding
+from handover_lab.cluster.controlplane import ControlPlane
+from handover_lab.docs.chart import CHART
+from handover_operator.commands import check as readiness
+from handover_operator.commands.check import Finding
 
 TESTER = f"system:serviceaccount:{NAMESPACE}:handover-test"
 Check = Callable[..., tuple[int, str]]

@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import pytest
 
-from handover_lab.chart import CHART
+from handover_lab.docs.chart import CHART
 
 Run = Callable[..., subprocess.CompletedProcess[str]]
 

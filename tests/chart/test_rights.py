@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from handover_operator import leadership
+from handover_operator.kube import leadership
 
 Manifest = dict[str, Any]
 Release = dict[str, Manifest]

@@ -12,9 +12,9 @@ import pytest
 import yaml
 from tests.chart.conftest import GROUPS, NAMESPACE, Kubectl, Manifest, Run
 
-from handover_lab.chart import CHART
-from handover_lab.controlplane import ControlPlane
-from handover_operator import uninstall
+from handover_lab.cluster.controlplane import ControlPlane
+from handover_lab.docs.chart import CHART
+from handover_operator.commands import uninstall
 
 LEAVER = f"system:serviceaccount:{NAMESPACE}:handover-uninstall"
 TEMPLATE = ("--show-only", "templates/handback.yaml", "--namespace", NAMESPACE)

@@ -16,8 +16,8 @@ import pytest
 import yaml
 from tests.chart.conftest import Kubectl, runner
 
-from handover_lab.chart import CHART
-from handover_lab.controlplane import ControlPlane
+from handover_lab.cluster.controlplane import ControlPlane
+from handover_lab.docs.chart import CHART
 
 pytestmark = pytest.mark.api
 

@@ -12,10 +12,12 @@ from typing import Final
 import pytest
 import yaml
 
-from handover_lab import chart, puppets, tools
-from handover_lab.controlplane import ControlPlane
-from handover_lab.namespaces import Namespace
-from handover_lab.pages import ROOT, Block, blocks, console_commands, name_of, pages
+from handover_lab.cluster.controlplane import ControlPlane
+from handover_lab.docs import chart
+from handover_lab.docs.pages import ROOT, Block, blocks, console_commands, name_of, pages
+from handover_lab.kubevirt import puppets
+from handover_lab.network.namespaces import Namespace
+from handover_lab.toolchain import tools
 
 LANGUAGES: Final = {
     "sh",

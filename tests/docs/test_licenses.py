@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from handover_lab import images, licenses, sbom
-from handover_lab.licenses import UnknownLicenseError
-from handover_lab.pages import ROOT
+from handover_lab.docs.pages import ROOT
+from handover_lab.images import images, licenses, sbom
+from handover_lab.images.licenses import UnknownLicenseError
 
 DEP5 = (
     "Format: the machine-readable one\n\nFiles: *\nLicense: LGPL-2.1+\n\nLicense: GPL-2+\n text\n"
@@ -129,7 +129,9 @@ def test_whoever_makes_the_images_has_their_bills_of_materials() -> None:
         ["make", "--dry-run", "images"], cwd=ROOT, capture_output=True, text=True, check=True
     )
 
-    assert re.search(r"handover_lab\.images\b.*handover_lab\.sbom\b", done.stdout, re.DOTALL)
+    assert re.search(
+        r"handover_lab\.images\b.*handover_lab\.images\.sbom\b", done.stdout, re.DOTALL
+    )
 
 
 @pytest.mark.root

@@ -12,7 +12,7 @@ from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from handover_api import __version__
-from handover_lab.pages import ROOT
+from handover_lab.docs.pages import ROOT
 
 CHANGELOG = (ROOT / "CHANGELOG.md").read_text()
 WORKFLOW = yaml.safe_load((ROOT / ".github/workflows/ci.yml").read_text())

@@ -14,9 +14,9 @@ from handover_api.conditions import (
     MigrationCondition,
     MigrationReason,
 )
-from handover_lab import chart, reference
-from handover_lab.pages import DOCS, ROOT
-from handover_nodeagent.commands import EventReason
+from handover_lab.docs import chart, reference
+from handover_lab.docs.pages import DOCS, ROOT
+from handover_nodeagent.fsm.commands import EventReason
 
 CONDITIONS = (DOCS / "conditions.md").read_text()
 NOTICE = re.compile(r'(?:Notice\(|event\((?:[^()"]*,)?)\s*"([A-Z]\w+)"')

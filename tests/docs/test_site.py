@@ -10,8 +10,8 @@ from urllib.parse import unquote, urldefrag, urlparse
 import pytest
 from sphinx.errors import ExtensionError
 
-from handover_lab import statechart
-from handover_lab.pages import DOCS
+from handover_lab.docs import statechart
+from handover_lab.docs.pages import DOCS
 
 needs_graphviz = pytest.mark.skipif(
     shutil.which("dot") is None, reason="needs dot: apt-get install graphviz"

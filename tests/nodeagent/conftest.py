@@ -1,16 +1,27 @@
-"""A node, a guest and a control plane for the tests that run the agent as a process."""
+"""A node of its own for each test; and a control plane, where the agent runs as a process."""
 
-from collections.abc import Iterator
+import dataclasses
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from aiohttp.test_utils import RawTestServer
 from tests.nodeagent import namespaces
+from tests.nodeagent.fake_api import FakeApi
+from tests.nodeagent.node import MAIN, OURS, Node
 from tests.nodeagent.process import MAC, Agent, Site, enter
+from tests.nodeagent.world import World
 
-from handover_lab import tools
-from handover_lab.controlplane import ControlPlane
-from handover_lab.namespaces import Namespace
+from handover_lab.cluster.controlplane import ControlPlane
+from handover_lab.network.namespaces import Namespace
+from handover_lab.toolchain import tools
+from handover_nodeagent.api.access import Access
+from handover_nodeagent.api.client import ApiServer
+from handover_nodeagent.kernel.netlink import channel as netlink
+from handover_nodeagent.network.model import IPAddress, Route
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +60,89 @@ def agent(site: Site, tmp_path: Path) -> Iterator[Agent]:
     it.stop()
     site.run("delete", "--ignore-not-found", "wep,handoverconfigurations", "--all")
     site.node.run("ip route flush proto 88; nft flush ruleset")
+
+
+@pytest.fixture
+def node() -> Iterator[Node]:
+    """Enter a namespace with tap0 and tap1; both go with it."""
+    namespaces.needs_root()
+    with namespaces.restored():
+        namespaces.enter_new()
+        guest = namespaces.open_own()
+        namespaces.enter_new()
+        it = Node(guest)
+        it.run("ip link set lo up")
+        it.make_tap0()
+        it.run("ip link add tap1 type veth peer name far1")
+        it.run("ip link set far1 up")
+        it.run("ip link set tap1 up")
+        it.await_shown("ip link show tap1", "qdisc noqueue state UP")
+        it.await_shown("ip link show tap0", "qdisc noqueue state UP")
+        yield it
+        # A namespace dies in the background: its links, at once.
+        for name in {"tap0", "tap1"} & {name for _, name in socket.if_nameindex()}:
+            it.run(f"ip link delete {name}")
+        os.close(guest)
+
+
+@pytest.fixture
+def channel(node: Node) -> Iterator[netlink.Channel]:  # noqa: ARG001 - made in its namespace
+    """Give a channel of the node."""
+    with netlink.Channel() as it:
+        yield it
+
+
+@pytest.fixture
+def route(node: Node) -> Callable[..., Route]:
+    """Make our route to an address by tap0, elevated, unless told otherwise."""
+
+    def make(address: IPAddress, **changes: int) -> Route:
+        plain = Route(address, node.tap0, 512, MAIN, OURS)
+        return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
+
+    return make
+
+
+@pytest.fixture
+async def world(node: Node, tmp_path: Path) -> AsyncIterator[World]:
+    """Start an agent's loop on the node of this test."""
+    it = await World(node, tmp_path).start()
+    yield it
+    await it.kill()
+
+
+@pytest.fixture
+def mute(node: Node) -> None:
+    """Let the guest's kernel answer nothing: no guest is there."""
+    node.guest_runs("ip link set eth arp off")
+
+
+@pytest.fixture
+def alive(node: Node) -> None:
+    """Let the guest's kernel answer for the VM's address."""
+    node.guest_runs("ip address add 10.65.0.2/32 dev eth")
+
+
+@pytest.fixture
+async def fake_api() -> AsyncIterator[FakeApi]:
+    """Start a stand-in."""
+    fake = FakeApi()
+    server = RawTestServer(fake.handle)
+    await server.start_server()
+    fake.url = str(server.make_url("")).rstrip("/")
+    yield fake
+    await server.close()
+
+
+@pytest.fixture
+async def fake_client(fake_api: FakeApi) -> AsyncIterator[ApiServer]:
+    """Make a client of the stand-in."""
+    async with ApiServer(Access(fake_api.url, token="t")) as client:
+        yield client
+
+
+@pytest.fixture
+async def impatient_client(fake_api: FakeApi) -> AsyncIterator[ApiServer]:
+    """Make a client of the stand-in that soon gives up."""
+    async with ApiServer(Access(fake_api.url), timeout=0.2) as client:
+        yield client

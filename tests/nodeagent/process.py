@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 from tests.nodeagent import namespaces
 
-from handover_lab.controlplane import ControlPlane
-from handover_lab.namespaces import Namespace
+from handover_lab.cluster.controlplane import ControlPlane
+from handover_lab.network.namespaces import Namespace
 
 CRDS = Path(__file__).parents[2] / "crds"
 PROGRAM = Path(sys.executable).with_name("handover-nodeagent")

@@ -2,8 +2,7 @@
 
 import asyncio
 
-from handover_nodeagent.attempts import SLICE, Attempts
-from handover_nodeagent.retries import FIRST_PATIENCE
+from handover_nodeagent.retry import FIRST_PATIENCE, SLICE, Attempts
 
 
 class Things:

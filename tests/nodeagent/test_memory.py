@@ -13,9 +13,9 @@ import pytest
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State, WorkloadEndpoint
 from handover_nodeagent import memory, metrics
+from handover_nodeagent.fsm.restart import Remembered
 from handover_nodeagent.memory import Memory, Record
-from handover_nodeagent.network import Route
-from handover_nodeagent.restart import Remembered
+from handover_nodeagent.network.model import Route
 
 NOW = dt.datetime(2026, 11, 25, 12, tzinfo=dt.UTC)
 KEY = ObjectKey("default", "vm")

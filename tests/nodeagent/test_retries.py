@@ -1,6 +1,6 @@
 """When what failed is tried again."""
 
-from handover_nodeagent.retries import FIRST_PATIENCE, LAST_PATIENCE, Retries
+from handover_nodeagent.retry import FIRST_PATIENCE, LAST_PATIENCE, Retries
 
 
 def test_nothing_is_due_before_something_failed() -> None:

@@ -11,9 +11,9 @@ from handover_api.assignment import Assignment
 from handover_api.livemigration import LiveMigration, Outcome
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, Role, Signal, State
-from handover_operator import conditions
-from handover_operator.facts import Endpoint
-from handover_operator.resolver import Resolution, Resolver
+from handover_operator.roles.model import Endpoint
+from handover_operator.roles.resolver import Resolution, Resolver
+from handover_operator.status import conditions
 
 START = dt.datetime(2026, 11, 24, 12, 0, 0, 250000, tzinfo=dt.UTC)
 

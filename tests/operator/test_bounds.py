@@ -15,9 +15,9 @@ import pytest
 from handover_api.livemigration import LiveMigration
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State
-from handover_operator import conditions, notices
-from handover_operator.facts import Endpoint
-from handover_operator.resolver import Resolver
+from handover_operator.roles.model import Endpoint
+from handover_operator.roles.resolver import Resolver
+from handover_operator.status import conditions, kubernetes_events
 
 NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
 WEB = {"selector": {"matchLabels": {"app": "web"}}}
@@ -124,7 +124,7 @@ def test_a_status_is_small_however_many_claims_there_are(
     # Each of the other claims to each endpoint, and that they are on several nodes.
     others = endpoints * (claims - 1) + 1
     assert conflicted.message.endswith(f"; and {others - 5} more")
-    told = [each.message for each in notices.notices(found.status, status)]
+    told = [each.message for each in kubernetes_events.notices(found.status, status)]
     assert max(map(len, told)) < 4000
 
 

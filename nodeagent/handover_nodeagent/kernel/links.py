@@ -4,8 +4,9 @@ import struct
 from collections.abc import Mapping
 from typing import Final
 
-from handover_nodeagent.kernel import messages, netlink, routes
-from handover_nodeagent.network import IPAddress, Link
+from handover_nodeagent.kernel import routes
+from handover_nodeagent.kernel.netlink import channel, codec
+from handover_nodeagent.network.model import IPAddress, Link
 
 _LINK_BODY: Final = struct.Struct("=BxHiII")
 """Family, hardware type, index, flags, changed flags."""
@@ -27,15 +28,15 @@ def observe(table: int = 254) -> Mapping[int, Link]:
 
     Runs in a thread, never in the loop. Raises ObservationError.
     """
-    body = _LINK_BODY.pack(0, 0, 0, 0, 0) + messages.number(_EXTENSIONS, _SKIP_STATISTICS)
-    shown = netlink.dump(messages.compose(messages.GETLINK, messages.DUMP, body))
+    body = _LINK_BODY.pack(0, 0, 0, 0, 0) + codec.number(_EXTENSIONS, _SKIP_STATISTICS)
+    shown = channel.dump(codec.compose(codec.GETLINK, codec.DUMP, body))
     addresses, hosts = _observe_addresses()
     with_default = _observe_default_devices(table)
     found = tuple(decode(message) for message in shown)
     if not found:
         # There is always lo; to believe that all are gone would take every endpoint's link away.
         text = "the kernel shows no link at all"
-        raise netlink.ObservationError(text)
+        raise channel.ObservationError(text)
     return {
         link.index: Link(
             link.index,
@@ -53,12 +54,12 @@ def observe(table: int = 254) -> Mapping[int, Link]:
 
 def decode(message: bytes) -> Link:
     """Read a link message: all but addresses and default route. Raises messages.MalformedError."""
-    _, _, index, flags, _ = messages.unpack(_LINK_BODY, message, messages.HEADER.size)
-    found = messages.attributes(message, messages.HEADER.size + _LINK_BODY.size)
-    name = messages.to_text(found.get(_NAME, b""))
+    _, _, index, flags, _ = codec.unpack(_LINK_BODY, message, codec.HEADER.size)
+    found = codec.attributes(message, codec.HEADER.size + _LINK_BODY.size)
+    name = codec.to_text(found.get(_NAME, b""))
     if index < 1 or not name or "\0" in name:
         text = f"link {index} has the name {name!r}"
-        raise messages.MalformedError(text)
+        raise codec.MalformedError(text)
     mac, carrier = found.get(_MAC, b"").hex(":"), bool(flags & _LOWER_UP)
     return Link(index, name, mac, bool(flags & _UP), carrier=carrier)
 
@@ -68,23 +69,23 @@ def decode_address(message: bytes) -> tuple[int, IPAddress]:
 
     Raises messages.MalformedError.
     """
-    _, _, _, _, index = messages.unpack(_ADDRESS_BODY, message, messages.HEADER.size)
-    found = messages.attributes(message, messages.HEADER.size + _ADDRESS_BODY.size)
-    return index, messages.to_address(found.get(_OWN) or found.get(_PEER_OR_OWN, b""))
+    _, _, _, _, index = codec.unpack(_ADDRESS_BODY, message, codec.HEADER.size)
+    found = codec.attributes(message, codec.HEADER.size + _ADDRESS_BODY.size)
+    return index, codec.to_address(found.get(_OWN) or found.get(_PEER_OR_OWN, b""))
 
 
 def is_host(message: bytes) -> bool:
     """Tell whether an address message tells of an address without a network: /32 or /128."""
-    family, length, _, _, _ = _ADDRESS_BODY.unpack_from(message, messages.HEADER.size)
+    family, length, _, _, _ = _ADDRESS_BODY.unpack_from(message, codec.HEADER.size)
     return bool(length == routes.HOST.get(family))
 
 
 def _observe_addresses() -> tuple[dict[int, set[IPAddress]], dict[int, set[IPAddress]]]:
     """Return the addresses by link: all, and those without a network."""
-    request = messages.compose(messages.GETADDR, messages.DUMP, _ADDRESS_BODY.pack(0, 0, 0, 0, 0))
+    request = codec.compose(codec.GETADDR, codec.DUMP, _ADDRESS_BODY.pack(0, 0, 0, 0, 0))
     addresses: dict[int, set[IPAddress]] = {}
     hosts: dict[int, set[IPAddress]] = {}
-    for message in netlink.dump(request):
+    for message in channel.dump(request):
         index, address = decode_address(message)
         addresses.setdefault(index, set()).add(address)
         if is_host(message):
@@ -104,14 +105,14 @@ def _observe_default_devices(table: int) -> frozenset[int]:
 
 def _devices(message: bytes) -> tuple[int, ...]:
     """Return the devices of a route, of one that spreads over several all."""
-    found = messages.attributes(message, routes.ATTRIBUTES_AT)
-    devices = [messages.to_number(found.get(routes.DEVICE))]
+    found = codec.attributes(message, routes.ATTRIBUTES_AT)
+    devices = [codec.to_number(found.get(routes.DEVICE))]
     nexthops = found.get(routes.MULTIPATH, b"")
     while nexthops:
-        length, _, _, index = messages.unpack(_NEXTHOP, nexthops, 0)
+        length, _, _, index = codec.unpack(_NEXTHOP, nexthops, 0)
         if not _NEXTHOP.size <= length <= len(nexthops):
             text = f"a next hop of {length} bytes where {len(nexthops)} are left"
-            raise messages.MalformedError(text)
+            raise codec.MalformedError(text)
         devices.append(index)
         nexthops = nexthops[(length + 3) & ~3 :]
     return tuple(devices)

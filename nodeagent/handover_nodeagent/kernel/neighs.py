@@ -3,8 +3,9 @@
 import struct
 from typing import Final
 
-from handover_nodeagent.kernel import messages, netlink
-from handover_nodeagent.network import IPAddress, Neigh
+from handover_nodeagent.kernel.netlink import channel as netlink
+from handover_nodeagent.kernel.netlink import codec
+from handover_nodeagent.network.model import IPAddress, Neigh
 
 _BODY: Final = struct.Struct("=BxHiHBB")
 _REACHABLE: Final = 0x02
@@ -21,8 +22,8 @@ def encode_seed(neigh: Neigh) -> bytes:
     Not permanent: a wrong MAC heals by the kernel's own probing.
     """
     mac = bytes.fromhex(neigh.mac.replace(":", ""))
-    body = _key(neigh, _REACHABLE, _UNICAST) + messages.attribute(_LINK_LAYER_ADDRESS, mac)
-    return messages.compose(messages.NEWNEIGH, messages.CREATE | messages.REPLACE, body)
+    body = _key(neigh, _REACHABLE, _UNICAST) + codec.attribute(_LINK_LAYER_ADDRESS, mac)
+    return codec.compose(codec.NEWNEIGH, codec.CREATE | codec.REPLACE, body)
 
 
 def find_mac(channel: netlink.Channel, address: IPAddress, oif: int) -> str | None:
@@ -47,15 +48,13 @@ def is_free(channel: netlink.Channel, neigh: Neigh) -> bool:
 def _find(channel: netlink.Channel, address: IPAddress, oif: int) -> tuple[str, int] | None:
     """Return MAC and state of an entry; None when there is none, or no answer that is one."""
     # Of a question the kernel refuses each field that it does not go by, the type too.
-    answer = channel.ask(
-        messages.compose(messages.GETNEIGH, 0, _key(Neigh(address, oif, ""), 0, 0))
-    )
+    answer = channel.ask(codec.compose(codec.GETNEIGH, 0, _key(Neigh(address, oif, ""), 0, 0)))
     if isinstance(answer, int):
         return None
     try:
-        _, _, index, state, _, _ = messages.unpack(_BODY, answer, messages.HEADER.size)
-        found = messages.attributes(answer, messages.HEADER.size + _BODY.size)
-    except messages.MalformedError:
+        _, _, index, state, _, _ = codec.unpack(_BODY, answer, codec.HEADER.size)
+        found = codec.attributes(answer, codec.HEADER.size + _BODY.size)
+    except codec.MalformedError:
         return None
     if (index, found.get(_DESTINATION)) != (oif, address.packed):
         return None
@@ -65,6 +64,6 @@ def _find(channel: netlink.Channel, address: IPAddress, oif: int) -> tuple[str, 
 
 def _key(neigh: Neigh, state: int, kind: int) -> bytes:
     address = neigh.address
-    family = messages.family_of(address)
+    family = codec.family_of(address)
     body = _BODY.pack(family, 0, neigh.oif, state, 0, kind)
-    return body + messages.attribute(_DESTINATION, address.packed)
+    return body + codec.attribute(_DESTINATION, address.packed)

@@ -13,8 +13,10 @@ from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Final
 
-from handover_nodeagent.kernel import messages, netlink, routes
-from handover_nodeagent.network import IPAddress, Place, Route
+from handover_nodeagent.kernel import routes
+from handover_nodeagent.kernel.netlink import channel as netlink
+from handover_nodeagent.kernel.netlink import codec
+from handover_nodeagent.network.model import IPAddress, Place, Route
 
 PARKING_TABLE: Final = 5254
 
@@ -25,7 +27,7 @@ _CACHE_LAYOUT: Final = struct.Struct("=IIi")
 _TICKS_PER_SECOND: Final = 100
 _SETTABLE_FLAGS: Final = 0x2 | 0x4
 """RTNH_F_PERVASIVE and RTNH_F_ONLINK; the others tell a state and may not be set."""
-_NEW_FLAGS: Final = messages.CREATE | messages.APPEND
+_NEW_FLAGS: Final = codec.CREATE | codec.APPEND
 _THERE: Final = frozenset({0, errno.EEXIST})
 _ANY_SCOPE: Final = 255
 
@@ -59,7 +61,7 @@ def observe_others(
     found = (
         message
         for message in _host_routes(table, oif)
-        if messages.find(message, routes.ATTRIBUTES_AT, routes.DESTINATION) in wanted
+        if codec.find(message, routes.ATTRIBUTES_AT, routes.DESTINATION) in wanted
     )
     direct: list[Foreign] = []
     gateways: set[Place] = set()
@@ -90,17 +92,17 @@ def park(channel: netlink.Channel, foreign: Foreign) -> int:
     if foreign.route.protocol == 0 and not routes.is_certain(channel, foreign.route):
         # Nobody can name it but by a delete that may take ours.
         return errno.ESRCH
-    copy = _rewrite(message, messages.NEWROUTE, _NEW_FLAGS, PARKING_TABLE)
+    copy = _rewrite(message, codec.NEWROUTE, _NEW_FLAGS, PARKING_TABLE)
     copied = channel.transact([copy])[0]
     if copied not in _THERE:
         return copied
-    removed = channel.transact([_rewrite(message, messages.DELROUTE, 0, foreign.route.table)])[0]
+    removed = channel.transact([_rewrite(message, codec.DELROUTE, 0, foreign.route.table)])[0]
     if removed == 0:
         # A copy of what its owner had there before is outdated. If there is none, this one goes
         # and comes back: in one exchange, which not even a SIGKILL divides.
         channel.transact([_forget(foreign), copy])
     elif removed == errno.ESRCH and copied == 0:
-        channel.transact([_rewrite(message, messages.DELROUTE, 0, PARKING_TABLE)])
+        channel.transact([_rewrite(message, codec.DELROUTE, 0, PARKING_TABLE)])
     elif removed == errno.ESRCH:
         return 0
     return removed
@@ -108,7 +110,7 @@ def park(channel: netlink.Channel, foreign: Foreign) -> int:
 
 def copy_anew(channel: netlink.Channel, parked: Foreign) -> int:
     """Write the copy of *parked* once more, which somebody removed; return an errno."""
-    copy = _rewrite(parked.message, messages.NEWROUTE, _NEW_FLAGS, PARKING_TABLE)
+    copy = _rewrite(parked.message, codec.NEWROUTE, _NEW_FLAGS, PARKING_TABLE)
     result = channel.transact([copy])[0]
     return 0 if result in _THERE else result
 
@@ -122,7 +124,7 @@ def supplant(
     route by a gateway has that place too, and in IPv4 a replace takes the first, whatever it is.
     """
     copied = channel.transact(
-        [_rewrite(foreign.message, messages.NEWROUTE, _NEW_FLAGS, PARKING_TABLE)]
+        [_rewrite(foreign.message, codec.NEWROUTE, _NEW_FLAGS, PARKING_TABLE)]
     )[0]
     if copied not in _THERE:
         return copied
@@ -135,7 +137,7 @@ def supplant(
         return channel.transact([routes.encode_replace(ours)])[0]
     added = channel.transact([routes.encode_beside(ours)])[0]
     if added in _THERE:
-        channel.transact([_rewrite(foreign.message, messages.DELROUTE, 0, foreign.route.table)])
+        channel.transact([_rewrite(foreign.message, codec.DELROUTE, 0, foreign.route.table)])
     return added
 
 
@@ -147,16 +149,16 @@ def unpark(channel: netlink.Channel, parked: Foreign, table: int, ours: int) -> 
     which is success. Where its owner has put it back already, that one stays, and so does ours.
     """
     message = parked.message
-    put = _rewrite(message, messages.NEWROUTE, _NEW_FLAGS, table)
+    put = _rewrite(message, codec.NEWROUTE, _NEW_FLAGS, table)
     result = channel.transact([put])[0]
     if result == errno.EEXIST and isinstance(parked.route.address, IPv6Address):
-        flags = messages.CREATE | messages.REPLACE
-        replace = _rewrite(message, messages.NEWROUTE, flags, table)
+        flags = codec.CREATE | codec.REPLACE
+        replace = _rewrite(message, codec.NEWROUTE, flags, table)
         holder = dataclasses.replace(parked.route, table=table, protocol=ours)
         result = _take_place(channel, holder, replace, put)
     if result not in _THERE:
         return result
-    channel.transact([_rewrite(message, messages.DELROUTE, 0, PARKING_TABLE)])
+    channel.transact([_rewrite(message, codec.DELROUTE, 0, PARKING_TABLE)])
     return 0
 
 
@@ -203,14 +205,14 @@ def _forget(foreign: Foreign) -> bytes:
     """Return the message that removes the oldest copy of this device and metric."""
     route = foreign.route
     family, length, source, tos, *_ = routes.BODY.unpack_from(foreign.message, routes.BODY_AT)
-    return messages.compose(
-        messages.DELROUTE,
+    return codec.compose(
+        codec.DELROUTE,
         0,
         routes.BODY.pack(family, length, source, tos, 0, 0, _ANY_SCOPE, routes.UNICAST, 0)
-        + messages.attribute(routes.DESTINATION, route.address.packed)
-        + messages.number(routes.DEVICE, route.oif)
-        + messages.number(routes.PRIORITY, route.metric)
-        + messages.number(routes.TABLE, PARKING_TABLE),
+        + codec.attribute(routes.DESTINATION, route.address.packed)
+        + codec.number(routes.DEVICE, route.oif)
+        + codec.number(routes.PRIORITY, route.metric)
+        + codec.number(routes.TABLE, PARKING_TABLE),
     )
 
 
@@ -221,20 +223,18 @@ def _rewrite(message: bytes, kind: int, flags: int, table: int) -> bytes:
     )
     settable = state & _SETTABLE_FLAGS
     body = routes.BODY.pack(family, length, source, tos, 0, protocol, scope, route_type, settable)
-    return messages.compose(
-        kind, flags, body + _settable(message) + messages.number(routes.TABLE, table)
-    )
+    return codec.compose(kind, flags, body + _settable(message) + codec.number(routes.TABLE, table))
 
 
 def _settable(message: bytes) -> bytes:
     """Return the attributes without those that the kernel shows but does not take."""
-    found = dict(messages.attributes(message, routes.ATTRIBUTES_AT))
+    found = dict(codec.attributes(message, routes.ATTRIBUTES_AT))
     del found[routes.TABLE]
     cache = found.pop(_CACHE, b"")
     if _NEXTHOP_OBJECT in found:
         del found[routes.DEVICE]
-    kept = b"".join(messages.attribute(kind, payload) for kind, payload in found.items())
+    kept = b"".join(codec.attribute(kind, payload) for kind, payload in found.items())
     if len(cache) >= _CACHE_LAYOUT.size:
         ticks = _CACHE_LAYOUT.unpack_from(cache)[2]
-        kept += messages.number(_EXPIRES, ticks // _TICKS_PER_SECOND) if ticks > 0 else b""
+        kept += codec.number(_EXPIRES, ticks // _TICKS_PER_SECOND) if ticks > 0 else b""
     return kept

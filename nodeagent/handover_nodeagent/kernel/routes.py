@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
-from handover_nodeagent.kernel import messages, netlink
-from handover_nodeagent.network import IPAddress, Route
+from handover_nodeagent.kernel.netlink import channel as netlink
+from handover_nodeagent.kernel.netlink import codec
+from handover_nodeagent.network.model import IPAddress, Route
 
 BODY: Final = struct.Struct("=BBBBBBBBI")
 """Family, destination and source prefix length, TOS, table, protocol, scope, type, flags."""
-BODY_AT: Final = messages.HEADER.size
+BODY_AT: Final = codec.HEADER.size
 ATTRIBUTES_AT: Final = BODY_AT + BODY.size
 PREFIX_LENGTH_AT: Final = BODY_AT + 1
 
@@ -41,7 +42,7 @@ CARRIED: Final = (SOURCE, METRICS, REALMS, PREFERENCE, ENCAPSULATION_TYPE, ENCAP
 and the nexthop object, which are their owner's to end."""
 
 UNICAST: Final = 1
-HOST: Final = {messages.INET: 32, messages.INET6: 128}
+HOST: Final = {codec.INET: 32, codec.INET6: 128}
 _SCOPE_LINK: Final = 253
 _FIB_MATCH: Final = 0x2000
 _CLONED: Final = 0x200
@@ -49,8 +50,8 @@ _CLONED: Final = 0x200
 _WIDE_TABLE: Final = 252
 """RT_TABLE_COMPAT: the number does not fit the header's byte and stands in its attribute."""
 _ANYWHERE: Final[Mapping[int, IPAddress]] = {
-    messages.INET: IPv4Address(0),
-    messages.INET6: IPv6Address(0),
+    codec.INET: IPv4Address(0),
+    codec.INET6: IPv6Address(0),
 }
 
 
@@ -106,7 +107,7 @@ def _device(index: int) -> str:
 
 def encode_add(route: Route) -> bytes:
     """Return the message that adds *route*; EEXIST when its (prefix, metric) is taken."""
-    return _encode(messages.NEWROUTE, messages.CREATE | messages.EXCLUSIVE, route)
+    return _encode(codec.NEWROUTE, codec.CREATE | codec.EXCLUSIVE, route)
 
 
 def encode_beside(route: Route) -> bytes:
@@ -114,7 +115,7 @@ def encode_beside(route: Route) -> bytes:
 
     EEXIST when it is there already or, in IPv6, anybody's direct one on its device.
     """
-    return _encode(messages.NEWROUTE, messages.CREATE | messages.APPEND, route)
+    return _encode(codec.NEWROUTE, codec.CREATE | codec.APPEND, route)
 
 
 def encode_replace(route: Route) -> bytes:
@@ -122,18 +123,18 @@ def encode_replace(route: Route) -> bytes:
 
     It overrides another device's and another protocol's route; there is no moment without one.
     """
-    return _encode(messages.NEWROUTE, messages.CREATE | messages.REPLACE, route)
+    return _encode(codec.NEWROUTE, codec.CREATE | codec.REPLACE, route)
 
 
 def without_carried(request: bytes, route: Route) -> bytes:
     """Return *request*, made for *route*, without what that one carries."""
-    _, kind, flags, _, _ = messages.HEADER.unpack_from(request)
+    _, kind, flags, _, _ = codec.HEADER.unpack_from(request)
     return _encode(kind, flags, dataclasses.replace(route, carried=b""))
 
 
 def encode_remove(route: Route) -> bytes:
     """Return the message that removes exactly *route*; ESRCH when it is not there."""
-    return _encode(messages.DELROUTE, 0, dataclasses.replace(route, carried=b""))
+    return _encode(codec.DELROUTE, 0, dataclasses.replace(route, carried=b""))
 
 
 def is_certain(channel: netlink.Channel, route: Route) -> bool:
@@ -179,7 +180,7 @@ def winner(channel: netlink.Channel, address: IPAddress, *, oif: int = 0) -> Ent
         return message
     try:
         return decode(message)
-    except messages.MalformedError:
+    except codec.MalformedError:
         return errno.EPROTO
 
 
@@ -191,13 +192,11 @@ def match(channel: netlink.Channel, address: IPAddress, *, oif: int = 0) -> byte
     routes of that device, also one that is below another's; where the kernel is set to ignore
     routes without carrier, it says nothing of those.
     """
-    body = BODY.pack(
-        messages.family_of(address), address.max_prefixlen, 0, 0, 0, 0, 0, 0, _FIB_MATCH
-    )
-    body += messages.attribute(DESTINATION, address.packed)
+    body = BODY.pack(codec.family_of(address), address.max_prefixlen, 0, 0, 0, 0, 0, 0, _FIB_MATCH)
+    body += codec.attribute(DESTINATION, address.packed)
     if oif:
-        body += messages.number(DEVICE, oif)
-    return channel.ask(messages.compose(messages.GETROUTE, 0, body))
+        body += codec.number(DEVICE, oif)
+    return channel.ask(codec.compose(codec.GETROUTE, 0, body))
 
 
 def dump(family: int, table: int, *, protocol: int = 0, oif: int = 0) -> Iterator[bytes]:
@@ -207,21 +206,21 @@ def dump(family: int, table: int, *, protocol: int = 0, oif: int = 0) -> Iterato
     Raises ObservationError.
     """
     body = BODY.pack(family, 0, 0, 0, 0, protocol, 0, UNICAST, 0)
-    body += messages.number(TABLE, table)
+    body += codec.number(TABLE, table)
     if oif:
-        body += messages.number(DEVICE, oif)
-    shown = netlink.dump(messages.compose(messages.GETROUTE, messages.DUMP, body))
+        body += codec.number(DEVICE, oif)
+    shown = netlink.dump(codec.compose(codec.GETROUTE, codec.DUMP, body))
     return (message for message in shown if _is_asked_for(message, table, protocol))
 
 
 def _is_asked_for(message: bytes, table: int, protocol: int) -> bool:
     """Judge a message of a dump by its header; of 10,000 nothing more is read."""
-    _, _, _, _, short, owner, _, _, _ = messages.unpack(BODY, message, BODY_AT)
+    _, _, _, _, short, owner, _, _, _ = codec.unpack(BODY, message, BODY_AT)
     if not is_made(message) or protocol not in {0, owner}:
         return False
     if short != _WIDE_TABLE:
         return short == table
-    return messages.to_number(messages.find(message, ATTRIBUTES_AT, TABLE)) == table
+    return codec.to_number(codec.find(message, ATTRIBUTES_AT, TABLE)) == table
 
 
 def is_made(message: bytes) -> bool:
@@ -229,48 +228,46 @@ def is_made(message: bytes) -> bool:
 
     Raises messages.MalformedError.
     """
-    _, _, _, _, _, _, _, kind, flags = messages.unpack(BODY, message, BODY_AT)
+    _, _, _, _, _, _, _, kind, flags = codec.unpack(BODY, message, BODY_AT)
     return kind == UNICAST and not flags & _CLONED
 
 
 def decode(message: bytes) -> Entry:
     """Read a route message. Raises messages.MalformedError."""
-    family, length, source_length, tos, table, protocol, *_ = messages.unpack(
-        BODY, message, BODY_AT
-    )
-    found = messages.attributes(message, ATTRIBUTES_AT)
+    family, length, source_length, tos, table, protocol, *_ = codec.unpack(BODY, message, BODY_AT)
+    found = codec.attributes(message, ATTRIBUTES_AT)
     # One that is made for some packets only says nothing of the others.
     carried = b"" if source_length or tos else _carried(found)
     gateway = found.get(GATEWAY)
     return Entry(
         Route(
             _destination(found.get(DESTINATION), family, length),
-            messages.to_number(found.get(DEVICE)),
-            messages.to_number(found.get(PRIORITY)),
-            messages.to_number(found.get(TABLE), table),
+            codec.to_number(found.get(DEVICE)),
+            codec.to_number(found.get(PRIORITY)),
+            codec.to_number(found.get(TABLE), table),
             protocol,
             carried,
         ),
         length,
-        messages.to_address(gateway) if gateway else None,
+        codec.to_address(gateway) if gateway else None,
         any(found.get(DEVICE, b"")) and found.keys().isdisjoint((GATEWAY, MULTIPATH, VIA)),
     )
 
 
 def source_of(route: Route) -> IPAddress | None:
     """Return the address that the node speaks from by *route*, where the route says so."""
-    found = messages.find(route.carried, 0, SOURCE)
-    return messages.to_address(found) if found else None
+    found = codec.find(route.carried, 0, SOURCE)
+    return codec.to_address(found) if found else None
 
 
 def _carried(found: Mapping[int, bytes]) -> bytes:
     """Return what a route has beside, each part as the kernel shows it, in one order."""
     if SOURCE in found:
-        messages.to_address(found[SOURCE])
+        codec.to_address(found[SOURCE])
     parts = ((kind, found[kind]) for kind in CARRIED if kind in found)
     # The kernel shows the preference of every IPv6 route; 0 is what each has by itself.
     return b"".join(
-        messages.attribute(kind, payload)
+        codec.attribute(kind, payload)
         for kind, payload in parts
         if kind != PREFERENCE or any(payload)
     )
@@ -278,13 +275,13 @@ def _carried(found: Mapping[int, bytes]) -> bytes:
 
 def _destination(shown: bytes | None, family: int, length: int) -> IPAddress:
     """Read where a route leads; address, family and prefix length must fit together."""
-    address = messages.to_address(shown) if shown else _ANYWHERE.get(family)
-    if address is None or messages.family_of(address) != family:
+    address = codec.to_address(shown) if shown else _ANYWHERE.get(family)
+    if address is None or codec.family_of(address) != family:
         text = f"a destination {address} of family {family}"
-        raise messages.MalformedError(text)
+        raise codec.MalformedError(text)
     if length > address.max_prefixlen or (length and shown is None):
         text = f"a destination {address} of {length} bits"
-        raise messages.MalformedError(text)
+        raise codec.MalformedError(text)
     return address
 
 
@@ -292,7 +289,7 @@ def _encode(kind: int, flags: int, route: Route) -> bytes:
     address = route.address
     # The table stands in its attribute, where it may have more than 8 bits.
     body = BODY.pack(
-        messages.family_of(address),
+        codec.family_of(address),
         address.max_prefixlen,
         0,
         0,
@@ -302,13 +299,13 @@ def _encode(kind: int, flags: int, route: Route) -> bytes:
         UNICAST,
         0,
     )
-    return messages.compose(
+    return codec.compose(
         kind,
         flags,
         body
-        + messages.attribute(DESTINATION, address.packed)
-        + messages.number(DEVICE, route.oif)
-        + messages.number(PRIORITY, route.metric)
-        + messages.number(TABLE, route.table)
+        + codec.attribute(DESTINATION, address.packed)
+        + codec.number(DEVICE, route.oif)
+        + codec.number(PRIORITY, route.metric)
+        + codec.number(TABLE, route.table)
         + route.carried,
     )

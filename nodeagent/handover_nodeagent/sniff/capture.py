@@ -16,7 +16,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Self
 
-from handover_nodeagent.sniff import bpf
+from handover_nodeagent.sniff import packet_filter as bpf
 
 RECEIVE_BUFFER: Final = 32 * 1024
 """About forty frames: more than any burst of announcements, and all that a flood may hold."""

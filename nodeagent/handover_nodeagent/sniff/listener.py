@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Sequence
 from typing import Final, Protocol
 
-from handover_nodeagent.sniff import bpf, capture, frames, verdict
+from handover_nodeagent.sniff import capture, frames, packet_filter, verdict
 from handover_nodeagent.sniff.probe import ProbeSeries
 from handover_nodeagent.sniff.verdict import Accepted, Expectation, Reason, Rejected
 
@@ -57,7 +57,7 @@ class Listener:
         self.expected = expected
         self.series = series
         self._sink = sink
-        self._capture = capture.Capture.open(ifindex, bpf.compile_filter(expected))
+        self._capture = capture.Capture.open(ifindex, packet_filter.compile_filter(expected))
         self.asked_at: float | None = None
         self._stopped = False
         self._calm: asyncio.TimerHandle | None = None
@@ -72,7 +72,7 @@ class Listener:
         """Judge by *expected* from now on: another MAC, other addresses, armed or not."""
         self.expected = expected
         if not self._stopped and not self._calm:
-            self._capture.filter(bpf.compile_filter(expected))
+            self._capture.filter(packet_filter.compile_filter(expected))
 
     def probe(self, series: ProbeSeries) -> None:
         """Go on with *series*, and send at once what is due of it.
@@ -183,10 +183,10 @@ class Listener:
             # What is queued first is read afterwards: a true RARP is late, not lost.
             self._loop.remove_reader(self._capture.fileno())
         elif is_flood:
-            self._capture.filter(bpf.compile_rarp_only(self.expected))
+            self._capture.filter(packet_filter.compile_rarp_only(self.expected))
             self._calm = self._loop.call_later(CALM, self._listen_again)
 
     def _listen_again(self) -> None:
         self._calm = None
-        self._capture.filter(bpf.compile_filter(self.expected))
+        self._capture.filter(packet_filter.compile_filter(self.expected))
         self._loop.add_reader(self._capture.fileno(), self._read)

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, TypeVar
 
-from handover_nodeagent.network import IPAddress
+from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.sniff import frames
 
 DEFAULT_GATEWAY: Final = IPv4Address("169.254.1.1")

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final, NamedTuple, Self
 
 from handover_api.workloadendpoint import Signal
-from handover_nodeagent.network import IPAddress
+from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.sniff.frames import Frame, Kind, pack_mac
 
 _GROUP_BIT: Final = 0x01

@@ -11,11 +11,11 @@ from typing import Final
 from handover_api.livemigration import Outcome
 from handover_api.names import ObjectKey
 from handover_operator.kinds import Foreign
-from handover_operator.kubevirt import machine
-from handover_operator.kubevirt.facts import Pod, Vmi, Vmim
-from handover_operator.kubevirt.machine import Machine
-from handover_operator.kubevirt.wishes import Need, WantedEndpoint, WantedMigration, Wishes
-from handover_operator.outcome import Undecided
+from handover_operator.kubevirt import vmi as machine
+from handover_operator.kubevirt.desired import Need, WantedEndpoint, WantedMigration, Wishes
+from handover_operator.kubevirt.model import Pod, Vmi, Vmim
+from handover_operator.kubevirt.vmi import Machine
+from handover_operator.roles.outcome import Undecided
 
 NOTHING: Final = Wishes()
 

@@ -6,7 +6,7 @@ that hides the guest behind the pod is not.
 
 from typing import Final
 
-from handover_operator.kubevirt.facts import PRIMARY, Interface, Pod
+from handover_operator.kubevirt.model import PRIMARY, Interface, Pod
 
 _PASST: Final = "puts a MAC of its own on the wire, and no migration with it was proved so far"
 

@@ -6,12 +6,12 @@ from dataclasses import dataclass, field
 from handover_api.livemigration import Outcome
 from handover_api.names import ObjectKey
 from handover_operator.kinds import Foreign, Kind
-from handover_operator.kubevirt import objects
+from handover_operator.kubevirt import diff
 from handover_operator.kubevirt.adapter import Adapter
-from handover_operator.kubevirt.ledger import Ledger
-from handover_operator.kubevirt.objects import Delete, Write
-from handover_operator.kubevirt.wishes import Owner
-from handover_operator.outcome import Driver, Undecided
+from handover_operator.kubevirt.desired import Owner
+from handover_operator.kubevirt.diff import Delete, Write
+from handover_operator.kubevirt.observed import Ledger
+from handover_operator.roles.outcome import Driver, Undecided
 
 
 @dataclass(slots=True)
@@ -46,10 +46,10 @@ class Comparison:
             wanted = self.adapter.endpoint(key)
             if seen is not None and seen.uid in self.lost:
                 return Delete(seen.uid)
-            return objects.endpoint(wanted, self.ledger, key, is_judged=is_judged)
+            return diff.endpoint(wanted, self.ledger, key, is_judged=is_judged)
         migration = self.ledger.migrations.get(key)
         fate = None if migration is None else self._fate(migration.owner_uid)
-        return objects.migration(self.adapter.migration(key), migration, fate, self.ttl)
+        return diff.migration(self.adapter.migration(key), migration, fate, self.ttl)
 
     def _fate(self, uid: str) -> Outcome | None:
         """Return how a VMIM ended that is not there any more."""

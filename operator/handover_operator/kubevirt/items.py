@@ -4,8 +4,8 @@ from dataclasses import dataclass
 
 from handover_api.names import ObjectKey
 from handover_operator.kinds import AnyKind, Foreign, Kind
-from handover_operator.kubevirt.wishes import Need, Owner
-from handover_operator.notices import Notice
+from handover_operator.kubevirt.desired import Need, Owner
+from handover_operator.status.kubernetes_events import Notice
 
 
 @dataclass(frozen=True, slots=True)

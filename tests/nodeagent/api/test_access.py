@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from handover_nodeagent import access
-from handover_nodeagent.access import Access, Pem, Unconfigured
+from handover_nodeagent.api import access
+from handover_nodeagent.api.access import Access, Pem, Unconfigured
 
 IN_POD = {"KUBERNETES_SERVICE_HOST": "10.96.0.1", "KUBERNETES_SERVICE_PORT": "6443"}
 

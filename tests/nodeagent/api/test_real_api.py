@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 import yaml
-from tests.nodeagent.api.conftest import running
 from tests.nodeagent.api.test_watch import Recorder
+from tests.nodeagent.fake_api import running
 
 from handover_api import names
 from handover_api.model import Condition
@@ -25,20 +25,14 @@ from handover_api.workloadendpoint import (
     WorkloadEndpoint,
     WorkloadEndpointStatus,
 )
-from handover_lab.certificates import Authority
-from handover_lab.controlplane import ControlPlane
-from handover_nodeagent import access, apiserver, report, watch
-from handover_nodeagent.access import Access, Pem
-from handover_nodeagent.apiserver import (
-    Absent,
-    ApiServer,
-    Conflict,
-    Gone,
-    Refused,
-    Unreachable,
-)
-from handover_nodeagent.report import Reporter
-from handover_nodeagent.watch import Pace, Watch
+from handover_lab.cluster.certificates import Authority
+from handover_lab.cluster.controlplane import ControlPlane
+from handover_nodeagent.api import access, client, watch
+from handover_nodeagent.api.access import Access, Pem
+from handover_nodeagent.api.client import Absent, ApiServer, Conflict, Gone, Refused, Unreachable
+from handover_nodeagent.api.watch import Pace, Watch
+from handover_nodeagent.status import report
+from handover_nodeagent.status.report import Reporter
 
 pytestmark = pytest.mark.api
 
@@ -110,7 +104,7 @@ class Names(Recorder):
 
 
 async def delete(api: ApiServer, path: str) -> None:
-    await api._call(apiserver._Request("DELETE", path, {}))
+    await api._call(client._Request("DELETE", path, {}))
 
 
 async def install(api: ApiServer, crd: Mapping[str, Any]) -> None:
@@ -129,7 +123,7 @@ async def served(api: ApiServer, crd: Mapping[str, Any], *, wanted: bool) -> Non
             try:
                 await api.get(path)
                 found = True
-            except apiserver.ApiError:
+            except client.ApiError:
                 found = False
             if found is wanted:
                 return
@@ -399,5 +393,5 @@ async def test_a_wrong_token_is_unavailable(api_server: ControlPlane) -> None:
     found = access.find({"KUBECONFIG": str(api_server.kubeconfig)})
     wrong = Access(found.url, authority=found.authority, token="wrong")
     async with ApiServer(wrong) as api:
-        with pytest.raises(apiserver.Unavailable, match="401: Unauthorized"):
+        with pytest.raises(client.Unavailable, match="401: Unauthorized"):
             await api.get(ENDPOINTS)

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 from aiohttp.test_utils import RawTestServer
-from tests.nodeagent.api.conftest import FakeApi, running
+from tests.nodeagent.fake_api import FakeApi, running
 
 from handover_api.names import ObjectKey
-from handover_nodeagent import watch
-from handover_nodeagent.access import Access
-from handover_nodeagent.apiserver import ApiServer
-from handover_nodeagent.pacing import Backoff
-from handover_nodeagent.watch import Changes, Identity, Pace, Watch
+from handover_nodeagent.api import watch
+from handover_nodeagent.api.access import Access
+from handover_nodeagent.api.client import ApiServer
+from handover_nodeagent.api.watch import Changes, Identity, Pace, Watch
+from handover_nodeagent.retry import Backoff
 
 PATH = "/apis/handover.dev/v1alpha1/workloadendpoints"
 SELECTOR = "spec.node=node-a"

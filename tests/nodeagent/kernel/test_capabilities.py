@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from tests.nodeagent.kernel.conftest import without_privileges
+from tests.nodeagent.privileges import without_privileges
 
 from handover_nodeagent.kernel import capabilities
 

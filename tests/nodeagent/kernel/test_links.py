@@ -4,10 +4,10 @@ import socket
 from ipaddress import ip_address
 
 import pytest
-from tests.nodeagent.kernel.node import Node
+from tests.nodeagent.node import Node
 
 from handover_nodeagent.kernel import links
-from handover_nodeagent.network import Link
+from handover_nodeagent.network.model import Link
 
 pytestmark = pytest.mark.root
 

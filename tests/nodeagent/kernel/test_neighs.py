@@ -1,10 +1,11 @@
 """Neighbour entries as ip shows them."""
 
 import pytest
-from tests.nodeagent.kernel.node import V4, V6, Node
+from tests.nodeagent.node import V4, V6, Node
 
-from handover_nodeagent.kernel import neighs, netlink
-from handover_nodeagent.network import IPAddress, Neigh
+from handover_nodeagent.kernel import neighs
+from handover_nodeagent.kernel.netlink import channel as netlink
+from handover_nodeagent.network.model import IPAddress, Neigh
 
 pytestmark = pytest.mark.root
 BOTH = pytest.mark.parametrize("address", [V4, V6], ids=["IPv4", "IPv6"])

@@ -6,11 +6,13 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_address
 
 import pytest
-from tests.nodeagent.kernel.conftest import without_privileges
-from tests.nodeagent.kernel.node import MAIN, OURS, V4, V6, Node
+from tests.nodeagent.node import MAIN, OURS, V4, V6, Node
+from tests.nodeagent.privileges import without_privileges
 
-from handover_nodeagent.kernel import messages, netlink, parking, routes
-from handover_nodeagent.network import IPAddress, Route
+from handover_nodeagent.kernel import parking, routes
+from handover_nodeagent.kernel.netlink import channel as netlink
+from handover_nodeagent.kernel.netlink import codec
+from handover_nodeagent.network.model import IPAddress, Route
 
 pytestmark = pytest.mark.root
 MakeRoute = Callable[..., Route]
@@ -263,7 +265,7 @@ class FullChannel(netlink.Channel):
 
     def transact(self, requests: Sequence[bytes]) -> list[int]:
         """Let through what is not a new route."""
-        if any(messages.HEADER.unpack_from(one)[1] == messages.NEWROUTE for one in requests):
+        if any(codec.HEADER.unpack_from(one)[1] == codec.NEWROUTE for one in requests):
             return [errno.ENOMEM] * len(requests)
         return super().transact(requests)
 

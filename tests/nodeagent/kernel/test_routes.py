@@ -9,10 +9,12 @@ from typing import Any
 
 import pytest
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
-from tests.nodeagent.kernel.node import MAIN, OURS, V4, V6, Node
+from tests.nodeagent.node import MAIN, OURS, V4, V6, Node
 
-from handover_nodeagent.kernel import messages, netlink, routes
-from handover_nodeagent.network import IPAddress, Route
+from handover_nodeagent.kernel import routes
+from handover_nodeagent.kernel.netlink import channel as netlink
+from handover_nodeagent.kernel.netlink import codec
+from handover_nodeagent.network.model import IPAddress, Route
 
 pytestmark = pytest.mark.root
 MakeRoute = Callable[..., Route]
@@ -125,7 +127,7 @@ def test_in_ipv6_a_replace_takes_the_first_route_of_its_metric_whatever_its_devi
         node.run(f"ip -6 route append {V6} dev {device} metric 512 proto 88")
     assert (route(V6), route(V6, oif=node.tap1)) == routes.observe(OURS, [MAIN])
     assert channel.transact([routes.encode_replace(route(V6, oif=node.tap1))]) == [0]
-    assert len(list(routes.dump(messages.INET6, MAIN, protocol=OURS))) == 2
+    assert len(list(routes.dump(codec.INET6, MAIN, protocol=OURS))) == 2
     assert (route(V6, oif=node.tap1),) == routes.observe(OURS, [MAIN])
 
 
@@ -133,16 +135,16 @@ def test_an_ipv6_question_that_is_answered_with_ipv4_routes_shows_no_double(
     monkeypatch: pytest.MonkeyPatch, channel: netlink.Channel, route: MakeRoute
 ) -> None:
     """As on a node that was booted without IPv6: here the kernel is asked for what it has not."""
-    compose = messages.compose
+    compose = codec.compose
 
     def without_ipv6(kind: int, flags: int, body: bytes) -> bytes:
-        is_ipv6 = kind == messages.GETROUTE and body[0] == messages.INET6
+        is_ipv6 = kind == codec.GETROUTE and body[0] == codec.INET6
         return compose(kind, flags, b"\x0c" + body[1:] if is_ipv6 else body)
 
     channel.transact([routes.encode_add(route(one)) for one in (V4, V6)])
-    monkeypatch.setattr(messages, "compose", without_ipv6)
+    monkeypatch.setattr(codec, "compose", without_ipv6)
     assert routes.observe(OURS, [MAIN]) == (route(V4),)
-    assert list(routes.dump(messages.INET6, MAIN)) == []
+    assert list(routes.dump(codec.INET6, MAIN)) == []
 
 
 @pytest.mark.parametrize("table", [MAIN, 5254])
@@ -155,11 +157,11 @@ def test_what_a_kernel_that_cannot_filter_shows_beside_is_left_out(
     channel.transact(
         [routes.encode_add(one) for one in (wanted, *(route(V4, **o) for o in others))]
     )
-    unfiltered = messages.compose(messages.GETROUTE, messages.DUMP, b"\2" + bytes(11))
+    unfiltered = codec.compose(codec.GETROUTE, codec.DUMP, b"\2" + bytes(11))
     shown = netlink.dump(unfiltered)
     assert len(shown) > 3
     monkeypatch.setattr(netlink, "dump", lambda _: shown)
-    found = [routes.decode(one).route for one in routes.dump(messages.INET, table, protocol=OURS)]
+    found = [routes.decode(one).route for one in routes.dump(codec.INET, table, protocol=OURS)]
     assert found == [wanted]
 
 

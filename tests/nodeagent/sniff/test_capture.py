@@ -14,7 +14,7 @@ from ipaddress import ip_address
 import pytest
 from tests.nodeagent.sniff.conftest import GARP, GUEST_MAC, RARP, Wire, run
 
-from handover_nodeagent.sniff import bpf, frames
+from handover_nodeagent.sniff import frames, packet_filter
 from handover_nodeagent.sniff.capture import CannotListenError, Capture, transmit
 from handover_nodeagent.sniff.verdict import Expectation
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.root
 MAC = bytes.fromhex("525400650002")
 UDP = RARP[:12] + b"\x08\x00\x45" + bytes(60)
 EXPECTED = Expectation.of(GUEST_MAC, [ip_address("10.65.0.2")])
-PROGRAM = bpf.compile_filter(EXPECTED)
+PROGRAM = packet_filter.compile_filter(EXPECTED)
 
 
 @pytest.fixture
@@ -96,7 +96,7 @@ def test_one_more_priority_tag_is_read_and_any_vlan_behind_one_is_not(
 def test_without_the_filter_the_tagged_frame_looks_untagged(
     wire: Wire, guest: socket.socket
 ) -> None:
-    capture = Capture.open(wire.tap, bpf.CANDIDATES)
+    capture = Capture.open(wire.tap, packet_filter.CANDIDATES)
     guest.send(GARP[:12] + b"\x81\x00\x00\x07" + GARP[12:])
     guest.send(RARP)
     assert GARP in frames_until(capture, RARP)
@@ -185,7 +185,7 @@ def test_frames_are_sent_where_nobody_listens(wire: Wire) -> None:
 
 
 def test_another_filter_takes_over_at_once(capture: Capture, guest: socket.socket) -> None:
-    capture.filter(bpf.compile_rarp_only(EXPECTED))
+    capture.filter(packet_filter.compile_rarp_only(EXPECTED))
     guest.send(GARP)
     guest.send(RARP)
     assert frames_until(capture, RARP) == []

@@ -14,13 +14,14 @@ from kubernetes_asyncio import client, config
 
 from handover_api import names
 from handover_api.names import ObjectKey
-from handover_lab.controlplane import ControlPlane
-from handover_lab.release import RIGHTS, Release
-from handover_lab.replica import Replica
-from handover_lab.waiting import PATIENCE, until
-from handover_operator import cluster, kinds
-from handover_operator.cluster import Absent, Cluster, Conflict
+from handover_lab.cluster.controlplane import ControlPlane
+from handover_lab.cluster.release import RIGHTS, Release
+from handover_lab.cluster.replica import Replica
+from handover_lab.processes.waiting import PATIENCE, until
+from handover_operator import kinds
 from handover_operator.kinds import Kind
+from handover_operator.kube import client as cluster
+from handover_operator.kube.client import Absent, Cluster, Conflict
 
 CRDS = Path(__file__).parents[3] / "crds"
 CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"

@@ -13,17 +13,17 @@ import pytest
 
 from handover_api import names
 from handover_api.names import ObjectKey
-from handover_operator import gather
-from handover_operator.cluster import Absent, Cluster, Conflict
-from handover_operator.gather import RawObject
+from handover_operator.controller import Reconciler
 from handover_operator.kinds import AnyKind, Foreign, Kind
+from handover_operator.kube.client import Absent, Cluster, Conflict
+from handover_operator.kube.standby import Standby
+from handover_operator.kube.versions import version_of
+from handover_operator.kube.workqueue import Temporary
 from handover_operator.kubevirt.adapter import Adapter
-from handover_operator.kubevirt.reconcile import AdapterReconciler
-from handover_operator.notices import Notice
-from handover_operator.reconcile import Reconciler
-from handover_operator.standby import Standby
-from handover_operator.versions import version_of
-from handover_operator.workqueue import Temporary
+from handover_operator.kubevirt.controller import AdapterReconciler
+from handover_operator.roles import parse
+from handover_operator.roles.parse import RawObject
+from handover_operator.status.kubernetes_events import Notice
 
 NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
 NAMESPACE = "vms"
@@ -311,7 +311,7 @@ class Operator:
         if isinstance(kind, Foreign):
             self.world.call(lambda: self.kubevirt.end(kind, raw))
         else:
-            key, last = gather.key(raw), version_of(raw)
+            key, last = parse.key(raw), version_of(raw)
             self.world.call(lambda: self.reconciler.forget(kind, key, last))
 
     def choices(self) -> list[Callable[[], None]]:
@@ -384,7 +384,7 @@ class World:
     def put(self, raw: Raw) -> None:
         """Create or replace an object."""
         kind = self._kind(raw)
-        key = gather.key(raw)
+        key = parse.key(raw)
         self.version += 1
         raw = merged(raw, {"metadata": {"resourceVersion": str(self.version)}})
         raw["metadata"].setdefault("uid", f"uid-{raw['metadata']['name']}")
@@ -431,7 +431,7 @@ class World:
         found = self.listed(kind)
         for raw in found:
             self.operator.observe(kind, raw)
-        existing = {gather.key(raw): raw["metadata"]["uid"] for raw in found}
+        existing = {parse.key(raw): raw["metadata"]["uid"] for raw in found}
         if isinstance(kind, Foreign):
             self.call(lambda: self.operator.kubevirt.retain(kind, existing, self.version))
         else:

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from handover_operator.kinds import Foreign
-from handover_operator.standby import Standby
+from handover_operator.kube.standby import Standby
 
 Build = Callable[..., dict[str, Any]]
 

@@ -6,13 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 from handover_api.names import ObjectKey
-from handover_lab.waiting import until
-from handover_operator.cluster import Cluster
-from handover_operator.gather import RawObject
+from handover_lab.processes.waiting import until
+from handover_operator.controller import Reconciler
 from handover_operator.kinds import AnyKind, Foreign, Kind
-from handover_operator.kubevirt.reconcile import AdapterReconciler
-from handover_operator.notices import Notice
-from handover_operator.reconcile import Reconciler
+from handover_operator.kube.client import Cluster
+from handover_operator.kubevirt.controller import AdapterReconciler
+from handover_operator.roles.parse import RawObject
+from handover_operator.status.kubernetes_events import Notice
 
 NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
 

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from handover_operator import standby
 from handover_operator.kinds import Foreign, Kind
-from handover_operator.standby import Standby
+from handover_operator.kube import standby
+from handover_operator.kube.standby import Standby
 
 A: Final = ("10.0.0.1",)
 LONG_ENOUGH: Final = standby.PATIENCE + standby.JITTER

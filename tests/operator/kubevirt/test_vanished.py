@@ -8,8 +8,8 @@ import pytest
 from handover_api import names
 from handover_api.names import ObjectKey
 from handover_operator.kinds import Foreign, Kind
+from handover_operator.kubevirt.desired import Need, Owner
 from handover_operator.kubevirt.items import Item, Made, Subject, is_urgent
-from handover_operator.kubevirt.wishes import Need, Owner
 
 Build = Callable[..., dict[str, Any]]
 SUCCEEDED = {"p1": "source of m Succeeded", "p2": "target of m Succeeded"}

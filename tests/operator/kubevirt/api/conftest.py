@@ -10,14 +10,14 @@ import pytest
 import yaml
 
 from handover_api import names
-from handover_lab.controlplane import ControlPlane
-from handover_lab.puppets import CRD, POD, Puppets
-from handover_lab.release import Release
-from handover_lab.replica import Replica
-from handover_lab.rest import Api, ApiError
-from handover_lab.scripted import KubeVirt
-from handover_lab.tools import ToolsError
-from handover_lab.waiting import until
+from handover_lab.cluster.controlplane import ControlPlane
+from handover_lab.cluster.release import Release
+from handover_lab.cluster.replica import Replica
+from handover_lab.cluster.rest import Api, ApiError
+from handover_lab.kubevirt.puppets import CRD, POD, Puppets
+from handover_lab.kubevirt.scripted import KubeVirt
+from handover_lab.processes.waiting import until
+from handover_lab.toolchain.tools import ToolsError
 from handover_operator import kinds
 from handover_operator.kinds import Kind
 

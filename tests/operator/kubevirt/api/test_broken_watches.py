@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from handover_lab.puppets import Guest
+from handover_lab.kubevirt.puppets import Guest
 
 pytestmark = pytest.mark.api
 

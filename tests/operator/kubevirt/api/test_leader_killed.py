@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import pytest
 
-from handover_lab.puppets import Guest
-from handover_lab.release import LEASE
-from handover_lab.scripted import STEPS
-from handover_operator.lease import Periods
+from handover_lab.cluster.release import LEASE
+from handover_lab.kubevirt.puppets import Guest
+from handover_lab.kubevirt.scripted import STEPS
+from handover_operator.kube.lease import Periods
 
 pytestmark = pytest.mark.api
 

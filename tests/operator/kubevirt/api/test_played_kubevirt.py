@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from handover_api import names
-from handover_lab import waiting
-from handover_lab.puppets import POD, VMIM, Guest
-from handover_lab.scripted import STEPS
+from handover_lab.kubevirt.puppets import POD, VMIM, Guest
+from handover_lab.kubevirt.scripted import STEPS
+from handover_lab.processes import waiting
 from handover_operator.kinds import Kind
 
 pytestmark = pytest.mark.api

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 from kubernetes_asyncio import client, config
 
-from handover_lab.puppets import ALL_VMIMS, CRD, Guest
-from handover_operator import handlers
-from handover_operator.cluster import Unavailable
+from handover_lab.kubevirt.puppets import ALL_VMIMS, CRD, Guest
+from handover_operator import kopf_app
+from handover_operator.kube.client import Unavailable
 
 pytestmark = pytest.mark.api
 
@@ -57,7 +57,7 @@ async def test_a_watch_that_lacks_a_kind_ends_instead_of_missing_it(
     await bare_desk.api.call("DELETE", path)
     await bare_desk.until(lambda: bare_desk.api.exists(ALL_VMIMS), lambda served: not served)
     with pytest.raises(Unavailable, match="not all kinds"):
-        await handlers.watch_foreign(None, configuration, None)  # type: ignore[arg-type]
+        await kopf_app.watch_foreign(None, configuration, None)  # type: ignore[arg-type]
     await bare_desk.kubevirt.install()
 
 

@@ -17,8 +17,8 @@ from typing import Any, Final
 import pytest
 import yaml
 
-from handover_lab.puppets import CRD
-from handover_lab.rest import Api, ApiError
+from handover_lab.cluster.rest import Api, ApiError
+from handover_lab.kubevirt.puppets import CRD
 from handover_operator.kinds import KUBEVIRT, Kind
 
 Raw = dict[str, Any]

@@ -1,0 +1,1 @@
+"""`make bench` and `make bench-operator`: measured beside a floor of the same run."""

@@ -1,0 +1,1 @@
+"""`make demo`: a story, its timeline, its figures and its picture."""

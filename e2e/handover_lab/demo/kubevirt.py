@@ -1,0 +1,70 @@
+"""`make demo-kubevirt`: the same for KubeVirt, of which somebody applies a VMIM and no more.
+
+    python -m handover_lab.demo.kubevirt [--keep]
+
+KubeVirt is played, down to its objects' fields and their order; the pods of the VM, what moves
+between them, and all that follows are real. Exit status as that of `make demo`.
+"""
+
+import contextlib
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Final
+
+from handover_lab.demo import acts, demo
+from handover_lab.demo.acts import Show
+from handover_lab.kubevirt.virtlab import VirtLab
+from handover_lab.trials import lab
+from handover_lab.trials.lab import Migrated
+from handover_lab.trials.yard import Move
+
+VMIM: Final = "vmim"
+
+
+class KubeVirtDemo(Show[VirtLab]):
+    """Demonstrate Handover beside a KubeVirt that is played."""
+
+    opening = "The operator has found KubeVirt, and its VM"
+    migrations = (VMIM, "vmim-back")
+    glances = ("get vmim,lm", "get wep", "describe lm")
+    looks = ("get pods --all-namespaces -o wide", "get vmi,vmim", "get lm,wep")
+    hints = ("get vmi,vmim,lm,wep", "delete vmim --all", f"apply -f examples/{VMIM}.yaml")
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[VirtLab]:
+        """Prepare the stage, on which routes are moved by hand at first."""
+        async with VirtLab.open(self.cluster, self.room, self.desk.take) as stage:
+            stage.late_ms = acts.LATE_MS
+            yield stage
+
+    async def move_late(self, stage: VirtLab) -> Move:
+        """Move the VM from HOME to AWAY, and its route by hand, LATE_MS after it."""
+        self.chapter(f"kubectl apply -f examples/{VMIM}.yaml")
+        return await stage.carry_out(self._manifest(VMIM))
+
+    async def clear(self, stage: VirtLab) -> None:
+        """Remove the VMIM; the VM stays where it is, and nobody moves its routes any more."""
+        stage.late_ms = None
+        await stage.kubectl("delete", "--filename", str(self._manifest(VMIM)), "--wait")
+
+    async def begin(self, stage: VirtLab) -> None:
+        """Wait until the VM has its endpoint, which nobody applies."""
+        await stage.served()
+
+    async def migrate(self, stage: VirtLab, manifest: Path) -> Migrated:
+        """Migrate once as *manifest* says; the first time with a glimpse."""
+        stage.look = lambda: self.catch_glimpse(stage)
+        return await stage.follow(manifest)
+
+    def _manifest(self, name: str) -> Path:
+        return lab.EXAMPLES / f"{name}.yaml"
+
+
+def main() -> int:
+    """Demonstrate Handover beside a played KubeVirt."""
+    return demo.run("demo_kubevirt", KubeVirtDemo)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,1 @@
+"""The VM: its kernel, its QEMU processes and their live migration."""

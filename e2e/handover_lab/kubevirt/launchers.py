@@ -1,0 +1,142 @@
+"""Launcher pods that really run: KubeVirt is played, its pods and what moves between them are not.
+
+A kubelet starts each pod, and the CNI gives it the VM's addresses
+(:mod:`handover_lab.cluster.sticky`). QEMU stands in the pod's network namespace, behind the
+bridge that KubeVirt's bridge binding makes there. The pod's own program is no virt-launcher but
+the least that can end well.
+"""
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
+
+from handover_lab.cluster import sticky
+from handover_lab.cluster.node import Node
+from handover_lab.cluster.rest import Api, Object
+from handover_lab.demo.story import Deed
+from handover_lab.guest.guest import Nic, Place
+from handover_lab.kubevirt.puppets import FINAL, POD
+from handover_lab.kubevirt.scripted import KubeVirt
+from handover_lab.trials.yard import Yard
+
+NAMESPACE: Final = "default"
+PATIENCE: Final = 60.0
+
+BINDING: Final = """
+set -e
+ip address flush dev eth0
+ip link add k6t-eth0 type bridge
+ip tuntap add dev "$1" mode tap
+for device in eth0 "$1" k6t-eth0; do ip link set "$device" addrgenmode none; done
+for port in eth0 "$1"; do ip link set "$port" master k6t-eth0 up; done
+ip link set eth0 type bridge_slave learning off
+ip link set k6t-eth0 up
+"""
+"""KubeVirt's bridge binding: the guest behind the tap $1 takes over the pod's interface."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lodging:
+    """The network namespace of a launcher pod: where its QEMU stands."""
+
+    node: Node
+    pod: str
+    pid: int
+    """A process of the pod's."""
+
+    @property
+    def interface(self) -> str:
+        """The node's end of the pod's network."""
+        return sticky.interface(NAMESPACE, self.pod)
+
+    def command(self, *argv: str) -> list[str]:
+        """Compose what runs *argv* there."""
+        return self.node.command("nsenter", f"--net=/proc/{self.pid}/ns/net", "--", *argv)
+
+    async def bind(self, tap: str) -> None:
+        """Bind the pod's interface to the guest's *tap*, as KubeVirt's virt-handler does."""
+        binding = self.command("sh", "-c", BINDING, "binding", tap)
+        process = await asyncio.create_subprocess_exec(*binding)
+        if await process.wait():
+            message = f"the interface of {self.pod} cannot be bound to its guest"
+            raise RuntimeError(message)
+
+
+class LauncherYard(Yard):
+    """A VM whose QEMUs stand in launcher pods, of which each node has one at most that runs."""
+
+    lodgings: dict[str, Lodging]
+
+    def furnish(self) -> None:
+        """Lay nothing: the CNI does it, pod by pod."""
+        self.lodgings = {}
+
+    def lodging(self, node: str) -> Place:
+        """Tell where on *node* a QEMU finds its tap."""
+        return self.lodgings[node]
+
+    def port(self, node: str) -> Nic:
+        """Tell by which interface *node* itself reaches the VM."""
+        return replace(self.nic, tap=self.lodgings[node].interface)
+
+    async def take_in(self, lodging: Lodging) -> None:
+        """Use this pod for what starts on its node from now on."""
+        await lodging.bind(self.nic.tap)
+        self.lodgings[lodging.node.name] = lodging
+
+
+class Launchers(KubeVirt):
+    """KubeVirt as it is played, with pods that kubelets run."""
+
+    def __init__(self, api: Api, nodes: Mapping[str, Node], tell: Callable[[Deed], None]) -> None:
+        super().__init__(api, NAMESPACE)
+        self._nodes = nodes
+        self._tell = tell
+
+    async def bind(self, pod: str, node: str) -> None:
+        """Bind a pod to a node as the scheduler does, which lets its kubelet start it."""
+        await super().bind(pod, node)
+        self._tell(Deed(time.time_ns(), node, "pod", f"{pod} is bound"))
+
+    async def wire(self, pod: str, ips: Sequence[str]) -> None:
+        """Wait until the kubelet reports the pod's addresses, which must be *ips*."""
+        raw = await self._until(pod, lambda status: status.get("podIPs"))
+        found = [each["ip"] for each in raw["status"]["podIPs"]]
+        if set(found) != set(ips):
+            message = f"the CNI gave {pod} {found}, not the VM's addresses {[*ips]}"
+            raise RuntimeError(message)
+        self._tell(Deed(time.time_ns(), raw["spec"]["nodeName"], "pod", f"{pod} runs, {found[0]}"))
+
+    async def end_pod(self, pod: str, phase: str) -> None:
+        """End the pod's program well or badly, and wait until the kubelet has seen it."""
+        node = (await self.get(POD, pod))["spec"].get("nodeName")
+        if node is None:
+            await super().end_pod(pod, phase)
+            return
+        number = signal.SIGTERM if phase == "Succeeded" else signal.SIGKILL
+        for pid in await asyncio.to_thread(self._nodes[node].pids, pod, NAMESPACE):
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+        await self._until(pod, lambda status: status["phase"] in FINAL)
+        self._tell(Deed(time.time_ns(), node, "pod", f"{pod} has ended"))
+
+    async def lodging(self, pod: str) -> Lodging:
+        """Return where the QEMU of a pod that runs has its place."""
+        node = self._nodes[(await self.get(POD, pod))["spec"]["nodeName"]]
+        (pid,) = await asyncio.to_thread(node.pids, pod, NAMESPACE)
+        return Lodging(node, pod, pid)
+
+    async def _until(self, pod: str, is_so: Callable[[Object], object]) -> Object:
+        """Wait until the status of *pod* is as wanted; return the pod."""
+        changes = self.api.watch(POD.format(self.namespace))
+        async with asyncio.timeout(PATIENCE), contextlib.aclosing(changes):
+            async for _, raw in changes:
+                if raw["metadata"]["name"] == pod and is_so(raw["status"]):
+                    return raw
+        message = f"the API server tells no more of {pod}"
+        raise RuntimeError(message)

@@ -1,0 +1,1 @@
+"""Faults worked into the decisive modules, which their tests must notice."""

@@ -1,0 +1,108 @@
+"""FRR on nodes and routers: zebra and bgpd as an iBGP full mesh that follows the agent's routes.
+
+The configuration is frr.conf.in, the very text that the documentation shows.
+"""
+
+import os
+import pwd
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from string import Template
+from typing import Final, Self
+
+from handover_lab.guest.guest import Place
+from handover_lab.network.bird import Speaker
+
+TEMPLATE: Final = Path(__file__).with_name("frr.conf.in")
+PROGRAMS: Final = Path("/usr/lib/frr")
+USER: Final = "frr"
+
+
+class FrrError(RuntimeError):
+    """FRR did not start; the text is the end of its log."""
+
+
+def configuration(speaker: Speaker, mesh: Sequence[Speaker]) -> str:
+    """Write the configuration of *speaker* as a member of *mesh*."""
+    peers = [peer for peer in mesh if peer != speaker]
+    neighbors, members4, members6 = [], [], []
+    for peer in peers:
+        for address in (peer.address4, peer.address6):
+            neighbors.append(f" neighbor {address} remote-as 64512")
+            neighbors.append(f" neighbor {address} timers connect 1")
+            neighbors.append(f" neighbor {address} advertisement-interval 0")
+        members4 += [f"  neighbor {peer.address4} activate"]
+        members4 += [f"  neighbor {peer.address4} next-hop-self"]
+        members4 += [f"  no neighbor {peer.address6} activate"]
+        members6 += [f"  neighbor {peer.address6} activate"]
+        members6 += [f"  neighbor {peer.address6} next-hop-self"]
+        members6 += [f"  neighbor {peer.address6} route-map readable6 in"]
+    return Template(TEMPLATE.read_text()).substitute(
+        name=speaker.name,
+        router_id=speaker.address4,
+        neighbors="\n".join(neighbors),
+        members4="\n".join(members4),
+        members6="\n".join(members6),
+    )
+
+
+@dataclass
+class Frr:
+    """One running FRR: zebra and bgpd, with sockets of their own."""
+
+    place: Place
+    room: Path
+    daemons: list[subprocess.Popen[bytes]]
+
+    @classmethod
+    def start(cls, place: Place, speaker: Speaker, mesh: Sequence[Speaker], room: Path) -> Self:
+        """Start FRR for *speaker* at *place*; FRR's own user must be able to reach *room*.
+
+        Raises:
+            FrrError: a daemon ended at once.
+        """
+        files = room / f"frr-{speaker.name}"
+        files.mkdir()
+        (files / "frr.conf").write_text(configuration(speaker, mesh))
+        user = pwd.getpwnam(USER)
+        for path in (files, files / "frr.conf"):
+            os.chown(path, user.pw_uid, user.pw_gid)
+        self = cls(place, files, [])
+        self._launch("zebra")
+        self._launch("bgpd", "--listenon", speaker.address4, "--listenon", speaker.address6)
+        return self
+
+    def _launch(self, program: str, *options: str) -> None:
+        """Start one daemon, and wait until it can be asked."""
+        argv = (
+            str(PROGRAMS / program),
+            *("--config_file", f"{self.room}/frr.conf", "--pid_file", f"{self.room}/{program}.pid"),
+            *("--socket", f"{self.room}/zserv.api", "--vty_socket", str(self.room)),
+            *("--vty_port", "0", "--log", "stdout", *options),
+        )
+        with (self.room / f"{program}.log").open("wb") as log:
+            daemon = subprocess.Popen(
+                self.place.command(*argv), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        self.daemons.append(daemon)
+        deadline = time.monotonic() + 30
+        while not (self.room / f"{program}.vty").exists():
+            if daemon.poll() is not None or time.monotonic() > deadline:
+                said = (self.room / f"{program}.log").read_text()[-500:]
+                message = f"FRR's {program} did not start. Its log:\n{said}"
+                raise FrrError(message)
+            time.sleep(0.02)
+
+    def ask(self, question: str) -> str:
+        """Put one question to bgpd and zebra, as vtysh would; no answer is an empty string."""
+        argv = self.place.command("vtysh", "--vty_socket", str(self.room), "-c", question)
+        return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
+
+    def stop(self) -> None:
+        """End both daemons, bgpd first."""
+        for daemon in reversed(self.daemons):
+            daemon.terminate()
+            daemon.wait()

@@ -1,0 +1,61 @@
+"""Who lost a ping: the network, or the guest that had it?
+
+Each node's kernel notes which echo requests it has passed to the VM's interface, and which replies
+came back from there. What reached the guest and was never answered is the guest's own loss: an
+emulated one that is short of a processor answers in bursts, and cannot send all of a burst.
+"""
+
+import contextlib
+import json
+from collections.abc import Iterator, Mapping
+from typing import Final, Self
+
+from handover_lab.network.namespaces import Network
+
+WRAP: Final = 1 << 16
+"""A sequence number of ICMP is this much of a ping's number; a stretch of time has fewer pings."""
+
+TABLE: Final = """
+table inet witness {{
+    set delivered {{ typeof icmp sequence; size 65536; flags dynamic; }}
+    set answered {{ typeof icmp sequence; size 65536; flags dynamic; }}
+    chain passing {{
+        type filter hook forward priority 0
+        oifname "{tap}" icmp type echo-request add @delivered {{ icmp sequence }}
+        iifname "{tap}" icmp type echo-reply add @answered {{ icmp sequence }}
+    }}
+}}
+"""
+
+
+class Witness:
+    """The notes of all nodes."""
+
+    def __init__(self, nodes: Mapping[str, Network]) -> None:
+        self._nodes = nodes
+
+    @classmethod
+    @contextlib.contextmanager
+    def called(cls, nodes: Mapping[str, Network], tap: str) -> Iterator[Self]:
+        """Let *nodes* take notes of their interface *tap*."""
+        for node in nodes.values():
+            node.run(f"nft '{TABLE.format(tap=tap)}'")
+        yield cls(nodes)
+        for node in nodes.values():
+            node.run("nft delete table inet witness")
+
+    def forget(self) -> None:
+        """Begin the notes anew: a new stretch of time."""
+        for node in self._nodes.values():
+            for name in ("delivered", "answered"):
+                node.run(f"nft flush set inet witness {name}")
+
+    def unanswered(self, node: str) -> frozenset[int]:
+        """Return the numbers, modulo `WRAP`, of pings that the guest on *node* had and lost."""
+        delivered, answered = (self._noted(node, name) for name in ("delivered", "answered"))
+        return delivered - answered
+
+    def _noted(self, node: str, name: str) -> frozenset[int]:
+        listing = self._nodes[node].run(f"nft --json list set inet witness {name}")
+        (found,) = (each["set"] for each in json.loads(listing)["nftables"] if "set" in each)
+        return frozenset(found.get("elem", ()))

@@ -1,0 +1,1 @@
+"""Runs a command in namespaces that end with it."""

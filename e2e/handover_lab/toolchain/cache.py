@@ -1,0 +1,48 @@
+"""The user's cache of what takes long to make: each entry is made once, and then only read."""
+
+import contextlib
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Final
+
+from handover_lab.guest.initramfs import alone
+
+RESULT: Final = "result"
+
+
+def entry(name: str, make: Callable[[Path], None], *, fresh: bool = False) -> Path:
+    """Return an entry of the cache, made now where it is missing or *fresh* asks for it.
+
+    *make* gets an empty directory to work in, and leaves the entry as ``result`` in it. Whoever
+    needs the same entry meanwhile waits for it.
+    """
+    finished = directory() / name
+    room = finished.with_name(f"{name}.room")
+    with alone(finished.with_name(f"{name}.lock")):
+        if fresh or not finished.exists():
+            with emptied(room):
+                make(room)
+                shutil.rmtree(finished, ignore_errors=True)
+                (room / RESULT).rename(finished)
+    return finished
+
+
+def directory() -> Path:
+    """Return where the entries are, made where it is missing."""
+    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    path = root / "handover" / "images"
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+@contextlib.contextmanager
+def emptied(room: Path) -> Iterator[None]:
+    """Make *room* a new directory that goes at the end; a killed build may have left an old one."""
+    shutil.rmtree(room, ignore_errors=True)
+    room.mkdir(parents=True)
+    try:
+        yield
+    finally:
+        shutil.rmtree(room, ignore_errors=True)

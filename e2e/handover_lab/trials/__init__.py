@@ -1,0 +1,1 @@
+"""One VM's migrations under test: traffic, faults, agents that die."""

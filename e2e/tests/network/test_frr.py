@@ -1,0 +1,165 @@
+"""FRR's configuration, and what FRR makes of the agent's routes."""
+
+import asyncio
+import os
+import shutil
+import signal
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from handover_lab.network import frr
+from handover_lab.network.frr import Frr
+from handover_lab.network.namespaces import Namespace, connect
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces"),
+    pytest.mark.skipif(
+        not frr.PROGRAMS.exists() or shutil.which("vtysh") is None,
+        reason="needs FRR: apt-get install frr",
+    ),
+]
+
+ADDRESSES = ("10.65.0.2", "fd00:65::2")
+ELEVATED, NORMAL = 16, 1024
+VIA_A = ("172.30.0.11", "fd00:172:30::11")
+VIA_B = ("172.30.0.12", "fd00:172:30::12")
+HERE = ("vm", "vm")
+
+
+@dataclass
+class Mesh:
+    """A router and two nodes that speak BGP, each with a veth in place of a tap."""
+
+    router: Namespace
+    a: Namespace
+    b: Namespace
+    speakers: list[Frr]
+
+    async def becomes(self, place: Namespace, expected: tuple[str, str]) -> None:
+        """Wait until the kernel at *place* would send to the VM in the *expected* way."""
+        await comes_true(lambda: expected == way(place))
+
+
+def way(place: Namespace) -> tuple[str, str]:
+    """Name the next hop or device that *place* would take, per family."""
+    four, six = (place.run(f"ip route get {ip} 2>&1 || true").split() for ip in ADDRESSES)
+    return hop(four), hop(six)
+
+
+def hop(words: list[str]) -> str:
+    """Read the next hop or device from the words of ip route get; IPv6's may stand after inet6."""
+    if "via" in words:
+        after = words.index("via") + 1
+        return words[after + (words[after] == "inet6")]
+    return words[words.index("dev") + 1] if "dev" in words else ""
+
+
+async def comes_true(is_so: Callable[[], bool]) -> None:
+    """Wait until the kernel shows it; it tells nobody when."""
+    for _ in range(1500):
+        if is_so():
+            return
+        await asyncio.sleep(0.02)
+    assert is_so()
+
+
+def route(node: Namespace, verb: str, metric: int) -> None:
+    """Change the VM's host routes at *node* as its agent would."""
+    for address in ADDRESSES:
+        node.run(f"ip route {verb} {address} dev vm metric {metric} proto 88")
+
+
+@pytest.fixture
+def room() -> Iterator[Path]:
+    """A directory that FRR's own user can reach, with a name short enough for a socket."""
+    with tempfile.TemporaryDirectory(prefix="handover-frr-") as name:
+        room = Path(name)
+        room.chmod(0o755)
+        yield room
+
+
+@pytest.fixture
+async def mesh(room: Path) -> AsyncIterator[Mesh]:
+    """The mesh, established, with the VM's normal routes on node a."""
+    with ExitStack() as cleanup:
+        router, a, b = (Namespace.make(name) for name in ("router", "node-a", "node-b"))
+        for namespace in (router, a, b):
+            cleanup.callback(namespace.end)
+        speakers = []
+        members = connect(router, [a, b])
+        for place, member in zip((router, a, b), members, strict=True):
+            speakers.append(Frr.start(place, member, members, room))
+            cleanup.callback(speakers[-1].stop)
+        for node in (a, b):
+            node.run("ip link add vm up type veth peer name guest && ip link set guest up")
+        lab = Mesh(router, a, b, speakers)
+        route(a, "add", NORMAL)
+        await lab.becomes(router, VIA_A)
+        await lab.becomes(b, VIA_A)
+        yield lab
+
+
+async def test_a_migration_is_followed_from_the_first_frame_to_the_normal_priority(
+    mesh: Mesh,
+) -> None:
+    route(mesh.b, "add", ELEVATED)
+
+    # The target believes its own kernel before anybody has spoken.
+    assert way(mesh.b) == HERE
+    await mesh.becomes(mesh.router, VIA_B)
+    # The source believes the target's preference more than itself, and takes its own word back.
+    await comes_true(lambda: has_preference(mesh, "2147483631"))
+
+    # The source gives way, the target becomes normal: nobody turns back.
+    route(mesh.a, "delete", NORMAL)
+    await mesh.becomes(mesh.a, VIA_B)
+    route(mesh.b, "add", NORMAL)
+    route(mesh.b, "delete", ELEVATED)
+    await comes_true(lambda: has_preference(mesh, "2147482623"))
+    assert (way(mesh.router), way(mesh.b)) == (VIA_B, HERE)
+
+
+def has_preference(mesh: Mesh, preference: str) -> bool:
+    """Whether the router's bgpd holds the VM's IPv4 route with this LOCAL_PREF and no other."""
+    answer = mesh.speakers[0].ask(f"show bgp ipv4 unicast {ADDRESSES[0]}/32")
+    return f"localpref {preference}" in answer and "1 available" in answer
+
+
+async def test_a_roll_back_brings_everybody_back(mesh: Mesh) -> None:
+    route(mesh.b, "add", ELEVATED)
+    await mesh.becomes(mesh.router, VIA_B)
+    route(mesh.b, "delete", ELEVATED)
+
+    await mesh.becomes(mesh.router, VIA_A)
+    await mesh.becomes(mesh.b, VIA_A)
+    assert way(mesh.a) == HERE
+
+
+async def test_a_source_does_not_follow_by_itself(mesh: Mesh) -> None:
+    """What the guide warns of: zebra takes a kernel route's metric for no distance at all."""
+    route(mesh.b, "add", ELEVATED)
+    await mesh.becomes(mesh.router, VIA_B)
+
+    assert way(mesh.a) == HERE
+
+
+@pytest.mark.parametrize(("metric", "expected"), [(ELEVATED, HERE), (512, VIA_A)])
+async def test_only_below_20_a_target_needs_no_word_of_zebra(
+    mesh: Mesh, metric: int, expected: tuple[str, str]
+) -> None:
+    """What BGP brought has metric 20: zebra takes it out, but packets come before zebra does."""
+    for daemon in mesh.speakers[2].daemons:
+        daemon.send_signal(signal.SIGSTOP)
+    route(mesh.b, "add", metric)
+    chosen = way(mesh.b)
+    for daemon in mesh.speakers[2].daemons:
+        daemon.send_signal(signal.SIGCONT)
+
+    assert chosen == expected
+    await mesh.becomes(mesh.b, HERE)

@@ -1,0 +1,1 @@
+"""The Kubernetes API: found, asked, watched, and its objects turned into values."""

@@ -1,0 +1,325 @@
+"""The API server as the agent needs it; foreign exceptions are turned into ours here.
+
+Whatever a server, a proxy or a cable does, a call ends in an answer or in an ``ApiError``. Only a
+Status object counts as the API server's word: an HTML page that says 404 is no deletion.
+"""
+
+import contextlib
+import json
+import re
+import socket
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
+from http import HTTPStatus
+from typing import Any, Final, NamedTuple, Self
+
+import aiohttp
+
+from handover_api import names
+from handover_nodeagent.api.access import Access, TokenFile
+
+JSON_PATCH: Final = "application/json-patch+json"
+PAGE: Final = 100
+TIMEOUT: Final = 30.0
+"""Seconds for a whole call; a slow server is as good as none."""
+CONNECT_TIMEOUT: Final = 10.0
+LONGEST_MESSAGE: Final = 16 << 20
+"""Of a watch; etcd takes no object above 1.5 MiB."""
+LONGEST_ANSWER: Final = 256 << 20
+"""A page of objects that etcd takes, each as large as it may be."""
+LONGEST_PATIENCE: Final = 60.0
+"""Seconds for which a server may ask to be left alone; a proxy's mistake must not be obeyed."""
+EXCERPT: Final = 120
+_SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+
+RawObject = Mapping[str, Any]
+
+
+class ApiError(Exception):
+    """The API server did not do what it was asked for."""
+
+
+class Unavailable(ApiError):  # noqa: N818  an expected situation, as the next four
+    """It cannot, or asks for patience (``retry_after`` seconds): try again."""
+
+    def __init__(self, message: str, retry_after: float = 0.0) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
+class Unreachable(Unavailable):
+    """There was no answer, or not all of it."""
+
+
+class Gone(ApiError):  # noqa: N818
+    """That version is too old (410): list again."""
+
+
+class Absent(ApiError):  # noqa: N818
+    """The object, or its whole kind, is not there (404)."""
+
+
+class Conflict(ApiError):  # noqa: N818
+    """The object is another one, has changed, or exists already (409)."""
+
+
+class Refused(ApiError):  # noqa: N818
+    """It says no (403, 422 ...); it may say yes when somebody has mended the reason."""
+
+
+class Page(NamedTuple):
+    """A part of a list; ``version`` is the whole list's."""
+
+    items: list[RawObject]
+    version: str
+
+
+class _Request(NamedTuple):
+    method: str
+    path: str
+    query: Mapping[str, str]
+    body: bytes | None = None
+    content_type: str = "application/json"
+
+
+class ApiServer:
+    """Reads and writes objects by path; every call may raise an ApiError and nothing else."""
+
+    def __init__(self, access: Access, *, timeout: float = TIMEOUT, page: int = PAGE) -> None:
+        """Make it on the running loop; nothing is sent yet."""
+        self._access = access
+        self._page = page
+        self._timeout = aiohttp.ClientTimeout(total=timeout, sock_connect=CONNECT_TIMEOUT)
+        self._token_file = TokenFile(access.token_file) if access.token_file else None
+        self._tls: ssl.SSLContext | None = None
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(socket_factory=_impatient_socket),
+            cookie_jar=aiohttp.DummyCookieJar(),
+        )
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._session.close()
+
+    async def get(self, path: str, query: Mapping[str, str] | None = None) -> RawObject:
+        """Read one object, or one page of a collection."""
+        return await self._call(_Request("GET", path, query or {}))
+
+    async def pages(
+        self, path: str, query: Mapping[str, str] | None = None
+    ) -> AsyncGenerator[Page]:
+        """Yield a whole collection; Gone when it took so long that it must be begun again."""
+        token = ""
+        while True:
+            more = {"limit": str(self._page), **({"continue": token} if token else {})}
+            answer = await self.get(path, {**(query or {}), **more})
+            metadata, items = answer.get("metadata"), answer.get("items") or []
+            if not isinstance(metadata, dict) or not isinstance(items, list):
+                message = f"{path}: the answer is no list"
+                raise Unavailable(message)
+            yield Page(items, str(metadata.get("resourceVersion", "")))
+            token = metadata.get("continue") or ""
+            if not token:
+                return
+
+    async def stream(
+        self, path: str, query: Mapping[str, str], *, silence: float, longest: float
+    ) -> AsyncGenerator[tuple[str, RawObject]]:
+        """Yield type and object of each message of a watch until the server ends it.
+
+        A message of type ERROR is raised. Unreachable when *silence* seconds bring nothing, or all
+        takes *longest*. Who stops earlier closes the generator (``contextlib.aclosing``).
+        """
+        patience = aiohttp.ClientTimeout(
+            total=longest, sock_connect=CONNECT_TIMEOUT, sock_read=silence
+        )
+        with _translated():
+            async with self._answer(_Request("GET", path, query), patience) as answer:
+                rest = b""
+                async for chunk in answer.content.iter_any():
+                    *lines, rest = (rest + chunk).split(b"\n")
+                    for line in lines:
+                        if line.strip():
+                            yield _message(line)
+                    if len(rest) > LONGEST_MESSAGE:
+                        message = "a message of the watch has no end"
+                        raise Unavailable(message)
+                if rest.strip():
+                    message = "the watch was cut in the middle of a message"
+                    raise Unreachable(message)
+
+    async def patch(self, path: str, operations: Sequence[RawObject]) -> RawObject:
+        """Change an object (RFC 6902), all or nothing; Refused when a ``test`` of it fails."""
+        return await self._write("PATCH", path, operations, JSON_PATCH)
+
+    async def create(self, path: str, body: RawObject) -> RawObject:
+        """Add an object to a collection; Conflict when there is one of that name."""
+        return await self._write("POST", path, body, "application/json")
+
+    async def _write(self, method: str, path: str, body: object, content_type: str) -> RawObject:
+        query = {"fieldManager": names.NODEAGENT_FIELD_MANAGER}
+        encoded = json.dumps(body).encode()
+        return await self._call(_Request(method, path, query, encoded, content_type))
+
+    async def _call(self, request: _Request) -> RawObject:
+        with _translated():
+            async with self._answer(request, self._timeout) as answer:
+                return _parse(await _content(answer))
+
+    @contextlib.asynccontextmanager
+    async def _answer(
+        self, request: _Request, patience: aiohttp.ClientTimeout
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request and sort the answer; after a 401 once more, with credentials read anew."""
+        is_second = False
+        while True:
+            async with self._send(request, patience) as answer:
+                if answer.status == HTTPStatus.UNAUTHORIZED and not is_second:
+                    self._forget_credentials()
+                    is_second = True
+                    continue
+                if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
+                    raise _sorted(answer, await _content(answer))
+                yield answer
+                return
+
+    @contextlib.asynccontextmanager
+    async def _send(
+        self, request: _Request, patience: aiohttp.ClientTimeout
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        headers = {"Accept": "application/json", **self._authorization()}
+        if request.body is not None:
+            headers["Content-Type"] = request.content_type
+        if self._tls is None and self._access.url.startswith("https:"):
+            self._tls = self._access.tls()
+        try:
+            async with self._session.request(
+                request.method,
+                f"{self._access.url}{request.path}",
+                params=request.query,
+                data=request.body,
+                headers=headers,
+                timeout=patience,
+                allow_redirects=False,
+                ssl=self._tls or True,
+                server_hostname=self._access.server_name,
+            ) as answer:
+                yield answer
+        except ssl.SSLError:
+            # Certificates are replaced in their files; the next attempt reads them.
+            self._tls = None
+            raise
+
+    def _authorization(self) -> Mapping[str, str]:
+        token = self._token_file.read() if self._token_file else self._access.token
+        return {"Authorization": f"Bearer {token}"} if token else {}
+
+    def _forget_credentials(self) -> None:
+        self._tls = None
+        if self._token_file:
+            self._token_file.forget()
+
+
+@contextlib.contextmanager
+def _translated() -> Iterator[None]:
+    """Turn whatever aiohttp, TLS and sockets raise into Unreachable.
+
+    ValueError: what is sent or received cannot be written as HTTP, a token with a line end say.
+    """
+    try:
+        yield
+    except (
+        aiohttp.ClientError,
+        aiohttp.http.HttpProcessingError,
+        OSError,
+        EOFError,
+        ValueError,
+    ) as error:
+        # Some exceptions of aiohttp and asyncio have no text of their own.
+        raise Unreachable(str(error) or type(error).__name__) from error
+
+
+async def _content(answer: aiohttp.ClientResponse) -> bytes:
+    """Read an answer to its end. Raises Unavailable for one that has none."""
+    content = bytearray()
+    async for chunk in answer.content.iter_any():
+        content += chunk
+        if len(content) > LONGEST_ANSWER:
+            message = f"the answer is longer than {LONGEST_ANSWER >> 20} MiB"
+            raise Unavailable(message)
+    return bytes(content)
+
+
+def _sorted(answer: aiohttp.ClientResponse, content: bytes) -> ApiError:
+    """Sort an answer by what the caller can do about it."""
+    asked = answer.headers.get("Retry-After", "")
+    retry_after = min(float(asked), LONGEST_PATIENCE) if _SECONDS.fullmatch(asked) else 0.0
+    try:
+        status = _parse(content)
+    except Unavailable:
+        status = {}
+    if status.get("kind") != "Status":
+        return Unavailable(f"{answer.status}: {_excerpt(content)}", retry_after)
+    return failure(status, answer.status, retry_after)
+
+
+def failure(status: RawObject, code: int = 0, retry_after: float = 0.0) -> ApiError:
+    """Return what a Status object says; *code* counts where the object has none."""
+    code = status["code"] if isinstance(status.get("code"), int) else code
+    message = f"{code}: {status.get('message') or status.get('reason') or 'no reason given'}"
+    match code:
+        case HTTPStatus.GONE:
+            return Gone(message)
+        case HTTPStatus.NOT_FOUND:
+            return Absent(message)
+        case HTTPStatus.CONFLICT:
+            return Conflict(message)
+        case HTTPStatus.UNAUTHORIZED | HTTPStatus.REQUEST_TIMEOUT | HTTPStatus.TOO_MANY_REQUESTS:
+            return Unavailable(message, retry_after)
+        case _ if HTTPStatus.BAD_REQUEST <= code < HTTPStatus.INTERNAL_SERVER_ERROR:
+            return Refused(message)
+    return Unavailable(message, retry_after)
+
+
+def _message(line: bytes) -> tuple[str, RawObject]:
+    message = _parse(line)
+    kind, found = message.get("type"), message.get("object")
+    if not isinstance(kind, str) or not isinstance(found, dict):
+        complaint = f"not a message of a watch: {_excerpt(line)}"
+        raise Unavailable(complaint)
+    if kind == "ERROR":
+        raise failure(found)
+    return kind, found
+
+
+def _parse(content: bytes) -> RawObject:
+    try:
+        parsed = json.loads(content)
+    except (ValueError, RecursionError):
+        parsed = None
+    if not isinstance(parsed, dict):
+        message = f"not an object of an API server: {_excerpt(content)}"
+        raise Unavailable(message)
+    return parsed
+
+
+def _excerpt(content: bytes) -> str:
+    return repr(content[:EXCERPT].decode(errors="replace"))
+
+
+def _impatient_socket(address: tuple[Any, ...]) -> socket.socket:
+    """Make a socket that notices within half a minute that the other side is dead, not idle."""
+    made = socket.socket(*address[:3])
+    made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+    # Counts for what was sent and never acknowledged (tcp(7)); milliseconds.
+    made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
+    return made

@@ -1,0 +1,219 @@
+"""What the node is like: observed, then judged by ``traps``. Runs in the agent's namespaces."""
+
+import contextlib
+import json
+import socket
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Final
+
+from handover_api.configuration import Settings
+from handover_nodeagent.commands.check import findings, programs, traps
+from handover_nodeagent.commands.check.findings import Finding, fail, ok
+from handover_nodeagent.commands.check.traps import Workload
+from handover_nodeagent.kernel import capabilities, links, routes
+from handover_nodeagent.kernel.arp_guard import libnftables, rules
+from handover_nodeagent.kernel.arp_guard.process import NftProcess
+from handover_nodeagent.kernel.netlink.channel import ObservationError
+from handover_nodeagent.network.model import Link
+
+_SOL_NETLINK: Final = 270
+_STRICT_CHECK: Final = 12
+_TRIAL: Final = "handover_check"
+_PROTOCOL_FILES: Final = ("/usr/share/iproute2/rt_protos", "/etc/iproute2/rt_protos")
+_SYSCTL: Final = Path("/proc/sys/net")
+
+
+def look(settings: Settings) -> Iterator[Finding]:
+    """Look at everything that is on the node itself."""
+    yield from findings.attempt("privileges", lambda: traps.privileges(capabilities.missing()))
+    yield from findings.attempt("AF_PACKET", lambda: [packets()])
+    yield from findings.attempt("netlink", lambda: [strict_check()])
+    yield from findings.attempt("nftables", nftables)
+    try:
+        yield from _network(settings)
+    except ObservationError as error:
+        remedy = "Linux 4.20 or newer and its rtnetlink are needed"
+        yield fail("netlink", f"the kernel's state cannot be read: {error}", remedy)
+
+
+def packets() -> Finding:
+    """Open what guests are heard by."""
+    try:
+        socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0).close()
+    except OSError as error:
+        remedy = "CAP_NET_RAW, and a kernel with CONFIG_PACKET (modprobe af_packet), are needed"
+        return fail("AF_PACKET", f"no guest can be heard: {error.strerror}", remedy)
+    return ok("AF_PACKET", "guests can be heard")
+
+
+def strict_check() -> Finding:
+    """Ask for what makes the kernel filter its dumps."""
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as sock:
+        try:
+            sock.setsockopt(_SOL_NETLINK, _STRICT_CHECK, 1)
+        except OSError as error:
+            text = f"the kernel does not filter its dumps: {error.strerror}"
+            return fail("netlink", text, "Linux 4.20 or newer is needed")
+    return ok("netlink", "dumps are filtered by the kernel")
+
+
+def nftables(library: str = libnftables.LIBRARY) -> Iterator[Finding]:
+    """Try the library, then the arp family: a table that goes in the same transaction.
+
+    In a process of its own, as the agent does: what the library finds on the node can end it.
+    """
+    with contextlib.closing(NftProcess(_TRIAL, library)) as process:
+        answer = process.run(trial())
+    if answer.is_lost:
+        remedy = "without it there is no ARP guard; all else works"
+        yield fail("nftables", answer.trouble, remedy)
+        return
+    yield ok("nftables", "libnftables can be used")
+    if answer.trouble:
+        remedy = "CONFIG_NF_TABLES_ARP (modprobe nf_tables) and CAP_NET_ADMIN are needed"
+        yield fail("nftables arp", f"no ARP guard can be made: {answer.trouble}", remedy)
+    else:
+        yield ok("nftables arp", "the ARP guard can be made")
+
+
+def trial() -> str:
+    """Write a transaction that needs all that the guard needs and leaves nothing."""
+    return f"{rules.frame(_TRIAL)}delete table arp {_TRIAL}\n"
+
+
+def _network(settings: Settings) -> Iterator[Finding]:
+    found = links.observe(settings.route_table)
+    entries = [
+        routes.decode(message)
+        for family in routes.HOST
+        for message in routes.dump(family, settings.route_table)
+    ]
+    guests = _leading_to_guests(found, entries, settings.route_protocol)
+    workloads = [_workload(link) for link in guests]
+    yield from traps.unread(workloads)
+    yield from traps.reverse_path(workloads)
+    yield from findings.attempt("proxy_arp", lambda: traps.proxy_arp(workloads, guarded()))
+    yield from traps.router_advertisements(workloads)
+    foreign = [
+        str(entry)
+        for entry in entries
+        if entry.route.protocol == settings.route_protocol and not (entry.is_host and entry.direct)
+    ]
+    number = settings.route_protocol
+    yield from findings.attempt(
+        "protocol", lambda: traps.protocol(number, protocol_names(), foreign)
+    )
+    yield from traps.gateway_mac(workloads)
+    yield from findings.attempt("eBPF host routing", lambda: _ebpf(found.values()))
+    metrics: dict[int, set[int]] = {}
+    for entry in entries:
+        metrics.setdefault(entry.route.protocol, set()).add(entry.route.metric)
+    yield from findings.attempt(
+        "BGP", lambda: traps.speakers(metrics, programs.processes(), settings)
+    )
+
+
+def _leading_to_guests(
+    found: Mapping[int, Link], entries: Iterable[routes.Entry], protocol: int
+) -> tuple[Link, ...]:
+    """Return the links with direct host routes that are none of the node's own.
+
+    Where one of ours is, a guest is, whatever else the link has got meanwhile.
+    """
+    direct = [entry.route for entry in entries if entry.is_host and entry.direct]
+    ours = {route.oif for route in direct if route.protocol == protocol}
+    indexes = {route.oif for route in direct}
+    return tuple(
+        link
+        for link in found.values()
+        if link.index in ours or (link.index in indexes and not _is_nodes_own(link))
+    )
+
+
+def _is_nodes_own(link: Link) -> bool:
+    own = link.addresses - link.hosts
+    return link.default_route or not all(address.is_link_local for address in own)
+
+
+def _workload(link: Link) -> Workload:
+    read = _Sysctls(link.name)
+    # All interfaces' setting counts too where it is the stricter one.
+    strictest = max(read.value("ipv4", "rp_filter"), read.value("ipv4", "rp_filter", "all"))
+    proxies = max(read.value("ipv4", "proxy_arp"), read.value("ipv4", "proxy_arp", "all"))
+    accepts = False
+    if (_SYSCTL / "ipv6").exists():
+        accept, forwards = read.value("ipv6", "accept_ra"), read.value("ipv6", "forwarding")
+        # 1 means: unless this interface forwards; 2: always.
+        accepts = accept > 1 or (accept == 1 and not forwards)
+    return Workload(link.name, link.mac, strictest, bool(proxies), accepts, tuple(read.failed))
+
+
+class _Sysctls:
+    """Reads what the kernel does on one interface; ``failed`` has what could not be read."""
+
+    def __init__(self, interface: str) -> None:
+        self.failed: list[str] = []
+        self._interface = interface
+
+    def value(self, family: str, name: str, interface: str = "") -> int:
+        """Return a setting, 0 where it cannot be read."""
+        path = _SYSCTL / family / "conf" / (interface or self._interface) / name
+        try:
+            return int(path.read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            self.failed.append(name)
+            return 0
+
+
+def _ebpf(found: Iterable[Link]) -> Iterator[Finding]:
+    looked_at = tuple(found)
+    tcx = programs.at_tcx(looked_at)
+    attached = {**(tcx or {}), **programs.at_tc(looked_at)}
+    names = (link.name for link in looked_at)
+    yield from traps.host_routing(attached, names, "" if tcx is not None else "tcx programs")
+
+
+def guarded() -> frozenset[str]:
+    """Return the interfaces that have an ARP guard now; none where nobody can tell."""
+    with contextlib.closing(NftProcess(_TRIAL, libnftables.LIBRARY)) as process:
+        listing = process.show(f"list table arp {rules.TABLE}")
+    return frozenset(rules.parse(listing.text.decode()) or ())
+
+
+def protocol_names() -> Mapping[int, str]:
+    """Return the names of protocol numbers, the administrator's own before the distribution's."""
+    names: dict[int, str] = {}
+    for place in map(Path, _PROTOCOL_FILES):
+        parts = sorted(Path(f"{place}.d").glob("*.conf"))
+        for path in (place, *parts):
+            try:
+                text = path.read_text(encoding="utf-8", errors="replace")
+            except OSError:
+                continue
+            names |= read_protocols(text)
+    return names
+
+
+def read_protocols(text: str) -> Mapping[int, str]:
+    """Read a file as iproute2 does: a number, a name, and comments."""
+    names: dict[int, str] = {}
+    for line in text.splitlines():
+        words = line.split("#", 1)[0].split()
+        if len(words) >= 2 and words[0].isdigit():  # noqa: PLR2004  a number and a name
+            names[int(words[0])] = words[1]
+    return names
+
+
+def state_directory(directory: Path) -> Finding:
+    """Write what the agent would write."""
+    probe = directory / "check.draft"
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        probe.write_text(json.dumps({}), encoding="utf-8")
+        probe.unlink()
+    except OSError as error:
+        remedy = "mount a writable hostPath there, or set HANDOVER_STATE_DIRECTORY"
+        text = f"{directory} cannot be written: {error.strerror}; a restart forgets what it knew"
+        return fail("state directory", text, remedy)
+    return ok("state directory", f"{directory} can be written")

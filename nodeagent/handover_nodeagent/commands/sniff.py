@@ -1,0 +1,131 @@
+"""The ``sniff`` subcommand: shows a person each frame, and why it would count or not.
+
+The only module that imports scapy, and only when it is run and scapy is there: as a second reader
+beside our own, which the agent's image does without.
+"""
+
+import select
+import socket
+from collections.abc import Callable, Iterator
+from ipaddress import IPv6Address, ip_address
+from typing import Annotated, Final, NoReturn
+
+import typer
+
+from handover_nodeagent.commands import frame_lines
+from handover_nodeagent.network.model import IPAddress
+from handover_nodeagent.sniff import capture, frames, packet_filter, verdict
+from handover_nodeagent.sniff.questions import DEFAULT_GATEWAY
+from handover_nodeagent.sniff.verdict import Accepted, Expectation, NeedsConfirmation, Reason
+
+SENTENCES: Final = {
+    Reason.FORGED_SENDER: "its Ethernet source is not the MAC that it speaks for",
+    Reason.OTHER_MAC: "it comes from another MAC",
+    Reason.NOT_ARMED: "the migration is not armed: only a RARP would count",
+    Reason.UNKNOWN_MAC: "the guest's MAC is not known: only a RARP would count",
+    Reason.OTHER_ADDRESS: "its address is none of the endpoint's",
+    Reason.NOT_OUR_PROBE: "it answers somebody else",
+    Reason.IRRELEVANT: "it is no announcement, or broken",
+}
+
+Summary = Callable[[bytes], str]
+
+
+def explain(expected: Expectation, octets: bytes) -> str:
+    """Say what the agent would make of a frame."""
+    frame = frames.parse(octets)
+    if frame is None:
+        return f"no: {SENTENCES[Reason.IRRELEVANT]}"
+    judgment = verdict.judge(expected, frame)
+    if isinstance(judgment, Accepted):
+        return f"YES: {judgment.signal} of {judgment.mac}"
+    if isinstance(judgment, NeedsConfirmation):
+        return "maybe: it counts once the guest answers a probe"
+    return f"no: {SENTENCES[judgment.reason]}"
+
+
+def sniff(
+    interface: Annotated[str, typer.Argument(help="the host's interface of the workload")],
+    mac: Annotated[str | None, typer.Option(help="the guest's MAC; without it any RARP")] = None,
+    ip: Annotated[list[str] | None, typer.Option(help="an address of the guest")] = None,
+    gateway: Annotated[
+        list[str] | None, typer.Option(help="who asks the guest [default: as the agent does]")
+    ] = None,
+    *,
+    unarmed: Annotated[bool, typer.Option("--unarmed", help="let only a RARP count")] = False,
+    count: Annotated[int, typer.Option(min=0, help="stop after so many frames; 0: never")] = 0,
+) -> None:
+    """Print each ARP, RARP and NA that comes in, and whether it would prove the guest alive.
+
+    Changes nothing and asks nothing; it needs CAP_NET_RAW. Frames of a VLAN never count and
+    look like untagged ones here.
+    """
+    try:
+        addresses, gateways = _addresses(ip), _addresses(gateway)
+        askers = gateways or _default_askers(interface)
+        expected = Expectation.of(mac, addresses, askers=askers, armed=not unarmed)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    second = _second_reader()
+    for octets in _frames(interface, count):
+        typer.echo(frame_lines.line(octets))
+        if second:
+            typer.echo(f"  scapy: {second(octets)}")
+        typer.echo(f"  {explain(expected, octets)}")
+
+
+def _second_reader() -> Summary | None:
+    """Import scapy where it is installed: what it shows does not depend on our reading."""
+    try:
+        from scapy.config import conf  # noqa: PLC0415  # only a person who sniffs pays for it
+    except ImportError:
+        return None
+    # Else the import reads all routes: 5 s and 271 MB on a node with 10,000 of them.
+    conf.route_autoload = conf.route6_autoload = False
+    import scapy.layers.inet6  # noqa: F401, PLC0415  # teaches Ether to read IPv6
+    from scapy.layers.l2 import Ether  # noqa: PLC0415
+
+    return lambda octets: str(Ether(octets).summary())
+
+
+def _frames(interface: str, count: int) -> Iterator[bytes]:
+    try:
+        source = capture.Capture.open(socket.if_nametoindex(interface), packet_filter.CANDIDATES)
+    except OSError:
+        _refuse(f"there is no interface {interface} here")
+    except capture.CannotListenError as error:
+        _refuse(str(error))
+    seen = 0
+    try:
+        while True:
+            select.select([source], [], [])
+            while (octets := source.read()) is not None:
+                yield octets
+                seen += 1
+                if seen == count:
+                    return
+            if source.trouble:
+                _refuse(source.trouble)
+    finally:
+        source.close()
+
+
+def _addresses(texts: list[str] | None) -> list[IPAddress]:
+    return [ip_address(text) for text in texts or ()]
+
+
+def _default_askers(interface: str) -> list[IPAddress]:
+    """Return 169.254.1.1 and the interface's own link-local address."""
+    own: list[IPAddress] = [DEFAULT_GATEWAY]
+    with open("/proc/net/if_inet6", encoding="ascii") as table:  # noqa: PTH123  # no path to compute
+        for line in table:
+            packed, _, _, _, _, name = line.split()
+            address = IPv6Address(bytes.fromhex(packed))
+            if name == interface and address.is_link_local:
+                own.append(address)
+    return own
+
+
+def _refuse(sentence: str) -> NoReturn:
+    typer.echo(sentence, err=True)
+    raise typer.Exit(1) from None

@@ -1,0 +1,25 @@
+"""The state machine of one endpoint: ``step`` takes one event and returns what follows.
+
+Theory of operation. A VM that migrates exists twice for a while: its pod on the source node and
+its pod on the target node, both with the same address. Only one may attract the traffic, and
+only the packets of the guest tell which. So the target starts silent (Target: no route, all
+ears), and the guest's announcement, not the API, puts its routes in, with elevated priority
+(Live), so that they win against those of the source that are still there. When the API says that
+the migration succeeded, the elevated routes outlive the convergence of the other nodes
+(TimeWait) and then become normal ones (Base).
+
+The API never takes out a route on its word alone: a guest that should be gone is asked first
+(Asking), and one that answers keeps its routes and is asked again later. A guest that is silent
+loses them (Withdrawn), and the endpoint listens on, in case it comes back.
+
+A guest that answers against the API's word is in doubt. So is then what the API said of the other
+side: nobody has asked a source that was told that the migration failed. Therefore a TimeWait in
+doubt never ends by its timer: the elevated routes stay until the API says something else.
+
+Nothing here waits: a timer or an announcement that comes late carries the number of an older
+episode and changes nothing.
+"""
+
+from handover_nodeagent.fsm.step import FIRST_PATIENCE, LAST_PATIENCE, Step, step
+
+__all__ = ["FIRST_PATIENCE", "LAST_PATIENCE", "Step", "step"]

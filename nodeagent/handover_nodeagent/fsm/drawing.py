@@ -1,0 +1,187 @@
+"""Draws the state machine from its tables: ``python -m handover_nodeagent.fsm.drawing``.
+
+``docs/states.md`` is this module's output, and a test keeps it fresh.
+"""
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import Final
+
+from handover_api.workloadendpoint import State
+from handover_nodeagent.fsm.events import Input
+from handover_nodeagent.fsm.machine import LISTENING, ROUTES
+from handover_nodeagent.fsm.table import ENDINGS, TRANSITIONS, Cell, Fork, Turn
+
+_COMMAND: Final = "python -m handover_nodeagent.fsm.drawing"
+_END: Final = "[*]"
+_SIGNS: Final = {Turn.STAY: "·", Turn.IMPOSSIBLE: "✗"}
+_TIMERS: Final = {
+    State.BASE: "",
+    State.TARGET: "",
+    State.LIVE: "",
+    State.TIME_WAIT: "`liveMigrationRouteConvergenceTime`, then TimerPop",
+    State.WITHDRAWN: "",
+    State.ASKING: "250 ms, then Silence",
+}
+_PAGE: Final = """\
+# The states of an endpoint
+
+<!-- Drawn by `{command}` from the tables in transitions.py: change those, then draw again. -->
+
+What the node agent does for one endpoint; `handover_nodeagent/fsm/__init__.py` tells the theory.
+
+## On the way of a migration
+
+```mermaid
+{migration}
+```
+
+## Asking the guest
+
+No route of a guest that answers is taken out on the API's word alone: the guest is asked first.
+
+```mermaid
+{asking}
+```
+
+## Every state with every input
+
+`·` the state stays, `✗` cannot be (left alone and counted).
+
+{transitions}
+
+NoRole: the target's role was removed with outcome Succeeded; Left: the source's was. Aborted: a
+role was removed with outcome Aborted. Vanished: a role or an outcome went without a word. AskAgain:
+the timer of a guest that should be gone but answers. TimerPop waits while the guest is asked, and
+in TimeWait until there is no doubt: the time begins when the API agrees with the guest.
+For Withdrawn, two probe answers some time apart are one Announced.
+
+## How an asking ends
+
+{endings}
+
+A deleted endpoint's guest that answers keeps its routes until it is found silent, its interface
+goes or an endpoint claims the address; it is asked again like a guest in doubt.
+
+Back: the routes stay, condition StillAlive says why, and the guest is asked again after 1 s,
+doubling to 60 s. Another role, uid or outcome ends the asking and is taken in the state before it.
+
+## What follows from a state
+
+{levels}
+"""
+
+
+def page() -> str:
+    """Return the whole page in Markdown."""
+    return _PAGE.format(
+        command=_COMMAND,
+        migration=_diagram(_edges(lambda ends: State.ASKING not in ends)),
+        asking=_diagram((*_edges(lambda ends: State.ASKING in ends), *_asking_edges())),
+        transitions=_transition_table(),
+        endings=_ending_table(),
+        levels=_level_table(),
+    )
+
+
+Edge = tuple[str, str, str]
+"""From, to, label."""
+
+
+def _branches(cell: Cell) -> Iterator[tuple[State | Turn, str]]:
+    if isinstance(cell, Fork):
+        is_choice = cell.otherwise is not Turn.IMPOSSIBLE
+        yield cell.then, f" if {cell.guard}" if is_choice else ""
+        yield cell.otherwise, f" unless {cell.guard}"
+    else:
+        yield cell, ""
+
+
+def _edges(wanted: Callable[[tuple[str, str]], bool]) -> Iterator[Edge]:
+    """Return the edges between states, without those that stay."""
+    for state, row in TRANSITIONS.items():
+        for input_ in Input:
+            for goal, condition in _branches(row[input_]):
+                end = _END if goal is Turn.GONE else goal
+                if (isinstance(goal, State) or end is _END) and wanted((state, end)):
+                    yield state, end, f"{input_}{condition}"
+
+
+def _asking_edges() -> Iterator[Edge]:
+    """Return the ends of an asking, as "answer: causes"."""
+    causes: dict[tuple[str, str], list[str]] = {}
+    for cause, ending in ENDINGS.items():
+        for goal, answer in ((ending.answered, "answered"), (ending.silent, "silent")):
+            for end in _ends(goal, cause):
+                causes.setdefault((end, answer), []).append(cause)
+    for (end, answer), them in causes.items():
+        yield State.ASKING, end, f"{answer} ({', '.join(them)})"
+
+
+def _ends(goal: State | Turn, cause: Input) -> Iterable[str]:
+    if isinstance(goal, State):
+        return (goal,)
+    if goal is not Turn.BACK:
+        return (_END,)
+    return tuple(
+        state
+        for state, row in TRANSITIONS.items()
+        if State.ASKING in {branch for branch, _ in _branches(row[cause])}
+    )
+
+
+def _diagram(edges: Iterable[Edge]) -> str:
+    """Draw one arrow per pair of states, its labels below each other."""
+    labels: dict[tuple[str, str], list[str]] = {}
+    for start, end, label in edges:
+        labels.setdefault((start, end), []).append(label)
+    arrows = (
+        f"    {start} --> {end}: {'<br/>'.join(them)}" for (start, end), them in labels.items()
+    )
+    return "\n".join(("stateDiagram-v2", *arrows))
+
+
+def _text(cell: Cell) -> str:
+    if isinstance(cell, Fork):
+        return f"{cell.guard}: {_text(cell.then)}; else {_text(cell.otherwise)}"
+    if isinstance(cell, State):
+        return f"**{cell}**"
+    return _SIGNS.get(cell, str(cell))
+
+
+def _table(head: Iterable[str], rows: Iterable[Iterable[str]]) -> str:
+    head = tuple(head)
+    lines = (head, ("---",) * len(head), *rows)
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
+
+
+def _transition_table() -> str:
+    rows = (
+        (f"**{state}**", *(_text(row[input_]) for input_ in Input))
+        for state, row in TRANSITIONS.items()
+    )
+    return _table(("state \\ input", *Input), rows)
+
+
+def _ending_table() -> str:
+    rows = (
+        (cause, _text(ending.answered), _text(ending.silent)) for cause, ending in ENDINGS.items()
+    )
+    return _table(("cause", "answered", "silent for 250 ms"), rows)
+
+
+def _level_table() -> str:
+    rows = (
+        (
+            f"**{state}**",
+            ROUTES.get(state, "as in the state before"),
+            "yes" if state in LISTENING else "no",
+            _TIMERS[state],
+        )
+        for state in State
+    )
+    return _table(("state", "routes", "listening", "timer"), rows)
+
+
+if __name__ == "__main__":  # pragma: no cover - a test compares page() with docs/states.md
+    sys.stdout.write(page())

@@ -1,0 +1,201 @@
+"""The first sight of an endpoint: from what is found to a machine.
+
+This serves the agent's start and an endpoint that is new to a running agent alike. Kernel and
+guest go before the API's status, and status alone never elevates: a memory of a silent state
+counts only while the kernel has no route either.
+"""
+
+import dataclasses
+import datetime as dt
+from dataclasses import dataclass
+
+from handover_api.assignment import Assignment
+from handover_api.conditions import EndpointCondition
+from handover_api.workloadendpoint import Role, State, WorkloadEndpointStatus
+from handover_nodeagent.fsm import inputs
+from handover_nodeagent.fsm.commands import AnnounceGateway, AskGuest, StartProbes
+from handover_nodeagent.fsm.events import Input
+from handover_nodeagent.fsm.machine import (
+    Machine,
+    Question,
+    RouteLevel,
+    is_listening,
+    level,
+    settled,
+)
+from handover_nodeagent.fsm.step import Step
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What survives the agent in ``/run/handover``; of an asking, the state before it."""
+
+    state: State
+    since: dt.datetime
+    uid: str | None = None
+    awaiting: bool = False
+    in_doubt: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What is known of an endpoint at first sight.
+
+    ``routes``: the highest level at which the kernel has one of our routes for it, on its own
+    interface. ``last``: the memory of this very object, not of an older one of the same name.
+    ``await_role`` is the spec's. ``episode`` is above any that a machine of this key ever had.
+    ``is_paused``: nothing may follow from any of it so far.
+    """
+
+    assignment: Assignment
+    routes: RouteLevel
+    last: Remembered | None
+    await_role: bool
+    episode: int
+    is_paused: bool = False
+
+    @property
+    def has_routes(self) -> bool:
+        """Tell whether the kernel has any route of ours for the endpoint."""
+        return self.routes is not RouteLevel.NONE
+
+    @property
+    def is_untold(self) -> bool:
+        """Tell whether the guest may not know yet where the gateway of its elevated routes is.
+
+        They go in only now, or the last agent did not live to remember that they did.
+        """
+        was_routed = self.last and self.last.state in {State.LIVE, State.TIME_WAIT}
+        return not (self.has_routes and was_routed)
+
+    @property
+    def was_silent(self) -> bool:
+        """Tell whether the endpoint had no routes on purpose."""
+        last_state = self.last and self.last.state
+        return not self.has_routes and last_state in {State.TARGET, State.WITHDRAWN}
+
+
+def remember(machine: Machine) -> Remembered:
+    """Return what the next start needs of *machine*."""
+    decisive = settled(machine)
+    return Remembered(
+        decisive.state,
+        decisive.since,
+        decisive.uid,
+        machine.awaiting,
+        in_doubt=machine.doubt is not None,
+    )
+
+
+def from_status(status: WorkloadEndpointStatus) -> Remembered | None:
+    """Return the second-best memory, for when ``/run/handover`` has none."""
+    if status.state is None or status.since is None:
+        return None
+    state = status.state
+    if state is State.ASKING:
+        # Which state it came from is not in the status; only Target has no routes.
+        state = State.BASE if status.routes else State.TARGET
+    awaiting = state is State.BASE and not status.routes
+    in_doubt = any(
+        condition.type == EndpointCondition.STILL_ALIVE and condition.status != "False"
+        for condition in status.conditions
+    )
+    return Remembered(state, status.since, status.migration_uid, awaiting, in_doubt)
+
+
+def resume(found: Found, now: dt.datetime) -> Step:
+    """Return the machine to start with and its first commands."""
+    if found.is_paused and found.last:
+        kept = _in(found.last.state, found, now, awaiting=found.last.awaiting)
+        return Step(dataclasses.replace(kept, uid=found.last.uid))
+    match inputs.meaning(found.assignment):
+        case Input.TARGET:
+            machine = _target(found, now)
+        case Input.NO_ROLE:
+            machine = _after_success(found, now)
+        case Input.LEFT:
+            machine = _after_parting(found, Input.LEFT, now)
+        case Input.ABORTED if found.assignment.ended_role is Role.TARGET:
+            machine = _after_parting(found, Input.ABORTED, now)
+        case Input.VANISHED:
+            machine = _without_role(found, now)
+        case _:
+            machine = _source(found, now)
+    if machine.state is State.ASKING:
+        return Step(machine, (AskGuest(machine.episode),))
+    if is_listening(machine):
+        return Step(machine, (StartProbes(machine.episode),))
+    if level(machine) is RouteLevel.ELEVATED and found.is_untold:
+        return Step(machine, (AnnounceGateway(),))
+    return Step(machine)
+
+
+def _target(found: Found, now: dt.datetime) -> Machine:
+    if found.routes is RouteLevel.ELEVATED:
+        uid = found.assignment.migration_uid
+        if found.last and uid is not None and found.last.uid == uid:
+            return _in(State.LIVE, found, now)
+        return _asking(Input.TARGET, _as_routed(found, now), found, now)
+    if found.routes is RouteLevel.NORMAL and found.assignment.armed:
+        return _asking(Input.TARGET, _as_routed(found, now), found, now)
+    return _in(State.TARGET, found, now)
+
+
+def _source(found: Found, now: dt.datetime) -> Machine:
+    if found.was_silent:
+        return _asking(Input.SOURCE, _in(State.TARGET, found, now), found, now)
+    return _in(State.BASE, found, now)
+
+
+def _after_success(found: Found, now: dt.datetime) -> Machine:
+    is_missed = (
+        not found.has_routes
+        and found.last is not None
+        and found.last.state in {State.TARGET, State.LIVE}
+    )
+    if found.routes is RouteLevel.ELEVATED or is_missed:
+        return _in(State.TIME_WAIT, found, now)
+    return _in(State.BASE, found, now)
+
+
+def _after_parting(found: Found, cause: Input, now: dt.datetime) -> Machine:
+    if found.has_routes:
+        return _asking(cause, _as_routed(found, now), found, now)
+    return _in(State.WITHDRAWN, found, now)
+
+
+def _without_role(found: Found, now: dt.datetime) -> Machine:
+    if found.routes is RouteLevel.ELEVATED:
+        routed = _as_routed(found, now)
+        if routed.state is State.TIME_WAIT and found.last and found.last.in_doubt:
+            # Its timer must go on waiting for the doubt's end.
+            return _asking(Input.ABORTED, routed, found, now)
+        return routed
+    if found.was_silent:
+        return _in(State.WITHDRAWN, found, now)
+    is_released = found.has_routes or (found.last is not None and not found.last.awaiting)
+    return _in(State.BASE, found, now, awaiting=found.await_role and not is_released)
+
+
+def _as_routed(found: Found, now: dt.datetime) -> Machine:
+    """Return the machine that has the routes that were found, under their own uid."""
+    state = State.BASE
+    if found.routes is RouteLevel.ELEVATED:
+        was_waiting = found.last is not None and found.last.state is State.TIME_WAIT
+        state = State.TIME_WAIT if was_waiting else State.LIVE
+    uid = found.last.uid if found.last else None
+    return dataclasses.replace(_in(state, found, now), uid=uid)
+
+
+def _in(state: State, found: Found, now: dt.datetime, *, awaiting: bool = False) -> Machine:
+    """Return a machine in *state*, since when it was remembered to be, but never in future."""
+    since = now
+    if found.last and found.last.state is state:
+        since = min(found.last.since, now)
+    uid = found.assignment.migration_uid
+    return Machine(state, found.episode, since, found.assignment, uid, awaiting)
+
+
+def _asking(cause: Input, before: Machine, found: Found, now: dt.datetime) -> Machine:
+    asking = _in(State.ASKING, found, now)
+    return dataclasses.replace(asking, question=Question(cause, before))

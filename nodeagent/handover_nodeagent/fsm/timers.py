@@ -1,0 +1,60 @@
+"""The one timer that each machine may have, derived from its state.
+
+A timer carries the event that it pops; equal timers need not be started anew. A timer of TimeWait
+that is due while the guest is asked waits: it comes back with the state. In doubt it waits for the
+doubt's end: a guest that answers must not fall back to the normal priority, beside a source that
+nobody has asked.
+"""
+
+import datetime as dt
+from dataclasses import dataclass
+from typing import Final
+
+from handover_api.configuration import Settings
+from handover_api.workloadendpoint import State
+from handover_nodeagent.fsm.events import AskAgainDue, FellSilent, Timed, TimerPopped
+from handover_nodeagent.fsm.machine import Machine
+
+SILENCE: Final = dt.timedelta(milliseconds=250)
+
+
+@dataclass(frozen=True, slots=True)
+class Timer:
+    """Pops *pops* at *due*; *length* bounds the wait when the clock was set back."""
+
+    due: dt.datetime
+    length: dt.timedelta
+    pops: Timed
+
+    def delay(self, now: dt.datetime) -> float:
+        """Return the seconds left, never negative and never above the whole length."""
+        left = min(self.due - now, self.length)
+        return max(left, dt.timedelta()).total_seconds()
+
+
+def timer(machine: Machine, settings: Settings) -> Timer | None:
+    """Return the next timer of *machine*; a change of *settings* moves it at once."""
+    if machine.state is State.ASKING:
+        return Timer(machine.since + SILENCE, SILENCE, FellSilent(machine.episode))
+    if machine.doubt:
+        due = machine.doubt.asked_at + machine.doubt.patience
+        return Timer(due, machine.doubt.patience, AskAgainDue(machine.episode))
+    end = deadline(machine, settings)
+    if end is None:
+        return None
+    length = settings.live_migration_route_convergence_time
+    return Timer(end, length, TimerPopped(machine.episode))
+
+
+def deadline(machine: Machine, settings: Settings) -> dt.datetime | None:
+    """Return when a TimeWait ends; None in other states, and where doubt keeps it from ending."""
+    if machine.state is State.TIME_WAIT and not machine.doubt:
+        return machine.since + settings.live_migration_route_convergence_time
+    return None
+
+
+def target_overdue(machine: Machine, settings: Settings) -> dt.datetime | None:
+    """Return when a Target that hears nothing is to be reported; None in other states."""
+    if machine.state is State.TARGET:
+        return machine.since + settings.target_timeout
+    return None

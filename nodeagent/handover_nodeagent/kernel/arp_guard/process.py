@@ -1,0 +1,184 @@
+"""The process that speaks to libnftables for us: asked over a socket, and started when needed.
+
+All of it blocks: call it from one thread, off the loop. The process ends with that thread.
+"""
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+from dataclasses import dataclass
+from typing import IO, Final
+
+from handover_api import wording
+from handover_nodeagent.kernel.arp_guard import libnftables
+
+PATIENCE: Final = 10.0
+"""Seconds for one answer. A table of 500 workloads takes 0.1 s on a busy node."""
+LAST_PATIENCE: Final = 1.0
+"""Seconds for a killed process to go; one that the kernel holds goes later, by itself."""
+LONGEST: Final = 64 << 20
+"""Octets of an answer: far more than our table can be, far less than the pod's limit."""
+_LAST_WORDS: Final = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back; ``trouble`` is "" when it was done.
+
+    ``is_lost``: there is no library to ask, so that each other question would end like this one.
+    """
+
+    text: bytes = b""
+    trouble: str = ""
+    is_lost: bool = False
+
+
+class _LostError(Exception):
+    """The process cannot be asked; the sentence says why."""
+
+
+class NftProcess:
+    """One process at a time, in the network namespace of the thread that asks first.
+
+    *author* is the name by which the kernel tells its transactions from somebody else's.
+    """
+
+    def __init__(self, author: str, library: str, patience: float = PATIENCE) -> None:
+        self._author = author
+        self._library = library
+        self._patience = patience
+        self._process: subprocess.Popen[bytes] | None = None
+        self._socket: socket.socket | None = None
+        self._words: IO[bytes] | None = None
+
+    @property
+    def pid(self) -> int | None:
+        """The process, while there is one."""
+        return self._process.pid if self._process else None
+
+    def run(self, commands: str) -> Answer:
+        """Run *commands* as one transaction."""
+        return self._ask(libnftables.RUN, commands)
+
+    def show(self, command: str) -> Answer:
+        """Ask for the JSON that *command* prints."""
+        return self._ask(libnftables.SHOW, command)
+
+    def close(self) -> None:
+        """End the process; the next question starts another one."""
+        if self._socket:
+            self._socket.close()
+        if self._process:
+            self._process.kill()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(LAST_PATIENCE)
+        if self._words:
+            self._words.close()
+        self._socket = self._process = self._words = None
+
+    def interrupt(self) -> None:
+        """End the process, and so whatever is asked of it now; from any thread."""
+        process = self._process
+        if process:
+            process.kill()
+
+    def _ask(self, kind: int, text: str) -> Answer:
+        try:
+            status, answer = self._exchange(kind, text.encode())
+        except _LostError as error:
+            self.close()
+            return Answer(trouble=str(error), is_lost=True)
+        if status == libnftables.UNAVAILABLE:
+            self.close()
+            return Answer(trouble=answer.decode(), is_lost=True)
+        if status == libnftables.REFUSED:
+            return Answer(trouble=_complaint(answer))
+        return Answer(answer)
+
+    def _exchange(self, kind: int, text: bytes) -> tuple[int, bytes]:
+        """Ask and wait. Raises _LostError."""
+        try:
+            sock = self._socket or self._start()
+            sock.settimeout(self._patience)
+            sock.sendall(libnftables.HEADER.pack(kind, len(text)) + text)
+            status, length = libnftables.HEADER.unpack(_receive(sock, libnftables.HEADER.size))
+            if length > LONGEST:
+                message = f"libnftables answers with {length} octets"
+                raise _LostError(message)
+            return status, _receive(sock, length)
+        except TimeoutError:
+            message = f"libnftables gave no answer within {self._patience:.0f} s"
+            raise _LostError(message) from None
+        except (OSError, EOFError) as error:
+            raise _LostError(self._cause(error)) from None
+
+    def _start(self) -> socket.socket:
+        """Start the process; it has one end of the socket, the name, and nothing else of ours."""
+        ours, theirs = socket.socketpair()
+        self._socket = ours
+        # The image's file system cannot be written, and a pipe that nobody reads would fill.
+        self._words = os.fdopen(os.memfd_create("words"), "w+b")
+        arguments = [self._library, self._author, str(os.getpid())]
+        with theirs:
+            self._process = subprocess.Popen(
+                # Isolated and without site: 10 MiB in place of 20, and nobody's files are run.
+                [sys.executable, "-I", "-S", libnftables.__file__, *arguments],
+                stdin=theirs.fileno(),
+                stdout=subprocess.DEVNULL,
+                stderr=self._words,
+                # A Ctrl-C is meant for the agent, which still has the guard to see to.
+                start_new_session=True,
+            )
+        return ours
+
+    def _cause(self, error: Exception) -> str:
+        """Say why the process is gone."""
+        if self._process is None:
+            return f"libnftables cannot be started: {error}"
+        try:
+            status = self._process.wait(LAST_PATIENCE)
+        except subprocess.TimeoutExpired:
+            return f"libnftables cannot be asked: {error}"
+        if status < 0:
+            name = signal.Signals(-status).name
+            return (
+                f"libnftables died of {name}: a table that a newer nft made may be too new for it"
+                if -status in {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS}
+                else f"libnftables was ended by {name}"
+            )
+        return f"libnftables ended itself: {self._last_words() or f'status {status}'}"
+
+    def _last_words(self) -> str:
+        """Return the last line that the process wrote for a person."""
+        assert self._words
+        size = self._words.seek(0, os.SEEK_END)
+        self._words.seek(max(0, size - _LAST_WORDS))
+        lines = self._words.read().decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
+
+
+def _receive(sock: socket.socket, length: int) -> bytes:
+    """Return so many octets. Raises EOFError when there are no more."""
+    received = bytearray()
+    while len(received) < length:
+        part = sock.recv(length - len(received))
+        if not part:
+            raise EOFError
+        received += part
+    return bytes(received)
+
+
+def _complaint(buffer: bytes) -> str:
+    """Return the first line of the error; the lines after it repeat the command."""
+    first = (buffer.decode(errors="replace").strip() or "nftables gave no reason").splitlines()[0]
+    place, _, text = first.partition(": ")
+    # Such as "<cmdline>:1:1-30: Error: ...", which says nothing to who has not seen the command.
+    is_place = place.count(":") > 1 and " " not in place
+    return (
+        wording.clipped(text if is_place else first, _LAST_WORDS)
+        .removeprefix("netlink: ")
+        .removeprefix("Error: ")
+    )

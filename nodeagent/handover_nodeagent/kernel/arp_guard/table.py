@@ -1,0 +1,119 @@
+"""The ARP guard in the kernel: nftables table ``handover`` of family arp.
+
+It keeps a host with proxy_arp from answering a guest's question for the guest's own address
+while our route is suppressed. All work is done by a process of its own, which a thread asks: what
+the library does there costs neither the loop its time nor the agent its life.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Final, TypeVar
+
+from handover_api import wording
+from handover_nodeagent.kernel.arp_guard import libnftables, rules
+from handover_nodeagent.kernel.arp_guard.process import Answer, NftProcess
+from handover_nodeagent.network.model import Guard
+
+IDLE: Final = 30.0
+"""Seconds after which the process, of some 5 MiB, is let go: most nodes have nothing to change."""
+_T = TypeVar("_T")
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of it: ``trouble`` is "" or says why nothing, or not everything, was done.
+
+    ``is_lost``: nothing could be asked for at all; a question soon after would end like this one.
+    """
+
+    trouble: str = ""
+    is_lost: bool = False
+
+
+DONE: Final = Outcome()
+
+
+class GuardTable:
+    """The table ``arp handover`` of the network namespace in which it is used first.
+
+    Calls run one after another. ``author`` is the name by which the kernel's notifications tell
+    our own transactions from somebody else's.
+    """
+
+    def __init__(self, library: str = libnftables.LIBRARY) -> None:
+        self.author = f"handover-{secrets.token_hex(3)}"
+        # The process is bound to the life of the thread that starts it: always this one.
+        self._thread = ThreadPoolExecutor(1, "guard")
+        self._process = NftProcess(self.author, library)
+        self._idle: asyncio.TimerHandle | None = None
+
+    async def replace(self, guard: Guard) -> Outcome:
+        """Make the whole table anew in one transaction: at start and on drift."""
+        done = await self._call(lambda: self._run(rules.render(guard)))
+        return done if done.trouble else _unnamed(guard)
+
+    async def change(self, guard: Guard) -> Outcome:
+        """Bring the given interfaces to the given addresses, one transaction each.
+
+        An interface without addresses is removed, and nothing of it stays; the others stay.
+        """
+        done = await self._call(lambda: self._change(guard))
+        return done if done.trouble else _unnamed(guard)
+
+    async def observe(self) -> Guard | None:
+        """Return what the table holds; None when it is absent or not as we write it."""
+        answer = await self._call(lambda: self._process.show(f"list table arp {rules.TABLE}"))
+        return rules.parse(answer.text.decode())
+
+    async def remove(self) -> Outcome:
+        """Delete the table."""
+        return await self._call(lambda: self._run(rules.REMOVE_ALL))
+
+    def close(self) -> None:
+        """Give thread and process back; the table stays."""
+        if self._idle:
+            self._idle.cancel()
+        # The thread may wait for an answer, and the interpreter's end for the thread.
+        self._process.interrupt()
+        self._thread.submit(self._process.close)
+        self._thread.shutdown(wait=False)
+
+    async def _call(self, work: Callable[[], _T]) -> _T:
+        loop = asyncio.get_running_loop()
+        if self._idle:
+            self._idle.cancel()
+        try:
+            return await loop.run_in_executor(self._thread, work)
+        finally:
+            self._idle = loop.call_later(IDLE, self._thread.submit, self._process.close)
+
+    def _change(self, guard: Guard) -> Outcome:
+        """Go on after a refusal, but not without a library: each attempt could take seconds."""
+        complaints: list[str] = []
+        for interface, addresses in guard.items():
+            if not rules.is_writable(interface):
+                continue
+            done = self._run(rules.render_change(interface, addresses))
+            if done.is_lost:
+                return done
+            if done.trouble:
+                complaints.append(done.trouble)
+        return Outcome("; ".join(list(dict.fromkeys(complaints))[: wording.MANY]))
+
+    def _run(self, commands: str) -> Outcome:
+        return outcome(self._process.run(commands))
+
+
+def outcome(answer: Answer) -> Outcome:
+    """Say what an answer means for the guard."""
+    off = "; the ARP guard is off" if answer.is_lost else ""
+    return Outcome(f"{answer.trouble}{off}", answer.is_lost)
+
+
+def _unnamed(guard: Guard) -> Outcome:
+    """Say which interfaces stay without a guard because nft cannot name them."""
+    names = [repr(name) for name in guard if not rules.is_writable(name)]
+    return Outcome(f"nftables cannot name interface {wording.some(names)}") if names else DONE

@@ -1,0 +1,1 @@
+"""rtnetlink: bytes to values and back, the request socket, dumps and subscriptions."""

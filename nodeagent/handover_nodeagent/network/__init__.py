@@ -1,0 +1,1 @@
+"""What the node's network is to be: values and decisions; no socket, no loop, no clock."""

@@ -1,0 +1,150 @@
+"""PURE: which interface an endpoint has (design, Which interface), or why nobody can tell."""
+
+import hashlib
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Final
+
+from handover_api import wording
+from handover_api.conditions import EndpointReason
+from handover_api.workloadendpoint import WorkloadEndpoint
+from handover_nodeagent.network.model import IPAddress, Link
+
+_CALICO_PREFIX: Final = "cali"
+_CALICO_DIGITS: Final = 11
+
+
+@dataclass(frozen=True, slots=True)
+class Unplaced:
+    """No interface: reason and sentence for the condition.
+
+    All of them may pass: look again at each notification of a link or a direct host route.
+    """
+
+    reason: EndpointReason
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What the node knows; ``links`` by index and ``names`` are the same links.
+
+    ``devices``: by address the indexes of the links with a direct host route to it that is not
+    ours, parked ones included. ``claimed``: the indexes of the links of all other endpoints.
+    ``held``: the index of the link that the endpoint has already.
+    """
+
+    links: Mapping[int, Link]
+    names: Mapping[str, Link]
+    devices: Mapping[IPAddress, AbstractSet[int]]
+    claimed: AbstractSet[int]
+    held: int | None = None
+
+
+def place(endpoint: WorkloadEndpoint, surroundings: Surroundings) -> Link | Unplaced:
+    """Return the endpoint's link; a device of the node's own is never taken.
+
+    One that the endpoint has already stays its own while no other one is found: that nothing tells
+    it any more (a link that was down has lost its routes), that it has another name now, or that
+    something is wrong with it, takes no route from a guest that has one (``doubt``).
+    """
+    found = _find(endpoint, surroundings)
+    if isinstance(found, Unplaced):
+        return surroundings.links.get(surroundings.held or 0, found)
+    return found
+
+
+def doubt(endpoint: WorkloadEndpoint, link: Link) -> str:
+    """Say why *link*, which *endpoint* has, would not be given to it now; "" when it would."""
+    named = endpoint.spec.interface
+    if named not in {None, link.name}:
+        return f"interface {named} is not there, or not the guest's; it stays on {link.name}"
+    return objection(link, frozenset(), is_led=True)
+
+
+def _find(endpoint: WorkloadEndpoint, surroundings: Surroundings) -> Link | Unplaced:
+    named = endpoint.spec.interface
+    if named is not None:
+        link = surroundings.names.get(named)
+        if link is None:
+            return Unplaced(EndpointReason.INTERFACE_NOT_FOUND, f"there is no interface {named}")
+        return _unless_refused(endpoint, link, surroundings)
+    calico = calico_name(endpoint)
+    if is_primary(endpoint) and calico in surroundings.names:
+        return _unless_refused(endpoint, surroundings.names[calico], surroundings)
+    return _by_route(endpoint, surroundings, calico)
+
+
+def is_primary(endpoint: WorkloadEndpoint) -> bool:
+    """Tell whether the endpoint is that of its pod's first network.
+
+    Those of further networks are called after the pod and the device in it (``kubevirt/machine``).
+    Calico knows the first alone, whoever made the others.
+    """
+    return not endpoint.metadata.name.startswith(f"{endpoint.spec.workload}.")
+
+
+def calico_name(endpoint: WorkloadEndpoint) -> str:
+    """Return the name that Calico gives to the interface of the endpoint's pod."""
+    pod = f"{endpoint.metadata.namespace}.{endpoint.spec.workload}"
+    digest = hashlib.sha1(pod.encode(), usedforsecurity=False).hexdigest()
+    return _CALICO_PREFIX + digest[:_CALICO_DIGITS]
+
+
+def _by_route(
+    endpoint: WorkloadEndpoint, surroundings: Surroundings, calico: str
+) -> Link | Unplaced:
+    indexes = {
+        index for address in endpoint.spec.ips for index in surroundings.devices.get(address, ())
+    }
+    routed = [surroundings.links[index] for index in indexes if index in surroundings.links]
+    if not routed:
+        named = f"no interface {calico}, " if is_primary(endpoint) else ""
+        text = f"no spec.interface, {named}no direct route to any of its addresses"
+        return Unplaced(EndpointReason.INTERFACE_NOT_FOUND, text)
+    free = [
+        link
+        for link in routed
+        if link.index not in surroundings.claimed
+        and (link.index == surroundings.held or not _objection_here(endpoint, link, surroundings))
+    ]
+    if len(free) == 1:
+        return free[0]
+    names = wording.some([link.name for link in free or routed])
+    leave = f"direct routes to its addresses leave by {names}"
+    if free:
+        return Unplaced(EndpointReason.INTERFACE_AMBIGUOUS, f"{leave}: name one in spec.interface")
+    return Unplaced(
+        EndpointReason.INTERFACE_REFUSED, f"{leave}: another endpoint's, or the node's own"
+    )
+
+
+def _unless_refused(
+    endpoint: WorkloadEndpoint, link: Link, surroundings: Surroundings
+) -> Link | Unplaced:
+    why = _objection_here(endpoint, link, surroundings)
+    return Unplaced(EndpointReason.INTERFACE_REFUSED, why) if why else link
+
+
+def _objection_here(endpoint: WorkloadEndpoint, link: Link, surroundings: Surroundings) -> str:
+    devices = surroundings.devices
+    is_led = any(link.index in devices.get(address, ()) for address in endpoint.spec.ips)
+    return objection(link, frozenset(endpoint.spec.gateways), is_led=is_led)
+
+
+def objection(link: Link, gateways: AbstractSet[IPAddress], *, is_led: bool) -> str:
+    """Say why *link* is no guest's: it has no MAC, or is the node's own.
+
+    Link-local addresses make none of the node's: every link has one. Nor does an address without a
+    network on the guest's device: plug-ins put the gateway's there (ptp, kindnet). The guest's it
+    is where it *is_led* there by a direct route, or where it is one of its *gateways*; a /32 of the
+    node's own on an uplink is neither.
+    """
+    if not link.is_ethernet:
+        return f"interface {link.name} has no MAC address: no guest can be heard or asked there"
+    if link.default_route:
+        return f"interface {link.name} has the node's default route"
+    harmless = link.hosts if is_led else link.hosts & gateways
+    own = [str(one) for one in link.addresses - harmless if not one.is_link_local]
+    return f"interface {link.name} has the node's address {wording.some(own)}" if own else ""

@@ -1,0 +1,169 @@
+"""One endpoint that lives on this node: its object, its machine, and what hangs on the two."""
+
+import asyncio
+from dataclasses import dataclass
+from typing import Self
+
+from handover_api.conditions import EndpointReason
+from handover_api.configuration import Mode, Settings
+from handover_api.names import ObjectKey
+from handover_api.workloadendpoint import Cutover, WorkloadEndpoint
+from handover_nodeagent.fsm import machine
+from handover_nodeagent.fsm.events import Announced, Input
+from handover_nodeagent.fsm.machine import Machine, RouteLevel
+from handover_nodeagent.fsm.restart import remember
+from handover_nodeagent.fsm.timers import Timer
+from handover_nodeagent.memory import Record
+from handover_nodeagent.network import admission as addresses
+from handover_nodeagent.network import gateways, placement
+from handover_nodeagent.network.admission import Admission
+from handover_nodeagent.network.desired import Local
+from handover_nodeagent.network.model import Link
+from handover_nodeagent.network.placement import Unplaced
+from handover_nodeagent.routes.router import Prepared
+from handover_nodeagent.sniff import probe
+from handover_nodeagent.sniff.ear import Ear, Tuning
+
+
+@dataclass(frozen=True, slots=True)
+class Heard:
+    """An announcement, the guest's MAC, and when it came, in realtime ns.
+
+    ``sent`` went out for it already.
+    """
+
+    event: Announced
+    mac: str
+    received_ns: int
+    sent: Prepared | None = None
+
+
+@dataclass(slots=True)
+class Resident:
+    """What the loop keeps of an endpoint; the loop alone changes it.
+
+    ``is_paused``: its namespace is. ``is_guarded`` is false where it was when it was first seen.
+    """
+
+    endpoint: WorkloadEndpoint
+    machine: Machine
+    placement: Link | Unplaced
+    admission: Admission
+    is_paused: bool = False
+    is_guarded: bool = True
+    learned_mac: str | None = None
+    neigh_mac: str | None = None
+    cutover: Cutover | None = None
+    ear: Ear | None = None
+    prepared: Prepared | None = None
+    heard: Heard | None = None
+    timer: Timer | None = None
+    alarm: asyncio.TimerHandle | None = None
+    overdue: bool = False
+    overdue_alarm: asyncio.TimerHandle | None = None
+    shadow: str = ""
+    contest: str = ""
+
+    @property
+    def key(self) -> ObjectKey:
+        """Namespace and name."""
+        return self.endpoint.key
+
+    @property
+    def uid(self) -> str:
+        """The object's uid: another one is another endpoint, whatever its name."""
+        return self.endpoint.metadata.uid
+
+    @property
+    def link(self) -> Link | None:
+        """The interface, if it could be found."""
+        return self.placement if isinstance(self.placement, Link) else None
+
+    @property
+    def mac(self) -> str | None:
+        """The guest's MAC: as its object says, else as its own frames taught it.
+
+        What the kernel's neighbour table has (``neigh_mac``) may be an old guest's: good to ask.
+        """
+        return self.endpoint.spec.mac or self.learned_mac
+
+    @property
+    def wishes(self) -> tuple[str, ...]:
+        """The names of interfaces that would be its own."""
+        named = self.endpoint.spec.interface
+        if named:
+            return (named,)
+        calico = placement.calico_name(self.endpoint)
+        return (calico,) if placement.is_primary(self.endpoint) else ()
+
+    def is_owned(self, settings: Settings) -> bool:
+        """Tell whether its routes are ours to program."""
+        return addresses.is_owned(self.machine.assignment, settings.route_ownership)
+
+    def local(self, settings: Settings) -> Local:
+        """Return what the desired network needs of it."""
+        current = self.machine
+        return Local(
+            self.key,
+            self.admission.allowed,
+            machine.level(current),
+            machine.settled(current).state,
+            self.link,
+            self.mac,
+            self.endpoint.metadata.creation_timestamp,
+            self.is_owned(settings),
+            isinstance(self.placement, Unplaced)
+            and self.placement.reason is EndpointReason.INTERFACE_REFUSED,
+            self.is_paused,
+            self.is_guarded,
+        )
+
+    def tuning(self, settings: Settings) -> Tuning | None:
+        """Return what to listen for; None where there is nothing to listen to or for."""
+        if self.link is None or not machine.is_listening(self.machine):
+            return None
+        return self.attention(self.link, settings)
+
+    def attention(self, link: Link, settings: Settings) -> Tuning:
+        """Return how its guest would be heard on *link*."""
+        trusting = machine.is_trusting(self.machine)
+        return Tuning(
+            link,
+            self.admission.allowed,
+            gateways.of(self.endpoint.spec, link, settings),
+            self.mac,
+            trusting,
+            self.machine.state,
+            self.machine.episode,
+            probe.interval(self.machine.state, settings.probe_interval, armed=trusting),
+            self._hint(),
+            is_mute=settings.mode is not Mode.ACTIVE,
+        )
+
+    def _hint(self) -> str | None:
+        """Return the MAC that is asked where the guest's is unknown, or beside it.
+
+        What an object says may not be what is on the wire (passt). So who has the address by the
+        kernel's word is asked, too; its answer may keep what is in, but neither give a route nor
+        raise one.
+        """
+        asked = self.machine.question
+        is_kept = asked is not None and asked.cause is not Input.TARGET
+        is_kept = is_kept and machine.level(self.machine) is not RouteLevel.NONE
+        return self.neigh_mac if is_kept or not self.mac else None
+
+    def record(self) -> Record:
+        """Return what a restart needs."""
+        stood = remember(self.machine)
+        name = self.link.name if self.link else None
+        return Record.of(self.endpoint, stood, self.cutover, self.learned_mac, name)
+
+    def retire(self) -> Self:
+        """Stop its timers and its listening."""
+        for alarm in (self.alarm, self.overdue_alarm):
+            if alarm:
+                alarm.cancel()
+        if self.ear:
+            self.ear.close()
+        self.alarm = self.overdue_alarm = self.ear = self.prepared = self.heard = None
+        return self

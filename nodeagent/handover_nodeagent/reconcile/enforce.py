@@ -1,0 +1,220 @@
+"""Makes the kernel's routes and guard what is desired, and tries again where it was refused."""
+
+import asyncio
+import itertools
+from collections.abc import Callable, Iterable
+from typing import Final
+
+from handover_api.configuration import Mode, Settings
+from handover_api.names import ObjectKey
+from handover_nodeagent import faults
+from handover_nodeagent.network.desired import Touched
+from handover_nodeagent.network.model import Guard, IPAddress
+from handover_nodeagent.reconcile.guard import GuardKeeper
+from handover_nodeagent.reconcile.seating import Seating
+from handover_nodeagent.retry import Attempts
+from handover_nodeagent.routes.router import Router
+
+_NONE_OF_THE_KERNELS: Final = (
+    "live_migration_route_convergence_time",
+    "target_timeout",
+    "probe_interval",
+    "on_uninstall",
+    "gateways",
+)
+SLICE: Final = 16
+"""Addresses that are applied in one turn of the loop, as many as one endpoint may have."""
+Told = Callable[[Iterable[ObjectKey]], None]
+
+
+class Enforcement:
+    """The kernel as the endpoints want it; left alone until :meth:`release`.
+
+    As long as not all endpoints are known, one could take another one's route out. ``observe`` is
+    called when only a look at everything helps; ``blindness`` says why there can be none now.
+    ``paused``: the namespaces whose endpoints are left as they are.
+    """
+
+    def __init__(self, settings: Settings, seating: Seating, told: Told) -> None:
+        """Call *told* with the endpoints for which it came out otherwise than before."""
+        self.router = Router(settings)
+        self.guard = GuardKeeper(self._wanted_guard, self._tell_everybody)
+        self.blindness = ""
+        self.handed_back = False
+        self.paused = frozenset[str]()
+        self.observe: Callable[[], None] = _nothing
+        self.settings = settings
+        self._seating = seating
+        self._told = told
+        self._held: list[Touched] | None = []
+        self._was_held = True
+        self._is_complete = False
+        self._attempts = Attempts[IPAddress](self.reapply)
+        self._faulty: dict[IPAddress, str] = {}
+        self._later: dict[IPAddress, None] = {}
+        self._next: asyncio.Handle | None = None
+        self._spared: dict[ObjectKey, frozenset[IPAddress]] = {}
+
+    def hold(self) -> None:
+        """Leave the kernel alone until :meth:`follow`."""
+        self._was_held = self._held is not None
+        self._held = self._held or []
+
+    def release(self, *, complete: bool) -> None:
+        """Apply what was held; when *complete*, also prune what no endpoint wants."""
+        touched = Touched.union(self._held or ())
+        self._held = None
+        if complete and not self._is_complete:
+            self._is_complete = True
+            touched |= Touched(self.router.addresses())
+        self.apply(touched)
+        self.guard.replace()
+
+    def apply(self, touched: Touched, *, give_back: bool = True) -> None:
+        """Make routes and guard what is desired where something was *touched*."""
+        if self._held is not None:
+            self._held.append(touched)
+            return
+        first = frozenset(itertools.islice(touched.addresses, SLICE))
+        self._later.update(dict.fromkeys(touched.addresses - first))
+        self._apply(Touched(first, touched.interfaces), give_back=give_back)
+        self._go_on()
+
+    def _go_on(self) -> None:
+        """Apply the rest a slice at a time: between two a guest may announce itself."""
+        if self._later and self._next is None:
+            self._next = asyncio.get_running_loop().call_soon(self._apply_slice)
+
+    def _apply_slice(self) -> None:
+        self._next = None
+        addresses = frozenset(itertools.islice(self._later, SLICE))
+        for address in addresses:
+            del self._later[address]
+        try:
+            # What is desired now counts, which may have changed meanwhile.
+            self.apply(Touched(addresses))
+            self._told(self.router.desired.holders(addresses))
+        finally:
+            self._go_on()
+
+    def _apply(self, touched: Touched, *, give_back: bool) -> None:
+        before = {address: self.trouble(address) for address in touched.addresses}
+        # A route on a device that nobody has told us of may be that of an endpoint to come.
+        self.router.devices = None if self._is_complete else self._seating.taken
+        self._reach(touched.addresses, give_back=give_back)
+        self.guard.touch(touched.interfaces)
+        changed = [address for address, was in before.items() if was != self.trouble(address)]
+        if changed:
+            self._told(self.router.desired.holders(changed))
+        self._mind(touched.addresses)
+
+    def _reach(self, addresses: frozenset[IPAddress], *, give_back: bool) -> None:
+        """Apply; where that raises one by one, so that one address is no other one's trouble."""
+        for address in addresses & self._faulty.keys():
+            del self._faulty[address]
+        try:
+            self.router.apply(addresses, give_back=give_back)
+        except Exception as error:  # noqa: BLE001  the root of what is done for each address
+            if len(addresses) > 1:
+                for address in addresses:
+                    self._reach(frozenset({address}), give_back=give_back)
+                return
+            (address,) = addresses
+            faults.note("routes", error, address=str(address))
+            self._faulty[address] = f"{address}: {faults.describe(error)}"
+
+    def trouble(self, address: IPAddress) -> tuple[str, str]:
+        """Say what the kernel refused for *address*, and what went wrong here; "" for nothing."""
+        return self.router.refused.get(address, ""), self._faulty.get(address, "")
+
+    def spare(self, key: ObjectKey, addresses: Iterable[IPAddress]) -> frozenset[IPAddress]:
+        """Leave the routes of *addresses* alone as long as no endpoint that is known has them.
+
+        They belong to *key*, of which nothing else can be told now. Return its former ones.
+        """
+        before = self._spared.pop(key, frozenset())
+        spared = frozenset(addresses)
+        if spared:
+            self._spared[key] = spared
+        if before != spared:
+            self.router.spared = frozenset[IPAddress]().union(*self._spared.values())
+        return before - spared
+
+    def reapply(self, addresses: Iterable[IPAddress]) -> None:
+        """Make the kernel what is desired for *addresses*, once more."""
+        self.apply(Touched(frozenset(addresses)))
+
+    def reapply_all(self) -> None:
+        """Make the kernel what is desired, once more; prune once all endpoints are known."""
+        known = self.router.desired.everything().addresses
+        self.reapply(known | self.router.addresses() if self._is_complete else known)
+
+    def configure(self, settings: Settings) -> None:
+        """Go by other *settings* from the next apply on."""
+        self.settings = settings
+        self.router.configure(settings)
+
+    def follow(self, before: Settings, touched: Touched, guard: Guard) -> None:
+        """Apply what another configuration than *before* asks for, and nothing else.
+
+        *touched* and *guard* are what there was under it.
+        """
+        settings, desired = self.settings, self.router.desired
+        now = desired.guard(desired.everything().interfaces)
+        interfaces = {name for name in guard.keys() | now if guard.get(name) != now.get(name)}
+        touched |= Touched(desired.everything().addresses, frozenset(interfaces))
+        if self._is_complete:
+            touched |= Touched(self.router.addresses())
+        if not _concerns_kernel(before, settings):
+            touched = Touched()
+        if not self._was_held:
+            touched |= Touched.union(self._held or ())
+            self._held = None
+        self.apply(touched)
+        if before.mode is not settings.mode:
+            self.guard.replace()
+        if before.route_table != settings.route_table:
+            self.observe()
+
+    def seen(self, trouble: str = "") -> None:
+        """Know that the kernel could be read, or the *trouble* with it."""
+        was_blind, self.blindness = self.blindness, trouble
+        if was_blind != trouble:
+            self._tell_everybody()
+
+    def close(self) -> None:
+        """Try nothing again; what is in the kernel stays."""
+        self._attempts.close()
+        if self._next:
+            self._next.cancel()
+        self._later.clear()
+        self.router.close()
+
+    def _mind(self, addresses: frozenset[IPAddress]) -> None:
+        """Plan another attempt for what was refused."""
+        refused = addresses & (self.router.refused.keys() | self._faulty.keys())
+        if self.router.is_doubtful:
+            self.router.is_doubtful = False
+            self.observe()
+        self._attempts.mended(addresses - refused)
+        self._attempts.failed(refused)
+
+    def _wanted_guard(self, interfaces: Iterable[str] | None) -> Guard | None:
+        if self.settings.mode is not Mode.ACTIVE:
+            return None
+        desired = self.router.desired
+        return desired.guard(desired.everything().interfaces if interfaces is None else interfaces)
+
+    def _tell_everybody(self) -> None:
+        desired = self.router.desired
+        self._told(desired.holders(desired.everything().addresses))
+
+
+def _concerns_kernel(before: Settings, after: Settings) -> bool:
+    """Tell whether another configuration makes another network; most fields do."""
+    same = {name: getattr(after, name) for name in _NONE_OF_THE_KERNELS}
+    return before.model_copy(update=same) != after
+
+
+def _nothing() -> None:
+    """Stand in for whoever observes."""

@@ -1,0 +1,182 @@
+"""Keeps the ARP guard in step with the endpoints, off the loop and one change after another."""
+
+import asyncio
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import structlog
+
+from handover_nodeagent import metrics
+from handover_nodeagent.kernel.arp_guard import rules
+from handover_nodeagent.kernel.arp_guard.drift import DriftWatch
+from handover_nodeagent.kernel.arp_guard.table import DONE, GuardTable, Outcome
+from handover_nodeagent.network.model import Guard
+from handover_nodeagent.retry import Backoff
+from handover_nodeagent.routes import contest
+
+FIRST_PATIENCE: Final = 0.1
+LAST_PATIENCE: Final = 60.0
+CALM: Final = 5 * contest.INTERVAL
+"""Seconds without another's change after which the fight counts as over."""
+
+_log: Final = structlog.get_logger()
+
+
+class GuardKeeper:
+    """Level-triggered: what an interface is to have is asked for when its turn comes.
+
+    ``trouble`` says why the guard is not as it should be, ``contest`` who undoes it; "" when all
+    is well. Interfaces that nft cannot name go without (``rules.is_writable``).
+    """
+
+    def __init__(
+        self, wanted: Callable[[Iterable[str] | None], Guard | None], told: Callable[[], None]
+    ) -> None:
+        """Take from *wanted* the guard of some interfaces, with None of all that have one.
+
+        Where it returns None the table is left alone. Call *told* when the trouble is another.
+        """
+        self.trouble = ""
+        self.contest = ""
+        self._wanted = wanted
+        self._told = told
+        self._backoff = Backoff(FIRST_PATIENCE, LAST_PATIENCE)
+        self._retry: asyncio.TimerHandle | None = None
+        self._rounds = contest.Contests[str]()
+        self._next_round: asyncio.TimerHandle | None = None
+        self._calm: asyncio.TimerHandle | None = None
+        self._table = GuardTable()
+        self._touched: set[str] = set()
+        self._all = False
+        self._is_lost = False
+        self._work = asyncio.Event()
+
+    def touch(self, interfaces: Iterable[str]) -> None:
+        """The guard of *interfaces* may have changed."""
+        self._touched.update(interfaces)
+        if self._touched:
+            self._rouse()
+
+    def replace(self) -> None:
+        """Make the whole table anew: at start, on drift, with another mode."""
+        self._all = True
+        self._rouse()
+
+    async def run(self) -> None:
+        """Work until cancelled; what fails is tried again, ever more patiently.
+
+        Meanwhile everything else goes on: one interface's trouble is no other one's.
+        """
+        watch = self._watch()
+        try:
+            while True:
+                await self._work.wait()
+                self._work.clear()
+                whole, touched = self._all, frozenset(self._touched)
+                self._all = False
+                self._touched.clear()
+                self._mind(await self._attempt(touched, whole=whole), whole=whole)
+        finally:
+            for timer in (self._retry, self._next_round, self._calm):
+                if timer:
+                    timer.cancel()
+            if watch:
+                watch.close()
+            self._table.close()
+
+    async def remove(self) -> None:
+        """Take the whole table away."""
+        await self._table.remove()
+
+    def _rouse(self) -> None:
+        # Without a library each attempt starts a process in vain: the retry, which takes all in,
+        # comes soon enough.
+        if not self._is_lost:
+            self._work.set()
+
+    def _watch(self) -> DriftWatch | None:
+        try:
+            return DriftWatch(self._drifted, self._repair, author=self._table.author)
+        except OSError as error:
+            _log.warning("guard_unwatched", why=f"nobody hears of its changes: {error.strerror}")
+            return None
+
+    async def _attempt(self, touched: frozenset[str], *, whole: bool) -> Outcome:
+        try:
+            return await self._apply(touched, whole=whole)
+        except Exception:  # noqa: BLE001  the root of a task that all endpoints share: nothing may end it
+            _log.exception("guard_failed")
+            return Outcome("an error within the agent; its log has more")
+
+    async def _apply(self, touched: frozenset[str], *, whole: bool) -> Outcome:
+        found = self._wanted(None if whole else touched)
+        if found is None:
+            return DONE
+        guard = {name: found[name] for name in found if rules.is_writable(name)}
+        if whole:
+            metrics.GUARD.labels("replace").inc()
+            return await self._table.replace(guard)
+        metrics.GUARD.labels("change").inc(len(touched))
+        return await self._table.change(guard)
+
+    def _mind(self, outcome: Outcome, *, whole: bool) -> None:
+        """Have the whole table made anew after a failure; only that ends the trouble."""
+        self._is_lost = outcome.is_lost
+        if outcome.trouble:
+            metrics.GUARD_ERRORS.inc()
+            self._retry = self._retry or asyncio.get_running_loop().call_later(
+                self._backoff.next(), self._try_again
+            )
+        elif whole:
+            self._backoff.reset()
+        if outcome.trouble != self.trouble and (outcome.trouble or whole):
+            self.trouble = outcome.trouble
+            _log.warning("guard", trouble=outcome.trouble or "none any more")
+            self._tell()
+
+    def _try_again(self) -> None:
+        self._retry = None
+        self._all = True
+        self._work.set()
+
+    def _drifted(self) -> None:
+        """Repair what somebody else did; who does it again and again gets its way in between."""
+        metrics.DRIFT.inc()
+        if self._begin_repair():
+            _log.warning("guard_drifted", why="somebody else changed table arp handover")
+            return
+        if self._calm:
+            self._calm.cancel()
+        self._calm = asyncio.get_running_loop().call_later(CALM, self._make_peace)
+        if not self.contest:
+            self.contest = "somebody changes table arp handover as often as it is repaired"
+            _log.warning("guard_contested", why=self.contest, again_in_seconds=contest.INTERVAL)
+            self._tell()
+
+    def _repair(self) -> None:
+        """Repair what may have been done while nobody could hear it."""
+        self._begin_repair()
+
+    def _begin_repair(self) -> bool:
+        """Have the table made anew, at once or at the next round; tell whether at once."""
+        loop = asyncio.get_running_loop()
+        if self._next_round is None and self._rounds.may_act("table", loop.time()):
+            self.replace()
+            return True
+        if self._next_round is None:
+            self._next_round = loop.call_later(contest.INTERVAL, self._begin_round)
+        return False
+
+    def _begin_round(self) -> None:
+        self._next_round = None
+        self._rounds.may_act("table", asyncio.get_running_loop().time())
+        self.replace()
+
+    def _make_peace(self) -> None:
+        self.contest, self._calm = "", None
+        _log.warning("guard_contested", why="not any more")
+        self._tell()
+
+    def _tell(self) -> None:
+        metrics.GUARD_OFF.set(bool(self.trouble or self.contest))
+        self._told()

@@ -1,0 +1,167 @@
+"""Keeps the loop in step with the kernel: by its notifications, and by a look at everything.
+
+Notifications are heard from before the first look, so that nothing falls between.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Final
+
+import structlog
+
+from handover_api.names import ObjectKey
+from handover_nodeagent import metrics
+from handover_nodeagent.kernel import links
+from handover_nodeagent.kernel.netlink.channel import ObservationError
+from handover_nodeagent.kernel.netlink.notifications import (
+    AddressChanged,
+    DefaultRouteChanged,
+    LinkChanged,
+    LinkRemoved,
+    Notification,
+    Notifications,
+)
+from handover_nodeagent.memory import Record
+from handover_nodeagent.network.model import IPAddress, Link
+from handover_nodeagent.reconcile.intake import Intake
+from handover_nodeagent.reconcile.loop import Reconciler
+from handover_nodeagent.routes import router
+from handover_nodeagent.routes.router import Observed
+
+ATTEMPTS: Final = 8
+"""So often everything is observed anew because it changed meanwhile."""
+PATIENCE: Final = 1.0
+REST: Final = 0.1
+"""Seconds between two looks at everything, however much happens."""
+RESTLESS: Final = 5.0
+"""Seconds until the next look when the last one is older than what happened meanwhile."""
+REFRESH: Final = 300.0
+"""Seconds between two looks that nobody asks for: what no notification tells is found so."""
+
+_log: Final = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """What there was; *is_current*: nothing happened while it was looked at."""
+
+    links: Mapping[int, Link]
+    observed: Observed
+    is_current: bool
+
+
+class Observation:
+    """Tells a reconciler what the kernel has, from :meth:`begin` until :meth:`close`."""
+
+    def __init__(self, reconciler: Reconciler) -> None:
+        self._reconciler = reconciler
+        self._wanted = asyncio.Event()
+        self._news = 0
+        self._begun = False
+        self._notifications = Notifications(
+            self._heard,
+            self._overflow,
+            table=reconciler.settings.route_table,
+            own_port=reconciler.router.port,
+        )
+        reconciler.kernel.observe = self.look
+
+    async def begin(self, intake: Intake, records: Mapping[ObjectKey, Record]) -> None:
+        """Start *intake* from the kernel and the last agent's *records*."""
+        addresses = [
+            address
+            for record in records.values()
+            if record.endpoint
+            for address in record.endpoint.spec.ips
+        ]
+        view = await self._observe(lambda: addresses)
+        intake.start(view.links, view.observed, records)
+        self._begun = True
+        if not view.is_current:
+            self.look()
+
+    async def run(self) -> None:
+        """Look at everything whenever that is wanted, and now and then, until cancelled."""
+        patience = REFRESH
+        while True:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(patience):
+                    await self._wanted.wait()
+            try:
+                is_current = await self._look_once()
+            except Exception:
+                # Whoever runs this anew looks at once.
+                self._wanted.set()
+                raise
+            patience = REFRESH if is_current else RESTLESS
+
+    async def _look_once(self) -> bool:
+        self._wanted.clear()
+        view = await self._observe(self._known)
+        self._reconciler.router.load(view.observed)
+        for turn in self._reconciler.lodging.node.load(view.links):
+            self._reconciler.lodging.turned(turn)
+        self._reconciler.lodging.observed()
+        await asyncio.sleep(REST)
+        return view.is_current
+
+    def _known(self) -> list[IPAddress]:
+        return list(self._reconciler.router.desired.everything().addresses)
+
+    def look(self) -> None:
+        """Look at everything soon."""
+        self._wanted.set()
+
+    def close(self) -> None:
+        """Hear nothing more."""
+        self._notifications.close()
+
+    async def _observe(self, known: Callable[[], list[IPAddress]]) -> View:
+        """Observe until nothing happens meanwhile, or as near to that as a busy node lets us."""
+        attempt = 0
+        while True:
+            before, addresses = self._state(), known()
+            settings = self._reconciler.settings
+            self._notifications.follow(settings.route_table)
+            try:
+                found = await asyncio.to_thread(links.observe, settings.route_table)
+                observed = await asyncio.to_thread(router.observe, settings, addresses)
+            except ObservationError as error:
+                _log.warning("cannot_observe", why=str(error), again_in_seconds=PATIENCE)
+                self._reconciler.kernel.seen(str(error))
+                await asyncio.sleep(PATIENCE)
+                continue
+            self._reconciler.kernel.seen()
+            # Of an address that came meanwhile nobody was asked for foreign routes.
+            is_current = before == self._state() and set(addresses) >= set(known())
+            attempt += 1
+            if is_current or attempt == ATTEMPTS:
+                return View(found, observed, is_current)
+
+    def _state(self) -> tuple[int, int]:
+        """Return what differs when something happened between."""
+        return self._news, self._reconciler.router.writes
+
+    def _heard(self, notification: Notification) -> None:
+        self._news += 1
+        if not self._begun:
+            return
+        reconciler = self._reconciler
+        if isinstance(notification, LinkChanged):
+            reconciler.lodging.turned(reconciler.lodging.node.changed(notification))
+        elif isinstance(notification, LinkRemoved):
+            reconciler.lodging.turned(reconciler.lodging.node.removed(notification))
+        elif isinstance(notification, AddressChanged):
+            reconciler.lodging.turned(reconciler.lodging.node.readdressed(notification))
+        elif isinstance(notification, DefaultRouteChanged):
+            self.look()
+        elif reconciler.router.heard(notification):
+            reconciler.lodging.routed(notification.route.address)
+
+    def _overflow(self) -> None:
+        metrics.OVERFLOWS.inc()
+        _log.warning("notifications_lost", why="the kernel dropped some; everything is observed")
+        self._news += 1
+        self.look()

@@ -1,0 +1,209 @@
+"""Routes that outlived their endpoints, and what ends them: a guest that is asked and is silent.
+
+An object may be gone because somebody deleted the CRD, so its guest's routes stay while it answers.
+It is asked again after 1 s, doubling to 60 s, as every guest that should be gone. An endpoint that
+claims the address takes the route over (``desired.py``), an interface that goes takes it along.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Final
+
+import structlog
+
+from handover_api.configuration import Mode
+from handover_api.names import ObjectKey
+from handover_api.workloadendpoint import State
+from handover_nodeagent import faults, fsm, metrics
+from handover_nodeagent.fsm import timers
+from handover_nodeagent.memory import Memory, Record
+from handover_nodeagent.network.links import Node
+from handover_nodeagent.network.model import IPAddress, Link, Route
+from handover_nodeagent.reconcile.enforce import Enforcement
+from handover_nodeagent.sniff.ear import Ear, Tuning
+from handover_nodeagent.sniff.verdict import Accepted
+
+_FIRST: Final = fsm.FIRST_PATIENCE.total_seconds()
+_LAST: Final = fsm.LAST_PATIENCE.total_seconds()
+_SILENCE: Final = timers.SILENCE.total_seconds()
+
+_log: Final = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Orphan:
+    """What is left of an endpoint that is gone, and how its guest is asked."""
+
+    key: ObjectKey
+    routes: tuple[Route, ...]
+    mac: str | None = None
+    gateways: tuple[IPAddress, ...] = ()
+
+
+def stray_key(route: Route) -> ObjectKey:
+    """Return what a route is kept by that no endpoint's name stands for; none has no namespace."""
+    return ObjectKey("", str(route.address))
+
+
+@dataclass(slots=True)
+class _Doubted:
+    """An orphan, how long it is left in peace, and who listens while it is asked."""
+
+    orphan: Orphan
+    patience: float = _FIRST
+    ear: Ear | None = None
+    alarm: asyncio.TimerHandle | None = None
+
+    def retire(self) -> None:
+        """Stop asking."""
+        if self.ear:
+            self.ear.close()
+        if self.alarm:
+            self.alarm.cancel()
+        self.ear = self.alarm = None
+
+
+class Orphans:
+    """All orphans of this node; each is asked for itself, and one's fault is its own."""
+
+    def __init__(self, kernel: Enforcement, memory: Memory, node: Node) -> None:
+        self._kernel = kernel
+        self._memory = memory
+        self._node = node
+        self._doubted: dict[ObjectKey, _Doubted] = {}
+        self._episode = 0
+
+    def keep(self, orphan: Orphan) -> None:
+        """Let the routes stay until the guest is found silent, and remember them."""
+        self.forget(orphan.key)
+        doubted = self._doubted[orphan.key] = _Doubted(orphan)
+        record = Record.of_orphans(orphan.routes, orphan.mac, orphan.gateways)
+        self._memory.keep(orphan.key, lambda: record)
+        self._wind(doubted, _FIRST, self._ask)
+        metrics.ORPHANS.set(len(self._doubted))
+
+    def make_way(self, key: ObjectKey) -> None:
+        """Leave the memory's place to an endpoint of this key that is there again.
+
+        What it has not claimed goes on under names of its own.
+        """
+        doubted = self._doubted.get(key)
+        self.forget(key)
+        if doubted:
+            for route in self._held(doubted.orphan):
+                former = doubted.orphan
+                self.keep(Orphan(stray_key(route), (route,), former.mac, former.gateways))
+
+    def forget(self, key: ObjectKey) -> None:
+        """Ask no more."""
+        doubted = self._doubted.pop(key, None)
+        if doubted:
+            doubted.retire()
+            metrics.ORPHANS.set(len(self._doubted))
+
+    def close(self) -> None:
+        """Ask nobody any more; what is in the kernel stays."""
+        for key in tuple(self._doubted):
+            self.forget(key)
+
+    # What an ear tells of the guest that it asks.
+
+    def heard(self, key: ObjectKey, episode: int, accepted: Accepted, received_at: int) -> None:  # noqa: ARG002  the audience's form
+        """Leave a guest in peace that answers."""
+        self._answered(key, episode)
+
+    def unaskable(self, key: ObjectKey, episode: int) -> None:
+        """Take who cannot be asked for one that answers."""
+        self._answered(key, episode)
+
+    def hearing_changed(self, key: ObjectKey) -> None:
+        """Know what nobody is told of: an orphan has no status."""
+
+    def _answered(self, key: ObjectKey, episode: int) -> None:
+        doubted = self._doubted.get(key)
+        if doubted and doubted.ear and doubted.ear.tuning.episode == episode:
+            self._rest(doubted)
+
+    # From one asking to the next.
+
+    def _ask(self, doubted: _Doubted) -> None:
+        orphan, held = doubted.orphan, self._held(doubted.orphan)
+        if not held:
+            self._end(doubted)
+            return
+        link = self._node.links.get(held[0].oif)
+        if link is None or self._is_left(orphan):
+            self._wind(doubted, doubted.patience, self._ask)
+            return
+        self._episode += 1
+        doubted.ear = Ear(orphan.key, self._tuning(orphan, held, link), self)
+        doubted.ear.ask()
+        self._wind(doubted, _SILENCE, self._conclude)
+
+    def _tuning(self, orphan: Orphan, held: tuple[Route, ...], link: Link) -> Tuning:
+        addresses = tuple(dict.fromkeys(route.address for route in held))
+        return Tuning(
+            link,
+            addresses,
+            orphan.gateways,
+            orphan.mac,
+            armed=True,
+            state=State.ASKING,
+            episode=self._episode,
+            interval=0.0,
+            hint=self._kernel.router.find_mac(addresses, link.index),
+        )
+
+    def _conclude(self, doubted: _Doubted) -> None:
+        """Take the routes out where the guest is silent; what was never asked is not."""
+        assert doubted.ear is not None
+        left = doubted.ear.silence_in(_SILENCE)
+        if self._is_left(doubted.orphan):
+            self._rest(doubted)
+        elif left <= 0:
+            self._lose(doubted)
+        elif doubted.ear.was_asked:
+            self._wind(doubted, left, self._conclude)
+        else:
+            self._rest(doubted)
+
+    def _is_left(self, orphan: Orphan) -> bool:
+        """Tell whether nothing may be done now, or not in this namespace."""
+        kernel = self._kernel
+        return kernel.settings.mode is not Mode.ACTIVE or orphan.key.namespace in kernel.paused
+
+    def _lose(self, doubted: _Doubted) -> None:
+        router, held = self._kernel.router, self._held(doubted.orphan)
+        self._end(doubted)
+        self._kernel.apply(router.desired.disown(held))
+        addresses = sorted({str(route.address) for route in held})
+        _log.info("orphan_gone", endpoint=str(doubted.orphan.key), addresses=addresses)
+
+    def _end(self, doubted: _Doubted) -> None:
+        self.forget(doubted.orphan.key)
+        self._memory.keep(doubted.orphan.key, lambda: None)
+
+    def _held(self, orphan: Orphan) -> tuple[Route, ...]:
+        """Return the routes that nobody has claimed and no interface has taken along."""
+        orphaned = self._kernel.router.desired.orphans()
+        return tuple(route for route in orphan.routes if route in orphaned)
+
+    def _rest(self, doubted: _Doubted) -> None:
+        """Ask again later, ever more patiently."""
+        doubted.retire()
+        self._wind(doubted, doubted.patience, self._ask)
+        doubted.patience = min(2 * doubted.patience, _LAST)
+
+    def _wind(self, doubted: _Doubted, delay: float, act: Callable[[_Doubted], None]) -> None:
+        fire = partial(self._fire, doubted, act)
+        doubted.alarm = asyncio.get_running_loop().call_later(delay, fire)
+
+    def _fire(self, doubted: _Doubted, act: Callable[[_Doubted], None]) -> None:
+        doubted.alarm = None
+        try:
+            act(doubted)
+        except Exception as error:  # noqa: BLE001  the root of what is done for one orphan
+            faults.note("orphan", error, endpoint=str(doubted.orphan.key))
+            self._rest(doubted)

@@ -1,0 +1,276 @@
+"""What is told when the routes are in: log lines, metrics, statuses and Events."""
+
+import asyncio
+import datetime as dt
+import itertools
+from collections import deque
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Final
+
+import structlog
+
+from handover_api.conditions import EndpointReason
+from handover_api.configuration import Settings
+from handover_api.model import Condition
+from handover_api.names import ObjectKey
+from handover_api.workloadendpoint import State
+from handover_nodeagent import faults, metrics
+from handover_nodeagent.faults import Attempt
+from handover_nodeagent.fsm import commands, machine
+from handover_nodeagent.fsm.machine import Machine, RouteLevel
+from handover_nodeagent.fsm.restart import Found
+from handover_nodeagent.fsm.step import Step
+from handover_nodeagent.kernel.arp_guard import rules
+from handover_nodeagent.network import placement
+from handover_nodeagent.network.model import Link
+from handover_nodeagent.reconcile.endpoint import Resident
+from handover_nodeagent.reconcile.enforce import Enforcement
+from handover_nodeagent.reconcile.guard import GuardKeeper
+from handover_nodeagent.status import conditions
+from handover_nodeagent.status.conditions import Standing, Stub
+from handover_nodeagent.status.report import Reporter
+
+DELAY: Final = 0.003
+"""Seconds for which the loop tells nothing, so that twenty guests at once get their routes."""
+SLICE: Final = 16
+"""Endpoints that are reported at a time: a guest may announce itself between two slices."""
+LINES: Final = 4096
+"""Log lines that wait, a fifth of a second's work; then the oldest are dropped, and counted."""
+
+_log: Final = structlog.get_logger()
+
+
+class Telling:
+    """Collects what is to be told and tells it a little later, in order."""
+
+    def __init__(
+        self,
+        reporter: Reporter,
+        describe: Callable[[Resident], Standing],
+        clock: Callable[[], dt.datetime],
+        residents: Mapping[ObjectKey, Resident],
+        attempt: Attempt,
+    ) -> None:
+        """Ask *describe* for how one of *residents* stands when its status is made."""
+        self._reporter = reporter
+        self._describe = describe
+        self._clock = clock
+        self._residents = residents
+        self._attempt = attempt
+        self._lines = deque[Callable[[], object]]()
+        self._later = deque[Callable[[], object]]()
+        self._unreported: dict[ObjectKey, None] = {}
+        self._conditions: dict[str, tuple[Condition, ...]] = {}
+        self._states: dict[ObjectKey, State] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def met(self, resident: Resident, found: Found) -> None:
+        """Tell that an endpoint was seen for the first time."""
+        self._count(resident.key, resident.machine.state)
+        state = resident.machine.state
+        self._line(
+            lambda: _log.info(
+                "endpoint",
+                endpoint=str(resident.key),
+                migration=resident.machine.uid,
+                state=state,
+                role=found.assignment.role,
+                found=found.routes,
+                interface=resident.link.name if resident.link else None,
+            )
+        )
+
+    def told(self, resident: Resident, before: Machine, step: Step) -> None:
+        """Tell what one event did to an endpoint's machine, if anything."""
+        after = step.machine
+        if step.input is None or (after and after.state is before.state and not step.impossible):
+            return
+        state = after.state if after else "gone"
+        self._count(resident.key, after.state if after else None)
+        metrics.TRANSITIONS.labels(before.state, state, step.input).inc()
+        self._line(lambda: _transition(resident, before, after, step))
+
+    def cut_over(self, resident: Resident) -> None:
+        """Tell what the network's share of a switchover was."""
+        cutover = resident.cutover
+        assert cutover is not None
+        seconds = cutover.announcement_to_route_microseconds / 1e6
+        metrics.ANNOUNCEMENT_TO_ROUTE.observe(seconds)
+        metrics.LAST_CUTOVER.labels(*resident.key).set(seconds)
+
+    def event(
+        self, resident: Resident, reason: str, message: str, *, warning: bool = False
+    ) -> None:
+        """Tell the readers of the endpoint."""
+        key, uid = resident.key, resident.uid
+        self._soon(lambda: self._reporter.event(key, uid, reason, message, warning=warning))
+
+    def report(self, resident: Resident) -> None:
+        """Bring the endpoint's status up to date."""
+        self._unreported[resident.key] = None
+        self._wind()
+
+    def unstarted(self, stub: Stub, reason: EndpointReason, message: str) -> None:
+        """Report an endpoint that has no machine."""
+        status = stub.but(reason, message, self._clock())
+        self._soon(lambda: self._reporter.status(stub.key, stub.uid, status))
+
+    def gone(self, resident: Resident) -> None:
+        """Tell nothing more of an endpoint."""
+        self._unreported.pop(resident.key, None)
+        self._conditions.pop(resident.uid, None)
+        if resident.cutover:
+            metrics.LAST_CUTOVER.remove(*resident.key)
+        self._reporter.status(resident.key, resident.uid, None)
+
+    def flush(self) -> None:
+        """Tell all that is pending."""
+        if self._timer:
+            self._timer.cancel()
+        while self._has_more():
+            self._tell()
+        self._timer = None
+
+    def _tick(self) -> None:
+        # First: whatever is met, the next news have their timer.
+        self._timer = None
+        self._tell()
+        if self._has_more():
+            self._wind()
+
+    def _has_more(self) -> bool:
+        return bool(self._later or self._lines or self._unreported)
+
+    def _tell(self) -> None:
+        for _ in range(min(4 * SLICE, len(self._later) + len(self._lines))):
+            tell = (self._later or self._lines).popleft()
+            try:
+                tell()
+            except Exception as error:  # noqa: BLE001  the root of a line or an Event
+                faults.note("telling", error)
+        for key in tuple(itertools.islice(self._unreported, SLICE)):
+            del self._unreported[key]
+            self._attempt(key, "report", partial(self._report, key))
+
+    def _report(self, key: ObjectKey) -> None:
+        resident = self._residents.get(key)
+        if resident is None:
+            return
+        described = self._describe(resident)
+        if described.shadow and described.shadow != resident.shadow:
+            self._reporter.event(
+                resident.key, resident.uid, "Shadowed", described.shadow, warning=True
+            )
+        resident.shadow = described.shadow
+        if described.contest and not resident.contest:
+            self.event(resident, "RouteContested", described.contest, warning=True)
+        resident.contest = described.contest
+        before = self._conditions.get(resident.uid, resident.endpoint.status.conditions)
+        status = conditions.status(described, before, self._clock())
+        self._conditions[resident.uid] = status.conditions
+        self._reporter.status(resident.key, resident.uid, status)
+
+    def _line(self, tell: Callable[[], object]) -> None:
+        """Write a line of the log soon; of too many the newest."""
+        if len(self._lines) == LINES:
+            self._lines.popleft()
+            metrics.LOST_LINES.inc()
+        self._lines.append(tell)
+        self._wind()
+
+    def _soon(self, tell: Callable[[], object]) -> None:
+        self._later.append(tell)
+        self._wind()
+
+    def _wind(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(DELAY, self._tick)
+
+    def _count(self, key: ObjectKey, state: State | None) -> None:
+        """Keep the number of endpoints in each state."""
+        before = self._states.pop(key, None)
+        if before:
+            metrics.ENDPOINTS.labels(before).dec()
+        if state:
+            self._states[key] = state
+            metrics.ENDPOINTS.labels(state).inc()
+
+
+def describe(
+    resident: Resident, kernel: Enforcement, settings: Settings, misconfigured: str
+) -> Standing:
+    """Gather what the endpoint's status is made of; asks the kernel which routes win."""
+    allowed, link, router = resident.admission.allowed, resident.link, kernel.router
+    ours = router.routes_of(allowed, link.index) if link else ()
+    contested = router.foreigners.contested
+    # Normal routes are there to lose: the source's own yields to the one that BGP brings.
+    is_elevated = machine.level(resident.machine) is RouteLevel.ELEVATED
+    rivals = [rival for route in ours if is_elevated and (rival := router.rival(route))]
+    return Standing(
+        endpoint=resident.endpoint,
+        machine=resident.machine,
+        placement=resident.placement,
+        admission=resident.admission,
+        settings=settings,
+        owned=resident.is_owned(settings),
+        routes=ours,
+        refusals=(
+            *(trouble for one in allowed if (trouble := kernel.trouble(one)[0])),
+            *([f"the kernel cannot be read: {kernel.blindness}"] if kernel.blindness else ()),
+        ),
+        shadow="; ".join(rivals),
+        contest="; ".join(contested[one] for one in allowed if one in contested),
+        unguarded=_unguarded(link, kernel.guard),
+        doubt=placement.doubt(resident.endpoint, link) if link else "",
+        hears=resident.ear is not None and resident.ear.is_open,
+        deafness=resident.ear.trouble if resident.ear else "",
+        fault="; ".join(trouble for one in allowed if (trouble := kernel.trouble(one)[1])),
+        overdue=resident.overdue,
+        cutover=resident.cutover,
+        sharers=router.desired.sharers(resident.key),
+        misconfigured=misconfigured,
+        handed_back=kernel.handed_back,
+        is_paused=resident.is_paused,
+    )
+
+
+def _unguarded(link: Link | None, guard: GuardKeeper) -> tuple[EndpointReason, str] | None:
+    """Say why the ARP guard of *link* may not be as it should be; the routes do without."""
+    if link and not rules.is_writable(link.name):
+        text = f"nftables cannot name interface {link.name!r}"
+        return EndpointReason.GUARD_REFUSED, text
+    if link and guard.trouble:
+        return EndpointReason.GUARD_REFUSED, guard.trouble
+    return (EndpointReason.GUARD_CONTESTED, guard.contest) if link and guard.contest else None
+
+
+def _transition(resident: Resident, before: Machine, after: Machine | None, step: Step) -> None:
+    """Write one line."""
+    current = after or before
+    said = current.assignment
+    _log.info(
+        "transition" if not step.impossible else "impossible_input",
+        endpoint=str(resident.key),
+        migration=current.uid,
+        input=step.input,
+        before=before.state,
+        after=after.state if after else "gone",
+        why=_reason(current, step),
+        armed=said.armed,
+    )
+
+
+def _reason(current: Machine, step: Step) -> str:
+    """Say what the machine goes by."""
+    said = current.assignment
+    signals = [one.signal for one in step.commands if isinstance(one, commands.RecordCutover)]
+    if signals:
+        return f"the guest was heard: {signals[0]}"
+    if current.question:
+        return f"the guest is asked because of {current.question.cause}"
+    if said.role:
+        return f"role {said.role}"
+    if said.outcome:
+        return f"{said.ended_role} of a migration that {said.outcome.lower()}"
+    return "no role"

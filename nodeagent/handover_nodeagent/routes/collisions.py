@@ -1,0 +1,50 @@
+"""PURE: where others' routes have the (address, metric) of one of ours, so that it cannot be added.
+
+A route by a gateway stands beside ours and keeps its place. Of what nobody can see, because it is
+neither the winner nor direct, only a look at everything tells more: but a look that showed
+nothing is not repeated for ever.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from handover_nodeagent.network.model import IPAddress, Place, Route
+
+LOOKS: Final = 3
+"""Looks at everything for one collision: the first may have been under way already."""
+
+
+class Collisions:
+    """What is known of the places that routes of ours were refused."""
+
+    def __init__(self) -> None:
+        self._gateways: set[Place] = set()
+        self._looks: dict[Place, int] = {}
+
+    def load(self, gateways: Iterable[Place]) -> None:
+        """Take these for all places where a route by a gateway stands."""
+        self._gateways = set(gateways)
+
+    def note(self, place: Place) -> None:
+        """Know that a route by a gateway stands there."""
+        self._gateways.add(place)
+
+    def has_gateway(self, route: Route) -> bool:
+        """Tell whether *route* would stand beside a route by a gateway."""
+        return route.place in self._gateways
+
+    def deserves_look(self, route: Route) -> bool:
+        """Tell whether a look at everything may show what keeps *route* out; counts it."""
+        looks = self._looks.get(route.place, 0)
+        self._looks[route.place] = min(looks + 1, LOOKS)
+        return looks < LOOKS
+
+    def solved(self, route: Route) -> None:
+        """Know that *route* is in."""
+        self._looks.pop(route.place, None)
+
+    def forget(self, address: IPAddress) -> None:
+        """Keep no trace of an address that nobody has."""
+        self._gateways = {place for place in self._gateways if place[0] != address}
+        for place in [place for place in self._looks if place[0] == address]:
+            del self._looks[place]

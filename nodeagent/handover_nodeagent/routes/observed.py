@@ -1,0 +1,69 @@
+"""PURE: our routes as the kernel has them, as far as it is known, and when it took each."""
+
+from collections.abc import Callable, Iterable
+
+from handover_nodeagent.network.model import IPAddress, Place, Route
+
+
+class Mirror:
+    """Our routes by address, in the kernel's order; times are realtime ns."""
+
+    def __init__(self) -> None:
+        self._routes: dict[IPAddress, list[Route]] = {}
+        self._acknowledged: dict[Place, int] = {}
+
+    def load(self, routes: Iterable[Route]) -> None:
+        """Take these for all that there are."""
+        self._routes = {}
+        for route in routes:
+            self._routes.setdefault(route.address, []).append(route)
+
+    def addresses(self) -> frozenset[IPAddress]:
+        """Return every address that has a route."""
+        return frozenset(self._routes)
+
+    def of(self, address: IPAddress) -> tuple[Route, ...]:
+        """Return the routes to *address*."""
+        return tuple(self._routes.get(address, ()))
+
+    def acknowledged_ns(self, route: Route) -> int:
+        """Return when the kernel took *route*; 0 where another agent's life added it."""
+        return self._acknowledged.get(route.place, 0)
+
+    def put(self, route: Route, now: int) -> None:
+        """Know that the kernel took *route*, in the place of one that had its place."""
+        self.displace(route)
+        self._routes.setdefault(route.address, []).append(route)
+        self._acknowledged[route.place] = now
+
+    def heard(self, route: Route) -> None:
+        """Know that somebody else added *route*, or changed what it carries."""
+        self.drop(route)
+        self._routes.setdefault(route.address, []).append(route)
+
+    def drop(self, route: Route) -> None:
+        """Know that *route* is gone."""
+        known = self._routes.get(route.address, [])
+        if route in known:
+            known.remove(route)
+
+    def displace(self, route: Route) -> None:
+        """Know that *route*, whosever it is, has the place that another one had."""
+        known = self._routes.get(route.address, [])
+        known[:] = [other for other in known if other.place != route.place]
+
+    def lose(self, is_gone: Callable[[Route], bool]) -> frozenset[IPAddress]:
+        """Forget the routes that are gone; return their addresses."""
+        lost: set[IPAddress] = set()
+        for address, known in self._routes.items():
+            kept = [route for route in known if not is_gone(route)]
+            if len(kept) < len(known):
+                lost.add(address)
+                known[:] = kept
+        return frozenset(lost)
+
+    def forget(self, address: IPAddress) -> None:
+        """Keep no trace of an address that nobody has."""
+        self._routes.pop(address, None)
+        for place in [place for place in self._acknowledged if place[0] == address]:
+            del self._acknowledged[place]

@@ -1,0 +1,249 @@
+"""The listeners of this node: one per endpoint that listens, opened, retuned and let go.
+
+A listener outlives the episodes of its endpoint's machine (Target, then Asking); what it hears
+carries the number of the episode that it is tuned to.
+"""
+
+import asyncio
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+from typing import Final, Protocol
+
+from handover_api.names import ObjectKey
+from handover_api.workloadendpoint import Signal, State
+from handover_nodeagent import faults, metrics
+from handover_nodeagent.network.model import IPAddress, Link
+from handover_nodeagent.sniff import capture, questions
+from handover_nodeagent.sniff.listener import Listener
+from handover_nodeagent.sniff.probe import ProbeSeries
+from handover_nodeagent.sniff.verdict import Accepted, Expectation, Reason
+
+FIRST_PATIENCE: Final = 0.1
+LAST_PATIENCE: Final = 60.0
+UNSENT_PATIENCE: Final = 1.0
+"""Seconds until a guest is asked again whom no probe could be sent: a link that is down, say."""
+
+# Found once: with twenty guests at one instant the next one's route waits for the count.
+_ANNOUNCED: Final = {signal: metrics.ANNOUNCEMENTS.labels(signal) for signal in Signal}
+
+
+@dataclass(frozen=True, slots=True)
+class Tuning:
+    """What to listen for, where, and how fast to ask; ``interval`` 0 asks only when told to.
+
+    ``armed``: more than a RARP counts. ``hint``: the MAC to ask where nobody told the guest's; or
+    to ask beside that one.
+    ``is_mute``: nothing may be sent, so that nobody can be asked.
+    """
+
+    link: Link
+    addresses: tuple[IPAddress, ...]
+    gateways: tuple[IPAddress, ...]
+    mac: str | None
+    armed: bool
+    state: State
+    episode: int
+    interval: float
+    hint: str | None = None
+    is_mute: bool = False
+
+    def compose(self) -> questions.Questions:
+        """Return the frames that ask the guest."""
+        if self.is_mute:
+            return questions.Questions()
+        own = (a for a in self.link.addresses if isinstance(a, IPv6Address) and a.is_link_local)
+        witness = self.hint if self.mac and self.hint != self.mac else None
+        parties = questions.Parties(self.mac or self.hint, self.link.mac, next(own, None), witness)
+        return questions.compose(parties, self.addresses, self.gateways)
+
+    def expectation(self, asked: questions.Questions) -> Expectation:
+        """Return what an announcement looks like."""
+        return Expectation.of(
+            self.mac, self.addresses, askers=asked.askers, armed=self.armed, hint=self.hint
+        )
+
+    @property
+    def parties(self) -> tuple[object, ...]:
+        """What the questions are made of."""
+        return self.mac, self.hint, self.addresses, self.gateways, self.link, self.is_mute
+
+
+class Audience(Protocol):
+    """Who wants to know; called synchronously on the loop."""
+
+    def heard(self, key: ObjectKey, episode: int, accepted: Accepted, received_at: int) -> None:
+        """Take an announcement, received by the kernel at *received_at*, in realtime ns."""
+
+    def unaskable(self, key: ObjectKey, episode: int) -> None:
+        """Know that the guest cannot be asked: its MAC is unknown, or nobody may listen here."""
+
+    def hearing_changed(self, key: ObjectKey) -> None:
+        """Know that an endpoint's listener was lost or came back."""
+
+
+class Ear:
+    """One endpoint's listener, or the attempts to open it; the sink of that listener."""
+
+    def __init__(self, key: ObjectKey, tuning: Tuning, audience: Audience) -> None:
+        """Open at once."""
+        self.trouble = ""
+        self.tuning = tuning
+        self._key = key
+        self._audience = audience
+        self._loop = asyncio.get_running_loop()
+        self._questions = tuning.compose()
+        self._listener: Listener | None = None
+        self._patience = FIRST_PATIENCE
+        self._again: asyncio.TimerHandle | None = None
+        self._asking = False
+        self._open()
+
+    @property
+    def is_open(self) -> bool:
+        """Tell whether announcements are heard now."""
+        return self._listener is not None and not self.trouble
+
+    def tune(self, tuning: Tuning) -> None:
+        """Listen for something else; another episode starts a probe series of its own."""
+        before, self.tuning = self.tuning, tuning
+        if before.link.index != tuning.link.index or (tuning.link.up and not before.link.up):
+            self._reopen()
+            return
+        if before.episode != tuning.episode:
+            self._asking = False
+        if self._listener is None:
+            return
+        if before.parties != tuning.parties:
+            self._questions = tuning.compose()
+            self._listener.expect(tuning.expectation(self._questions))
+            self._resume()
+        elif before.armed != tuning.armed:
+            self._listener.expect(tuning.expectation(self._questions))
+        if before.episode != tuning.episode:
+            self._listener.probe(ProbeSeries(self._questions))
+        elif before.interval != tuning.interval and not self._asking:
+            self.start_probes()
+
+    def start_probes(self) -> None:
+        """Start the fast series afresh."""
+        if self._listener:
+            series = self._listener.series.start(self.tuning.interval, self._loop.time())
+            self._listener.probe(series)
+
+    def renew_probes(self) -> None:
+        """Start the fast series afresh because of a frame: not with each one of a flood."""
+        if self._listener:
+            series = self._listener.series.renew(self.tuning.interval, self._loop.time())
+            self._listener.probe(series)
+
+    def silence_in(self, patience: float) -> float:
+        """Return in how many seconds the guest has been silent for *patience*; 0.0 when it has.
+
+        What never left could not be answered: it is asked once more, and given its time. But a
+        link that is up and has no carrier takes nothing because nobody is at its other end.
+        """
+        link = self.tuning.link
+        series = self._listener.series if self._listener else None
+        if series is None or series.first_asked_at is None or not series.has_asked:
+            if link.up and not link.carrier:
+                return 0.0
+            self.ask()
+            return UNSENT_PATIENCE
+        return max(0.0, series.first_asked_at + patience - self._loop.time())
+
+    @property
+    def was_asked(self) -> bool:
+        """Tell whether a probe has left in this episode."""
+        return self._listener is not None and self._listener.series.has_asked
+
+    def ask(self) -> None:
+        """Ask three times, now; say so where that cannot be."""
+        self._asking = True
+        is_barred = bool(self.trouble) and self.tuning.link.up
+        if is_barred or not self._questions:
+            self._loop.call_soon(self._audience.unaskable, self._key, self.tuning.episode)
+        elif self._listener:
+            series = self._listener.series.ask(self._loop.time())
+            self._listener.probe(series)
+
+    def correct(self) -> None:
+        """Tell the guest where its gateway is now."""
+        if self._listener:
+            self._listener.correct()
+
+    def close(self) -> None:
+        """Hear nothing more."""
+        if self._again:
+            self._again.cancel()
+        if self._listener:
+            self._listener.stop()
+            self._listener = None
+
+    def heard(self, accepted: Accepted, received_at: int) -> None:
+        """Pass on what the listener heard."""
+        listener = self._listener
+        self._audience.heard(self._key, self.tuning.episode, accepted, received_at)
+        if listener and listener.asked_at is not None and accepted.is_answer:
+            metrics.PROBE_TO_ANSWER.observe(self._loop.time() - listener.asked_at)
+        _ANNOUNCED[accepted.signal].inc()
+
+    def rejected(self, reason: Reason) -> None:
+        """Count what proved nothing."""
+        metrics.REJECTED.labels(reason).inc()
+
+    def lost(self, trouble: str) -> None:
+        """Try again, ever more patiently, until the interface is back."""
+        self._fail(trouble)
+
+    def _open(self) -> None:
+        self._again = None
+        self._questions = self.tuning.compose()
+        try:
+            self._listener = Listener(
+                self.tuning.link.index,
+                self.tuning.expectation(self._questions),
+                ProbeSeries(self._questions),
+                self,
+            )
+        except capture.CannotListenError as error:
+            self._fail(str(error))
+            return
+        except Exception as error:  # noqa: BLE001  the root of a timer that must not be the last
+            faults.note("listen", error, endpoint=str(self._key))
+            self._fail(f"an error of the agent's own: {faults.describe(error)}")
+            return
+        was_deaf, self.trouble = bool(self.trouble), ""
+        self._patience = FIRST_PATIENCE
+        if was_deaf:
+            self._resume()
+            self._audience.hearing_changed(self._key)
+
+    def _reopen(self) -> None:
+        self.close()
+        self.trouble = self.trouble or "the interface has changed"
+        self._patience = FIRST_PATIENCE
+        self._open()
+
+    def _resume(self) -> None:
+        """Go on where the last listener or its questions ended."""
+        if self._listener is None:
+            return
+        self._listener.probe(ProbeSeries(self._questions))
+        if self._asking:
+            self.ask()
+        else:
+            self.start_probes()
+
+    def _fail(self, trouble: str) -> None:
+        self.close()
+        is_news = trouble != self.trouble
+        self.trouble = trouble
+        self._again = self._loop.call_later(self._patience, self._open)
+        self._patience = min(2 * self._patience, LAST_PATIENCE)
+        if is_news:
+            self._loop.call_soon(self._audience.hearing_changed, self._key)
+
+
+def correct_without(tuning: Tuning) -> bool:
+    """Tell a guest where its gateway is now, where nobody listens; False when that fails."""
+    return capture.transmit(tuning.link.index, tuning.compose().corrections)

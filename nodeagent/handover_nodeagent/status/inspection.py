@@ -1,0 +1,119 @@
+"""PURE: what a running agent shows of itself, as a value, as JSON and as a table for a person."""
+
+import datetime as dt
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from handover_api.model import Model
+from handover_api.workloadendpoint import Cutover, WorkloadEndpointStatus
+from handover_nodeagent.status import conditions
+from handover_nodeagent.status.conditions import Standing
+
+_HEADINGS: Final = (
+    *("ENDPOINT", "ROLE", "STATE", "INTERFACE", "ROUTES", "SINCE", "LAST CUTOVER", "TROUBLE"),
+)
+_NOTHING: Final = "-"
+_ORDERLY: Final = frozenset({"Programmed", "Configured"})
+"""Condition types whose normal status is True; Listening may be either."""
+_TROUBLES: Final = frozenset(
+    {
+        *("StillAlive", "AddressNotAllowed", "AddressShared", "TargetTimeout"),
+        *("Unguarded", "InterfaceDoubted"),
+    }
+)
+
+
+class Entry(Model):
+    """One endpoint, with the status that the agent reports, or would if it could."""
+
+    namespace: str
+    name: str
+    status: WorkloadEndpointStatus
+
+
+class Snapshot(Model):
+    """All that a person may want to know of one agent at one moment."""
+
+    node: str
+    version: str
+    mode: str
+    synced: bool
+    outage: str = ""
+    """Why the API may know more than the agent since a while; "" when it does not."""
+    endpoints: tuple[Entry, ...] = ()
+
+
+def entry(described: Standing, now: dt.datetime) -> Entry:
+    """Show one endpoint."""
+    key = described.endpoint.key
+    shown = conditions.status(described, (), now)
+    return Entry(namespace=key.namespace, name=key.name, status=shown)
+
+
+def table(snapshot: Snapshot, now: dt.datetime) -> str:
+    """Write *snapshot* for a person."""
+    synced = "in step with the API" if snapshot.synced else "not all endpoints are known yet"
+    if snapshot.outage:
+        synced = f"NOT in step with the API ({snapshot.outage})"
+    title = f"node {snapshot.node}, agent {snapshot.version}, mode {snapshot.mode}, {synced}"
+    rows = [_row(one, now) for one in sorted(snapshot.endpoints, key=_order)]
+    if not rows:
+        return f"{title}\nNo endpoint is on this node."
+    return f"{title}\n{columns([_HEADINGS, *rows])}"
+
+
+def columns(rows: Iterable[Sequence[str]]) -> str:
+    """Set *rows* below each other."""
+    lines = list(rows)
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def age(since: dt.datetime | None, now: dt.datetime) -> str:
+    """Write how long ago something was, as kubectl does."""
+    if since is None:
+        return _NOTHING
+    seconds = max(0, int((now - since).total_seconds()))
+    for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
+        if seconds >= 2 * length:
+            return f"{seconds // length}{unit}"
+    return f"{seconds}s"
+
+
+def _row(one: Entry, now: dt.datetime) -> tuple[str, ...]:
+    status = one.status
+    routes = [f"{route.address} metric {route.metric}" for route in status.routes]
+    return (
+        f"{one.namespace}/{one.name}",
+        status.role or _NOTHING,
+        status.state or _NOTHING,
+        status.interface or _NOTHING,
+        ", ".join(routes) or _NOTHING,
+        age(status.since, now),
+        _cutover(status.last_cutover, now),
+        _trouble(status) or _NOTHING,
+    )
+
+
+def _cutover(cutover: Cutover | None, now: dt.datetime) -> str:
+    if cutover is None:
+        return _NOTHING
+    microseconds = cutover.announcement_to_route_microseconds
+    return f"{cutover.signal} {microseconds} µs, {age(cutover.time, now)} ago"
+
+
+def _trouble(status: WorkloadEndpointStatus) -> str:
+    return "; ".join(
+        f"{condition.reason}: {condition.message}" if condition.message else condition.reason
+        for condition in status.conditions
+        if (condition.type in _ORDERLY and condition.status != "True")
+        or (condition.type in _TROUBLES and condition.status == "True")
+        or condition.reason == "CannotListen"
+    )
+
+
+def _order(one: Entry) -> tuple[str, str]:
+    return one.namespace, one.name

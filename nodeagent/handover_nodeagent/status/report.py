@@ -1,0 +1,297 @@
+"""Tells the API how endpoints stand: status patches and Events, behind what happens, never before.
+
+Of each endpoint only the newest wanted status is kept, however long the API is down, and the
+endpoint that was asked for last is written first: a cutover does not queue up behind old news.
+"""
+
+import asyncio
+import collections
+import contextlib
+import datetime as dt
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Final, Protocol
+
+import structlog
+
+from handover_api import names
+from handover_api.names import ObjectKey
+from handover_api.workloadendpoint import WorkloadEndpointStatus
+from handover_nodeagent import faults
+from handover_nodeagent.api.client import (
+    Absent,
+    ApiError,
+    Conflict,
+    RawObject,
+    Unavailable,
+    Unreachable,
+)
+from handover_nodeagent.retry import Backoff, Bucket, Gate
+from handover_nodeagent.status import kubernetes_events
+from handover_nodeagent.status.kubernetes_events import Notice, Notices, Waiting
+
+WRITERS: Final = 3
+"""Enough for ``RATE``; each costs a connection, and that 256 KiB for TLS."""
+RATE: Final = 50.0
+BURST: Final = 100
+EVENT_RATE: Final = 10.0
+EVENT_BURST: Final = 50
+
+
+class Api(Protocol):
+    """What a reporter needs of an ApiServer."""
+
+    async def patch(self, path: str, operations: Sequence[RawObject]) -> RawObject:
+        """Change an object."""
+
+    async def create(self, path: str, body: RawObject) -> RawObject:
+        """Add an object to a collection."""
+
+
+@dataclass(slots=True)
+class Counts:
+    """What a reporter has done since its start."""
+
+    written: int = 0
+    told: int = 0
+    failures: collections.Counter[str] = field(default_factory=collections.Counter)
+    """Failed attempts, by the name of the ApiError in lower case."""
+
+
+@dataclass(slots=True)
+class _Slot:
+    """One endpoint: what is wanted, and what the API is known to have; equal, one object."""
+
+    uid: str
+    wanted: WorkloadEndpointStatus | None = None
+    has: WorkloadEndpointStatus | None = None
+    in_flight: bool = False
+    backoff: Backoff = field(default_factory=Backoff)
+    retry: asyncio.TimerHandle | None = None
+
+    @property
+    def is_due(self) -> bool:
+        return self.wanted is not None and self.wanted != self.has
+
+
+class Reporter:
+    """Takes statuses and Events at any time; ``run`` sends them."""
+
+    def __init__(self, api: Api, clock: Callable[[], dt.datetime], node: str) -> None:
+        self.counts = Counts()
+        self.notices = Notices()
+        self._api = api
+        self._clock = clock
+        self._node = node
+        self._slots: dict[ObjectKey, _Slot] = {}
+        self._ready: dict[ObjectKey, None] = {}
+        self._events_in_flight = 0
+        self._work = asyncio.Event()
+        self._news = asyncio.Event()
+        self._progress = asyncio.Event()
+        self._gate = Gate()
+        self._log = structlog.get_logger()
+
+    @property
+    def pending(self) -> int:
+        """Count statuses and Events that the API does not have yet."""
+        late = sum(slot.is_due or slot.in_flight for slot in self._slots.values())
+        return late + len(self.notices) + self._events_in_flight
+
+    def status(self, key: ObjectKey, uid: str, status: WorkloadEndpointStatus | None) -> None:
+        """Want *status* for this very object, soon; None: the object is gone, forget it."""
+        if status is None:
+            self._forget(key, uid)
+            return
+        slot = self._slot(key, uid)
+        if slot.wanted != status:
+            slot.wanted = slot.has if slot.has == status else status
+            self._consider(key, slot)
+
+    def known(self, key: ObjectKey, uid: str, status: WorkloadEndpointStatus) -> None:
+        """Learn what the API has: what is wanted is written only where it differs."""
+        slot = self._slot(key, uid)
+        if slot.has != status:
+            slot.has = slot.wanted if slot.wanted == status else status
+            self._consider(key, slot)
+
+    def event(
+        self, key: ObjectKey, uid: str, reason: str, message: str, *, warning: bool = False
+    ) -> None:
+        """Tell an Event about an endpoint; the same again within a minute is only counted."""
+        self.notices.add(Notice(key, uid, reason, message, warning), self._clock())
+        self._news.set()
+
+    def retry_now(self) -> None:
+        """Try again at once what waits after a failure: the API server has been heard."""
+        self._gate.open()
+        for key, slot in self._slots.items():
+            if slot.retry is not None:
+                self._consider(key, slot)
+
+    async def run(self) -> None:
+        """Send until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            bucket = Bucket(RATE, BURST)
+            for _ in range(WRITERS):
+                group.create_task(self._write_statuses(bucket))
+            group.create_task(self._tell_events(Bucket(EVENT_RATE, EVENT_BURST)))
+
+    async def flush(self, seconds: float) -> int:
+        """Wait, while ``run`` runs, until all is sent; return how much is not in time."""
+        self.retry_now()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while self.pending:
+                    self._progress.clear()
+                    await self._progress.wait()
+        return self.pending
+
+    def _slot(self, key: ObjectKey, uid: str) -> _Slot:
+        """Return the endpoint's slot; another object of that name begins with an empty one."""
+        slot = self._slots.get(key)
+        if slot is None or slot.uid != uid:
+            if slot is not None:
+                self._forget(key, slot.uid)
+            slot = self._slots[key] = _Slot(uid)
+        return slot
+
+    def _forget(self, key: ObjectKey, uid: str) -> None:
+        slot = self._slots.get(key)
+        if slot is not None and slot.uid == uid:
+            _cancel_retry(slot)
+            self._ready.pop(key, None)
+            del self._slots[key]
+            self._progress.set()
+
+    def _consider(self, key: ObjectKey, slot: _Slot) -> None:
+        """Queue the endpoint, as the newest, when there is something to write."""
+        _cancel_retry(slot)
+        self._ready.pop(key, None)
+        if slot.is_due and not slot.in_flight:
+            self._ready[key] = None
+            self._work.set()
+        self._progress.set()
+
+    async def _write_statuses(self, bucket: Bucket) -> None:
+        while True:
+            await self._gate.wait()
+            if not self._ready:
+                self._work.clear()
+                await self._work.wait()
+                continue
+            await bucket.take()
+            # What is newest is decided now, after the wait for a turn.
+            if self._ready and self._gate.is_open:
+                key, _ = self._ready.popitem()
+                await self._write(key, self._slots[key])
+
+    async def _write(self, key: ObjectKey, slot: _Slot) -> None:
+        sent = slot.wanted
+        assert sent is not None
+        slot.in_flight = True
+        try:
+            await self._api.patch(_path(key), operations(slot.uid, sent))
+        except ApiError as error:
+            self._fail(key, slot, error)
+        except Exception as error:  # noqa: BLE001  the root of one endpoint's report
+            faults.note("status", error, endpoint=str(key))
+            self._postpone(key, slot, slot.backoff.next())
+        else:
+            slot.has = sent
+            slot.backoff.reset()
+            self.counts.written += 1
+            self._hear()
+        finally:
+            slot.in_flight = False
+        has_news = slot.wanted is not sent
+        if self._slots.get(key) is slot and (has_news or slot.retry is None):
+            self._consider(key, slot)
+        self._progress.set()
+
+    def _fail(self, key: ObjectKey, slot: _Slot, error: ApiError) -> None:
+        self._count(error)
+        # It may have been written all the same; what is there now is anybody's guess.
+        slot.has = None
+        if self._slots.get(key) is not slot or isinstance(error, Unreachable):
+            return
+        if isinstance(error, Absent):
+            self._forget(key, slot.uid)
+            return
+        self._log.warning("status_not_written", endpoint=str(key), reason=str(error))
+        asked = error.retry_after if isinstance(error, Unavailable) else 0.0
+        self._postpone(key, slot, max(slot.backoff.next(), asked))
+
+    def _postpone(self, key: ObjectKey, slot: _Slot, wait: float) -> None:
+        _cancel_retry(slot)
+        slot.retry = asyncio.get_running_loop().call_later(wait, self._consider, key, slot)
+
+    async def _tell_events(self, bucket: Bucket) -> None:
+        backoff = Backoff()
+        while True:
+            await self._gate.wait()
+            if not self.notices:
+                self._news.clear()
+                await self._news.wait()
+                continue
+            await bucket.take()
+            if await self._tell(self.notices.take(self._clock())):
+                backoff.reset()
+            else:
+                await asyncio.sleep(backoff.next())
+
+    async def _tell(self, waiting: Waiting) -> bool:
+        """Create one Event; return whether it is done with, one way or the other."""
+        self._events_in_flight = 1
+        namespace = waiting.notice.key.namespace
+        try:
+            # Conflict: an earlier attempt has arrived, though its answer did not.
+            with contextlib.suppress(Conflict):
+                event = kubernetes_events.body(waiting, self._node)
+                await self._api.create(f"/api/v1/namespaces/{namespace}/events", event)
+            self.counts.told += 1
+            self._hear()
+        except Unavailable as error:
+            self._count(error)
+            self.notices.restore(waiting)
+            return False
+        except ApiError as error:
+            self._count(error)
+            self._log.warning("event_not_told", reason=waiting.notice.reason, error=str(error))
+        except Exception as error:  # noqa: BLE001  the root of one Event, which is lost
+            faults.note("event", error, endpoint=str(waiting.notice.key))
+        finally:
+            self._events_in_flight = 0
+            self._progress.set()
+        return True
+
+    def _count(self, error: ApiError) -> None:
+        self.counts.failures[type(error).__name__.lower()] += 1
+        if isinstance(error, Unreachable) and self._gate.close():
+            self._log.warning("reports_wait", reason=str(error))
+
+    def _hear(self) -> None:
+        if self._gate.succeed():
+            self._log.info("reports_go_on", pending=self.pending)
+
+
+def operations(uid: str, status: WorkloadEndpointStatus) -> Sequence[RawObject]:
+    """Return the JSON patch that replaces the whole status of this very object.
+
+    A uid in a merge patch would not do: the API server ignores it in a status subresource.
+    """
+    return (
+        {"op": "test", "path": "/metadata/uid", "value": uid},
+        {"op": "add", "path": "/status", "value": status.to_object()},
+    )
+
+
+def _path(key: ObjectKey) -> str:
+    root = f"/apis/{names.API_VERSION}/namespaces/{key.namespace}"
+    return f"{root}/{names.WORKLOAD_ENDPOINTS}/{key.name}/status"
+
+
+def _cancel_retry(slot: _Slot) -> None:
+    if slot.retry is not None:
+        slot.retry.cancel()
+        slot.retry = None

@@ -1,0 +1,77 @@
+"""Gives the node back: what ``onUninstall: handBack`` asks for, once an uninstall says so.
+
+The request is an annotation on HandoverConfiguration ``default`` that changes while the agent
+runs: one that it finds at its start is that of an earlier installation. The loop stands still by
+then, and nobody but this room writes to the kernel.
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from typing import Any
+
+from handover_api import names
+from handover_api.configuration import Settings
+from handover_nodeagent.kernel import parking, routes
+from handover_nodeagent.kernel.arp_guard.table import GuardTable
+from handover_nodeagent.kernel.netlink import channel as netlink
+from handover_nodeagent.network.model import IPAddress
+
+
+class Requests:
+    """Tells a request for the hand-back from the trace of an earlier one."""
+
+    def __init__(self) -> None:
+        self._first: str | None = None
+
+    def is_new(self, metadata: Mapping[str, Any]) -> bool:
+        """Take in the metadata of ``default``, {} where there is none; tell if it asks us."""
+        mark = (metadata.get("annotations") or {}).get(names.UNINSTALL, "")
+        if self._first is None:
+            self._first = mark
+        return mark not in {"", self._first}
+
+
+@dataclass(frozen=True, slots=True)
+class Returned:
+    """What was done; ``trouble`` is "" or says what could not be.
+
+    ``kept``: so many routes of ours stay, for nothing else leads to their addresses.
+    """
+
+    parked: int
+    ours: int
+    kept: int
+    trouble: str
+
+
+async def hand_back(settings: Settings, silent: AbstractSet[IPAddress]) -> Returned:
+    """Put parked routes back, then take ours and the guard out; again, it changes nothing.
+
+    A route of ours stays where nobody else has one: a guest that it serves would be cut off.
+    The foreign routes of *silent* addresses stay parked: their guests are elsewhere, and a route
+    here would draw what is meant for them. Raises ObservationError.
+    """
+    returned = await asyncio.to_thread(_hand_back_routes, settings, silent)
+    table = GuardTable()
+    removed = await table.remove()
+    table.close()
+    return dataclasses.replace(returned, trouble=returned.trouble or removed.trouble)
+
+
+def _hand_back_routes(settings: Settings, silent: AbstractSet[IPAddress]) -> Returned:
+    table = settings.route_table
+    with netlink.Channel() as channel:
+        parked = [each for each in parking.observe_parked() if each.route.address not in silent]
+        results = [parking.unpark(channel, each, table, settings.route_protocol) for each in parked]
+        ours = routes.observe(settings.route_protocol, [table])
+        addresses = {route.address for route in ours}
+        others = parking.observe_others(addresses, table, settings.route_protocol).direct
+        free = silent | {each.route.address for each in others}
+        going = [route for route in ours if route.address in free]
+        channel.transact([routes.encode_remove(route) for route in going])
+    refused = next((result for result in results if result), 0)
+    trouble = f"a parked route stays: {netlink.describe(refused)}" if refused else ""
+    return Returned(results.count(0), len(going), len(ours) - len(going), trouble)

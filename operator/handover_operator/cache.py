@@ -1,0 +1,199 @@
+"""What is known of the cluster: the newest version of every object, in the form that we use.
+
+Nothing is decided here.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Protocol, assert_never
+
+import structlog
+
+from handover_api.configuration import HandoverConfiguration
+from handover_api.livemigration import LiveMigration
+from handover_api.names import DEFAULT_CONFIGURATION, ObjectKey
+from handover_operator.kinds import Kind
+from handover_operator.kube.versions import Version, Versions, version_of
+from handover_operator.observability import metrics
+from handover_operator.roles import parse
+from handover_operator.roles.parse import RawObject, Unreadable
+from handover_operator.roles.resolver import Resolver
+from handover_operator.roles.sharing import Sharing
+from handover_operator.status.configuration import Application
+
+
+class Follower(Protocol):
+    """Is shown every version of every object that counts."""
+
+    def put(self, kind: Kind, key: ObjectKey, raw: RawObject) -> None:
+        """Take in a version."""
+
+    def put_unreadable(self, kind: Kind, key: ObjectKey, uid: str) -> None:
+        """Take in that there is a version that breaks the contract."""
+
+    def drop(self, kind: Kind, key: ObjectKey) -> None:
+        """Take in that an object is gone."""
+
+
+class Knowledge:
+    """All objects of our kinds.
+
+    ``application``: how the last apply of ``default`` went, where this operator applies it.
+    ``paused``: the namespaces that hold a person's brake; None while nobody can tell.
+    ``doubtful``: configurations to be judged again. ``complaints``: objects that nobody can read
+    and of which nobody was told yet; ``unreadable``: all of them.
+    """
+
+    def __init__(self) -> None:
+        self.resolver = Resolver()
+        self.sharing = Sharing()
+        self.configurations: dict[str, HandoverConfiguration] = {}
+        self.unreadable: dict[tuple[Kind, ObjectKey], Unreadable] = {}
+        self.application: Application | None = None
+        self.paused: frozenset[str] | None = None
+        self.doubtful: set[str] = set()
+        self.complaints: set[tuple[Kind, ObjectKey]] = set()
+        self.followers: list[Follower] = []
+        self._versions = {kind: Versions() for kind in Kind}
+        self._log = structlog.get_logger()
+
+    def uid(self, kind: Kind, key: ObjectKey) -> str | None:
+        """Return the uid of an object; None when it is unknown."""
+        return self._versions[kind].uid(key)
+
+    def count(self, kind: Kind) -> int:
+        """Count the objects of a kind."""
+        return len(self._versions[kind])
+
+    def migrations(self) -> Iterator[LiveMigration]:
+        """Return all LiveMigrations."""
+        return iter(self.resolver.index.migrations.values())
+
+    def shared(self) -> int:
+        """Count the endpoints of which another node serves an address, too."""
+        return sum(bool(each.shared) for each in self.resolver.index.endpoints.values())
+
+    def observe(self, kind: Kind, raw: RawObject) -> None:
+        """Take in one version of an object; an older one than the last is ignored."""
+        key, version = parse.key(raw), version_of(raw)
+        known = self.uid(kind, key)
+        if not self._versions[kind].take(key, version):
+            return
+        if known not in {None, version.uid}:
+            self._drop(kind, key)
+        found = self._take(kind, key, raw)
+        if found is not None:
+            self._complain(kind, found)
+            for follower in self.followers:
+                follower.put_unreadable(kind, key, version.uid)
+        else:
+            self.unreadable.pop((kind, key), None)
+            for follower in self.followers:
+                follower.put(kind, key, raw)
+
+    def forget(self, kind: Kind, key: ObjectKey, last: Version) -> bool:
+        """Take in that this very object is gone; return whether it was known."""
+        is_known = self._versions[kind].bury(key, last)
+        if is_known:
+            self._drop(kind, key)
+        return is_known
+
+    def missing(
+        self, kind: Kind, existing: Mapping[ObjectKey, str], version: int
+    ) -> list[tuple[ObjectKey, Version]]:
+        """Return what a list of this version does not hold and nothing newer told us of."""
+        return self._versions[kind].missing(existing, version)
+
+    def take_application(self, application: Application) -> None:
+        """Take in how the newest apply of ``default`` went."""
+        self.application = application
+        self.doubtful.add(DEFAULT_CONFIGURATION)
+
+    def take_paused(self, namespaces: frozenset[str]) -> None:
+        """Take in which namespaces hold the brake; ``default`` carries it to the agents."""
+        self.paused = namespaces
+        self.doubtful.add(DEFAULT_CONFIGURATION)
+
+    def is_rewound(self, kind: Kind, version: int) -> bool:
+        """Take in a list's version; return whether history was put back before it."""
+        return self._versions[kind].is_rewound(version)
+
+    def rewind(self, kind: Kind) -> None:
+        """Take whatever comes next of a kind as news."""
+        self._versions[kind].rewind()
+
+    def take_doubtful(self) -> set[str]:
+        """Return, and take off the list, the configurations to be judged again."""
+        taken, self.doubtful = self.doubtful & self.configurations.keys(), set()
+        return taken
+
+    def take_complaints(self) -> set[tuple[Kind, ObjectKey]]:
+        """Return, and take off the list, the objects of whose faults nobody was told."""
+        taken, self.complaints = self.complaints & self.unreadable.keys(), set()
+        return taken
+
+    def recall(self) -> None:
+        """Put everything on the lists once more."""
+        self.doubtful = set(self.configurations)
+        self.complaints = set(self.unreadable)
+
+    def _take(self, kind: Kind, key: ObjectKey, raw: RawObject) -> Unreadable | None:
+        """Take in one version, or return what is wrong with it."""
+        match kind:
+            case Kind.ENDPOINT:
+                endpoint = parse.endpoint(raw)
+                if isinstance(endpoint, Unreadable):
+                    return endpoint
+                self.resolver.put_endpoint(endpoint)
+                self.sharing.put(endpoint)
+            case Kind.MIGRATION:
+                migration = parse.migration(raw)
+                if isinstance(migration, Unreadable):
+                    self.resolver.put_unreadable(key, migration.migration_uid)
+                    return migration
+                self.resolver.put_migration(migration)
+            case Kind.CONFIGURATION:
+                configuration = parse.configuration(raw)
+                if isinstance(configuration, Unreadable):
+                    return configuration
+                self.configurations[key.name] = configuration
+                self._doubt(key.name)
+            case _:
+                assert_never(kind)
+        return None
+
+    def _drop(self, kind: Kind, key: ObjectKey) -> None:
+        self.unreadable.pop((kind, key), None)
+        self.complaints.discard((kind, key))
+        for follower in self.followers:
+            follower.drop(kind, key)
+        match kind:
+            case Kind.ENDPOINT:
+                self.resolver.drop_endpoint(key)
+                self.sharing.drop(key)
+            case Kind.MIGRATION:
+                self.resolver.drop_migration(key)
+            case Kind.CONFIGURATION:
+                self.configurations.pop(key.name, None)
+                self._doubt(key.name)
+                self.doubtful &= self.configurations.keys()
+            case _:
+                assert_never(kind)
+
+    def _doubt(self, changed: str) -> None:
+        """Doubt a configuration, and all where the default has changed."""
+        self.doubtful |= (
+            self.configurations.keys() if changed == DEFAULT_CONFIGURATION else {changed}
+        )
+
+    def _complain(self, kind: Kind, found: Unreadable) -> None:
+        """Say it to the log, and note it for whoever describes the object; the others go on."""
+        self._log.error(
+            "malformed_object",
+            kind=kind.value,
+            object=str(found.key),
+            field=found.field,
+            problem=found.message,
+        )
+        metrics.UNREADABLE.labels(kind.value).inc()
+        self.unreadable[kind, found.key] = found
+        self.complaints.add((kind, found.key))

@@ -1,0 +1,1 @@
+"""What a person or the chart's hooks run beside the operator."""

@@ -1,0 +1,414 @@
+"""The API server as the operator needs it; foreign exceptions are turned into ours here."""
+
+import contextlib
+import datetime as dt
+import json
+import os
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from http import HTTPStatus
+from typing import Any, Final
+
+import aiohttp
+import structlog
+from kubernetes_asyncio import client, config
+from kubernetes_asyncio.client.exceptions import ApiException
+from kubernetes_asyncio.config import incluster_config
+from kubernetes_asyncio.config.config_exception import ConfigException
+
+from handover_api import names
+from handover_api.names import ObjectKey
+from handover_operator import kinds
+from handover_operator.kinds import AnyKind, Foreign, Kind, Plain
+from handover_operator.kube import lease
+from handover_operator.kube.lease import Lease
+from handover_operator.kube.workqueue import Denied, Temporary
+from handover_operator.roles.parse import RawObject
+from handover_operator.status.kubernetes_events import Notice
+
+MERGE_PATCH: Final = "application/merge-patch+json"
+APPLY_PATCH: Final = "application/apply-patch+yaml"
+HEADER: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
+IDENTITIES: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+PAGE: Final = 500
+FOREIGN_PAGE: Final = 100
+"""A launcher pod has 20 to 30 kB, ten times as much once it is read: a page of 500 took 60 MiB."""
+
+TIMEOUT: Final = 30.0
+LEASES: Final = "/apis/coordination.k8s.io/v1/"
+PATIENCE: Final = frozenset(
+    {0, HTTPStatus.UNAUTHORIZED, HTTPStatus.GONE, HTTPStatus.TOO_MANY_REQUESTS}
+)
+"""Answers that another attempt may change; 0 is kubernetes-asyncio's for none at all."""
+
+
+class Unavailable(Temporary):
+    """The API server cannot be reached, or asks for patience."""
+
+
+class NotLeading(Temporary):
+    """Another replica writes, or will soon."""
+
+
+class Refused(Denied):
+    """The API server says no; it may say yes when somebody has mended the reason."""
+
+
+class Conflict(Exception):  # noqa: N818  an expected situation
+    """The object has changed since we looked; of an apply: ``causes``, by field, who owns it."""
+
+    def __init__(self, message: str = "", causes: Mapping[str, str] | None = None) -> None:
+        super().__init__(message)
+        self.causes = causes or {}
+
+
+class Absent(Exception):  # noqa: N818  an expected situation
+    """The object, or its whole kind, is not there."""
+
+
+class Unserved(Absent):
+    """The whole kind is not there, which tells nothing of any object."""
+
+
+class Unconfigured(Exception):  # noqa: N818  tells a person what to do
+    """There is neither a service account nor a kubeconfig."""
+
+
+async def connect() -> client.Configuration:
+    """Find the API server: KUBECONFIG, else the service account of the pod, else ~/.kube/config.
+
+    Raises Unconfigured.
+    """
+    configuration = client.Configuration()
+    try:
+        if "KUBECONFIG" not in os.environ and incluster_config.SERVICE_HOST_ENV_NAME in os.environ:
+            loader = incluster_config.InClusterConfigLoader(
+                token_filename=incluster_config.SERVICE_TOKEN_FILENAME,
+                cert_filename=incluster_config.SERVICE_CERT_FILENAME,
+            )
+            loader.load_and_set(configuration)
+        else:
+            await config.load_kube_config(client_configuration=configuration)
+    except (ConfigException, OSError) as error:
+        message = (
+            f"no way to an API server: {error}; run in a pod with a service account, or set"
+            " KUBECONFIG"
+        )
+        raise Unconfigured(message) from error
+    return configuration
+
+
+class Cluster:
+    """Reads and writes objects of our kinds; every call may raise one of the exceptions above.
+
+    ``may_write`` is asked before every write but those of the Lease itself, and those that any
+    replica may make (``as_leader=False``; see standby.py).
+    """
+
+    def __init__(self, configuration: client.Configuration) -> None:
+        self.configuration = configuration
+        self.may_write: Callable[[], bool] = lambda: True
+        self._api = client.ApiClient(configuration)
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._api.close()
+
+    async def objects(self, kind: AnyKind) -> AsyncIterator[tuple[list[RawObject], int]]:
+        """Yield pages of all objects, and the version of the list."""
+        async for page in self._pages(kind, "application/json"):
+            yield page
+
+    async def identities(self, kind: AnyKind) -> tuple[Mapping[ObjectKey, str], int]:
+        """Return the uid of every object that exists, and the version of the list."""
+        found: dict[ObjectKey, str] = {}
+        version = 0
+        async for page, version in self._pages(kind, IDENTITIES):  # noqa: B007  the last counts
+            for raw in page:
+                metadata = raw["metadata"]
+                key = ObjectKey(metadata.get("namespace", ""), metadata["name"])
+                found[key] = metadata["uid"]
+        return found, version
+
+    async def headers(self, kind: Plain) -> AsyncIterator[tuple[list[RawObject], int]]:
+        """Yield pages of the metadata of all objects, and the version of the list."""
+        async for page in self._pages(kind, IDENTITIES):
+            yield page
+
+    async def changes(
+        self, kind: Plain, version: str, silence: float
+    ) -> AsyncGenerator[tuple[str, RawObject]]:
+        """Yield type and metadata of each change since *version*, until the API server ends it.
+
+        Unavailable after *silence* seconds without a word. Who stops earlier closes it.
+        """
+        query = {"watch": "1", "resourceVersion": version, "allowWatchBookmarks": "true"}
+        patience = aiohttp.ClientTimeout(sock_connect=TIMEOUT, sock_read=silence)
+        request = self._answer(
+            "GET", kinds.collection(kind), {"Accept": HEADER}, query=query, patience=patience
+        )
+        async with request as answer:
+            rest = b""
+            async for chunk in answer.content.iter_any():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    message = json.loads(line)
+                    yield message["type"], message["object"]
+
+    async def get(self, kind: AnyKind, key: ObjectKey) -> RawObject:
+        """Read one object; that its kind is not served, now, is no word about it."""
+        try:
+            return await self._call("GET", _path(kind, key))
+        except Unserved as error:
+            raise Unavailable(str(error)) from error
+
+    async def uid(self, kind: AnyKind, key: ObjectKey) -> str | None:
+        """Return the uid of an object; None where there is none of this name."""
+        try:
+            found = await self._call("GET", _path(kind, key), accept=HEADER)
+        except Unserved as error:
+            raise Unavailable(str(error)) from error
+        except Absent:
+            return None
+        return str(found["metadata"]["uid"])
+
+    async def read(self, path: str) -> RawObject:
+        """Read whatever is at a path."""
+        return await self._call("GET", path)
+
+    async def has_node(self, name: str) -> bool | None:
+        """Return whether there is a node of this name; None when we may not know."""
+        try:
+            await self.read(f"/api/v1/nodes/{name}")
+        except Absent:
+            return False
+        except Refused as reason:
+            structlog.get_logger().warning("node_not_asked_for", node=name, reason=str(reason))
+            return None
+        return True
+
+    async def review(self, path: str, body: RawObject) -> RawObject:
+        """Ask a question that is answered and not stored, such as who may do what."""
+        return await self._call("POST", path, body=body)
+
+    async def resources(self, api_version: str) -> frozenset[str]:
+        """Return the plurals of what is served in an API version; none when it is not there."""
+        try:
+            found = await self._call("GET", f"/apis/{api_version}")
+        except Absent:
+            return frozenset()
+        return frozenset(each["name"] for each in found["resources"])
+
+    async def create(
+        self, kind: Kind, namespace: str, body: RawObject, *, as_leader: bool = True
+    ) -> RawObject:
+        """Create an object; Conflict when there is one of its name."""
+        self._claim_right(as_leader=as_leader)
+        query = {"fieldManager": names.OPERATOR_FIELD_MANAGER}
+        return await self._call("POST", kinds.collection(kind, namespace), body=body, query=query)
+
+    async def patch(
+        self,
+        kind: Kind,
+        key: ObjectKey,
+        patch: RawObject,
+        *,
+        subresource: str = "",
+        as_leader: bool = True,
+    ) -> RawObject:
+        """Merge *patch* into an object; Conflict when its resourceVersion is another."""
+        self._claim_right(as_leader=as_leader)
+        return await self._call(
+            "PATCH",
+            _path(kind, key) + subresource,
+            body=patch,
+            content_type=MERGE_PATCH,
+            query={"fieldManager": names.OPERATOR_FIELD_MANAGER},
+        )
+
+    async def apply_default(self, spec: Mapping[str, object], *, dry: bool = False) -> RawObject:
+        """Apply HandoverConfiguration ``default``, or ask whether that would do.
+
+        Server-side apply, never by force: Conflict where somebody else has set a field otherwise.
+        """
+        self._claim_right(as_leader=not dry)
+        key = ObjectKey("", names.DEFAULT_CONFIGURATION)
+        body = {
+            "apiVersion": names.API_VERSION,
+            "kind": Kind.CONFIGURATION.value,
+            "metadata": {"name": key.name},
+            # An apply of {} that takes the last field away leaves null, which the schema refuses.
+            **({"spec": spec} if spec else {}),
+        }
+        return await self._call(
+            "PATCH",
+            _path(Kind.CONFIGURATION, key),
+            body=body,
+            content_type=APPLY_PATCH,
+            query={
+                "fieldManager": names.OPERATOR_FIELD_MANAGER,
+                **({"dryRun": "All"} if dry else {}),
+            },
+        )
+
+    async def delete(self, kind: Kind, key: ObjectKey, uid: str, *, as_leader: bool = True) -> None:
+        """Delete this very object; one that is gone, or another of its name, is fine."""
+        self._claim_right(as_leader=as_leader)
+        body = {"preconditions": {"uid": uid}}
+        with contextlib.suppress(Absent, Conflict):
+            await self._call("DELETE", _path(kind, key), body=body)
+
+    async def emit(
+        self, kind: AnyKind, key: ObjectKey, uid: str, notice: Notice, now: dt.datetime
+    ) -> None:
+        """Record an Event about an object."""
+        self._claim_right()
+        namespace = key.namespace or "default"
+        when = now.isoformat(timespec="seconds").replace("+00:00", "Z")
+        body = {
+            "metadata": {"generateName": f"{key.name[:200]}.", "namespace": namespace},
+            "involvedObject": {
+                "apiVersion": kind.api_version,
+                "kind": kind.value,
+                "name": key.name,
+                "namespace": key.namespace or None,
+                "uid": uid,
+            },
+            "type": "Warning" if notice.warning else "Normal",
+            "reason": notice.reason,
+            "message": notice.message[:1024],
+            "firstTimestamp": when,
+            "lastTimestamp": when,
+            "count": 1,
+            "source": {"component": names.OPERATOR_FIELD_MANAGER},
+            "reportingComponent": f"{names.GROUP}/{names.OPERATOR_FIELD_MANAGER}",
+        }
+        await self._call("POST", f"/api/v1/namespaces/{namespace}/events", body=body)
+
+    async def read_lease(self, namespace: str, name: str) -> Lease:
+        """Read the Lease of the replicas."""
+        path = f"{LEASES}namespaces/{namespace}/leases/{name}"
+        return lease.read(await self._call("GET", path))
+
+    async def write_lease(
+        self, namespace: str, name: str, version: str, spec: Mapping[str, object]
+    ) -> Lease:
+        """Write it if it has this version; without one, make it. Conflict: somebody was faster."""
+        path = f"{LEASES}namespaces/{namespace}/leases"
+        if not version:
+            made = {"metadata": {"name": name, "namespace": namespace}, "spec": spec}
+            return lease.read(await self._call("POST", path, body=made))
+        patch = {"metadata": {"resourceVersion": version}, "spec": spec}
+        return lease.read(
+            await self._call("PATCH", f"{path}/{name}", body=patch, content_type=MERGE_PATCH)
+        )
+
+    def _claim_right(self, *, as_leader: bool = True) -> None:
+        """Raise NotLeading where only the leader may write, and another replica is it."""
+        if as_leader and not self.may_write():
+            message = "another replica leads"
+            raise NotLeading(message)
+
+    async def _pages(
+        self, kind: AnyKind | Plain, accept: str
+    ) -> AsyncIterator[tuple[list[RawObject], int]]:
+        token = ""
+        version = 0
+        while True:
+            limit = FOREIGN_PAGE if isinstance(kind, Foreign) else PAGE
+            query = {"limit": str(limit), **({"continue": token} if token else {})}
+            if isinstance(kind, Foreign) and kind.selector:
+                query["labelSelector"] = kind.selector
+            path = kinds.collection(kind)
+            page = await self._call("GET", path, query=query, accept=accept)
+            metadata = page["metadata"]
+            version = version or int(metadata["resourceVersion"])
+            # The API server writes an empty list of identities as null.
+            yield page["items"] or [], version
+            token = metadata.get("continue", "")
+            if not token:
+                return
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        body: RawObject | None = None,
+        content_type: str = "application/json",
+        accept: str = "application/json",
+        query: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        headers = {"Accept": accept, "Content-Type": content_type}
+        async with self._answer(method, path, headers, body=body, query=query) as answer:
+            parsed: dict[str, Any] = json.loads(await answer.read())
+            return parsed
+
+    @contextlib.asynccontextmanager
+    async def _answer(
+        self,
+        method: str,
+        path: str,
+        headers: Mapping[str, str],
+        *,
+        body: RawObject | None = None,
+        query: Mapping[str, str] | None = None,
+        patience: float | aiohttp.ClientTimeout = TIMEOUT,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        """Send a request; an answer that is none of success is raised as one of ours."""
+        try:
+            answer = await self._api.call_api(
+                path,
+                method,
+                query_params=list((query or {}).items()),
+                header_params=dict(headers),
+                body=body,
+                auth_settings=["BearerToken"],
+                _preload_content=False,
+                _request_timeout=patience,
+            )
+            async with answer:
+                if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
+                    after = _seconds(answer.headers.get("Retry-After", ""))
+                    text = (await answer.read()).decode(errors="replace")
+                    raise _ours(answer.status, text, after)
+                yield answer
+        except ApiException as error:
+            raise _ours(error.status or 0, str(error.body or error.reason)) from error
+        except (aiohttp.ClientError, ssl.SSLError, TimeoutError, OSError) as error:
+            raise Unavailable(_text(error)) from error
+
+
+def _path(kind: AnyKind, key: ObjectKey) -> str:
+    return f"{kinds.collection(kind, key.namespace)}/{key.name}"
+
+
+def _seconds(retry_after: str) -> float:
+    """Read a Retry-After; the API server writes whole seconds, proxies may write a date."""
+    return float(retry_after) if retry_after.isdecimal() else 0.0
+
+
+def _ours(status: int, text: str, patience: float = 0.0) -> Exception:
+    """Sort an HTTP status by what the caller can do about it."""
+    try:
+        found = json.loads(text)
+        message = found.get("message", text)
+    except (ValueError, AttributeError):
+        found, message = {}, text
+    if status == HTTPStatus.NOT_FOUND:
+        # Of an object that is missing the API server tells the name, of a path it does not.
+        is_object = bool((found.get("details") or {}).get("name"))
+        return Absent(message) if is_object else Unserved(message)
+    if status == HTTPStatus.CONFLICT:
+        causes = (found.get("details") or {}).get("causes") or ()
+        return Conflict(
+            message, {each.get("field", ""): each.get("message", "") for each in causes}
+        )
+    if status in PATIENCE or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+        return Unavailable(f"{status}: {message}", patience)
+    return Refused(f"{status}: {message}")
+
+
+def _text(error: BaseException) -> str:
+    """Some exceptions of aiohttp and asyncio have no text of their own."""
+    return str(error) or type(error).__name__

@@ -1,0 +1,217 @@
+"""Leadership: one replica writes, the others watch and wait.
+
+The Lease (lease.py decides) is renewed while we lead. What we may write ends by our own clock,
+before another replica may take over, whatever the network or a debugger does to us: ``holds`` is
+asked before every single write (cluster.py), and what is under way is broken off.
+"""
+
+import asyncio
+import contextlib
+import datetime as dt
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Final, Protocol
+
+import structlog
+
+from handover_operator.kube import lease
+from handover_operator.kube.client import Absent, Conflict
+from handover_operator.kube.lease import Lease, Periods, Sighting, Step
+from handover_operator.kube.workqueue import Temporary
+from handover_operator.observability import metrics
+
+NAME: Final = "handover-operator"
+"""Of the Lease."""
+
+LEAST_TIMEOUT: Final = 0.5
+RETRY: Final = 0.2
+"""Seconds after a renewal that failed: the time that is left is for trying, not for waiting."""
+
+RELEASE_TIMEOUT: Final = 2.0
+
+
+class Leases(Protocol):
+    """Where the Lease is kept (cluster.Cluster); may raise Temporary, Absent or Conflict."""
+
+    async def read_lease(self, namespace: str, name: str) -> Lease:
+        """Read it."""
+
+    async def write_lease(
+        self, namespace: str, name: str, version: str, spec: Mapping[str, object]
+    ) -> Lease:
+        """Write it if it still has this version; without one, make it."""
+
+
+Work = Callable[[], Awaitable[None]]
+"""What runs until it is cancelled."""
+
+
+async def _rest() -> None:
+    """Do nothing until cancelled."""
+    await asyncio.Event().wait()
+
+
+def clock() -> float:
+    """Return seconds that also pass while the process is stopped or its machine sleeps."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
+
+
+class Leadership:
+    """The part of one replica in it.
+
+    ``on_renewal`` is called whenever somebody else is seen to have renewed the Lease.
+    """
+
+    def __init__(
+        self,
+        leases: Leases,
+        namespace: str,
+        identity: str,
+        now: Callable[[], dt.datetime],
+        periods: Periods = Periods(),  # noqa: B008  frozen
+    ) -> None:
+        self.on_renewal: Callable[[], None] = lambda: None
+        self._leases = leases
+        self._namespace = namespace
+        self._identity = identity
+        self._now = now
+        self._periods = periods
+        self._seen: Sighting | None = None
+        self._until = 0.0
+        self._log = structlog.get_logger().bind(identity=identity)
+
+    def holds(self) -> bool:
+        """Return whether we may write at this very moment."""
+        return clock() < self._until
+
+    async def run(self, govern: Work, stand_by: Work = _rest) -> None:
+        """Run *govern* whenever, and only while, we lead, else *stand_by*; until cancelled.
+
+        When cancelled the Lease is given back, after *govern* has ended.
+        """
+        try:
+            while True:
+                async with asyncio.TaskGroup() as group:
+                    meanwhile = group.create_task(_as_coroutine(stand_by))
+                    await self._acquire()
+                    meanwhile.cancel()
+                await self._reign(govern)
+        finally:
+            metrics.LEADER.set(0)
+            await self._release()
+
+    async def _acquire(self) -> None:
+        """Wait until the Lease is ours."""
+        said = ""
+        while True:
+            try:
+                async with asyncio.timeout(self._periods.deadline):
+                    step = await self._look()
+                    if step is not Step.WAIT:
+                        await self._hold()
+                        return
+            except (Temporary, Absent, Conflict, TimeoutError) as reason:
+                doubt = str(reason) or "no answer in time"
+                if doubt != said and not isinstance(reason, Conflict):
+                    self._log.warning("no_lease", reason=doubt)
+                    said = doubt
+                await asyncio.sleep(self._periods.poll)
+                continue
+            assert self._seen is not None
+            if said != (said := self._seen.lease.holder):
+                self._log.info("standing_by", leader=said)
+            await asyncio.sleep(lease.patience(self._seen, self._periods, clock()))
+
+    async def _reign(self, govern: Work) -> None:
+        """Govern until the Lease is lost."""
+        self._log.info("leading")
+        metrics.LEADER.set(1)
+        metrics.TERMS.inc()
+        async with asyncio.TaskGroup() as group:
+            term = group.create_task(_as_coroutine(govern))
+            await self._keep()
+            term.cancel()
+        self._until = 0.0
+        metrics.LEADER.set(0)
+
+    async def _keep(self) -> None:
+        """Renew the Lease; return when it is lost, or too old to write any more."""
+        pause = self._periods.renewal
+        while True:
+            await asyncio.sleep(min(pause, max(self._until - clock(), 0.0)))
+            left = self._until - clock()
+            if left <= 0:
+                self._log.warning("stepping_down", reason="the Lease could not be renewed")
+                return
+            try:
+                # Another connection may get through where this one is stuck.
+                async with asyncio.timeout(min(left, max(left / 2, LEAST_TIMEOUT))):
+                    if not await self._renew():
+                        assert self._seen is not None
+                        leader = self._seen.lease.holder
+                        self._log.warning("stepping_down", reason=f"the Lease is {leader}'s")
+                        return
+                pause = self._periods.renewal
+            except (Temporary, Conflict, Absent, TimeoutError) as reason:
+                self._log.warning("not_renewed", reason=str(reason) or "no answer in time")
+                pause = RETRY
+
+    async def _renew(self) -> bool:
+        """Renew; False: somebody else holds the Lease."""
+        with contextlib.suppress(Conflict, Absent):
+            await self._hold()
+            return True
+        if await self._look() is not Step.RENEW:
+            return False
+        await self._hold()
+        return True
+
+    async def _look(self) -> Step:
+        found: Lease | None = None
+        with contextlib.suppress(Absent):
+            found = await self._leases.read_lease(self._namespace, NAME)
+        before, self._seen = self._seen, lease.see(self._seen, found, clock())
+        # Who has just begun knows not how old the first version is that it sees.
+        is_new = before is not None and before.lease.version != self._seen.lease.version
+        if is_new and self._seen.lease.holder not in {"", self._identity}:
+            self.on_renewal()
+        return lease.step(self._seen, self._identity, clock())
+
+    async def _hold(self) -> None:
+        """Write that we hold the Lease; our time counts from before the request."""
+        assert self._seen is not None
+        asked = clock()
+        spec = lease.held(self._seen, self._identity, self._periods, self._now())
+        taken = await self._write(self._seen.lease.version, spec)
+        self._seen = lease.see(self._seen, taken, clock())
+        self._until = asked + self._periods.deadline
+
+    async def _write(self, version: str, spec: Mapping[str, object]) -> Lease:
+        return await self._leases.write_lease(self._namespace, NAME, version, spec)
+
+    async def _release(self) -> None:
+        """Let another replica take over at once; best effort."""
+        self._until = 0.0
+        if self._seen is None or self._seen.lease.holder != self._identity:
+            return
+        try:
+            async with asyncio.timeout(RELEASE_TIMEOUT):
+                await self._give_back()
+            self._log.info("lease_released")
+        except (Temporary, Conflict, Absent, TimeoutError) as reason:
+            self._log.warning("lease_not_released", reason=str(reason) or "no answer in time")
+
+    async def _give_back(self) -> None:
+        assert self._seen is not None
+        spec = lease.released(self._now())
+        try:
+            await self._write(self._seen.lease.version, spec)
+        except Conflict:
+            # A renewal that was broken off has arrived after all.
+            if await self._look() is not Step.RENEW:
+                return
+            await self._write(self._seen.lease.version, spec)
+
+
+async def _as_coroutine(work: Work) -> None:
+    await work()

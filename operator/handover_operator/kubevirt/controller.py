@@ -1,0 +1,497 @@
+"""The adapter's loop: observe, resolve, write. It decides nothing itself.
+
+Like reconcile.py it writes level-triggered, only while ``run`` runs, and where this replica does
+not lead only what a migration waits for and the leader has not written (standby.py). Our own
+objects come to it from the reconciler, and every answer to a write goes back there first: there is
+one place that knows them. What KubeVirt or a person made is never written.
+"""
+
+import contextlib
+import datetime as dt
+from collections.abc import Callable, Iterable, Mapping
+from typing import Final
+
+import structlog
+
+from handover_api.livemigration import LiveMigration, Outcome
+from handover_api.names import ObjectKey
+from handover_operator.controller import Reconciler
+from handover_operator.kinds import Foreign, Kind
+from handover_operator.kube.client import Absent, Cluster, Conflict, Refused, Unavailable
+from handover_operator.kube.standby import Standby
+from handover_operator.kube.versions import Version, Versions, version_of
+from handover_operator.kube.workqueue import Outdated, Temporary, WorkQueue
+from handover_operator.kubevirt import diff, parse
+from handover_operator.kubevirt.adapter import Adapter, Change
+from handover_operator.kubevirt.comparison import Comparison
+from handover_operator.kubevirt.desired import Need, Owner, Remark, Wishes
+from handover_operator.kubevirt.diff import Create, Delete, Patch, Write
+from handover_operator.kubevirt.items import Item, Made, Relist, Saying, Subject, is_urgent
+from handover_operator.kubevirt.said import Said
+from handover_operator.observability import metrics
+from handover_operator.roles import parse as own_gather
+from handover_operator.roles.outcome import Undecided
+from handover_operator.roles.parse import RawObject
+from handover_operator.status.kubernetes_events import Notice
+
+LASTING: Final = frozenset({"CutOver", "Succeeded", "NotFollowed", "Aborted"})
+"""Events of a LiveMigration that are also its VMI's."""
+
+
+class Unconfigured(Temporary):
+    """An agent that saw an endpoint now would act on what nobody has asked for."""
+
+
+class AdapterReconciler:
+    """Keeps what is known of KubeVirt's world, and writes what follows from it.
+
+    No endpoint is made before ``is_configured``. *ttl*: seconds for which a LiveMigration can be
+    looked at after it has finished. ``has_begun``: it is known whether there is a KubeVirt.
+
+    It is idle until ``start``, and after ``stop``: then nothing is made, changed or deleted.
+    """
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        reconciler: Reconciler,
+        clock: Callable[[], dt.datetime],
+        ttl: int = 3600,
+    ) -> None:
+        self._comparison = Comparison(ttl, self._course)
+        self.adapter = self._comparison.adapter
+        self.ledger = self._comparison.ledger
+        self.is_active = False
+        self.has_begun = False
+        self.is_configured: Callable[[], bool] = lambda: True
+        self._cluster = cluster
+        self._reconciler = reconciler
+        self._clock = clock
+        self._queue: WorkQueue[Item] = WorkQueue(self._work, is_urgent)
+        self._versions = {kind: Versions() for kind in Foreign}
+        self._rewound: set[Foreign] = set()
+        self._lost = self._comparison.lost
+        self._bereft = set[str]()
+        self._said = Said()
+        self._runs = False
+        self._standby: Standby | None = None
+        self._awaited: set[Subject] = set()
+        self._log = structlog.get_logger()
+        reconciler.known.followers.append(self)
+        reconciler.known.resolver.driver = self._course
+        reconciler.on_notice = self._tell_of_vm
+
+    def __len__(self) -> int:
+        """Count the objects that wait to be written or asked for."""
+        return len(self._queue)
+
+    def denied(self) -> int:
+        """Count the objects whose last write was refused."""
+        return self._queue.denied()
+
+    async def run(self, workers: int, standby: Standby | None = None) -> None:
+        """Write until cancelled; whatever is not as it should be now is found anew.
+
+        With *standby* somebody else leads.
+        """
+        self._standby = standby
+        self._runs = True
+        try:
+            self._review()
+            await self._queue.run(workers)
+        finally:
+            self._runs = False
+            self._queue.clear()
+            self._awaited.clear()
+
+    def start(self) -> None:
+        """All three kinds were listed: from now on what is absent is really absent."""
+        self.adapter.put_complete()
+        self.is_active = True
+        for change in self.adapter.resolve().values():
+            for remark in change.after.remarks:
+                self._said.is_news(remark.uid, remark)
+        self._reconciler.doubt_all()
+        self._review()
+
+    def stop(self) -> None:
+        """KubeVirt is gone, and so is all that was known of it; what we made stays."""
+        self.is_active = False
+        self.adapter = self._comparison.adapter = Adapter()
+        self._rewound.clear()
+        for versions in self._versions.values():
+            versions.clear()
+        self._lost.clear()
+        self._bereft.clear()
+        self._said.clear()
+        self._reconciler.doubt_all()
+
+    def observe(self, kind: Foreign, raw: RawObject) -> None:
+        """Take in one version of an object; an older one than the last is ignored."""
+        key, version = own_gather.key(raw), version_of(raw)
+        if not self._versions[kind].take(key, version):
+            return
+        fact = parse.read(kind, raw)
+        if fact is None:
+            self.adapter.drop(kind, key)
+        else:
+            self.adapter.put(kind, fact)
+        self._advance()
+
+    def end(self, kind: Foreign, raw: RawObject) -> None:
+        """Take in the last version of an object that is gone: it may tell how it ended."""
+        self.observe(kind, raw)
+        self.forget(kind, own_gather.key(raw), version_of(raw))
+
+    def forget(self, kind: Foreign, key: ObjectKey, last: Version) -> None:
+        """Take in that this very object is gone."""
+        if self._versions[kind].bury(key, last):
+            self._said.forget(last.uid)
+            self._bereft.discard(last.uid)
+            self.adapter.drop(kind, key)
+            self._advance()
+
+    def retain(self, kind: Foreign, existing: Mapping[ObjectKey, str], version: int) -> None:
+        """Forget what a list of this version does not hold and nothing newer told us of.
+
+        Of an older history than ours, as after a restored backup, everything is news.
+        """
+        if self._versions[kind].is_rewound(version):
+            self._log.error("history_rewound", kind=kind.value, version=version)
+            self._versions[kind].rewind()
+            self._rewound.add(kind)
+            self._queue.add(Relist(kind))
+            return
+        for key, last in self._versions[kind].missing(existing, version):
+            self._log.info("vanished", kind=kind.value, object=str(key))
+            self.forget(kind, key, last)
+
+    def put(self, kind: Kind, key: ObjectKey, raw: RawObject) -> None:
+        """Take in a version of an object of ours (knowledge.Follower)."""
+        self.ledger.put(kind, key, raw)
+        self._look(kind, (key,))
+        if kind is Kind.MIGRATION:
+            self._look(Kind.ENDPOINT, self.adapter.siblings(key))
+
+    def put_unreadable(self, kind: Kind, key: ObjectKey, uid: str) -> None:
+        """Take in that nobody can read an object of ours (knowledge.Follower)."""
+        self.ledger.put_unreadable(kind, key, uid)
+        self._look(kind, (key,))
+
+    def drop(self, kind: Kind, key: ObjectKey) -> None:
+        """Take in that an object of ours is gone (knowledge.Follower)."""
+        self._said.forget(self.ledger.holder(kind, key) or "")
+        if kind is Kind.MIGRATION and key in self.ledger.migrations:
+            self._lost.discard(self.ledger.migrations[key].owner_uid)
+        elif kind is Kind.ENDPOINT and key in self.ledger.endpoints:
+            self._lost.discard(self.ledger.endpoints[key].uid)
+        owner = self._comparison.owner(kind, key)
+        if owner is not None:
+            self._bereft.add(owner.uid)
+        self.ledger.drop(kind, key)
+        self._look(kind, (key,))
+
+    @property
+    def _decides(self) -> bool:
+        if not self.is_active or not self._runs:
+            return False
+        return self._standby is not None or self._cluster.may_write()
+
+    @property
+    def _leads(self) -> bool:
+        return self._decides and self._standby is None
+
+    def _course(self, uid: str) -> Outcome | Undecided | None:
+        """Say how a VMIM ended (outcome.Driver), or find out."""
+        if not self.is_active:
+            return None
+        question = self.adapter.question(uid) if self._leads else None
+        if question is not None:
+            self._queue.add(question)
+        return self.adapter.course(uid)
+
+    def _review(self) -> None:
+        """Look at everything; only what differs is written."""
+        if not self._decides:
+            return
+        self._advance()
+        for kind in self._rewound:
+            self._queue.add(Relist(kind))
+        for wishes in self.adapter.wishes().values():
+            self._pursue(wishes)
+        self._look(Kind.ENDPOINT, list(self.ledger.endpoints))
+        self._look(Kind.MIGRATION, list(self.ledger.migrations))
+
+    def _advance(self) -> None:
+        """Resolve what has changed, and queue what is to be written."""
+        if not self.is_active:
+            return
+        for change in self.adapter.resolve().values():
+            self._tell_reconciler(change)
+            self._remark(change.after.remarks)
+            self._pursue(change.before)
+            self._pursue(change.after)
+
+    def _tell_reconciler(self, change: Change) -> None:
+        """Let the roles of VMIMs be judged again that may have ended."""
+        owners: set[tuple[str, Owner]] = set()
+        for wishes in (change.before, change.after):
+            owners |= {(key.namespace, each.owner) for key, each in wishes.migrations.items()}
+        for namespace, owner in owners:
+            self._reconciler.doubt(namespace, owner.uid)
+
+    def _pursue(self, wishes: Wishes) -> None:
+        """Queue what differs from *wishes*, and what must be asked for."""
+        self._look(Kind.ENDPOINT, wishes.endpoints)
+        self._look(Kind.MIGRATION, wishes.migrations)
+        for uid in wishes.judged:
+            for kind, key in tuple(self.ledger.of_owner[uid]):
+                self._look(kind, (key,))
+        if self._decides:
+            for need in wishes.needs:
+                self._queue.add(need)
+
+    def _remark(self, remarks: Iterable[Remark]) -> None:
+        for remark in remarks:
+            if self._said.is_news(remark.uid, remark) and self._leads:
+                notice = Notice("NotFollowed", remark.text)
+                self._queue.add(Saying(Foreign.VMI, remark.vmi, remark.uid, notice))
+
+    def _tell_of_vm(self, migration: LiveMigration, notice: Notice) -> None:
+        """Say it of the VMI, too, which outlives the VMIM and all that goes with it."""
+        vmi = self.adapter.vmi(migration.migration_uid)
+        if vmi is None or not self._leads or notice.reason not in LASTING:
+            return
+        text = f"LiveMigration {migration.key.name}: {notice.message}"
+        notice = Notice(notice.reason, text, warning=notice.warning)
+        self._queue.add(Saying(Foreign.VMI, vmi.key, vmi.uid, notice))
+
+    def _look(self, kind: Kind, keys: Iterable[ObjectKey]) -> None:
+        """Queue those objects on which a write is due."""
+        if not self._decides or kind is Kind.CONFIGURATION:
+            return
+        compared = self._comparison
+        for key in keys:
+            if self._standby is not None:
+                self._look_over(Subject(kind, key), self._standby)
+            elif compared.is_in_the_way(kind, key):
+                self._clash(kind, key)
+            elif compared.due(kind, key) is not None or compared.is_doubtful(kind, key):
+                self._queue.add(Subject(kind, key))
+
+    def _look_over(self, subject: Subject, standby: Standby) -> None:
+        """Have in mind what the leader should write soon, as long as that is missing."""
+        write = self._comparison.due(subject.kind, subject.key)
+        if write is None or not diff.is_awaited(write):
+            self._awaited.discard(subject)
+        elif subject not in self._awaited:
+            self._awaited.add(subject)
+            self._queue.add_later(subject, standby.delay)
+
+    def _clash(self, kind: Kind, key: ObjectKey) -> None:
+        """Say it once, to whoever looks at either of the two."""
+        uid = self.ledger.holder(kind, key) or ""
+        owner = self._comparison.owner(kind, key)
+        if owner is None or not self._said.is_news(uid, owner.uid):
+            return
+        owned = ObjectKey(key.namespace, owner.name)
+        self._log.warning("name_clash", kind=kind.value, object=str(key), owner=str(owned))
+        is_unreadable = self.ledger.is_unreadable(kind, key)
+        why = "breaks the contract" if is_unreadable else "was not made by Handover"
+        text = f"{kind} {key.name} {why}; it is left alone, and {owner.kind} {owner.name} has none"
+        notice = Notice("NameClash", text, warning=True)
+        self._queue.add(Saying(kind, key, uid, notice))
+        self._queue.add(Saying(owner.kind, owned, owner.uid, notice))
+
+    async def _work(self, item: Item) -> None:
+        """Do one thing, or raise Temporary."""
+        if not self._decides:
+            return
+        match item:
+            case Subject():
+                await self._write(item)
+            case Need():
+                await self._ask(item)
+            case Saying():
+                await self._say(item)
+            case Relist():
+                await self._relist(item.kind)
+            case Made():
+                await self._take_back(item)
+
+    async def _relist(self, kind: Foreign) -> None:
+        """Take in a whole list, whatever its objects' versions."""
+        existing: dict[ObjectKey, str] = {}
+        version = 0
+        try:
+            async for page, version in self._cluster.objects(kind):  # noqa: B007  the last counts
+                for raw in page:
+                    existing[own_gather.key(raw)] = version_of(raw).uid
+                    self.observe(kind, raw)
+        except Absent as error:
+            raise Unavailable(str(error)) from error
+        self._rewound.discard(kind)
+        self.retain(kind, existing, version)
+
+    async def _write(self, subject: Subject) -> None:
+        self._awaited.discard(subject)
+        if self._leads and self._comparison.is_doubtful(subject.kind, subject.key):
+            await self._ask_for_owner(subject)
+        write = await self._confirmed(subject)
+        if write is None:
+            return
+        try:
+            await self._send(subject, write)
+        except Absent:
+            return
+        except Conflict as error:
+            metrics.WRITES.labels(subject.kind.value, "conflict").inc()
+            with contextlib.suppress(Absent):
+                raw = await self._cluster.get(subject.kind, subject.key)
+                self._reconciler.observe(subject.kind, raw)
+            raise Outdated(str(error)) from error
+        except Temporary:
+            metrics.WRITES.labels(subject.kind.value, "failed").inc()
+            raise
+        metrics.WRITES.labels(subject.kind.value, "done").inc()
+
+    async def _confirmed(self, subject: Subject) -> Write | None:
+        """Return the write that is due also by what the API server says now.
+
+        What was there and went, went with its owner perhaps, so before it is made anew that one is
+        looked at; and who does not lead may hear late of what the leader knows.
+        """
+        write = self._ours_to_make(subject)
+        if write is None:
+            return None
+        stands_in = self._standby is not None
+        owner = self._comparison.owner(subject.kind, subject.key)
+        is_bereft = owner is not None and owner.uid in self._bereft
+        if stands_in or (is_bereft and isinstance(write, Create)):
+            grounds = self._comparison.grounds(subject.kind, subject.key, with_role=stands_in)
+            for kind, key in grounds:
+                await self._look_at(kind, key)
+            write = self._ours_to_make(subject)
+        if write is not None and self._standby is not None:
+            self._standby.note_missed()
+            metrics.STOOD_IN.labels(subject.kind.value).inc()
+        return write
+
+    def _ours_to_make(self, subject: Subject) -> Write | None:
+        write = self._comparison.due(subject.kind, subject.key)
+        if self._standby is None or (write is not None and diff.is_awaited(write)):
+            return write
+        return None
+
+    async def _look_at(self, kind: Foreign, key: ObjectKey) -> None:
+        """Take in what a foreign object is now, or that it is gone."""
+        last = self._versions[kind].newest(key)
+        try:
+            raw = await self._cluster.get(kind, key)
+        except Absent:
+            if last is not None:
+                self.forget(kind, key, last)
+        else:
+            self.observe(kind, raw)
+
+    async def _send(self, subject: Subject, write: Write) -> None:
+        """Send one write, and let the reconciler take in the answer."""
+        kind, key = subject.kind, subject.key
+        as_leader = self._standby is None
+        match write:
+            case Create(body):
+                if kind is Kind.ENDPOINT and not self.is_configured():
+                    message = "HandoverConfiguration default is not there so far"
+                    raise Unconfigured(message)
+                raw = await self._cluster.create(kind, key.namespace, body, as_leader=as_leader)
+                self._reconciler.observe(kind, raw)
+                self._log.info("made", kind=kind.value, object=str(key))
+                owned = raw["metadata"]["ownerReferences"][0]
+                owner = Owner(Foreign(owned["kind"]), owned["name"], owned["uid"])
+                self._queue.add(Made(kind, key, raw["metadata"]["uid"], owner))
+            case Patch(body):
+                uid = self._reconciler.known.uid(kind, key)
+                raw = await self._cluster.patch(kind, key, body, as_leader=as_leader)
+                if self._reconciler.known.uid(kind, key) == uid == raw["metadata"]["uid"]:
+                    self._reconciler.observe(kind, raw)
+                self._log.info(
+                    "changed", kind=kind.value, object=str(key), spec=body.get("spec", {})
+                )
+            case Delete(uid):
+                await self._cluster.delete(kind, key, uid)
+                self._log.info("given_up", kind=kind.value, object=str(key))
+
+    async def _take_back(self, made: Made) -> None:
+        """Delete what was made while its owner went.
+
+        Watches tell of that too, and the owner that is there takes it along when it goes; but no
+        agent is to wait for a guest whose migration is gone. It is soon enough once the roles of
+        others are given: a look per object is a fifth of what a migration asks of the API server.
+        """
+        owner, owned = made.owner, ObjectKey(made.key.namespace, made.owner.name)
+        if await self._cluster.uid(owner.kind, owned) == owner.uid:
+            return
+        await self._look_at(owner.kind, owned)
+        if self.is_active and self._versions[owner.kind].uid(owned) != owner.uid:
+            as_leader = self._standby is None
+            await self._cluster.delete(made.kind, made.key, made.uid, as_leader=as_leader)
+            self._log.info("taken_back", kind=made.kind.value, object=str(made.key))
+
+    async def _ask(self, need: Need) -> None:
+        """Ask for an object that no watch has shown; after that its machine knows."""
+        if need.fate_of:
+            await self._ask_for_fate(need)
+            return
+        try:
+            raw = await self._cluster.get(need.kind, need.key)
+        except Absent:
+            self.adapter.put_absent(need.home, need.uid)
+        else:
+            self.observe(need.kind, raw)
+            if need in self._needs(need.home):
+                self.adapter.put_absent(need.home, need.uid)
+        self._advance()
+        if need.kind is Foreign.VMIM:
+            self._reconciler.doubt(need.key.namespace, need.uid)
+
+    def _needs(self, home: ObjectKey) -> frozenset[Need]:
+        wishes = self.adapter.wishes().get(home)
+        return frozenset() if wishes is None else wishes.needs
+
+    async def _ask_for_fate(self, need: Need) -> None:
+        """Judge how a VMIM ended that went without a final phase, by where the guest is now."""
+        await self._look_at(need.kind, need.key)
+        self.adapter.judge(need.home, need.fate_of)
+        self._advance()
+        for kind, key in tuple(self.ledger.of_owner[need.fate_of]):
+            self._look(kind, (key,))
+        self._reconciler.doubt(need.key.namespace, need.fate_of)
+
+    async def _ask_for_owner(self, subject: Subject) -> None:
+        """Find out whether the owner of an object of ours exists that no watch has shown."""
+        key = subject.key
+        if subject.kind is Kind.ENDPOINT:
+            orphan = self.ledger.endpoints[key]
+            try:
+                await self._cluster.get(Foreign.POD, ObjectKey(key.namespace, orphan.workload))
+            except Absent:
+                self._lost.add(orphan.uid)
+            return
+        uid = self.ledger.migrations[key].owner_uid
+        try:
+            raw = await self._cluster.get(Foreign.VMIM, key)
+        except Absent:
+            self._lost.add(uid)
+            return
+        self.observe(Foreign.VMIM, raw)
+        if raw["metadata"]["uid"] != uid:
+            self._lost.add(uid)
+
+    async def _say(self, saying: Saying) -> None:
+        try:
+            await self._cluster.emit(
+                saying.kind, saying.key, saying.uid, saying.notice, self._clock()
+            )
+        except (Absent, Conflict, Refused) as error:
+            # Its namespace may be going; an Event is not worth a second attempt.
+            self._log.warning("event_lost", about=str(saying), reason=str(error))

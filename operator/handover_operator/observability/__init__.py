@@ -1,0 +1,1 @@
+"""What people and Prometheus can ask the operator's process: metrics, health, logs."""

@@ -1,0 +1,1 @@
+"""Who is source and who is target, and how it ended: values and decisions, no effects."""

@@ -1,0 +1,110 @@
+"""What of a LiveMigration's new status is worth a Kubernetes Event."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from handover_api.conditions import MigrationCondition as Type
+from handover_api.conditions import MigrationReason as Reason
+from handover_api.livemigration import LiveMigrationStatus, Phase
+from handover_api.model import Condition
+from handover_api.wording import enumerate_few
+from handover_operator.roles.parse import Unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One Event: ``warning`` or normal."""
+
+    reason: str
+    message: str
+    warning: bool = False
+
+
+_LONELY: Final = {Reason.AGENT_SILENT, Reason.NODE_ABSENT}
+_ALARMING: Final = {(Type.CONFLICTED, "True"), (Type.ADDRESS_KEPT, "False")}
+_WATCHED: Final = (
+    Type.CONFLICTED,
+    Type.ADDRESS_KEPT,
+    Type.TARGET_READY,
+    Type.SOURCE_LINGERS,
+    Type.CONTRADICTED,
+)
+
+
+def malformed(found: Unreadable) -> Notice:
+    """Say which field of an object cannot be read."""
+    message = f"{found.field}: {found.message}; this version of the object is ignored"
+    return Notice("Malformed", message, warning=True)
+
+
+def shared(text: str) -> Notice:
+    """Say that another node serves an address, too."""
+    return Notice("AddressShared", text, warning=True)
+
+
+def notices(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterator[Notice]:
+    """Compare two statuses of one migration; the order is the order in which things happen."""
+    yield from _alarms(before, after)
+    if after.phase is Phase.READY and before.phase is not Phase.READY:
+        nodes = enumerate_few((side.node for side in after.target), _count(after))
+        yield Notice("Ready", f"the target is listening on {nodes}")
+    if _changed(before, after, Type.CUT_OVER):
+        told = list(_cutovers(after))
+        text = enumerate_few(told, len(told), "; ")
+        yield Notice("CutOver", text or "every target is live")
+    if after.phase is Phase.SUCCEEDED and before.phase is not Phase.SUCCEEDED:
+        yield Notice("Succeeded", "the network follows the guest; all targets are back in Base")
+    if after.phase is Phase.NOT_FOLLOWED and before.phase is not Phase.NOT_FOLLOWED:
+        finished = _condition(after, Type.FINISHED)
+        why = "" if finished is None else finished.message
+        yield Notice(
+            Reason.NOT_FOLLOWED, f"the guest moved, the network did not: {why}", warning=True
+        )
+    if after.phase is Phase.ABORTED and before.phase is not Phase.ABORTED:
+        yield Notice("Aborted", "the source keeps the traffic, or gets it back", warning=True)
+
+
+def _alarms(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterator[Notice]:
+    """Say what a person should look at."""
+    for wanted in _WATCHED:
+        found = _condition(after, wanted)
+        if found is None or not _changed(before, after, wanted):
+            continue
+        if wanted is Type.CONTRADICTED:
+            if found.status == "True" and not _is_true(before, wanted):
+                yield Notice("Contradicted", found.message, warning=True)
+        elif wanted is Type.SOURCE_LINGERS and found.reason == Reason.STILL_ROUTED:
+            yield Notice("SourceLingers", found.message, warning=True)
+        elif found.reason in _LONELY or (wanted, found.status) in _ALARMING:
+            yield Notice(found.reason, found.message, warning=True)
+
+
+def _count(status: LiveMigrationStatus) -> int:
+    return len(status.target) if status.target_count is None else status.target_count
+
+
+def _cutovers(status: LiveMigrationStatus) -> Iterator[str]:
+    for side in status.target:
+        if side.cutover is not None:
+            took = side.cutover.announcement_to_route_microseconds
+            yield f"{side.endpoint} on {side.node}: {side.cutover.signal} to route in {took} µs"
+
+
+def _condition(status: LiveMigrationStatus, wanted: Type) -> Condition | None:
+    return next((found for found in status.conditions if found.type == wanted), None)
+
+
+def _is_true(status: LiveMigrationStatus, wanted: Type) -> bool:
+    found = _condition(status, wanted)
+    return found is not None and found.status == "True"
+
+
+def _changed(before: LiveMigrationStatus, after: LiveMigrationStatus, wanted: Type) -> bool:
+    """Return whether a condition is another one by status, reason or message."""
+    old, new = _condition(before, wanted), _condition(after, wanted)
+    if new is None:
+        return False
+    if old is None:
+        return new.status == "True" or wanted is Type.ADDRESS_KEPT
+    return (old.status, old.reason, old.message) != (new.status, new.reason, new.message)

@@ -1,0 +1,143 @@
+"""The checks on a real kernel: each trap is set, and each is found."""
+
+import contextlib
+import subprocess
+from ipaddress import IPv4Address
+from pathlib import Path
+
+import pytest
+from tests.nodeagent.node import Node
+from tests.nodeagent.privileges import without_privileges
+
+from handover_api.configuration import Settings
+from handover_nodeagent.commands.check import surroundings
+from handover_nodeagent.commands.check.findings import Finding, Verdict
+from handover_nodeagent.kernel.arp_guard import libnftables, rules
+from handover_nodeagent.kernel.arp_guard.process import Answer, NftProcess
+
+pytestmark = pytest.mark.root
+
+
+def look(check: str, settings: Settings | None = None) -> list[tuple[Verdict, str]]:
+    """Return verdict and message of one check."""
+    found = surroundings.look(settings or Settings())
+    return [(one.verdict, one.message) for one in found if one.check == check]
+
+
+def test_a_plain_node_is_fine_and_left_as_it_was(node: Node) -> None:
+    node.run("ip route add 10.65.0.2 dev tap0")
+    Path("/proc/sys/net/ipv6/conf/tap0/accept_ra").write_text("0")
+    found = list(surroundings.look(Settings()))
+    # Which processes run is this machine's own affair.
+    assert [one for one in found if one.verdict is not Verdict.OK and one.check != "BGP"] == []
+    assert {one.check for one in found} == {
+        *("privileges", "AF_PACKET", "netlink", "nftables", "nftables arp", "rp_filter"),
+        *("proxy_arp", "accept_ra", "protocol", "gateway MAC", "eBPF host routing", "BGP"),
+    }
+    assert node.run("nft list ruleset") == ""
+
+
+def test_rp_filter_is_found_on_a_workloads_interface_only(node: Node) -> None:
+    sysctl = Path("/proc/sys/net/ipv4/conf")
+    (sysctl / "tap0" / "rp_filter").write_text("1")
+    (sysctl / "tap1" / "rp_filter").write_text("1")
+    node.run("ip route add 10.65.0.2 dev tap0")
+    ((verdict, message),) = look("rp_filter")
+    assert verdict is Verdict.WARN
+    assert message.startswith("strict on tap0")
+
+
+def test_proxy_arp_is_fine_behind_a_guard(node: Node) -> None:
+    node.run("ip route add 10.65.0.2 dev tap0")
+    Path("/proc/sys/net/ipv4/conf/tap0/proxy_arp").write_text("1")
+    assert look("proxy_arp") == [(Verdict.WARN, "on without an ARP guard on tap0")]
+    with contextlib.closing(NftProcess("test", libnftables.LIBRARY)) as process:
+        guard = rules.render({"tap0": frozenset({IPv4Address("10.65.0.2")})})
+        assert process.run(guard) == Answer()
+    assert [verdict for verdict, _ in look("proxy_arp")] == [Verdict.OK]
+
+
+def test_a_guest_that_could_become_the_nodes_router_is_found(node: Node) -> None:
+    """Also where it has done so already: the device has an address and a route of the guest's."""
+    settings = Path("/proc/sys/net/ipv6/conf/tap0")
+    node.run("ip route add 10.65.0.2 dev tap0 proto 88 metric 512")
+    (settings / "accept_ra").write_text("0")
+    assert look("accept_ra")[0][0] is Verdict.OK
+    for value, forwarding, expected in (("1", "1", "ok"), ("1", "0", "warn"), ("2", "1", "warn")):
+        (settings / "forwarding").write_text(forwarding)
+        (settings / "accept_ra").write_text(value)
+        ((verdict, message),) = look("accept_ra")
+        assert verdict == expected
+        assert ("tap0" in message) is (expected == "warn")
+    node.run("ip route add default dev tap0")
+    assert look("accept_ra")[0][0] is Verdict.WARN
+
+
+def test_what_cannot_be_read_is_not_called_well(
+    node: Node, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    node.run("ip route add 10.65.0.2 dev tap0")
+    monkeypatch.setattr(surroundings, "_SYSCTL", tmp_path)
+    ((verdict, message),) = look("sysctl")
+    assert verdict is Verdict.WARN
+    assert message.startswith("proxy_arp of tap0, rp_filter of tap0 could not be read")
+
+
+def test_a_network_route_with_our_protocol_number_is_somebody_elses(node: Node) -> None:
+    node.run("ip route add 10.99.0.0/24 dev tap1 proto 88")
+    ((verdict, message),) = look("protocol")
+    assert verdict is Verdict.FAIL
+    assert "10.99.0.0/24" in message
+    assert [verdict for verdict, _ in look("protocol", Settings(route_protocol=77))] == [Verdict.OK]
+
+
+def test_the_names_of_numbers_are_read_as_iproute2_does() -> None:
+    text = "# a comment\n88 else # mine\n\nnonsense\n0x10 hex\n12\tbird\n"
+    assert surroundings.read_protocols(text) == {88: "else", 12: "bird"}
+    assert surroundings.protocol_names().get(12) == "bird"
+
+
+def test_gateway_macs_that_differ_are_found(node: Node) -> None:
+    node.run("ip route add 10.65.0.2 dev tap0")
+    node.run("ip -6 route add fd00:65::2 dev tap1")
+    ((verdict, message),) = look("gateway MAC")
+    assert verdict is Verdict.WARN
+    assert "ee:ee:ee:ee:ee:ee" in message
+
+
+def test_a_program_at_tc_is_found(node: Node) -> None:
+    node.run("tc qdisc add dev tap0 clsact")
+    program = ["tc", "filter", "add", "dev", "tap0", "egress", "bpf", "bytecode"]
+    subprocess.run([*program, "1,6 0 0 4294967295,"], check=True)
+    ((verdict, message),) = look("eBPF host routing")
+    assert verdict is Verdict.WARN
+    assert "tap0" in message
+
+
+def test_an_interface_of_cilium_is_found(node: Node) -> None:
+    node.run("ip link set far1 name cilium_host")
+    ((verdict, _),) = look("eBPF host routing")
+    assert verdict is Verdict.FAIL
+
+
+def test_birds_default_metric_is_found(node: Node) -> None:
+    node.run("ip route add 10.65.0.2 via inet6 fe80::9 dev tap1 proto bird metric 32")
+    ((verdict, message),) = look("BIRD")
+    assert verdict is Verdict.FAIL
+    assert "metric 32" in message
+
+
+@pytest.mark.usefixtures("node")
+def test_without_privileges_each_thing_that_needs_them_says_so() -> None:
+    found: list[Finding] = without_privileges(lambda: list(surroundings.look(Settings())))
+    failed = [one.check for one in found if one.verdict is Verdict.FAIL]
+    assert failed == ["privileges", "privileges", "AF_PACKET", "nftables arp"]
+
+
+def test_a_state_directory_that_cannot_be_written_fails(tmp_path: Path) -> None:
+    assert surroundings.state_directory(tmp_path / "new").verdict is Verdict.OK
+    assert list((tmp_path / "new").iterdir()) == []
+    (tmp_path / "file").write_text("")
+    found = surroundings.state_directory(tmp_path / "file")
+    assert found.verdict is Verdict.FAIL
+    assert str(tmp_path / "file") in found.message

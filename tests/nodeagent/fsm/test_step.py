@@ -1,0 +1,598 @@
+"""Every state with every input, and what a step commands beside the new state."""
+
+import dataclasses
+import datetime as dt
+
+import pytest
+
+from handover_api.assignment import Assignment
+from handover_api.configuration import Settings
+from handover_api.livemigration import Outcome
+from handover_api.workloadendpoint import Role, Signal, State
+from handover_nodeagent import fsm
+from handover_nodeagent.fsm import inputs, machine, table
+from handover_nodeagent.fsm.commands import (
+    AnnounceGateway,
+    AskGuest,
+    Command,
+    EmitEvent,
+    EventReason,
+    KeepOrphan,
+    RecordCutover,
+    RenewProbes,
+    StartProbes,
+)
+from handover_nodeagent.fsm.events import (
+    Announced,
+    AskAgainDue,
+    Assigned,
+    AwaitLifted,
+    Deleted,
+    Event,
+    FellSilent,
+    Input,
+    TimerPopped,
+    Unaskable,
+    Updated,
+)
+from handover_nodeagent.fsm.machine import Doubt, Machine, Question, RouteLevel
+
+NOW = dt.datetime(2026, 8, 1, 12, tzinfo=dt.UTC)
+LATER = NOW + dt.timedelta(seconds=5)
+EPISODE = 7
+SETTINGS = Settings()
+
+TARGET = Assignment(Role.TARGET, "m", "uid-1")
+OTHER_TARGET = Assignment(Role.TARGET, "m2", "uid-2")
+UNARMED_TARGET = dataclasses.replace(OTHER_TARGET, armed=False)
+SOURCE = Assignment(Role.SOURCE, "m2", "uid-2")
+VANISHED = Assignment(None, "m", "uid-1")
+
+
+def ended(role: Role, outcome: Outcome, uid: str = "uid-1") -> Assignment:
+    return Assignment(None, "m", uid, outcome=outcome, ended_role=role)
+
+
+NO_ROLE = ended(Role.TARGET, Outcome.SUCCEEDED)
+LEFT = ended(Role.SOURCE, Outcome.SUCCEEDED)
+FAILED_TARGET = ended(Role.TARGET, Outcome.ABORTED)
+FAILED_SOURCE = ended(Role.SOURCE, Outcome.ABORTED)
+
+
+def assigned(assignment: Assignment, *, routes_in: bool = False) -> Assigned:
+    return Assigned(inputs.meaning(assignment), assignment, routes_in)
+
+
+def heard(signal: Signal = Signal.RARP, *, answers_probe: bool = False) -> Announced:
+    return Announced(EPISODE, signal, answers_probe)
+
+
+def in_state(state: State, assignment: Assignment = TARGET) -> Machine:
+    """Return a machine that may be in *state* under uid-1; Asking comes from Live."""
+    plain = Machine(state, EPISODE, NOW, assignment, uid="uid-1")
+    if state is State.ASKING:
+        return asking(Input.ABORTED, in_state(State.LIVE))
+    if state is State.WITHDRAWN:
+        return dataclasses.replace(plain, first_answer=NOW)
+    return plain
+
+
+def asking(cause: Input, before: Machine) -> Machine:
+    return dataclasses.replace(before, state=State.ASKING, question=Question(cause, before))
+
+
+def doubting(state: State) -> Machine:
+    return dataclasses.replace(
+        in_state(state), doubt=Doubt(Input.LEFT, NOW, dt.timedelta(seconds=1))
+    )
+
+
+def take(before: Machine, event: Event) -> fsm.Step:
+    return fsm.step(before, event, LATER, SETTINGS)
+
+
+STAYS, GONE, IMPOSSIBLE = "stays", "gone", "impossible"
+A, T, L, W, B, X = (
+    State.ASKING,
+    State.TARGET,
+    State.LIVE,
+    State.TIME_WAIT,
+    State.BASE,
+    State.WITHDRAWN,
+)
+
+COLUMNS: dict[str, Event] = {
+    "Target same uid": assigned(TARGET),
+    "Target new uid": assigned(OTHER_TARGET),
+    "Target new uid routes in": assigned(OTHER_TARGET, routes_in=True),
+    "Target unarmed routes in": assigned(UNARMED_TARGET, routes_in=True),
+    "Announced": heard(Signal.PROBE, answers_probe=True),
+    "NoRole": assigned(NO_ROLE),
+    "Aborted target": assigned(FAILED_TARGET),
+    "Aborted source": assigned(FAILED_SOURCE),
+    "Vanished": assigned(VANISHED),
+    "Source": assigned(SOURCE),
+    "Left": assigned(LEFT),
+    "TimerPop": TimerPopped(EPISODE),
+    "Silence": FellSilent(EPISODE),
+    "Unaskable": Unaskable(EPISODE),
+    "AskAgain": AskAgainDue(EPISODE),
+    "Deleted": Deleted(),
+}
+
+# Base, Target, Live, TimeWait, Withdrawn, Asking: one that came from Live with cause Aborted.
+TABLE: dict[str, tuple[State | str, ...]] = {
+    "Target same uid": (T, STAYS, STAYS, L, T, L),
+    "Target new uid": (T, STAYS, A, A, T, A),
+    "Target new uid routes in": (A, STAYS, A, A, T, A),
+    "Target unarmed routes in": (T, STAYS, A, A, T, A),
+    "Announced": (IMPOSSIBLE, L, IMPOSSIBLE, IMPOSSIBLE, W, L),
+    "NoRole": (STAYS, W, W, STAYS, STAYS, W),
+    "Aborted target": (A, X, A, A, STAYS, A),
+    "Aborted source": (STAYS, X, A, A, STAYS, A),
+    "Vanished": (STAYS, X, STAYS, STAYS, STAYS, L),
+    "Source": (STAYS, A, B, B, STAYS, B),
+    "Left": (A, STAYS, A, A, STAYS, A),
+    "TimerPop": (IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, B, IMPOSSIBLE, STAYS),
+    "Silence": (IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, X),
+    "Unaskable": (IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, L),
+    "AskAgain": (IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE),
+    "Deleted": (A, GONE, A, A, GONE, A),
+}
+EVERY_PAIR = [
+    pytest.param(state, COLUMNS[column], expected, id=f"{state}-{column}")
+    for column, row in TABLE.items()
+    for state, expected in zip((B, T, L, W, X, A), row, strict=True)
+]
+
+
+def test_the_table_has_every_state_and_every_input() -> None:
+    assert set(State) == set(table.TRANSITIONS)
+    for state, row in table.TRANSITIONS.items():
+        assert set(Input) == set(row), state
+    moving = [event for event in COLUMNS.values() if not isinstance(event, Updated | AwaitLifted)]
+    assert {event.input for event in moving} == set(Input)
+
+
+@pytest.mark.parametrize(("state", "event", "expected"), EVERY_PAIR)
+def test_every_pair(state: State, event: Event, expected: State | str) -> None:
+    before = in_state(state)
+    taken = take(before, event)
+    assert (expected == IMPOSSIBLE) is taken.impossible
+    if expected == GONE:
+        assert taken.machine is None
+    elif expected == IMPOSSIBLE:
+        assert taken == fsm.Step(before, (), taken.input, impossible=True)
+    else:
+        assert taken.machine is not None
+        assert (state if expected == STAYS else expected) == taken.machine.state
+    if expected == STAYS:
+        assert taken.machine is not None
+        assert before.episode == taken.machine.episode
+        assert before.since == taken.machine.since
+
+
+@pytest.mark.parametrize(
+    ("cause", "before", "answered", "silent"),
+    [
+        (Input.TARGET, L, L, T),
+        (Input.TARGET, B, L, T),
+        (Input.ABORTED, L, L, X),
+        (Input.ABORTED, W, W, X),
+        (Input.LEFT, B, B, X),
+        (Input.SOURCE, T, B, X),
+        (Input.DELETED, L, None, None),
+    ],
+)
+def test_every_asking_ends_both_ways(
+    cause: Input, before: State, answered: State | None, silent: State | None
+) -> None:
+    question = asking(cause, in_state(before))
+    by_answer = take(question, heard()).machine
+    by_silence = take(question, FellSilent(EPISODE)).machine
+    assert answered == (by_answer and by_answer.state)
+    assert silent == (by_silence and by_silence.state)
+
+
+@pytest.mark.parametrize("before", [B, L, W])
+def test_a_guest_whose_mac_nobody_knows_counts_as_answering_where_it_has_routes(
+    before: State,
+) -> None:
+    back = take(asking(Input.LEFT, in_state(before)), Unaskable(EPISODE)).machine
+    assert back is not None
+    assert before == back.state
+
+
+def test_a_guest_whose_mac_nobody_knows_counts_as_silent_where_it_has_no_routes() -> None:
+    taken = take(asking(Input.SOURCE, in_state(T)), Unaskable(EPISODE)).machine
+    assert taken is not None
+    assert taken.state is State.WITHDRAWN
+
+
+def test_an_answer_without_a_frame_is_no_cutover() -> None:
+    taken = take(asking(Input.TARGET, in_state(L)), Unaskable(EPISODE))
+    assert taken.commands == ()
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_what_an_older_episode_started_changes_nothing(state: State) -> None:
+    before = in_state(state)
+    for event in (
+        Announced(EPISODE - 1, Signal.RARP),
+        TimerPopped(EPISODE - 1),
+        FellSilent(EPISODE - 1),
+        Unaskable(EPISODE + 1),
+        AskAgainDue(EPISODE - 1),
+    ):
+        assert fsm.Step(before) == take(before, event)
+
+
+@pytest.mark.parametrize("event", COLUMNS.values(), ids=COLUMNS)
+def test_nothing_recreates_a_machine_that_is_gone(event: Event) -> None:
+    assert fsm.Step(None) == fsm.step(None, event, NOW, SETTINGS)
+
+
+CUTOVER = (AnnounceGateway(), RecordCutover(Signal.RARP), EmitEvent(EventReason.CUT_OVER))
+COMMANDS: list[tuple[str, Machine, Event, tuple[Command, ...]]] = [
+    ("life is a cutover", in_state(T), heard(), CUTOVER),
+    (
+        "an unannounced success brings the routes in",
+        in_state(T),
+        assigned(NO_ROLE),
+        (AnnounceGateway(),),
+    ),
+    ("Live hears the end without a word", in_state(L), assigned(NO_ROLE), ()),
+    ("TimeWait ends without a word", in_state(W), TimerPopped(EPISODE), ()),
+    (
+        "a new Target listens at once",
+        in_state(B),
+        assigned(OTHER_TARGET),
+        (StartProbes(EPISODE + 1), EmitEvent(EventReason.WITHDRAWN)),
+    ),
+    ("a new uid probes afresh", in_state(T), assigned(OTHER_TARGET), (StartProbes(EPISODE),)),
+    ("Live follows a role without a word", in_state(L), assigned(TARGET), ()),
+    ("Withdrawn listens on", in_state(T), assigned(FAILED_TARGET), (StartProbes(EPISODE + 1),)),
+    ("asking is a command", in_state(L), assigned(LEFT), (AskGuest(EPISODE + 1),)),
+    (
+        "silence takes the routes out",
+        asking(Input.LEFT, in_state(L)),
+        FellSilent(EPISODE),
+        (StartProbes(EPISODE + 1), EmitEvent(EventReason.WITHDRAWN)),
+    ),
+    (
+        "an unexpected answer is told",
+        asking(Input.LEFT, in_state(B)),
+        heard(),
+        (EmitEvent(EventReason.STILL_ALIVE),),
+    ),
+    ("but once", asking(Input.LEFT, doubting(B)), heard(), ()),
+    (
+        "a new migration finds its guest here already",
+        asking(Input.TARGET, in_state(B)),
+        heard(),
+        CUTOVER[1:],
+    ),
+    (
+        "an aborted target that never lived has the guest after all",
+        asking(Input.SOURCE, in_state(T)),
+        heard(),
+        (AnnounceGateway(),),
+    ),
+    (
+        "a deleted endpoint's guest answers",
+        asking(Input.DELETED, in_state(L)),
+        heard(),
+        (KeepOrphan(), EmitEvent(EventReason.ORPHAN_ROUTE)),
+    ),
+    ("a deleted endpoint's guest is silent", asking(Input.DELETED, in_state(L)), FellSilent(7), ()),
+    (
+        "a deleted endpoint without routes leaves no orphan",
+        asking(Input.DELETED, dataclasses.replace(in_state(B), awaiting=True)),
+        heard(),
+        (),
+    ),
+    (
+        "the source's guest is back",
+        in_state(X, FAILED_SOURCE),
+        heard(Signal.PROBE, answers_probe=True),
+        (AnnounceGateway(),),
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("before", "event", "expected"), [case[1:] for case in COMMANDS], ids=[c[0] for c in COMMANDS]
+)
+def test_commands(before: Machine, event: Event, expected: tuple[Command, ...]) -> None:
+    assert expected == take(before, event).commands
+
+
+@pytest.mark.parametrize(
+    ("assignment", "expected", "doubted"),
+    [
+        (SOURCE, B, None),
+        (FAILED_SOURCE, B, None),
+        (LEFT, B, Input.LEFT),
+        (NO_ROLE, W, None),
+        (VANISHED, W, Input.ABORTED),
+        (FAILED_TARGET, W, Input.ABORTED),
+    ],
+)
+def test_a_withdrawn_endpoint_whose_guest_lives_returns_to_its_side(
+    assignment: Assignment, expected: State, doubted: Input | None
+) -> None:
+    taken = take(in_state(X, assignment), heard(Signal.PROBE, answers_probe=True))
+    assert taken.machine is not None
+    assert expected == taken.machine.state
+    # Where the API denies that a guest is here, it is asked again later.
+    doubt = Doubt(doubted, LATER, fsm.FIRST_PATIENCE) if doubted else None
+    assert doubt == taken.machine.doubt
+    assert bool(doubted) is (EmitEvent(EventReason.STILL_ALIVE) in taken.commands)
+
+
+class TestWithdrawn:
+    """One frame is no life: a dying guest's late ones are heard, too."""
+
+    WITHDRAWN = Machine(State.WITHDRAWN, EPISODE, NOW, FAILED_TARGET, uid="uid-1")
+    ANSWER = heard(Signal.PROBE, answers_probe=True)
+
+    @pytest.mark.parametrize("signal", [Signal.RARP, Signal.GRATUITOUS_ARP, Signal.PROBE])
+    def test_a_frame_that_answers_no_probe_of_this_episode_only_probes_anew(
+        self, signal: Signal
+    ) -> None:
+        taken = take(self.WITHDRAWN, heard(signal))
+        assert fsm.Step(self.WITHDRAWN, (RenewProbes(EPISODE),), Input.ANNOUNCED) == taken
+        # The very same: nothing else follows from frames that may come as a flood.
+        assert taken.machine is self.WITHDRAWN
+
+    @pytest.mark.parametrize(
+        ("milliseconds", "probe_interval", "expected"),
+        [(399, 200, X), (400, 200, W), (39, 20, X), (40, 20, W), (399, 0, X), (400, 0, W)],
+    )
+    def test_the_second_answer_counts_after_two_intervals(
+        self, milliseconds: int, probe_interval: int, expected: State
+    ) -> None:
+        settings = Settings(probe_interval=dt.timedelta(milliseconds=probe_interval))
+        first = fsm.step(self.WITHDRAWN, self.ANSWER, NOW, settings)
+        assert (StartProbes(EPISODE),) == first.commands
+        at = NOW + dt.timedelta(milliseconds=milliseconds)
+        second = fsm.step(first.machine, self.ANSWER, at, settings)
+        assert second.machine is not None
+        assert expected == second.machine.state
+
+    def test_a_clock_that_was_set_back_counts_anew(self) -> None:
+        heard_once = dataclasses.replace(self.WITHDRAWN, first_answer=LATER)
+        taken = fsm.step(heard_once, self.ANSWER, NOW, SETTINGS).machine
+        assert taken is not None
+        assert taken.first_answer == NOW
+
+
+class TestAsking:
+    """Packets decide, the API confirms."""
+
+    def test_the_asked_machine_keeps_its_routes_and_remembers_what_it_was(self) -> None:
+        live = in_state(L)
+        taken = take(live, assigned(OTHER_TARGET)).machine
+        assert taken is not None
+        assert Question(Input.TARGET, live) == taken.question
+        assert machine.level(taken) is RouteLevel.ELEVATED
+        assert (taken.uid, taken.since, taken.episode) == ("uid-2", LATER, EPISODE + 1)
+
+    def test_another_input_is_taken_under_the_uid_before(self) -> None:
+        question = take(in_state(L), assigned(OTHER_TARGET)).machine
+        assert question is not None
+        back = fsm.step(question, assigned(TARGET), LATER, SETTINGS).machine
+        assert back is not None
+        assert (back.state, back.uid, back.episode) == (L, "uid-1", EPISODE + 2)
+
+    def test_the_time_of_a_timewait_runs_on_while_its_guest_is_asked(self) -> None:
+        question = take(in_state(W), assigned(FAILED_TARGET)).machine
+        assert question is not None
+        back = fsm.step(question, Announced(EPISODE + 1, Signal.PROBE), LATER, SETTINGS).machine
+        assert back is not None
+        assert (back.state, back.since, back.assignment) == (W, NOW, FAILED_TARGET)
+
+    def test_patience_doubles_up_to_a_minute(self) -> None:
+        question = take(in_state(B), assigned(LEFT)).machine
+        seconds = []
+        for _ in range(9):
+            assert question is not None
+            back = take(question, Announced(question.episode, Signal.PROBE)).machine
+            assert back is not None
+            assert back.doubt is not None
+            seconds.append(back.doubt.patience.total_seconds())
+            question = take(back, AskAgainDue(back.episode)).machine
+        assert seconds == [1, 2, 4, 8, 16, 32, 60, 60, 60]
+
+    @pytest.mark.parametrize("state", [B, L, W])
+    def test_a_doubted_guest_is_asked_again_for_the_same_cause(self, state: State) -> None:
+        taken = take(doubting(state), AskAgainDue(EPISODE)).machine
+        assert taken is not None
+        assert Question(Input.LEFT, doubting(state)) == taken.question
+        assert taken.doubt is not None
+
+    def test_a_time_wait_in_doubt_never_falls_back_to_the_normal_priority(self) -> None:
+        """Nobody has asked the source: its route of that priority may still be there."""
+        assert fsm.Step(doubting(W), (), Input.TIMER_POP) == take(doubting(W), TimerPopped(EPISODE))
+
+    def test_its_time_begins_when_the_api_agrees_with_the_guest(self) -> None:
+        taken = take(doubting(W), assigned(NO_ROLE))
+        assert taken.machine is not None
+        assert (taken.machine.state, taken.machine.since, taken.machine.doubt) == (W, LATER, None)
+        assert taken.commands == ()
+
+    def test_also_while_the_guest_is_asked_again(self) -> None:
+        question = take(doubting(W), AskAgainDue(EPISODE)).machine
+        taken = fsm.step(question, assigned(NO_ROLE), LATER, SETTINGS).machine
+        assert taken is not None
+        assert (taken.state, taken.since, taken.doubt) == (W, LATER, None)
+
+    def test_without_doubt_the_time_runs_on(self) -> None:
+        taken = take(in_state(W, FAILED_TARGET), assigned(NO_ROLE)).machine
+        assert taken is not None
+        assert (taken.state, taken.since, taken.episode) == (W, NOW, EPISODE)
+
+    @pytest.mark.parametrize("event", [assigned(TARGET), assigned(SOURCE), assigned(NO_ROLE)])
+    def test_a_new_word_of_the_api_ends_the_doubt(self, event: Assigned) -> None:
+        taken = take(doubting(L), event).machine
+        assert taken is not None
+        assert taken.doubt is None
+
+    @pytest.mark.parametrize("state", [B, L, W])
+    def test_a_word_that_vanishes_does_not(self, state: State) -> None:
+        taken = take(doubting(state), assigned(VANISHED)).machine
+        assert taken is not None
+        assert doubting(state).doubt == taken.doubt
+
+    @pytest.mark.parametrize("state", [L, W])
+    def test_that_the_source_of_a_failed_migration_answers_leaves_no_doubt(
+        self, state: State
+    ) -> None:
+        question = take(in_state(state), assigned(FAILED_SOURCE)).machine
+        assert question is not None
+        taken = take(question, Announced(question.episode, Signal.PROBE))
+        assert taken.machine is not None
+        assert (taken.machine.state, taken.machine.doubt, taken.commands) == (state, None, ())
+
+    def test_a_guest_that_cannot_be_asked_is_in_doubt_but_not_said_to_answer(self) -> None:
+        taken = take(asking(Input.LEFT, in_state(B)), Unaskable(EPISODE))
+        assert taken.machine is not None
+        doubt = Doubt(Input.LEFT, LATER, fsm.FIRST_PATIENCE, is_heard=False)
+        assert (doubt, ()) == (taken.machine.doubt, taken.commands)
+
+    def test_that_it_answers_after_all_is_told(self) -> None:
+        unheard = dataclasses.replace(
+            in_state(B), doubt=Doubt(Input.LEFT, NOW, fsm.FIRST_PATIENCE, is_heard=False)
+        )
+        taken = take(asking(Input.LEFT, unheard), heard())
+        assert taken.machine is not None
+        assert taken.machine.doubt == Doubt(Input.LEFT, LATER, 2 * fsm.FIRST_PATIENCE)
+        assert (EmitEvent(EventReason.STILL_ALIVE),) == taken.commands
+
+    def test_arming_asks_afresh_because_the_answers_so_far_were_not_heard(self) -> None:
+        silent = asking(Input.SOURCE, in_state(T))
+        deaf = dataclasses.replace(silent, assignment=UNARMED_TARGET)
+        taken = take(deaf, Updated(OTHER_TARGET))
+        assert taken.machine is not None
+        assert (taken.machine.state, taken.machine.since) == (A, LATER)
+        assert (AskGuest(EPISODE + 1),) == taken.commands
+
+    def test_arming_changes_nothing_where_the_answers_were_heard_all_along(self) -> None:
+        hearing = dataclasses.replace(in_state(A), assignment=UNARMED_TARGET)
+        after = dataclasses.replace(hearing, assignment=OTHER_TARGET)
+        assert fsm.Step(after) == take(hearing, Updated(OTHER_TARGET))
+
+    def test_routes_that_are_awaited_no_more_ask_afresh_where_nobody_was_heard(self) -> None:
+        awaiting = dataclasses.replace(in_state(B, UNARMED_TARGET), awaiting=True)
+        taken = take(asking(Input.LEFT, awaiting), AwaitLifted())
+        assert taken.machine is not None
+        assert (taken.machine.awaiting, taken.machine.since) == (False, LATER)
+        assert (AskGuest(EPISODE + 1),) == taken.commands
+
+
+class TestTrust:
+    """Armed guards what may give a route, never what can only keep one."""
+
+    UNARMED_SOURCE = dataclasses.replace(SOURCE, armed=False)
+    UNARMED_LEFT = dataclasses.replace(LEFT, armed=False)
+
+    @pytest.mark.parametrize("state", list(State))
+    def test_while_armed_every_true_answer_counts(self, state: State) -> None:
+        assert machine.is_trusting(in_state(state))
+
+    @pytest.mark.parametrize(
+        ("current", "expected"),
+        [
+            (in_state(T, UNARMED_TARGET), False),
+            (in_state(X, UNARMED_TARGET), False),
+            (in_state(X, UNARMED_SOURCE), True),
+            (in_state(X, UNARMED_LEFT), True),
+            (in_state(B, UNARMED_SOURCE), True),
+            (asking(Input.DELETED, in_state(B, UNARMED_SOURCE)), True),
+            (asking(Input.ABORTED, in_state(L, UNARMED_TARGET)), True),
+            (asking(Input.LEFT, in_state(W, UNARMED_LEFT)), True),
+            (asking(Input.SOURCE, in_state(T, UNARMED_SOURCE)), False),
+            (dataclasses.replace(in_state(B, UNARMED_SOURCE), awaiting=True), False),
+        ],
+    )
+    def test_before_that_it_counts_where_routes_are_in_or_the_guest_has_been(
+        self, current: Machine, *, expected: bool
+    ) -> None:
+        assert machine.is_trusting(current) is expected
+
+
+class TestUpdates:
+    """What moves no machine."""
+
+    @pytest.mark.parametrize(
+        ("state", "expected"),
+        [(T, (StartProbes(EPISODE),)), (X, (StartProbes(EPISODE),)), (B, ()), (L, ()), (W, ())],
+    )
+    def test_arming_probes_afresh_where_somebody_listens(
+        self, state: State, expected: tuple[Command, ...]
+    ) -> None:
+        before = in_state(state, UNARMED_TARGET)
+        after = dataclasses.replace(before, assignment=OTHER_TARGET)
+        assert fsm.Step(after, expected) == take(before, Updated(OTHER_TARGET))
+
+    def test_another_name_is_followed_without_a_word(self) -> None:
+        renamed = dataclasses.replace(TARGET, migration="renamed")
+        after = dataclasses.replace(in_state(T), assignment=renamed)
+        assert fsm.Step(after) == take(in_state(T), Updated(renamed))
+
+    def test_a_uid_that_is_not_said_any_more_is_kept(self) -> None:
+        taken = take(in_state(L), assigned(Assignment())).machine
+        assert taken is not None
+        assert (taken.uid, taken.assignment) == ("uid-1", Assignment())
+
+    @pytest.mark.parametrize("state", [T, L, W, B])
+    def test_an_unknown_uid_is_another_one(self, state: State) -> None:
+        unknown = dataclasses.replace(in_state(state), uid=None)
+        taken = take(unknown, assigned(Assignment(Role.TARGET))).machine
+        assert taken is not None
+        assert taken.state in {State.TARGET, State.ASKING}
+
+
+class TestAwaitRole:
+    """An endpoint made before anyone knows what it is has no route until somebody does."""
+
+    AWAITING = dataclasses.replace(in_state(B, Assignment()), awaiting=True)
+
+    @pytest.mark.parametrize("assignment", [SOURCE, NO_ROLE, FAILED_SOURCE])
+    def test_base_gets_its_routes(self, assignment: Assignment) -> None:
+        taken = take(self.AWAITING, assigned(assignment))
+        assert taken.machine is not None
+        assert machine.level(taken.machine) is RouteLevel.NORMAL
+        assert (AnnounceGateway(),) == taken.commands
+
+    @pytest.mark.parametrize("assignment", [TARGET, LEFT, FAILED_TARGET, VANISHED])
+    def test_base_gets_no_routes(self, assignment: Assignment) -> None:
+        taken = take(self.AWAITING, assigned(assignment)).machine
+        assert taken is not None
+        assert machine.level(taken) is RouteLevel.NONE
+
+    def test_it_keeps_them_when_the_role_vanishes(self) -> None:
+        source = take(self.AWAITING, assigned(SOURCE)).machine
+        taken = fsm.step(source, assigned(VANISHED), LATER, SETTINGS).machine
+        assert taken is not None
+        assert machine.level(taken) is RouteLevel.NORMAL
+
+    def test_it_gets_them_when_its_guest_answers(self) -> None:
+        question = take(self.AWAITING, assigned(LEFT)).machine
+        assert question is not None
+        taken = take(question, Announced(question.episode, Signal.PROBE))
+        assert taken.machine is not None
+        assert machine.level(taken.machine) is RouteLevel.NORMAL
+        assert (AnnounceGateway(), EmitEvent(EventReason.STILL_ALIVE)) == taken.commands
+
+    def test_it_gets_them_when_the_spec_stops_to_await(self) -> None:
+        taken = take(self.AWAITING, AwaitLifted()).machine
+        assert taken is not None
+        assert machine.level(taken) is RouteLevel.NORMAL
+
+    def test_a_spec_that_stops_to_await_counts_while_the_guest_is_asked(self) -> None:
+        question = take(self.AWAITING, assigned(LEFT)).machine
+        lifted = fsm.step(question, AwaitLifted(), LATER, SETTINGS).machine
+        back = fsm.step(lifted, assigned(VANISHED), LATER, SETTINGS).machine
+        assert back is not None
+        assert (back.state, machine.level(back)) == (B, RouteLevel.NORMAL)

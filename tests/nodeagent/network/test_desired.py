@@ -1,0 +1,381 @@
+"""What the node's network is to be, and how little of it one change touches."""
+
+import dataclasses
+import datetime as dt
+from ipaddress import ip_address
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from handover_api.configuration import Settings
+from handover_api.names import ObjectKey
+from handover_api.workloadendpoint import State
+from handover_nodeagent.fsm.machine import RouteLevel
+from handover_nodeagent.network import desired
+from handover_nodeagent.network.desired import Desired, Local, Touched
+from handover_nodeagent.network.model import Link, Neigh, Route
+
+V4, V6, OTHER = ip_address("10.65.0.2"), ip_address("fd00:65::2"), ip_address("10.65.0.3")
+TAP = Link(5, "tap5", "ee:ee:ee:ee:ee:ee", up=True)
+VETH = Link(6, "veth6", "ee:ee:ee:ee:ee:ee", up=True)
+MAC = "02:00:00:00:00:01"
+SETTINGS = Settings(ipv6_normal_route_priority=2048, ipv6_elevated_route_priority=600)
+T0 = dt.datetime(2026, 8, 1, 12, tzinfo=dt.UTC)
+NONE, NORMAL, ELEVATED = RouteLevel
+
+LOCAL = Local(ObjectKey("ns", "a"), (V4, V6), NORMAL, State.BASE, TAP, MAC, T0)
+LIVE = dataclasses.replace(LOCAL, level=ELEVATED, standing=State.LIVE)
+TARGET = dataclasses.replace(LOCAL, level=NONE, standing=State.TARGET)
+YOUNGER = dataclasses.replace(
+    LOCAL, key=ObjectKey("ns", "b"), link=VETH, created_at=T0 + dt.timedelta(seconds=1)
+)
+ALL = (V4, V6, OTHER)
+
+
+def network(*locals_: Local, settings: Settings = SETTINGS) -> Desired:
+    wanted = Desired(settings)
+    for local in locals_:
+        wanted.put(local)
+    return wanted
+
+
+def route(address: object, oif: int, metric: int) -> Route:
+    return Route(ip_address(str(address)), oif, metric, 254, 88)
+
+
+def owner_of(wanted: Desired, address: object = V4) -> list[int]:
+    return [found.oif for found in wanted.routes([ip_address(str(address))])]
+
+
+@pytest.mark.parametrize(
+    ("local", "expected"),
+    [
+        (LOCAL, {route(V4, 5, 1024), route(V6, 5, 2048)}),
+        (LIVE, {route(V4, 5, 512), route(V6, 5, 600)}),
+        (TARGET, set()),
+        (dataclasses.replace(LOCAL, link=None), set()),
+        (dataclasses.replace(LOCAL, owned=False), set()),
+    ],
+    ids=["normal", "elevated", "none", "no interface", "not ours"],
+)
+def test_every_address_has_a_route_of_the_endpoints_level(
+    local: Local, expected: set[Route]
+) -> None:
+    assert expected == network(local).routes(ALL)
+
+
+def test_the_cutover_can_be_prepared_before_it_is_wanted() -> None:
+    prepared = desired.routes_at(TARGET, ELEVATED, SETTINGS)
+    assert (route(V4, 5, 512), route(V6, 5, 600)) == prepared
+    assert network(LIVE).routes(ALL) == set(prepared)
+    nowhere = dataclasses.replace(TARGET, link=None)
+    assert desired.routes_at(nowhere, ELEVATED, SETTINGS) == ()
+
+
+def test_a_known_mac_is_seeded_with_the_route() -> None:
+    wanted = network(LOCAL, dataclasses.replace(YOUNGER, level=NONE))
+    routes = sorted(wanted.routes(ALL), key=lambda found: found.address.version)
+    assert (Neigh(V4, 5, MAC), Neigh(V6, 5, MAC)) == wanted.neighs(routes)
+
+
+def test_each_device_is_seeded_with_the_mac_of_its_own_guest() -> None:
+    other = "02:00:00:00:00:02"
+    wanted = network(LIVE, dataclasses.replace(YOUNGER, mac=other))
+    routes = [route(V4, 5, 512), route(V4, 6, 1024), route(V4, 7, 1024), route(OTHER, 5, 512)]
+    assert (Neigh(V4, 5, MAC), Neigh(V4, 6, other)) == wanted.neighs(routes)
+
+
+def test_without_a_level_there_is_no_route_to_prepare() -> None:
+    assert desired.routes_at(LOCAL, NONE, SETTINGS) == ()
+
+
+def test_nothing_is_parked_for_a_silent_endpoint_whose_interface_is_refused() -> None:
+    refused = dataclasses.replace(TARGET, link=None, refused=True)
+    assert network(refused).claimed(ALL) == set()
+
+
+def test_several_others_are_named_in_one_order() -> None:
+    third = dataclasses.replace(LOCAL, key=ObjectKey("ns", "c"), addresses=(V4,))
+    wanted = network(third, YOUNGER, LOCAL)
+    assert {V4: (YOUNGER.key, third.key), V6: (YOUNGER.key,)} == wanted.sharers(LOCAL.key)
+
+
+def test_of_what_nobody_has_nothing_is_wanted() -> None:
+    wanted = network(LOCAL)
+    assert wanted.routes([OTHER]) == frozenset()
+    assert wanted.guard(["eth9"]) == {"eth9": frozenset()}
+    assert wanted.claimed([OTHER]) == frozenset()
+    assert not wanted.knows(OTHER)
+
+
+def test_an_unknown_mac_is_not_seeded() -> None:
+    wanted = network(dataclasses.replace(LOCAL, mac=None))
+    assert wanted.neighs(wanted.routes(ALL)) == ()
+
+
+class TestOwnership:
+    """A key of the kernel has one owner on the node."""
+
+    def test_the_newest_endpoint_has_the_address(self) -> None:
+        assert [VETH.index] == owner_of(network(LOCAL, YOUNGER))
+        assert [VETH.index] == owner_of(network(YOUNGER, LOCAL))
+
+    def test_live_goes_before_timewait(self) -> None:
+        waiting = dataclasses.replace(YOUNGER, level=ELEVATED, standing=State.TIME_WAIT)
+        assert [TAP.index] == owner_of(network(waiting, LIVE))
+        assert [TAP.index] == owner_of(network(LIVE, waiting))
+
+    def test_priorities_do_not_compete(self) -> None:
+        both = network(LIVE, YOUNGER).routes([V4])
+        assert {route(V4, 5, 512), route(V4, 6, 1024)} == both
+
+    def test_an_endpoint_that_wants_no_route_takes_none(self) -> None:
+        silent = dataclasses.replace(YOUNGER, level=NONE, standing=State.TARGET)
+        assert [TAP.index] == owner_of(network(LOCAL, silent))
+
+    def test_an_unknown_age_is_the_oldest_and_the_name_decides_at_last(self) -> None:
+        ageless = dataclasses.replace(YOUNGER, created_at=None)
+        same_age = dataclasses.replace(YOUNGER, created_at=T0)
+        assert [TAP.index] == owner_of(network(ageless, LOCAL))
+        assert [VETH.index] == owner_of(network(same_age, LOCAL))
+
+    def test_the_next_owner_follows_when_the_first_goes(self) -> None:
+        wanted = network(LOCAL, YOUNGER)
+        wanted.drop(YOUNGER.key)
+        assert [TAP.index] == owner_of(wanted)
+
+    def test_both_endpoints_are_named_to_each_other(self) -> None:
+        wanted = network(LOCAL, dataclasses.replace(YOUNGER, addresses=(V4, OTHER)))
+        assert {V4: (YOUNGER.key,)} == wanted.sharers(LOCAL.key)
+        assert {V4: (LOCAL.key,)} == wanted.sharers(YOUNGER.key)
+
+
+class TestTouched:
+    """A change touches its endpoint's addresses and interfaces, old and new, and no other."""
+
+    def test_a_new_endpoint(self) -> None:
+        expected = Touched(frozenset({V4, V6}), frozenset({"tap5"}))
+        assert expected == network(YOUNGER).put(LOCAL)
+
+    def test_a_changed_endpoint(self) -> None:
+        moved = dataclasses.replace(LOCAL, addresses=(V4, OTHER), link=VETH)
+        expected = Touched(frozenset(ALL), frozenset({"tap5", "veth6"}))
+        assert expected == network(LOCAL).put(moved)
+
+    def test_a_dropped_endpoint(self) -> None:
+        wanted = network(LOCAL)
+        assert Touched(frozenset({V4, V6}), frozenset({"tap5"})) == wanted.drop(LOCAL.key)
+        assert Touched() == wanted.everything()
+
+    def test_an_endpoint_without_interface(self) -> None:
+        nowhere = dataclasses.replace(LOCAL, link=None)
+        assert Touched(frozenset({V4, V6})) == network().put(nowhere)
+
+    def test_an_unknown_endpoint(self) -> None:
+        assert Touched() == network(LOCAL).drop(YOUNGER.key)
+
+    def test_everything(self) -> None:
+        wanted = network(LOCAL)
+        wanted.adopt(route(OTHER, 9, 512))
+        assert Touched(frozenset(ALL), frozenset({"tap5"})) == wanted.everything()
+
+
+class TestGuard:
+    """This host never answers ARP for a guest's address on the guest's own interface."""
+
+    @pytest.mark.parametrize(
+        "local", [LOCAL, LIVE, TARGET, dataclasses.replace(LOCAL, owned=False)]
+    )
+    def test_every_endpoint_with_ipv4_is_guarded_in_any_state(self, local: Local) -> None:
+        assert {"tap5": {V4}} == network(local).guard(["tap5"])
+
+    def test_what_is_gone_is_guarded_no_more(self) -> None:
+        wanted = network(LOCAL)
+        wanted.drop(LOCAL.key)
+        assert {"tap5": frozenset()} == wanted.guard(["tap5"])
+
+    def test_two_endpoints_of_one_interface_are_guarded_together(self) -> None:
+        beside = dataclasses.replace(YOUNGER, link=TAP, addresses=(OTHER,))
+        assert {"tap5": {V4, OTHER}} == network(LOCAL, beside).guard(["tap5"])
+
+
+def test_foreign_routes_are_parked_where_we_program_or_suppress() -> None:
+    nowhere = dataclasses.replace(TARGET, link=None)
+    assert {V4, V6} == network(nowhere).claimed(ALL)
+    assert {V4, V6} == network(LOCAL).claimed(ALL)
+    assert network(dataclasses.replace(LOCAL, owned=False)).claimed(ALL) == set()
+
+
+def test_a_foreign_route_may_serve_a_guest_whose_interface_nobody_can_name() -> None:
+    assert network(dataclasses.replace(LOCAL, link=None)).claimed(ALL) == set()
+
+
+def test_disowned_is_what_endpoints_have_and_none_of_them_serves() -> None:
+    foreign = dataclasses.replace(LOCAL, owned=False)
+    assert network(foreign).is_disowned(V4)
+    assert not network(foreign).is_disowned(OTHER)
+    assert not network(foreign, YOUNGER).is_disowned(V4)
+
+
+def test_stranded_is_what_an_endpoint_serves_on_an_interface_that_nobody_can_name() -> None:
+    nowhere = dataclasses.replace(LOCAL, link=None)
+    assert network(nowhere).is_stranded(V4)
+    assert network(nowhere, YOUNGER).is_stranded(V4)
+    assert not network(nowhere).is_stranded(OTHER)
+    assert not network(LOCAL).is_stranded(V4)
+    for change in ({"owned": False}, {"level": NONE, "standing": State.TARGET}):
+        assert not network(dataclasses.replace(nowhere, **change)).is_stranded(V4)
+
+
+def test_the_holders_of_addresses_are_found() -> None:
+    assert {LOCAL.key, YOUNGER.key} == network(LOCAL, YOUNGER).holders([V4, OTHER])
+    assert network(LOCAL).holders([OTHER]) == set()
+    assert network(LOCAL).holders([]) == set()
+
+
+class TestOrphans:
+    """A guest that answers keeps its routes, also when its endpoint is deleted."""
+
+    def test_the_routes_stay(self) -> None:
+        wanted = network(LIVE)
+        before = wanted.routes(ALL)
+        wanted.drop(LIVE.key, orphan=True)
+        assert before == wanted.routes(ALL)
+        assert before == wanted.orphans()
+
+    def test_an_endpoint_that_names_the_address_takes_it_over(self) -> None:
+        wanted = network(LIVE)
+        wanted.drop(LIVE.key, orphan=True)
+        wanted.put(dataclasses.replace(YOUNGER, addresses=(V4,), level=NONE))
+        assert {route(V6, 5, 600)} == wanted.orphans()
+        assert {route(V6, 5, 600)} == wanted.routes(ALL)
+
+    def test_an_address_that_another_endpoint_names_leaves_no_orphan(self) -> None:
+        wanted = network(LIVE, YOUNGER)
+        wanted.drop(LIVE.key, orphan=True)
+        assert wanted.orphans() == frozenset()
+
+    def test_they_go_with_their_interface(self) -> None:
+        wanted = network(LIVE)
+        wanted.drop(LIVE.key, orphan=True)
+        assert Touched() == wanted.lose_link(99)
+        assert Touched(frozenset({V4, V6})) == wanted.lose_link(TAP.index)
+        assert wanted.routes(ALL) == frozenset()
+
+    def test_those_of_another_owner_were_never_ours(self) -> None:
+        wanted = network(dataclasses.replace(LIVE, owned=False))
+        wanted.drop(LIVE.key, orphan=True)
+        assert wanted.orphans() == frozenset()
+
+    def test_addresses_of_endpoints_and_orphans_are_known(self) -> None:
+        wanted = network(LOCAL)
+        wanted.adopt(route(OTHER, 9, 512))
+        assert [wanted.knows(address) for address in ALL] == [True] * 3
+        wanted.lose_link(9)
+        assert [wanted.knows(address) for address in ALL] == [True, True, False]
+
+    def test_an_orphan_of_a_former_run_is_taken_in_unless_claimed(self) -> None:
+        wanted = network(LOCAL)
+        assert Touched(frozenset({OTHER})) == wanted.adopt(route(OTHER, 9, 512))
+        assert Touched() == wanted.adopt(route(V4, 9, 512))
+        assert {route(OTHER, 9, 512)} == wanted.orphans()
+
+    def test_an_orphan_that_is_disowned_goes_unless_it_was_claimed(self) -> None:
+        wanted = network(LOCAL)
+        wanted.adopt(route(OTHER, 9, 512))
+        assert Touched() == wanted.disown([route(V4, 9, 512), route(OTHER, 8, 512)])
+        assert {route(OTHER, 9, 512)} == wanted.orphans()
+        assert Touched(frozenset({OTHER})) == wanted.disown([route(OTHER, 9, 512)])
+        assert wanted.orphans() == frozenset()
+
+
+def test_other_settings_give_the_same_endpoints_other_metrics() -> None:
+    wanted = network(LOCAL)
+    wanted.adopt(route(OTHER, 9, 512))
+    other = wanted.under(Settings(ipv4_normal_route_priority=900, route_protocol=99))
+    assert {
+        Route(V4, 5, 900, 254, 99),
+        Route(V6, 5, 1024, 254, 99),
+        route(OTHER, 9, 512),
+    } == other.routes(ALL)
+
+
+STANDINGS = {
+    State.BASE: NORMAL,
+    State.TARGET: NONE,
+    State.LIVE: ELEVATED,
+    State.TIME_WAIT: ELEVATED,
+    State.WITHDRAWN: NONE,
+}
+
+
+@st.composite
+def locals_(draw: st.DrawFn) -> Local:
+    """Return one of four endpoints in any standing; they quarrel over three addresses."""
+    standing = draw(st.sampled_from(list(STANDINGS)))
+    return Local(
+        key=ObjectKey("ns", draw(st.sampled_from("abcd"))),
+        addresses=tuple(draw(st.sets(st.sampled_from(ALL), min_size=1))),
+        level=STANDINGS[standing],
+        standing=standing,
+        link=draw(st.sampled_from([None, TAP, VETH])),
+        created_at=draw(st.sampled_from([None, T0, T0 + dt.timedelta(seconds=1)])),
+        owned=draw(st.booleans()),
+    )
+
+
+CHANGES = st.lists(locals_() | st.sampled_from([ObjectKey("ns", name) for name in "abcd"]))
+
+
+@settings(max_examples=60)
+@given(CHANGES)
+def test_a_change_touches_all_that_it_changes(changes: list[Local | ObjectKey]) -> None:
+    wanted = Desired(SETTINGS)
+    final: dict[ObjectKey, Local] = {}
+    for change in changes:
+        before = {address: wanted.routes([address]) for address in ALL}
+        guard = wanted.guard(["tap5", "veth6"])
+        if isinstance(change, Local):
+            touched = wanted.put(change)
+            final[change.key] = change
+        else:
+            touched = wanted.drop(change)
+            final.pop(change, None)
+        after = {address: wanted.routes([address]) for address in ALL}
+        assert {a for a in ALL if before[a] != after[a]} <= touched.addresses
+        changed = {n for n, them in wanted.guard(["tap5", "veth6"]).items() if them != guard[n]}
+        assert changed <= touched.interfaces
+    anew = network(*reversed(final.values()))
+    routes = anew.routes(ALL)
+    assert routes == wanted.routes(ALL)
+    assert len({(found.address, found.metric) for found in routes}) == len(routes)
+    assert anew.everything() == wanted.everything()
+
+
+def test_touched_is_joined_at_once_as_one_by_one() -> None:
+    parts = [Touched(frozenset({V4}), frozenset({"a"})), Touched(frozenset({V6, V4}))]
+    assert Touched.union(parts) == parts[0] | parts[1]
+    assert Touched.union([]) == Touched()
+
+
+def test_what_was_wanted_for_one_that_is_paused_stays_wanted() -> None:
+    wanted = network(LIVE)
+    before = wanted.routes(ALL), wanted.guard(["tap5", "veth6"])
+    wanted.put(dataclasses.replace(TARGET, link=VETH, addresses=(OTHER,), is_paused=True))
+    assert (wanted.routes(ALL), wanted.guard(["tap5", "veth6"])) == before
+    assert [wanted.is_paused(one) for one in ALL] == [True, True, False]
+    assert wanted.has_paused()
+    wanted.put(YOUNGER)
+    assert wanted.has_paused()
+    wanted.drop(YOUNGER.key)
+    wanted.put(dataclasses.replace(LOCAL, link=VETH))
+    assert not wanted.has_paused()
+    assert set(owner_of(wanted)) == {VETH.index}
+
+
+def test_one_that_is_paused_when_it_is_first_seen_gets_no_guard() -> None:
+    wanted = network(dataclasses.replace(LOCAL, is_paused=True, is_guarded=False))
+    assert wanted.guard(["tap5"]) == {"tap5": frozenset()}
+    wanted.put(LOCAL)
+    assert wanted.guard(["tap5"]) == {"tap5": frozenset({V4})}

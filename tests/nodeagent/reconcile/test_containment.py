@@ -1,0 +1,427 @@
+"""One endpoint's fault is never another one's, nor the agent's: whatever raises, wherever."""
+
+import asyncio
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from structlog.testing import capture_logs
+from tests.nodeagent.node import Node
+from tests.nodeagent.world import ELEVATED_V4, NORMAL_V4, World, count
+
+from handover_api.names import ObjectKey
+from handover_nodeagent import fsm, metrics
+from handover_nodeagent.fsm import restart
+from handover_nodeagent.fsm.machine import Machine
+from handover_nodeagent.network import placement
+from handover_nodeagent.network.model import IPAddress
+from handover_nodeagent.reconcile import enforce
+from handover_nodeagent.sniff import ear, listener
+
+pytestmark = [pytest.mark.root, pytest.mark.usefixtures("mute")]
+
+OTHER_V4 = "10.65.0.9 dev tap1 ... metric 1024"
+BAD, GOOD = ObjectKey("default", "vm"), ObjectKey("default", "good")
+WORDS = "nobody thought of this"
+
+
+class Fault:
+    """Raises for one endpoint, until it is mended."""
+
+    def __init__(self) -> None:
+        self.mended = False
+        self.met = 0
+
+    def over(self, work: Callable[..., Any], concerns: Callable[..., bool]) -> Callable[..., Any]:
+        """Return *work* that raises where it *concerns* the endpoint."""
+
+        def raising(*args: Any, **kwargs: Any) -> Any:
+            if not self.mended and concerns(*args, **kwargs):
+                self.met += 1
+                raise ArithmeticError(WORDS)
+            return work(*args, **kwargs)
+
+        return raising
+
+
+@pytest.fixture
+def fault() -> Fault:
+    return Fault()
+
+
+def put_good(world: World) -> None:
+    world.put("good", interface="tap1", ips=["10.65.0.9"], mac=None)
+
+
+async def told_and_healed(world: World, fault: Fault) -> None:
+    """Wait until the endpoint says what happened; mend it, and wait until all is well."""
+    await world.until_says("Programmed", "False", "InternalError")
+    assert f"ArithmeticError: {WORDS}" in world.message("Programmed")
+    await world.until(lambda: fault.met > 1)
+    fault.mended = True
+    await world.until_says("Programmed", "True", "Programmed")
+
+
+async def test_a_device_without_a_mac_is_refused_in_each_life(node: Node, world: World) -> None:
+    node.run("ip tuntap add tun9 mode tun")
+    node.run("ip link set tun9 up")
+    world.put(said="target", interface="tun9")
+    put_good(world)
+    await world.until_says("Programmed", "False", "InterfaceRefused")
+    assert "no MAC address" in world.message("Programmed")
+    await world.kill()
+    await world.start()
+    await world.shows(OTHER_V4)
+    world.put(said="target", interface="tap0")
+    await world.until_listening()
+
+
+async def test_a_step_that_raises_leaves_the_routes_and_is_taken_again(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put()
+    put_good(world)
+    await world.shows(NORMAL_V4, OTHER_V4)
+
+    def concerns(machine: Machine, *_: object) -> bool:
+        return machine is world.loop.residents[BAD].machine
+
+    monkeypatch.setattr(fsm, "step", fault.over(fsm.step, concerns))
+    before = count(metrics.FAULTS, "update")
+    with capture_logs() as lines:
+        world.put(said="source")
+        world.put("good", interface="tap1", ips=["10.65.0.9"], mac=None, said="target", uid="m9")
+        assert world.state("good") == "Asking"
+        await world.shows(NORMAL_V4, OTHER_V4)
+        await told_and_healed(world, fault)
+    assert world.loop.residents[BAD].machine.assignment.role == "source"
+    assert count(metrics.FAULTS, "update") - before == fault.met
+    (told,) = [line for line in lines if line["event"] == "unexpected"]
+    assert (told["endpoint"], told["what"]) == ("default/vm", "update")
+    assert isinstance(told["exc_info"], ArithmeticError)
+
+
+async def test_a_start_that_raises_leaves_what_the_last_agent_did(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Neither the sync nor the endpoint's next version takes the route of a guest that lives."""
+    world.put(said="target")
+    put_good(world)
+    await world.until_listening()
+    world.send()
+    await world.until_state("Live")
+    await world.memory.flush()
+    await world.kill()
+
+    def concerns(found: restart.Found, *_: object) -> bool:
+        return found.assignment.role == "target"
+
+    monkeypatch.setattr(restart, "resume", fault.over(restart.resume, concerns))
+    await world.start(synced=False)
+    world.put(said="target")
+    put_good(world)
+    world.intake.synced()
+    await world.until(lambda: fault.met > 2)
+    await world.shows(ELEVATED_V4, OTHER_V4)
+    await told_and_healed(world, fault)
+    assert world.state() == "Live"
+    await world.shows(ELEVATED_V4, OTHER_V4)
+
+
+async def test_what_cannot_be_started_goes_with_its_object(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put()
+    await world.shows(NORMAL_V4)
+    await world.memory.flush()
+    await world.kill()
+    monkeypatch.setattr(restart, "resume", fault.over(restart.resume, lambda *_: True))
+    await world.start()
+    await world.until(lambda: world.routes() == [])
+    assert not world.loop.faults.trouble(BAD)
+
+
+async def test_ears_that_raise_are_opened_again(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def concerns(tuning: ear.Tuning) -> bool:
+        return tuning.link.name == "tap0"
+
+    monkeypatch.setattr(ear.Tuning, "compose", fault.over(ear.Tuning.compose, concerns))
+    world.put(said="target")
+    world.put("good", interface="tap1", ips=["10.65.0.9"], mac=None, said="target", uid="m9")
+    await world.until_listening("good")
+    await world.until_says("Programmed", "False", "InternalError")
+    fault.mended = True
+    await world.until_listening()
+    world.send()
+    await world.until_state("Live")
+
+
+async def test_a_guest_that_could_not_be_asked_is_not_silent(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put(said="source")
+    await world.shows(NORMAL_V4)
+    monkeypatch.setattr(ear.Ear, "ask", fault.over(ear.Ear.ask, lambda _: True))
+    world.put(said="source Succeeded")
+    assert world.state() == "Asking"
+    await world.until_state("Base")
+    await world.shows(NORMAL_V4)
+
+
+async def test_a_link_that_raises_for_one_is_looked_at_for_the_other(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put(interface="late0")
+    world.put("good", interface="late0", ips=["10.65.0.9"], mac=None)
+    await world.until_says("Programmed", "False", "InterfaceNotFound", "good")
+
+    def concerns(endpoint: Any, *_: object) -> bool:
+        return bool(endpoint.key == BAD)
+
+    monkeypatch.setattr(placement, "place", fault.over(placement.place, concerns))
+    world.node.run("ip link add late0 type veth peer name late1")
+    world.node.run("ip link set late1 up")
+    world.node.run("ip link set late0 up")
+    await world.shows("10.65.0.9 dev late0 ... metric 1024")
+    await told_and_healed(world, fault)
+    await world.shows("10.65.0.2 dev late0 ... metric 1024", "10.65.0.9 dev late0 ... metric 1024")
+
+
+async def test_an_address_that_raises_is_no_other_ones_trouble(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put()
+    put_good(world)
+    await world.shows(NORMAL_V4, OTHER_V4)
+    router = world.loop.router
+
+    def concerns(addresses: list[IPAddress], **_: object) -> bool:
+        return "10.65.0.2" in map(str, addresses)
+
+    monkeypatch.setattr(router, "apply", fault.over(router.apply, concerns))
+    world.configure(ipv4NormalRoutePriority=2048)
+    await world.shows(NORMAL_V4, "10.65.0.9 dev tap1 ... metric 2048")
+    await told_and_healed(world, fault)
+    await world.shows("10.65.0.2 dev tap0 ... metric 2048", "10.65.0.9 dev tap1 ... metric 2048")
+
+
+async def test_a_prepared_cutover_that_raises_is_one_that_was_not_prepared(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put(said="target")
+    await world.until_listening()
+    router = world.loop.router
+    monkeypatch.setattr(router, "cut_over", fault.over(router.cut_over, lambda _: True))
+    world.announce()
+    assert world.state() == "Live"
+    await world.shows(ELEVATED_V4)
+
+
+async def test_an_endpoint_that_nobody_can_read_keeps_what_it_has(world: World) -> None:
+    """Its agent was newer, say, and its memory is gone with the node's last boot but one."""
+    world.node.run("ip route add 10.65.0.2 dev tap0 scope link proto 88 metric 512")
+    await world.kill()
+    await world.start(synced=False)
+    metadata = {"name": "vm", "namespace": "default", "uid": "uid-vm", "resourceVersion": "1"}
+    spec = {"node": "n", "workload": "vm", "ips": ["10.65.0.2", "of another kind"]}
+    world.intake.put({"metadata": metadata, "spec": spec})
+    put_good(world)
+    world.intake.synced()
+    await world.shows(ELEVATED_V4, OTHER_V4)
+    await world.until_says("Programmed", "False", "Unreadable")
+    assert "spec.ips.1" in world.message("Programmed")
+    await world.at_rest()
+    await world.shows(ELEVATED_V4, OTHER_V4)
+    world.put(said="target")
+    assert world.state() == "Asking"
+    await world.until_state("Target")
+    await world.shows(OTHER_V4)
+
+
+async def test_an_endpoint_that_could_be_read_goes_on_as_it_was(world: World) -> None:
+    world.put()
+    await world.until_says("Programmed", "True", "Programmed")
+    metadata = {"name": "vm", "namespace": "default", "uid": "uid-vm", "resourceVersion": "9"}
+    world.intake.put({"metadata": metadata, "spec": {"ips": "none"}})
+    await world.at_rest()
+    await world.shows(NORMAL_V4)
+    assert world.condition("Programmed") == ("True", "Programmed")
+
+
+async def test_a_status_that_cannot_be_made_mutes_nobody(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        world.loop._telling,
+        "_describe",
+        fault.over(world.loop.describe, lambda resident: resident.key == BAD),
+    )
+    world.put()
+    put_good(world)
+    await world.until_says("Programmed", "True", "Programmed", "good")
+    await world.until(lambda: fault.met > 2)
+    assert BAD not in world.desk.statuses
+    fault.mended = True
+    await world.until_says("Programmed", "True", "Programmed")
+
+
+async def test_a_line_that_cannot_be_told_mutes_nobody(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(world.desk, "event", fault.over(world.desk.event, lambda *_, **__: True))
+    world.put(said="target")
+    await world.until_listening()
+    world.send()
+    await world.until(lambda: fault.met)
+    await world.until(lambda: world.condition("Programmed") == ("True", "Programmed"))
+    world.put(said="target Succeeded")
+    await world.until(lambda: (world.desk.statuses[BAD] or 0) and world.state() == "TimeWait")
+    await world.until(lambda: "TimeWait" in str(world.desk.statuses[BAD]))
+
+
+async def test_a_timer_that_raises_pops_again(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.configure(liveMigrationRouteConvergenceTime="50ms")
+    world.put(said="target")
+    await world.until_listening()
+    world.send()
+    await world.until_state("Live")
+
+    def concerns(_: Machine, event: object, *__: object) -> bool:
+        return type(event).__name__ == "TimerPopped"
+
+    monkeypatch.setattr(fsm, "step", fault.over(fsm.step, concerns))
+    world.put(said="target Succeeded")
+    await world.until_says("Programmed", "False", "InternalError")
+    await world.shows(ELEVATED_V4)
+    fault.mended = True
+    await world.until_state("Base")
+    await world.shows(NORMAL_V4)
+
+
+async def test_a_look_at_everything_gives_back_a_timer_that_was_lost(world: World) -> None:
+    world.configure(liveMigrationRouteConvergenceTime="50ms")
+    world.put(said="target")
+    await world.until_listening()
+    world.send()
+    await world.until_state("Live")
+    world.put(said="target Succeeded")
+    resident = world.loop.residents[BAD]
+    assert resident.alarm is not None
+    resident.alarm.cancel()
+    resident.alarm = resident.timer = None
+    world.loop.heal()
+    await world.until_state("Base")
+
+
+def rewrite(world: World, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change what the last agent remembered, as a newer one may have written it."""
+    (path,) = (world.directory / "endpoints").glob("*.json")
+    content = json.loads(path.read_text())
+    change(content)
+    path.write_text(json.dumps(content))
+
+
+def of_a_newer_place(content: dict[str, Any]) -> None:
+    content["stood"]["state"] = "Redirected"
+    content["cutover"]["signal"] = "Telepathy"
+
+
+def of_a_newer_spec(content: dict[str, Any]) -> None:
+    content["endpoint"]["spec"]["mac"] = "of another kind"
+
+
+async def live_and_die(world: World) -> None:
+    world.put(said="target")
+    await world.until_listening()
+    world.send()
+    await world.until_state("Live")
+    await world.memory.flush()
+    await world.kill()
+
+
+async def test_where_a_newer_agent_left_a_guest_it_is_asked(world: World) -> None:
+    await live_and_die(world)
+    rewrite(world, of_a_newer_place)
+    await world.start(synced=False)
+    assert world.state() == "Asking"
+    await world.shows(ELEVATED_V4)
+    await world.until_state("Target")
+
+
+async def test_a_newer_agents_spec_costs_no_guest_its_route(world: World) -> None:
+    await live_and_die(world)
+    rewrite(world, of_a_newer_spec)
+    await world.start(synced=False)
+    await world.at_rest()
+    await world.shows(ELEVATED_V4)
+    world.put(said="target")
+    world.intake.synced()
+    assert world.state() == "Asking"
+
+
+async def test_what_cannot_be_read_goes_with_its_object(world: World) -> None:
+    world.put()
+    await world.shows(NORMAL_V4)
+    await world.memory.flush()
+    await world.kill()
+    rewrite(world, of_a_newer_spec)
+    world.node.run("ip neigh flush dev tap0")
+    await world.start(synced=False)
+    await world.shows(NORMAL_V4)
+    world.intake.synced()
+    await world.shows()
+    await world.memory.flush()
+    assert list((world.directory / "endpoints").glob("*.json")) == []
+
+
+async def test_a_listener_that_raises_is_opened_again(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        "handover_nodeagent.sniff.ear.Listener", fault.over(listener.Listener, lambda *_: True)
+    )
+    world.put(said="target")
+    await world.until_says("Listening", "False", "CannotListen")
+    assert WORDS in world.message("Listening")
+    fault.mended = True
+    await world.until_listening()
+    world.send()
+    await world.until_state("Live")
+
+
+async def test_a_change_that_concerns_many_lets_the_loop_turn(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And in the end each status tells what is in the kernel."""
+    count = 5
+    for number in range(count):
+        ips = [f"10.65.{number}.{host}" for host in range(1, enforce.SLICE + 1)]
+        world.put(f"vm{number}", interface="tap1", ips=ips, mac=None)
+    total = count * enforce.SLICE
+    await world.until(lambda: len(world.routes()) == total)
+    router, turns, sizes = world.loop.router, list[int](), list[int]()
+    apply, loop = router.apply, asyncio.get_running_loop()
+
+    def counted(addresses: frozenset[IPAddress], **how: Any) -> None:
+        sizes.append(len(addresses))
+        loop.call_soon(turns.append, len(sizes))
+        apply(addresses, **how)
+
+    monkeypatch.setattr(router, "apply", counted)
+    world.configure(ipv4NormalRoutePriority=2048)
+    await world.until(lambda: sum("metric 2048" in line for line in world.routes()) == total)
+    await world.until(lambda: len(world.routes()) == total)
+    assert max(sizes) <= enforce.SLICE
+    await world.until(lambda: len(turns) >= count)
+    assert turns[:count] == list(range(1, count + 1))
+
+    def told() -> set[int]:
+        statuses = [status for status in world.desk.statuses.values() if status]
+        return {route.metric for status in statuses for route in status.routes}
+
+    await world.until(lambda: told() == {2048})

@@ -1,0 +1,42 @@
+"""What keeps our routes out, and how often somebody looks for it."""
+
+from ipaddress import ip_address
+
+from handover_nodeagent.network.model import Route
+from handover_nodeagent.routes.collisions import LOOKS, Collisions
+
+ROUTE = Route(ip_address("10.65.0.2"), 5, 1024, 254, 88)
+OTHER = Route(ip_address("10.65.0.3"), 5, 1024, 254, 88)
+
+
+def test_a_gateways_place_is_known_until_a_look_shows_otherwise() -> None:
+    collisions = Collisions()
+    collisions.note(ROUTE.place)
+    assert collisions.has_gateway(ROUTE)
+    assert not collisions.has_gateway(OTHER)
+    collisions.load([OTHER.place])
+    assert not collisions.has_gateway(ROUTE)
+    assert collisions.has_gateway(OTHER)
+
+
+def test_what_no_look_explains_is_not_looked_for_for_ever() -> None:
+    collisions = Collisions()
+    assert [collisions.deserves_look(ROUTE) for _ in range(LOOKS + 2)] == [True] * LOOKS + [
+        False
+    ] * 2
+    assert collisions.deserves_look(OTHER)
+    collisions.solved(ROUTE)
+    assert collisions.deserves_look(ROUTE)
+
+
+def test_of_an_address_that_nobody_has_nothing_is_kept() -> None:
+    collisions = Collisions()
+    collisions.note(ROUTE.place)
+    collisions.note(OTHER.place)
+    for _ in range(LOOKS):
+        assert collisions.deserves_look(ROUTE)
+    collisions.forget(ROUTE.address)
+    collisions.forget(ROUTE.address)
+    assert not collisions.has_gateway(ROUTE)
+    assert collisions.has_gateway(OTHER)
+    assert collisions.deserves_look(ROUTE)

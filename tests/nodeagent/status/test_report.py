@@ -1,0 +1,494 @@
+"""Reports come behind what happens: the newest only, one at a time, and in the end for sure."""
+
+import asyncio
+import collections
+import contextlib
+import datetime as dt
+import random
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.nodeagent.fake_api import running
+
+from handover_api.names import ObjectKey
+from handover_api.workloadendpoint import State, WorkloadEndpointStatus
+from handover_nodeagent.api.client import (
+    Absent,
+    ApiError,
+    Conflict,
+    Refused,
+    Unavailable,
+    Unreachable,
+)
+from handover_nodeagent.status import kubernetes_events, report
+from handover_nodeagent.status.report import Reporter
+
+NOW = dt.datetime(2026, 11, 24, 12, 0, 0, 250000, tzinfo=dt.UTC)
+A, B = ObjectKey("ns", "a"), ObjectKey("ns", "b")
+PATIENCE = 20.0
+BASE = WorkloadEndpointStatus(state=State.BASE)
+TARGET = WorkloadEndpointStatus(state=State.TARGET)
+LIVE = WorkloadEndpointStatus(state=State.LIVE)
+
+Body = Mapping[str, Any]
+
+
+class Desk:
+    """Takes what a reporter writes; a test may hold it back or let it fail."""
+
+    def __init__(self) -> None:
+        self.patches: list[tuple[str, str, Body]] = []
+        self.events: list[Body] = []
+        self.failures: dict[str, collections.deque[ApiError]] = {}
+        self.uids: dict[str, str] = {}
+        self.down = False
+        self.attempts = 0
+        self.most_at_once: collections.Counter[str] = collections.Counter()
+        self.open = asyncio.Event()
+        self.open.set()
+        self._in_flight: collections.Counter[str] = collections.Counter()
+        self._news = asyncio.Event()
+
+    async def patch(self, path: str, operations: Sequence[Body]) -> Body:
+        """Replace an endpoint's status."""
+        name = path.removesuffix("/status").rpartition("/")[2]
+        test, replacement = operations
+        async with self._occupied(name):
+            if test["value"] != self.uids.get(name, "u"):
+                message = "422: another uid"
+                raise Refused(message)
+            self.patches.append((name, test["value"], replacement["value"]))
+        return {}
+
+    async def create(self, path: str, body: Body) -> Body:
+        """Create an Event."""
+        assert path == "/api/v1/namespaces/ns/events"
+        async with self._occupied("events"):
+            self.events.append(body)
+        return {}
+
+    @contextlib.asynccontextmanager
+    async def _occupied(self, name: str) -> AsyncIterator[None]:
+        self.attempts += 1
+        self._in_flight[name] += 1
+        self.most_at_once[name] = max(self.most_at_once[name], self._in_flight[name])
+        self._news.set()
+        try:
+            await self.open.wait()
+            if self.down:
+                message = "nobody answers"
+                raise Unreachable(message)
+            if self.failures.get(name):
+                raise self.failures[name].popleft()
+            yield
+        finally:
+            self._in_flight[name] -= 1
+            self._news.set()
+
+    def fail(self, name: str, *errors: ApiError) -> None:
+        """Let the next writes to *name* fail."""
+        self.failures[name] = collections.deque(errors)
+
+    async def until(self, enough: Callable[[], object]) -> None:
+        """Wait until something that this desk sees is so."""
+        async with asyncio.timeout(PATIENCE):
+            while not enough():
+                self._news.clear()
+                await self._news.wait()
+
+    @property
+    def states(self) -> list[tuple[str, str]]:
+        """Which states were written, in order."""
+        return [(name, status["state"]) for name, _, status in self.patches]
+
+
+@pytest.fixture
+async def desk() -> Desk:
+    return Desk()
+
+
+@pytest.fixture
+async def reporter(desk: Desk) -> Reporter:
+    return Reporter(desk, lambda: NOW, "node-a")
+
+
+async def settled(reporter: Reporter) -> None:
+    assert await reporter.flush(PATIENCE) == 0
+
+
+def test_a_report_replaces_the_whole_status_of_this_very_object() -> None:
+    assert report.operations("u", LIVE) == (
+        {"op": "test", "path": "/metadata/uid", "value": "u"},
+        {
+            "op": "add",
+            "path": "/status",
+            "value": {"state": "Live", "routes": [], "conditions": []},
+        },
+    )
+
+
+async def test_a_status_is_written_once(desk: Desk, reporter: Reporter) -> None:
+    async with running(reporter):
+        for _ in range(3):
+            reporter.status(A, "u", BASE)
+            await settled(reporter)
+        reporter.known(A, "u", BASE)
+        await settled(reporter)
+    assert desk.patches == [("a", "u", BASE.to_object())]
+    assert reporter.counts.written == 1
+
+
+async def test_what_the_api_has_already_is_not_written(desk: Desk, reporter: Reporter) -> None:
+    async with running(reporter):
+        reporter.known(A, "u", BASE)
+        reporter.status(A, "u", BASE)
+        reporter.status(B, "u", BASE)
+        reporter.known(B, "u", BASE)
+        await settled(reporter)
+    assert desk.attempts == 0
+
+
+async def test_what_somebody_else_has_changed_is_written_again(
+    desk: Desk, reporter: Reporter
+) -> None:
+    async with running(reporter):
+        reporter.status(A, "u", BASE)
+        await settled(reporter)
+        reporter.known(A, "u", WorkloadEndpointStatus())
+        await settled(reporter)
+    assert desk.states == [("a", "Base")] * 2
+
+
+async def test_of_what_comes_while_one_is_on_its_way_the_newest_wins(
+    desk: Desk, reporter: Reporter
+) -> None:
+    desk.open.clear()
+    async with running(reporter):
+        reporter.status(A, "u", BASE)
+        await desk.until(lambda: desk.attempts)
+        for status in (TARGET, BASE, LIVE):
+            reporter.status(A, "u", status)
+        reporter.status(B, "u", BASE)
+        await desk.until(lambda: desk.attempts == 2)
+        desk.open.set()
+        await settled(reporter)
+    assert sorted(desk.states) == [("a", "Base"), ("a", "Live"), ("b", "Base")]
+    assert desk.most_at_once["a"] == 1
+
+
+async def test_what_returned_to_what_was_on_its_way_is_not_written_twice(
+    desk: Desk, reporter: Reporter
+) -> None:
+    desk.open.clear()
+    async with running(reporter):
+        for status in (BASE, LIVE, BASE):
+            reporter.status(A, "u", status)
+            await desk.until(lambda: desk.attempts)
+        desk.open.set()
+        await settled(reporter)
+    assert desk.states == [("a", "Base")]
+
+
+async def test_the_last_one_asked_for_is_written_first(desk: Desk, reporter: Reporter) -> None:
+    for name in ("a", "b", "c", "d"):
+        reporter.status(ObjectKey("ns", name), "u", BASE)
+    reporter.status(B, "u", LIVE)
+    async with running(reporter):
+        await settled(reporter)
+    assert desk.states == [("b", "Live"), ("d", "Base"), ("c", "Base"), ("a", "Base")]
+
+
+async def test_an_object_that_is_not_there_is_forgotten(desk: Desk, reporter: Reporter) -> None:
+    desk.fail("a", Absent("gone"))
+    async with running(reporter):
+        reporter.status(A, "u", BASE)
+        await settled(reporter)
+        assert (desk.attempts, desk.patches, reporter._slots) == (1, [], {})
+        reporter.status(A, "u", BASE)
+        await settled(reporter)
+    assert desk.states == [("a", "Base")]
+
+
+async def test_an_object_that_is_said_to_be_gone_is_forgotten(
+    desk: Desk, reporter: Reporter
+) -> None:
+    reporter.status(A, "u", BASE)
+    reporter.status(A, "another", None)
+    assert reporter.pending == 1
+    reporter.status(A, "u", None)
+    reporter.status(A, "u", None)
+    async with running(reporter):
+        await settled(reporter)
+    assert (desk.attempts, reporter._slots) == (0, {})
+
+
+async def test_another_object_of_the_name_begins_anew(desk: Desk, reporter: Reporter) -> None:
+    """Neither what was wanted nor what was written says anything about it."""
+    desk.open.clear()
+    async with running(reporter):
+        reporter.status(A, "old", BASE)
+        await desk.until(lambda: desk.attempts)
+        desk.uids["a"] = "new"
+        reporter.status(A, "new", BASE)
+        desk.open.set()
+        await settled(reporter)
+    assert [uid for _, uid, _ in desk.patches] == ["new"]
+
+
+@pytest.mark.parametrize(
+    "error", [Refused("403: no"), Conflict("409: other"), Unavailable("500: etcd")]
+)
+async def test_a_refusal_of_one_does_not_stop_the_others(
+    desk: Desk, reporter: Reporter, error: ApiError
+) -> None:
+    desk.fail("a", error, error)
+    async with running(reporter):
+        reporter.status(A, "u", BASE)
+        await desk.until(lambda: desk.attempts == 1)
+        reporter.status(B, "u", BASE)
+        await desk.until(lambda: len(desk.patches) == 2)
+    assert desk.states == [("b", "Base"), ("a", "Base")]
+    assert reporter.counts.failures == {type(error).__name__.lower(): 2}
+
+
+async def test_the_same_again_does_not_shorten_the_wait_after_a_refusal(
+    desk: Desk, reporter: Reporter
+) -> None:
+    desk.fail("a", *(Unavailable("429", retry_after=60.0) for _ in range(9)))
+    async with running(reporter):
+        reporter.status(A, "u", BASE)
+        await desk.until(lambda: desk.attempts == 1)
+        for _ in range(20):
+            reporter.status(A, "u", BASE)
+            await asyncio.sleep(0)
+        assert (desk.attempts, reporter.pending) == (1, 1)
+        retry = reporter._slots[A].retry
+        assert retry is not None
+        assert retry.when() - asyncio.get_running_loop().time() > 30.0
+        reporter.status(A, "u", LIVE)
+        await desk.until(lambda: desk.attempts == 2)
+
+
+async def test_what_was_refused_does_not_delay_what_came_meanwhile(
+    desk: Desk, reporter: Reporter
+) -> None:
+    desk.fail("a", Unavailable("429", retry_after=60.0))
+    desk.open.clear()
+    async with running(reporter):
+        reporter.status(A, "u", BASE)
+        await desk.until(lambda: desk.attempts)
+        reporter.status(A, "u", LIVE)
+        desk.open.set()
+        await desk.until(lambda: desk.patches)
+    assert desk.states == [("a", "Live")]
+
+
+async def test_a_write_whose_answer_was_lost_may_have_happened(
+    desk: Desk, reporter: Reporter
+) -> None:
+    """So what was there before is written again, though it is what the API had last."""
+    async with running(reporter):
+        reporter.status(A, "u", BASE)
+        await settled(reporter)
+        desk.fail("a", Unreachable("cut"))
+        desk.open.clear()
+        reporter.status(A, "u", LIVE)
+        await desk.until(lambda: desk.attempts == 2)
+        reporter.status(A, "u", BASE)
+        desk.open.set()
+        await settled(reporter)
+    assert desk.states == [("a", "Base")] * 2
+
+
+async def test_what_was_forgotten_is_not_tried_again(desk: Desk, reporter: Reporter) -> None:
+    desk.fail("a", Refused("no"))
+    async with running(reporter):
+        reporter.status(A, "u", BASE)
+        await desk.until(lambda: reporter.counts.failures)
+        reporter.status(A, "u", None)
+        desk.open.clear()
+        reporter.status(B, "u", BASE)
+        await desk.until(lambda: desk.attempts == 2)
+        reporter.status(B, "u", None)
+        desk.fail("b", Refused("no"))
+        desk.open.set()
+        await asyncio.sleep(0.15)
+    assert (desk.attempts, reporter.pending) == (2, 0)
+
+
+async def test_an_api_that_is_down_costs_neither_attempts_nor_memory(
+    desk: Desk, reporter: Reporter
+) -> None:
+    desk.down = True
+    async with running(reporter):
+        for number in range(1000):
+            reporter.status(A, "u", WorkloadEndpointStatus(interface=f"tap{number}"))
+            reporter.status(B, "u", WorkloadEndpointStatus(interface=f"tap{number}"))
+            await asyncio.sleep(0)
+        assert (len(reporter._slots), reporter.pending) == (2, 2)
+        await desk.until(lambda: desk.attempts >= 3)
+        assert desk.attempts <= 8
+        desk.down = False
+        await desk.until(lambda: len(desk.patches) == 2)
+    assert {status["interface"] for _, _, status in desk.patches} == {"tap999"}
+
+
+async def test_when_the_api_has_been_heard_nothing_waits_any_longer(
+    desk: Desk, reporter: Reporter
+) -> None:
+    desk.down = True
+    async with running(reporter):
+        reporter.status(A, "u", BASE)
+        await desk.until(lambda: desk.attempts)
+        await desk.until(lambda: not reporter._gate.is_open)
+        assert reporter._gate._timer is not None
+        reporter._gate._timer.cancel()
+        desk.down = False
+        reporter.retry_now()
+        await desk.until(lambda: desk.patches)
+
+
+async def test_writes_are_bounded_in_rate(
+    desk: Desk, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "RATE", 200.0)
+    monkeypatch.setattr(report, "BURST", 20)
+    for number in range(40):
+        reporter.status(ObjectKey("ns", f"ep{number}"), "u", BASE)
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with running(reporter):
+        await desk.until(lambda: len(desk.patches) == 40)
+        assert loop.time() - began >= 20 / 200.0 - 0.02
+
+
+async def test_a_flush_ends_in_time_and_says_what_is_left(desk: Desk, reporter: Reporter) -> None:
+    desk.down = True
+    async with running(reporter):
+        reporter.status(A, "u", BASE)
+        reporter.event(A, "u", "CutOver", "m")
+        assert await reporter.flush(0.05) == 2
+        desk.down = False
+        assert await reporter.flush(PATIENCE) == 0
+    assert (len(desk.patches), len(desk.events)) == (1, 1)
+
+
+async def test_an_event_is_told(desk: Desk, reporter: Reporter) -> None:
+    async with running(reporter):
+        for _ in range(3):
+            reporter.event(A, "u", "OrphanRoute", "m", warning=True)
+            await settled(reporter)
+    (event,) = desk.events
+    assert event["involvedObject"]["uid"] == "u"
+    assert (event["type"], event["source"]["host"]) == ("Warning", "node-a")
+    assert (reporter.counts.told, reporter.notices.coalesced) == (1, 2)
+
+
+async def test_an_event_whose_answer_was_lost_is_told_once(desk: Desk, reporter: Reporter) -> None:
+    """The second attempt has the name of the first, so the API server knows it."""
+    desk.fail("events", Unreachable("cut"), Unavailable("500"), Conflict("already exists"))
+    async with running(reporter):
+        reporter.event(A, "u", "CutOver", "m")
+        await settled(reporter)
+    assert (desk.attempts, desk.events, reporter.counts.told) == (3, [], 1)
+
+
+@pytest.mark.parametrize("error", [Refused("the namespace is terminating"), Absent("no such")])
+async def test_an_event_that_nobody_wants_is_dropped(
+    desk: Desk, reporter: Reporter, error: ApiError
+) -> None:
+    desk.fail("events", error)
+    async with running(reporter):
+        reporter.event(A, "u", "CutOver", "m")
+        reporter.event(A, "u", "CutOver", "n")
+        await settled(reporter)
+    assert [event["message"] for event in desk.events] == ["n"]
+
+
+class Store(Desk):
+    """Keeps what is written, as an API server does, and fails as it likes."""
+
+    def __init__(self, chance: random.Random) -> None:
+        super().__init__()
+        self.objects: dict[str, str] = {}
+        self.chance: random.Random | None = chance
+
+    async def patch(self, path: str, operations: Sequence[Body]) -> Body:
+        """Answer, or not, before or after the write took place."""
+        name = path.removesuffix("/status").rpartition("/")[2]
+        await asyncio.sleep(0)
+        errors = [Unreachable(""), Unavailable(""), Conflict(""), Refused("")]
+        error = self.chance.choice([*errors, *([None] * 5)]) if self.chance else None
+        if error is None or isinstance(error, Unreachable):
+            self.objects[name] = operations[1]["value"]["interface"]
+        if error is not None:
+            raise error
+        return {}
+
+
+STEPS = st.lists(
+    st.tuples(st.sampled_from("abc"), st.sampled_from("xyz"), st.booleans(), st.integers(0, 3)),
+    max_size=30,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=STEPS, seed=st.integers(0, 99))
+def test_in_the_end_the_api_has_what_was_wanted_last(
+    steps: list[tuple[str, str, bool, int]], seed: int
+) -> None:
+    async def play() -> None:
+        store = Store(random.Random(seed))  # noqa: S311  a seed can be played again
+        reporter = Reporter(store, lambda: NOW, "node-a")
+        wanted: dict[str, WorkloadEndpointStatus] = {}
+        async with running(reporter):
+            for name, text, is_echo, pause in steps:
+                key = ObjectKey("ns", name)
+                if is_echo and name in store.objects:
+                    echo = WorkloadEndpointStatus(interface=store.objects[name])
+                    reporter.known(key, "u", echo)
+                else:
+                    wanted[name] = WorkloadEndpointStatus(interface=text)
+                    reporter.status(key, "u", wanted[name])
+                for _ in range(pause):
+                    await asyncio.sleep(0)
+            store.chance = None
+            for name, status in wanted.items():
+                reporter.status(ObjectKey("ns", name), "u", status)
+            assert await reporter.flush(PATIENCE) == 0
+        expected = {name: status.interface for name, status in wanted.items()}
+        assert expected == store.objects
+
+    asyncio.run(play())
+
+
+async def test_what_raises_for_one_is_tried_again_and_mutes_nobody(
+    desk: Desk, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also in the queue of Events, where the one that raised is lost."""
+    operations, body, left = report.operations, kubernetes_events.body, [ArithmeticError()] * 2
+
+    def raising(uid: str, status: WorkloadEndpointStatus) -> Any:
+        if status is TARGET and left:
+            raise left.pop()
+        return operations(uid, status)
+
+    def raising_too(waiting: Any, node: str) -> Any:
+        if waiting.notice.reason == "Bad":
+            raise ArithmeticError
+        return body(waiting, node)
+
+    monkeypatch.setattr(report, "operations", raising)
+    monkeypatch.setattr(kubernetes_events, "body", raising_too)
+    async with running(reporter):
+        reporter.status(A, "u", TARGET)
+        reporter.status(B, "u", BASE)
+        reporter.event(A, "u", "Bad", "text")
+        reporter.event(A, "u", "Good", "text")
+        await desk.until(lambda: len(desk.patches) == 2 and desk.events)
+        await settled(reporter)
+    assert sorted(desk.states) == [("a", "Target"), ("b", "Base")]
+    assert [event["reason"] for event in desk.events] == ["Good"]

@@ -1,0 +1,493 @@
+"""What the loop does in moments that no API server produces at will."""
+
+import asyncio
+import copy
+import datetime as dt
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+import pytest
+import structlog
+
+from handover_api import names
+from handover_api.names import ObjectKey
+from handover_operator import controller
+from handover_operator.controller import Reconciler
+from handover_operator.kinds import AnyKind, Kind
+from handover_operator.kube import listing
+from handover_operator.kube.client import Absent, Cluster, Conflict, NotLeading, Unavailable
+from handover_operator.kube.listing import Sweeper
+from handover_operator.kube.versions import Version
+from handover_operator.observability import metrics
+from handover_operator.roles import parse, rules
+from handover_operator.roles.parse import RawObject
+from handover_operator.status.kubernetes_events import Notice
+
+NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
+NAMESPACE = "default"
+
+
+class Memory(Cluster):
+    """The objects of a cluster in memory; it keeps the rules of resourceVersion."""
+
+    def __init__(self) -> None:
+        self.may_write = lambda: True
+        self.stored: dict[tuple[AnyKind, ObjectKey], dict[str, Any]] = {}
+        self.version = 0
+        self.patches: list[str] = []
+        self.notices: list[str] = []
+        self.outages = 0
+        self.now = NOW
+        self.meanwhile: list[tuple[AnyKind, ObjectKey]] = []
+
+    def put(self, kind: Kind, name: str, spec: object, **fields: Any) -> dict[str, Any]:
+        """Create or replace an object; return it as a watch would."""
+        self.version += 1
+        key = ObjectKey("" if kind is Kind.CONFIGURATION else NAMESPACE, name)
+        metadata = {
+            "name": name,
+            "namespace": key.namespace,
+            "uid": fields.pop("uid", f"uid-{name}"),
+            "resourceVersion": str(self.version),
+            "creationTimestamp": NOW.isoformat(),
+            "annotations": {},
+            "labels": fields.pop("labels", {}),
+        }
+        self.stored[kind, key] = {"metadata": metadata, "spec": spec, **fields}
+        return copy.deepcopy(self.stored[kind, key])
+
+    async def get(self, kind: AnyKind, key: ObjectKey) -> RawObject:
+        """Read one object."""
+        if (kind, key) not in self.stored:
+            raise Absent(str(key))
+        return copy.deepcopy(self.stored[kind, key])
+
+    async def patch(
+        self,
+        kind: Kind,
+        key: ObjectKey,
+        patch: RawObject,
+        *,
+        subresource: str = "",
+        as_leader: bool = True,  # noqa: ARG002  nobody else leads
+    ) -> RawObject:
+        """Merge; refuse what is based on an old version."""
+        if self.outages:
+            self.outages -= 1
+            message = "nobody there"
+            raise Unavailable(message)
+        while self.meanwhile:
+            self.touch(*self.meanwhile.pop())
+        found = self.stored.get((kind, key))
+        if found is None:
+            raise Absent(str(key))
+        if found["metadata"]["resourceVersion"] != patch["metadata"]["resourceVersion"]:
+            raise Conflict(str(key))
+        for name, value in patch["metadata"].get("annotations", {}).items():
+            found["metadata"]["annotations"][name] = value
+            if value is None:
+                del found["metadata"]["annotations"][name]
+        found.update({"status": patch["status"]} if subresource else {})
+        self.patches.append(f"{key.name}{subresource}")
+        self.touch(kind, key)
+        return copy.deepcopy(found)
+
+    def touch(self, kind: AnyKind, key: ObjectKey) -> None:
+        """Give an object a new version."""
+        self.version += 1
+        metadata = self.stored[kind, key]["metadata"]
+        metadata["resourceVersion"] = str(self.version)
+
+    async def emit(
+        self, kind: AnyKind, key: ObjectKey, uid: str, notice: Notice, now: dt.datetime
+    ) -> None:
+        """Take an Event in."""
+        assert (kind.plural, uid, now) == (kind.plural, f"uid-{key.name}", self.now)
+        self.notices.append(f"{key.name} {notice.reason}")
+
+    async def delete(
+        self,
+        kind: Kind,
+        key: ObjectKey,
+        uid: str,
+        *,
+        as_leader: bool = True,
+    ) -> None:
+        """Delete an object."""
+        assert as_leader
+        assert self.stored[kind, key]["metadata"]["uid"] == uid
+        del self.stored[kind, key]
+
+    async def objects(self, kind: AnyKind) -> AsyncIterator[tuple[list[RawObject], int]]:
+        """List."""
+        if self.outages:
+            self.outages -= 1
+            raise Absent(kind.plural)
+        found = [copy.deepcopy(raw) for (of, _), raw in self.stored.items() if of is kind]
+        yield list(found), self.version
+
+    async def identities(self, kind: AnyKind) -> tuple[Mapping[ObjectKey, str], int]:
+        """List names and uids."""
+        if self.outages:
+            self.outages -= 1
+            raise Absent(kind.plural)
+        found = {
+            key: raw["metadata"]["uid"] for (of, key), raw in self.stored.items() if of is kind
+        }
+        return found, self.version
+
+    def role(self, name: str) -> str | None:
+        """Return the role that is written."""
+        raw = self.stored[Kind.ENDPOINT, ObjectKey(NAMESPACE, name)]
+        role = raw["metadata"]["annotations"].get(names.ROLE)
+        assert role is None or isinstance(role, str)
+        return role
+
+
+SPEC = {"node": "n", "workload": "a", "ips": ["10.0.0.1"]}
+SOURCE = {"source": {"workload": {"name": "a"}}}
+
+
+@pytest.fixture
+def memory() -> Memory:
+    """Return a cluster with one endpoint and its migration."""
+    memory = Memory()
+    memory.put(Kind.ENDPOINT, "a", SPEC)
+    memory.put(Kind.MIGRATION, "m1", SOURCE)
+    return memory
+
+
+@pytest.fixture
+async def reconciler(memory: Memory) -> AsyncIterator[Reconciler]:
+    """Run a reconciler that has not listed anything yet."""
+    reconciler = Reconciler(memory, lambda: memory.now)
+    task = asyncio.create_task(reconciler.run(2))
+    yield reconciler
+    if reconciler.synced:
+        await settle(reconciler)
+        await assert_idle()
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def settle(reconciler: Reconciler) -> None:
+    """Wait until everything is written."""
+    async with asyncio.timeout(10):
+        while len(reconciler):  # noqa: ASYNC110  the queue has no other sign
+            await asyncio.sleep(0.001)
+
+
+def looks() -> float:
+    """Count how often anything was looked at so far."""
+    return metrics.REGISTRY.get_sample_value("handover_operator_looks_total") or 0.0
+
+
+async def assert_idle() -> None:
+    """After every scenario the operator has nothing to do, and no timer that is due."""
+    before = looks()
+    for _ in range(20):
+        await asyncio.sleep(0.002)
+    assert looks() == before
+
+
+async def test_nothing_is_decided_before_the_first_lists_are_complete(
+    memory: Memory, reconciler: Reconciler
+) -> None:
+    endpoint = memory.stored[Kind.ENDPOINT, ObjectKey(NAMESPACE, "a")]
+    endpoint["metadata"]["annotations"] = {
+        names.ROLE: "source",
+        names.MIGRATION: "m1",
+        names.MIGRATION_UID: "uid-m1",
+    }
+    reconciler.observe(Kind.ENDPOINT, copy.deepcopy(endpoint))
+    await settle(reconciler)
+    assert memory.patches == []
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    assert memory.patches == ["m1/status"]
+    assert memory.role("a") == "source"
+
+
+async def test_a_conflict_is_read_again_and_written(memory: Memory, reconciler: Reconciler) -> None:
+    memory.meanwhile = list(memory.stored)
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    assert sorted(memory.patches) == ["a", "m1/status"]
+    assert memory.role("a") == "source"
+
+
+async def test_an_outage_is_tried_again(memory: Memory, reconciler: Reconciler) -> None:
+    await listing.load(memory, reconciler)
+    memory.outages = 2
+    await settle(reconciler)
+    assert sorted(memory.patches) == ["a", "m1/status"]
+
+
+async def test_an_older_version_than_the_last_is_ignored(
+    memory: Memory, reconciler: Reconciler
+) -> None:
+    old = await memory.get(Kind.ENDPOINT, ObjectKey(NAMESPACE, "a"))
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    memory.patches.clear()
+    reconciler.observe(Kind.ENDPOINT, old)
+    await settle(reconciler)
+    assert memory.patches == []
+
+
+async def test_the_end_of_a_former_object_of_that_name_means_nothing(
+    memory: Memory, reconciler: Reconciler
+) -> None:
+    await listing.load(memory, reconciler)
+    reconciler.forget(
+        Kind.ENDPOINT, ObjectKey(NAMESPACE, "a"), Version("uid-of-another", memory.version + 1)
+    )
+    assert ObjectKey(NAMESPACE, "a") in reconciler.known.resolver.index.endpoints
+
+
+async def test_an_object_made_anew_under_its_name_is_another_one(
+    memory: Memory, reconciler: Reconciler
+) -> None:
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    reconciler.observe(Kind.ENDPOINT, memory.put(Kind.ENDPOINT, "a", SPEC, uid="second"))
+    await settle(reconciler)
+    assert memory.role("a") == "source"
+
+
+async def test_an_answer_that_comes_after_the_deletion_revives_nothing(
+    memory: Memory, reconciler: Reconciler
+) -> None:
+    await listing.load(memory, reconciler)
+    key = ObjectKey(NAMESPACE, "a")
+    late = memory.stored[Kind.ENDPOINT, key]
+    reconciler.forget(Kind.ENDPOINT, key, Version("uid-a", memory.version + 1))
+    await settle(reconciler)
+    reconciler.observe(Kind.ENDPOINT, late)
+    assert key not in reconciler.known.resolver.index.endpoints
+
+
+async def test_what_vanished_unseen_is_forgotten(memory: Memory, reconciler: Reconciler) -> None:
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    memory.put(Kind.CONFIGURATION, "default", {})
+    del memory.stored[Kind.MIGRATION, ObjectKey(NAMESPACE, "m1")]
+    await listing.sweep(memory, reconciler)
+    await settle(reconciler)
+    assert memory.role("a") is None
+
+
+async def test_what_is_newer_than_the_list_is_kept(memory: Memory, reconciler: Reconciler) -> None:
+    await listing.load(memory, reconciler)
+    reconciler.retain(Kind.ENDPOINT, {}, 0)
+    assert ObjectKey(NAMESPACE, "a") in reconciler.known.resolver.index.endpoints
+
+
+async def test_a_kind_that_is_gone_is_an_outage(memory: Memory, reconciler: Reconciler) -> None:
+    await listing.load(memory, reconciler)
+    memory.outages = 1
+    sweeper = Sweeper(lambda: listing.sweep(memory, reconciler), interval=0.001)
+    task = asyncio.create_task(sweeper.run())
+    async with asyncio.timeout(10):
+        while memory.outages:  # noqa: ASYNC110  counts down by itself
+            await asyncio.sleep(0.001)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert ObjectKey(NAMESPACE, "a") in reconciler.known.resolver.index.endpoints
+
+
+async def test_the_first_lists_wait_for_the_crds(memory: Memory, reconciler: Reconciler) -> None:
+    memory.outages = 2
+    await listing.insist(lambda: listing.load(memory, reconciler), "the first lists")
+    assert reconciler.synced
+
+
+async def test_a_malformed_migration_keeps_its_roles_until_it_is_deleted(
+    memory: Memory, reconciler: Reconciler
+) -> None:
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    reconciler.observe(Kind.MIGRATION, memory.put(Kind.MIGRATION, "m1", {"armed": "perhaps"}))
+    await settle(reconciler)
+    assert memory.role("a") == "source"
+    assert memory.notices == ["m1 Malformed"]
+    reconciler.forget(
+        Kind.MIGRATION, ObjectKey(NAMESPACE, "m1"), Version("uid-m1", memory.version + 1)
+    )
+    await settle(reconciler)
+    assert memory.role("a") is None
+
+
+async def test_all_configurations_are_judged_again_when_the_default_changes(
+    memory: Memory, reconciler: Reconciler
+) -> None:
+    memory.put(Kind.CONFIGURATION, "node.x", {})
+    default = {"ipv4NormalRoutePriority": 600}
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    reconciler.observe(Kind.CONFIGURATION, memory.put(Kind.CONFIGURATION, "default", default))
+    assert len(reconciler) == 2
+    await settle(reconciler)
+    reconciler.forget(
+        Kind.CONFIGURATION, ObjectKey("", "default"), Version("uid-default", memory.version + 1)
+    )
+    await settle(reconciler)
+    assert list(reconciler.known.configurations) == ["node.x"]
+
+
+async def test_a_finished_migration_is_deleted_in_time(
+    memory: Memory, reconciler: Reconciler
+) -> None:
+    finished = {"phase": "Aborted", "completionTime": (NOW - dt.timedelta(9)).isoformat()}
+    memory.put(Kind.MIGRATION, "m0", {**SOURCE, "ttlSecondsAfterFinished": 1}, status=finished)
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    assert (Kind.MIGRATION, ObjectKey(NAMESPACE, "m0")) not in memory.stored
+
+
+@pytest.mark.parametrize("outcome", ["Succeeded", "Aborted"])
+async def test_a_migration_whose_target_has_no_agent_leaves_the_operator_idle(
+    memory: Memory, reconciler: Reconciler, outcome: str
+) -> None:
+    both = {**SOURCE, "target": {"workload": {"name": "b"}}}
+    memory.put(Kind.ENDPOINT, "b", {**SPEC, "workload": "b", "node": "without-an-agent"})
+    memory.put(Kind.MIGRATION, "m1", both)
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    await assert_idle()
+    memory.now += dt.timedelta(seconds=5)
+    found = memory.stored[Kind.MIGRATION, ObjectKey(NAMESPACE, "m1")]
+    decided = memory.put(Kind.MIGRATION, "m1", {**both, "outcome": outcome}, status=found["status"])
+    reconciler.observe(Kind.MIGRATION, decided)
+    await settle(reconciler)
+    memory.now += dt.timedelta(seconds=60)
+    reconciler.observe(Kind.ENDPOINT, memory.put(Kind.ENDPOINT, "c", SPEC))
+    await settle(reconciler)
+    await assert_idle()
+
+
+async def test_a_restored_backup_is_news(memory: Memory, reconciler: Reconciler) -> None:
+    """The numbers of all versions, and what there is, are those of some time ago."""
+    await listing.load(memory, reconciler)
+    await listing.sweep(memory, reconciler)
+    backup, version = copy.deepcopy(memory.stored), memory.version
+    memory.put(Kind.ENDPOINT, "later", {**SPEC, "workload": "b"})
+    for _ in range(20):
+        memory.touch(Kind.ENDPOINT, ObjectKey(NAMESPACE, "a"))
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    await listing.sweep(memory, reconciler)
+    assert memory.role("a") == "source"
+    memory.stored, memory.version = backup, version
+    memory.stored[Kind.ENDPOINT, ObjectKey(NAMESPACE, "a")]["metadata"]["annotations"] = {}
+    memory.patches.clear()
+    await listing.sweep(memory, reconciler)
+    await settle(reconciler)
+    assert memory.role("a") == "source"
+    assert ObjectKey(NAMESPACE, "later") not in reconciler.known.resolver.index.endpoints
+
+
+async def test_a_fault_with_one_object_keeps_no_other_from_its_role(
+    memory: Memory, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory.put(Kind.ENDPOINT, "bad", {**SPEC, "workload": "a"})
+    assign = rules.assign
+
+    def fragile(endpoint: Any, *how: Any) -> Any:
+        if endpoint.key.name == "bad":
+            raise ZeroDivisionError
+        return assign(endpoint, *how)
+
+    monkeypatch.setattr(rules, "assign", fragile)
+    with structlog.testing.capture_logs() as logs:
+        await listing.load(memory, reconciler)
+        await settle(reconciler)
+    assert (memory.role("a"), memory.role("bad")) == ("source", None)
+    assert [line["object"] for line in logs if line["event"] == "cannot_decide"] == ["default/bad"]
+    monkeypatch.undo()
+    await listing.sweep(memory, reconciler)
+    await settle(reconciler)
+    assert memory.role("bad") == "source"
+
+
+async def test_an_object_that_cannot_be_taken_in_ends_no_list(
+    memory: Memory, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory.put(Kind.ENDPOINT, "0-bad", SPEC)
+    read = parse.endpoint
+
+    def fragile(raw: RawObject) -> Any:
+        if raw["metadata"]["name"] == "0-bad":
+            raise ZeroDivisionError
+        return read(raw)
+
+    monkeypatch.setattr(parse, "endpoint", fragile)
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    assert memory.role("a") == "source"
+
+
+async def test_that_another_replica_leads_is_no_failed_write(
+    memory: Memory, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = [NotLeading("another replica leads")]
+    patch = memory.patch
+
+    async def refused(*what: Any, **how: Any) -> RawObject:
+        if answers:
+            raise answers.pop()
+        return await patch(*what, **how)
+
+    def failed() -> float:
+        labels = {"kind": "WorkloadEndpoint", "result": "failed"}
+        return metrics.REGISTRY.get_sample_value("handover_operator_writes_total", labels) or 0.0
+
+    before = failed()
+    monkeypatch.setattr(memory, "patch", refused)
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    assert (memory.role("a"), failed()) == ("source", before)
+
+
+async def test_work_beyond_one_turn_goes_on_in_the_next(
+    memory: Memory, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller, "BUDGET", 1)
+    for number in range(20):
+        memory.put(Kind.ENDPOINT, f"a{number}", SPEC)
+    await listing.load(memory, reconciler)
+    async with asyncio.timeout(20):
+        while memory.patches.count("m1/status") == 0 or len(memory.patches) < 22:  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+    assert {memory.role(f"a{number}") for number in range(20)} == {"source"}
+
+
+async def test_an_address_that_two_nodes_serve_is_said_on_both_until_it_is_over(
+    memory: Memory, reconciler: Reconciler
+) -> None:
+    route = {"address": "10.0.0.1", "metric": 1024, "table": 254, "protocol": 88}
+    serving = {"state": "Base", "routes": [route]}
+    for name in ("x", "y"):
+        spec = {**SPEC, "node": f"node-{name}", "workload": name}
+        memory.put(Kind.ENDPOINT, name, spec, status=serving)
+
+    def said(name: str) -> Any:
+        raw = memory.stored[Kind.ENDPOINT, ObjectKey(NAMESPACE, name)]
+        return raw["metadata"]["annotations"].get(names.ADDRESS_SHARED)
+
+    await listing.load(memory, reconciler)
+    await settle(reconciler)
+    assert (said("x"), said("y")) == (None, None)
+    memory.now += dt.timedelta(seconds=10)
+    reconciler.rederive()
+    await settle(reconciler)
+    assert said("x") == "10.0.0.1 is also served by default/y on node-y"
+    assert said("y") == "10.0.0.1 is also served by default/x on node-x"
+    assert sorted(memory.notices) == ["x AddressShared", "y AddressShared"]
+    assert reconciler.known.shared() == 2
+    key = ObjectKey(NAMESPACE, "y")
+    del memory.stored[Kind.ENDPOINT, key]
+    reconciler.forget(Kind.ENDPOINT, key, Version("uid-y", memory.version + 1))
+    await settle(reconciler)
+    assert said("x") is None
+    assert len(memory.notices) == 2
