@@ -16,7 +16,7 @@ from typing import Final
 from handover_nodeagent.kernel import routes
 from handover_nodeagent.kernel.netlink import channel as netlink
 from handover_nodeagent.kernel.netlink import codec
-from handover_nodeagent.network.model import IPAddress, Place, Route
+from handover_nodeagent.network.model import IPAddress, Route, RouteKey
 
 PARKING_TABLE: Final = 5254
 
@@ -45,7 +45,7 @@ class Others:
     """Others' host routes to some addresses: direct ones, and the places of those by a gateway."""
 
     direct: tuple[Foreign, ...] = ()
-    gateways: frozenset[Place] = frozenset()
+    gateways: frozenset[RouteKey] = frozenset()
 
 
 def observe_others(
@@ -64,11 +64,11 @@ def observe_others(
         if codec.find(message, routes.ATTRIBUTES_AT, routes.DESTINATION) in wanted
     )
     direct: list[Foreign] = []
-    gateways: set[Place] = set()
+    gateways: set[RouteKey] = set()
     for message in found:
         entry = routes.decode(message)
         if not entry.direct:
-            gateways.add(entry.route.place)
+            gateways.add(entry.route.key)
         elif entry.route.protocol != protocol:
             direct.append(Foreign(entry.route, message))
     return Others(tuple(direct), frozenset(gateways))

@@ -22,11 +22,11 @@ _LONG_AGO: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
 @dataclass(frozen=True, slots=True)
-class Local:
+class LocalEndpoint:
     """One endpoint of this node, as far as the network is concerned.
 
     ``addresses`` are the allowed ones of its spec; ``link`` is None while nobody can name its
-    interface; ``standing`` is the state that decides its routes (``machine.settled``);
+    interface; ``state`` is the one that decides its routes (``machine.settled``);
     ``owned`` is false where another one programs its routes (``addresses.is_owned``), ``refused``
     is true where its interface is one that it may not have. One that ``is_paused`` is left as it
     is; ``is_guarded`` is false where it was never anything else, so that there is no guard to keep.
@@ -35,7 +35,7 @@ class Local:
     key: ObjectKey
     addresses: tuple[IPAddress, ...]
     level: RouteLevel
-    standing: State
+    state: State
     link: Link | None = None
     mac: str | None = None
     created_at: dt.datetime | None = None
@@ -51,14 +51,14 @@ class Local:
 
 
 @dataclass(frozen=True, slots=True)
-class Touched:
+class Affected:
     """Where the desired network may differ after a change."""
 
     addresses: frozenset[IPAddress] = frozenset()
     interfaces: frozenset[str] = frozenset()
 
-    def __or__(self, other: "Touched") -> "Touched":
-        return Touched(self.addresses | other.addresses, self.interfaces | other.interfaces)
+    def __or__(self, other: "Affected") -> "Affected":
+        return Affected(self.addresses | other.addresses, self.interfaces | other.interfaces)
 
     @classmethod
     def union(cls, parts: Iterable[Self]) -> Self:
@@ -70,13 +70,13 @@ class Touched:
         )
 
 
-class Desired:
+class DesiredNetwork:
     """The desired network; deterministic and without effect outside of itself."""
 
     def __init__(self, settings: Settings) -> None:
         """Start empty, for *settings* that stay; other ones make another network."""
         self._settings = settings
-        self._locals: dict[ObjectKey, Local] = {}
+        self._locals: dict[ObjectKey, LocalEndpoint] = {}
         self._by_address: dict[IPAddress, set[ObjectKey]] = {}
         self._by_interface: dict[str, set[ObjectKey]] = {}
         self._orphans: dict[IPAddress, Route] = {}
@@ -87,19 +87,19 @@ class Desired:
         for local in self._locals.values():
             other.put(local)
         for orphan in self.orphans():
-            other.adopt(orphan)
+            other.put_orphan(orphan)
         return other
 
-    def everything(self) -> Touched:
+    def everything(self) -> Affected:
         """Return all addresses and interfaces that an endpoint or orphan has."""
         addresses = self._by_address.keys() | self._orphans.keys()
-        return Touched(frozenset(addresses), frozenset(self._by_interface))
+        return Affected(frozenset(addresses), frozenset(self._by_interface))
 
-    def knows(self, address: IPAddress) -> bool:
+    def has_address(self, address: IPAddress) -> bool:
         """Tell whether an endpoint or an orphan has *address*."""
         return address in self._by_address or address in self._orphans
 
-    def put(self, local: Local) -> Touched:
+    def put(self, local: LocalEndpoint) -> Affected:
         """Add or replace one endpoint; it claims its addresses from orphans.
 
         What was wanted for one that is paused now stays wanted: as the kernel is to stay.
@@ -107,49 +107,49 @@ class Desired:
         former = self._locals.get(local.key)
         if former and local.is_paused:
             local = dataclasses.replace(former, is_paused=True)
-        touched = self.drop(local.key) | _touched_by(local)
+        affected = self.drop(local.key) | _affected_by(local)
         self._locals[local.key] = local
         for address in local.addresses:
             self._by_address.setdefault(address, set()).add(local.key)
             self._orphans.pop(address, None)
         if local.interface:
             self._by_interface.setdefault(local.interface, set()).add(local.key)
-        return touched
+        return affected
 
-    def drop(self, key: ObjectKey, *, orphan: bool = False) -> Touched:
+    def drop(self, key: ObjectKey, *, orphan: bool = False) -> Affected:
         """Forget one endpoint; with *orphan* its routes stay until somebody claims them."""
         local = self._locals.pop(key, None)
         if local is None:
-            return Touched()
+            return Affected()
         for address in local.addresses:
             _discard(self._by_address, address, key)
         if local.interface:
             _discard(self._by_interface, local.interface, key)
         if orphan and local.owned:
             for route in routes_at(local, local.level, self._settings):
-                self.adopt(route)
-        return _touched_by(local)
+                self.put_orphan(route)
+        return _affected_by(local)
 
-    def adopt(self, orphan: Route) -> Touched:
+    def put_orphan(self, orphan: Route) -> Affected:
         """Keep one route of an address that no endpoint claims."""
         if orphan.address in self._by_address:
-            return Touched()
+            return Affected()
         self._orphans[orphan.address] = orphan
-        return Touched(frozenset({orphan.address}))
+        return Affected(frozenset({orphan.address}))
 
-    def disown(self, orphans: Iterable[Route]) -> Touched:
+    def drop_orphans(self, orphans: Iterable[Route]) -> Affected:
         """Forget *orphans*, as far as nobody has claimed their addresses."""
         lost = frozenset(orphans) & self.orphans()
         for route in lost:
             del self._orphans[route.address]
-        return Touched(frozenset(route.address for route in lost))
+        return Affected(frozenset(route.address for route in lost))
 
-    def lose_link(self, oif: int) -> Touched:
+    def drop_link(self, oif: int) -> Affected:
         """Forget the orphans of an interface that is gone."""
         lost = frozenset(route.address for route in self.orphans() if route.oif == oif)
         for address in lost:
             del self._orphans[address]
-        return Touched(lost)
+        return Affected(lost)
 
     def orphans(self) -> frozenset[Route]:
         """Return the orphans, to be remembered."""
@@ -188,7 +188,7 @@ class Desired:
             for interface in interfaces
         }
 
-    def claimed(self, addresses: Iterable[IPAddress]) -> frozenset[IPAddress]:
+    def addresses_to_park(self, addresses: Iterable[IPAddress]) -> frozenset[IPAddress]:
         """Return those for which a foreign direct host route is to be parked."""
         return frozenset(
             address
@@ -196,12 +196,12 @@ class Desired:
             if any(_claims(self._locals[key]) for key in self._by_address.get(address, ()))
         )
 
-    def is_disowned(self, address: IPAddress) -> bool:
+    def is_not_owned(self, address: IPAddress) -> bool:
         """Tell whether endpoints have *address* whose routes are all not ours to program."""
         keys = self._by_address.get(address, ())
         return bool(keys) and not any(self._locals[key].owned for key in keys)
 
-    def is_stranded(self, address: IPAddress) -> bool:
+    def is_unplaced(self, address: IPAddress) -> bool:
         """Tell whether an endpoint wants routes to *address*, and nobody can name its interface."""
         keys = self._by_address.get(address, ())
         return any(self._locals[key].link is None and _is_served(self._locals[key]) for key in keys)
@@ -214,12 +214,12 @@ class Desired:
         """Tell whether *address* is left as it is for one of those that have it."""
         return any(self._locals[key].is_paused for key in self._by_address.get(address, ()))
 
-    def holders(self, addresses: Iterable[IPAddress]) -> frozenset[ObjectKey]:
+    def endpoints_with(self, addresses: Iterable[IPAddress]) -> frozenset[ObjectKey]:
         """Return the endpoints that have one of *addresses*."""
         none: frozenset[ObjectKey] = frozenset()
         return none.union(*(self._by_address.get(address, none) for address in addresses))
 
-    def sharers(self, key: ObjectKey) -> Mapping[IPAddress, tuple[ObjectKey, ...]]:
+    def shared_addresses(self, key: ObjectKey) -> Mapping[IPAddress, tuple[ObjectKey, ...]]:
         """Return the other endpoints of this node that name an address of *key*."""
         others = {
             address: tuple(sorted(self._by_address[address] - {key}))
@@ -227,9 +227,9 @@ class Desired:
         }
         return {address: keys for address, keys in others.items() if keys}
 
-    def _owners(self, address: IPAddress) -> Iterable[Local]:
+    def _owners(self, address: IPAddress) -> Iterable[LocalEndpoint]:
         """Return the endpoint that has the address at each level."""
-        owners: dict[RouteLevel, Local] = {}
+        owners: dict[RouteLevel, LocalEndpoint] = {}
         for key in self._by_address.get(address, ()):
             local = self._locals[key]
             rival = owners.get(local.level, local)
@@ -238,7 +238,7 @@ class Desired:
         return owners.values()
 
 
-def routes_at(local: Local, level: RouteLevel, settings: Settings) -> tuple[Route, ...]:
+def routes_at(local: LocalEndpoint, level: RouteLevel, settings: Settings) -> tuple[Route, ...]:
     """Return the routes that *local* would have at *level*, as if it were alone.
 
     What a Target's cutover is prepared from.
@@ -248,7 +248,9 @@ def routes_at(local: Local, level: RouteLevel, settings: Settings) -> tuple[Rout
     return tuple(_route(address, local, level, settings) for address in local.addresses)
 
 
-def _route(address: IPAddress, local: Local, level: RouteLevel, settings: Settings) -> Route:
+def _route(
+    address: IPAddress, local: LocalEndpoint, level: RouteLevel, settings: Settings
+) -> Route:
     assert local.link is not None
     metric = _metrics(level, settings)[address.version]
     return Route(address, local.link.index, metric, settings.route_table, settings.route_protocol)
@@ -264,15 +266,15 @@ def _metrics(level: RouteLevel, settings: Settings) -> Mapping[int, int]:
     return {4: settings.ipv4_normal_route_priority, 6: settings.ipv6_normal_route_priority}
 
 
-def _wants_routes(local: Local) -> bool:
+def _wants_routes(local: LocalEndpoint) -> bool:
     return local.link is not None and _is_served(local)
 
 
-def _is_served(local: Local) -> bool:
+def _is_served(local: LocalEndpoint) -> bool:
     return local.owned and local.level is not RouteLevel.NONE
 
 
-def _claims(local: Local) -> bool:
+def _claims(local: LocalEndpoint) -> bool:
     """Tell whether a foreign route would be in the way: of silence, or of a route of ours.
 
     One that serves a guest whose interface nobody can name stays; so does one whose place ours
@@ -282,17 +284,17 @@ def _claims(local: Local) -> bool:
     return local.owned and (is_in_the_way or local.link is not None)
 
 
-def _rank(local: Local) -> tuple[bool, dt.datetime, ObjectKey]:
+def _rank(local: LocalEndpoint) -> tuple[bool, dt.datetime, ObjectKey]:
     """Order the endpoints that want one route; the greatest has it.
 
     Of elevated routes a Live's goes before a TimeWait's; normal ones are Base's alone.
     """
-    return local.standing is State.LIVE, local.created_at or _LONG_AGO, local.key
+    return local.state is State.LIVE, local.created_at or _LONG_AGO, local.key
 
 
-def _touched_by(local: Local) -> Touched:
+def _affected_by(local: LocalEndpoint) -> Affected:
     interfaces = {local.interface} if local.interface else set()
-    return Touched(frozenset(local.addresses), frozenset(interfaces))
+    return Affected(frozenset(local.addresses), frozenset(interfaces))
 
 
 _K = TypeVar("_K", bound=Hashable)

@@ -9,7 +9,7 @@ from handover_nodeagent.network.model import IPAddress, Link
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class LinkDiff:
     """What became of one link: ``before`` is None for a new one, ``after`` for one that is gone."""
 
     before: Link | None
@@ -31,36 +31,36 @@ class Turn:
         return bool(self.after and self.after.up and not (self.before and self.before.up))
 
 
-class Node:
+class Links:
     """The links of the network namespace, by index and by name."""
 
     def __init__(self) -> None:
-        self.links: dict[int, Link] = {}
-        self.names: dict[str, Link] = {}
+        self.by_index: dict[int, Link] = {}
+        self.by_name: dict[str, Link] = {}
         self._addresses: frozenset[IPAddress] | None = None
 
     @property
     def addresses(self) -> frozenset[IPAddress]:
         """The node's own addresses, on whatever interface."""
         if self._addresses is None:
-            own = (link.addresses for link in self.links.values())
+            own = (link.addresses for link in self.by_index.values())
             self._addresses = frozenset[IPAddress]().union(*own)
         return self._addresses
 
-    def load(self, links: Mapping[int, Link]) -> tuple[Turn, ...]:
+    def replace_all(self, links: Mapping[int, Link]) -> tuple[LinkDiff, ...]:
         """Take *links* for what there is now; return what differs."""
-        before, self.links = self.links, dict(links)
+        before, self.by_index = self.by_index, dict(links)
         self._addresses = None
-        self.names = {link.name: link for link in links.values()}
+        self.by_name = {link.name: link for link in links.values()}
         return tuple(
-            Turn(before.get(index), self.links.get(index))
-            for index in sorted(before.keys() | self.links.keys())
-            if before.get(index) != self.links.get(index)
+            LinkDiff(before.get(index), self.by_index.get(index))
+            for index in sorted(before.keys() | self.by_index.keys())
+            if before.get(index) != self.by_index.get(index)
         )
 
-    def changed(self, told: LinkChanged) -> Turn | None:
+    def change(self, told: LinkChanged) -> LinkDiff | None:
         """Take in a link's notification; None when it says nothing new."""
-        before = self.links.get(told.index)
+        before = self.by_index.get(told.index)
         after = Link(told.index, told.name, told.mac, told.up, carrier=told.carrier)
         if before:
             after = dataclasses.replace(
@@ -71,19 +71,19 @@ class Node:
             )
         return self._put(before, after)
 
-    def removed(self, told: LinkRemoved) -> Turn | None:
+    def remove(self, told: LinkRemoved) -> LinkDiff | None:
         """Take in that a link is gone; None when it was not known."""
-        before = self.links.pop(told.index, None)
+        before = self.by_index.pop(told.index, None)
         if before is None:
             return None
         self._addresses = None
-        if self.names.get(before.name) == before:
-            del self.names[before.name]
-        return Turn(before, None)
+        if self.by_name.get(before.name) == before:
+            del self.by_name[before.name]
+        return LinkDiff(before, None)
 
-    def readdressed(self, told: AddressChanged) -> Turn | None:
+    def readdress(self, told: AddressChanged) -> LinkDiff | None:
         """Take in that a link got or lost an address; None when it says nothing new."""
-        before = self.links.get(told.index)
+        before = self.by_index.get(told.index)
         if before is None:
             return None
         single = frozenset({told.address})
@@ -91,11 +91,11 @@ class Node:
         hosts = before.hosts | single if told.present and told.is_host else before.hosts - single
         return self._put(before, dataclasses.replace(before, addresses=addresses, hosts=hosts))
 
-    def _put(self, before: Link | None, after: Link) -> Turn | None:
+    def _put(self, before: Link | None, after: Link) -> LinkDiff | None:
         if before == after:
             return None
         self._addresses = None
-        if before and self.names.get(before.name) == before:
-            del self.names[before.name]
-        self.links[after.index] = self.names[after.name] = after
-        return Turn(before, after)
+        if before and self.by_name.get(before.name) == before:
+            del self.by_name[before.name]
+        self.by_index[after.index] = self.by_name[after.name] = after
+        return LinkDiff(before, after)

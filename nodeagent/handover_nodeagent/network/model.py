@@ -11,7 +11,7 @@ IPAddress = IPv4Address | IPv6Address
 _MAC_LENGTH: Final = 17
 """Of six octets as text."""
 
-Place = tuple[IPAddress, int, int]
+RouteKey = tuple[IPAddress, int, int]
 """Address, metric and table of a route."""
 
 
@@ -31,7 +31,7 @@ class Route:
     carried: bytes = dataclasses.field(default=b"", compare=False)
 
     @property
-    def place(self) -> Place:
+    def key(self) -> RouteKey:
         """What a table of the kernel has once, or in order if routes stand side by side."""
         return self.address, self.metric, self.table
 
@@ -45,7 +45,7 @@ class Neigh:
     mac: str
 
 
-Guard = Mapping[str, frozenset[IPv4Address]]
+ArpGuard = Mapping[str, frozenset[IPv4Address]]
 """Interface name to the addresses for which this host must never answer ARP there."""
 
 

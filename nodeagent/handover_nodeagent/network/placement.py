@@ -1,4 +1,4 @@
-"""PURE: which interface an endpoint has (design, Which interface), or why nobody can tell."""
+"""Which interface an endpoint has, or why nobody can tell."""
 
 import hashlib
 from collections.abc import Mapping
@@ -27,35 +27,35 @@ class Unplaced:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
-    """What the node knows; ``links`` by index and ``names`` are the same links.
+class NodeLinks:
+    """The node's links, and what tells whose they are; ``by_index`` and ``by_name`` are the same.
 
-    ``devices``: by address the indexes of the links with a direct host route to it that is not
-    ours, parked ones included. ``claimed``: the indexes of the links of all other endpoints.
-    ``held``: the index of the link that the endpoint has already.
+    ``routed``: by address the indexes of the links with a direct host route to it that is not
+    ours, parked ones included. ``taken``: the indexes of the links of all other endpoints.
+    ``current``: the index of the link that the endpoint has already.
     """
 
-    links: Mapping[int, Link]
-    names: Mapping[str, Link]
-    devices: Mapping[IPAddress, AbstractSet[int]]
-    claimed: AbstractSet[int]
-    held: int | None = None
+    by_index: Mapping[int, Link]
+    by_name: Mapping[str, Link]
+    routed: Mapping[IPAddress, AbstractSet[int]]
+    taken: AbstractSet[int]
+    current: int | None = None
 
 
-def place(endpoint: WorkloadEndpoint, surroundings: Surroundings) -> Link | Unplaced:
+def place(endpoint: WorkloadEndpoint, node: NodeLinks) -> Link | Unplaced:
     """Return the endpoint's link; a device of the node's own is never taken.
 
     One that the endpoint has already stays its own while no other one is found: that nothing tells
     it any more (a link that was down has lost its routes), that it has another name now, or that
-    something is wrong with it, takes no route from a guest that has one (``doubt``).
+    something is wrong with it, takes no route from a guest that has one (``objection_to_current``).
     """
-    found = _find(endpoint, surroundings)
+    found = _find(endpoint, node)
     if isinstance(found, Unplaced):
-        return surroundings.links.get(surroundings.held or 0, found)
+        return node.by_index.get(node.current or 0, found)
     return found
 
 
-def doubt(endpoint: WorkloadEndpoint, link: Link) -> str:
+def objection_to_current(endpoint: WorkloadEndpoint, link: Link) -> str:
     """Say why *link*, which *endpoint* has, would not be given to it now; "" when it would."""
     named = endpoint.spec.interface
     if named not in {None, link.name}:
@@ -63,17 +63,17 @@ def doubt(endpoint: WorkloadEndpoint, link: Link) -> str:
     return objection(link, frozenset(), is_led=True)
 
 
-def _find(endpoint: WorkloadEndpoint, surroundings: Surroundings) -> Link | Unplaced:
+def _find(endpoint: WorkloadEndpoint, node: NodeLinks) -> Link | Unplaced:
     named = endpoint.spec.interface
     if named is not None:
-        link = surroundings.names.get(named)
+        link = node.by_name.get(named)
         if link is None:
             return Unplaced(EndpointReason.INTERFACE_NOT_FOUND, f"there is no interface {named}")
-        return _unless_refused(endpoint, link, surroundings)
+        return _unless_refused(endpoint, link, node)
     calico = calico_name(endpoint)
-    if is_primary(endpoint) and calico in surroundings.names:
-        return _unless_refused(endpoint, surroundings.names[calico], surroundings)
-    return _by_route(endpoint, surroundings, calico)
+    if is_primary(endpoint) and calico in node.by_name:
+        return _unless_refused(endpoint, node.by_name[calico], node)
+    return _by_route(endpoint, node, calico)
 
 
 def is_primary(endpoint: WorkloadEndpoint) -> bool:
@@ -92,13 +92,9 @@ def calico_name(endpoint: WorkloadEndpoint) -> str:
     return _CALICO_PREFIX + digest[:_CALICO_DIGITS]
 
 
-def _by_route(
-    endpoint: WorkloadEndpoint, surroundings: Surroundings, calico: str
-) -> Link | Unplaced:
-    indexes = {
-        index for address in endpoint.spec.ips for index in surroundings.devices.get(address, ())
-    }
-    routed = [surroundings.links[index] for index in indexes if index in surroundings.links]
+def _by_route(endpoint: WorkloadEndpoint, node: NodeLinks, calico: str) -> Link | Unplaced:
+    indexes = {index for address in endpoint.spec.ips for index in node.routed.get(address, ())}
+    routed = [node.by_index[index] for index in indexes if index in node.by_index]
     if not routed:
         named = f"no interface {calico}, " if is_primary(endpoint) else ""
         text = f"no spec.interface, {named}no direct route to any of its addresses"
@@ -106,8 +102,8 @@ def _by_route(
     free = [
         link
         for link in routed
-        if link.index not in surroundings.claimed
-        and (link.index == surroundings.held or not _objection_here(endpoint, link, surroundings))
+        if link.index not in node.taken
+        and (link.index == node.current or not _objection_here(endpoint, link, node))
     ]
     if len(free) == 1:
         return free[0]
@@ -120,16 +116,14 @@ def _by_route(
     )
 
 
-def _unless_refused(
-    endpoint: WorkloadEndpoint, link: Link, surroundings: Surroundings
-) -> Link | Unplaced:
-    why = _objection_here(endpoint, link, surroundings)
+def _unless_refused(endpoint: WorkloadEndpoint, link: Link, node: NodeLinks) -> Link | Unplaced:
+    why = _objection_here(endpoint, link, node)
     return Unplaced(EndpointReason.INTERFACE_REFUSED, why) if why else link
 
 
-def _objection_here(endpoint: WorkloadEndpoint, link: Link, surroundings: Surroundings) -> str:
-    devices = surroundings.devices
-    is_led = any(link.index in devices.get(address, ()) for address in endpoint.spec.ips)
+def _objection_here(endpoint: WorkloadEndpoint, link: Link, node: NodeLinks) -> str:
+    routed = node.routed
+    is_led = any(link.index in routed.get(address, ()) for address in endpoint.spec.ips)
     return objection(link, frozenset(endpoint.spec.gateways), is_led=is_led)
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from handover_nodeagent.network.model import Place, Route
+from handover_nodeagent.network.model import Route, RouteKey
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,13 +30,13 @@ def diff(desired: Iterable[Route], observed: Iterable[Route]) -> Plan:
     devices, as IPv6 allows. One that is desired is never removed, however often it was seen.
     """
     wanted = frozenset(desired)
-    rivals: dict[Place, list[Route]] = {}
+    rivals: dict[RouteKey, list[Route]] = {}
     for route in observed:
-        rivals.setdefault(route.place, []).append(route)
+        rivals.setdefault(route.key, []).append(route)
     add: list[Route] = []
     replace: list[Route] = []
     for route in sorted(wanted, key=_order):
-        same_key = rivals.get(route.place, [])
+        same_key = rivals.get(route.key, [])
         twin = next((other for other in same_key if other == route), None)
         if twin and twin.carried == route.carried:
             continue

@@ -17,7 +17,7 @@ from handover_nodeagent.memory import Record
 from handover_nodeagent.network import admission as addresses
 from handover_nodeagent.network import gateways, placement
 from handover_nodeagent.network.admission import Admission
-from handover_nodeagent.network.desired import Local
+from handover_nodeagent.network.desired import LocalEndpoint
 from handover_nodeagent.network.model import Link
 from handover_nodeagent.network.placement import Unplaced
 from handover_nodeagent.routes.router import Prepared
@@ -100,10 +100,10 @@ class Resident:
         """Tell whether its routes are ours to program."""
         return addresses.is_owned(self.machine.assignment, settings.route_ownership)
 
-    def local(self, settings: Settings) -> Local:
+    def local(self, settings: Settings) -> LocalEndpoint:
         """Return what the desired network needs of it."""
         current = self.machine
-        return Local(
+        return LocalEndpoint(
             self.key,
             self.admission.allowed,
             machine.level(current),

@@ -8,8 +8,8 @@ from typing import Final
 from handover_api.configuration import Mode, Settings
 from handover_api.names import ObjectKey
 from handover_nodeagent import faults
-from handover_nodeagent.network.desired import Touched
-from handover_nodeagent.network.model import Guard, IPAddress
+from handover_nodeagent.network.desired import Affected
+from handover_nodeagent.network.model import ArpGuard, IPAddress
 from handover_nodeagent.reconcile.guard import GuardKeeper
 from handover_nodeagent.reconcile.seating import Seating
 from handover_nodeagent.retry import Attempts
@@ -46,7 +46,7 @@ class Enforcement:
         self.settings = settings
         self._seating = seating
         self._told = told
-        self._held: list[Touched] | None = []
+        self._held: list[Affected] | None = []
         self._was_held = True
         self._is_complete = False
         self._attempts = Attempts[IPAddress](self.reapply)
@@ -62,22 +62,22 @@ class Enforcement:
 
     def release(self, *, complete: bool) -> None:
         """Apply what was held; when *complete*, also prune what no endpoint wants."""
-        touched = Touched.union(self._held or ())
+        affected = Affected.union(self._held or ())
         self._held = None
         if complete and not self._is_complete:
             self._is_complete = True
-            touched |= Touched(self.router.addresses())
-        self.apply(touched)
+            affected |= Affected(self.router.addresses())
+        self.apply(affected)
         self.guard.replace()
 
-    def apply(self, touched: Touched, *, give_back: bool = True) -> None:
-        """Make routes and guard what is desired where something was *touched*."""
+    def apply(self, affected: Affected, *, give_back: bool = True) -> None:
+        """Make routes and guard what is desired where something was *affected*."""
         if self._held is not None:
-            self._held.append(touched)
+            self._held.append(affected)
             return
-        first = frozenset(itertools.islice(touched.addresses, SLICE))
-        self._later.update(dict.fromkeys(touched.addresses - first))
-        self._apply(Touched(first, touched.interfaces), give_back=give_back)
+        first = frozenset(itertools.islice(affected.addresses, SLICE))
+        self._later.update(dict.fromkeys(affected.addresses - first))
+        self._apply(Affected(first, affected.interfaces), give_back=give_back)
         self._go_on()
 
     def _go_on(self) -> None:
@@ -92,21 +92,21 @@ class Enforcement:
             del self._later[address]
         try:
             # What is desired now counts, which may have changed meanwhile.
-            self.apply(Touched(addresses))
-            self._told(self.router.desired.holders(addresses))
+            self.apply(Affected(addresses))
+            self._told(self.router.desired.endpoints_with(addresses))
         finally:
             self._go_on()
 
-    def _apply(self, touched: Touched, *, give_back: bool) -> None:
-        before = {address: self.trouble(address) for address in touched.addresses}
+    def _apply(self, affected: Affected, *, give_back: bool) -> None:
+        before = {address: self.trouble(address) for address in affected.addresses}
         # A route on a device that nobody has told us of may be that of an endpoint to come.
         self.router.devices = None if self._is_complete else self._seating.taken
-        self._reach(touched.addresses, give_back=give_back)
-        self.guard.touch(touched.interfaces)
+        self._reach(affected.addresses, give_back=give_back)
+        self.guard.touch(affected.interfaces)
         changed = [address for address, was in before.items() if was != self.trouble(address)]
         if changed:
-            self._told(self.router.desired.holders(changed))
-        self._mind(touched.addresses)
+            self._told(self.router.desired.endpoints_with(changed))
+        self._mind(affected.addresses)
 
     def _reach(self, addresses: frozenset[IPAddress], *, give_back: bool) -> None:
         """Apply; where that raises one by one, so that one address is no other one's trouble."""
@@ -142,7 +142,7 @@ class Enforcement:
 
     def reapply(self, addresses: Iterable[IPAddress]) -> None:
         """Make the kernel what is desired for *addresses*, once more."""
-        self.apply(Touched(frozenset(addresses)))
+        self.apply(Affected(frozenset(addresses)))
 
     def reapply_all(self) -> None:
         """Make the kernel what is desired, once more; prune once all endpoints are known."""
@@ -154,23 +154,23 @@ class Enforcement:
         self.settings = settings
         self.router.configure(settings)
 
-    def follow(self, before: Settings, touched: Touched, guard: Guard) -> None:
+    def follow(self, before: Settings, affected: Affected, guard: ArpGuard) -> None:
         """Apply what another configuration than *before* asks for, and nothing else.
 
-        *touched* and *guard* are what there was under it.
+        *affected* and *guard* are what there was under it.
         """
         settings, desired = self.settings, self.router.desired
         now = desired.guard(desired.everything().interfaces)
         interfaces = {name for name in guard.keys() | now if guard.get(name) != now.get(name)}
-        touched |= Touched(desired.everything().addresses, frozenset(interfaces))
+        affected |= Affected(desired.everything().addresses, frozenset(interfaces))
         if self._is_complete:
-            touched |= Touched(self.router.addresses())
+            affected |= Affected(self.router.addresses())
         if not _concerns_kernel(before, settings):
-            touched = Touched()
+            affected = Affected()
         if not self._was_held:
-            touched |= Touched.union(self._held or ())
+            affected |= Affected.union(self._held or ())
             self._held = None
-        self.apply(touched)
+        self.apply(affected)
         if before.mode is not settings.mode:
             self.guard.replace()
         if before.route_table != settings.route_table:
@@ -199,7 +199,7 @@ class Enforcement:
         self._attempts.mended(addresses - refused)
         self._attempts.failed(refused)
 
-    def _wanted_guard(self, interfaces: Iterable[str] | None) -> Guard | None:
+    def _wanted_guard(self, interfaces: Iterable[str] | None) -> ArpGuard | None:
         if self.settings.mode is not Mode.ACTIVE:
             return None
         desired = self.router.desired
@@ -207,7 +207,7 @@ class Enforcement:
 
     def _tell_everybody(self) -> None:
         desired = self.router.desired
-        self._told(desired.holders(desired.everything().addresses))
+        self._told(desired.endpoints_with(desired.everything().addresses))
 
 
 def _concerns_kernel(before: Settings, after: Settings) -> bool:

@@ -10,7 +10,7 @@ from handover_nodeagent import metrics
 from handover_nodeagent.kernel.arp_guard import rules
 from handover_nodeagent.kernel.arp_guard.drift import DriftWatch
 from handover_nodeagent.kernel.arp_guard.table import DONE, GuardTable, Outcome
-from handover_nodeagent.network.model import Guard
+from handover_nodeagent.network.model import ArpGuard
 from handover_nodeagent.retry import Backoff
 from handover_nodeagent.routes import contest
 
@@ -30,7 +30,7 @@ class GuardKeeper:
     """
 
     def __init__(
-        self, wanted: Callable[[Iterable[str] | None], Guard | None], told: Callable[[], None]
+        self, wanted: Callable[[Iterable[str] | None], ArpGuard | None], told: Callable[[], None]
     ) -> None:
         """Take from *wanted* the guard of some interfaces, with None of all that have one.
 

@@ -15,7 +15,7 @@ from handover_nodeagent import metrics
 from handover_nodeagent.api import parse
 from handover_nodeagent.fsm.events import Deleted
 from handover_nodeagent.memory import Memory, Record
-from handover_nodeagent.network.desired import Touched
+from handover_nodeagent.network.desired import Affected
 from handover_nodeagent.network.model import Link
 from handover_nodeagent.reconcile.loop import Reconciler
 from handover_nodeagent.reconcile.orphans import Orphan, stray_key
@@ -46,13 +46,13 @@ class Intake:
     ) -> None:
         """Begin with what the kernel has and what the last agent remembered."""
         reconciler = self._reconciler
-        reconciler.lodging.node.load(links)
+        reconciler.lodging.links.replace_all(links)
         reconciler.router.load(observed)
         kept = frozenset(observed.ours)
         for key, record in records.items():
             orphans = [route for route in record.routes if route in kept]
             for route in orphans:
-                reconciler.router.desired.adopt(route)
+                reconciler.router.desired.put_orphan(route)
             if orphans:
                 left = Orphan(key, tuple(orphans), record.learned_mac, record.gateways)
                 reconciler.orphans.keep(left)
@@ -140,7 +140,7 @@ class Intake:
                 reconciler.attendance.follow(resident, reconciler.router, reconciler.settings)
             else:
                 reconciler.meet(resident.endpoint, resident.record())
-        kernel.follow(reconciler.settings, Touched(), {})
+        kernel.follow(reconciler.settings, Affected(), {})
         if self.is_synced:
             self._drop_unconfirmed()
         reconciler.report(one.key for one in residents)
@@ -172,7 +172,7 @@ class Intake:
             reconciler.router.desired.put(resident.local(settings))
             if is_resumed and not resident.is_paused:
                 reconciler.meet(resident.endpoint, resident.record())
-        reconciler.kernel.follow(before, Touched(addresses), guard)
+        reconciler.kernel.follow(before, Affected(addresses), guard)
         for resident in reconciler.residents.values():
             reconciler.attendance.follow(resident, reconciler.router, settings)
         if is_resumed and self.is_synced:
@@ -203,7 +203,7 @@ class Intake:
         reconciler = self._reconciler
         for route in reconciler.router.strays():
             if reconciler.router.find_mac([route.address], route.oif):
-                reconciler.router.desired.adopt(route)
+                reconciler.router.desired.put_orphan(route)
                 reconciler.orphans.keep(Orphan(stray_key(route), (route,)))
 
     def _leave(self, endpoint: parse.Unreadable) -> None:

@@ -12,7 +12,7 @@ from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State, WorkloadEndpoint
 from handover_nodeagent.faults import Attempt
 from handover_nodeagent.network import admission as admissions
-from handover_nodeagent.network.links import Node, Turn
+from handover_nodeagent.network.links import LinkDiff, Links
 from handover_nodeagent.network.model import IPAddress, Link
 from handover_nodeagent.network.placement import Unplaced
 from handover_nodeagent.reconcile.endpoint import Resident
@@ -39,7 +39,7 @@ class Lodging:
         attempt: Attempt,
     ) -> None:
         """Call *moved* of those that live elsewhere; *attempt* what concerns one of them alone."""
-        self.node = Node()
+        self.links = Links()
         self.api_servers = frozenset[IPAddress]()
         self._residents = residents
         self._seating = seating
@@ -57,12 +57,12 @@ class Lodging:
         served = {
             route.address for route in ours if not self._router.foreigners.has_parked(route.address)
         }
-        settings, own = self._kernel.settings, self.node.addresses
+        settings, own = self._kernel.settings, self.links.addresses
         return admissions.admit(endpoint.spec.ips, settings, own, served, self.api_servers)
 
     def find(self, endpoint: WorkloadEndpoint, *, remembered: str | None = None) -> Link | Unplaced:
         """Look for the endpoint's interface."""
-        return self._seating.find(endpoint, self.node, self._router, remembered=remembered)
+        return self._seating.find(endpoint, self.links, self._router, remembered=remembered)
 
     def take_in(self, resident: Resident) -> None:
         """Note where the endpoint lives; see whom the kernel takes for its guest."""
@@ -73,7 +73,7 @@ class Lodging:
     def look_for_mac(self, resident: Resident) -> None:
         """Ask the kernel for the guest's MAC, if neither object nor guest has told it.
 
-        Before a guest that is asked counts as silent, what they told may turn out wrong.
+        Before a guest that is asked counts as silent, what they told may diff out wrong.
         """
         resident.neigh_mac = None
         is_asked = resident.machine.state is State.ASKING
@@ -124,34 +124,34 @@ class Lodging:
         if is_hidden:
             self._kernel.observe()
 
-    def turned(self, turn: Turn | None) -> None:
+    def changed(self, diff: LinkDiff | None) -> None:
         """Follow a link that came, went or changed."""
-        if turn is None:
+        if diff is None:
             return
         desired = self._router.desired
         touched: set[IPAddress] = set()
-        if turn.before and turn.lost_routes:
-            touched |= self._router.lose(turn.before.index)
-        if turn.before and turn.after is None:
-            touched |= desired.lose_link(turn.before.index).addresses
-        if turn.came_up and turn.after:
-            index = turn.after.index
+        if diff.before and diff.lost_routes:
+            touched |= self._router.lose(diff.before.index)
+        if diff.before and diff.after is None:
+            touched |= desired.drop_link(diff.before.index).addresses
+        if diff.came_up and diff.after:
+            index = diff.after.index
             touched |= {route.address for route in desired.orphans() if route.oif == index}
-        for key in self._seating.concerned(turn):
+        for key in self._seating.concerned(diff):
             self._look(key)
-        for link in filter(None, {turn.before, turn.after}):
+        for link in filter(None, {diff.before, diff.after}):
             self._offer(link)
-        if _own(turn.before) != _own(turn.after):
-            touched |= self._router.readdressed(_own(turn.before) - self.node.addresses)
-            self._admit_again(_own(turn.before) ^ _own(turn.after))
+        if _own(diff.before) != _own(diff.after):
+            touched |= self._router.readdressed(_own(diff.before) - self.links.addresses)
+            self._admit_again(_own(diff.before) ^ _own(diff.after))
         self._kernel.reapply(touched)
 
     def routed(self, address: IPAddress) -> None:
         """Follow a direct host route that somebody else added or removed."""
-        for key in self._seating.standing() & self._router.desired.holders([address]):
+        for key in self._seating.standing() & self._router.desired.endpoints_with([address]):
             self._look(key)
         self._kernel.reapply([address])
-        self._prepare_anew(self._router.desired.holders([address]))
+        self._prepare_anew(self._router.desired.endpoints_with([address]))
 
     def observed(self) -> None:
         """Follow what the kernel was found to have."""
@@ -170,7 +170,9 @@ class Lodging:
 
     def _offer(self, link: Link) -> None:
         """Let the endpoints without an interface look whether *link* is theirs."""
-        holders = self._router.desired.holders(self._router.foreigners.leading_to(link.index))
+        holders = self._router.desired.endpoints_with(
+            self._router.foreigners.leading_to(link.index)
+        )
         for key in self._seating.standing() & holders:
             self._look(key)
 

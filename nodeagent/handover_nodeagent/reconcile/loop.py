@@ -31,7 +31,7 @@ from handover_nodeagent.fsm.restart import Found
 from handover_nodeagent.fsm.step import Step
 from handover_nodeagent.memory import Memory, Record
 from handover_nodeagent.network import gateways
-from handover_nodeagent.network.desired import Touched
+from handover_nodeagent.network.desired import Affected
 from handover_nodeagent.network.model import IPAddress, Link
 from handover_nodeagent.reconcile import publish
 from handover_nodeagent.reconcile.alarms import Attendance
@@ -86,7 +86,7 @@ class Reconciler:
         self.lodging = Lodging(
             self.residents, seating, self.kernel, self._relocate, self.faults.attempt
         )
-        self.orphans = Orphans(self.kernel, memory, self.lodging.node)
+        self.orphans = Orphans(self.kernel, memory, self.lodging.links)
         self.attendance = Attendance(self, self.feed, self._overdue, _now)
         self._memory = memory
         self._telling = Telling(reporter, self.describe, _now, self.residents, self.faults.attempt)
@@ -351,7 +351,7 @@ class Reconciler:
         self._settle(resident, step)
         self.orphans.make_way(key)
         self._telling.met(resident, found)
-        self.report(self.router.desired.holders(admission.allowed))
+        self.report(self.router.desired.endpoints_with(admission.allowed))
 
     def update(self, resident: Resident, endpoint: WorkloadEndpoint) -> None:
         """Take in another version of an endpoint that is known."""
@@ -370,13 +370,13 @@ class Reconciler:
         endpoint = resident.endpoint
         after = Assignment.from_annotations(endpoint.metadata.annotations)
         if is_other:
-            concerned = self.router.desired.holders(resident.admission.allowed)
+            concerned = self.router.desired.endpoints_with(resident.admission.allowed)
             resident.admission = self.lodging.admit(endpoint, resident.link)
             self.router.foreigners.look(resident.admission.allowed)
             self.lodging.look_again(resident)
             self.lodging.look_below(resident)
             self._relocate(resident, is_elsewhere=False)
-            self.report(concerned | self.router.desired.holders(resident.admission.allowed))
+            self.report(concerned | self.router.desired.endpoints_with(resident.admission.allowed))
         link = resident.link
         routes_in = bool(link and self.router.routes_of(resident.admission.allowed, link.index))
         event = inputs.read(resident.machine.assignment, after, routes_in=routes_in)
@@ -395,30 +395,30 @@ class Reconciler:
         had_routes = machine.level(resident.machine) is not RouteLevel.NONE
         self.attendance.leave(resident)
         del self.residents[resident.key]
-        touched = self.router.desired.drop(resident.key, orphan=is_orphan)
+        affected = self.router.desired.drop(resident.key, orphan=is_orphan)
         if is_orphan and resident.link:
             # Also those that were kept though they were not ours any more.
             for route in self.router.routes_of(resident.admission.allowed, resident.link.index):
-                self.router.desired.adopt(route)
-        self._enforce(resident, touched, give_back=had_routes)
+                self.router.desired.put_orphan(route)
+        self._enforce(resident, affected, give_back=had_routes)
         self._memory.keep(resident.key, lambda: None)
         orphaned = self.router.desired.orphans()
-        orphans = tuple(route for route in orphaned if route.address in touched.addresses)
+        orphans = tuple(route for route in orphaned if route.address in affected.addresses)
         if is_orphan and orphans and resident.link:
             named = gateways.of(resident.endpoint.spec, resident.link, self.settings)
             self.orphans.keep(Orphan(resident.key, orphans, resident.mac, named))
         self._tell(resident, step)
         self._telling.gone(resident)
-        self.report(self.router.desired.holders(touched.addresses))
+        self.report(self.router.desired.endpoints_with(affected.addresses))
         self.lodging.let_go(resident)
 
     def _follow(self, resident: Resident) -> None:
         """Bring desired network and kernel to where the endpoint stands now."""
         self._enforce(resident, self.router.desired.put(resident.local(self.settings)))
 
-    def _enforce(self, resident: Resident, touched: Touched, *, give_back: bool = True) -> None:
+    def _enforce(self, resident: Resident, affected: Affected, *, give_back: bool = True) -> None:
         before = self.router.given_back
-        self.kernel.apply(touched, give_back=give_back)
+        self.kernel.apply(affected, give_back=give_back)
         if self.router.given_back > before:
             text = f"{self.router.given_back - before} routes of the CNI are back in their table"
             self._telling.event(resident, "RoutesGivenBack", text)

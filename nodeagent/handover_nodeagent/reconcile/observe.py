@@ -101,8 +101,8 @@ class Observation:
         self._wanted.clear()
         view = await self._observe(self._known)
         self._reconciler.router.load(view.observed)
-        for turn in self._reconciler.lodging.node.load(view.links):
-            self._reconciler.lodging.turned(turn)
+        for diff in self._reconciler.lodging.links.replace_all(view.links):
+            self._reconciler.lodging.changed(diff)
         self._reconciler.lodging.observed()
         await asyncio.sleep(REST)
         return view.is_current
@@ -150,11 +150,11 @@ class Observation:
             return
         reconciler = self._reconciler
         if isinstance(notification, LinkChanged):
-            reconciler.lodging.turned(reconciler.lodging.node.changed(notification))
+            reconciler.lodging.changed(reconciler.lodging.links.change(notification))
         elif isinstance(notification, LinkRemoved):
-            reconciler.lodging.turned(reconciler.lodging.node.removed(notification))
+            reconciler.lodging.changed(reconciler.lodging.links.remove(notification))
         elif isinstance(notification, AddressChanged):
-            reconciler.lodging.turned(reconciler.lodging.node.readdressed(notification))
+            reconciler.lodging.changed(reconciler.lodging.links.readdress(notification))
         elif isinstance(notification, DefaultRouteChanged):
             self.look()
         elif reconciler.router.heard(notification):

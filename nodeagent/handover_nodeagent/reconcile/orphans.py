@@ -19,7 +19,7 @@ from handover_api.workloadendpoint import State
 from handover_nodeagent import faults, fsm, metrics
 from handover_nodeagent.fsm import timers
 from handover_nodeagent.memory import Memory, Record
-from handover_nodeagent.network.links import Node
+from handover_nodeagent.network.links import Links
 from handover_nodeagent.network.model import IPAddress, Link, Route
 from handover_nodeagent.reconcile.enforce import Enforcement
 from handover_nodeagent.sniff.ear import Ear, Tuning
@@ -68,10 +68,10 @@ class _Doubted:
 class Orphans:
     """All orphans of this node; each is asked for itself, and one's fault is its own."""
 
-    def __init__(self, kernel: Enforcement, memory: Memory, node: Node) -> None:
+    def __init__(self, kernel: Enforcement, memory: Memory, links: Links) -> None:
         self._kernel = kernel
         self._memory = memory
-        self._node = node
+        self._links = links
         self._doubted: dict[ObjectKey, _Doubted] = {}
         self._episode = 0
 
@@ -133,7 +133,7 @@ class Orphans:
         if not held:
             self._end(doubted)
             return
-        link = self._node.links.get(held[0].oif)
+        link = self._links.by_index.get(held[0].oif)
         if link is None or self._is_left(orphan):
             self._wind(doubted, doubted.patience, self._ask)
             return
@@ -177,7 +177,7 @@ class Orphans:
     def _lose(self, doubted: _Doubted) -> None:
         router, held = self._kernel.router, self._held(doubted.orphan)
         self._end(doubted)
-        self._kernel.apply(router.desired.disown(held))
+        self._kernel.apply(router.desired.drop_orphans(held))
         addresses = sorted({str(route.address) for route in held})
         _log.info("orphan_gone", endpoint=str(doubted.orphan.key), addresses=addresses)
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import WorkloadEndpoint
 from handover_nodeagent.network import placement
-from handover_nodeagent.network.links import Node, Turn
+from handover_nodeagent.network.links import LinkDiff, Links
 from handover_nodeagent.network.model import Link
 from handover_nodeagent.routes.router import Router
 
@@ -50,7 +50,7 @@ class Seating:
     def find(
         self,
         endpoint: WorkloadEndpoint,
-        node: Node,
+        links: Links,
         router: Router,
         *,
         remembered: str | None = None,
@@ -64,14 +64,14 @@ class Seating:
         directions = router.foreigners.directions(endpoint.spec.ips)
         devices = frozenset[int]().union(*directions.values())
         others = {index for index in devices if self._is_others(index, own)}
-        held = node.links.get(own) if own else node.names.get(remembered or "")
+        held = links.by_index.get(own) if own else links.by_name.get(remembered or "")
         if held and not own:
             has_routes = bool(router.routes_of(endpoint.spec.ips, held.index))
             held = held if has_routes or held.index in devices else None
-        surroundings = placement.Surroundings(
-            node.links, node.names, directions, others, held.index if held else None
+        node = placement.NodeLinks(
+            links.by_index, links.by_name, directions, others, held.index if held else None
         )
-        return placement.place(endpoint, surroundings)
+        return placement.place(endpoint, node)
 
     def _is_others(self, index: int, own: int | None) -> bool:
         keys = self._on.get(index, ())
@@ -81,11 +81,11 @@ class Seating:
         """Return the endpoints without a link."""
         return frozenset(self._standing)
 
-    def concerned(self, turn: Turn) -> frozenset[ObjectKey]:
-        """Return the endpoints that have the link of *turn*, or wish for its name."""
-        links = [link for link in (turn.before, turn.after) if link]
+    def concerned(self, diff: LinkDiff) -> frozenset[ObjectKey]:
+        """Return the endpoints that have the link of *diff*, or wish for its name."""
+        links = [link for link in (diff.before, diff.after) if link]
         seated = [self._on.get(link.index, set[ObjectKey]()) for link in links]
-        wishing = [self._wishing.get(name, set[ObjectKey]()) for name in turn.names]
+        wishing = [self._wishing.get(name, set[ObjectKey]()) for name in diff.names]
         return frozenset[ObjectKey]().union(*seated, *wishing)
 
 

@@ -8,7 +8,7 @@ nothing is not repeated for ever.
 from collections.abc import Iterable
 from typing import Final
 
-from handover_nodeagent.network.model import IPAddress, Place, Route
+from handover_nodeagent.network.model import IPAddress, Route, RouteKey
 
 LOOKS: Final = 3
 """Looks at everything for one collision: the first may have been under way already."""
@@ -18,33 +18,33 @@ class Collisions:
     """What is known of the places that routes of ours were refused."""
 
     def __init__(self) -> None:
-        self._gateways: set[Place] = set()
-        self._looks: dict[Place, int] = {}
+        self._gateways: set[RouteKey] = set()
+        self._looks: dict[RouteKey, int] = {}
 
-    def load(self, gateways: Iterable[Place]) -> None:
+    def load(self, gateways: Iterable[RouteKey]) -> None:
         """Take these for all places where a route by a gateway stands."""
         self._gateways = set(gateways)
 
-    def note(self, place: Place) -> None:
+    def note(self, key: RouteKey) -> None:
         """Know that a route by a gateway stands there."""
-        self._gateways.add(place)
+        self._gateways.add(key)
 
     def has_gateway(self, route: Route) -> bool:
         """Tell whether *route* would stand beside a route by a gateway."""
-        return route.place in self._gateways
+        return route.key in self._gateways
 
     def deserves_look(self, route: Route) -> bool:
         """Tell whether a look at everything may show what keeps *route* out; counts it."""
-        looks = self._looks.get(route.place, 0)
-        self._looks[route.place] = min(looks + 1, LOOKS)
+        looks = self._looks.get(route.key, 0)
+        self._looks[route.key] = min(looks + 1, LOOKS)
         return looks < LOOKS
 
     def solved(self, route: Route) -> None:
         """Know that *route* is in."""
-        self._looks.pop(route.place, None)
+        self._looks.pop(route.key, None)
 
     def forget(self, address: IPAddress) -> None:
         """Keep no trace of an address that nobody has."""
-        self._gateways = {place for place in self._gateways if place[0] != address}
-        for place in [place for place in self._looks if place[0] == address]:
-            del self._looks[place]
+        self._gateways = {key for key in self._gateways if key[0] != address}
+        for key in [key for key in self._looks if key[0] == address]:
+            del self._looks[key]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 
-from handover_nodeagent.network.model import IPAddress, Place, Route
+from handover_nodeagent.network.model import IPAddress, Route, RouteKey
 
 
 class Mirror:
@@ -10,7 +10,7 @@ class Mirror:
 
     def __init__(self) -> None:
         self._routes: dict[IPAddress, list[Route]] = {}
-        self._acknowledged: dict[Place, int] = {}
+        self._acknowledged: dict[RouteKey, int] = {}
 
     def load(self, routes: Iterable[Route]) -> None:
         """Take these for all that there are."""
@@ -28,13 +28,13 @@ class Mirror:
 
     def acknowledged_ns(self, route: Route) -> int:
         """Return when the kernel took *route*; 0 where another agent's life added it."""
-        return self._acknowledged.get(route.place, 0)
+        return self._acknowledged.get(route.key, 0)
 
     def put(self, route: Route, now: int) -> None:
         """Know that the kernel took *route*, in the place of one that had its place."""
         self.displace(route)
         self._routes.setdefault(route.address, []).append(route)
-        self._acknowledged[route.place] = now
+        self._acknowledged[route.key] = now
 
     def heard(self, route: Route) -> None:
         """Know that somebody else added *route*, or changed what it carries."""
@@ -50,7 +50,7 @@ class Mirror:
     def displace(self, route: Route) -> None:
         """Know that *route*, whosever it is, has the place that another one had."""
         known = self._routes.get(route.address, [])
-        known[:] = [other for other in known if other.place != route.place]
+        known[:] = [other for other in known if other.key != route.key]
 
     def lose(self, is_gone: Callable[[Route], bool]) -> frozenset[IPAddress]:
         """Forget the routes that are gone; return their addresses."""
@@ -65,5 +65,5 @@ class Mirror:
     def forget(self, address: IPAddress) -> None:
         """Keep no trace of an address that nobody has."""
         self._routes.pop(address, None)
-        for place in [place for place in self._acknowledged if place[0] == address]:
-            del self._acknowledged[place]
+        for key in [key for key in self._acknowledged if key[0] == address]:
+            del self._acknowledged[key]

@@ -23,8 +23,8 @@ from handover_nodeagent.kernel.netlink import channel
 from handover_nodeagent.kernel.netlink.notifications import RouteChanged
 from handover_nodeagent.kernel.parking import Foreign
 from handover_nodeagent.network import desired, plan
-from handover_nodeagent.network.desired import Desired, Local
-from handover_nodeagent.network.model import IPAddress, Neigh, Place, Route
+from handover_nodeagent.network.desired import DesiredNetwork, LocalEndpoint
+from handover_nodeagent.network.model import IPAddress, Neigh, Route, RouteKey
 from handover_nodeagent.routes.attributes import Carried
 from handover_nodeagent.routes.collisions import Collisions
 from handover_nodeagent.routes.foreign import Foreigners
@@ -44,7 +44,7 @@ class Observed:
     ours: tuple[Route, ...]
     parked: tuple[Foreign, ...]
     foreign: tuple[Foreign, ...]
-    gateways: frozenset[Place] = frozenset()
+    gateways: frozenset[RouteKey] = frozenset()
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +84,7 @@ class Router:
 
     def __init__(self, settings: Settings) -> None:
         """Open the socket in the network namespace of the caller."""
-        self.desired = Desired(settings)
+        self.desired = DesiredNetwork(settings)
         self.refused: dict[IPAddress, str] = {}
         self.devices: AbstractSet[int] | None = None
         self.spared = frozenset[IPAddress]()
@@ -121,7 +121,7 @@ class Router:
     def load(self, observed: Observed) -> None:
         """Take *observed* for what the kernel has now."""
         self._ours.load(observed.ours)
-        self.foreigners.load(observed.foreign, observed.parked, self.desired.knows)
+        self.foreigners.load(observed.foreign, observed.parked, self.desired.has_address)
         self._collisions.load(observed.gateways)
 
     def addresses(self) -> frozenset[IPAddress]:
@@ -133,7 +133,7 @@ class Router:
         return tuple(
             route
             for address in self._ours.addresses()
-            if not self.desired.knows(address) and address not in self.spared
+            if not self.desired.has_address(address) and address not in self.spared
             for route in self._ours.of(address)
         )
 
@@ -181,7 +181,7 @@ class Router:
     def heard(self, changed: RouteChanged) -> bool:
         """Take in what somebody else did; tell whether it concerns an endpoint of ours."""
         route = changed.route
-        is_known = self.desired.knows(route.address)
+        is_known = self.desired.has_address(route.address)
         if route.table == parking.PARKING_TABLE:
             return self.foreigners.copy_gone(route, is_known=is_known) and is_known
         if changed.replaced:
@@ -198,7 +198,7 @@ class Router:
             self.foreigners.note(changed.message)
         return is_known
 
-    def prepare(self, local: Local) -> Prepared | None:
+    def prepare(self, local: LocalEndpoint) -> Prepared | None:
         """Encode the cutover of *local*: one send and one ack when its guest announces itself."""
         if self._settings.mode is not Mode.ACTIVE or not local.owned or local.link is None:
             return None
@@ -254,7 +254,7 @@ class Router:
             address
             for address in addresses
             if address not in self._ahead
-            and (address not in self.spared or self.desired.knows(address))
+            and (address not in self.spared or self.desired.has_address(address))
             and not self.desired.is_paused(address)
         )
         for address in touched:
@@ -262,7 +262,7 @@ class Router:
         if self._settings.mode is not Mode.ACTIVE:
             return
         wanted = frozenset(map(self._dress, self.desired.routes(touched)))
-        claimed = self.desired.claimed(touched)
+        claimed = self.desired.addresses_to_park(touched)
         served = {route.address for route in wanted}
         for address in claimed - served:
             self._park(address)
@@ -276,7 +276,7 @@ class Router:
         for address in claimed & served - self.refused.keys():
             self._park(address)
         for address in touched:
-            if not self.desired.knows(address) and not self._ours.of(address):
+            if not self.desired.has_address(address) and not self._ours.of(address):
                 self._forget(address)
 
     def _forget(self, address: IPAddress) -> None:
@@ -286,7 +286,7 @@ class Router:
         self._collisions.forget(address)
         self._carried.forget(address)
 
-    def seed(self, local: Local) -> None:
+    def seed(self, local: LocalEndpoint) -> None:
         """Tell the kernel the MAC of a guest whose routes are in already."""
         if self._settings.mode is Mode.ACTIVE and local.link and local.mac:
             here = self.routes_of(local.addresses, local.link.index)
@@ -358,12 +358,12 @@ class Router:
                 self._collisions.has_gateway(route) or self._ours.of(route.address).count(route) > 1
             )
         ]
-        places = {route.place for route in beside}
+        keys = {route.key for route in beside}
         former = [
             other
             for route in beside
             for other in self._ours.of(route.address)
-            if other.place in places and other != route and other not in steps.remove
+            if other.key in keys and other != route and other not in steps.remove
         ]
         return [route for route in steps.replace if route not in beside], beside, former
 
@@ -381,9 +381,9 @@ class Router:
         address = route.address
         if self.devices is not None and route.oif not in self.devices:
             return False
-        if self.desired.is_stranded(address):
+        if self.desired.is_unplaced(address):
             return self.foreigners.has(address, oif=route.oif)
-        return self.foreigners.has(address) or not self.desired.is_disowned(address)
+        return self.foreigners.has(address) or not self.desired.is_not_owned(address)
 
     def _transact(self, requests: Sequence[bytes]) -> list[int]:
         if not requests:
@@ -433,8 +433,8 @@ class Router:
         seen = [winner for winner in winners if not isinstance(winner, int)]
         if any(winner.route == route for winner in seen):
             return 0, ""
-        if any(not winner.direct and winner.route.place == route.place for winner in seen):
-            self._collisions.note(route.place)
+        if any(not winner.direct and winner.route.key == route.key for winner in seen):
+            self._collisions.note(route.key)
         if self._collisions.has_gateway(route):
             return self._stand_beside(route)
         # It is below another one, where only a look at everything finds it.

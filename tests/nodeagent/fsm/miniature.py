@@ -16,7 +16,7 @@ from handover_nodeagent.fsm.events import Event
 from handover_nodeagent.fsm.machine import Machine, RouteLevel
 from handover_nodeagent.fsm.restart import Found, Remembered
 from handover_nodeagent.network import plan
-from handover_nodeagent.network.desired import Desired, Local, Touched
+from handover_nodeagent.network.desired import Affected, DesiredNetwork, LocalEndpoint
 from handover_nodeagent.network.model import IPAddress, Link, Route
 
 SETTINGS = Settings()
@@ -95,7 +95,7 @@ class Agent:
     """The loop in a few lines: derive, diff, apply, remember."""
 
     kernel: Kernel = field(default_factory=Kernel)
-    network: Desired = field(default_factory=lambda: Desired(SETTINGS))
+    network: DesiredNetwork = field(default_factory=lambda: DesiredNetwork(SETTINGS))
     machines: dict[ObjectKey, Machine] = field(default_factory=dict)
     known: dict[ObjectKey, Endpoint] = field(default_factory=dict)
     memory: dict[tuple[ObjectKey, dt.datetime], Remembered] = field(default_factory=dict)
@@ -120,7 +120,7 @@ class Agent:
         elif before != endpoint:
             self.reconcile(self.network.put(self.local(endpoint.key)))
 
-    def meet(self, endpoint: Endpoint, now: dt.datetime) -> Touched:
+    def meet(self, endpoint: Endpoint, now: dt.datetime) -> Affected:
         """Start a machine from what is found."""
         self.episodes += 1000
         found = Found(
@@ -155,9 +155,9 @@ class Agent:
             assert taken.machine is None
             return taken
         if taken.machine is None:
-            touched = self.network.drop(key, orphan=KeepOrphan() in taken.commands)
+            affected = self.network.drop(key, orphan=KeepOrphan() in taken.commands)
             del self.machines[key]
-            self.reconcile(touched)
+            self.reconcile(affected)
             # In one write: a kill before it finds the endpoint, one after it the orphan.
             del self.known[key]
             self.orphans = self.network.orphans()
@@ -177,30 +177,30 @@ class Agent:
         heir = Agent(self.kernel, memory=dict(self.memory), episodes=self.episodes)
         heir.kernel.fuse = None
         for orphan in self.orphans.intersection(self.kernel.routes):
-            heir.network.adopt(orphan)
-        touched = Touched()
+            heir.network.put_orphan(orphan)
+        affected = Affected()
         for endpoint in self.known.values():
-            touched |= heir.meet(endpoint, now)
+            affected |= heir.meet(endpoint, now)
         # Only when all are known again: else one would take another one's route out.
-        heir.reconcile(touched)
+        heir.reconcile(affected)
         heir.orphans = heir.network.orphans()
         return heir
 
     def ask_orphans(self, living: int) -> None:
         """Ask all orphans again; only a guest behind the interface *living* answers."""
         silent = [orphan for orphan in self.network.orphans() if orphan.oif != living]
-        self.reconcile(self.network.disown(silent))
+        self.reconcile(self.network.drop_orphans(silent))
         self.orphans = self.network.orphans()
 
     def prune(self) -> None:
         """After the first sync, remove what no endpoint and no orphan wants."""
         strays = {route.address for route in self.kernel.routes}
-        self.reconcile(Touched(frozenset(strays)))
+        self.reconcile(Affected(frozenset(strays)))
 
-    def local(self, key: ObjectKey) -> Local:
+    def local(self, key: ObjectKey) -> LocalEndpoint:
         """Join an endpoint and its machine."""
         endpoint, current = self.known[key], self.machines[key]
-        return Local(
+        return LocalEndpoint(
             key,
             endpoint.addresses,
             machine.level(current),
@@ -209,11 +209,11 @@ class Agent:
             created_at=endpoint.created_at,
         )
 
-    def reconcile(self, touched: Touched) -> None:
-        """Make the kernel what is desired, where it was touched."""
-        self.looks += len(touched.addresses)
-        observed = [route for route in self.kernel.routes if route.address in touched.addresses]
-        self.kernel.apply(plan.diff(self.network.routes(touched.addresses), observed))
+    def reconcile(self, affected: Affected) -> None:
+        """Make the kernel what is desired, where it was affected."""
+        self.looks += len(affected.addresses)
+        observed = [route for route in self.kernel.routes if route.address in affected.addresses]
+        self.kernel.apply(plan.diff(self.network.routes(affected.addresses), observed))
 
     def _level(self, endpoint: Endpoint) -> RouteLevel:
         metrics = {

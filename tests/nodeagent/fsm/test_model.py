@@ -334,7 +334,7 @@ class World(RuleBasedStateMachine):
         self.index += 1
         gone, link = endpoint.link, Link(self.index, endpoint.link.name, endpoint.link.mac, up=True)
         agent.kernel.routes = [r for r in agent.kernel.routes if r.oif != gone.index]
-        touched = agent.network.lose_link(gone.index)
+        touched = agent.network.drop_link(gone.index)
         agent.orphans = agent.network.orphans()
         self.served.pop(name, None)
         self.links[name] = link

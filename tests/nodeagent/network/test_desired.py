@@ -13,7 +13,7 @@ from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State
 from handover_nodeagent.fsm.machine import RouteLevel
 from handover_nodeagent.network import desired
-from handover_nodeagent.network.desired import Desired, Local, Touched
+from handover_nodeagent.network.desired import Affected, DesiredNetwork, LocalEndpoint
 from handover_nodeagent.network.model import Link, Neigh, Route
 
 V4, V6, OTHER = ip_address("10.65.0.2"), ip_address("fd00:65::2"), ip_address("10.65.0.3")
@@ -24,17 +24,17 @@ SETTINGS = Settings(ipv6_normal_route_priority=2048, ipv6_elevated_route_priorit
 T0 = dt.datetime(2026, 8, 1, 12, tzinfo=dt.UTC)
 NONE, NORMAL, ELEVATED = RouteLevel
 
-LOCAL = Local(ObjectKey("ns", "a"), (V4, V6), NORMAL, State.BASE, TAP, MAC, T0)
-LIVE = dataclasses.replace(LOCAL, level=ELEVATED, standing=State.LIVE)
-TARGET = dataclasses.replace(LOCAL, level=NONE, standing=State.TARGET)
+LOCAL = LocalEndpoint(ObjectKey("ns", "a"), (V4, V6), NORMAL, State.BASE, TAP, MAC, T0)
+LIVE = dataclasses.replace(LOCAL, level=ELEVATED, state=State.LIVE)
+TARGET = dataclasses.replace(LOCAL, level=NONE, state=State.TARGET)
 YOUNGER = dataclasses.replace(
     LOCAL, key=ObjectKey("ns", "b"), link=VETH, created_at=T0 + dt.timedelta(seconds=1)
 )
 ALL = (V4, V6, OTHER)
 
 
-def network(*locals_: Local, settings: Settings = SETTINGS) -> Desired:
-    wanted = Desired(settings)
+def network(*locals_: LocalEndpoint, settings: Settings = SETTINGS) -> DesiredNetwork:
+    wanted = DesiredNetwork(settings)
     for local in locals_:
         wanted.put(local)
     return wanted
@@ -44,7 +44,7 @@ def route(address: object, oif: int, metric: int) -> Route:
     return Route(ip_address(str(address)), oif, metric, 254, 88)
 
 
-def owner_of(wanted: Desired, address: object = V4) -> list[int]:
+def owner_of(wanted: DesiredNetwork, address: object = V4) -> list[int]:
     return [found.oif for found in wanted.routes([ip_address(str(address))])]
 
 
@@ -60,7 +60,7 @@ def owner_of(wanted: Desired, address: object = V4) -> list[int]:
     ids=["normal", "elevated", "none", "no interface", "not ours"],
 )
 def test_every_address_has_a_route_of_the_endpoints_level(
-    local: Local, expected: set[Route]
+    local: LocalEndpoint, expected: set[Route]
 ) -> None:
     assert expected == network(local).routes(ALL)
 
@@ -92,21 +92,21 @@ def test_without_a_level_there_is_no_route_to_prepare() -> None:
 
 def test_nothing_is_parked_for_a_silent_endpoint_whose_interface_is_refused() -> None:
     refused = dataclasses.replace(TARGET, link=None, refused=True)
-    assert network(refused).claimed(ALL) == set()
+    assert network(refused).addresses_to_park(ALL) == set()
 
 
 def test_several_others_are_named_in_one_order() -> None:
     third = dataclasses.replace(LOCAL, key=ObjectKey("ns", "c"), addresses=(V4,))
     wanted = network(third, YOUNGER, LOCAL)
-    assert {V4: (YOUNGER.key, third.key), V6: (YOUNGER.key,)} == wanted.sharers(LOCAL.key)
+    assert {V4: (YOUNGER.key, third.key), V6: (YOUNGER.key,)} == wanted.shared_addresses(LOCAL.key)
 
 
 def test_of_what_nobody_has_nothing_is_wanted() -> None:
     wanted = network(LOCAL)
     assert wanted.routes([OTHER]) == frozenset()
     assert wanted.guard(["eth9"]) == {"eth9": frozenset()}
-    assert wanted.claimed([OTHER]) == frozenset()
-    assert not wanted.knows(OTHER)
+    assert wanted.addresses_to_park([OTHER]) == frozenset()
+    assert not wanted.has_address(OTHER)
 
 
 def test_an_unknown_mac_is_not_seeded() -> None:
@@ -122,7 +122,7 @@ class TestOwnership:
         assert [VETH.index] == owner_of(network(YOUNGER, LOCAL))
 
     def test_live_goes_before_timewait(self) -> None:
-        waiting = dataclasses.replace(YOUNGER, level=ELEVATED, standing=State.TIME_WAIT)
+        waiting = dataclasses.replace(YOUNGER, level=ELEVATED, state=State.TIME_WAIT)
         assert [TAP.index] == owner_of(network(waiting, LIVE))
         assert [TAP.index] == owner_of(network(LIVE, waiting))
 
@@ -131,7 +131,7 @@ class TestOwnership:
         assert {route(V4, 5, 512), route(V4, 6, 1024)} == both
 
     def test_an_endpoint_that_wants_no_route_takes_none(self) -> None:
-        silent = dataclasses.replace(YOUNGER, level=NONE, standing=State.TARGET)
+        silent = dataclasses.replace(YOUNGER, level=NONE, state=State.TARGET)
         assert [TAP.index] == owner_of(network(LOCAL, silent))
 
     def test_an_unknown_age_is_the_oldest_and_the_name_decides_at_last(self) -> None:
@@ -147,38 +147,38 @@ class TestOwnership:
 
     def test_both_endpoints_are_named_to_each_other(self) -> None:
         wanted = network(LOCAL, dataclasses.replace(YOUNGER, addresses=(V4, OTHER)))
-        assert {V4: (YOUNGER.key,)} == wanted.sharers(LOCAL.key)
-        assert {V4: (LOCAL.key,)} == wanted.sharers(YOUNGER.key)
+        assert {V4: (YOUNGER.key,)} == wanted.shared_addresses(LOCAL.key)
+        assert {V4: (LOCAL.key,)} == wanted.shared_addresses(YOUNGER.key)
 
 
 class TestTouched:
     """A change touches its endpoint's addresses and interfaces, old and new, and no other."""
 
     def test_a_new_endpoint(self) -> None:
-        expected = Touched(frozenset({V4, V6}), frozenset({"tap5"}))
+        expected = Affected(frozenset({V4, V6}), frozenset({"tap5"}))
         assert expected == network(YOUNGER).put(LOCAL)
 
     def test_a_changed_endpoint(self) -> None:
         moved = dataclasses.replace(LOCAL, addresses=(V4, OTHER), link=VETH)
-        expected = Touched(frozenset(ALL), frozenset({"tap5", "veth6"}))
+        expected = Affected(frozenset(ALL), frozenset({"tap5", "veth6"}))
         assert expected == network(LOCAL).put(moved)
 
     def test_a_dropped_endpoint(self) -> None:
         wanted = network(LOCAL)
-        assert Touched(frozenset({V4, V6}), frozenset({"tap5"})) == wanted.drop(LOCAL.key)
-        assert Touched() == wanted.everything()
+        assert Affected(frozenset({V4, V6}), frozenset({"tap5"})) == wanted.drop(LOCAL.key)
+        assert Affected() == wanted.everything()
 
     def test_an_endpoint_without_interface(self) -> None:
         nowhere = dataclasses.replace(LOCAL, link=None)
-        assert Touched(frozenset({V4, V6})) == network().put(nowhere)
+        assert Affected(frozenset({V4, V6})) == network().put(nowhere)
 
     def test_an_unknown_endpoint(self) -> None:
-        assert Touched() == network(LOCAL).drop(YOUNGER.key)
+        assert Affected() == network(LOCAL).drop(YOUNGER.key)
 
     def test_everything(self) -> None:
         wanted = network(LOCAL)
-        wanted.adopt(route(OTHER, 9, 512))
-        assert Touched(frozenset(ALL), frozenset({"tap5"})) == wanted.everything()
+        wanted.put_orphan(route(OTHER, 9, 512))
+        assert Affected(frozenset(ALL), frozenset({"tap5"})) == wanted.everything()
 
 
 class TestGuard:
@@ -187,7 +187,7 @@ class TestGuard:
     @pytest.mark.parametrize(
         "local", [LOCAL, LIVE, TARGET, dataclasses.replace(LOCAL, owned=False)]
     )
-    def test_every_endpoint_with_ipv4_is_guarded_in_any_state(self, local: Local) -> None:
+    def test_every_endpoint_with_ipv4_is_guarded_in_any_state(self, local: LocalEndpoint) -> None:
         assert {"tap5": {V4}} == network(local).guard(["tap5"])
 
     def test_what_is_gone_is_guarded_no_more(self) -> None:
@@ -202,36 +202,36 @@ class TestGuard:
 
 def test_foreign_routes_are_parked_where_we_program_or_suppress() -> None:
     nowhere = dataclasses.replace(TARGET, link=None)
-    assert {V4, V6} == network(nowhere).claimed(ALL)
-    assert {V4, V6} == network(LOCAL).claimed(ALL)
-    assert network(dataclasses.replace(LOCAL, owned=False)).claimed(ALL) == set()
+    assert {V4, V6} == network(nowhere).addresses_to_park(ALL)
+    assert {V4, V6} == network(LOCAL).addresses_to_park(ALL)
+    assert network(dataclasses.replace(LOCAL, owned=False)).addresses_to_park(ALL) == set()
 
 
 def test_a_foreign_route_may_serve_a_guest_whose_interface_nobody_can_name() -> None:
-    assert network(dataclasses.replace(LOCAL, link=None)).claimed(ALL) == set()
+    assert network(dataclasses.replace(LOCAL, link=None)).addresses_to_park(ALL) == set()
 
 
 def test_disowned_is_what_endpoints_have_and_none_of_them_serves() -> None:
     foreign = dataclasses.replace(LOCAL, owned=False)
-    assert network(foreign).is_disowned(V4)
-    assert not network(foreign).is_disowned(OTHER)
-    assert not network(foreign, YOUNGER).is_disowned(V4)
+    assert network(foreign).is_not_owned(V4)
+    assert not network(foreign).is_not_owned(OTHER)
+    assert not network(foreign, YOUNGER).is_not_owned(V4)
 
 
 def test_stranded_is_what_an_endpoint_serves_on_an_interface_that_nobody_can_name() -> None:
     nowhere = dataclasses.replace(LOCAL, link=None)
-    assert network(nowhere).is_stranded(V4)
-    assert network(nowhere, YOUNGER).is_stranded(V4)
-    assert not network(nowhere).is_stranded(OTHER)
-    assert not network(LOCAL).is_stranded(V4)
-    for change in ({"owned": False}, {"level": NONE, "standing": State.TARGET}):
-        assert not network(dataclasses.replace(nowhere, **change)).is_stranded(V4)
+    assert network(nowhere).is_unplaced(V4)
+    assert network(nowhere, YOUNGER).is_unplaced(V4)
+    assert not network(nowhere).is_unplaced(OTHER)
+    assert not network(LOCAL).is_unplaced(V4)
+    for change in ({"owned": False}, {"level": NONE, "state": State.TARGET}):
+        assert not network(dataclasses.replace(nowhere, **change)).is_unplaced(V4)
 
 
 def test_the_holders_of_addresses_are_found() -> None:
-    assert {LOCAL.key, YOUNGER.key} == network(LOCAL, YOUNGER).holders([V4, OTHER])
-    assert network(LOCAL).holders([OTHER]) == set()
-    assert network(LOCAL).holders([]) == set()
+    assert {LOCAL.key, YOUNGER.key} == network(LOCAL, YOUNGER).endpoints_with([V4, OTHER])
+    assert network(LOCAL).endpoints_with([OTHER]) == set()
+    assert network(LOCAL).endpoints_with([]) == set()
 
 
 class TestOrphans:
@@ -259,8 +259,8 @@ class TestOrphans:
     def test_they_go_with_their_interface(self) -> None:
         wanted = network(LIVE)
         wanted.drop(LIVE.key, orphan=True)
-        assert Touched() == wanted.lose_link(99)
-        assert Touched(frozenset({V4, V6})) == wanted.lose_link(TAP.index)
+        assert Affected() == wanted.drop_link(99)
+        assert Affected(frozenset({V4, V6})) == wanted.drop_link(TAP.index)
         assert wanted.routes(ALL) == frozenset()
 
     def test_those_of_another_owner_were_never_ours(self) -> None:
@@ -270,29 +270,29 @@ class TestOrphans:
 
     def test_addresses_of_endpoints_and_orphans_are_known(self) -> None:
         wanted = network(LOCAL)
-        wanted.adopt(route(OTHER, 9, 512))
-        assert [wanted.knows(address) for address in ALL] == [True] * 3
-        wanted.lose_link(9)
-        assert [wanted.knows(address) for address in ALL] == [True, True, False]
+        wanted.put_orphan(route(OTHER, 9, 512))
+        assert [wanted.has_address(address) for address in ALL] == [True] * 3
+        wanted.drop_link(9)
+        assert [wanted.has_address(address) for address in ALL] == [True, True, False]
 
     def test_an_orphan_of_a_former_run_is_taken_in_unless_claimed(self) -> None:
         wanted = network(LOCAL)
-        assert Touched(frozenset({OTHER})) == wanted.adopt(route(OTHER, 9, 512))
-        assert Touched() == wanted.adopt(route(V4, 9, 512))
+        assert Affected(frozenset({OTHER})) == wanted.put_orphan(route(OTHER, 9, 512))
+        assert Affected() == wanted.put_orphan(route(V4, 9, 512))
         assert {route(OTHER, 9, 512)} == wanted.orphans()
 
     def test_an_orphan_that_is_disowned_goes_unless_it_was_claimed(self) -> None:
         wanted = network(LOCAL)
-        wanted.adopt(route(OTHER, 9, 512))
-        assert Touched() == wanted.disown([route(V4, 9, 512), route(OTHER, 8, 512)])
+        wanted.put_orphan(route(OTHER, 9, 512))
+        assert Affected() == wanted.drop_orphans([route(V4, 9, 512), route(OTHER, 8, 512)])
         assert {route(OTHER, 9, 512)} == wanted.orphans()
-        assert Touched(frozenset({OTHER})) == wanted.disown([route(OTHER, 9, 512)])
+        assert Affected(frozenset({OTHER})) == wanted.drop_orphans([route(OTHER, 9, 512)])
         assert wanted.orphans() == frozenset()
 
 
 def test_other_settings_give_the_same_endpoints_other_metrics() -> None:
     wanted = network(LOCAL)
-    wanted.adopt(route(OTHER, 9, 512))
+    wanted.put_orphan(route(OTHER, 9, 512))
     other = wanted.under(Settings(ipv4_normal_route_priority=900, route_protocol=99))
     assert {
         Route(V4, 5, 900, 254, 99),
@@ -301,7 +301,7 @@ def test_other_settings_give_the_same_endpoints_other_metrics() -> None:
     } == other.routes(ALL)
 
 
-STANDINGS = {
+LEVELS = {
     State.BASE: NORMAL,
     State.TARGET: NONE,
     State.LIVE: ELEVATED,
@@ -311,14 +311,14 @@ STANDINGS = {
 
 
 @st.composite
-def locals_(draw: st.DrawFn) -> Local:
-    """Return one of four endpoints in any standing; they quarrel over three addresses."""
-    standing = draw(st.sampled_from(list(STANDINGS)))
-    return Local(
+def locals_(draw: st.DrawFn) -> LocalEndpoint:
+    """Return one of four endpoints in any state; they quarrel over three addresses."""
+    state = draw(st.sampled_from(list(LEVELS)))
+    return LocalEndpoint(
         key=ObjectKey("ns", draw(st.sampled_from("abcd"))),
         addresses=tuple(draw(st.sets(st.sampled_from(ALL), min_size=1))),
-        level=STANDINGS[standing],
-        standing=standing,
+        level=LEVELS[state],
+        state=state,
         link=draw(st.sampled_from([None, TAP, VETH])),
         created_at=draw(st.sampled_from([None, T0, T0 + dt.timedelta(seconds=1)])),
         owned=draw(st.booleans()),
@@ -330,22 +330,22 @@ CHANGES = st.lists(locals_() | st.sampled_from([ObjectKey("ns", name) for name i
 
 @settings(max_examples=60)
 @given(CHANGES)
-def test_a_change_touches_all_that_it_changes(changes: list[Local | ObjectKey]) -> None:
-    wanted = Desired(SETTINGS)
-    final: dict[ObjectKey, Local] = {}
+def test_a_change_affects_all_that_it_changes(changes: list[LocalEndpoint | ObjectKey]) -> None:
+    wanted = DesiredNetwork(SETTINGS)
+    final: dict[ObjectKey, LocalEndpoint] = {}
     for change in changes:
         before = {address: wanted.routes([address]) for address in ALL}
         guard = wanted.guard(["tap5", "veth6"])
-        if isinstance(change, Local):
-            touched = wanted.put(change)
+        if isinstance(change, LocalEndpoint):
+            affected = wanted.put(change)
             final[change.key] = change
         else:
-            touched = wanted.drop(change)
+            affected = wanted.drop(change)
             final.pop(change, None)
         after = {address: wanted.routes([address]) for address in ALL}
-        assert {a for a in ALL if before[a] != after[a]} <= touched.addresses
+        assert {a for a in ALL if before[a] != after[a]} <= affected.addresses
         changed = {n for n, them in wanted.guard(["tap5", "veth6"]).items() if them != guard[n]}
-        assert changed <= touched.interfaces
+        assert changed <= affected.interfaces
     anew = network(*reversed(final.values()))
     routes = anew.routes(ALL)
     assert routes == wanted.routes(ALL)
@@ -353,10 +353,10 @@ def test_a_change_touches_all_that_it_changes(changes: list[Local | ObjectKey]) 
     assert anew.everything() == wanted.everything()
 
 
-def test_touched_is_joined_at_once_as_one_by_one() -> None:
-    parts = [Touched(frozenset({V4}), frozenset({"a"})), Touched(frozenset({V6, V4}))]
-    assert Touched.union(parts) == parts[0] | parts[1]
-    assert Touched.union([]) == Touched()
+def test_affected_is_joined_at_once_as_one_by_one() -> None:
+    parts = [Affected(frozenset({V4}), frozenset({"a"})), Affected(frozenset({V6, V4}))]
+    assert Affected.union(parts) == parts[0] | parts[1]
+    assert Affected.union([]) == Affected()
 
 
 def test_what_was_wanted_for_one_that_is_paused_stays_wanted() -> None:

@@ -12,7 +12,13 @@ from handover_api.conditions import EndpointReason
 from handover_api.model import Metadata
 from handover_api.workloadendpoint import WorkloadEndpoint, WorkloadEndpointSpec
 from handover_nodeagent.network.model import IPAddress, Link
-from handover_nodeagent.network.placement import Surroundings, Unplaced, calico_name, doubt, place
+from handover_nodeagent.network.placement import (
+    NodeLinks,
+    Unplaced,
+    calico_name,
+    objection_to_current,
+    place,
+)
 
 V4 = IPv4Address("10.65.0.2")
 V6 = IPv6Address("fd00:65::2")
@@ -36,14 +42,14 @@ def endpoint(interface: str | None = None, ips: Iterable[IPAddress] = (V4, V6)) 
 
 def around(
     links: Iterable[Link] = LINKS,
-    devices: Mapping[IPAddress, frozenset[int]] | None = None,
-    claimed: Iterable[int] = (),
-) -> Surroundings:
+    routed: Mapping[IPAddress, frozenset[int]] | None = None,
+    taken: Iterable[int] = (),
+) -> NodeLinks:
     """Make what the node knows."""
     links = tuple(links)
     by_index = {link.index: link for link in links}
     by_name = {link.name: link for link in links}
-    return Surroundings(by_index, by_name, devices or {}, frozenset(claimed))
+    return NodeLinks(by_index, by_name, routed or {}, frozenset(taken))
 
 
 def on(*links: Link) -> frozenset[int]:
@@ -57,7 +63,7 @@ class Case:
 
     expected: Link | Unplaced
     interface: str | None = None
-    around: Surroundings = dataclasses.field(default_factory=around)
+    around: NodeLinks = dataclasses.field(default_factory=around)
 
 
 NOBODY_KNOWS = Unplaced(
@@ -66,12 +72,12 @@ NOBODY_KNOWS = Unplaced(
 )
 CASES = {
     "named": Case(TAP, "tap0"),
-    "named, although a route says otherwise": Case(TAP, "tap0", around(devices={V4: on(OTHER)})),
-    "named, although another endpoint names it too": Case(TAP, "tap0", around(claimed=[7])),
+    "named, although a route says otherwise": Case(TAP, "tap0", around(routed={V4: on(OTHER)})),
+    "named, although another endpoint names it too": Case(TAP, "tap0", around(taken=[7])),
     "named but absent": Case(
         Unplaced(EndpointReason.INTERFACE_NOT_FOUND, "there is no interface tap9"),
         "tap9",
-        around(devices={V4: on(TAP)}),
+        around(routed={V4: on(TAP)}),
     ),
     "named but the node's own": Case(
         Unplaced(
@@ -91,21 +97,21 @@ CASES = {
         ),
         around=around([dataclasses.replace(CALI, default_route=True)]),
     ),
-    "a route to one address": Case(TAP, around=around(devices={V6: on(TAP)})),
-    "routes to both addresses": Case(TAP, around=around(devices={V4: on(TAP), V6: on(TAP)})),
+    "a route to one address": Case(TAP, around=around(routed={V6: on(TAP)})),
+    "routes to both addresses": Case(TAP, around=around(routed={V4: on(TAP), V6: on(TAP)})),
     "no route": Case(NOBODY_KNOWS),
     "a route to another address only": Case(
-        NOBODY_KNOWS, around=around(devices={IPv4Address("10.65.0.3"): on(TAP)})
+        NOBODY_KNOWS, around=around(routed={IPv4Address("10.65.0.3"): on(TAP)})
     ),
     "a route by a link that is gone": Case(
-        NOBODY_KNOWS, around=around(devices={V4: frozenset({99})})
+        NOBODY_KNOWS, around=around(routed={V4: frozenset({99})})
     ),
     "a route by another endpoint's link": Case(
         Unplaced(
             EndpointReason.INTERFACE_REFUSED,
             "direct routes to its addresses leave by tap0: another endpoint's, or the node's own",
         ),
-        around=around(devices={V4: on(TAP)}, claimed=[7]),
+        around=around(routed={V4: on(TAP)}, taken=[7]),
     ),
     "a route by the node's own links": Case(
         Unplaced(
@@ -113,18 +119,18 @@ CASES = {
             "direct routes to its addresses leave by eth0, eth1: another endpoint's, or the"
             " node's own",
         ),
-        around=around(devices={V4: on(OWN), V6: on(UPLINK)}),
+        around=around(routed={V4: on(OWN), V6: on(UPLINK)}),
     ),
     "the former pod's link beside its own": Case(
-        OTHER, around=around(devices={V4: on(TAP, OTHER)}, claimed=[7])
+        OTHER, around=around(routed={V4: on(TAP, OTHER)}, taken=[7])
     ),
-    "the node's own link beside its own": Case(TAP, around=around(devices={V4: on(OWN, TAP)})),
+    "the node's own link beside its own": Case(TAP, around=around(routed={V4: on(OWN, TAP)})),
     "two links that could be it": Case(
         Unplaced(
             EndpointReason.INTERFACE_AMBIGUOUS,
             "direct routes to its addresses leave by tap0, tap1: name one in spec.interface",
         ),
-        around=around(devices={V4: on(OTHER), V6: on(TAP)}),
+        around=around(routed={V4: on(OTHER), V6: on(TAP)}),
     ),
 }
 
@@ -156,26 +162,26 @@ LINK = st.builds(
 
 @given(
     links=st.lists(LINK, unique_by=(lambda link: link.index, lambda link: link.name)),
-    devices=st.dictionaries(st.sampled_from([V4, V6]), st.frozensets(st.integers(1, 7))),
-    claimed=st.frozensets(st.integers(1, 7)),
+    routed=st.dictionaries(st.sampled_from([V4, V6]), st.frozensets(st.integers(1, 7))),
+    taken=st.frozensets(st.integers(1, 7)),
     interface=st.none() | st.sampled_from(["tap0", "eth0", "gone"]),
 )
 def test_a_device_of_the_nodes_own_is_never_the_answer(
     links: list[Link],
-    devices: dict[IPAddress, frozenset[int]],
-    claimed: frozenset[int],
+    routed: dict[IPAddress, frozenset[int]],
+    taken: frozenset[int],
     interface: str | None,
 ) -> None:
-    found = place(endpoint(interface), around(links, devices, claimed))
+    found = place(endpoint(interface), around(links, routed, taken))
     if isinstance(found, Unplaced):
         assert found.message
     else:
         assert found in links
         assert not found.default_route
-        is_led = any(found.index in devices.get(address, ()) for address in (V4, V6))
+        is_led = any(found.index in routed.get(address, ()) for address in (V4, V6))
         assert found.addresses <= LINK_LOCAL | (found.hosts if is_led else frozenset())
         assert interface in {None, found.name}
-        assert interface or found.name == CALI.name or found.index not in claimed
+        assert interface or found.name == CALI.name or found.index not in taken
 
 
 BECAME_UPLINK = dataclasses.replace(TAP, default_route=True)
@@ -192,37 +198,37 @@ HELD = {
 }
 
 
-@pytest.mark.parametrize(("link", "interface", "devices"), HELD.values(), ids=HELD.keys())
+@pytest.mark.parametrize(("link", "interface", "routed"), HELD.values(), ids=HELD.keys())
 def test_a_link_that_the_endpoint_has_is_doubted_but_stays(
-    link: Link, interface: str | None, devices: Mapping[IPAddress, frozenset[int]]
+    link: Link, interface: str | None, routed: Mapping[IPAddress, frozenset[int]]
 ) -> None:
-    surroundings = around([link, OTHER, OWN], devices)
-    assert isinstance(place(endpoint(interface), surroundings), Unplaced)
-    held = dataclasses.replace(surroundings, held=link.index)
+    node = around([link, OTHER, OWN], routed)
+    assert isinstance(place(endpoint(interface), node), Unplaced)
+    held = dataclasses.replace(node, current=link.index)
     assert place(endpoint(interface), held) == link
-    assert link.name in doubt(endpoint(interface), link)
+    assert link.name in objection_to_current(endpoint(interface), link)
 
 
 def test_a_link_that_became_an_uplink_does_not_yield_to_another_ones_route() -> None:
-    surroundings = around([BECAME_UPLINK, OTHER], {V4: on(TAP), V6: on(TAP)})
-    assert place(endpoint(), dataclasses.replace(surroundings, held=7)) == BECAME_UPLINK
+    node = around([BECAME_UPLINK, OTHER], {V4: on(TAP), V6: on(TAP)})
+    assert place(endpoint(), dataclasses.replace(node, current=7)) == BECAME_UPLINK
 
 
-@pytest.mark.parametrize("devices", [{}, {V4: on(TAP), V6: on(OTHER)}])
+@pytest.mark.parametrize("routed", [{}, {V4: on(TAP), V6: on(OTHER)}])
 def test_a_link_that_the_endpoint_has_stays_where_nothing_tells_a_better_one(
-    devices: Mapping[IPAddress, frozenset[int]],
+    routed: Mapping[IPAddress, frozenset[int]],
 ) -> None:
     """A link that was down has lost the route that told it; a second route makes it no other."""
-    surroundings = around(devices=devices)
-    assert isinstance(place(endpoint(), surroundings), Unplaced)
-    assert place(endpoint(), dataclasses.replace(surroundings, held=7)) == TAP
+    node = around(routed=routed)
+    assert isinstance(place(endpoint(), node), Unplaced)
+    assert place(endpoint(), dataclasses.replace(node, current=7)) == TAP
 
 
 def test_a_link_that_became_an_uplink_does_not_yield_to_another_one_that_is_free() -> None:
     """One address is led there, the other one elsewhere: nobody knows which is the guest's."""
-    surroundings = around([BECAME_UPLINK, OTHER], {V4: on(TAP), V6: on(OTHER)})
-    assert place(endpoint(), surroundings) == OTHER
-    assert place(endpoint(), dataclasses.replace(surroundings, held=7)) == BECAME_UPLINK
+    node = around([BECAME_UPLINK, OTHER], {V4: on(TAP), V6: on(OTHER)})
+    assert place(endpoint(), node) == OTHER
+    assert place(endpoint(), dataclasses.replace(node, current=7)) == BECAME_UPLINK
 
 
 def test_an_endpoint_without_a_link_is_given_none_for_want_of_a_better() -> None:
@@ -236,13 +242,13 @@ def test_only_the_links_that_could_be_it_are_named() -> None:
     by_v4, by_v6 = on(OTHER, OWN, UPLINK, CALI), on(TAP, CALI)
     further = endpoint()
     metadata = further.metadata.model_copy(update={"name": "virt-launcher-vm1-x7p.pod123"})
-    surroundings = around([*LINKS, CALI], {V4: by_v4, V6: by_v6}, claimed=on(CALI))
-    found = place(further.model_copy(update={"metadata": metadata}), surroundings)
+    node = around([*LINKS, CALI], {V4: by_v4, V6: by_v6}, taken=on(CALI))
+    found = place(further.model_copy(update={"metadata": metadata}), node)
     assert found == CASES["two links that could be it"].expected
 
 
 def test_a_link_without_fault_is_not_doubted() -> None:
-    assert [doubt(endpoint(name), TAP) for name in ("tap0", None)] == ["", ""]
+    assert [objection_to_current(endpoint(name), TAP) for name in ("tap0", None)] == ["", ""]
 
 
 GATEWAY = ip_address("10.65.0.1")
@@ -252,7 +258,7 @@ PTP = dataclasses.replace(TAP, addresses=frozenset({GATEWAY}), hosts=frozenset({
 def test_the_gateways_own_address_on_the_guests_device_is_no_node_address() -> None:
     """As ptp, kindnet and others put it there, with a route to the guest."""
     assert place(endpoint("tap0"), around([PTP], {V4: on(PTP)})) == PTP
-    assert doubt(endpoint("tap0"), PTP) == ""
+    assert objection_to_current(endpoint("tap0"), PTP) == ""
     named = endpoint("tap0")
     spec = with_spec(named, gateways=(GATEWAY,))
     assert place(spec, around([PTP])) == PTP

@@ -120,7 +120,7 @@ async def test_a_forbidden_address_changes_nothing(world: World) -> None:
 
 def is_the_nodes_own(world: World, name: str) -> bool:
     """Whether the agent has heard that the node uses an interface itself."""
-    link = world.loop.lodging.node.names[name]
+    link = world.loop.lodging.links.by_name[name]
     return link.default_route or any(not address.is_link_local for address in link.addresses)
 
 

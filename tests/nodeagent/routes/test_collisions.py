@@ -11,10 +11,10 @@ OTHER = Route(ip_address("10.65.0.3"), 5, 1024, 254, 88)
 
 def test_a_gateways_place_is_known_until_a_look_shows_otherwise() -> None:
     collisions = Collisions()
-    collisions.note(ROUTE.place)
+    collisions.note(ROUTE.key)
     assert collisions.has_gateway(ROUTE)
     assert not collisions.has_gateway(OTHER)
-    collisions.load([OTHER.place])
+    collisions.load([OTHER.key])
     assert not collisions.has_gateway(ROUTE)
     assert collisions.has_gateway(OTHER)
 
@@ -31,8 +31,8 @@ def test_what_no_look_explains_is_not_looked_for_for_ever() -> None:
 
 def test_of_an_address_that_nobody_has_nothing_is_kept() -> None:
     collisions = Collisions()
-    collisions.note(ROUTE.place)
-    collisions.note(OTHER.place)
+    collisions.note(ROUTE.key)
+    collisions.note(OTHER.key)
     for _ in range(LOOKS):
         assert collisions.deserves_look(ROUTE)
     collisions.forget(ROUTE.address)

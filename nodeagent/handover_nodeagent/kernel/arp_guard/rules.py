@@ -18,7 +18,7 @@ from collections.abc import Set as AbstractSet
 from ipaddress import IPv4Address
 from typing import Final
 
-from handover_nodeagent.network.model import Guard
+from handover_nodeagent.network.model import ArpGuard
 
 TABLE: Final = "handover"
 
@@ -43,7 +43,7 @@ def frame(table: str) -> str:
     )
 
 
-def render(guard: Guard) -> str:
+def render(guard: ArpGuard) -> str:
     """Return the commands that make the whole table anew; what nft cannot name is left out."""
     return f"{REMOVE_ALL}{frame(TABLE)}" + "".join(
         _put(interface, guard[interface])
@@ -85,7 +85,7 @@ def _chain(interface: str) -> str:
     return f"hex-{interface.encode().hex()}"
 
 
-def parse(listing: str) -> Guard | None:
+def parse(listing: str) -> ArpGuard | None:
     """Read ``nft -j list table``; None for anything that :func:`render` would not have made."""
     if not listing:
         return None
@@ -107,7 +107,7 @@ _Fact = tuple[str, str, str]
 _FOREIGN: Final[_Fact] = ("foreign", "", "")
 
 
-def _expected(guard: Guard) -> Iterator[_Fact]:
+def _expected(guard: ArpGuard) -> Iterator[_Fact]:
     yield "base", "output", ""
     yield "entry", "output", ""
     for interface, addresses in guard.items():

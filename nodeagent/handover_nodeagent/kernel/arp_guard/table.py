@@ -15,7 +15,7 @@ from typing import Final, TypeVar
 from handover_api import wording
 from handover_nodeagent.kernel.arp_guard import libnftables, rules
 from handover_nodeagent.kernel.arp_guard.process import Answer, NftProcess
-from handover_nodeagent.network.model import Guard
+from handover_nodeagent.network.model import ArpGuard
 
 IDLE: Final = 30.0
 """Seconds after which the process, of some 5 MiB, is let go: most nodes have nothing to change."""
@@ -50,12 +50,12 @@ class GuardTable:
         self._process = NftProcess(self.author, library)
         self._idle: asyncio.TimerHandle | None = None
 
-    async def replace(self, guard: Guard) -> Outcome:
+    async def replace(self, guard: ArpGuard) -> Outcome:
         """Make the whole table anew in one transaction: at start and on drift."""
         done = await self._call(lambda: self._run(rules.render(guard)))
         return done if done.trouble else _unnamed(guard)
 
-    async def change(self, guard: Guard) -> Outcome:
+    async def change(self, guard: ArpGuard) -> Outcome:
         """Bring the given interfaces to the given addresses, one transaction each.
 
         An interface without addresses is removed, and nothing of it stays; the others stay.
@@ -63,7 +63,7 @@ class GuardTable:
         done = await self._call(lambda: self._change(guard))
         return done if done.trouble else _unnamed(guard)
 
-    async def observe(self) -> Guard | None:
+    async def observe(self) -> ArpGuard | None:
         """Return what the table holds; None when it is absent or not as we write it."""
         answer = await self._call(lambda: self._process.show(f"list table arp {rules.TABLE}"))
         return rules.parse(answer.text.decode())
@@ -90,7 +90,7 @@ class GuardTable:
         finally:
             self._idle = loop.call_later(IDLE, self._thread.submit, self._process.close)
 
-    def _change(self, guard: Guard) -> Outcome:
+    def _change(self, guard: ArpGuard) -> Outcome:
         """Go on after a refusal, but not without a library: each attempt could take seconds."""
         complaints: list[str] = []
         for interface, addresses in guard.items():
@@ -113,7 +113,7 @@ def outcome(answer: Answer) -> Outcome:
     return Outcome(f"{answer.trouble}{off}", answer.is_lost)
 
 
-def _unnamed(guard: Guard) -> Outcome:
+def _unnamed(guard: ArpGuard) -> Outcome:
     """Say which interfaces stay without a guard because nft cannot name them."""
     names = [repr(name) for name in guard if not rules.is_writable(name)]
     return Outcome(f"nftables cannot name interface {wording.some(names)}") if names else DONE

@@ -12,15 +12,15 @@ from tests.nodeagent.privileges import without_privileges
 
 from handover_nodeagent.kernel.arp_guard import drift
 from handover_nodeagent.kernel.arp_guard.table import DONE, GuardTable, Outcome
-from handover_nodeagent.network.model import Guard
+from handover_nodeagent.network.model import ArpGuard
 
 pytestmark = pytest.mark.root
 
 MAC = bytes.fromhex("525400650002")
 ARP = struct.Struct("!6s6sHHHBBH6s4s6s4s")
 """Destination, source, 0x0806, Ethernet, IPv4, 6, 4, operation, sender, target."""
-TAP0: Guard = {"tap0": frozenset({V4})}
-BOTH: Guard = {"tap0": frozenset({V4, V4 + 1}), "tap1": frozenset({V4 + 2})}
+TAP0: ArpGuard = {"tap0": frozenset({V4})}
+BOTH: ArpGuard = {"tap0": frozenset({V4, V4 + 1}), "tap1": frozenset({V4 + 2})}
 LISTED = """\
 table arp handover {
 	map workloads {
@@ -109,7 +109,7 @@ async def test_one_interface_changes_and_the_others_stay(table: GuardTable) -> N
 
 async def test_an_interface_that_goes_leaves_nothing_behind(node: Node, table: GuardTable) -> None:
     await table.replace(BOTH)
-    gone: Guard = {"tap1": frozenset(), "never-there": frozenset()}
+    gone: ArpGuard = {"tap1": frozenset(), "never-there": frozenset()}
     assert await table.change({**gone, **TAP0}) == DONE
     assert node.run("nft list ruleset") == LISTED
 
@@ -126,7 +126,7 @@ async def test_a_change_without_the_table_says_so(table: GuardTable) -> None:
 
 
 async def test_a_strange_interface_name_costs_only_its_own_guard(table: GuardTable) -> None:
-    strange: Guard = {'a"; flush': frozenset({V4}), "a@b": frozenset({V4})}
+    strange: ArpGuard = {'a"; flush': frozenset({V4}), "a@b": frozenset({V4})}
     complaint = Outcome("""nftables cannot name interface 'a"; flush'""")
     assert complaint == await table.replace(strange)
     assert await table.observe() == {"a@b": frozenset({V4})}
