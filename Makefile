@@ -11,8 +11,10 @@ LAB := $(BIN)/python -m handover_lab
 FAST := not root and not api and not cluster and not lab
 CHECKED := crds operator nodeagent e2e tests
 PYTEST := $(BIN)/pytest
-# Pure, but with helm, a site to build, or thousands of cases: for `make test`.
-LONG := tests/chart tests/docs tests/api/test_assignment.py tests/nodeagent/fsm/test_model.py \
+# The slowest tests of each stage: one that is new among them is worth a look.
+STAGE := $(PYTEST) --durations=20 --durations-min=1
+# Pure, but with helm, a site to build, runs of pytest, or thousands of cases: for `make test`.
+LONG := tests/chart tests/docs e2e/tests/testing tests/api/test_assignment.py tests/nodeagent/fsm/test_model.py \
   tests/nodeagent/sniff/test_fuzz.py tests/operator/kube/test_leadership.py e2e/tests/demo/test_picture.py \
   tests/operator/kubevirt/test_interleavings.py tests/operator/kubevirt/test_recorded_watches.py \
   tests/operator/kubevirt/test_fuzz_objects.py
@@ -30,15 +32,15 @@ demo-kubevirt: prepare  ## The same beside a played KubeVirt: only a VMIM is app
 	@env --block-signal=INT $(LAB).demo.kubevirt $(if $(KEEP),--keep)
 
 test: prepare lint tools guest images  ## Everything: pure tables, kernel, API server, cluster, real VMs
-	@$(PYTEST) -m "$(FAST)"
-	@$(PYTEST) -m "root and not cluster and not lab"
-	@$(PYTEST) -m "api and not root and not cluster and not lab"
-	@$(LAB).sandbox -- $(PYTEST) -m "cluster or lab"
+	@$(STAGE) -m "$(FAST)"
+	@$(STAGE) -m "root and not cluster and not lab"
+	@$(STAGE) -m "api and not root and not cluster and not lab"
+	@$(LAB).sandbox -- $(STAGE) -m "cluster or lab"
 
 test-install: prepare tools guest images  ## The chart: manifests, rights, policies, a whole life on two nodes
 	@$(PYTEST) tests/chart
 	@$(LAB).sandbox -- $(PYTEST) e2e/tests/install/test_getting_started.py e2e/tests/install/test_install.py \
-	  $(wildcard e2e/tests/test_lifecycle*.py)
+	  $(wildcard e2e/tests/install/test_lifecycle*.py)
 
 test-fast: fitting-python  ## The pure tests: no root, no Go, seconds
 	@$(PYTHON) e2e/prepare.py --python-only

@@ -8,6 +8,8 @@ import pytest
 from handover_lab.cluster.controlplane import ControlPlane
 from handover_lab.toolchain.tools import ToolsError
 
+pytest_plugins = ["pytester", "handover_lab.testing.second_try"]
+
 # A property holds or does not; how long it takes to see that is the machine's affair.
 hypothesis.settings.register_profile("handover", deadline=None)
 hypothesis.settings.load_profile("handover")

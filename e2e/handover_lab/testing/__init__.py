@@ -1,0 +1,1 @@
+"""What the lab's tests work with, beside the lab itself."""
