@@ -11,8 +11,8 @@ import handover_api
 from handover_operator import main
 from handover_operator.commands import check as readiness
 from handover_operator.commands import uninstall as farewell
-from handover_operator.kube import client
-from handover_operator.kube.workqueue import Temporary
+from handover_operator.kube import client, errors
+from handover_operator.kube.errors import Temporary
 from handover_operator.observability import logs
 from handover_operator.settings import OperatorSettings
 
@@ -81,7 +81,7 @@ def run() -> None:
     structlog.get_logger().info("starting", version=handover_api.__version__)
     try:
         asyncio.run(main.run(settings))
-    except (client.Unconfigured, main.Unusable) as error:
+    except (errors.Unconfigured, main.Unusable) as error:
         typer.echo(f"handover-operator: {error}", err=True)
         raise typer.Exit(1) from None
 
@@ -96,7 +96,7 @@ def check(
     release = readiness.Release(namespace, operator, nodeagent)
     try:
         is_ready = asyncio.run(_check(release))
-    except client.Unconfigured as error:
+    except errors.Unconfigured as error:
         typer.echo(f"handover-operator: {error}", err=True)
         raise typer.Exit(1) from None
     raise typer.Exit(0 if is_ready else 1)
@@ -121,7 +121,7 @@ def uninstall(
     """Let the agents hand their nodes back, where onUninstall says so; the chart's hook runs it."""
     try:
         left = asyncio.run(_uninstall(timeout))
-    except (client.Unconfigured, client.Absent, Temporary) as error:
+    except (errors.Unconfigured, errors.Absent, Temporary) as error:
         typer.echo(f"handover-operator: the agents cannot be asked: {error}", err=True)
         raise typer.Exit(1) from None
     for each in left.kept:

@@ -19,10 +19,11 @@ from handover_api.livemigration import LiveMigration, LiveMigrationStatus
 from handover_api.names import DEFAULT_CONFIGURATION, ObjectKey
 from handover_operator.cache import Knowledge
 from handover_operator.kinds import Kind
-from handover_operator.kube.client import Absent, Cluster, Conflict, NotLeading, Refused
+from handover_operator.kube.client import Cluster
+from handover_operator.kube.errors import Absent, Conflict, NotLeading, Outdated, Refused, Temporary
 from handover_operator.kube.standby import Standby
 from handover_operator.kube.versions import Version, version_of
-from handover_operator.kube.workqueue import Outdated, Temporary, WorkQueue
+from handover_operator.kube.workqueue import WorkQueue
 from handover_operator.observability import metrics
 from handover_operator.roles import parse
 from handover_operator.roles.parse import RawObject

@@ -24,7 +24,8 @@ from handover_api import names
 from handover_api.names import ObjectKey
 from handover_operator.controller import Reconciler
 from handover_operator.kinds import Foreign, Kind
-from handover_operator.kube.client import FOREIGN_PAGE, PAGE, Unavailable
+from handover_operator.kube.client import FOREIGN_PAGE, PAGE
+from handover_operator.kube.errors import Unavailable
 from handover_operator.kube.listing import Sweeper
 from handover_operator.kube.versions import version_of
 from handover_operator.kubevirt.controller import AdapterReconciler

@@ -23,9 +23,8 @@ from handover_api.names import ObjectKey
 from handover_lab.cluster.controlplane import ControlPlane
 from handover_operator.controller import Reconciler
 from handover_operator.kinds import Kind
-from handover_operator.kube import client as cluster
 from handover_operator.kube.client import Cluster
-from handover_operator.kube.workqueue import Outdated
+from handover_operator.kube.errors import Outdated, Refused
 from handover_operator.subject import Subject
 
 pytestmark = pytest.mark.api
@@ -225,7 +224,7 @@ async def test_the_operator_reads_again_what_somebody_else_has_changed(
     stale = {"metadata": {"resourceVersion": "1"}, **({"status": {}} if subresource else {})}
 
     try:
-        with pytest.raises(cluster.Refused, match=f'cannot get resource "{kind.plural}"'):
+        with pytest.raises(Refused, match=f'cannot get resource "{kind.plural}"'):
             await reconciler._patch(Subject(kind, key), stale, subresource=subresource)
         needy.rights.add(("handover.dev", kind.plural, "get"))
         needy.write_role()

@@ -15,7 +15,8 @@ from handover_operator import controller
 from handover_operator.controller import Reconciler
 from handover_operator.kinds import AnyKind, Kind
 from handover_operator.kube import listing
-from handover_operator.kube.client import Absent, Cluster, Conflict, NotLeading, Unavailable
+from handover_operator.kube.client import Cluster
+from handover_operator.kube.errors import Absent, Conflict, NotLeading, Unavailable
 from handover_operator.kube.listing import Sweeper
 from handover_operator.kube.versions import Version
 from handover_operator.observability import metrics

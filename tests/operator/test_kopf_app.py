@@ -15,7 +15,7 @@ from kubernetes_asyncio import client
 from handover_api import names
 from handover_operator import kopf_app
 from handover_operator.kinds import Kind
-from handover_operator.kube.client import Unavailable
+from handover_operator.kube.errors import Unavailable
 from handover_operator.kube.listing import Sweeper
 
 RESOURCE = {"singularName": "", "namespaced": True, "verbs": ["list", "watch", "patch"]}

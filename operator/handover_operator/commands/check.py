@@ -12,8 +12,8 @@ from handover_api.conditions import ConfigurationCondition, EndpointCondition
 from handover_api.configuration import is_braked
 from handover_api.names import ObjectKey
 from handover_operator.kinds import KUBEVIRT, Kind
-from handover_operator.kube.client import Absent, Cluster
-from handover_operator.kube.workqueue import Temporary
+from handover_operator.kube.client import Cluster
+from handover_operator.kube.errors import Absent, Temporary
 
 KINDS: Final = frozenset({names.LIVE_MIGRATIONS, names.WORKLOAD_ENDPOINTS, names.CONFIGURATIONS})
 _REVIEWS: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"

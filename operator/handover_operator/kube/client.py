@@ -20,9 +20,17 @@ from handover_api import names
 from handover_api.names import ObjectKey
 from handover_operator import kinds
 from handover_operator.kinds import AnyKind, Foreign, Kind, Plain
-from handover_operator.kube import lease
+from handover_operator.kube import errors, lease
+from handover_operator.kube.errors import (
+    Absent,
+    Conflict,
+    NotLeading,
+    Refused,
+    Unavailable,
+    Unconfigured,
+    Unserved,
+)
 from handover_operator.kube.lease import Lease
-from handover_operator.kube.workqueue import Denied, Temporary
 from handover_operator.roles.parse import RawObject
 from handover_operator.status.kubernetes_events import Notice
 
@@ -36,42 +44,6 @@ FOREIGN_PAGE: Final = 100
 
 TIMEOUT: Final = 30.0
 LEASES: Final = "/apis/coordination.k8s.io/v1/"
-PATIENCE: Final = frozenset(
-    {0, HTTPStatus.UNAUTHORIZED, HTTPStatus.GONE, HTTPStatus.TOO_MANY_REQUESTS}
-)
-"""Answers that another attempt may change; 0 is kubernetes-asyncio's for none at all."""
-
-
-class Unavailable(Temporary):
-    """The API server cannot be reached, or asks for patience."""
-
-
-class NotLeading(Temporary):
-    """Another replica writes, or will soon."""
-
-
-class Refused(Denied):
-    """The API server says no; it may say yes when somebody has mended the reason."""
-
-
-class Conflict(Exception):  # noqa: N818  an expected situation
-    """The object has changed since we looked; of an apply: ``causes``, by field, who owns it."""
-
-    def __init__(self, message: str = "", causes: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.causes = causes or {}
-
-
-class Absent(Exception):  # noqa: N818  an expected situation
-    """The object, or its whole kind, is not there."""
-
-
-class Unserved(Absent):
-    """The whole kind is not there, which tells nothing of any object."""
-
-
-class Unconfigured(Exception):  # noqa: N818  tells a person what to do
-    """There is neither a service account nor a kubeconfig."""
 
 
 async def connect() -> client.Configuration:
@@ -371,10 +343,11 @@ class Cluster:
                 if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
                     after = _seconds(answer.headers.get("Retry-After", ""))
                     text = (await answer.read()).decode(errors="replace")
-                    raise _ours(answer.status, text, after)
+                    raise errors.from_response(answer.status, text, after)
                 yield answer
         except ApiException as error:
-            raise _ours(error.status or 0, str(error.body or error.reason)) from error
+            text = str(error.body or error.reason)
+            raise errors.from_response(error.status or 0, text) from error
         except (aiohttp.ClientError, ssl.SSLError, TimeoutError, OSError) as error:
             raise Unavailable(_text(error)) from error
 
@@ -386,27 +359,6 @@ def _path(kind: AnyKind, key: ObjectKey) -> str:
 def _seconds(retry_after: str) -> float:
     """Read a Retry-After; the API server writes whole seconds, proxies may write a date."""
     return float(retry_after) if retry_after.isdecimal() else 0.0
-
-
-def _ours(status: int, text: str, patience: float = 0.0) -> Exception:
-    """Sort an HTTP status by what the caller can do about it."""
-    try:
-        found = json.loads(text)
-        message = found.get("message", text)
-    except (ValueError, AttributeError):
-        found, message = {}, text
-    if status == HTTPStatus.NOT_FOUND:
-        # Of an object that is missing the API server tells the name, of a path it does not.
-        is_object = bool((found.get("details") or {}).get("name"))
-        return Absent(message) if is_object else Unserved(message)
-    if status == HTTPStatus.CONFLICT:
-        causes = (found.get("details") or {}).get("causes") or ()
-        return Conflict(
-            message, {each.get("field", ""): each.get("message", "") for each in causes}
-        )
-    if status in PATIENCE or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
-        return Unavailable(f"{status}: {message}", patience)
-    return Refused(f"{status}: {message}")
 
 
 def _text(error: BaseException) -> str:

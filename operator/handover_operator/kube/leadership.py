@@ -15,9 +15,8 @@ from typing import Final, Protocol
 import structlog
 
 from handover_operator.kube import lease
-from handover_operator.kube.client import Absent, Conflict
+from handover_operator.kube.errors import Absent, Conflict, Temporary
 from handover_operator.kube.lease import Lease, Periods, Sighting, Step
-from handover_operator.kube.workqueue import Temporary
 from handover_operator.observability import metrics
 
 NAME: Final = "handover-operator"

@@ -16,8 +16,9 @@ import structlog
 from handover_api.names import GROUP
 from handover_operator.controller import Reconciler
 from handover_operator.kinds import Kind
-from handover_operator.kube.client import Absent, Cluster, Conflict, Unavailable
-from handover_operator.kube.workqueue import FIRST_DELAY, Temporary
+from handover_operator.kube.client import Cluster
+from handover_operator.kube.errors import Absent, Conflict, Temporary, Unavailable
+from handover_operator.kube.workqueue import FIRST_DELAY
 
 LAST_DELAY: Final = 10.0
 SETTLE: Final = 2.0
@@ -151,15 +152,16 @@ async def insist(attempt: Callable[[], Awaitable[object]], what: str) -> None:
     said = ""
     delay = FIRST_DELAY
     while True:
-        patience = 0.0
+        retry_after = 0.0
         try:
             await attempt()
         except (Temporary, Absent, Conflict) as reason:
             if str(reason) != said:
                 said = str(reason)
                 log.warning("waiting", what=what, reason=said)
-            patience = reason.patience if isinstance(reason, Temporary) else patience
+            if isinstance(reason, Temporary):
+                retry_after = reason.retry_after
         else:
             return
-        await asyncio.sleep(max(delay, patience))
+        await asyncio.sleep(max(delay, retry_after))
         delay = min(delay * 2, LAST_DELAY)

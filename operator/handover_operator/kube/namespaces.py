@@ -13,7 +13,8 @@ import structlog
 
 from handover_api import configuration, wording
 from handover_operator.kinds import Plain
-from handover_operator.kube.client import Cluster, Refused, Unavailable
+from handover_operator.kube.client import Cluster
+from handover_operator.kube.errors import Refused, Unavailable
 from handover_operator.roles import parse
 from handover_operator.roles.parse import RawObject
 

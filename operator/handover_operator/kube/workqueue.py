@@ -11,6 +11,7 @@ from typing import Final, Generic, TypeVar
 
 import structlog
 
+from handover_operator.kube.errors import Denied, Outdated, Temporary
 from handover_operator.observability import metrics
 
 K = TypeVar("K", bound=Hashable)
@@ -26,25 +27,6 @@ DOUBLINGS: Final = 16
 
 REASON_LIMIT: Final = 500
 """Characters of a reason in the log: an answer may quote the whole value that it refuses."""
-
-
-class Temporary(Exception):  # noqa: N818  a situation with a way on, not an error
-    """The work could not be done now; the message says why.
-
-    ``patience``: seconds before which nobody should try again.
-    """
-
-    def __init__(self, message: str = "", patience: float = 0.0) -> None:
-        super().__init__(message)
-        self.patience = patience
-
-
-class Denied(Temporary):
-    """The answer was no, and is the same until somebody mends the cause: noted, asked seldom."""
-
-
-class Outdated(Temporary):
-    """The work was based on what is no more: tried again at once, later if that goes on."""
 
 
 class WorkQueue(Generic[K]):
@@ -142,9 +124,9 @@ class WorkQueue(Generic[K]):
         except Outdated as reason:
             self._retry(key, str(reason), first=CONFLICT_DELAY)
         except Denied as reason:
-            self._deny(key, str(reason), reason.patience)
+            self._deny(key, str(reason), reason.retry_after)
         except Temporary as reason:
-            self._retry(key, str(reason), patience=reason.patience)
+            self._retry(key, str(reason), retry_after=reason.retry_after)
         except Exception as error:  # noqa: BLE001  the task's root: one key must not stop the others
             self._retry(key, self._defect(key, error))
         else:
@@ -163,7 +145,7 @@ class WorkQueue(Generic[K]):
         for faults in (self._failures, self._denied, self._defects):
             faults.pop(key, None)
 
-    def _deny(self, key: K, reason: str, patience: float) -> None:
+    def _deny(self, key: K, reason: str, retry_after: float) -> None:
         """Note a refusal; each reason is told once, however often it is met."""
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
@@ -171,10 +153,10 @@ class WorkQueue(Generic[K]):
         if self._denied.get(key) != reason[:REASON_LIMIT]:
             self._denied[key] = reason[:REASON_LIMIT]
             self._log.error("denied", key=str(key), reason=self._denied[key])
-        self.add_later(key, _delay(DENIED_DELAY, failures, patience))
+        self.add_later(key, _delay(DENIED_DELAY, failures, retry_after))
 
     def _retry(
-        self, key: K, reason: str, *, first: float | None = None, patience: float = 0.0
+        self, key: K, reason: str, *, first: float | None = None, retry_after: float = 0.0
     ) -> None:
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
@@ -183,11 +165,11 @@ class WorkQueue(Generic[K]):
         if first is not None and failures == 0:
             self._again.add(key)
             return
-        delay = _delay(first or FIRST_DELAY, failures, patience)
+        delay = _delay(first or FIRST_DELAY, failures, retry_after)
         self._log.warning("retry", key=str(key), reason=reason[:REASON_LIMIT], delay=delay)
         self.add_later(key, delay)
 
 
-def _delay(first: float, failures: int, patience: float) -> float:
+def _delay(first: float, failures: int, retry_after: float) -> float:
     """Return the seconds before the next attempt: doubled with each failure, within bounds."""
-    return min(max(first * 2.0 ** min(failures, DOUBLINGS), patience), LAST_DELAY)
+    return min(max(first * 2.0 ** min(failures, DOUBLINGS), retry_after), LAST_DELAY)

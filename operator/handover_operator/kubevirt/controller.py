@@ -17,10 +17,18 @@ from handover_api.livemigration import LiveMigration, Outcome
 from handover_api.names import ObjectKey
 from handover_operator.controller import Reconciler
 from handover_operator.kinds import Foreign, Kind
-from handover_operator.kube.client import Absent, Cluster, Conflict, Refused, Unavailable
+from handover_operator.kube.client import Cluster
+from handover_operator.kube.errors import (
+    Absent,
+    Conflict,
+    Outdated,
+    Refused,
+    Temporary,
+    Unavailable,
+)
 from handover_operator.kube.standby import Standby
 from handover_operator.kube.versions import Version, Versions, version_of
-from handover_operator.kube.workqueue import Outdated, Temporary, WorkQueue
+from handover_operator.kube.workqueue import WorkQueue
 from handover_operator.kubevirt import diff, parse
 from handover_operator.kubevirt.adapter import Adapter, Change
 from handover_operator.kubevirt.comparison import Comparison

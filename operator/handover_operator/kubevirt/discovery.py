@@ -13,9 +13,9 @@ import structlog
 
 from handover_operator.kinds import KUBEVIRT, Foreign
 from handover_operator.kube import listing
-from handover_operator.kube.client import Absent, Cluster
+from handover_operator.kube.client import Cluster
+from handover_operator.kube.errors import Absent, Temporary
 from handover_operator.kube.listing import Sweeper
-from handover_operator.kube.workqueue import Temporary
 from handover_operator.kubevirt.controller import AdapterReconciler
 
 INTERVAL: Final = 2.0

@@ -21,7 +21,8 @@ from handover_lab.processes.waiting import PATIENCE, until
 from handover_operator import kinds
 from handover_operator.kinds import Kind
 from handover_operator.kube import client as cluster
-from handover_operator.kube.client import Absent, Cluster, Conflict
+from handover_operator.kube.client import Cluster
+from handover_operator.kube.errors import Absent, Conflict
 
 CRDS = Path(__file__).parents[3] / "crds"
 CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"

@@ -9,7 +9,7 @@ import pytest
 from handover_api import names
 from handover_operator.kinds import Kind
 from handover_operator.kube import client
-from handover_operator.kube.client import Absent
+from handover_operator.kube.errors import Absent
 
 pytestmark = pytest.mark.api
 

@@ -14,7 +14,8 @@ import yaml
 from handover_api import __version__, names
 from handover_lab.cluster.controlplane import ControlPlane
 from handover_operator.kinds import Kind
-from handover_operator.kube.client import Absent, Cluster
+from handover_operator.kube.client import Cluster
+from handover_operator.kube.errors import Absent
 
 pytestmark = pytest.mark.api
 

@@ -13,7 +13,8 @@ from kubernetes_asyncio import client
 from handover_api.names import ObjectKey
 from handover_operator.kinds import AnyKind, Foreign, Kind
 from handover_operator.kube import listing
-from handover_operator.kube.client import Absent, Cluster, Conflict, Refused, Unavailable
+from handover_operator.kube.client import Cluster
+from handover_operator.kube.errors import Absent, Conflict, Refused, Unavailable
 
 KEY = ObjectKey("default", "a")
 OBJECTS = 1001
@@ -119,7 +120,7 @@ async def test_the_patience_that_is_asked_for_is_told(
     server.code, server.headers = code, {"Retry-After": said} if said else {}
     with pytest.raises(Unavailable) as caught:
         await cluster.get(Kind.ENDPOINT, KEY)
-    assert caught.value.patience == seconds
+    assert caught.value.retry_after == seconds
 
 
 async def test_the_first_lists_have_the_patience_that_is_asked_for(

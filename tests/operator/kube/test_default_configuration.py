@@ -11,8 +11,8 @@ import pytest
 from handover_api.names import ObjectKey
 from handover_operator.kinds import Kind
 from handover_operator.kube import default_configuration as room
-from handover_operator.kube.client import Conflict, Refused, Unavailable
 from handover_operator.kube.default_configuration import Default
+from handover_operator.kube.errors import Conflict, Refused, Unavailable
 from handover_operator.observability import metrics
 from handover_operator.roles.parse import RawObject
 from handover_operator.status.configuration import Application

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from handover_operator.kube import lease
-from handover_operator.kube.client import Absent, Conflict, Unavailable
+from handover_operator.kube.errors import Absent, Conflict, Unavailable
 from handover_operator.kube.leadership import Leadership
 from handover_operator.kube.lease import Lease, Periods
 

@@ -9,7 +9,7 @@ import structlog
 
 from handover_operator.kinds import Plain
 from handover_operator.kube import namespaces
-from handover_operator.kube.client import Refused
+from handover_operator.kube.errors import Refused
 from handover_operator.kube.namespaces import Namespaces
 
 Change = tuple[str, Mapping[str, Any]]

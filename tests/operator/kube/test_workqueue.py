@@ -10,7 +10,8 @@ import pytest
 import structlog
 
 from handover_operator.kube import workqueue
-from handover_operator.kube.workqueue import Denied, Outdated, Temporary, WorkQueue
+from handover_operator.kube.errors import Denied, Outdated, Temporary
+from handover_operator.kube.workqueue import WorkQueue
 
 Work = Callable[[str], Coroutine[Any, Any, None]]
 

@@ -15,10 +15,10 @@ from handover_api import names
 from handover_api.names import ObjectKey
 from handover_operator.controller import Reconciler
 from handover_operator.kinds import AnyKind, Foreign, Kind
-from handover_operator.kube.client import Absent, Cluster, Conflict
+from handover_operator.kube.client import Cluster
+from handover_operator.kube.errors import Absent, Conflict, Temporary
 from handover_operator.kube.standby import Standby
 from handover_operator.kube.versions import version_of
-from handover_operator.kube.workqueue import Temporary
 from handover_operator.kubevirt.adapter import Adapter
 from handover_operator.kubevirt.controller import AdapterReconciler
 from handover_operator.roles import parse

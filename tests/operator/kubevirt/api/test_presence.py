@@ -8,7 +8,7 @@ from kubernetes_asyncio import client, config
 
 from handover_lab.kubevirt.puppets import ALL_VMIMS, CRD, Guest
 from handover_operator import kopf_app
-from handover_operator.kube.client import Unavailable
+from handover_operator.kube.errors import Unavailable
 
 pytestmark = pytest.mark.api
 
