@@ -11,7 +11,7 @@ import structlog
 
 from handover_api.names import ObjectKey
 from handover_nodeagent import metrics
-from handover_nodeagent.retry import Attempts
+from handover_nodeagent.retry import Retries
 
 LONGEST: Final = 256
 """Characters of an exception's own words in a condition; a library may quote a whole object."""
@@ -34,7 +34,7 @@ class Faults:
         self._told = told
         self._again: dict[ObjectKey, dict[str, Work]] = {}
         self._troubles: dict[_Slot, str] = {}
-        self._attempts = Attempts[_Slot](self._try_again)
+        self._retries = Retries[_Slot](self._try_again)
 
     def attempt(self, key: ObjectKey, what: str, work: Work) -> bool:
         """Do *work* of endpoint *key*; tell whether it raised nothing.
@@ -64,18 +64,18 @@ class Faults:
         slots = [(key, what) for what in self._again.pop(key, ())]
         for slot in slots:
             del self._troubles[slot]
-        self._attempts.mended(slots)
+        self._retries.succeeded(slots)
 
     def close(self) -> None:
         """Attempt nothing again."""
-        self._attempts.close()
+        self._retries.close()
 
     def _fail(self, key: ObjectKey, what: str, work: Work, error: Exception) -> None:
         note(what, error, endpoint=str(key))
         before = self._troubles.get((key, what))
         self._again.setdefault(key, {})[what] = work
         self._troubles[key, what] = f"{what}: {describe(error)}"
-        self._attempts.failed([(key, what)])
+        self._retries.failed([(key, what)])
         if self._troubles[key, what] != before:
             self._told(key)
 
@@ -85,7 +85,7 @@ class Faults:
         if not self._again[key]:
             del self._again[key]
         del self._troubles[key, what]
-        self._attempts.mended([(key, what)])
+        self._retries.succeeded([(key, what)])
         self._told(key)
 
     def _try_again(self, slots: frozenset[_Slot]) -> None:

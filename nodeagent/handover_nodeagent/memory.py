@@ -24,6 +24,7 @@ from handover_nodeagent import faults, metrics
 from handover_nodeagent.api import parse
 from handover_nodeagent.fsm.restart import Remembered
 from handover_nodeagent.network.model import IPAddress, Route
+from handover_nodeagent.retry import Backoff, Retry
 
 DELAY: Final = 0.02
 """Seconds for which changes are collected before they are written."""
@@ -153,7 +154,7 @@ class Memory:
         self._thread = ThreadPoolExecutor(1, "memory")
         self._timer: asyncio.TimerHandle | None = None
         self._failed: dict[ObjectKey, Record | None] = {}
-        self._again: asyncio.TimerHandle | None = None
+        self._retry = Retry(self._try_again, Backoff(PATIENCE, PATIENCE))
 
     def load(self) -> dict[ObjectKey, Record]:
         """Read all files. For a thread, or before the loop runs."""
@@ -209,8 +210,7 @@ class Memory:
 
     def close(self) -> None:
         """Give the thread back."""
-        if self._again:
-            self._again.cancel()
+        self._retry.cancel()
         self._thread.shutdown(wait=True)
 
     def _write(self) -> None:
@@ -237,11 +237,9 @@ class Memory:
     def _wait(self, failed: Mapping[ObjectKey, Record | None]) -> None:
         """Try again later what nobody has said anew by then."""
         self._failed |= {key: failed[key] for key in failed.keys() - self._pending.keys()}
-        if self._again is None:
-            self._again = asyncio.get_running_loop().call_later(PATIENCE, self._try_again)
+        self._retry.failed()
 
     def _try_again(self) -> None:
-        self._again = None
         for key, record in self._failed.items():
             self._pending[key] = functools.partial(_same, record)
         self._failed.clear()

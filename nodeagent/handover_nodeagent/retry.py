@@ -1,24 +1,47 @@
-"""The only way to wait: how long after a failure, how often at most, and who is tried again."""
+"""The only way to wait: how long after a failure, how often at most, and what is tried again.
+
+What is refused may be granted later without anybody saying so, so nothing is given up; and nothing
+is tried so often that it keeps the loop from what goes well. Times are the loop's, in seconds.
+"""
 
 import asyncio
+import math
 import random
 from collections.abc import Callable, Hashable, Iterable
-from typing import Final, Generic, TypeVar
+from typing import Final, Generic, Self, TypeVar
 
 FIRST: Final = 0.1
-LAST: Final = 30.0
+"""Seconds until the second attempt: what was only busy has had its time by then."""
+LAST: Final = 60.0
+"""Seconds between two attempts at most: a person who mends the reason need not restart us."""
+LAST_OF_SHARED: Final = 30.0
+"""The same for the API server, whose word all nodes wait for when it is back."""
+SLICE: Final = 16
+"""Keys that are tried in one turn of the loop; between two slices a guest may announce itself."""
+RESTING: Final = 1024
+"""Buckets that are kept although they may be full; a full one is as good as a new one."""
+
+_K = TypeVar("_K", bound=Hashable)
 
 
 class Backoff:
-    """The waits of one thing that is tried again and again: doubling; seconds.
+    """The waits between attempts at one thing, each twice as long as the one before."""
 
-    With jitter, so that a crowd of agents does not come back in one instant.
-    """
+    __slots__ = ("_delay", "_first", "_has_jitter", "_last")
 
-    def __init__(self, first: float = FIRST, last: float = LAST) -> None:
+    def __init__(self, first: float = FIRST, last: float = LAST, *, jitter: bool = False) -> None:
         self._first = first
         self._last = last
+        self._has_jitter = jitter
         self._delay = first
+
+    @classmethod
+    def shared(cls, first: float = FIRST, last: float = LAST_OF_SHARED) -> Self:
+        """Return the waits for a thing that all agents ask for.
+
+        With jitter, so that a crowd of agents does not come back in one instant.
+        """
+        return cls(first, last, jitter=True)
 
     @property
     def is_fresh(self) -> bool:
@@ -26,44 +49,71 @@ class Backoff:
         return self._delay == self._first
 
     def next(self) -> float:
-        """Return how long to wait now: between half of the wait and all of it."""
+        """Return how long to wait now; with jitter between half of it and all of it."""
         delay = self._delay
         self._delay = min(delay * 2, self._last)
-        return delay * random.uniform(0.5, 1)  # noqa: S311  jitter is no secret
+        return delay * random.uniform(0.5, 1) if self._has_jitter else delay  # noqa: S311  no secret
 
     def reset(self) -> None:
         """Begin with the shortest wait again."""
         self._delay = self._first
 
+    async def sleep(self, at_least: float = 0.0) -> None:
+        """Wait for the next attempt: *at_least* so long, where the other side has asked for it."""
+        await asyncio.sleep(max(self.next(), at_least))
 
-class Bucket:
-    """Lets *rate* a second through and, after a rest, *burst* at once."""
 
-    def __init__(self, rate: float, burst: int) -> None:
-        self._interval = 1 / rate
-        self._credit = burst / rate
-        self._due = 0.0
+class Retry:
+    """One thing that is attempted again by a timer of the loop."""
 
-    def reserve(self, now: float) -> float:
-        """Take a turn; return how many seconds after *now* it is, 0 for at once."""
-        self._due = max(self._due, now - self._credit) + self._interval
-        return max(self._due - now, 0.0)
+    __slots__ = ("_attempt", "_backoff", "_timer")
 
-    async def take(self) -> None:
-        """Wait for one's turn."""
-        wait = self.reserve(asyncio.get_running_loop().time())
-        if wait:
-            await asyncio.sleep(wait)
+    def __init__(self, attempt: Callable[[], object], backoff: Backoff | None = None) -> None:
+        """Call *attempt* at the next attempt; it says how that went."""
+        self._attempt = attempt
+        self._backoff = backoff or Backoff()
+        self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def is_waiting(self) -> bool:
+        """Another attempt will be made."""
+        return self._timer is not None
+
+    @property
+    def is_fresh(self) -> bool:
+        """Nothing has failed since the last success."""
+        return self._backoff.is_fresh
+
+    def failed(self, at_least: float = 0.0) -> None:
+        """Attempt again after the next wait; one that has begun goes on as it is."""
+        if self._timer is None:
+            delay = max(self._backoff.next(), at_least)
+            self._timer = asyncio.get_running_loop().call_later(delay, self._fire)
+
+    def succeeded(self) -> None:
+        """Attempt nothing more; begin with the shortest wait after the next failure."""
+        self.cancel()
+        self._backoff.reset()
+
+    def cancel(self) -> None:
+        """Attempt nothing more, until it fails once more: then the waits go on growing."""
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = None
+
+    def _fire(self) -> None:
+        # First, so that an attempt that fails at once is waited for again.
+        self._timer = None
+        self._attempt()
 
 
 class Gate:
     """Holds everybody back for a while after each failure of a thing that all share."""
 
     def __init__(self, backoff: Backoff | None = None) -> None:
-        self._backoff = backoff or Backoff()
         self._opened = asyncio.Event()
         self._opened.set()
-        self._timer: asyncio.TimerHandle | None = None
+        self._retry = Retry(self._opened.set, backoff or Backoff.shared())
 
     @property
     def is_open(self) -> bool:
@@ -76,38 +126,32 @@ class Gate:
 
     def close(self) -> bool:
         """Close for the next wait, unless closed; return whether it is the first since success."""
+        # What was under way when the first one failed fails too: that is one failure.
         if not self.is_open:
             return False
-        is_first = self._backoff.is_fresh
+        is_first = self._retry.is_fresh
         self._opened.clear()
-        self._timer = asyncio.get_running_loop().call_later(self._backoff.next(), self._opened.set)
+        self._retry.failed()
         return is_first
 
     def open(self) -> None:
         """Let everybody try at once."""
-        if self._timer is not None:
-            self._timer.cancel()
+        self._retry.cancel()
         self._opened.set()
 
     def succeed(self) -> bool:
         """Begin with the shortest wait again; return whether something had failed before."""
-        had_failed = not self._backoff.is_fresh
-        self._backoff.reset()
-        self.open()
+        had_failed = not self._retry.is_fresh
+        self._retry.succeeded()
+        self._opened.set()
         return had_failed
 
 
-FIRST_PATIENCE: Final = 0.1
-LAST_PATIENCE: Final = 60.0
-
-_K = TypeVar("_K", bound=Hashable)
-
-
-class Retries(Generic[_K]):
-    """All times are seconds of one steady clock."""
+class Schedule(Generic[_K]):
+    """When each of many keys is due again; knows no clock, and is told the time."""
 
     def __init__(self) -> None:
-        self._patience: dict[_K, float] = {}
+        self._backoffs: dict[_K, Backoff] = {}
         self._due: dict[_K, float] = {}
 
     @property
@@ -115,62 +159,62 @@ class Retries(Generic[_K]):
         """When the next is due; None when nothing has failed."""
         return min(self._due.values(), default=None)
 
-    def failed(self, things: Iterable[_K], now: float) -> None:
+    def failed(self, keys: Iterable[_K], now: float) -> None:
         """Wait for the first time; what waits already waits on."""
-        for thing in things:
-            if thing not in self._due:
-                self._patience[thing] = FIRST_PATIENCE
-                self._due[thing] = now + FIRST_PATIENCE
+        for key in keys:
+            if key not in self._due:
+                # Without jitter: what failed together is due together, in as few slices as may be.
+                self._backoffs[key] = Backoff()
+                self._due[key] = now + self._backoffs[key].next()
 
-    def mended(self, things: Iterable[_K]) -> None:
+    def succeeded(self, keys: Iterable[_K]) -> None:
         """Forget what is well."""
-        for thing in things:
-            self._patience.pop(thing, None)
-            self._due.pop(thing, None)
+        for key in keys:
+            self._backoffs.pop(key, None)
+            self._due.pop(key, None)
 
     def take(self, now: float, most: int | None = None) -> frozenset[_K]:
         """Return what is due, *most* of it and what waited longest first.
 
-        It waits twice as long afterwards, unless it is mended.
+        It waits twice as long afterwards, unless it succeeds.
         """
-        due = [thing for thing in self._due if self._due[thing] <= now]
-        taken = frozenset(sorted(due, key=lambda thing: self._due[thing])[:most])
-        for thing in taken:
-            self._patience[thing] = min(2 * self._patience[thing], LAST_PATIENCE)
-            self._due[thing] = now + self._patience[thing]
+        due = [key for key in self._due if self._due[key] <= now]
+        taken = frozenset(sorted(due, key=lambda key: self._due[key])[:most])
+        for key in taken:
+            self._due[key] = now + self._backoffs[key].next()
         return taken
 
 
-SLICE: Final = 16
-"""Attempts at a time; between two slices a guest may announce itself."""
+class Retries(Generic[_K]):
+    """Many keys that are attempted again, each with its own waits and all with one alarm.
 
+    The alarm stands at the earliest of them: what fails for ever postpones nobody.
+    """
 
-class Attempts(Generic[_K]):
-    """What is to be tried again; *again* is called on the loop with what is due."""
-
-    def __init__(self, again: Callable[[frozenset[_K]], None]) -> None:
-        self._again = again
-        self._retries = Retries[_K]()
+    def __init__(self, attempt: Callable[[frozenset[_K]], None]) -> None:
+        """Call *attempt* with what is due, a slice at a time; it says what failed or succeeded."""
+        self._attempt = attempt
+        self._schedule = Schedule[_K]()
         self._alarm: asyncio.TimerHandle | None = None
 
-    def failed(self, things: Iterable[_K]) -> None:
-        """Try *things* again; what waits already waits on."""
-        self._retries.failed(things, asyncio.get_running_loop().time())
+    def failed(self, keys: Iterable[_K]) -> None:
+        """Attempt *keys* again; what waits already waits on."""
+        self._schedule.failed(keys, asyncio.get_running_loop().time())
         self._wind()
 
-    def mended(self, things: Iterable[_K]) -> None:
-        """Forget what is well."""
-        self._retries.mended(things)
+    def succeeded(self, keys: Iterable[_K]) -> None:
+        """Forget what is well, or of no interest any more."""
+        self._schedule.succeeded(keys)
         self._wind()
 
     def close(self) -> None:
-        """Try nothing again."""
+        """Attempt nothing again."""
         if self._alarm:
             self._alarm.cancel()
         self._alarm = None
 
     def _wind(self) -> None:
-        due = self._retries.due
+        due = self._schedule.due
         if self._alarm and self._alarm.when() != due:
             self.close()
         if due is not None and self._alarm is None:
@@ -178,9 +222,77 @@ class Attempts(Generic[_K]):
 
     def _fire(self) -> None:
         self._alarm = None
-        taken = self._retries.take(asyncio.get_running_loop().time(), SLICE)
+        taken = self._schedule.take(asyncio.get_running_loop().time(), SLICE)
         try:
-            self._again(taken)
+            self._attempt(taken)
         finally:
             # Whatever an attempt meets, the next one has its alarm.
             self._wind()
+
+
+class Bucket:
+    """Token bucket: lets *rate* a second through and, after a rest, *burst* at once."""
+
+    __slots__ = ("_credit", "_due", "_interval")
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self._interval = 1 / rate
+        self._credit = burst / rate
+        # The instant at which all tokens that were ever taken are paid for.
+        self._due = -math.inf
+
+    def reserve(self, now: float) -> float:
+        """Take a token, of the future if need be; return in how many seconds it is valid."""
+        self._due = self._next(now)
+        return max(self._due - now, 0.0)
+
+    def try_take(self, now: float) -> bool:
+        """Take a token if there is one; tell whether."""
+        due = self._next(now)
+        if due > now:
+            return False
+        self._due = due
+        return True
+
+    def is_full(self, now: float) -> bool:
+        """Tell whether nothing was taken for so long that *burst* may be taken at once."""
+        return self._due <= now - self._credit
+
+    async def take(self) -> None:
+        """Wait for a token."""
+        wait = self.reserve(asyncio.get_running_loop().time())
+        if wait:
+            await asyncio.sleep(wait)
+
+    def _next(self, now: float) -> float:
+        """Return when the next token is valid; what was not taken while it rested is lost."""
+        return max(self._due, now - self._credit) + self._interval
+
+
+class Buckets(Generic[_K]):
+    """A token bucket for each of many keys."""
+
+    def __init__(self, rate: float, burst: int) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._buckets: dict[_K, Bucket] = {}
+
+    def __len__(self) -> int:
+        return len(self._buckets)
+
+    def try_take(self, key: _K, now: float) -> bool:
+        """Take a token of *key* if there is one; tell whether."""
+        bucket = self._buckets.get(key)
+        if bucket is None:
+            bucket = self._buckets[key] = Bucket(self._rate, self._burst)
+        if not bucket.try_take(now):
+            return False
+        if len(self._buckets) > RESTING:
+            self._buckets = {
+                key: bucket for key, bucket in self._buckets.items() if not bucket.is_full(now)
+            }
+        return True
+
+    def forget(self, key: _K) -> None:
+        """Know that nobody cares for *key* any more."""
+        self._buckets.pop(key, None)

@@ -50,7 +50,7 @@ class Supervisor:
 
         Raises what a vital one has raised too often.
         """
-        backoff, failures = Backoff(), deque[float](maxlen=MOST)
+        backoff, failures = Backoff.shared(), deque[float](maxlen=MOST)
         while True:
             try:
                 await work()
@@ -64,7 +64,7 @@ class Supervisor:
                 self._down[name] = f"{name} does not run: {faults.describe(error)}"
             else:
                 return
-            await asyncio.sleep(backoff.next())
+            await backoff.sleep()
             del self._down[name]
 
     def sick(self) -> str:

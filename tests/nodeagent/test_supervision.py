@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from handover_nodeagent import faults, metrics, supervision
+from handover_nodeagent.retry import Backoff
 from handover_nodeagent.supervision import BLIND, MOST, STILL, WINDOW, Healer, Supervisor
 
 PATIENCE = 20.0
@@ -26,14 +27,11 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     return World()
 
 
-class Quick:
+class Quick(Backoff):
     """No wait worth mentioning."""
 
     def next(self) -> float:
         return 0.0
-
-    def reset(self) -> None:
-        pass
 
 
 def failing(times: int, then: asyncio.Event) -> Callable[[], Awaitable[None]]:

@@ -26,7 +26,7 @@ from handover_nodeagent.api.client import (
     Unavailable,
     Unreachable,
 )
-from handover_nodeagent.retry import Attempts, Backoff
+from handover_nodeagent.retry import Backoff, Retries
 
 SLICE: Final = 4
 """Objects that are told in one turn of the loop: each may cost a millisecond."""
@@ -43,7 +43,7 @@ class Pace:
     calm: float = 5.0
     """What lasted so long was no failure, though nothing was said."""
     first_wait: float = retry.FIRST
-    last_wait: float = retry.LAST
+    last_wait: float = retry.LAST_OF_SHARED
 
 
 DEFAULT_PACE: Final = Pace()
@@ -143,18 +143,18 @@ class Watch:
         self._sink = sink
         self._selection = {"fieldSelector": field_selector} if field_selector else {}
         self._pace = pace
-        self._backoff = Backoff(pace.first_wait, pace.last_wait)
+        self._backoff = Backoff.shared(pace.first_wait, pace.last_wait)
         self._version = ""
         self._taken = 0
         self._untold: dict[ObjectKey, Callable[[], None]] = {}
-        self._attempts = Attempts[ObjectKey](self._tell_again)
+        self._retries = Retries[ObjectKey](self._tell_again)
 
     async def run(self) -> None:
         """List and watch until cancelled."""
         try:
             await self._run()
         finally:
-            self._attempts.close()
+            self._retries.close()
 
     async def _run(self) -> None:
         while True:
@@ -166,7 +166,7 @@ class Watch:
                 self.is_absent = isinstance(error, Absent)
                 self._sink.outage(f"{self._path}: {error}")
                 asked = error.retry_after if isinstance(error, Unavailable) else 0.0
-                await asyncio.sleep(max(self._backoff.next(), asked))
+                await self._backoff.sleep(asked)
 
     async def _list(self) -> None:
         listed: dict[ObjectKey, tuple[Identity, RawObject]] = {}
@@ -212,7 +212,7 @@ class Watch:
                 raise Unreachable(text)
             self.counts.restarts[reason] += 1
             if reason != "ended" or not has_lasted:
-                await asyncio.sleep(self._backoff.next())
+                await self._backoff.sleep()
 
     async def _watch(self) -> None:
         lifetime = self._pace.lifetime * random.uniform(1, 2)  # noqa: S311  jitter is no secret
@@ -255,13 +255,13 @@ class Watch:
     def _tell(self, key: ObjectKey, tell: Callable[[], None]) -> None:
         """Tell the sink of one object; what it meets is no other object's fault."""
         if self._untold.pop(key, None):
-            self._attempts.mended([key])
+            self._retries.succeeded([key])
         try:
             tell()
         except Exception as error:  # noqa: BLE001  the root of whatever a sink does
             faults.note("object", error, object=str(key))
             self._untold[key] = tell
-            self._attempts.failed([key])
+            self._retries.failed([key])
 
     def _tell_again(self, keys: frozenset[ObjectKey]) -> None:
         for key in keys & self._untold.keys():
@@ -271,7 +271,7 @@ class Watch:
                 faults.note("object", error, object=str(key))
             else:
                 del self._untold[key]
-                self._attempts.mended([key])
+                self._retries.succeeded([key])
 
 
 def _name(error: ApiError) -> str:

@@ -12,7 +12,7 @@ from handover_nodeagent.network.desired import Affected
 from handover_nodeagent.network.model import ArpGuard, IPAddress
 from handover_nodeagent.reconcile.guard import GuardKeeper
 from handover_nodeagent.reconcile.seating import Seating
-from handover_nodeagent.retry import Attempts
+from handover_nodeagent.retry import Retries
 from handover_nodeagent.routes.router import Router
 
 _NONE_OF_THE_KERNELS: Final = (
@@ -49,7 +49,7 @@ class Enforcement:
         self._held: list[Affected] | None = []
         self._was_held = True
         self._is_complete = False
-        self._attempts = Attempts[IPAddress](self.reapply)
+        self._retries = Retries[IPAddress](self.reapply)
         self._faulty: dict[IPAddress, str] = {}
         self._later: dict[IPAddress, None] = {}
         self._next: asyncio.Handle | None = None
@@ -184,7 +184,7 @@ class Enforcement:
 
     def close(self) -> None:
         """Try nothing again; what is in the kernel stays."""
-        self._attempts.close()
+        self._retries.close()
         if self._next:
             self._next.cancel()
         self._later.clear()
@@ -196,8 +196,8 @@ class Enforcement:
         if self.router.is_doubtful:
             self.router.is_doubtful = False
             self.observe()
-        self._attempts.mended(addresses - refused)
-        self._attempts.failed(refused)
+        self._retries.succeeded(addresses - refused)
+        self._retries.failed(refused)
 
     def _wanted_guard(self, interfaces: Iterable[str] | None) -> ArpGuard | None:
         if self.settings.mode is not Mode.ACTIVE:

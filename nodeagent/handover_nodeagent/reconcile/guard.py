@@ -11,12 +11,10 @@ from handover_nodeagent.kernel.arp_guard import rules
 from handover_nodeagent.kernel.arp_guard.drift import DriftWatch
 from handover_nodeagent.kernel.arp_guard.table import DONE, GuardTable, Outcome
 from handover_nodeagent.network.model import ArpGuard
-from handover_nodeagent.retry import Backoff
-from handover_nodeagent.routes import contest
+from handover_nodeagent.retry import Backoff, Bucket, Retry
+from handover_nodeagent.routes import foreign
 
-FIRST_PATIENCE: Final = 0.1
-LAST_PATIENCE: Final = 60.0
-CALM: Final = 5 * contest.INTERVAL
+CALM: Final = 5 * foreign.INTERVAL
 """Seconds without another's change after which the fight counts as over."""
 
 _log: Final = structlog.get_logger()
@@ -40,9 +38,9 @@ class GuardKeeper:
         self.contest = ""
         self._wanted = wanted
         self._told = told
-        self._backoff = Backoff(FIRST_PATIENCE, LAST_PATIENCE)
-        self._retry: asyncio.TimerHandle | None = None
-        self._rounds = contest.Contests[str]()
+        self._retry = Retry(self._try_again, Backoff(jitter=True))
+        # Whoever undoes the guard is met as who puts back a route that was parked.
+        self._rounds = Bucket(1 / foreign.INTERVAL, foreign.BURST)
         self._next_round: asyncio.TimerHandle | None = None
         self._calm: asyncio.TimerHandle | None = None
         self._table = GuardTable()
@@ -77,7 +75,8 @@ class GuardKeeper:
                 self._touched.clear()
                 self._mind(await self._attempt(touched, whole=whole), whole=whole)
         finally:
-            for timer in (self._retry, self._next_round, self._calm):
+            self._retry.cancel()
+            for timer in (self._next_round, self._calm):
                 if timer:
                     timer.cancel()
             if watch:
@@ -124,18 +123,15 @@ class GuardKeeper:
         self._is_lost = outcome.is_lost
         if outcome.trouble:
             metrics.GUARD_ERRORS.inc()
-            self._retry = self._retry or asyncio.get_running_loop().call_later(
-                self._backoff.next(), self._try_again
-            )
+            self._retry.failed()
         elif whole:
-            self._backoff.reset()
+            self._retry.succeeded()
         if outcome.trouble != self.trouble and (outcome.trouble or whole):
             self.trouble = outcome.trouble
             _log.warning("guard", trouble=outcome.trouble or "none any more")
             self._tell()
 
     def _try_again(self) -> None:
-        self._retry = None
         self._all = True
         self._work.set()
 
@@ -150,7 +146,7 @@ class GuardKeeper:
         self._calm = asyncio.get_running_loop().call_later(CALM, self._make_peace)
         if not self.contest:
             self.contest = "somebody changes table arp handover as often as it is repaired"
-            _log.warning("guard_contested", why=self.contest, again_in_seconds=contest.INTERVAL)
+            _log.warning("guard_contested", why=self.contest, again_in_seconds=foreign.INTERVAL)
             self._tell()
 
     def _repair(self) -> None:
@@ -160,16 +156,16 @@ class GuardKeeper:
     def _begin_repair(self) -> bool:
         """Have the table made anew, at once or at the next round; tell whether at once."""
         loop = asyncio.get_running_loop()
-        if self._next_round is None and self._rounds.may_act("table", loop.time()):
+        if self._next_round is None and self._rounds.try_take(loop.time()):
             self.replace()
             return True
         if self._next_round is None:
-            self._next_round = loop.call_later(contest.INTERVAL, self._begin_round)
+            self._next_round = loop.call_later(foreign.INTERVAL, self._begin_round)
         return False
 
     def _begin_round(self) -> None:
         self._next_round = None
-        self._rounds.may_act("table", asyncio.get_running_loop().time())
+        self._rounds.try_take(asyncio.get_running_loop().time())
         self.replace()
 
     def _make_peace(self) -> None:

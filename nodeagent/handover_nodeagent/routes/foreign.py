@@ -17,10 +17,16 @@ from handover_nodeagent.kernel.netlink import channel as netlink
 from handover_nodeagent.kernel.netlink import codec
 from handover_nodeagent.kernel.parking import Foreign
 from handover_nodeagent.network.model import IPAddress, Route
-from handover_nodeagent.routes.contest import Contests
+from handover_nodeagent.retry import Buckets
 
 _HIDDEN: Final = 4
 """How many foreign routes of one address the quick look finds, one below the other."""
+BURST: Final = 10
+"""How often an address's routes may be put right at once, after a rest: a CNI that installs its
+route now and then loses each time."""
+INTERVAL: Final = 2.0
+"""Seconds between two rounds with somebody who puts its route back as often as it is parked: as
+fast as two programs can would be work without end for both."""
 
 
 class Foreigners:
@@ -37,7 +43,7 @@ class Foreigners:
         self._channel = channel
         self._settings = settings
         self._clock = clock
-        self._contests = Contests[IPAddress]()
+        self._rounds = Buckets[IPAddress](1 / INTERVAL, BURST)
         self._standing: dict[IPAddress, dict[Route, Foreign]] = {}
         self._parked: dict[IPAddress, dict[Route, Foreign]] = {}
         self._missing: dict[IPAddress, dict[Route, Foreign]] = {}
@@ -192,7 +198,7 @@ class Foreigners:
         for _ in range(_HIDDEN):
             standing = tuple(self._standing.get(address, {}).values())
             for foreign in standing:
-                if not self._contests.may_act(address, self._clock()):
+                if not self._rounds.try_take(address, self._clock()):
                     return self._contest(address)
                 result = parking.park(self._channel, foreign)
                 if result not in {0, errno.ESRCH}:
@@ -220,7 +226,7 @@ class Foreigners:
                 given += 1
         metrics.PARKED.labels("given_back").inc(given)
         self.contested.pop(address, None)
-        self._contests.forget(address)
+        self._rounds.forget(address)
         return given
 
     def supplant(self, ours: Route, *, crowded: bool) -> int | None:
@@ -246,7 +252,7 @@ class Foreigners:
         missing = self._missing.get(address)
         if not missing:
             return True
-        if not self._contests.may_act(address, self._clock()):
+        if not self._rounds.try_take(address, self._clock()):
             return False
         for route, copy in missing.items():
             # One that the kernel refuses, for its interface is down or gone, went with that.

@@ -13,13 +13,12 @@ from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Signal, State
 from handover_nodeagent import faults, metrics
 from handover_nodeagent.network.model import IPAddress, Link
+from handover_nodeagent.retry import Retry
 from handover_nodeagent.sniff import capture, questions
 from handover_nodeagent.sniff.listener import Listener
 from handover_nodeagent.sniff.probe import ProbeSeries
 from handover_nodeagent.sniff.verdict import Accepted, Expectation, Reason
 
-FIRST_PATIENCE: Final = 0.1
-LAST_PATIENCE: Final = 60.0
 UNSENT_PATIENCE: Final = 1.0
 """Seconds until a guest is asked again whom no probe could be sent: a link that is down, say."""
 
@@ -93,8 +92,7 @@ class Ear:
         self._loop = asyncio.get_running_loop()
         self._questions = tuning.compose()
         self._listener: Listener | None = None
-        self._patience = FIRST_PATIENCE
-        self._again: asyncio.TimerHandle | None = None
+        self._retry = Retry(self._open)
         self._asking = False
         self._open()
 
@@ -173,8 +171,7 @@ class Ear:
 
     def close(self) -> None:
         """Hear nothing more."""
-        if self._again:
-            self._again.cancel()
+        self._retry.cancel()
         if self._listener:
             self._listener.stop()
             self._listener = None
@@ -196,7 +193,6 @@ class Ear:
         self._fail(trouble)
 
     def _open(self) -> None:
-        self._again = None
         self._questions = self.tuning.compose()
         try:
             self._listener = Listener(
@@ -213,7 +209,7 @@ class Ear:
             self._fail(f"an error of the agent's own: {faults.describe(error)}")
             return
         was_deaf, self.trouble = bool(self.trouble), ""
-        self._patience = FIRST_PATIENCE
+        self._retry.succeeded()
         if was_deaf:
             self._resume()
             self._audience.hearing_changed(self._key)
@@ -221,7 +217,7 @@ class Ear:
     def _reopen(self) -> None:
         self.close()
         self.trouble = self.trouble or "the interface has changed"
-        self._patience = FIRST_PATIENCE
+        self._retry.succeeded()
         self._open()
 
     def _resume(self) -> None:
@@ -238,8 +234,7 @@ class Ear:
         self.close()
         is_news = trouble != self.trouble
         self.trouble = trouble
-        self._again = self._loop.call_later(self._patience, self._open)
-        self._patience = min(2 * self._patience, LAST_PATIENCE)
+        self._retry.failed()
         if is_news:
             self._loop.call_soon(self._audience.hearing_changed, self._key)
 

@@ -10,6 +10,7 @@ import contextlib
 import datetime as dt
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Final, Protocol
 
 import structlog
@@ -26,7 +27,7 @@ from handover_nodeagent.api.client import (
     Unavailable,
     Unreachable,
 )
-from handover_nodeagent.retry import Backoff, Bucket, Gate
+from handover_nodeagent.retry import Backoff, Bucket, Gate, Retry
 from handover_nodeagent.status import kubernetes_events
 from handover_nodeagent.status.kubernetes_events import Notice, Notices, Waiting
 
@@ -63,11 +64,10 @@ class _Slot:
     """One endpoint: what is wanted, and what the API is known to have; equal, one object."""
 
     uid: str
+    retry: Retry
     wanted: WorkloadEndpointStatus | None = None
     has: WorkloadEndpointStatus | None = None
     in_flight: bool = False
-    backoff: Backoff = field(default_factory=Backoff)
-    retry: asyncio.TimerHandle | None = None
 
     @property
     def is_due(self) -> bool:
@@ -126,7 +126,7 @@ class Reporter:
         """Try again at once what waits after a failure: the API server has been heard."""
         self._gate.open()
         for key, slot in self._slots.items():
-            if slot.retry is not None:
+            if slot.retry.is_waiting:
                 self._consider(key, slot)
 
     async def run(self) -> None:
@@ -153,25 +153,31 @@ class Reporter:
         if slot is None or slot.uid != uid:
             if slot is not None:
                 self._forget(key, slot.uid)
-            slot = self._slots[key] = _Slot(uid)
+            retry = Retry(partial(self._try_again, key, uid), Backoff.shared())
+            slot = self._slots[key] = _Slot(uid, retry)
         return slot
 
     def _forget(self, key: ObjectKey, uid: str) -> None:
         slot = self._slots.get(key)
         if slot is not None and slot.uid == uid:
-            _cancel_retry(slot)
+            slot.retry.cancel()
             self._ready.pop(key, None)
             del self._slots[key]
             self._progress.set()
 
     def _consider(self, key: ObjectKey, slot: _Slot) -> None:
         """Queue the endpoint, as the newest, when there is something to write."""
-        _cancel_retry(slot)
+        slot.retry.cancel()
         self._ready.pop(key, None)
         if slot.is_due and not slot.in_flight:
             self._ready[key] = None
             self._work.set()
         self._progress.set()
+
+    def _try_again(self, key: ObjectKey, uid: str) -> None:
+        slot = self._slots.get(key)
+        if slot is not None and slot.uid == uid:
+            self._consider(key, slot)
 
     async def _write_statuses(self, bucket: Bucket) -> None:
         while True:
@@ -196,16 +202,16 @@ class Reporter:
             self._fail(key, slot, error)
         except Exception as error:  # noqa: BLE001  the root of one endpoint's report
             faults.note("status", error, endpoint=str(key))
-            self._postpone(key, slot, slot.backoff.next())
+            slot.retry.failed()
         else:
             slot.has = sent
-            slot.backoff.reset()
+            slot.retry.succeeded()
             self.counts.written += 1
             self._hear()
         finally:
             slot.in_flight = False
         has_news = slot.wanted is not sent
-        if self._slots.get(key) is slot and (has_news or slot.retry is None):
+        if self._slots.get(key) is slot and (has_news or not slot.retry.is_waiting):
             self._consider(key, slot)
         self._progress.set()
 
@@ -220,14 +226,10 @@ class Reporter:
             return
         self._log.warning("status_not_written", endpoint=str(key), reason=str(error))
         asked = error.retry_after if isinstance(error, Unavailable) else 0.0
-        self._postpone(key, slot, max(slot.backoff.next(), asked))
-
-    def _postpone(self, key: ObjectKey, slot: _Slot, wait: float) -> None:
-        _cancel_retry(slot)
-        slot.retry = asyncio.get_running_loop().call_later(wait, self._consider, key, slot)
+        slot.retry.failed(asked)
 
     async def _tell_events(self, bucket: Bucket) -> None:
-        backoff = Backoff()
+        backoff = Backoff.shared()
         while True:
             await self._gate.wait()
             if not self.notices:
@@ -238,7 +240,7 @@ class Reporter:
             if await self._tell(self.notices.take(self._clock())):
                 backoff.reset()
             else:
-                await asyncio.sleep(backoff.next())
+                await backoff.sleep()
 
     async def _tell(self, waiting: Waiting) -> bool:
         """Create one Event; return whether it is done with, one way or the other."""
@@ -289,9 +291,3 @@ def operations(uid: str, status: WorkloadEndpointStatus) -> Sequence[RawObject]:
 def _path(key: ObjectKey) -> str:
     root = f"/apis/{names.API_VERSION}/namespaces/{key.namespace}"
     return f"{root}/{names.WORKLOAD_ENDPOINTS}/{key.name}/status"
-
-
-def _cancel_retry(slot: _Slot) -> None:
-    if slot.retry is not None:
-        slot.retry.cancel()
-        slot.retry = None

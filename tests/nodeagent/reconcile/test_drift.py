@@ -12,7 +12,7 @@ from handover_nodeagent.kernel.arp_guard import drift
 from handover_nodeagent.kernel.arp_guard.table import Outcome
 from handover_nodeagent.kernel.netlink import channel
 from handover_nodeagent.reconcile import guard
-from handover_nodeagent.routes import contest
+from handover_nodeagent.routes import foreign
 
 pytestmark = pytest.mark.root
 
@@ -65,12 +65,12 @@ async def test_two_authors_of_the_guard_fight_slowly_and_say_so(
     world.put()
     await world.until(lambda: "saddr ip 10.65.0.2" in world.node.run(GUARD))
     made = count(metrics.GUARD, "replace")
-    for number in range(contest.BURST + 20):
+    for number in range(foreign.BURST + 20):
         drifts = count(metrics.DRIFT)
         world.node.run(f"nft add chain arp handover x{number}")
         await world.until(lambda: count(metrics.DRIFT) > drifts)  # noqa: B023  at once
         await world.until(lambda: not world.loop.kernel.guard._work.is_set())
-    assert count(metrics.GUARD, "replace") <= made + contest.BURST + 2
+    assert count(metrics.GUARD, "replace") <= made + foreign.BURST + 2
     await world.until(lambda: world.condition("Unguarded") == ("True", "GuardContested"))
     assert world.condition("Programmed") == ("True", "Programmed")
     await world.until(lambda: "saddr ip 10.65.0.2" in world.node.run(GUARD))

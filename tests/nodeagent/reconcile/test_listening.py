@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 import pytest
 from tests.nodeagent.world import ELEVATED_V4, World, settings
 
+from handover_nodeagent.retry import Backoff, Retry
 from handover_nodeagent.sniff import capture, ear
 from handover_nodeagent.sniff.listener import Listener
 
@@ -16,7 +17,8 @@ async def test_a_link_that_goes_down_takes_the_ears_and_brings_them_back(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The link's notification does: after a long while down the next attempt would be far."""
-    monkeypatch.setattr(ear, "FIRST_PATIENCE", 3600.0)
+    patient = Backoff(3600.0, 3600.0)
+    monkeypatch.setattr(ear, "Retry", lambda attempt: Retry(attempt, patient))
     world.put(said="target")
     await world.until_listening()
     world.node.run("ip link set tap0 down")

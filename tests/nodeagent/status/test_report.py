@@ -265,9 +265,9 @@ async def test_the_same_again_does_not_shorten_the_wait_after_a_refusal(
             reporter.status(A, "u", BASE)
             await asyncio.sleep(0)
         assert (desk.attempts, reporter.pending) == (1, 1)
-        retry = reporter._slots[A].retry
-        assert retry is not None
-        assert retry.when() - asyncio.get_running_loop().time() > 30.0
+        timer = reporter._slots[A].retry._timer
+        assert timer is not None
+        assert timer.when() - asyncio.get_running_loop().time() > 30.0
         reporter.status(A, "u", LIVE)
         await desk.until(lambda: desk.attempts == 2)
 
@@ -344,8 +344,7 @@ async def test_when_the_api_has_been_heard_nothing_waits_any_longer(
         reporter.status(A, "u", BASE)
         await desk.until(lambda: desk.attempts)
         await desk.until(lambda: not reporter._gate.is_open)
-        assert reporter._gate._timer is not None
-        reporter._gate._timer.cancel()
+        reporter._gate._retry.cancel()
         desk.down = False
         reporter.retry_now()
         await desk.until(lambda: desk.patches)

@@ -173,7 +173,7 @@ async def test_without_a_library_changes_start_no_process_each(
     world.put()
     guard = world.loop.kernel.guard
     await world.until(lambda: guard.trouble != "")
-    assert guard._retry
+    assert guard._retry.is_waiting
     guard._retry.cancel()
     failed = count(metrics.GUARD_ERRORS)
     for _ in range(50):
