@@ -30,7 +30,7 @@ from handover_nodeagent.memory import Memory
 from handover_nodeagent.reconcile.intake import Intake
 from handover_nodeagent.reconcile.loop import Reconciler
 from handover_nodeagent.reconcile.observe import Observation
-from handover_nodeagent.routes import router
+from handover_nodeagent.routes import host_routes
 from handover_nodeagent.settings import AgentSettings
 from handover_nodeagent.status import health, inspection, local_socket
 from handover_nodeagent.status.report import Reporter
@@ -70,14 +70,14 @@ class Agent:
         self._requests = uninstall.Requests()
         self.reporter = Reporter(api, _now, settings.node_name)
         # It outlives the work: the last words are said when that has ended.
-        self.supervisor = Supervisor(time.monotonic, lambda: self.reconciler.kernel.blindness)
+        self.supervisor = Supervisor(time.monotonic, lambda: self.reconciler.enforcer.blindness)
         self._reporting = asyncio.create_task(
             self.supervisor.keep("reports", self.reporter.run, is_vital=False)
         )
         start, why = self.effective(Settings())
         self.reconciler = Reconciler(start, self.reporter, memory)
         self.reconciler.misconfigured = why
-        self.reconciler.kernel.paused = memory.load_paused()
+        self.reconciler.enforcer.paused = memory.load_paused()
         self.intake = Intake(self.reconciler, self.reporter, memory)
         self.observation = Observation(self.reconciler)
         selector = f"spec.node={settings.node_name}"
@@ -125,7 +125,7 @@ class Agent:
 
     def pause(self, namespaces: frozenset[str] | None) -> None:
         """Leave the endpoints of *namespaces* as they are; None: what was told before holds."""
-        if namespaces is not None and namespaces != self.reconciler.kernel.paused:
+        if namespaces is not None and namespaces != self.reconciler.enforcer.paused:
             named = wording.some(namespaces) or "none any more"
             _log.warning("namespaces_paused", namespaces=named)
             self.memory.keep_paused(namespaces)
@@ -150,21 +150,21 @@ class Agent:
             await asyncio.Event().wait()
 
     async def _hand_back(self) -> None:
-        self.reconciler.kernel.hold()
-        residents = tuple(self.reconciler.residents.values())
+        self.reconciler.enforcer.hold()
+        endpoints = tuple(self.reconciler.endpoints.values())
         self.reconciler.orphans.close()
-        for resident in residents:
-            resident.retire()
+        for endpoint in endpoints:
+            endpoint.retire()
         settings = self.reconciler.settings
         silent = {
             address
-            for local in (resident.local(settings) for resident in residents)
+            for local in (endpoint.local(settings) for endpoint in endpoints)
             if local.level is RouteLevel.NONE
             for address in local.addresses
         }
         returned = await uninstall.hand_back(settings, silent)
-        self.reconciler.router.load(await asyncio.to_thread(router.observe, settings, silent))
-        self.reconciler.kernel.handed_back = True
+        self.reconciler.routes.load(await asyncio.to_thread(host_routes.observe, settings, silent))
+        self.reconciler.enforcer.handed_back = True
         # Told as it is now.
         self.intake.configure(settings, self.reconciler.misconfigured)
         _log.info("handed_back", **dataclasses.asdict(returned))
@@ -179,7 +179,7 @@ class Agent:
                 group.create_task(keep("configurations", self.configurations.run))
                 await self.configured.wait()
             await self.observation.begin(self.intake, records)
-            group.create_task(keep("guard", self.reconciler.kernel.guard.run, is_vital=False))
+            group.create_task(keep("guard", self.reconciler.enforcer.guard.run, is_vital=False))
             group.create_task(keep("observation", self.observation.run))
             if self.remembers:
                 group.create_task(keep("configurations", self.configurations.run))
@@ -200,8 +200,8 @@ class Agent:
     async def show(self) -> bytes:
         """Show all endpoints, one at a time: announcements go before."""
         entries: list[inspection.Entry] = []
-        for resident in tuple(self.reconciler.residents.values()):
-            entries.append(inspection.entry(self.reconciler.describe(resident), _now()))
+        for endpoint in tuple(self.reconciler.endpoints.values()):
+            entries.append(inspection.entry(self.reconciler.describe(endpoint), _now()))
             await asyncio.sleep(0)
         snapshot = inspection.Snapshot(
             node=self.settings.node_name,
@@ -239,7 +239,7 @@ class Agent:
             await _end(what, end)
         self._reporting.cancel()
         await asyncio.gather(self._reporting, return_exceptions=True)
-        self.reconciler.kernel.close()
+        self.reconciler.enforcer.close()
         self.memory.close()
 
 
@@ -356,8 +356,8 @@ async def run(settings: AgentSettings) -> None:
     found = access.find(os.environ)
     async with ApiServer(found) as api:
         agent = Agent(settings, memory, api)
-        agent.reconciler.attendance.expectation = expectation
-        agent.reconciler.lodging.api_servers = access.addresses(found, os.environ)
+        agent.reconciler.alarms.expectation = expectation
+        agent.reconciler.interfaces.api_servers = access.addresses(found, os.environ)
         try:
             server = health.Server(_places(settings, agent))
         except OSError as error:

@@ -124,7 +124,7 @@ async def test_a_first_start_waits_for_a_slow_list_and_goes_by_it(
     assert agent.unready()
     api.answer = [configuration(mode="observe")]
     await until(lambda: not agent.unready())
-    assert agent.reconciler.residents
+    assert agent.reconciler.endpoints
     assert ours(node) == []
     assert node.lines("ip route show 10.65.0.2") == ["10.65.0.2 dev tap0 proto 5 scope link"]
 

@@ -88,12 +88,12 @@ class World:
         """Begin a life; the API tells of no endpoint so far."""
         self.memory = Memory(self.directory)
         self.loop = Reconciler(self.settings, self.desk, self.memory)  # type: ignore[arg-type]
-        self.loop.kernel.paused = self.paused
+        self.loop.enforcer.paused = self.paused
         self.intake = Intake(self.loop, self.desk, self.memory)  # type: ignore[arg-type]
         self.observation = Observation(self.loop)
         await self.observation.begin(self.intake, self.memory.load())
         self._tasks = [
-            asyncio.create_task(self.loop.kernel.guard.run()),
+            asyncio.create_task(self.loop.enforcer.guard.run()),
             asyncio.create_task(self.observation.run()),
         ]
         if synced:
@@ -106,11 +106,11 @@ class World:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
-        for resident in self.loop.residents.values():
-            resident.retire()
+        for endpoint in self.loop.endpoints.values():
+            endpoint.retire()
         await self.memory.flush()
         self.memory.close()
-        self.loop.kernel.close()
+        self.loop.enforcer.close()
 
     def put(self, name: str = "vm", *, said: str = "", uid: str = "m1", **spec: Any) -> None:
         """Let the API tell of an endpoint: ``said`` as "target" or "target Succeeded"."""
@@ -143,8 +143,8 @@ class World:
 
     def state(self, name: str = "vm") -> str:
         """Return where an endpoint's machine stands."""
-        resident = self.loop.residents.get(ObjectKey("default", name))
-        return resident.machine.state if resident else "gone"
+        endpoint = self.loop.endpoints.get(ObjectKey("default", name))
+        return endpoint.machine.state if endpoint else "gone"
 
     def routes(self) -> list[str]:
         """Return the routes to the VM's addresses in the main table."""
@@ -208,15 +208,15 @@ class World:
 
     async def at_rest(self) -> None:
         """Wait until everything was looked at, and nobody wants another look."""
-        lodging = self.loop.lodging
-        follow, looked = lodging.observed, asyncio.Event()
-        lodging.observed = looked.set  # type: ignore[method-assign]
+        interfaces = self.loop.interfaces
+        follow, looked = interfaces.observed, asyncio.Event()
+        interfaces.observed = looked.set  # type: ignore[method-assign]
         # The first to end may have been under way already.
         for _ in range(2):
             self.observation.look()
             await looked.wait()
             looked.clear()
-        lodging.observed = follow  # type: ignore[method-assign]
+        interfaces.observed = follow  # type: ignore[method-assign]
         follow()
 
     def send(self, octets: bytes = RARP) -> None:
@@ -235,10 +235,10 @@ class World:
 
     def announce(self, name: str = "vm", *, is_answer: bool = False) -> None:
         """Let the endpoint's listener have heard its guest."""
-        resident = self.loop.residents[ObjectKey("default", name)]
+        endpoint = self.loop.endpoints[ObjectKey("default", name)]
         signal = Signal.PROBE if is_answer else Signal.RARP
         accepted = Accepted(signal, bytes.fromhex(MAC.replace(":", "")), is_answer)
-        self.loop.heard(resident.key, resident.machine.episode, accepted, time.time_ns())
+        self.loop.heard(endpoint.key, endpoint.machine.episode, accepted, time.time_ns())
 
     @contextlib.contextmanager
     def deaf(self) -> Iterator[None]:

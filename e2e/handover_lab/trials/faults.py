@@ -21,22 +21,22 @@ from handover_nodeagent.api.client import ApiServer
 from handover_nodeagent.kernel import routes
 from handover_nodeagent.kernel.netlink import channel
 from handover_nodeagent.memory import Memory
-from handover_nodeagent.reconcile.alarms import Attendance
-from handover_nodeagent.routes.router import Router
+from handover_nodeagent.reconcile.alarms import Alarms
+from handover_nodeagent.routes.host_routes import Routes
 from handover_nodeagent.sniff.ear import Ear
 
 Moment = Literal["before", "after"]
 
 STEPS: Final[dict[str, tuple[Any, str]]] = {
     "hearing": (Ear, "heard"),
-    "sending": (Router, "cut_over"),
+    "sending": (Routes, "cut_over"),
     "answer": (channel.Channel, "_collect"),
     "deciding": (fsm, "step"),
-    "gateway": (Attendance, "correct"),
-    "attendance": (Attendance, "follow"),
+    "gateway": (Alarms, "correct"),
+    "alarms": (Alarms, "follow"),
     "question": (Ear, "ask"),
-    "timer": (Attendance, "_pop"),
-    "exchange": (Router, "_carry_out"),
+    "timer": (Alarms, "_pop"),
+    "exchange": (Routes, "_carry_out"),
     "removal": (routes, "encode_remove"),
     "memory": (Memory, "_store"),
     "rename": (Path, "replace"),

@@ -13,13 +13,13 @@ from handover_api.workloadendpoint import State
 from handover_nodeagent.fsm import commands, timers
 from handover_nodeagent.fsm.events import Event, FellSilent
 from handover_nodeagent.fsm.timers import Timer
-from handover_nodeagent.reconcile.endpoint import Resident
-from handover_nodeagent.routes.router import Router
+from handover_nodeagent.reconcile.endpoint import Endpoint
+from handover_nodeagent.routes.host_routes import Routes
 from handover_nodeagent.sniff import ear
 from handover_nodeagent.sniff.ear import Audience, Ear
 
 
-class Attendance:
+class Alarms:
     """Attends all endpoints; timers feed their events back.
 
     ``expectation`` is told when the first guest is awaited (True) and when no one is any more.
@@ -28,8 +28,8 @@ class Attendance:
     def __init__(
         self,
         audience: Audience,
-        feed: Callable[[Resident, Event], None],
-        overdue: Callable[[Resident], None],
+        feed: Callable[[Endpoint, Event], None],
+        overdue: Callable[[Endpoint], None],
         clock: Callable[[], dt.datetime],
     ) -> None:
         self.expectation: Callable[[bool], None] = _nothing
@@ -39,23 +39,23 @@ class Attendance:
         self._overdue = overdue
         self._clock = clock
 
-    def follow(self, resident: Resident, router: Router, settings: Settings) -> None:
+    def follow(self, endpoint: Endpoint, routes: Routes, settings: Settings) -> None:
         """Let ears, prepared cutover and timers follow the machine; while paused, none."""
-        if settings.mode is Mode.PAUSED or resident.is_paused:
-            self.leave(resident)
+        if settings.mode is Mode.PAUSED or endpoint.is_paused:
+            self.leave(endpoint)
             return
-        self._listen(resident, settings)
-        is_target = resident.machine.state is State.TARGET
-        local = resident.local(settings)
-        resident.prepared = router.prepare(local) if is_target else None
-        self._await(resident.key, is_awaited=is_target)
-        self._wind(resident, timers.timer(resident.machine, settings))
-        self._wind_overdue(resident, settings)
+        self._listen(endpoint, settings)
+        is_target = endpoint.machine.state is State.TARGET
+        local = endpoint.local(settings)
+        endpoint.prepared = routes.prepare(local) if is_target else None
+        self._await(endpoint.key, is_awaited=is_target)
+        self._wind(endpoint, timers.timer(endpoint.machine, settings))
+        self._wind_overdue(endpoint, settings)
 
-    def leave(self, resident: Resident) -> None:
+    def leave(self, endpoint: Endpoint) -> None:
         """Attend an endpoint no more."""
-        resident.retire()
-        self._await(resident.key, is_awaited=False)
+        endpoint.retire()
+        self._await(endpoint.key, is_awaited=False)
 
     def _await(self, key: ObjectKey, *, is_awaited: bool) -> None:
         awaited = bool(self._awaited)
@@ -63,74 +63,74 @@ class Attendance:
         if bool(self._awaited) is not awaited:
             self.expectation(not awaited)
 
-    def question(self, resident: Resident, command: commands.Command) -> None:
+    def question(self, endpoint: Endpoint, command: commands.Command) -> None:
         """Send the guest what *command* wants sent."""
-        if resident.ear is None:
+        if endpoint.ear is None:
             return
         if isinstance(command, commands.StartProbes):
-            resident.ear.start_probes()
+            endpoint.ear.start_probes()
         elif isinstance(command, commands.RenewProbes):
-            resident.ear.renew_probes()
+            endpoint.ear.renew_probes()
         elif isinstance(command, commands.AskGuest):
-            resident.ear.ask()
+            endpoint.ear.ask()
 
-    def correct(self, resident: Resident, settings: Settings) -> None:
+    def correct(self, endpoint: Endpoint, settings: Settings) -> None:
         """Tell the guest where its gateway is now."""
-        if settings.mode is not Mode.ACTIVE or resident.is_paused:
+        if settings.mode is not Mode.ACTIVE or endpoint.is_paused:
             return
-        if resident.ear:
-            resident.ear.correct()
-        elif resident.link:
-            ear.correct_without(resident.attention(resident.link, settings))
+        if endpoint.ear:
+            endpoint.ear.correct()
+        elif endpoint.link:
+            ear.correct_without(endpoint.attention(endpoint.link, settings))
 
-    def _listen(self, resident: Resident, settings: Settings) -> None:
-        tuning = resident.tuning(settings)
+    def _listen(self, endpoint: Endpoint, settings: Settings) -> None:
+        tuning = endpoint.tuning(settings)
         if tuning is None:
-            if resident.ear:
-                resident.ear.close()
-            resident.ear = None
-        elif resident.ear:
-            resident.ear.tune(tuning)
+            if endpoint.ear:
+                endpoint.ear.close()
+            endpoint.ear = None
+        elif endpoint.ear:
+            endpoint.ear.tune(tuning)
         else:
-            resident.ear = Ear(resident.key, tuning, self._audience)
+            endpoint.ear = Ear(endpoint.key, tuning, self._audience)
 
-    def _wind(self, resident: Resident, timer: Timer | None) -> None:
-        if timer == resident.timer:
+    def _wind(self, endpoint: Endpoint, timer: Timer | None) -> None:
+        if timer == endpoint.timer:
             return
-        if resident.alarm:
-            resident.alarm.cancel()
-        resident.timer, resident.alarm = timer, None
+        if endpoint.alarm:
+            endpoint.alarm.cancel()
+        endpoint.timer, endpoint.alarm = timer, None
         if timer:
             delay = timer.delay(self._clock())
-            resident.alarm = _later(delay, self._pop, resident, timer)
+            endpoint.alarm = _later(delay, self._pop, endpoint, timer)
 
-    def _pop(self, resident: Resident, timer: Timer) -> None:
-        resident.timer = resident.alarm = None
-        self._feed(resident, timer.pops)
+    def _pop(self, endpoint: Endpoint, timer: Timer) -> None:
+        endpoint.timer = endpoint.alarm = None
+        self._feed(endpoint, timer.pops)
 
-    def waits_on(self, resident: Resident, event: FellSilent) -> bool:
+    def waits_on(self, endpoint: Endpoint, event: FellSilent) -> bool:
         """Tell whether it is too early for silence; then it is due again when it may be true."""
-        if resident.ear is None or event.episode != resident.machine.episode:
+        if endpoint.ear is None or event.episode != endpoint.machine.episode:
             return False
-        left = resident.ear.silence_in(timers.SILENCE.total_seconds())
+        left = endpoint.ear.silence_in(timers.SILENCE.total_seconds())
         if left <= 0:
             return False
         length = dt.timedelta(seconds=left)
-        self._wind(resident, Timer(self._clock() + length, length, event))
+        self._wind(endpoint, Timer(self._clock() + length, length, event))
         return True
 
-    def _wind_overdue(self, resident: Resident, settings: Settings) -> None:
+    def _wind_overdue(self, endpoint: Endpoint, settings: Settings) -> None:
         """Have a Target reported that hears nothing; it listens on."""
-        due = timers.target_overdue(resident.machine, settings)
-        if resident.overdue_alarm:
-            resident.overdue_alarm.cancel()
-            resident.overdue_alarm = None
+        due = timers.target_overdue(endpoint.machine, settings)
+        if endpoint.overdue_alarm:
+            endpoint.overdue_alarm.cancel()
+            endpoint.overdue_alarm = None
         # A clock that was set back does not prolong the wait.
         longest = settings.target_timeout.total_seconds()
         left = min((due - self._clock()).total_seconds(), longest) if due else 0.0
-        resident.overdue = due is not None and left <= 0
+        endpoint.overdue = due is not None and left <= 0
         if left > 0:
-            resident.overdue_alarm = _later(left, self._overdue, resident)
+            endpoint.overdue_alarm = _later(left, self._overdue, endpoint)
 
 
 def _later(delay: float, call: Callable[..., None], *arguments: object) -> asyncio.TimerHandle:

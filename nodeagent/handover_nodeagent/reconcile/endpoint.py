@@ -20,7 +20,7 @@ from handover_nodeagent.network.admission import Admission
 from handover_nodeagent.network.desired import LocalEndpoint
 from handover_nodeagent.network.model import Link
 from handover_nodeagent.network.placement import Unplaced
-from handover_nodeagent.routes.router import Prepared
+from handover_nodeagent.routes.host_routes import Prepared
 from handover_nodeagent.sniff import probe
 from handover_nodeagent.sniff.ear import Ear, Tuning
 
@@ -39,13 +39,13 @@ class Heard:
 
 
 @dataclass(slots=True)
-class Resident:
+class Endpoint:
     """What the loop keeps of an endpoint; the loop alone changes it.
 
     ``is_paused``: its namespace is. ``is_guarded`` is false where it was when it was first seen.
     """
 
-    endpoint: WorkloadEndpoint
+    object: WorkloadEndpoint
     machine: Machine
     placement: Link | Unplaced
     admission: Admission
@@ -67,12 +67,12 @@ class Resident:
     @property
     def key(self) -> ObjectKey:
         """Namespace and name."""
-        return self.endpoint.key
+        return self.object.key
 
     @property
     def uid(self) -> str:
         """The object's uid: another one is another endpoint, whatever its name."""
-        return self.endpoint.metadata.uid
+        return self.object.metadata.uid
 
     @property
     def link(self) -> Link | None:
@@ -85,16 +85,16 @@ class Resident:
 
         What the kernel's neighbour table has (``neigh_mac``) may be an old guest's: good to ask.
         """
-        return self.endpoint.spec.mac or self.learned_mac
+        return self.object.spec.mac or self.learned_mac
 
     @property
-    def wishes(self) -> tuple[str, ...]:
+    def interface_names(self) -> tuple[str, ...]:
         """The names of interfaces that would be its own."""
-        named = self.endpoint.spec.interface
+        named = self.object.spec.interface
         if named:
             return (named,)
-        calico = placement.calico_name(self.endpoint)
-        return (calico,) if placement.is_primary(self.endpoint) else ()
+        calico = placement.calico_name(self.object)
+        return (calico,) if placement.is_primary(self.object) else ()
 
     def is_owned(self, settings: Settings) -> bool:
         """Tell whether its routes are ours to program."""
@@ -110,7 +110,7 @@ class Resident:
             machine.settled(current).state,
             self.link,
             self.mac,
-            self.endpoint.metadata.creation_timestamp,
+            self.object.metadata.creation_timestamp,
             self.is_owned(settings),
             isinstance(self.placement, Unplaced)
             and self.placement.reason is EndpointReason.INTERFACE_REFUSED,
@@ -130,7 +130,7 @@ class Resident:
         return Tuning(
             link,
             self.admission.allowed,
-            gateways.of(self.endpoint.spec, link, settings),
+            gateways.of(self.object.spec, link, settings),
             self.mac,
             trusting,
             self.machine.state,
@@ -156,7 +156,7 @@ class Resident:
         """Return what a restart needs."""
         stood = remember(self.machine)
         name = self.link.name if self.link else None
-        return Record.of(self.endpoint, stood, self.cutover, self.learned_mac, name)
+        return Record.of(self.object, stood, self.cutover, self.learned_mac, name)
 
     def retire(self) -> Self:
         """Stop its timers and its listening."""

@@ -10,10 +10,10 @@ from handover_api.names import ObjectKey
 from handover_nodeagent import faults
 from handover_nodeagent.network.desired import Affected
 from handover_nodeagent.network.model import ArpGuard, IPAddress
-from handover_nodeagent.reconcile.guard import GuardKeeper
-from handover_nodeagent.reconcile.seating import Seating
+from handover_nodeagent.reconcile.guard import GuardReconciler
+from handover_nodeagent.reconcile.link_index import LinkIndex
 from handover_nodeagent.retry import Retries
-from handover_nodeagent.routes.router import Router
+from handover_nodeagent.routes.host_routes import Routes
 
 _NONE_OF_THE_KERNELS: Final = (
     "live_migration_route_convergence_time",
@@ -27,7 +27,7 @@ SLICE: Final = 16
 Told = Callable[[Iterable[ObjectKey]], None]
 
 
-class Enforcement:
+class Enforcer:
     """The kernel as the endpoints want it; left alone until :meth:`release`.
 
     As long as not all endpoints are known, one could take another one's route out. ``observe`` is
@@ -35,16 +35,16 @@ class Enforcement:
     ``paused``: the namespaces whose endpoints are left as they are.
     """
 
-    def __init__(self, settings: Settings, seating: Seating, told: Told) -> None:
+    def __init__(self, settings: Settings, link_index: LinkIndex, told: Told) -> None:
         """Call *told* with the endpoints for which it came out otherwise than before."""
-        self.router = Router(settings)
-        self.guard = GuardKeeper(self._wanted_guard, self._tell_everybody)
+        self.routes = Routes(settings)
+        self.guard = GuardReconciler(self._wanted_guard, self._tell_everybody)
         self.blindness = ""
         self.handed_back = False
         self.paused = frozenset[str]()
         self.observe: Callable[[], None] = _nothing
         self.settings = settings
-        self._seating = seating
+        self._link_index = link_index
         self._told = told
         self._held: list[Affected] | None = []
         self._was_held = True
@@ -66,7 +66,7 @@ class Enforcement:
         self._held = None
         if complete and not self._is_complete:
             self._is_complete = True
-            affected |= Affected(self.router.addresses())
+            affected |= Affected(self.routes.addresses())
         self.apply(affected)
         self.guard.replace()
 
@@ -93,19 +93,19 @@ class Enforcement:
         try:
             # What is desired now counts, which may have changed meanwhile.
             self.apply(Affected(addresses))
-            self._told(self.router.desired.endpoints_with(addresses))
+            self._told(self.routes.desired.endpoints_with(addresses))
         finally:
             self._go_on()
 
     def _apply(self, affected: Affected, *, give_back: bool) -> None:
         before = {address: self.trouble(address) for address in affected.addresses}
         # A route on a device that nobody has told us of may be that of an endpoint to come.
-        self.router.devices = None if self._is_complete else self._seating.taken
+        self.routes.devices = None if self._is_complete else self._link_index.taken
         self._reach(affected.addresses, give_back=give_back)
         self.guard.touch(affected.interfaces)
         changed = [address for address, was in before.items() if was != self.trouble(address)]
         if changed:
-            self._told(self.router.desired.endpoints_with(changed))
+            self._told(self.routes.desired.endpoints_with(changed))
         self._mind(affected.addresses)
 
     def _reach(self, addresses: frozenset[IPAddress], *, give_back: bool) -> None:
@@ -113,7 +113,7 @@ class Enforcement:
         for address in addresses & self._faulty.keys():
             del self._faulty[address]
         try:
-            self.router.apply(addresses, give_back=give_back)
+            self.routes.apply(addresses, give_back=give_back)
         except Exception as error:  # noqa: BLE001  the root of what is done for each address
             if len(addresses) > 1:
                 for address in addresses:
@@ -125,7 +125,7 @@ class Enforcement:
 
     def trouble(self, address: IPAddress) -> tuple[str, str]:
         """Say what the kernel refused for *address*, and what went wrong here; "" for nothing."""
-        return self.router.refused.get(address, ""), self._faulty.get(address, "")
+        return self.routes.refused.get(address, ""), self._faulty.get(address, "")
 
     def spare(self, key: ObjectKey, addresses: Iterable[IPAddress]) -> frozenset[IPAddress]:
         """Leave the routes of *addresses* alone as long as no endpoint that is known has them.
@@ -137,7 +137,7 @@ class Enforcement:
         if spared:
             self._spared[key] = spared
         if before != spared:
-            self.router.spared = frozenset[IPAddress]().union(*self._spared.values())
+            self.routes.spared = frozenset[IPAddress]().union(*self._spared.values())
         return before - spared
 
     def reapply(self, addresses: Iterable[IPAddress]) -> None:
@@ -146,25 +146,25 @@ class Enforcement:
 
     def reapply_all(self) -> None:
         """Make the kernel what is desired, once more; prune once all endpoints are known."""
-        known = self.router.desired.everything().addresses
-        self.reapply(known | self.router.addresses() if self._is_complete else known)
+        known = self.routes.desired.everything().addresses
+        self.reapply(known | self.routes.addresses() if self._is_complete else known)
 
     def configure(self, settings: Settings) -> None:
         """Go by other *settings* from the next apply on."""
         self.settings = settings
-        self.router.configure(settings)
+        self.routes.configure(settings)
 
     def follow(self, before: Settings, affected: Affected, guard: ArpGuard) -> None:
         """Apply what another configuration than *before* asks for, and nothing else.
 
         *affected* and *guard* are what there was under it.
         """
-        settings, desired = self.settings, self.router.desired
+        settings, desired = self.settings, self.routes.desired
         now = desired.guard(desired.everything().interfaces)
         interfaces = {name for name in guard.keys() | now if guard.get(name) != now.get(name)}
         affected |= Affected(desired.everything().addresses, frozenset(interfaces))
         if self._is_complete:
-            affected |= Affected(self.router.addresses())
+            affected |= Affected(self.routes.addresses())
         if not _concerns_kernel(before, settings):
             affected = Affected()
         if not self._was_held:
@@ -188,13 +188,13 @@ class Enforcement:
         if self._next:
             self._next.cancel()
         self._later.clear()
-        self.router.close()
+        self.routes.close()
 
     def _mind(self, addresses: frozenset[IPAddress]) -> None:
         """Plan another attempt for what was refused."""
-        refused = addresses & (self.router.refused.keys() | self._faulty.keys())
-        if self.router.is_doubtful:
-            self.router.is_doubtful = False
+        refused = addresses & (self.routes.refused.keys() | self._faulty.keys())
+        if self.routes.is_doubtful:
+            self.routes.is_doubtful = False
             self.observe()
         self._retries.succeeded(addresses - refused)
         self._retries.failed(refused)
@@ -202,11 +202,11 @@ class Enforcement:
     def _wanted_guard(self, interfaces: Iterable[str] | None) -> ArpGuard | None:
         if self.settings.mode is not Mode.ACTIVE:
             return None
-        desired = self.router.desired
+        desired = self.routes.desired
         return desired.guard(desired.everything().interfaces if interfaces is None else interfaces)
 
     def _tell_everybody(self) -> None:
-        desired = self.router.desired
+        desired = self.routes.desired
         self._told(desired.endpoints_with(desired.everything().addresses))
 
 

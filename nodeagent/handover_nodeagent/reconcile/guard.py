@@ -20,7 +20,7 @@ CALM: Final = 5 * foreign.INTERVAL
 _log: Final = structlog.get_logger()
 
 
-class GuardKeeper:
+class GuardReconciler:
     """Level-triggered: what an interface is to have is asked for when its turn comes.
 
     ``trouble`` says why the guard is not as it should be, ``contest`` who undoes it; "" when all

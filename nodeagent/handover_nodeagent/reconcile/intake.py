@@ -19,7 +19,7 @@ from handover_nodeagent.network.desired import Affected
 from handover_nodeagent.network.model import Link
 from handover_nodeagent.reconcile.loop import Reconciler
 from handover_nodeagent.reconcile.orphans import Orphan, stray_key
-from handover_nodeagent.routes.router import Observed
+from handover_nodeagent.routes.host_routes import Observed
 from handover_nodeagent.status.conditions import Stub
 from handover_nodeagent.status.report import Reporter
 
@@ -46,13 +46,13 @@ class Intake:
     ) -> None:
         """Begin with what the kernel has and what the last agent remembered."""
         reconciler = self._reconciler
-        reconciler.lodging.links.replace_all(links)
-        reconciler.router.load(observed)
+        reconciler.interfaces.links.replace_all(links)
+        reconciler.routes.load(observed)
         kept = frozenset(observed.ours)
         for key, record in records.items():
             orphans = [route for route in record.routes if route in kept]
             for route in orphans:
-                reconciler.router.desired.put_orphan(route)
+                reconciler.routes.desired.put_orphan(route)
             if orphans:
                 left = Orphan(key, tuple(orphans), record.learned_mac, record.gateways)
                 reconciler.orphans.keep(left)
@@ -61,7 +61,7 @@ class Intake:
                 reconciler.meet(record.endpoint, record)
             elif record.spared:
                 self._unconfirmed.add(key)
-                reconciler.kernel.spare(key, record.spared)
+                reconciler.enforcer.spare(key, record.spared)
             elif not orphans:
                 self._memory.keep(key, lambda: None)
         if records:
@@ -69,36 +69,36 @@ class Intake:
 
     def put(self, raw: Mapping[str, object]) -> None:
         """Take in one version of an endpoint."""
-        endpoint = parse.endpoint(raw)
-        self._unconfirmed.discard(endpoint.key)
-        if isinstance(endpoint, parse.Unreadable):
-            self._leave(endpoint)
+        obj = parse.endpoint(raw)
+        self._unconfirmed.discard(obj.key)
+        if isinstance(obj, parse.Unreadable):
+            self._leave(obj)
             return
-        self._reporter.known(endpoint.key, endpoint.metadata.uid, endpoint.status)
-        resident = self._reconciler.residents.get(endpoint.key)
-        if resident is None or resident.uid != endpoint.metadata.uid:
-            self._reconciler.meet(endpoint, None)
+        self._reporter.known(obj.key, obj.metadata.uid, obj.status)
+        endpoint = self._reconciler.endpoints.get(obj.key)
+        if endpoint is None or endpoint.uid != obj.metadata.uid:
+            self._reconciler.meet(obj, None)
             return
-        self._reconciler.kernel.spare(endpoint.key, ())
+        self._reconciler.enforcer.spare(obj.key, ())
         # The status is the agent's own; what it was at first is all that ever counts.
-        endpoint = endpoint.model_copy(update={"status": resident.endpoint.status})
-        if self._leaves(endpoint.key):
-            resident.endpoint = endpoint
+        obj = obj.model_copy(update={"status": endpoint.object.status})
+        if self._leaves(obj.key):
+            endpoint.object = obj
         else:
-            self._reconciler.update(resident, endpoint)
+            self._reconciler.update(endpoint, obj)
 
     def drop(self, key: ObjectKey, uid: str) -> None:
         """Take in that an endpoint's object is gone."""
-        resident = self._reconciler.residents.get(key)
-        if resident and resident.uid != uid:
+        endpoint = self._reconciler.endpoints.get(key)
+        if endpoint and endpoint.uid != uid:
             return
         if self._leaves(key):
             self._unconfirmed.add(key)
-        elif resident is None:
+        elif endpoint is None:
             self._reconciler.forget(key)
             self._memory.keep(key, lambda: None)
         else:
-            self._reconciler.feed(resident, Deleted())
+            self._reconciler.feed(endpoint, Deleted())
 
     def synced(self) -> None:
         """Know that all endpoints of this node have been told."""
@@ -109,7 +109,7 @@ class Intake:
         self.is_synced = True
         self._doubt_strays()
         self._release(complete=True)
-        _log.info("synced", endpoints=len(self._reconciler.residents))
+        _log.info("synced", endpoints=len(self._reconciler.endpoints))
 
     def configure(self, settings: Settings, misconfigured: str = "") -> None:
         """Have another configuration followed, and touch nothing that it does not concern."""
@@ -119,31 +119,31 @@ class Intake:
         if reconciler.settings != settings:
             _log.info("configured", **settings.to_object())
             self._change(reconciler.settings, settings)
-        reconciler.report(reconciler.residents)
+        reconciler.report(reconciler.endpoints)
 
     def pause(self, namespaces: frozenset[str]) -> None:
         """Leave the endpoints of *namespaces* as they are, and go on with those of others.
 
         The end is like a restart of the agent, for those alone whom it concerns.
         """
-        reconciler, kernel = self._reconciler, self._reconciler.kernel
-        concerned = kernel.paused ^ namespaces
-        residents = [one for one in reconciler.residents.values() if one.key.namespace in concerned]
-        for resident in residents:
-            reconciler.digest(resident)
-        kernel.paused = namespaces
-        kernel.hold()
-        for resident in residents:
-            resident.is_paused = resident.key.namespace in namespaces
-            reconciler.router.desired.put(resident.local(reconciler.settings))
-            if self._leaves(resident.key):
-                reconciler.attendance.follow(resident, reconciler.router, reconciler.settings)
+        reconciler, enforcer = self._reconciler, self._reconciler.enforcer
+        concerned = enforcer.paused ^ namespaces
+        endpoints = [one for one in reconciler.endpoints.values() if one.key.namespace in concerned]
+        for endpoint in endpoints:
+            reconciler.digest(endpoint)
+        enforcer.paused = namespaces
+        enforcer.hold()
+        for endpoint in endpoints:
+            endpoint.is_paused = endpoint.key.namespace in namespaces
+            reconciler.routes.desired.put(endpoint.local(reconciler.settings))
+            if self._leaves(endpoint.key):
+                reconciler.alarms.follow(endpoint, reconciler.routes, reconciler.settings)
             else:
-                reconciler.meet(resident.endpoint, resident.record())
-        kernel.follow(reconciler.settings, Affected(), {})
+                reconciler.meet(endpoint.object, endpoint.record())
+        enforcer.follow(reconciler.settings, Affected(), {})
         if self.is_synced:
             self._drop_unconfirmed()
-        reconciler.report(one.key for one in residents)
+        reconciler.report(one.key for one in endpoints)
 
     def _change(self, before: Settings, settings: Settings) -> None:
         if before.mode is not Mode.PAUSED:
@@ -160,21 +160,21 @@ class Intake:
         reconciler = self._reconciler
         reconciler.settings = settings
         is_resumed = before.mode is Mode.PAUSED and not self._is_paused
-        desired = reconciler.router.desired
+        desired = reconciler.routes.desired
         guard = desired.guard(desired.everything().interfaces)
         addresses = desired.everything().addresses
-        for resident in reconciler.residents.values():
-            reconciler.digest(resident)
-        reconciler.kernel.hold()
-        reconciler.kernel.configure(settings)
-        for resident in tuple(reconciler.residents.values()):
-            resident.admission = reconciler.lodging.admit(resident.endpoint, resident.link)
-            reconciler.router.desired.put(resident.local(settings))
-            if is_resumed and not resident.is_paused:
-                reconciler.meet(resident.endpoint, resident.record())
-        reconciler.kernel.follow(before, Affected(addresses), guard)
-        for resident in reconciler.residents.values():
-            reconciler.attendance.follow(resident, reconciler.router, settings)
+        for endpoint in reconciler.endpoints.values():
+            reconciler.digest(endpoint)
+        reconciler.enforcer.hold()
+        reconciler.enforcer.configure(settings)
+        for endpoint in tuple(reconciler.endpoints.values()):
+            endpoint.admission = reconciler.interfaces.admit(endpoint.object, endpoint.link)
+            reconciler.routes.desired.put(endpoint.local(settings))
+            if is_resumed and not endpoint.is_paused:
+                reconciler.meet(endpoint.object, endpoint.record())
+        reconciler.enforcer.follow(before, Affected(addresses), guard)
+        for endpoint in reconciler.endpoints.values():
+            reconciler.alarms.follow(endpoint, reconciler.routes, settings)
         if is_resumed and self.is_synced:
             self._drop_unconfirmed()
 
@@ -185,14 +185,14 @@ class Intake:
 
     def _leaves(self, key: ObjectKey) -> bool:
         """Tell whether an endpoint is left as it is, with all others or with its namespace."""
-        return self._is_paused or key.namespace in self._reconciler.kernel.paused
+        return self._is_paused or key.namespace in self._reconciler.enforcer.paused
 
     def _drop_unconfirmed(self) -> None:
         """Take in the end of what was remembered but not told, or dropped while paused."""
         gone, self._unconfirmed = self._unconfirmed, set()
         for key in gone:
-            resident = self._reconciler.residents.get(key)
-            self.drop(key, resident.uid if resident else "")
+            endpoint = self._reconciler.endpoints.get(key)
+            self.drop(key, endpoint.uid if endpoint else "")
 
     def _doubt_strays(self) -> None:
         """Let guests be asked before routes go that no endpoint wants, nor any memory.
@@ -201,19 +201,19 @@ class Intake:
         spoken to since the node's start, or its interface's.
         """
         reconciler = self._reconciler
-        for route in reconciler.router.strays():
-            if reconciler.router.find_mac([route.address], route.oif):
-                reconciler.router.desired.put_orphan(route)
+        for route in reconciler.routes.strays():
+            if reconciler.routes.find_mac([route.address], route.oif):
+                reconciler.routes.desired.put_orphan(route)
                 reconciler.orphans.keep(Orphan(stray_key(route), (route,)))
 
-    def _leave(self, endpoint: parse.Unreadable) -> None:
+    def _leave(self, obj: parse.Unreadable) -> None:
         """Let an endpoint that nobody can read be as it is."""
         metrics.UNREADABLE.inc()
-        _log.warning("unreadable_endpoint", endpoint=str(endpoint.key), why=str(endpoint))
-        stub = Stub(endpoint.key, endpoint.uid, endpoint.generation, endpoint.status)
-        self._reporter.known(endpoint.key, endpoint.uid, endpoint.status)
-        self._reconciler.unreadable(stub, endpoint.ips, str(endpoint))
+        _log.warning("unreadable_endpoint", endpoint=str(obj.key), why=str(obj))
+        stub = Stub(obj.key, obj.uid, obj.generation, obj.status)
+        self._reporter.known(obj.key, obj.uid, obj.status)
+        self._reconciler.unreadable(stub, obj.ips, str(obj))
 
     def _release(self, *, complete: bool) -> None:
-        self._reconciler.kernel.release(complete=complete)
-        self._reconciler.report(self._reconciler.residents)
+        self._reconciler.enforcer.release(complete=complete)
+        self._reconciler.report(self._reconciler.endpoints)

@@ -27,8 +27,8 @@ from handover_nodeagent.memory import Record
 from handover_nodeagent.network.model import IPAddress, Link
 from handover_nodeagent.reconcile.intake import Intake
 from handover_nodeagent.reconcile.loop import Reconciler
-from handover_nodeagent.routes import router
-from handover_nodeagent.routes.router import Observed
+from handover_nodeagent.routes import host_routes
+from handover_nodeagent.routes.host_routes import Observed
 
 ATTEMPTS: Final = 8
 """So often everything is observed anew because it changed meanwhile."""
@@ -64,9 +64,9 @@ class Observation:
             self._heard,
             self._overflow,
             table=reconciler.settings.route_table,
-            own_port=reconciler.router.port,
+            own_port=reconciler.routes.port,
         )
-        reconciler.kernel.observe = self.look
+        reconciler.enforcer.observe = self.look
 
     async def begin(self, intake: Intake, records: Mapping[ObjectKey, Record]) -> None:
         """Start *intake* from the kernel and the last agent's *records*."""
@@ -100,15 +100,15 @@ class Observation:
     async def _look_once(self) -> bool:
         self._wanted.clear()
         view = await self._observe(self._known)
-        self._reconciler.router.load(view.observed)
-        for diff in self._reconciler.lodging.links.replace_all(view.links):
-            self._reconciler.lodging.changed(diff)
-        self._reconciler.lodging.observed()
+        self._reconciler.routes.load(view.observed)
+        for diff in self._reconciler.interfaces.links.replace_all(view.links):
+            self._reconciler.interfaces.changed(diff)
+        self._reconciler.interfaces.observed()
         await asyncio.sleep(REST)
         return view.is_current
 
     def _known(self) -> list[IPAddress]:
-        return list(self._reconciler.router.desired.everything().addresses)
+        return list(self._reconciler.routes.desired.everything().addresses)
 
     def look(self) -> None:
         """Look at everything soon."""
@@ -127,13 +127,13 @@ class Observation:
             self._notifications.follow(settings.route_table)
             try:
                 found = await asyncio.to_thread(links.observe, settings.route_table)
-                observed = await asyncio.to_thread(router.observe, settings, addresses)
+                observed = await asyncio.to_thread(host_routes.observe, settings, addresses)
             except ObservationError as error:
                 _log.warning("cannot_observe", why=str(error), again_in_seconds=PATIENCE)
-                self._reconciler.kernel.seen(str(error))
+                self._reconciler.enforcer.seen(str(error))
                 await asyncio.sleep(PATIENCE)
                 continue
-            self._reconciler.kernel.seen()
+            self._reconciler.enforcer.seen()
             # Of an address that came meanwhile nobody was asked for foreign routes.
             is_current = before == self._state() and set(addresses) >= set(known())
             attempt += 1
@@ -142,7 +142,7 @@ class Observation:
 
     def _state(self) -> tuple[int, int]:
         """Return what differs when something happened between."""
-        return self._news, self._reconciler.router.writes
+        return self._news, self._reconciler.routes.writes
 
     def _heard(self, notification: Notification) -> None:
         self._news += 1
@@ -150,15 +150,15 @@ class Observation:
             return
         reconciler = self._reconciler
         if isinstance(notification, LinkChanged):
-            reconciler.lodging.changed(reconciler.lodging.links.change(notification))
+            reconciler.interfaces.changed(reconciler.interfaces.links.change(notification))
         elif isinstance(notification, LinkRemoved):
-            reconciler.lodging.changed(reconciler.lodging.links.remove(notification))
+            reconciler.interfaces.changed(reconciler.interfaces.links.remove(notification))
         elif isinstance(notification, AddressChanged):
-            reconciler.lodging.changed(reconciler.lodging.links.readdress(notification))
+            reconciler.interfaces.changed(reconciler.interfaces.links.readdress(notification))
         elif isinstance(notification, DefaultRouteChanged):
             self.look()
-        elif reconciler.router.heard(notification):
-            reconciler.lodging.routed(notification.route.address)
+        elif reconciler.routes.heard(notification):
+            reconciler.interfaces.routed(notification.route.address)
 
     def _overflow(self) -> None:
         metrics.OVERFLOWS.inc()

@@ -21,7 +21,7 @@ from handover_nodeagent.fsm import timers
 from handover_nodeagent.memory import Memory, Record
 from handover_nodeagent.network.links import Links
 from handover_nodeagent.network.model import IPAddress, Link, Route
-from handover_nodeagent.reconcile.enforce import Enforcement
+from handover_nodeagent.reconcile.enforce import Enforcer
 from handover_nodeagent.sniff.ear import Ear, Tuning
 from handover_nodeagent.sniff.verdict import Accepted
 
@@ -68,8 +68,8 @@ class _Doubted:
 class Orphans:
     """All orphans of this node; each is asked for itself, and one's fault is its own."""
 
-    def __init__(self, kernel: Enforcement, memory: Memory, links: Links) -> None:
-        self._kernel = kernel
+    def __init__(self, enforcer: Enforcer, memory: Memory, links: Links) -> None:
+        self._enforcer = enforcer
         self._memory = memory
         self._links = links
         self._doubted: dict[ObjectKey, _Doubted] = {}
@@ -153,7 +153,7 @@ class Orphans:
             state=State.ASKING,
             episode=self._episode,
             interval=0.0,
-            hint=self._kernel.router.find_mac(addresses, link.index),
+            hint=self._enforcer.routes.find_mac(addresses, link.index),
         )
 
     def _conclude(self, doubted: _Doubted) -> None:
@@ -171,13 +171,13 @@ class Orphans:
 
     def _is_left(self, orphan: Orphan) -> bool:
         """Tell whether nothing may be done now, or not in this namespace."""
-        kernel = self._kernel
-        return kernel.settings.mode is not Mode.ACTIVE or orphan.key.namespace in kernel.paused
+        enforcer = self._enforcer
+        return enforcer.settings.mode is not Mode.ACTIVE or orphan.key.namespace in enforcer.paused
 
     def _lose(self, doubted: _Doubted) -> None:
-        router, held = self._kernel.router, self._held(doubted.orphan)
+        routes, held = self._enforcer.routes, self._held(doubted.orphan)
         self._end(doubted)
-        self._kernel.apply(router.desired.drop_orphans(held))
+        self._enforcer.apply(routes.desired.drop_orphans(held))
         addresses = sorted({str(route.address) for route in held})
         _log.info("orphan_gone", endpoint=str(doubted.orphan.key), addresses=addresses)
 
@@ -187,7 +187,7 @@ class Orphans:
 
     def _held(self, orphan: Orphan) -> tuple[Route, ...]:
         """Return the routes that nobody has claimed and no interface has taken along."""
-        orphaned = self._kernel.router.desired.orphans()
+        orphaned = self._enforcer.routes.desired.orphans()
         return tuple(route for route in orphan.routes if route in orphaned)
 
     def _rest(self, doubted: _Doubted) -> None:

@@ -24,9 +24,9 @@ from handover_nodeagent.fsm.step import Step
 from handover_nodeagent.kernel.arp_guard import rules
 from handover_nodeagent.network import placement
 from handover_nodeagent.network.model import Link
-from handover_nodeagent.reconcile.endpoint import Resident
-from handover_nodeagent.reconcile.enforce import Enforcement
-from handover_nodeagent.reconcile.guard import GuardKeeper
+from handover_nodeagent.reconcile.endpoint import Endpoint
+from handover_nodeagent.reconcile.enforce import Enforcer
+from handover_nodeagent.reconcile.guard import GuardReconciler
 from handover_nodeagent.status import conditions
 from handover_nodeagent.status.conditions import Standing, Stub
 from handover_nodeagent.status.report import Reporter
@@ -41,22 +41,22 @@ LINES: Final = 4096
 _log: Final = structlog.get_logger()
 
 
-class Telling:
+class Publisher:
     """Collects what is to be told and tells it a little later, in order."""
 
     def __init__(
         self,
         reporter: Reporter,
-        describe: Callable[[Resident], Standing],
+        describe: Callable[[Endpoint], Standing],
         clock: Callable[[], dt.datetime],
-        residents: Mapping[ObjectKey, Resident],
+        endpoints: Mapping[ObjectKey, Endpoint],
         attempt: Attempt,
     ) -> None:
-        """Ask *describe* for how one of *residents* stands when its status is made."""
+        """Ask *describe* for how one of *endpoints* stands when its status is made."""
         self._reporter = reporter
         self._describe = describe
         self._clock = clock
-        self._residents = residents
+        self._endpoints = endpoints
         self._attempt = attempt
         self._lines = deque[Callable[[], object]]()
         self._later = deque[Callable[[], object]]()
@@ -65,50 +65,50 @@ class Telling:
         self._states: dict[ObjectKey, State] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def met(self, resident: Resident, found: Found) -> None:
+    def met(self, endpoint: Endpoint, found: Found) -> None:
         """Tell that an endpoint was seen for the first time."""
-        self._count(resident.key, resident.machine.state)
-        state = resident.machine.state
+        self._count(endpoint.key, endpoint.machine.state)
+        state = endpoint.machine.state
         self._line(
             lambda: _log.info(
                 "endpoint",
-                endpoint=str(resident.key),
-                migration=resident.machine.uid,
+                endpoint=str(endpoint.key),
+                migration=endpoint.machine.uid,
                 state=state,
                 role=found.assignment.role,
                 found=found.routes,
-                interface=resident.link.name if resident.link else None,
+                interface=endpoint.link.name if endpoint.link else None,
             )
         )
 
-    def told(self, resident: Resident, before: Machine, step: Step) -> None:
+    def told(self, endpoint: Endpoint, before: Machine, step: Step) -> None:
         """Tell what one event did to an endpoint's machine, if anything."""
         after = step.machine
         if step.input is None or (after and after.state is before.state and not step.impossible):
             return
         state = after.state if after else "gone"
-        self._count(resident.key, after.state if after else None)
+        self._count(endpoint.key, after.state if after else None)
         metrics.TRANSITIONS.labels(before.state, state, step.input).inc()
-        self._line(lambda: _transition(resident, before, after, step))
+        self._line(lambda: _transition(endpoint, before, after, step))
 
-    def cut_over(self, resident: Resident) -> None:
+    def cut_over(self, endpoint: Endpoint) -> None:
         """Tell what the network's share of a switchover was."""
-        cutover = resident.cutover
+        cutover = endpoint.cutover
         assert cutover is not None
         seconds = cutover.announcement_to_route_microseconds / 1e6
         metrics.ANNOUNCEMENT_TO_ROUTE.observe(seconds)
-        metrics.LAST_CUTOVER.labels(*resident.key).set(seconds)
+        metrics.LAST_CUTOVER.labels(*endpoint.key).set(seconds)
 
     def event(
-        self, resident: Resident, reason: str, message: str, *, warning: bool = False
+        self, endpoint: Endpoint, reason: str, message: str, *, warning: bool = False
     ) -> None:
         """Tell the readers of the endpoint."""
-        key, uid = resident.key, resident.uid
+        key, uid = endpoint.key, endpoint.uid
         self._soon(lambda: self._reporter.event(key, uid, reason, message, warning=warning))
 
-    def report(self, resident: Resident) -> None:
+    def report(self, endpoint: Endpoint) -> None:
         """Bring the endpoint's status up to date."""
-        self._unreported[resident.key] = None
+        self._unreported[endpoint.key] = None
         self._wind()
 
     def unstarted(self, stub: Stub, reason: EndpointReason, message: str) -> None:
@@ -116,13 +116,13 @@ class Telling:
         status = stub.but(reason, message, self._clock())
         self._soon(lambda: self._reporter.status(stub.key, stub.uid, status))
 
-    def gone(self, resident: Resident) -> None:
+    def gone(self, endpoint: Endpoint) -> None:
         """Tell nothing more of an endpoint."""
-        self._unreported.pop(resident.key, None)
-        self._conditions.pop(resident.uid, None)
-        if resident.cutover:
-            metrics.LAST_CUTOVER.remove(*resident.key)
-        self._reporter.status(resident.key, resident.uid, None)
+        self._unreported.pop(endpoint.key, None)
+        self._conditions.pop(endpoint.uid, None)
+        if endpoint.cutover:
+            metrics.LAST_CUTOVER.remove(*endpoint.key)
+        self._reporter.status(endpoint.key, endpoint.uid, None)
 
     def flush(self) -> None:
         """Tell all that is pending."""
@@ -154,22 +154,22 @@ class Telling:
             self._attempt(key, "report", partial(self._report, key))
 
     def _report(self, key: ObjectKey) -> None:
-        resident = self._residents.get(key)
-        if resident is None:
+        endpoint = self._endpoints.get(key)
+        if endpoint is None:
             return
-        described = self._describe(resident)
-        if described.shadow and described.shadow != resident.shadow:
+        described = self._describe(endpoint)
+        if described.shadow and described.shadow != endpoint.shadow:
             self._reporter.event(
-                resident.key, resident.uid, "Shadowed", described.shadow, warning=True
+                endpoint.key, endpoint.uid, "Shadowed", described.shadow, warning=True
             )
-        resident.shadow = described.shadow
-        if described.contest and not resident.contest:
-            self.event(resident, "RouteContested", described.contest, warning=True)
-        resident.contest = described.contest
-        before = self._conditions.get(resident.uid, resident.endpoint.status.conditions)
+        endpoint.shadow = described.shadow
+        if described.contest and not endpoint.contest:
+            self.event(endpoint, "RouteContested", described.contest, warning=True)
+        endpoint.contest = described.contest
+        before = self._conditions.get(endpoint.uid, endpoint.object.status.conditions)
         status = conditions.status(described, before, self._clock())
-        self._conditions[resident.uid] = status.conditions
-        self._reporter.status(resident.key, resident.uid, status)
+        self._conditions[endpoint.uid] = status.conditions
+        self._reporter.status(endpoint.key, endpoint.uid, status)
 
     def _line(self, tell: Callable[[], object]) -> None:
         """Write a line of the log soon; of too many the newest."""
@@ -198,44 +198,44 @@ class Telling:
 
 
 def describe(
-    resident: Resident, kernel: Enforcement, settings: Settings, misconfigured: str
+    endpoint: Endpoint, enforcer: Enforcer, settings: Settings, misconfigured: str
 ) -> Standing:
     """Gather what the endpoint's status is made of; asks the kernel which routes win."""
-    allowed, link, router = resident.admission.allowed, resident.link, kernel.router
-    ours = router.routes_of(allowed, link.index) if link else ()
-    contested = router.foreigners.contested
+    allowed, link, routes = endpoint.admission.allowed, endpoint.link, enforcer.routes
+    ours = routes.routes_of(allowed, link.index) if link else ()
+    contested = routes.foreign.contested
     # Normal routes are there to lose: the source's own yields to the one that BGP brings.
-    is_elevated = machine.level(resident.machine) is RouteLevel.ELEVATED
-    rivals = [rival for route in ours if is_elevated and (rival := router.rival(route))]
+    is_elevated = machine.level(endpoint.machine) is RouteLevel.ELEVATED
+    rivals = [rival for route in ours if is_elevated and (rival := routes.rival(route))]
     return Standing(
-        endpoint=resident.endpoint,
-        machine=resident.machine,
-        placement=resident.placement,
-        admission=resident.admission,
+        endpoint=endpoint.object,
+        machine=endpoint.machine,
+        placement=endpoint.placement,
+        admission=endpoint.admission,
         settings=settings,
-        owned=resident.is_owned(settings),
+        owned=endpoint.is_owned(settings),
         routes=ours,
         refusals=(
-            *(trouble for one in allowed if (trouble := kernel.trouble(one)[0])),
-            *([f"the kernel cannot be read: {kernel.blindness}"] if kernel.blindness else ()),
+            *(trouble for one in allowed if (trouble := enforcer.trouble(one)[0])),
+            *([f"the kernel cannot be read: {enforcer.blindness}"] if enforcer.blindness else ()),
         ),
         shadow="; ".join(rivals),
         contest="; ".join(contested[one] for one in allowed if one in contested),
-        unguarded=_unguarded(link, kernel.guard),
-        doubt=placement.objection_to_current(resident.endpoint, link) if link else "",
-        hears=resident.ear is not None and resident.ear.is_open,
-        deafness=resident.ear.trouble if resident.ear else "",
-        fault="; ".join(trouble for one in allowed if (trouble := kernel.trouble(one)[1])),
-        overdue=resident.overdue,
-        cutover=resident.cutover,
-        sharers=router.desired.shared_addresses(resident.key),
+        unguarded=_unguarded(link, enforcer.guard),
+        doubt=placement.objection_to_current(endpoint.object, link) if link else "",
+        hears=endpoint.ear is not None and endpoint.ear.is_open,
+        deafness=endpoint.ear.trouble if endpoint.ear else "",
+        fault="; ".join(trouble for one in allowed if (trouble := enforcer.trouble(one)[1])),
+        overdue=endpoint.overdue,
+        cutover=endpoint.cutover,
+        sharers=routes.desired.shared_addresses(endpoint.key),
         misconfigured=misconfigured,
-        handed_back=kernel.handed_back,
-        is_paused=resident.is_paused,
+        handed_back=enforcer.handed_back,
+        is_paused=endpoint.is_paused,
     )
 
 
-def _unguarded(link: Link | None, guard: GuardKeeper) -> tuple[EndpointReason, str] | None:
+def _unguarded(link: Link | None, guard: GuardReconciler) -> tuple[EndpointReason, str] | None:
     """Say why the ARP guard of *link* may not be as it should be; the routes do without."""
     if link and not rules.is_writable(link.name):
         text = f"nftables cannot name interface {link.name!r}"
@@ -245,13 +245,13 @@ def _unguarded(link: Link | None, guard: GuardKeeper) -> tuple[EndpointReason, s
     return (EndpointReason.GUARD_CONTESTED, guard.contest) if link and guard.contest else None
 
 
-def _transition(resident: Resident, before: Machine, after: Machine | None, step: Step) -> None:
+def _transition(endpoint: Endpoint, before: Machine, after: Machine | None, step: Step) -> None:
     """Write one line."""
     current = after or before
     said = current.assignment
     _log.info(
         "transition" if not step.impossible else "impossible_input",
-        endpoint=str(resident.key),
+        endpoint=str(endpoint.key),
         migration=current.uid,
         input=step.input,
         before=before.state,

@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from handover_nodeagent.network.model import IPAddress, Route
 
 
-class Carried:
+class RouteAttributes:
     """The attributes by address and device, and which of them the kernel refused."""
 
     def __init__(self) -> None:

@@ -29,7 +29,7 @@ INTERVAL: Final = 2.0
 fast as two programs can would be work without end for both."""
 
 
-class Foreigners:
+class ForeignRoutes:
     """``contested``: the addresses whose foreign route stays for a while, and what to say."""
 
     def __init__(

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from handover_nodeagent.network.model import IPAddress, Route, RouteKey
 
 
-class Mirror:
+class ObservedRoutes:
     """Our routes by address, in the kernel's order; times are realtime ns."""
 
     def __init__(self) -> None:

@@ -85,7 +85,7 @@ async def test_a_step_that_raises_leaves_the_routes_and_is_taken_again(
     await world.shows(NORMAL_V4, OTHER_V4)
 
     def concerns(machine: Machine, *_: object) -> bool:
-        return machine is world.loop.residents[BAD].machine
+        return machine is world.loop.endpoints[BAD].machine
 
     monkeypatch.setattr(fsm, "step", fault.over(fsm.step, concerns))
     before = count(metrics.FAULTS, "update")
@@ -95,7 +95,7 @@ async def test_a_step_that_raises_leaves_the_routes_and_is_taken_again(
         assert world.state("good") == "Asking"
         await world.shows(NORMAL_V4, OTHER_V4)
         await told_and_healed(world, fault)
-    assert world.loop.residents[BAD].machine.assignment.role == "source"
+    assert world.loop.endpoints[BAD].machine.assignment.role == "source"
     assert count(metrics.FAULTS, "update") - before == fault.met
     (told,) = [line for line in lines if line["event"] == "unexpected"]
     assert (told["endpoint"], told["what"]) == ("default/vm", "update")
@@ -196,12 +196,12 @@ async def test_an_address_that_raises_is_no_other_ones_trouble(
     world.put()
     put_good(world)
     await world.shows(NORMAL_V4, OTHER_V4)
-    router = world.loop.router
+    routes = world.loop.routes
 
     def concerns(addresses: list[IPAddress], **_: object) -> bool:
         return "10.65.0.2" in map(str, addresses)
 
-    monkeypatch.setattr(router, "apply", fault.over(router.apply, concerns))
+    monkeypatch.setattr(routes, "apply", fault.over(routes.apply, concerns))
     world.configure(ipv4NormalRoutePriority=2048)
     await world.shows(NORMAL_V4, "10.65.0.9 dev tap1 ... metric 2048")
     await told_and_healed(world, fault)
@@ -213,8 +213,8 @@ async def test_a_prepared_cutover_that_raises_is_one_that_was_not_prepared(
 ) -> None:
     world.put(said="target")
     await world.until_listening()
-    router = world.loop.router
-    monkeypatch.setattr(router, "cut_over", fault.over(router.cut_over, lambda _: True))
+    routes = world.loop.routes
+    monkeypatch.setattr(routes, "cut_over", fault.over(routes.cut_over, lambda _: True))
     world.announce()
     assert world.state() == "Live"
     await world.shows(ELEVATED_V4)
@@ -255,9 +255,9 @@ async def test_a_status_that_cannot_be_made_mutes_nobody(
     world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        world.loop._telling,
+        world.loop._publisher,
         "_describe",
-        fault.over(world.loop.describe, lambda resident: resident.key == BAD),
+        fault.over(world.loop.describe, lambda endpoint: endpoint.key == BAD),
     )
     world.put()
     put_good(world)
@@ -310,10 +310,10 @@ async def test_a_look_at_everything_gives_back_a_timer_that_was_lost(world: Worl
     world.send()
     await world.until_state("Live")
     world.put(said="target Succeeded")
-    resident = world.loop.residents[BAD]
-    assert resident.alarm is not None
-    resident.alarm.cancel()
-    resident.alarm = resident.timer = None
+    endpoint = world.loop.endpoints[BAD]
+    assert endpoint.alarm is not None
+    endpoint.alarm.cancel()
+    endpoint.alarm = endpoint.timer = None
     world.loop.heal()
     await world.until_state("Base")
 
@@ -404,15 +404,15 @@ async def test_a_change_that_concerns_many_lets_the_loop_turn(
         world.put(f"vm{number}", interface="tap1", ips=ips, mac=None)
     total = count * enforce.SLICE
     await world.until(lambda: len(world.routes()) == total)
-    router, turns, sizes = world.loop.router, list[int](), list[int]()
-    apply, loop = router.apply, asyncio.get_running_loop()
+    routes, turns, sizes = world.loop.routes, list[int](), list[int]()
+    apply, loop = routes.apply, asyncio.get_running_loop()
 
     def counted(addresses: frozenset[IPAddress], **how: Any) -> None:
         sizes.append(len(addresses))
         loop.call_soon(turns.append, len(sizes))
         apply(addresses, **how)
 
-    monkeypatch.setattr(router, "apply", counted)
+    monkeypatch.setattr(routes, "apply", counted)
     world.configure(ipv4NormalRoutePriority=2048)
     await world.until(lambda: sum("metric 2048" in line for line in world.routes()) == total)
     await world.until(lambda: len(world.routes()) == total)

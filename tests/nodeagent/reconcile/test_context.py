@@ -12,7 +12,7 @@ from handover_nodeagent.kernel import parking, routes
 from handover_nodeagent.kernel.netlink import codec
 from handover_nodeagent.kernel.netlink.notifications import RouteChanged
 from handover_nodeagent.routes.collisions import LOOKS
-from handover_nodeagent.routes.router import Observed
+from handover_nodeagent.routes.host_routes import Observed
 
 pytestmark = pytest.mark.root
 
@@ -96,13 +96,13 @@ def take_by_gateway(world: World, address: str, metric: int) -> None:
 def looks(world: World) -> list[object]:
     """Count the looks at everything from now on."""
     seen: list[object] = []
-    load = world.loop.router.load
+    load = world.loop.routes.load
 
     def counted(observed: Observed) -> None:
         seen.append(observed)
         load(observed)
 
-    world.loop.router.load = counted  # type: ignore[method-assign]
+    world.loop.routes.load = counted  # type: ignore[method-assign]
     return seen
 
 

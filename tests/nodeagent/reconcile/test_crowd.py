@@ -14,8 +14,8 @@ from tests.nodeagent.world import ELEVATED_V4, MAC, NORMAL_V4, RARP, World
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Signal
 from handover_nodeagent.reconcile import loop as reconcile
-from handover_nodeagent.reconcile.endpoint import Resident
-from handover_nodeagent.routes.router import Prepared
+from handover_nodeagent.reconcile.endpoint import Endpoint
+from handover_nodeagent.routes.host_routes import Prepared
 from handover_nodeagent.sniff.verdict import Accepted
 
 pytestmark = pytest.mark.root
@@ -87,7 +87,7 @@ async def test_twenty_announcements_at_once_have_twenty_routes_before_any_report
     for number, address in enumerate(addresses):
         world.put(f"vm{number}", said="target", ips=[address], mac=None)
     await world.until(
-        lambda: all(one.ear and one.ear.is_open for one in world.loop.residents.values())
+        lambda: all(one.ear and one.ear.is_open for one in world.loop.endpoints.values())
     )
     with contextlib.closing(world.node.guest_socket()) as guest:
         guest.send(RARP)
@@ -97,9 +97,9 @@ async def test_twenty_announcements_at_once_have_twenty_routes_before_any_report
 
 
 def announce(world: World, name: str) -> None:
-    resident = world.loop.residents[ObjectKey("default", name)]
+    endpoint = world.loop.endpoints[ObjectKey("default", name)]
     accepted = Accepted(Signal.RARP, bytes.fromhex(MAC.replace(":", "")))
-    world.loop.heard(resident.key, resident.machine.episode, accepted, time.time_ns())
+    world.loop.heard(endpoint.key, endpoint.machine.episode, accepted, time.time_ns())
 
 
 @pytest.mark.usefixtures("mute")
@@ -128,7 +128,7 @@ async def test_a_guest_may_announce_itself_between_two_steps(
     for number in range(3):
         world.put(f"vm{number}", said="target", ips=[f"10.65.1.{number}"])
     await world.until_listening("vm2")
-    cut_over, seen = world.loop.router.cut_over, list[str]()
+    cut_over, seen = world.loop.routes.cut_over, list[str]()
 
     def note(prepared: Prepared) -> None:
         seen.append(world.state("vm1"))
@@ -140,7 +140,7 @@ async def test_a_guest_may_announce_itself_between_two_steps(
 
     third = asyncio.create_task(await_first_step())
     await asyncio.sleep(0)
-    monkeypatch.setattr(world.loop.router, "cut_over", note)
+    monkeypatch.setattr(world.loop.routes, "cut_over", note)
     announce(world, "vm0")
     announce(world, "vm1")
     await third
@@ -157,11 +157,11 @@ async def test_a_step_that_fails_keeps_no_other_machine_from_its_own(
         world.put(f"vm{number}", said="target", ips=[f"10.65.1.{number}"])
     digest, failed = world.loop.digest, list[str]()
 
-    def fail_once(resident: Resident) -> None:
-        if resident.key.name == "vm0" and not failed:
+    def fail_once(endpoint: Endpoint) -> None:
+        if endpoint.key.name == "vm0" and not failed:
             failed.append("vm0")
             raise ArithmeticError
-        digest(resident)
+        digest(endpoint)
 
     monkeypatch.setattr(world.loop, "digest", fail_once)
     announce(world, "vm0")
@@ -186,7 +186,7 @@ async def test_a_machine_does_not_wait_for_ever(
     for number in range(40):
         loop.call_later(0.6 * breath * number, announce, world, f"vm{number}")
     await world.until(lambda: world.state("vm0") == "Live")
-    assert world.loop.residents[ObjectKey("default", "vm39")].prepared is not None
+    assert world.loop.endpoints[ObjectKey("default", "vm39")].prepared is not None
     await world.until(lambda: world.state("vm39") == "Live")
 
 
@@ -197,13 +197,13 @@ async def test_an_announcement_may_come_between_the_reports_of_a_whole_node(
     """Guards: telling all at once would hold the loop for as long as a node has endpoints."""
     for number in range(200):
         world.put(f"other{number}", interface="tap1", ips=[f"10.65.3.{number}"])
-    pending = world.loop._telling._unreported
+    pending = world.loop._publisher._unreported
     await world.until(lambda: not pending)
     told = asyncio.Event()
     seen: list[int] = []
-    tick = world.loop._telling._tick
+    tick = world.loop._publisher._tick
     monkeypatch.setattr(
-        world.loop._telling, "_tick", _then(tick, lambda: seen.append(len(pending)), told.set)
+        world.loop._publisher, "_tick", _then(tick, lambda: seen.append(len(pending)), told.set)
     )
     world.configure(targetTimeout="5m")
     assert len(pending) == 200
@@ -230,12 +230,12 @@ async def test_endpoints_that_came_and_went_leave_no_trace(world: World) -> None
         world.node.run(f"ip route delete 10.65.4.{number} table 5254")
         world.delete(name)
         await world.until_state("gone", name)
-    router = world.loop.router
-    assert router.addresses() == frozenset()
-    assert not router.foreigners._standing
-    assert not world.loop.residents
-    assert not world.loop._telling._conditions
-    assert not router.refused
+    routes = world.loop.routes
+    assert routes.addresses() == frozenset()
+    assert not routes.foreign._standing
+    assert not world.loop.endpoints
+    assert not world.loop._publisher._conditions
+    assert not routes.refused
     await world.until(lambda: not list((world.directory / "endpoints").iterdir()))
 
 

@@ -44,7 +44,7 @@ async def test_a_route_that_somebody_removed_is_back(world: World) -> None:
 async def test_a_guard_that_somebody_edited_is_made_anew_at_once(world: World, edit: str) -> None:
     """Heard, counted, and repaired at the first attempt: nothing waits for a timer."""
     world.put()
-    keeper = world.loop.kernel.guard
+    keeper = world.loop.enforcer.guard
     await world.until(lambda: "saddr ip 10.65.0.2" in world.node.run(GUARD))
     await world.until(lambda: not keeper._work.is_set())
     whole = world.node.run(GUARD)
@@ -69,7 +69,7 @@ async def test_two_authors_of_the_guard_fight_slowly_and_say_so(
         drifts = count(metrics.DRIFT)
         world.node.run(f"nft add chain arp handover x{number}")
         await world.until(lambda: count(metrics.DRIFT) > drifts)  # noqa: B023  at once
-        await world.until(lambda: not world.loop.kernel.guard._work.is_set())
+        await world.until(lambda: not world.loop.enforcer.guard._work.is_set())
     assert count(metrics.GUARD, "replace") <= made + foreign.BURST + 2
     await world.until(lambda: world.condition("Unguarded") == ("True", "GuardContested"))
     assert world.condition("Programmed") == ("True", "Programmed")
@@ -79,9 +79,9 @@ async def test_two_authors_of_the_guard_fight_slowly_and_say_so(
 
 async def written(world: World) -> None:
     """Wait until the agent has written of the guard what it had to."""
-    await world.until(lambda: not world.loop.kernel.guard._work.is_set())
+    await world.until(lambda: not world.loop.enforcer.guard._work.is_set())
     # In the one thread that also writes, and so after that.
-    await world.loop.kernel.guard._table.observe()
+    await world.loop.enforcer.guard._table.observe()
 
 
 async def test_a_guard_of_which_nobody_heard_is_made_anew(
@@ -114,7 +114,7 @@ async def test_a_guard_that_takes_its_time_delays_no_cutover(
     """Guards: the guard is written off the loop."""
     world.put(said="target")
     await world.until_listening()
-    keeper = world.loop.kernel.guard
+    keeper = world.loop.enforcer.guard
     await world.until(lambda: "saddr ip 10.65.0.2" in world.node.run(GUARD))
     await world.until(lambda: not keeper._work.is_set())
     free, done, run = threading.Event(), threading.Event(), keeper._table._run

@@ -32,7 +32,7 @@ def refuse(
     What causes EBUSY depends on the kernel's version; so what is asked for is taken out on the
     way to a real kernel.
     """
-    channel = world.loop.router._channel
+    channel = world.loop.routes._channel
     transact, left = channel.transact, [number] * times
     packed = socket.inet_pton(socket.AF_INET6, only) if only else b""
 
@@ -58,7 +58,7 @@ async def test_answers_that_the_kernel_dropped_are_found_out(world: World) -> No
     addresses = [f"10.65.7.{number}" for number in range(16)]
     world.put(said="target", ips=addresses)
     await world.until_listening()
-    channel = world.loop.router._channel
+    channel = world.loop.routes._channel
     channel._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALLEST)
     before = count(metrics.ROUTE_ERRORS, "ENOBUFS")
     with world.deaf():
@@ -81,7 +81,7 @@ async def test_a_route_whose_ack_was_dropped_is_not_added_twice(
     """The kernel took the route but could not say so."""
     world.put(said="target")
     await world.until_listening()
-    channel = world.loop.router._channel
+    channel = world.loop.routes._channel
     transact = channel.transact
 
     def unsaid(requests: Sequence[bytes]) -> list[int]:
@@ -94,7 +94,7 @@ async def test_a_route_whose_ack_was_dropped_is_not_added_twice(
     await world.until_state("Live")
     await world.until_says("Programmed", "True", "Programmed")
     await world.shows(ELEVATED_V4)
-    assert len(world.loop.router.routes_of(_allowed(world), world.node.tap0)) == 1
+    assert len(world.loop.routes.routes_of(_allowed(world), world.node.tap0)) == 1
 
 
 @pytest.mark.usefixtures("mute")
@@ -150,7 +150,7 @@ async def test_a_route_of_ours_stays_while_nobody_can_name_its_endpoints_interfa
     world.put(ips=BOTH)
     await world.shows(NORMAL_V4, NORMAL_V6)
     gone = LinkRemoved(world.node.tap0, "tap0")
-    shown = [route for one in BOTH for route in world.loop.router._ours.of(ip_address(one))]
+    shown = [route for one in BOTH for route in world.loop.routes._ours.of(ip_address(one))]
     world.observation._heard(gone)
     await world.until_says("Programmed", "False", "InterfaceNotFound")
     for route in shown:
@@ -252,5 +252,5 @@ async def ask_under_another_uid(world: World) -> None:
 
 
 def _allowed(world: World) -> Sequence[IPAddress]:
-    (resident,) = world.loop.residents.values()
-    return resident.admission.allowed
+    (endpoint,) = world.loop.endpoints.values()
+    return endpoint.admission.allowed

@@ -13,7 +13,7 @@ from tests.nodeagent.world import CNI, GUARD, NORMAL_V4, World, count
 from handover_api.configuration import Settings
 from handover_api.names import ObjectKey
 from handover_nodeagent import metrics
-from handover_nodeagent.reconcile.endpoint import Resident
+from handover_nodeagent.reconcile.endpoint import Endpoint
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("mute")]
 
@@ -48,9 +48,9 @@ async def live(moving: World) -> World:
     return moving
 
 
-def resident(world: World) -> Resident:
+def endpoint(world: World) -> Endpoint:
     """Return the VM as the loop knows it."""
-    return world.loop.residents[ObjectKey("default", "vm")]
+    return world.loop.endpoints[ObjectKey("default", "vm")]
 
 
 @contextlib.asynccontextmanager
@@ -65,7 +65,7 @@ async def untouched(world: World) -> AsyncIterator[None]:
 
 async def guard_writes(world: World) -> tuple[float, float]:
     """Return how often the guard was written, when nothing of it is left to do."""
-    await world.until(lambda: not world.loop.kernel.guard._work.is_set())
+    await world.until(lambda: not world.loop.enforcer.guard._work.is_set())
     return count(metrics.GUARD, "change"), count(metrics.GUARD, "replace")
 
 
@@ -139,7 +139,7 @@ async def test_paused_neither_hears_nor_asks_and_then_asks_afresh(moving: World)
         moving.node.guest_runs("ip address add 10.65.0.2/32 dev eth")
         moving.node.guest_runs("ip link set eth arp on")
         await moving.until_says("Programmed", "False", "NotActive")
-        assert resident(moving).ear is None
+        assert endpoint(moving).ear is None
         assert moving.state() == "Target"
     moving.configure()
     await moving.until_state("Live")
@@ -148,7 +148,7 @@ async def test_paused_neither_hears_nor_asks_and_then_asks_afresh(moving: World)
 async def test_paused_holds_a_time_wait_whose_time_is_over(live: World) -> None:
     live.configure(liveMigrationRouteConvergenceTime="50ms")
     live.put(said="target Succeeded", ips=VM)
-    due = resident(live).machine.since + dt.timedelta(milliseconds=60)
+    due = endpoint(live).machine.since + dt.timedelta(milliseconds=60)
     async with untouched(live):
         live.configure(mode="paused", liveMigrationRouteConvergenceTime="50ms")
         await live.until(lambda: dt.datetime.now(dt.UTC) > due)  # noqa: TID251  that it is over
@@ -181,14 +181,14 @@ async def test_a_convergence_time_moves_the_end_of_a_time_wait_that_runs(live: W
     async with untouched(live):
         live.configure(liveMigrationRouteConvergenceTime="1h")
         key = ObjectKey("default", "vm")
-        since = resident(live).machine.since
+        since = endpoint(live).machine.since
         await live.until(
             lambda: (
                 (status := live.desk.statuses[key])
                 and status.deadline == since + dt.timedelta(hours=1)
             )
         )
-        alarm = resident(live).alarm
+        alarm = endpoint(live).alarm
         assert alarm
         assert alarm.when() - asyncio_time() > 3000
     live.configure(liveMigrationRouteConvergenceTime="1ms")
@@ -253,7 +253,7 @@ def asyncio_time() -> float:
 
 def listener_due(world: World) -> float | None:
     """Return when the guest is asked next."""
-    ear = resident(world).ear
+    ear = endpoint(world).ear
     assert ear
     assert ear._listener
     return ear._listener.series.due
@@ -277,7 +277,7 @@ def drain(guest: socket.socket) -> list[bytes]:
 async def test_another_gateway_asks_from_now_on_and_touches_no_route(moving: World) -> None:
     async with untouched(moving):
         moving.configure(gateways=["10.65.0.1", "192.0.2.1", "fd00:65::1"])
-        ear = resident(moving).ear
+        ear = endpoint(moving).ear
         assert ear
         assert {str(asker) for asker in ear._questions.askers if asker.version == 4} == {
             "10.65.0.1"

@@ -42,7 +42,7 @@ async def test_a_guest_that_comes_back_is_asked_whatever_was_never_answered(
 ) -> None:
     """Any frame of its own proves that it takes out of its queue what is there."""
     await to_withdrawn(world)
-    ear = world.loop.residents[KEY].ear
+    ear = world.loop.endpoints[KEY].ear
     assert ear is not None
     assert ear._listener is not None
     spent = dataclasses.replace(ear._listener.series, unanswered=probe.LIMIT, due=None)
@@ -60,10 +60,10 @@ class Work:
         self.done = 0
         self.probes: list[float] = []
         for thing, name in (
-            (world.loop.kernel, "apply"),
+            (world.loop.enforcer, "apply"),
             (world.memory, "keep"),
-            (world.loop._telling, "report"),
-            (world.loop.attendance, "follow"),
+            (world.loop._publisher, "report"),
+            (world.loop.alarms, "follow"),
             (channel.Channel, "transact"),
         ):
             monkeypatch.setattr(thing, name, self._counted(getattr(thing, name)))
@@ -111,10 +111,10 @@ async def test_a_true_rarp_is_heard_whatever_the_neighbour_table_remembers(
     node.run("ip neigh add 10.65.0.2 lladdr 02:00:00:00:00:99 dev tap0 nud stale")
     world.put(said="target", mac=None)
     await world.until_listening()
-    assert world.loop.residents[KEY].neigh_mac == "02:00:00:00:00:99"
+    assert world.loop.endpoints[KEY].neigh_mac == "02:00:00:00:00:99"
     world.send()
     await world.shows(ELEVATED_V4)
-    assert world.loop.residents[KEY].mac == "52:54:00:65:00:02"
+    assert world.loop.endpoints[KEY].mac == "52:54:00:65:00:02"
 
 
 @pytest.mark.usefixtures("alive")
@@ -192,7 +192,7 @@ async def test_a_tap_whose_guest_has_ended_is_silent_though_it_takes_no_frame(
     node.run("ip tuntap add tap9 mode tap")
     node.run("ip link set tap9 up")
     world.put(said="source", interface="tap9")
-    await world.until(lambda: world.loop.residents[KEY].link)
+    await world.until(lambda: world.loop.endpoints[KEY].link)
     world.put(said="source Succeeded", interface="tap9")
     await world.until_state("Withdrawn")
 

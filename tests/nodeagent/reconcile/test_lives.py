@@ -196,7 +196,7 @@ async def test_a_jump_of_the_clock_neither_ends_nor_prolongs_a_time_wait(
         world.put("other", ips=["10.65.0.9"], interface="tap1")
         assert witness.told() == ["+10.65.0.9 1024"]
         assert world.state() == "TimeWait"
-    alarm = world.loop.residents[ObjectKey("default", "vm")].alarm
+    alarm = world.loop.endpoints[ObjectKey("default", "vm")].alarm
     assert alarm
     assert 0 < alarm.when() - asyncio.get_running_loop().time() <= 3
     await world.until_state("Base")
@@ -239,7 +239,7 @@ async def test_a_jump_of_the_clock_does_not_keep_a_guest_from_being_believed(
 async def test_that_a_guest_is_awaited_is_told_while_any_is(world: World) -> None:
     """Who takes processors from others for it must not go on for an endpoint that is gone."""
     told: list[bool] = []
-    world.loop.attendance.expectation = told.append
+    world.loop.alarms.expectation = told.append
     world.put("one", said="target")
     world.put("two", said="target", ips=["10.65.0.3"])
     assert told == [True]

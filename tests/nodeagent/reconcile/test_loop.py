@@ -120,7 +120,7 @@ async def test_a_forbidden_address_changes_nothing(world: World) -> None:
 
 def is_the_nodes_own(world: World, name: str) -> bool:
     """Whether the agent has heard that the node uses an interface itself."""
-    link = world.loop.lodging.links.by_name[name]
+    link = world.loop.interfaces.links.by_name[name]
     return link.default_route or any(not address.is_link_local for address in link.addresses)
 
 
@@ -159,7 +159,7 @@ ADVERTISEMENT = bytes.fromhex(
 async def test_a_running_vm_keeps_its_route_whatever_its_device_gets(
     world: World, said: str, meddle: str
 ) -> None:
-    """Guards: networkd, NetworkManager, or one router advertisement that the guest sent."""
+    """Guards: networkd, NetworkManager, or one routes advertisement that the guest sent."""
     world.node.run("sysctl -qw net.ipv6.conf.tap0.accept_ra=2")
     world.put(said=said)
     if said:
@@ -215,7 +215,7 @@ async def test_a_prepared_cutover_is_one_message_to_the_kernel_and_one_back(
     """Both families with their neighbour entries: nobody can die between them."""
     world.put(said="target", ips=["10.65.0.2", "fd00:65::2"])
     await world.until_listening()
-    channel, trips = world.loop.router._channel, list[str]()
+    channel, trips = world.loop.routes._channel, list[str]()
 
     def noting(name: str, call: Callable[..., Any]) -> Callable[..., Any]:
         def noted(*arguments: object) -> object:
@@ -243,10 +243,10 @@ async def test_what_happens_right_after_an_announcement_comes_after_it(world: Wo
     """Guards the breath between a prepared cutover and the machine's step."""
     world.put(said="target")
     await world.until_listening()
-    resident = world.loop.residents[ObjectKey("default", "vm")]
+    endpoint = world.loop.endpoints[ObjectKey("default", "vm")]
     accepted = Accepted(Signal.RARP, bytes.fromhex(MAC.replace(":", "")))
-    world.loop.heard(resident.key, resident.machine.episode, accepted, time.time_ns())
-    world.loop.kernel.reapply(resident.admission.allowed)
+    world.loop.heard(endpoint.key, endpoint.machine.episode, accepted, time.time_ns())
+    world.loop.enforcer.reapply(endpoint.admission.allowed)
     assert [line for line in world.routes() if "metric 512" in line]
     world.put(said="target Succeeded")
     assert world.state() == "TimeWait"
@@ -298,10 +298,10 @@ async def test_a_role_that_changes_in_the_moment_of_the_announcement_wins_or_los
 async def test_doubt_grows_more_patient(world: World) -> None:
     world.put(said="source")
     world.put(said="source Succeeded")
-    resident = world.loop.residents[ObjectKey("default", "vm")]
+    endpoint = world.loop.endpoints[ObjectKey("default", "vm")]
 
     def patience() -> float:
-        doubt = resident.machine.doubt
+        doubt = endpoint.machine.doubt
         return doubt.patience.total_seconds() if doubt else 0.0
 
     await world.until(lambda: patience() == 1)

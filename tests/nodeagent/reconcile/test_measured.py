@@ -19,7 +19,7 @@ SLOW = 0.1
 
 def microseconds(world: World) -> int:
     """Return what the endpoint's last cutover took."""
-    cutover = world.loop.residents[ObjectKey("default", "vm")].cutover
+    cutover = world.loop.endpoints[ObjectKey("default", "vm")].cutover
     assert cutover
     return cutover.announcement_to_route_microseconds
 
@@ -47,7 +47,7 @@ async def test_parking_is_no_part_of_a_cutover(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await answer_under_another_uid(world)
-    slow_down(monkeypatch, world.loop.router.foreigners, "park")
+    slow_down(monkeypatch, world.loop.routes.foreign, "park")
     world.announce(is_answer=True)
     assert world.state() == "Live"
     assert microseconds(world) < SLOW / 2 * 1e6
@@ -58,12 +58,12 @@ async def test_both_families_are_acknowledged_when_their_one_send_is(
 ) -> None:
     world.put(said="target", ips=BOTH)
     await world.until_listening()
-    router = world.loop.router
-    slow_down(monkeypatch, router._channel, "transact")
+    routes = world.loop.routes
+    slow_down(monkeypatch, routes._channel, "transact")
     before = time.time_ns()
     world.announce()
-    ipv4, ipv6 = router.acknowledged_ns(
-        world.loop.residents[ObjectKey("default", "vm")].admission.allowed, world.node.tap0
+    ipv4, ipv6 = routes.acknowledged_ns(
+        world.loop.endpoints[ObjectKey("default", "vm")].admission.allowed, world.node.tap0
     )
     assert ipv4 == ipv6
     assert ipv4 - before > SLOW * 1e9
@@ -78,7 +78,7 @@ async def test_a_route_that_was_refused_at_first_is_in_when_it_is_in(
     world.put(said="target")
     await world.until_listening()
     refuse(world, monkeypatch, 16, times=1)
-    slow_down(monkeypatch, world.loop.router, "catch_up")
+    slow_down(monkeypatch, world.loop.routes, "catch_up")
     world.announce()
     await world.until_state("Live")
     assert microseconds(world) > SLOW * 1e6
@@ -95,7 +95,7 @@ async def test_a_route_that_was_in_before_took_no_time(world: World) -> None:
     world.announce(is_answer=True)
     assert world.state() == "Live"
     assert microseconds(world) == 0
-    cutover = world.loop.residents[ObjectKey("default", "vm")].cutover
+    cutover = world.loop.endpoints[ObjectKey("default", "vm")].cutover
     assert cutover
     assert cutover.time.timestamp() >= before / 1e9 - 0.001
 
@@ -107,9 +107,9 @@ async def test_a_cutover_of_a_guest_without_a_known_mac_is_prepared_without_neig
     world.put(said="target", ips=BOTH, mac=None)
     await world.until_listening()
     kinds = {}
-    for name, resident in world.loop.residents.items():
-        assert resident.prepared
-        parts = [requests for requests, _ in resident.prepared.parts]
+    for name, endpoint in world.loop.endpoints.items():
+        assert endpoint.prepared
+        parts = [requests for requests, _ in endpoint.prepared.parts]
         kinds[name.name] = [[codec.kind_of(one) for one in requests] for requests in parts]
     add, seed = codec.NEWROUTE, codec.NEWNEIGH
     assert kinds == {"known": [[seed, add]], "vm": [[add], [add]]}

@@ -7,16 +7,16 @@ from tests.nodeagent.witness import watching
 from tests.nodeagent.world import CNI, ELEVATED_V4, GUARD, NORMAL_V4, World
 
 from handover_api.names import ObjectKey
-from handover_nodeagent.reconcile.endpoint import Resident
+from handover_nodeagent.reconcile.endpoint import Endpoint
 
 pytestmark = pytest.mark.root
 
 OTHER_V4 = "10.65.0.3 dev tap1 ... metric 1024"
 
 
-def resident(world: World, name: str = "vm", namespace: str = "default") -> Resident:
+def endpoint(world: World, name: str = "vm", namespace: str = "default") -> Endpoint:
     """Return an endpoint as the loop knows it."""
-    return world.loop.residents[ObjectKey(namespace, name)]
+    return world.loop.endpoints[ObjectKey(namespace, name)]
 
 
 def put_other(world: World, said: str = "") -> None:
@@ -38,7 +38,7 @@ async def test_its_endpoints_stay_as_they_are_and_others_go_on(world: World) -> 
         assert world.state() == "Base"
         assert witness.told() == []
         put_other(world, said="target")
-        assert resident(world, "other", "elsewhere").ear is not None
+        assert endpoint(world, "other", "elsewhere").ear is not None
         put_other(world)
         world.configure(ipv4NormalRoutePriority=2048)
         await world.shows(NORMAL_V4, "10.65.0.3 dev tap1 ... metric 2048")
@@ -98,7 +98,7 @@ async def test_a_guest_that_comes_meanwhile_is_heard_afterwards(world: World) ->
     world.pause("default")
     await world.until_says("Listening", "False", "NotActive")
     world.send()
-    assert resident(world).ear is None
+    assert endpoint(world).ear is None
     assert world.state() == "Target"
     world.node.guest_runs("ip address add 10.65.0.2/32 dev eth")
     world.node.guest_runs("ip link set eth arp on")
@@ -117,7 +117,7 @@ async def test_the_next_agent_leaves_it_as_it_is_too(world: World, said: str) ->
     await world.until_state("Live")
     await world.until(lambda: "10.65.0.2" in world.node.run(GUARD))
     world.pause("default")
-    state, since = world.state(), resident(world).machine.since
+    state, since = world.state(), endpoint(world).machine.since
     with watching() as witness:
         await world.kill()
         await world.start(synced=False)
@@ -125,7 +125,7 @@ async def test_the_next_agent_leaves_it_as_it_is_too(world: World, said: str) ->
         world.intake.synced()
         await world.until_says("Programmed", "False", "NotActive")
         await asyncio.sleep(0)
-        assert (world.state(), resident(world).machine.since) == (state, since)
+        assert (world.state(), endpoint(world).machine.since) == (state, since)
         assert "10.65.0.2" in world.node.run(GUARD)
         assert witness.told() == []
     world.pause()

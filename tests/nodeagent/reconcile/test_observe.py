@@ -13,8 +13,8 @@ from handover_nodeagent.kernel import links
 from handover_nodeagent.kernel.netlink.channel import ObservationError
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.reconcile import observe as observation
-from handover_nodeagent.routes import router
-from handover_nodeagent.routes.router import Observed
+from handover_nodeagent.routes import host_routes
+from handover_nodeagent.routes.host_routes import Observed
 
 pytestmark = pytest.mark.root
 
@@ -26,8 +26,8 @@ class Views:
         self.seen: list[Observed] = []
         self._world = world
         self._left = restless
-        self._observe = router.observe
-        monkeypatch.setattr(router, "observe", self._view)
+        self._observe = host_routes.observe
+        monkeypatch.setattr(host_routes, "observe", self._view)
 
     def _view(self, settings: Settings, addresses: Iterable[IPAddress]) -> Observed:
         observed = self._observe(settings, addresses)
@@ -106,7 +106,7 @@ async def test_a_kernel_that_cannot_be_read_for_hours_costs_no_more_than_at_firs
     finally:
         sys.setrecursionlimit(limit)
     assert view.is_current
-    assert world.loop.kernel.blindness == ""
+    assert world.loop.enforcer.blindness == ""
 
 
 def _address(text: str) -> IPAddress:

@@ -16,7 +16,7 @@ ROUTES = [f"{one} dev tap0 ... metric 512" for one in BOTH]
 
 def kinds(world: World) -> list[int]:
     """Return which messages are prepared."""
-    prepared = world.loop.residents[KEY].prepared
+    prepared = world.loop.endpoints[KEY].prepared
     assert prepared is not None
     requests = [request for sent, _ in prepared.parts for request in sent]
     return [codec.HEADER.unpack_from(request)[1] for request in requests]
@@ -36,6 +36,6 @@ async def test_both_routes_go_in_and_the_guests_neighbor_entries_with_them(
     for address in BOTH:
         shown = node.run(f"ip neigh show {address} dev tap0 nud reachable")
         assert f"lladdr {MAC}" in shown
-    assert world.loop.router.refused == {}
+    assert world.loop.routes.refused == {}
     await world.at_rest()
     await world.shows(*ROUTES)

@@ -95,15 +95,15 @@ async def test_paused_leaves_everything_as_it_is(world: World) -> None:
     world.configure(mode="paused")
     world.put(said="source Succeeded")
     world.put("other", said="target", ips=["10.65.0.3"])
-    resident = world.loop.residents[ObjectKey("default", "other")]
-    assert resident.ear is None
+    endpoint = world.loop.endpoints[ObjectKey("default", "other")]
+    assert endpoint.ear is None
     assert world.state() == "Base"
     await world.shows(NORMAL_V4)
     world.configure()
     assert world.state() == "Asking"
     await world.until_says("StillAlive", "True", "GuestAnswers")
     await world.shows(NORMAL_V4)
-    assert world.loop.residents[ObjectKey("default", "other")].ear is not None
+    assert world.loop.endpoints[ObjectKey("default", "other")].ear is not None
 
 
 @pytest.mark.usefixtures("mute")
@@ -123,9 +123,9 @@ async def test_a_setting_that_is_none_of_the_kernels_touches_nothing_there(world
     world.put()
     await world.until(lambda: "10.65.0.2" in world.node.run(GUARD))
     before = count(metrics.GUARD, "change"), count(metrics.GUARD, "replace")
-    writes = world.loop.router.writes
+    writes = world.loop.routes.writes
     world.configure(targetTimeout="5m", probeInterval="100ms")
-    assert world.loop.router.writes == writes
+    assert world.loop.routes.writes == writes
     world.configure(ipv4NormalRoutePriority=2048)
     await world.shows("10.65.0.2 dev tap0 ... metric 2048")
     await asyncio.sleep(0.05)

@@ -64,7 +64,7 @@ async def test_its_answer_gives_no_route(world: World) -> None:
     await world.until_listening()
     world.put(said="source", uid="m2")
     await world.until_state("Asking")
-    assert world.loop.residents[KEY].neigh_mac == WIRE
+    assert world.loop.endpoints[KEY].neigh_mac == WIRE
     await world.until_state("Withdrawn")
     await world.shows()
 
@@ -75,6 +75,6 @@ async def test_its_answer_raises_no_route(world: World) -> None:
     await world.shows(NORMAL_V4)
     world.put(said="target", armed="true")
     await world.until_state("Asking")
-    assert world.loop.residents[KEY].neigh_mac == WIRE
+    assert world.loop.endpoints[KEY].neigh_mac == WIRE
     await world.until_state("Target")
     await world.shows()

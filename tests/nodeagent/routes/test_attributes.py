@@ -6,7 +6,7 @@ from ipaddress import ip_address
 import pytest
 
 from handover_nodeagent.network.model import Route
-from handover_nodeagent.routes.attributes import Carried
+from handover_nodeagent.routes.attributes import RouteAttributes
 
 ROUTE = Route(ip_address("10.65.0.2"), 5, 1024, 254, 88)
 ELSEWHERE = dataclasses.replace(ROUTE, oif=6)
@@ -32,11 +32,11 @@ def wearing(carried: bytes, route: Route = ROUTE) -> Route:
 def test_the_owners_route_goes_before_ours(
     owners: bytes | None, ours: list[Route], expected: bytes
 ) -> None:
-    assert Carried().dress(ROUTE, owners, ours).carried == expected
+    assert RouteAttributes().dress(ROUTE, owners, ours).carried == expected
 
 
 def test_what_was_seen_is_known_when_nothing_shows_it_any_more() -> None:
-    carried = Carried()
+    carried = RouteAttributes()
     assert carried.dress(ROUTE, b"mtu", []).carried == b"mtu"
     assert carried.dress(ROUTE, None, [wearing(b"src")]).carried == b"mtu"
     assert carried.dress(ELSEWHERE, None, []).carried == b""
@@ -48,7 +48,7 @@ def test_what_was_seen_is_known_when_nothing_shows_it_any_more() -> None:
 
 
 def test_what_the_kernel_refused_is_left_out_until_it_may_be_taken() -> None:
-    carried = Carried()
+    carried = RouteAttributes()
     carried.refuse(carried.dress(ROUTE, b"src", []))
     assert carried.refused == {ROUTE.address}
     assert carried.dress(ROUTE, b"src", []).carried == b""

@@ -4,7 +4,7 @@ import dataclasses
 from ipaddress import ip_address
 
 from handover_nodeagent.network.model import Route
-from handover_nodeagent.routes.observed import Mirror
+from handover_nodeagent.routes.observed import ObservedRoutes
 
 ROUTE = Route(ip_address("10.65.0.2"), 5, 1024, 254, 88)
 ELSEWHERE = dataclasses.replace(ROUTE, oif=6)
@@ -12,8 +12,8 @@ ELEVATED = dataclasses.replace(ROUTE, metric=512)
 OTHER = dataclasses.replace(ROUTE, address=ip_address("10.65.0.3"))
 
 
-def loaded(*routes: Route) -> Mirror:
-    mirror = Mirror()
+def loaded(*routes: Route) -> ObservedRoutes:
+    mirror = ObservedRoutes()
     mirror.load(routes)
     return mirror
 

@@ -157,7 +157,7 @@ async def test_a_crashing_library_costs_the_guard_and_no_route(
     assert "libnftables died of SIGSEGV" in world.message("Unguarded")
     assert world.condition("Programmed") == ("True", "Programmed")
     assert count(metrics.GUARD_OFF) == 1
-    world.loop.kernel.guard._table._process._library = libnftables.LIBRARY
+    world.loop.enforcer.guard._table._process._library = libnftables.LIBRARY
     await world.until(lambda: world.condition("Unguarded") is None)
     assert "saddr ip 10.65.0.2" in node.run("nft list ruleset arp")
     assert count(metrics.GUARD_OFF) == 0
@@ -171,7 +171,7 @@ async def test_without_a_library_changes_start_no_process_each(
     monkeypatch.setattr(GuardTable.__init__, "__defaults__", (stand_in(crash=True),))
     await world.start()
     world.put()
-    guard = world.loop.kernel.guard
+    guard = world.loop.enforcer.guard
     await world.until(lambda: guard.trouble != "")
     assert guard._retry.is_waiting
     guard._retry.cancel()

@@ -25,10 +25,10 @@ from handover_nodeagent.kernel.parking import Foreign
 from handover_nodeagent.network import desired, plan
 from handover_nodeagent.network.desired import DesiredNetwork, LocalEndpoint
 from handover_nodeagent.network.model import IPAddress, Neigh, Route, RouteKey
-from handover_nodeagent.routes.attributes import Carried
+from handover_nodeagent.routes.attributes import RouteAttributes
 from handover_nodeagent.routes.collisions import Collisions
-from handover_nodeagent.routes.foreign import Foreigners
-from handover_nodeagent.routes.observed import Mirror
+from handover_nodeagent.routes.foreign import ForeignRoutes
+from handover_nodeagent.routes.observed import ObservedRoutes
 
 TWINS: Final = 4
 """Routes of ours in one place and on one device that are removed in one turn."""
@@ -71,7 +71,7 @@ def observe(settings: Settings, addresses: Iterable[IPAddress]) -> Observed:
     return Observed(ours, parked, others.direct, others.gateways)
 
 
-class Router:
+class Routes:
     """Owns the request socket and the mirror; ``refused`` says which addresses are not right.
 
     ``is_doubtful``: the mirror may differ from the kernel, so that all is to be observed.
@@ -93,12 +93,12 @@ class Router:
         self.given_back = 0
         self._settings = settings
         self._channel = channel.Channel()
-        self.foreigners = Foreigners(self._channel, settings)
-        self._ours = Mirror()
+        self.foreign = ForeignRoutes(self._channel, settings)
+        self._ours = ObservedRoutes()
         self._ahead: set[IPAddress] = set()
         self._were_elevated = frozenset[int]()
         self._collisions = Collisions()
-        self._carried = Carried()
+        self._carried = RouteAttributes()
 
     @property
     def port(self) -> int:
@@ -116,12 +116,12 @@ class Router:
         self._were_elevated = self._were_elevated | self._elevated if is_left else frozenset()
         self._settings = settings
         self.desired = self.desired.under(settings)
-        self.foreigners.configure(settings)
+        self.foreign.configure(settings)
 
     def load(self, observed: Observed) -> None:
         """Take *observed* for what the kernel has now."""
         self._ours.load(observed.ours)
-        self.foreigners.load(observed.foreign, observed.parked, self.desired.has_address)
+        self.foreign.load(observed.foreign, observed.parked, self.desired.has_address)
         self._collisions.load(observed.gateways)
 
     def addresses(self) -> frozenset[IPAddress]:
@@ -176,26 +176,26 @@ class Router:
 
     def lose(self, oif: int) -> frozenset[IPAddress]:
         """Forget all routes of an interface that went down or is gone; return their addresses."""
-        return self.foreigners.lose(oif) | self._ours.lose(lambda route: route.oif == oif)
+        return self.foreign.lose(oif) | self._ours.lose(lambda route: route.oif == oif)
 
     def heard(self, changed: RouteChanged) -> bool:
         """Take in what somebody else did; tell whether it concerns an endpoint of ours."""
         route = changed.route
         is_known = self.desired.has_address(route.address)
         if route.table == parking.PARKING_TABLE:
-            return self.foreigners.copy_gone(route, is_known=is_known) and is_known
+            return self.foreign.copy_gone(route, is_known=is_known) and is_known
         if changed.replaced:
             # Nothing else tells what stood there: one of ours, or another foreign one.
             self._ours.displace(route)
-            self.foreigners.replaced(route)
+            self.foreign.replaced(route)
         if not changed.direct:
             return is_known and changed.replaced
         if route.protocol == self._settings.route_protocol:
             (self._ours.heard if changed.present else self._ours.drop)(route)
         elif not changed.present:
-            self.foreigners.gone(route)
+            self.foreign.gone(route)
         elif is_known:
-            self.foreigners.note(changed.message)
+            self.foreign.note(changed.message)
         return is_known
 
     def prepare(self, local: LocalEndpoint) -> Prepared | None:
@@ -268,7 +268,7 @@ class Router:
             self._park(address)
         for address in touched:
             if give_back and address not in claimed and address not in served:
-                self.given_back += self.foreigners.give_back(address)
+                self.given_back += self.foreign.give_back(address)
         observed = [route for address in touched for route in self._ours.of(address)]
         steps = plan.diff(wanted, observed)
         if steps:
@@ -282,7 +282,7 @@ class Router:
     def _forget(self, address: IPAddress) -> None:
         """Keep no trace of an address that nobody has."""
         self._ours.forget(address)
-        self.foreigners.forget(address)
+        self.foreign.forget(address)
         self._collisions.forget(address)
         self._carried.forget(address)
 
@@ -368,7 +368,7 @@ class Router:
         return [route for route in steps.replace if route not in beside], beside, former
 
     def _dress(self, route: Route) -> Route:
-        owners = self.foreigners.carried(route.address, route.oif)
+        owners = self.foreign.carried(route.address, route.oif)
         return self._carried.dress(route, owners, self._ours.of(route.address))
 
     def _may_go(self, route: Route) -> bool:
@@ -382,8 +382,8 @@ class Router:
         if self.devices is not None and route.oif not in self.devices:
             return False
         if self.desired.is_unplaced(address):
-            return self.foreigners.has(address, oif=route.oif)
-        return self.foreigners.has(address) or not self.desired.is_not_owned(address)
+            return self.foreign.has(address, oif=route.oif)
+        return self.foreign.has(address) or not self.desired.is_not_owned(address)
 
     def _transact(self, requests: Sequence[bytes]) -> list[int]:
         if not requests:
@@ -426,7 +426,7 @@ class Router:
     def _collide(self, route: Route) -> tuple[int, str]:
         """Make way for *route*, whose (prefix, metric) somebody has."""
         self.writes += 1
-        result = self.foreigners.supplant(route, crowded=self._collisions.has_gateway(route))
+        result = self.foreign.supplant(route, crowded=self._collisions.has_gateway(route))
         if result is not None:
             return result, channel.describe(result)
         winners = [routes.winner(self._channel, route.address, oif=oif) for oif in (0, route.oif)]
@@ -474,7 +474,7 @@ class Router:
 
     def _park(self, address: IPAddress) -> None:
         self.writes += 1
-        trouble = self.foreigners.park(address)
+        trouble = self.foreign.park(address)
         if trouble:
             self.refused[address] = f"{address}: {trouble}"
 

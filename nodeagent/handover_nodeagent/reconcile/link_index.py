@@ -9,10 +9,10 @@ from handover_api.workloadendpoint import WorkloadEndpoint
 from handover_nodeagent.network import placement
 from handover_nodeagent.network.links import LinkDiff, Links
 from handover_nodeagent.network.model import Link
-from handover_nodeagent.routes.router import Router
+from handover_nodeagent.routes.host_routes import Routes
 
 
-class Seating:
+class LinkIndex:
     """Indexes of the endpoints by the link they have and by the names they wish for."""
 
     def __init__(self) -> None:
@@ -26,10 +26,10 @@ class Seating:
         """The indexes of the links that some endpoint has."""
         return self._on.keys()
 
-    def take(self, key: ObjectKey, wishes: Iterable[str], link: Link | None) -> None:
+    def take(self, key: ObjectKey, interface_names: Iterable[str], link: Link | None) -> None:
         """Seat *key* on *link*, or let it stand without one."""
         self.leave(key)
-        names = frozenset(wishes)
+        names = frozenset(interface_names)
         self._seats[key] = (names, link.index if link else None)
         for name in names:
             self._wishing.setdefault(name, set()).add(key)
@@ -49,9 +49,9 @@ class Seating:
 
     def find(
         self,
-        endpoint: WorkloadEndpoint,
+        obj: WorkloadEndpoint,
         links: Links,
-        router: Router,
+        routes: Routes,
         *,
         remembered: str | None = None,
     ) -> Link | placement.Unplaced:
@@ -60,18 +60,18 @@ class Seating:
         What it had stays, or what is *remembered* and has its routes: where nothing tells a link
         any more, and where one is refused.
         """
-        _, own = self._seats.get(endpoint.key, (None, None))
-        directions = router.foreigners.directions(endpoint.spec.ips)
+        _, own = self._seats.get(obj.key, (None, None))
+        directions = routes.foreign.directions(obj.spec.ips)
         devices = frozenset[int]().union(*directions.values())
         others = {index for index in devices if self._is_others(index, own)}
         held = links.by_index.get(own) if own else links.by_name.get(remembered or "")
         if held and not own:
-            has_routes = bool(router.routes_of(endpoint.spec.ips, held.index))
+            has_routes = bool(routes.routes_of(obj.spec.ips, held.index))
             held = held if has_routes or held.index in devices else None
         node = placement.NodeLinks(
             links.by_index, links.by_name, directions, others, held.index if held else None
         )
-        return placement.place(endpoint, node)
+        return placement.place(obj, node)
 
     def _is_others(self, index: int, own: int | None) -> bool:
         keys = self._on.get(index, ())
