@@ -61,11 +61,12 @@ mutants: prepare  ## Work faults into the decisive modules: do their tests notic
 soak: prepare tools  ## Two hours of a node's life in ten minutes, and nothing may be left of them
 	@$(LAB).sandbox -- $(LAB).trials.soak
 
-lint:  ## Style, types and layers
+lint:  ## Style, types, layers, and the bars of the house style
 	@$(BIN)/ruff format --check --quiet $(CHECKED)
 	@$(BIN)/ruff check --quiet $(CHECKED)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
+	@$(LAB).house_style || true
 
 tools: prepare  ## Build the parts of Kubernetes, once, into the user's cache
 	@$(LAB).toolchain.tools
