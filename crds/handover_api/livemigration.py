@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import pydantic
 
+from handover_api.conditions import MigrationCondition
 from handover_api.model import Condition, Lenient, Metadata, Model, Moment
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, State
@@ -100,6 +101,15 @@ class LiveMigrationStatus(Model):
     cutover_time: Moment | None = None
     completion_time: Moment | None = None
     conditions: tuple[Condition, ...] = ()
+
+    def condition(self, wanted: MigrationCondition) -> Condition | None:
+        """Return a condition by its type; None: nothing was ever said of it."""
+        return next((found for found in self.conditions if found.type == wanted), None)
+
+    def is_true(self, wanted: MigrationCondition) -> bool:
+        """Its condition of this type is there, and True."""
+        found = self.condition(wanted)
+        return found is not None and found.status == "True"
 
 
 class LiveMigration(Model):

@@ -28,10 +28,11 @@ from handover_operator.observability import metrics
 from handover_operator.roles import parse
 from handover_operator.roles.parse import RawObject
 from handover_operator.roles.resolver import Resolution
-from handover_operator.status import conditions, configuration, kubernetes_events
-from handover_operator.status.coalesce import Pace
+from handover_operator.status import configuration, kubernetes_events, livemigration, progress
+from handover_operator.status.coalesce import Coalescer
 from handover_operator.status.configuration import Application
 from handover_operator.status.kubernetes_events import Notice
+from handover_operator.status.progress import Progress
 from handover_operator.subject import ALL, Subject, is_urgent
 
 BUDGET: Final = 2_000
@@ -58,7 +59,7 @@ class Reconciler:
         self._cluster = cluster
         self._clock = clock
         self._queue: WorkQueue[Subject] = WorkQueue(self._write, is_urgent)
-        self._pace = Pace()
+        self._coalescer = Coalescer()
         self._runs = False
         self._standby: Standby | None = None
         self._awaited: set[Subject] = set()
@@ -69,7 +70,7 @@ class Reconciler:
 
     def __len__(self) -> int:
         """Count the objects that wait to be written."""
-        return len(self._queue) + len(self._pace)
+        return len(self._queue) + len(self._coalescer)
 
     def denied(self) -> int:
         """Count the objects whose last write was refused."""
@@ -89,7 +90,7 @@ class Reconciler:
             self._runs = False
             self._queue.clear()
             self._awaited.clear()
-            self._pace.clear()
+            self._coalescer.clear()
             self._silence()
 
     def start(self) -> None:
@@ -363,13 +364,13 @@ class Reconciler:
     async def _write_migration(self, subject: Subject) -> None:
         migration = self.known.resolver.index.migrations.get(subject.key)
         if migration is None or await self._expire(subject, migration):
-            self._pace.forget(subject.key)
+            self._coalescer.forget(subject.key)
             return
         now = self._clock()
         before = migration.status
         after = await self._status(migration, now)
         loop = asyncio.get_running_loop()
-        left = self._pace.left(subject.key, before, after, loop.time())
+        left = self._coalescer.seconds_left(subject.key, before, after, loop.time())
         if left > 0:
             self._queue.add_later(subject, left)
             return
@@ -382,24 +383,28 @@ class Reconciler:
             subresource="/status",
         ):
             self._tell(subject, migration, before, after)
-        self._pace.forget(subject.key)
+        self._coalescer.forget(subject.key)
         known = self.known.resolver.index.migrations.get(subject.key)
         if known is None:
             return
-        wake = conditions.wake(known, self.known.resolver.standing(subject.key), now)
+        wake = livemigration.wake(known, self._progress(subject.key), now)
         if wake is not None:
             self._queue.add_later(subject, (wake - now).total_seconds() + 0.01)
 
     async def _status(self, migration: LiveMigration, now: dt.datetime) -> LiveMigrationStatus:
         """Derive the status; where an agent has been silent for long, ask for its node first."""
-        standing = self.known.resolver.standing(migration.key)
-        status = conditions.status(migration, standing, now)
-        silent = conditions.silent_nodes(migration, standing, status)
+        found = self._progress(migration.key)
+        status = livemigration.status(migration, found, now)
+        silent = livemigration.silent_nodes(migration, found, status)
         absent = [node for node in silent if await self._cluster.has_node(node) is False]
         if not absent:
             return status
-        standing = self.known.resolver.standing(migration.key)
-        return conditions.status(migration, standing, now, frozenset(absent))
+        # While we asked, the migration may have gone on.
+        found = self._progress(migration.key)
+        return livemigration.status(migration, found, now, frozenset(absent))
+
+    def _progress(self, key: ObjectKey) -> Progress:
+        return progress.describe(self.known.resolver, key)
 
     def _tell(
         self,
@@ -422,7 +427,7 @@ class Reconciler:
 
     async def _expire(self, subject: Subject, migration: LiveMigration) -> bool:
         """Delete a finished migration whose time has come (spec.ttlSecondsAfterFinished)."""
-        expiry = conditions.expiry(migration)
+        expiry = livemigration.expiry(migration)
         if expiry is None:
             return False
         left = (expiry - self._clock()).total_seconds()

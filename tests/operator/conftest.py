@@ -13,7 +13,8 @@ from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, Role, Signal, State
 from handover_operator.roles.model import Endpoint
 from handover_operator.roles.resolver import Resolution, Resolver
-from handover_operator.status import conditions
+from handover_operator.status import livemigration, progress
+from handover_operator.status.progress import Progress
 
 START = dt.datetime(2026, 11, 24, 12, 0, 0, 250000, tzinfo=dt.UTC)
 
@@ -98,7 +99,7 @@ class World:
                 wrote = True
         for key in sorted(resolution.migrations):
             migration = self.resolver.index.migrations[key]
-            status = conditions.status(migration, self.resolver.standing(key), self.now)
+            status = livemigration.status(migration, self.progress(key.name), self.now)
             if status != migration.status:
                 assert status.phase is not None
                 self.writes.append(f"{key.name}: {status.phase}")
@@ -138,6 +139,10 @@ class World:
             key.name: say(endpoint.assignment)
             for key, endpoint in sorted(self.resolver.index.endpoints.items())
         }
+
+    def progress(self, name: str = "m1") -> Progress:
+        """Return how far a LiveMigration is."""
+        return progress.describe(self.resolver, ObjectKey("default", name))
 
     def phase(self, name: str = "m1") -> str | None:
         """Return the phase of a LiveMigration."""

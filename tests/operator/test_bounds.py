@@ -17,7 +17,7 @@ from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State
 from handover_operator.roles.model import Endpoint
 from handover_operator.roles.resolver import Resolver
-from handover_operator.status import conditions, kubernetes_events
+from handover_operator.status import kubernetes_events, livemigration, progress
 
 NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
 WEB = {"selector": {"matchLabels": {"app": "web"}}}
@@ -65,7 +65,9 @@ def report(resolver: Resolver, endpoint: Build) -> None:
 def status_of_the_first(resolver: Resolver) -> object:
     """Make the status of one of the migrations."""
     key = ObjectKey("default", f"{'m' * 200}{0:04}")
-    return conditions.status(resolver.index.migrations[key], resolver.standing(key), NOW)
+    return livemigration.status(
+        resolver.index.migrations[key], progress.describe(resolver, key), NOW
+    )
 
 
 @pytest.mark.parametrize("what", ["report", "status", "new migration", "new endpoint"])
@@ -114,7 +116,7 @@ def test_a_status_is_small_however_many_claims_there_are(
     resolver.resolve(NOW)
     key = ObjectKey("default", f"{'m' * 240}{0:04}")
     found = resolver.index.migrations[key]
-    status = conditions.status(found, resolver.standing(key), NOW)
+    status = livemigration.status(found, progress.describe(resolver, key), NOW)
     assert len(status.target) == min(endpoints, 64)
     assert status.target_count == (endpoints if endpoints > 64 else None)
     longest = max(len(condition.message) for condition in status.conditions)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from handover_api.assignment import Assignment
+from handover_api.conditions import MigrationCondition, MigrationReason
 from handover_api.livemigration import LiveMigration, Outcome, Phase
 from handover_api.workloadendpoint import Role
 from handover_operator.roles import counts
@@ -94,6 +95,14 @@ def orphaned(seen: Traits) -> Outcome:
     if Trait.SOURCE_TOLD_OF_ABORT in seen and Trait.UNTOLD not in seen:
         return Outcome.ABORTED
     return Outcome.SUCCEEDED if Trait.ARRIVED in seen else Outcome.ABORTED
+
+
+def had_source(migration: LiveMigration) -> bool:
+    """Its status says that its source once had an endpoint; a restart forgets nothing."""
+    resolved = migration.status.condition(MigrationCondition.SOURCE_RESOLVED)
+    return resolved is not None and (
+        resolved.status == "True" or resolved.reason == MigrationReason.GONE
+    )
 
 
 def has_lost_source(migration: LiveMigration, seen: View, *, was_resolved: bool) -> bool:

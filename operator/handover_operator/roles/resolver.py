@@ -22,8 +22,6 @@ from handover_operator.roles.index import Course, Index, carried, course_of
 from handover_operator.roles.model import Endpoint
 from handover_operator.roles.outcome import Driver, Undecided, View
 from handover_operator.roles.rules import Claim, Holder, Judgement, Verdict
-from handover_operator.status import conditions, progress
-from handover_operator.status.progress import Standing
 
 SOURCE_GONE_FOR: Final = dt.timedelta(seconds=5)
 """So long a live target's source must be gone before an undriven migration counts as done."""
@@ -107,7 +105,7 @@ class Resolver:
             self.drop_migration(key)
             before = None
         self._forgive(key)
-        if before is None and conditions.has_resolved_source(migration):
+        if before is None and outcome.had_source(migration):
             self._resolved.add(key)
         if before is not None and before.spec.source != migration.spec.source:
             self._resolved.discard(key)
@@ -198,15 +196,17 @@ class Resolver:
         judgement = self._judgements.get(key)
         return None if judgement is None or key in self._stale_endpoints else judgement.verdict
 
-    def standing(self, key: ObjectKey) -> Standing:
-        """Return how a known migration stands, for its status."""
-        return progress.stand(
-            self.index,
-            self.index.migrations[key],
-            self._views[key].decision,
-            self._judgements,
-            was_resolved=key in self._resolved,
-        )
+    def judgement(self, key: ObjectKey) -> Judgement | None:
+        """Return what was last resolved for an endpoint, though it may be judged anew soon."""
+        return self._judgements.get(key)
+
+    def decision(self, migration: ObjectKey) -> Outcome | None:
+        """Return how a migration ended; it was resolved once."""
+        return self._views[migration].decision
+
+    def had_source(self, migration: ObjectKey) -> bool:
+        """Its source had an endpoint at some time."""
+        return migration in self._resolved
 
     def _review(self, key: ObjectKey, now: dt.datetime) -> None:
         """Sum up one migration anew, and mark its endpoints if that makes a difference."""
@@ -252,7 +252,7 @@ class Resolver:
             view = self._views.get(key)
             if view is not None and view.decision is None:
                 migration = self.index.migrations[key]
-                yield Claim(migration, found, view, conditions.is_superseded(migration))
+                yield Claim(migration, found, view, rules.was_superseded(migration))
 
     def _aftermath(self, endpoint: Endpoint) -> Traits:
         """Return what is true of all endpoints of a migration that failed for *endpoint*."""

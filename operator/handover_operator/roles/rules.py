@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from handover_api.assignment import Assignment
+from handover_api.conditions import MigrationCondition, MigrationReason
 from handover_api.livemigration import LiveMigration, Outcome
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Role
@@ -84,6 +85,14 @@ def age(migration: LiveMigration) -> Age:
     """Sort key: the greater, the newer."""
     created = migration.metadata.creation_timestamp
     return (created or _OLDEST[0], migration.metadata.uid)
+
+
+def was_superseded(migration: LiveMigration) -> bool:
+    """Its status says that a newer migration has moved the guest since."""
+    found = migration.status.condition(MigrationCondition.CONFLICTED)
+    return (
+        found is not None and found.status == "True" and found.reason == MigrationReason.SUPERSEDED
+    )
 
 
 def assign(

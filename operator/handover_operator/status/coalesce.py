@@ -11,14 +11,14 @@ from typing import Final
 from handover_api.conditions import MigrationCondition as Type
 from handover_api.livemigration import LiveMigrationStatus
 
-COLLECT: Final = 0.5
+COALESCE_FOR: Final = 0.5
 """Seconds between the first change that can wait and the write that tells it."""
 
 AWAITED: Final = (Type.TARGET_READY, Type.CUT_OVER, Type.CONFLICTED, Type.CONTRADICTED)
 """Conditions whose status somebody may be waiting for, besides those that a phase implies."""
 
 
-class Pace:
+class Coalescer:
     """Remembers since when a change of which object waits."""
 
     def __init__(self) -> None:
@@ -28,13 +28,13 @@ class Pace:
         """Count the objects whose changes are being collected."""
         return len(self._since)
 
-    def left(
+    def seconds_left(
         self, key: Hashable, before: LiveMigrationStatus, after: LiveMigrationStatus, now: float
     ) -> float:
         """Return how many seconds the difference may wait; nothing when there is none."""
         if before == after or is_urgent(before, after):
             return 0.0
-        return max(self._since.setdefault(key, now) + COLLECT - now, 0.0)
+        return max(self._since.setdefault(key, now) + COALESCE_FOR - now, 0.0)
 
     def forget(self, key: Hashable) -> None:
         """Take in that nothing of this object waits any more."""
@@ -53,4 +53,5 @@ def is_urgent(before: LiveMigrationStatus, after: LiveMigrationStatus) -> bool:
 
 
 def _status(status: LiveMigrationStatus, wanted: Type) -> str | None:
-    return next((found.status for found in status.conditions if found.type == wanted), None)
+    found = status.condition(wanted)
+    return None if found is None else found.status

@@ -21,17 +21,10 @@ from handover_api.configuration import (
     is_braked,
 )
 from handover_api.model import Condition
+from handover_operator.status import draft
+from handover_operator.status.draft import Draft
 
 Spec = Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class Acceptance:
-    """What the condition Accepted says."""
-
-    holds: bool
-    reason: str
-    message: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,29 +39,29 @@ class Application:
     overridden: Mapping[str, str] = field(default_factory=dict)
 
 
-def accept(name: str, spec: Spec, default: Spec) -> Acceptance:
+def accept(name: str, spec: Spec, default: Spec) -> Draft:
     """Check the object *name*; *default* is the spec of ``default``, empty when there is none."""
     if name == names.DEFAULT_CONFIGURATION:
         return _valid(spec)
     if not name.startswith(names.NODE_CONFIGURATION_PREFIX):
         message = "metadata.name must be default, or node. and the name of a node"
-        return Acceptance(holds=False, reason=Reason.UNKNOWN_NAME, message=message)
+        return Draft(holds=False, reason=Reason.UNKNOWN_NAME, message=message)
     misplaced = sorted(DEFAULT_ONLY & spec.keys())
     if misplaced:
         message = f"may be set in default only: {', '.join(f'spec.{field}' for field in misplaced)}"
-        return Acceptance(holds=False, reason=Reason.DEFAULT_ONLY, message=message)
+        return Draft(holds=False, reason=Reason.DEFAULT_ONLY, message=message)
     # Agents refuse an invalid default as a whole; this node's fields are then over the built-in.
     base = default if _valid(default).holds else {}
     return _valid({**base, **spec})
 
 
-def _valid(spec: Spec) -> Acceptance:
+def _valid(spec: Spec) -> Draft:
     try:
         Settings.model_validate(dict(spec))
     except pydantic.ValidationError as error:
         message = "; ".join(_sentence(each["loc"], each["msg"]) for each in error.errors())
-        return Acceptance(holds=False, reason=Reason.INVALID, message=message)
-    return Acceptance(holds=True, reason=Reason.VALID)
+        return Draft(holds=False, reason=Reason.INVALID, message=message)
+    return Draft(holds=True, reason=Reason.VALID)
 
 
 def _sentence(location: tuple[int | str, ...], text: str) -> str:
@@ -93,10 +86,10 @@ def status(
     before = {each.type: each for each in found.status.conditions}
     generation = found.metadata.generation
     after = {
-        kind.value: _condition(kind, holds, before.get(kind.value), generation, now)
-        for kind, holds in said
+        kind.value: draft.date(kind.value, told, before.get(kind.value), generation, now)
+        for kind, told in said
         # Nothing is said of what never was.
-        if kind is not Type.OVERRIDDEN or holds.holds or kind.value in before
+        if kind is not Type.OVERRIDDEN or told.holds or kind.value in before
     }
     namespaces = found.status.paused_namespaces
     if name == names.DEFAULT_CONFIGURATION and paused is not None:
@@ -108,16 +101,16 @@ def status(
     )
 
 
-def _of_application(application: Application) -> list[tuple[Type, Acceptance]]:
+def _of_application(application: Application) -> list[tuple[Type, Draft]]:
     if application.refusal:
-        refused = Acceptance(holds=False, reason=Reason.REFUSED, message=application.refusal)
+        refused = Draft(holds=False, reason=Reason.REFUSED, message=application.refusal)
         return [(Type.APPLIED, refused)]
-    applied = Acceptance(holds=True, reason=Reason.APPLIED)
-    overridden = Acceptance(holds=False, reason=Reason.AS_GIVEN)
+    applied = Draft(holds=True, reason=Reason.APPLIED)
+    overridden = Draft(holds=False, reason=Reason.AS_GIVEN)
     if application.overridden:
         fields = [f"spec.{name} ({why})" for name, why in sorted(application.overridden.items())]
         message = f"stays as somebody else has set it: {', '.join(fields)}"
-        overridden = Acceptance(holds=True, reason=Reason.SET_ELSEWHERE, message=message)
+        overridden = Draft(holds=True, reason=Reason.SET_ELSEWHERE, message=message)
     return [(Type.APPLIED, applied), (Type.OVERRIDDEN, overridden)]
 
 
@@ -139,22 +132,4 @@ def news(
         for each in after.conditions
         if (each.type, each.status, each.message) not in known
         and each.status == ("True" if each.type == Type.OVERRIDDEN else "False")
-    )
-
-
-def _condition(
-    kind: Type, found: Acceptance, before: Condition | None, generation: int, now: dt.datetime
-) -> Condition:
-    """Return the condition; its transition time moves only with its status."""
-    status = "True" if found.holds else "False"
-    since = now.replace(microsecond=0)
-    if before is not None and before.status == status:
-        since = before.last_transition_time
-    return Condition(
-        type=kind.value,
-        status=status,
-        reason=found.reason,
-        message=found.message,
-        last_transition_time=since,
-        observed_generation=generation,
     )

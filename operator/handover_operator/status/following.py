@@ -4,16 +4,16 @@ A success that nobody has seen is none: it takes an announcement on a target, or
 """
 
 import datetime as dt
+from collections.abc import Iterable, Sequence
 from typing import Final
 
+from handover_api import names
 from handover_api.conditions import MigrationCondition, MigrationReason
 from handover_api.livemigration import LiveMigration, Outcome
-from handover_api.model import Condition
 from handover_api.wording import enumerate_few
 from handover_api.workloadendpoint import Role, State
-from handover_operator.roles import addresses
-from handover_operator.roles.model import Endpoint
-from handover_operator.status.progress import Standing
+from handover_operator.roles.model import Address, Endpoint
+from handover_operator.status.progress import Progress
 
 SILENT_AFTER: Final = dt.timedelta(seconds=10)
 """A target's agent that has done nothing for so long may not be there."""
@@ -38,37 +38,66 @@ def is_settled(migration: LiveMigration, target: Endpoint, now: dt.datetime) -> 
     return (has_acted and target.state is State.BASE) or is_unattended(migration, target, now)
 
 
-def obstacle(migration: LiveMigration, standing: Standing, now: dt.datetime) -> str:
+def address_obstacle(
+    migration: LiveMigration, sources: Sequence[Endpoint], targets: Sequence[Endpoint]
+) -> tuple[MigrationReason, str] | None:
+    """Return why the guest cannot keep its addresses; None as long as nothing speaks against it.
+
+    A target may become known one interface after the other: what is missing there counts only
+    when it has as many endpoints as the source.
+    """
+    if sources and targets:
+        before, after = _union(sources), _union(targets)
+        if after - before or (len(sources) == len(targets) and before - after):
+            message = (
+                f"the source has {_listed(before)}, the target {_listed(after)}: the CNI does not"
+                " keep the addresses, and nothing can follow"
+            )
+            return MigrationReason.ADDRESS_CHANGED, message
+    # KubeVirt's adapter notes here which interfaces it does not follow at all.
+    note = migration.metadata.annotations.get(names.NOT_FOLLOWED)
+    return None if note is None else (MigrationReason.NOT_FOLLOWED, note)
+
+
+def _union(endpoints: Iterable[Endpoint]) -> set[Address]:
+    return {ip for endpoint in endpoints for ip in endpoint.ips}
+
+
+def _listed(ips: Iterable[Address]) -> str:
+    ips = list(ips)
+    return enumerate_few(sorted(str(ip) for ip in ips), len(ips))
+
+
+def obstacle(migration: LiveMigration, progress: Progress, now: dt.datetime) -> str:
     """Return what stood in the way; nothing where the network follows the guest.
 
     Without a target nobody was to follow: another cluster has the other half.
     """
     if migration.spec.target is None:
         return ""
-    kept = _condition(migration, MigrationCondition.ADDRESS_KEPT)
+    kept = migration.status.condition(MigrationCondition.ADDRESS_KEPT)
     known = kept if kept is not None and kept.status == "False" else None
-    found = addresses.obstacle(migration, standing.sources, standing.targets)
+    found = address_obstacle(migration, progress.sources, progress.targets)
     if known is not None and known.reason == MigrationReason.ADDRESS_CHANGED:
         return known.message
     if found is not None and found[0] is MigrationReason.ADDRESS_CHANGED:
         return found[1]
-    if _has_followed(migration, standing):
+    if _has_followed(migration, progress):
         return ""
     if known is not None or found is not None:
         return known.message if known is not None else found[1] if found is not None else ""
-    return _missing(migration, standing, now)
+    return _missing(migration, progress, now)
 
 
-def _has_followed(migration: LiveMigration, standing: Standing) -> bool:
+def _has_followed(migration: LiveMigration, progress: Progress) -> bool:
     """A target has heard its guest, or has the routes by the word of who drives the migration."""
     uid = migration.migration_uid
-    cut_over = _condition(migration, MigrationCondition.CUT_OVER)
     return (
-        (cut_over is not None and cut_over.status == "True")
-        or standing.heard
+        migration.status.is_true(MigrationCondition.CUT_OVER)
+        or progress.heard
         or any(side.cutover is not None for side in migration.status.target)
-        or any(target.is_alive_for(uid) for target in standing.targets)
-        or any(_has_routes(target, uid) for target in standing.targets)
+        or any(target.is_alive_for(uid) for target in progress.targets)
+        or any(_has_routes(target, uid) for target in progress.targets)
     )
 
 
@@ -78,13 +107,13 @@ def _has_routes(target: Endpoint, uid: str) -> bool:
     return is_told and has_acted and target.state is State.BASE and target.routed
 
 
-def _missing(migration: LiveMigration, standing: Standing, now: dt.datetime) -> str:
-    targets = standing.targets
+def _missing(migration: LiveMigration, progress: Progress, now: dt.datetime) -> str:
+    targets = progress.targets
     if not targets:
-        gone = sorted({side.endpoint for side in migration.status.target} & standing.absent)
+        gone = sorted({side.endpoint for side in migration.status.target} & progress.absent)
         if gone:
-            names = enumerate_few(gone, len(gone))
-            return f"the target's endpoint was deleted before its guest was heard: {names}"
+            listed = enumerate_few(gone, len(gone))
+            return f"the target's endpoint was deleted before its guest was heard: {listed}"
         return "no WorkloadEndpoint of a target was known"
     unattended = [target for target in targets if is_unattended(migration, target, now)]
     if unattended:
@@ -96,7 +125,3 @@ def _missing(migration: LiveMigration, standing: Standing, now: dt.datetime) -> 
         for each in targets
     )
     return f"no target has heard its guest: {enumerate_few(states, len(targets))}"
-
-
-def _condition(migration: LiveMigration, wanted: MigrationCondition) -> Condition | None:
-    return next((found for found in migration.status.conditions if found.type == wanted), None)

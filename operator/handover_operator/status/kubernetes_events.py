@@ -7,7 +7,6 @@ from typing import Final
 from handover_api.conditions import MigrationCondition as Type
 from handover_api.conditions import MigrationReason as Reason
 from handover_api.livemigration import LiveMigrationStatus, Phase
-from handover_api.model import Condition
 from handover_api.wording import enumerate_few
 from handover_operator.roles.parse import Unreadable
 
@@ -56,7 +55,7 @@ def notices(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterator
     if after.phase is Phase.SUCCEEDED and before.phase is not Phase.SUCCEEDED:
         yield Notice("Succeeded", "the network follows the guest; all targets are back in Base")
     if after.phase is Phase.NOT_FOLLOWED and before.phase is not Phase.NOT_FOLLOWED:
-        finished = _condition(after, Type.FINISHED)
+        finished = after.condition(Type.FINISHED)
         why = "" if finished is None else finished.message
         yield Notice(
             Reason.NOT_FOLLOWED, f"the guest moved, the network did not: {why}", warning=True
@@ -68,11 +67,11 @@ def notices(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterator
 def _alarms(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterator[Notice]:
     """Say what a person should look at."""
     for wanted in _WATCHED:
-        found = _condition(after, wanted)
+        found = after.condition(wanted)
         if found is None or not _changed(before, after, wanted):
             continue
         if wanted is Type.CONTRADICTED:
-            if found.status == "True" and not _is_true(before, wanted):
+            if found.status == "True" and not before.is_true(wanted):
                 yield Notice("Contradicted", found.message, warning=True)
         elif wanted is Type.SOURCE_LINGERS and found.reason == Reason.STILL_ROUTED:
             yield Notice("SourceLingers", found.message, warning=True)
@@ -91,18 +90,9 @@ def _cutovers(status: LiveMigrationStatus) -> Iterator[str]:
             yield f"{side.endpoint} on {side.node}: {side.cutover.signal} to route in {took} µs"
 
 
-def _condition(status: LiveMigrationStatus, wanted: Type) -> Condition | None:
-    return next((found for found in status.conditions if found.type == wanted), None)
-
-
-def _is_true(status: LiveMigrationStatus, wanted: Type) -> bool:
-    found = _condition(status, wanted)
-    return found is not None and found.status == "True"
-
-
 def _changed(before: LiveMigrationStatus, after: LiveMigrationStatus, wanted: Type) -> bool:
     """Return whether a condition is another one by status, reason or message."""
-    old, new = _condition(before, wanted), _condition(after, wanted)
+    old, new = before.condition(wanted), after.condition(wanted)
     if new is None:
         return False
     if old is None:

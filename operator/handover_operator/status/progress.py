@@ -1,90 +1,73 @@
-"""How one migration stands: everything that its status tells, gathered from the index."""
+"""How far one migration is: all that its status is made of, taken from the resolver's index.
+
+Roles are decided without it (``roles`` knows nothing of ``status``); it is taken anew for each
+status, so that nothing of it can be out of date.
+"""
 
 import dataclasses
-import itertools
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
 
-from handover_api.conditions import MigrationReason
 from handover_api.livemigration import LiveMigration, Outcome
 from handover_api.names import ObjectKey
-from handover_api.wording import enumerate_few
 from handover_api.workloadendpoint import Role
-from handover_operator.roles import addresses, outcome
+from handover_operator.roles import outcome
 from handover_operator.roles.index import Index, course_of
 from handover_operator.roles.model import Endpoint
-from handover_operator.roles.rules import Judgement
-
-_SINCE: Final = (
-    "was moved since by a newer LiveMigration: this one gives it no role; make a new one instead"
-)
-_IS_SOURCE: Final = "is matched as target and named as source: it is source"
+from handover_operator.roles.resolver import Resolver
+from handover_operator.status import conflicts
+from handover_operator.status.conflicts import Conflict
 
 
 @dataclass(frozen=True, slots=True)
-class Conflict:
-    """Something that a person must look at; it stops no other migration."""
-
-    reason: MigrationReason
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Progress:
     """One migration's endpoints and what became of it so far.
 
     ``untold``: an endpoint still carries a role of it. ``lingering``: sources that keep the
     targets waiting. ``absent``: endpoints that its status names and that exist no more.
-    ``superseded``: endpoints that a newer migration has moved since. ``obstacle``: why the network
-    cannot follow the guest. ``heard``: a target that the spec matches has measured the cutover,
-    whatever became of it since. ``contradicting``: targets whose guest runs there although it was
-    aborted; ``serving``: sources that may serve it meanwhile.
+    ``superseded``: endpoints that a newer migration has moved since. ``heard``: a target that the
+    spec matches has measured the cutover, whatever became of it since. ``contradicting``: targets
+    whose guest runs there although it was aborted; ``serving``: sources that may serve it
+    meanwhile.
     """
 
     decision: Outcome | None = None
     sources: tuple[Endpoint, ...] = ()
     targets: tuple[Endpoint, ...] = ()
-    source_was_resolved: bool = False
+    had_source: bool = False
     untold: bool = False
     lingering: tuple[Endpoint, ...] = ()
     absent: frozenset[str] = frozenset()
     superseded: frozenset[ObjectKey] = frozenset()
     conflict: Conflict | None = None
-    obstacle: Conflict | None = None
     heard: bool = False
     contradicting: tuple[Endpoint, ...] = ()
     serving: tuple[Endpoint, ...] = ()
 
 
-def stand(
-    index: Index,
-    migration: LiveMigration,
-    decided: Outcome | None,
-    judgements: Mapping[ObjectKey, Judgement],
-    *,
-    was_resolved: bool,
-) -> Standing:
-    """Gather how *migration* stands.
+def describe(resolver: Resolver, key: ObjectKey) -> Progress:
+    """Return how far a migration is that was resolved.
 
     While it is undecided its endpoints are those that its spec matches, whoever wins them; then
     those that were told of it.
     """
-    uid = migration.migration_uid
-    carriers = [index.endpoints[key] for key in sorted(index.carriers(course_of(migration)))]
-    standing = Standing(
+    index = resolver.index
+    migration, decided = index.migrations[key], resolver.decision(key)
+    carriers = [index.endpoints[each] for each in sorted(index.carriers(course_of(migration)))]
+    progress = Progress(
         decision=decided,
-        source_was_resolved=was_resolved,
+        had_source=resolver.had_source(key),
         untold=any(carrier.assignment.role is not None for carrier in carriers),
         absent=_absent(index, migration),
     )
     if decided is None:
-        return _undecided(standing, index, migration, judgements)
+        return _undecided(progress, resolver, migration)
+    uid = migration.migration_uid
     held = any(carrier.is_carrying(Role.TARGET, uid) for carrier in carriers)
     is_waiting = decided is Outcome.SUCCEEDED and held
     sources, targets = (_told(carriers, role) for role in Role)
     return dataclasses.replace(
-        standing,
+        progress,
         sources=sources,
         targets=targets,
         lingering=_lingering(index, migration) if is_waiting else (),
@@ -98,26 +81,25 @@ def stand(
     )
 
 
-def _undecided(
-    standing: Standing,
-    index: Index,
-    migration: LiveMigration,
-    judgements: Mapping[ObjectKey, Judgement],
-) -> Standing:
+def _undecided(progress: Progress, resolver: Resolver, migration: LiveMigration) -> Progress:
+    index = resolver.index
     members = sorted(index.members(migration.key).items())
     sources, targets = (
         tuple(index.endpoints[key] for key, found in members if found.role is role) for role in Role
     )
-    judged = [(key, judgements[key]) for key, _ in members if key in judgements]
-    late = frozenset(
-        key for key, judgement in judged if migration.key in judgement.verdict.superseded
+    # An endpoint that no turn of the resolver has reached so far is in nobody's way yet.
+    judged = {
+        key: judgement for key, _ in members if (judgement := resolver.judgement(key)) is not None
+    }
+    superseded = frozenset(
+        key for key, each in judged.items() if migration.key in each.verdict.superseded
     )
-    standing = dataclasses.replace(standing, sources=sources, targets=targets, superseded=late)
-    found = addresses.obstacle(migration, sources, targets)
     return dataclasses.replace(
-        standing,
-        obstacle=None if found is None else Conflict(*found),
-        conflict=_conflict(index, migration, standing, dict(judged)),
+        progress,
+        sources=sources,
+        targets=targets,
+        superseded=superseded,
+        conflict=conflicts.find(index, migration, targets, superseded, judged),
     )
 
 
@@ -137,7 +119,7 @@ def _lingering(index: Index, migration: LiveMigration) -> tuple[Endpoint, ...]:
     )
 
 
-def _told(carriers: list[Endpoint], role: Role) -> tuple[Endpoint, ...]:
+def _told(carriers: Sequence[Endpoint], role: Role) -> tuple[Endpoint, ...]:
     return tuple(
         carrier
         for carrier in carriers
@@ -152,59 +134,3 @@ def _absent(index: Index, migration: LiveMigration) -> frozenset[str]:
         for side in (*status.source, *status.target)
         if ObjectKey(migration.key.namespace, side.endpoint) not in index.endpoints
     )
-
-
-def _conflict(
-    index: Index,
-    migration: LiveMigration,
-    standing: Standing,
-    judged: Mapping[ObjectKey, Judgement],
-) -> Conflict | None:
-    """Return what is in the way: the gravest reason, and the first few of all of them.
-
-    They are counted endpoint by endpoint; which migrations claim one is looked at only to name
-    some, as many may claim many.
-    """
-    members = index.members(migration.key)
-    contested = [key for key in sorted(members) if members[key].contested]
-    claimed = {key: len(each.claimants - {migration.key}) for key, each in judged.items()}
-    nodes = {target.node for target in standing.targets}
-    parts = (
-        (
-            MigrationReason.SUPERSEDED,
-            (f"endpoint {key.name} {_SINCE}" for key in sorted(standing.superseded)),
-            len(standing.superseded),
-        ),
-        (
-            MigrationReason.SELECTOR_MATCHES_SOURCE,
-            (f"endpoint {key.name} {_IS_SOURCE}" for key in contested),
-            len(contested),
-        ),
-        (
-            MigrationReason.ENDPOINT_CLAIMED,
-            _claims(index, migration.key, {key: judged[key] for key in claimed if claimed[key]}),
-            sum(claimed.values()),
-        ),
-        (
-            MigrationReason.TARGETS_ON_TWO_NODES,
-            [f"the targets are on several nodes: {enumerate_few(sorted(nodes), len(nodes))}"],
-            int(len(nodes) > 1),
-        ),
-    )
-    present = [part for part in parts if part[2]]
-    if not present:
-        return None
-    texts = itertools.chain.from_iterable(texts for _, texts, _ in present)
-    message = enumerate_few(texts, sum(count for _, _, count in present), "; ")
-    return Conflict(present[0][0], message)
-
-
-def _claims(
-    index: Index, migration: ObjectKey, judged: Mapping[ObjectKey, Judgement]
-) -> Iterator[str]:
-    for key, judgement in sorted(judged.items(), key=lambda each: each[0]):
-        claims = index.claims(key)
-        for other in sorted(judgement.claimants - {migration}):
-            if other in claims:
-                role = claims[other].role
-                yield f"endpoint {key.name} is {role} of LiveMigration {other.name} as well"

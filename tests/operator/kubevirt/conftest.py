@@ -261,7 +261,7 @@ class Operator:
         self.jobs: list[Job] = []
         self.reconciler._queue, self.kubevirt._queue = self.queues  # type: ignore[assignment]
         self.reconciler._runs = self.kubevirt._runs = True
-        self.reconciler._pace.left = lambda *_: 0.0  # type: ignore[method-assign]
+        self.reconciler._coalescer.seconds_left = lambda *_: 0.0  # type: ignore[method-assign]
         self.reconciler.synced = True
         self.kubevirt.is_active = True
 

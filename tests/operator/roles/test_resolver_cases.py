@@ -161,10 +161,10 @@ class TestLostSource:
         self, lost: Resolver, migration: Migration
     ) -> None:
         lost.resolve(NOW + 5 * SECOND)
-        assert lost.standing(key("m1")).decision is Outcome.SUCCEEDED
+        assert lost.decision(key("m1")) is Outcome.SUCCEEDED
         lost.put_migration(migration("m1", source="a1", target="b1", outcome="Aborted"))
         lost.resolve(NOW + 5 * SECOND)
-        assert lost.standing(key("m1")).decision is Outcome.ABORTED
+        assert lost.decision(key("m1")) is Outcome.ABORTED
 
     def test_nothing_is_kept_of_it_when_it_is_gone(self, lost: Resolver) -> None:
         lost.resolve(NOW + 5 * SECOND)
@@ -187,8 +187,8 @@ class TestLostSource:
         lost.resolve(NOW + 5 * SECOND)
         lost.put_migration(migration("m1", source="a1", target="b1", object_uid="second"))
         lost.resolve(NOW + 5 * SECOND)
-        assert lost.standing(key("m1")).decision is None
-        assert not lost.standing(key("m1")).source_was_resolved
+        assert lost.decision(key("m1")) is None
+        assert not lost.had_source(key("m1"))
 
     def test_a_status_of_before_tells_nothing_of_another_source(
         self, resolver: Resolver, endpoint: Build, migration: Migration
@@ -202,7 +202,7 @@ class TestLostSource:
                 migration(source=source, target="b", generation=generation, status=status)
             )
             resolver.resolve(NOW)
-        assert not resolver.standing(key("m1")).source_was_resolved
+        assert not resolver.had_source(key("m1"))
 
     def test_what_failed_by_its_own_word_is_no_success_after_that(
         self, lost: Resolver, migration: Migration
@@ -210,7 +210,7 @@ class TestLostSource:
         lost.put_migration(migration("m1", source="a1", target="b1", outcome="Aborted"))
         lost.resolve(NOW + SECOND)
         lost.resolve(NOW + 9 * SECOND)
-        assert lost.standing(key("m1")).decision is Outcome.ABORTED
+        assert lost.decision(key("m1")) is Outcome.ABORTED
 
 
 class TestWithoutAnObject:

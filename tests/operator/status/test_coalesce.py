@@ -6,7 +6,7 @@ import pytest
 
 from handover_api.livemigration import LiveMigrationStatus
 from handover_operator.status import coalesce
-from handover_operator.status.coalesce import Pace
+from handover_operator.status.coalesce import Coalescer
 
 WHEN = "2026-11-24T12:00:00Z"
 
@@ -47,19 +47,22 @@ def test_what_is_urgent(
 
 
 def test_reports_are_collected_from_the_first_on() -> None:
-    collector, none = Pace(), status()
-    assert collector.left("m1", none, status(state="Base"), 100) == coalesce.COLLECT
-    assert collector.left("m1", none, status(state="Asking"), 100.25) == coalesce.COLLECT - 0.25
+    collector, none = Coalescer(), status()
+    assert collector.seconds_left("m1", none, status(state="Base"), 100) == coalesce.COALESCE_FOR
+    assert (
+        collector.seconds_left("m1", none, status(state="Asking"), 100.25)
+        == coalesce.COALESCE_FOR - 0.25
+    )
     assert len(collector) == 1
-    assert collector.left("m1", none, status(state="Base"), 101) == 0
+    assert collector.seconds_left("m1", none, status(state="Base"), 101) == 0
     collector.forget("m1")
-    assert collector.left("m1", none, status(state="Base"), 101) == coalesce.COLLECT
+    assert collector.seconds_left("m1", none, status(state="Base"), 101) == coalesce.COALESCE_FOR
     collector.clear()
     assert len(collector) == 0
 
 
 def test_nothing_waits_where_nothing_is_to_be_written() -> None:
-    collector = Pace()
-    assert collector.left("m1", status(), status(), 100) == 0
-    assert collector.left("m1", status(), status("Ready", state="Base"), 100) == 0
+    collector = Coalescer()
+    assert collector.seconds_left("m1", status(), status(), 100) == 0
+    assert collector.seconds_left("m1", status(), status("Ready", state="Base"), 100) == 0
     assert len(collector) == 0

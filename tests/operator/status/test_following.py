@@ -9,11 +9,10 @@ import pytest
 
 from handover_api import names
 from handover_api.livemigration import LiveMigration, LiveMigrationStatus
-from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State
 from handover_operator.observability import metrics
 from handover_operator.roles.model import Endpoint
-from handover_operator.status import conditions, following, kubernetes_events
+from handover_operator.status import following, kubernetes_events, livemigration
 
 Migration = Callable[..., LiveMigration]
 Build = Callable[..., Endpoint]
@@ -92,15 +91,14 @@ def test_a_node_without_an_agent_is_waited_for_ten_seconds(
     start = running.now
     succeed(running.wait(3), migration)
     assert running.phase() == "Converging"
-    standing = running.resolver.standing(ObjectKey("default", "m1"))
-    wake = conditions.wake(running.migration("m1"), standing, running.now)
+    wake = livemigration.wake(running.migration("m1"), running.progress(), running.now)
     assert wake == start + following.SILENT_AFTER
     running.wait(7 - 0.001).apply(running.migration("m1"))
     assert running.phase() == "Converging"
     running.wait(0.001).apply(running.migration("m1"))
     assert running.phase() == "NotFollowed"
-    standing = running.resolver.standing(ObjectKey("default", "m1"))
-    assert conditions.wake(running.migration("m1"), standing, running.now) is None
+    wake = livemigration.wake(running.migration("m1"), running.progress(), running.now)
+    assert wake is None
 
 
 def test_an_agent_that_acts_late_is_seen(running: Any, migration: Migration) -> None:
@@ -217,6 +215,6 @@ def test_it_is_told_once_and_stays(running: Any, migration: Migration) -> None:
     running.restart().wait(60)
     assert running.writes == []
     assert running.migration("m1").status == told
-    assert conditions.expiry(
+    assert livemigration.expiry(
         migration(source="a", ttlSecondsAfterFinished=1, status=told.to_object())
     ) == running.now - dt.timedelta(seconds=59)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from handover_api import names
-from handover_operator.roles import addresses
+from handover_operator.status import following
 
 
 def ips(text: str) -> tuple[Any, ...]:
@@ -34,7 +34,7 @@ def test_addresses_that_do_not_come_along_are_an_obstacle(
     targets: list[str],
     wanted: str | None,
 ) -> None:
-    found = addresses.obstacle(
+    found = following.address_obstacle(
         migration(source="a", target="b"),
         [endpoint(f"s{n}", ips=ips(text)) for n, text in enumerate(sources)],
         [endpoint(f"t{n}", ips=ips(text)) for n, text in enumerate(targets)],
@@ -67,5 +67,5 @@ def test_what_is_not_followed_at_all_is_said_as_the_adapter_notes_it(
     metadata = noted.metadata.model_copy(
         update={"annotations": {names.NOT_FOLLOWED: "interface default is not followed"}}
     )
-    found = addresses.obstacle(noted.model_copy(update={"metadata": metadata}), [], [])
+    found = following.address_obstacle(noted.model_copy(update={"metadata": metadata}), [], [])
     assert found == ("NotFollowed", "interface default is not followed")

@@ -1,0 +1,164 @@
+"""The status of a LiveMigration: phase, conditions, sides and times; and when it changes by itself.
+
+Pure, and the same input gives an equal status: what is equal is not written. Times are set once.
+"""
+
+import datetime as dt
+from collections.abc import Iterable, Iterator
+from typing import Final
+
+from handover_api.conditions import MigrationCondition as Type
+from handover_api.conditions import MigrationReason as Reason
+from handover_api.livemigration import (
+    LiveMigration,
+    LiveMigrationStatus,
+    Outcome,
+    Phase,
+    SideStatus,
+)
+from handover_api.model import Condition
+from handover_api.workloadendpoint import Cutover
+from handover_operator.roles.model import Endpoint
+from handover_operator.status import conditions, draft, following, phases
+from handover_operator.status.conditions import Context
+from handover_operator.status.progress import Progress
+
+SIDES: Final = 64
+"""So many endpoints of a side the status lists, as in the CustomResourceDefinition (maxItems): more
+are counted. A VM has as many as it has interfaces, and each status is written and stored whole."""
+
+
+def status(
+    migration: LiveMigration,
+    progress: Progress,
+    now: dt.datetime,
+    absent_nodes: frozenset[str] = frozenset(),
+) -> LiveMigrationStatus:
+    """Return the status that *migration* must have; a finished one keeps what it has.
+
+    Only a guest that contradicts how it ended is told later.
+
+    *absent_nodes*: those of ``silent_nodes`` that are known not to exist.
+    """
+    before = migration.status
+    if before.phase in phases.FINISHED:
+        context = Context(migration, progress, before.phase, now)
+        return before.model_copy(update={"conditions": _conditions(context)})
+    phase = phases.phase(migration, progress, now)
+    told = _conditions(Context(migration, progress, phase, now, absent_nodes))
+    has_cut_over = any(each.type == Type.CUT_OVER and each.status == "True" for each in told)
+    sources = _side(migration, progress, before.source, progress.sources)
+    targets = _side(migration, progress, before.target, progress.targets)
+    return LiveMigrationStatus(
+        phase=phase,
+        observed_generation=migration.metadata.generation,
+        source=sources[:SIDES],
+        source_count=len(sources) if len(sources) > SIDES else None,
+        target=targets[:SIDES],
+        target_count=len(targets) if len(targets) > SIDES else None,
+        start_time=before.start_time or (None if phase is Phase.PENDING else now),
+        ready_time=before.ready_time or (now if phase is Phase.READY else None),
+        cutover_time=before.cutover_time
+        or (_cutover_time(migration, progress, now) if has_cut_over else None),
+        completion_time=before.completion_time or (now if phase in phases.FINISHED else None),
+        conditions=told,
+    )
+
+
+def silent_nodes(
+    migration: LiveMigration, progress: Progress, status: LiveMigrationStatus
+) -> frozenset[str]:
+    """Return the targets' nodes whose agents have been silent for long, by *status*."""
+    ready = status.condition(Type.TARGET_READY)
+    if status.phase in phases.FINISHED or ready is None or ready.reason != Reason.AGENT_SILENT:
+        return frozenset()
+    uid = migration.migration_uid
+    return frozenset(each.node for each in progress.targets if each.acted_uid != uid)
+
+
+def wake(migration: LiveMigration, progress: Progress, now: dt.datetime) -> dt.datetime | None:
+    """Return when the status changes though nothing else does; never a time that is past.
+
+    A finished migration has no clocks, and a decided one only those of its end: conditions that
+    nobody brings up to date any more must wake nobody, or the operator would look without a pause.
+    """
+    due = (moment for moment in _clocks(migration, progress) if moment > now)
+    return min(due, default=None)
+
+
+def _clocks(migration: LiveMigration, progress: Progress) -> Iterator[dt.datetime]:
+    status = migration.status
+    if status.phase in phases.FINISHED or progress.decision is Outcome.ABORTED:
+        return
+    lingers = status.condition(Type.SOURCE_LINGERS)
+    if progress.lingering and lingers is not None and lingers.reason == Reason.WITHDRAWING:
+        yield lingers.last_transition_time + conditions.LINGERS_AFTER
+    ready = status.condition(Type.TARGET_READY)
+    is_awaited = ready is not None and ready.reason == Reason.AWAITING_AGENT
+    if progress.decision is None and is_awaited and status.start_time is not None:
+        yield status.start_time + following.SILENT_AFTER
+    until = following.deadline(migration)
+    uid = migration.migration_uid
+    is_silent = any(target.acted_uid != uid for target in progress.targets)
+    if progress.decision is Outcome.SUCCEEDED and is_silent and until is not None:
+        yield until
+
+
+def expiry(migration: LiveMigration) -> dt.datetime | None:
+    """Return when a finished migration is to be deleted (spec.ttlSecondsAfterFinished)."""
+    ttl, completed = migration.spec.ttl_seconds_after_finished, migration.status.completion_time
+    if ttl is None or completed is None or migration.status.phase not in phases.FINISHED:
+        return None
+    return completed + dt.timedelta(seconds=ttl)
+
+
+def _conditions(context: Context) -> tuple[Condition, ...]:
+    """Give the conditions their times; one of which nothing is said stays as it is."""
+    metadata, status = context.migration.metadata, context.migration.status
+    found = {each.type: each for each in status.conditions}
+    for kind, said in conditions.drafts(context).items():
+        before = found.get(kind.value)
+        found[kind.value] = draft.date(kind.value, said, before, metadata.generation, context.now)
+    # In one order always: equal statuses must be equal, or each look would write one anew.
+    return tuple(found[kind] for kind in sorted(found))
+
+
+def _side(
+    migration: LiveMigration,
+    progress: Progress,
+    before: Iterable[SideStatus],
+    endpoints: Iterable[Endpoint],
+) -> tuple[SideStatus, ...]:
+    """Report the endpoints of one side; those that are gone stay listed.
+
+    A decided migration loses none: its endpoints may serve the next one already.
+    """
+    uid = migration.migration_uid
+    known = {side.endpoint: side for side in before}
+    sides = {
+        name: side
+        for name, side in known.items()
+        if progress.decision is not None or name in progress.absent
+    }
+    for endpoint in endpoints:
+        name = endpoint.key.name
+        # An agent that was restarted has forgotten what it measured; the status has not.
+        cutover = _cutover(endpoint, uid) or (known[name].cutover if name in known else None)
+        sides[name] = SideStatus(
+            endpoint=name, node=endpoint.node, state=endpoint.state, cutover=cutover
+        )
+    return tuple(sides[name] for name in sorted(sides))
+
+
+def _cutover(endpoint: Endpoint, migration_uid: str) -> Cutover | None:
+    """Return what the agent measured for this migration; the status leaves the uid out."""
+    measured = endpoint.cutover
+    if measured is None or measured.migration_uid != migration_uid:
+        return None
+    return measured.model_copy(update={"migration_uid": None})
+
+
+def _cutover_time(migration: LiveMigration, progress: Progress, now: dt.datetime) -> dt.datetime:
+    """Return the time of the last target's cutover in this migration, by its node's clock."""
+    measured = (_cutover(target, migration.migration_uid) for target in progress.targets)
+    return max((each.time for each in measured if each is not None), default=now)
