@@ -271,7 +271,7 @@ def measure(module: Module, explained: Sequence[Mapping[str, str]], jobs: int) -
 def main() -> int:
     """Measure all modules, or those whose names end as said."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("modules", nargs="*", help="such as fsm or sniff.bpf")
+    parser.add_argument("modules", nargs="*", help="such as fsm or sniff.packet_filter")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args()
     asked = tuple(f".{one}" for one in arguments.modules)

@@ -8,41 +8,22 @@ A control group that has used more than its share waits all the same. Only the r
 not, and that needs a privilege.
 """
 
-import ctypes
 import os
-import platform
-import struct
 from typing import Final
 
-from handover_nodeagent.kernel import capabilities
+from handover_nodeagent.kernel import capabilities, syscalls
 
 SHORTEST: Final = 0.0001
 """Seconds; the kernel takes nothing shorter, and nothing longer than 0.1 s."""
 
-_NUMBERS: Final = {"x86_64": (314, 315), "aarch64": (274, 275)}
-"""Of sched_setattr and sched_getattr, by machine: the C library has no names for them."""
-_ATTRIBUTES: Final = struct.Struct("=IIQiIQQQ")
-"""struct sched_attr: size, policy, flags, nice, priority, runtime in ns, deadline, period."""
-_RUNTIME: Final = 5
-
-_libc: Final = ctypes.CDLL(None, use_errno=True)
-
 
 def shorten(seconds: float = SHORTEST) -> bool:
     """Ask for turns of *seconds* for this thread and those that it starts; False if refused."""
-    numbers = _NUMBERS.get(platform.machine())
-    if numbers is None:
+    now = syscalls.sched_getattr()
+    # In the other classes the runtime is a share of a deadline, not a wish.
+    if now is None or now.policy != os.SCHED_OTHER:
         return False
-    attributes = ctypes.create_string_buffer(_ATTRIBUTES.size)
-    set_number, get_number = numbers
-    if _libc.syscall(get_number, 0, attributes, _ATTRIBUTES.size, 0):
-        return False
-    fields = list(_ATTRIBUTES.unpack(attributes.raw))
-    if fields[1] != os.SCHED_OTHER:
-        return False
-    fields[_RUNTIME] = round(seconds * 1e9)
-    attributes.raw = _ATTRIBUTES.pack(*fields)
-    return not _libc.syscall(set_number, 0, attributes, 0)
+    return syscalls.sched_setattr(now._replace(runtime=round(seconds * 1e9)))
 
 
 def precede() -> str:
@@ -70,9 +51,5 @@ def recede() -> None:
 
 def length() -> float:
     """Return how long this thread's turns are, in seconds; 0 where the kernel does not say."""
-    numbers = _NUMBERS.get(platform.machine())
-    attributes = ctypes.create_string_buffer(_ATTRIBUTES.size)
-    if numbers is None or _libc.syscall(numbers[1], 0, attributes, _ATTRIBUTES.size, 0):
-        return 0.0
-    runtime: int = _ATTRIBUTES.unpack(attributes.raw)[_RUNTIME]
-    return runtime / 1e9
+    now = syscalls.sched_getattr()
+    return now.runtime / 1e9 if now else 0.0

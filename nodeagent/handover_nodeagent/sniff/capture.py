@@ -6,7 +6,6 @@ an nft netdev drop. Closing one blocks for 1-22 ms (an RCU grace period), so a t
 """
 
 import contextlib
-import ctypes
 import errno
 import fcntl
 import os
@@ -16,22 +15,19 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Self
 
-from handover_nodeagent.sniff import packet_filter as bpf
+from handover_nodeagent.kernel import bpf, syscalls
+from handover_nodeagent.sniff import packet_filter
 
 RECEIVE_BUFFER: Final = 32 * 1024
 """About forty frames: more than any burst of announcements, and all that a flood may hold."""
 
 _ETH_P_ALL: Final = 0x0003
-_SO_ATTACH_FILTER: Final = 26
 _SOL_PACKET: Final = 263
 _PACKET_IGNORE_OUTGOING: Final = 23
 _SIOCGSTAMPNS: Final = 0x8907
-_SOCKADDR_LL: Final = struct.Struct("=HHiHBB8x")
-_SOCK_FPROG: Final = struct.Struct("@HP")
 _TIMESPEC: Final = struct.Struct("@ll")
 _GONE: Final = frozenset({errno.ENETDOWN, errno.ENXIO, errno.ENODEV})
 
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 _closer: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="capture-close")
 
 
@@ -60,13 +56,13 @@ class Capture:
         except OSError as error:
             raise CannotListenError(_sentence(error, ifindex)) from error
         try:
-            attach(sock, program)
+            syscalls.attach_filter(sock, program)
             sock.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
             # The first request switches the kernel's timestamps on and has none to give.
             with contextlib.suppress(OSError):
                 fcntl.ioctl(sock, _SIOCGSTAMPNS, bytes(_TIMESPEC.size))
-            _bind(sock, ifindex)
+            syscalls.bind_packet(sock, _ETH_P_ALL, ifindex)
         except OSError as error:
             sock.close()
             raise CannotListenError(_sentence(error, ifindex)) from error
@@ -78,7 +74,7 @@ class Capture:
 
     def filter(self, program: bpf.Program) -> None:
         """Replace the filter, without a moment in between; what is queued stays."""
-        attach(self._socket, program)
+        syscalls.attach_filter(self._socket, program)
 
     def mute(self) -> None:
         """Let nothing through and forget what is queued: the cheap way to keep it open."""
@@ -89,7 +85,7 @@ class Capture:
     def read(self) -> bytes | None:
         """Return the next frame; None when there is none now, or never again (``trouble``)."""
         try:
-            return self._receive(bpf.SNAP_LENGTH)
+            return self._receive(packet_filter.SNAP_LENGTH)
         except BlockingIOError:
             return None
         except OSError as error:
@@ -140,22 +136,6 @@ def transmit(ifindex: int, octets: Iterable[bytes]) -> bool:
     sent = [sender.send(frame) for frame in octets]
     sender.close()
     return all(sent)
-
-
-def attach(sock: socket.socket, program: bpf.Program) -> None:
-    """Filter *sock* by *program* from now on: one exchange, what is queued stays."""
-    instructions = bpf.assemble(program)
-    array = ctypes.create_string_buffer(instructions, len(instructions))
-    header = _SOCK_FPROG.pack(len(program), ctypes.addressof(array))
-    sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, header)
-
-
-def _bind(sock: socket.socket, ifindex: int) -> None:
-    """Bind by index: socket.bind wants a name, which may be another interface's by now."""
-    address = _SOCKADDR_LL.pack(socket.AF_PACKET, socket.htons(_ETH_P_ALL), ifindex, 0, 0, 0)
-    if _libc.bind(sock.fileno(), address, len(address)) != 0:
-        number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number))
 
 
 def _sentence(error: OSError, ifindex: int) -> str:

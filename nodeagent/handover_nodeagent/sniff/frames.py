@@ -4,7 +4,7 @@ Only the five kinds that can prove a guest alive are frames here, everything els
 bytes whatsoever raise. A VLAN tag of id 0 carries a priority alone (IEEE 802.1Q 6.9.1), so the
 frame counts as untagged, as the kernel's own ARP takes it; any other id is another network. The
 kernel takes the outermost tag off before it shows the frame: that one only the BPF filter sees
-(``bpf.py``).
+(``packet_filter``).
 """
 
 import contextlib

@@ -4,125 +4,82 @@ The program lets through what ``frames.parse`` and ``verdict.judge`` could accep
 its 1990s instructions reach, nothing else: an NA's checksum and options stay to be judged. So a
 flood from a hostile guest ends in the kernel, without a wake-up.
 
-Offsets are those of an untagged Ethernet frame; a tag of VLAN id 0 counts as none, whether the
-kernel has taken it off or it stands in the bytes. Instructions: linux/filter.h.
+Offsets are those of an untagged Ethernet frame. A tag of VLAN id 0 counts as none, whether the
+kernel has taken it off or it stands in the bytes: X holds by how much it moves what is behind it.
 """
 
 import dataclasses
-import struct
-from collections.abc import Iterable, Sequence
-from typing import Final, NamedTuple
+from collections.abc import Collection, Iterator
+from typing import Final
 
+from handover_nodeagent.kernel import bpf
+from handover_nodeagent.kernel.bpf import Program, Step
 from handover_nodeagent.sniff import frames
 from handover_nodeagent.sniff.verdict import Expectation
 
-
-class Instruction(NamedTuple):
-    """One ``struct sock_filter``; the jumps skip that many instructions."""
-
-    code: int
-    jump_true: int
-    jump_false: int
-    k: int
-
-
-Program = tuple[Instruction, ...]
-
-_LOAD_WORD: Final = 0x20  # A = 4 bytes at k; a load behind the end drops the frame
-_LOAD_HALF: Final = 0x28  # A = 2 bytes at k
-_LOAD_BYTE: Final = 0x30  # A = 1 byte at k
-_LOAD_LENGTH: Final = 0x80  # A = length of the frame
-_SUBTRACT: Final = 0x14  # A -= k
-_AND: Final = 0x54  # A &= k
-_COPY_TO_X: Final = 0x07  # X = A
-_IF_EQUAL: Final = 0x15  # A == k
-_IF_EQUAL_X: Final = 0x1D  # A == X
-_IF_GREATER_X: Final = 0x2D  # A > X
-_IF_AT_LEAST: Final = 0x35  # A >= k
-_IF_ANY_BIT: Final = 0x45  # A & k
-_JUMP: Final = 0x05  # k instructions on, however many
-_RETURN: Final = 0x06  # k bytes of the frame are kept; 0 drops it
-
-_VLAN_TAG_PRESENT: Final = 0xFFFFF000 + 48
-"""SKF_AD_OFF + SKF_AD_VLAN_TAG_PRESENT: the kernel takes the tag off before it shows the frame."""
-
-_VLAN_TAG: Final = 0xFFFFF000 + 44
-"""SKF_AD_OFF + SKF_AD_VLAN_TAG: priority and id of the tag that was taken off."""
-
 SNAP_LENGTH: Final = 2048
+"""More than any frame that counts: an NA with a full set of options is far below it."""
 
+_VLAN_TAG: Final = bpf.ANCILLARY + 44
+"""SKF_AD_VLAN_TAG: priority and id of the tag that the kernel took off before it shows a frame."""
+_VLAN_TAG_PRESENT: Final = bpf.ANCILLARY + 48
+"""SKF_AD_VLAN_TAG_PRESENT: without one the tag's own field says nothing."""
+
+# Ethernet: the source stands before any tag, and is loaded without X.
 _SOURCE: Final = 6
 _ETHERTYPE: Final = 12
 _TAG: Final = 14
-
+# ARP and RARP (RFC 826), behind Ethernet.
 _HARDWARE: Final = 14
 _LENGTHS: Final = 18
 _OPERATION: Final = 20
 _SENDER_MAC: Final = 22
 _SENDER: Final = 28
 _TARGET: Final = 38
-
+# IPv6 (RFC 8200) and the Neighbor Advertisement (RFC 4861 section 4.4), behind Ethernet.
 _VERSION: Final = 14
 _PAYLOAD_LENGTH: Final = 18
+_NEXT_HEADER_AND_HOP_LIMIT: Final = 20
 _NEXT_HEADER: Final = 20
-_HOP_LIMIT: Final = 21
 _RECEIVER: Final = 38
 _ICMP_TYPE: Final = 54
-_ICMP_CODE: Final = 55
 _NA_FLAGS: Final = 58
 _NA_TARGET: Final = 62
 
 _IPV4_LENGTH: Final = 4
+_WORD: Final = 4
+_GROUP_BIT: Final = 0x01
 
-_DROP: Final = Instruction(_RETURN, 0, 0, 0)
-_KEEP: Final = Instruction(_RETURN, 0, 0, SNAP_LENGTH)
+# What M[] holds.
+_SHIFT: Final = 0
+_KEPT_OPERATION: Final = 1
+_KEPT_SENDER: Final = 2
 
-DROP_ALL: Final[Program] = (_DROP,)
+_DROP: Final = Step(bpf.RETURN, 0)
+_KEEP: Final = Step(bpf.RETURN, SNAP_LENGTH)
+_RESTORE_SHIFT: Final = Step(bpf.LOAD_X, _SHIFT)
 
+Steps = Iterator[Step | str]
 
-CANDIDATES: Final[Program] = (
-    Instruction(_LOAD_HALF, 0, 0, _ETHERTYPE),
-    Instruction(_IF_EQUAL, 7, 0, frames.ETH_P_RARP),
-    Instruction(_IF_EQUAL, 6, 0, frames.ETH_P_ARP),
-    Instruction(_IF_EQUAL, 0, 4, frames.ETH_P_IPV6),
-    Instruction(_LOAD_BYTE, 0, 0, _NEXT_HEADER),
-    Instruction(_IF_EQUAL, 0, 2, frames.IPPROTO_ICMPV6),
-    Instruction(_LOAD_BYTE, 0, 0, _ICMP_TYPE),
-    Instruction(_IF_EQUAL, 1, 0, frames.ND_ADVERT),
-    _DROP,
-    _KEEP,
+CANDIDATES: Final[Program] = bpf.assemble(
+    (
+        Step(bpf.LOAD_HALF, _ETHERTYPE),
+        Step(bpf.IF_EQUAL, frames.ETH_P_RARP, "keep"),
+        Step(bpf.IF_EQUAL, frames.ETH_P_ARP, "keep"),
+        Step(bpf.IF_EQUAL, frames.ETH_P_IPV6, "", "drop"),
+        Step(bpf.LOAD_BYTE, _NEXT_HEADER),
+        Step(bpf.IF_EQUAL, frames.IPPROTO_ICMPV6, "", "drop"),
+        Step(bpf.LOAD_BYTE, _ICMP_TYPE),
+        Step(bpf.IF_EQUAL, frames.ND_ADVERT, "keep", "drop"),
+        *("drop", _DROP, "keep", _KEEP),
+    )
 )
 """Every untagged ARP, RARP and NA of anybody: what a person wants to look at."""
 
 
 def compile_filter(expected: Expectation) -> Program:
     """Return the program for *expected*; while not armed, or without a MAC, RARP alone passes."""
-    rarp = _rarp(expected.mac)
-    arp: Program = ()
-    advertisement: Program = ()
-    if expected.armed and expected.known:
-        ipv4 = sorted(a for a in expected.addresses if len(a) == _IPV4_LENGTH and any(a))
-        ipv6 = sorted(a for a in expected.addresses if len(a) != _IPV4_LENGTH)
-        arp = _arp(expected.known, ipv4, expected.askers)
-        advertisement = _advertisement(expected.known, ipv6, expected.askers)
-        if expected.witness:
-            answer = _arp(expected.witness, ipv4, expected.askers, is_witness=True)
-            arp = _if_from(expected.witness, answer) + arp
-            answer = _advertisement(expected.witness, ipv6, expected.askers, is_witness=True)
-            advertisement = _if_from(expected.witness, answer) + advertisement
-    untagged: Program = (
-        _load(_LOAD_LENGTH, 0),
-        *_require(_IF_AT_LEAST, frames.ARP.size),
-        _load(_LOAD_HALF, _ETHERTYPE),
-        Instruction(_IF_EQUAL, 0, len(rarp), frames.ETH_P_RARP),
-        *rarp,
-        Instruction(_IF_EQUAL, 0, len(arp), frames.ETH_P_ARP),
-        *arp,
-        *_require(_IF_EQUAL, frames.ETH_P_IPV6),
-        *advertisement,
-        _DROP,
-    )
-    return (*_require_no_vlan(), *_untag(untagged), *untagged)
+    return bpf.assemble(_source(expected))
 
 
 def compile_rarp_only(expected: Expectation) -> Program:
@@ -130,204 +87,184 @@ def compile_rarp_only(expected: Expectation) -> Program:
     return compile_filter(dataclasses.replace(expected, armed=False))
 
 
-def _require_no_vlan() -> Program:
-    """Drop what the kernel has taken a tag off, unless that was a mere priority (VLAN id 0)."""
-    priority = (
-        _load(_LOAD_WORD, _VLAN_TAG),
-        Instruction(_AND, 0, 0, frames.VLAN_ID),
-        *_require(_IF_EQUAL, 0),
-    )
-    return (
-        _load(_LOAD_WORD, _VLAN_TAG_PRESENT),
-        Instruction(_IF_EQUAL, len(priority), 0, 0),
-        *priority,
-    )
+def _source(expected: Expectation) -> Steps:
+    ipv4 = {a for a in expected.addresses if len(a) == _IPV4_LENGTH and any(a)}
+    ipv6 = {a for a in expected.addresses if len(a) != _IPV4_LENGTH}
+    is_armed = bool(expected.armed and expected.known)
+    yield from _load_ethertype()
+    yield Step(bpf.IF_EQUAL, frames.ETH_P_RARP, "ARP or RARP")
+    if is_armed and ipv6:
+        yield Step(bpf.IF_EQUAL, frames.ETH_P_IPV6, "IPv6")
+    if is_armed and ipv4:
+        yield Step(bpf.IF_EQUAL, frames.ETH_P_ARP, "ARP or RARP")
+    yield from (_DROP, "ARP or RARP")
+    yield from _require_one_station()
+    if is_armed and ipv4:
+        yield Step(bpf.LOAD_HALF_X, _ETHERTYPE)
+        yield Step(bpf.IF_EQUAL, frames.ETH_P_ARP, "ARP")
+    yield from _rarp(expected.mac)
+    if is_armed and ipv4:
+        yield "ARP"
+        yield from _arp(expected, ipv4)
+    if is_armed and ipv6:
+        yield "IPv6"
+        yield from _advertisement(expected, ipv6)
 
 
-def _untag(untagged: Program) -> Program:
-    """Judge a frame with a tag in its bytes by *untagged*; go on behind with one that has none."""
-    tagged = (
-        _load(_LOAD_HALF, _TAG),
-        Instruction(_AND, 0, 0, frames.VLAN_ID),
-        *_require(_IF_EQUAL, 0),
-        *map(_behind_tag, untagged),
-    )
-    return (
-        _load(_LOAD_HALF, _ETHERTYPE),
-        Instruction(_IF_EQUAL, 2, 0, frames.ETH_P_8021Q),
-        Instruction(_IF_EQUAL, 1, 0, frames.ETH_P_8021AD),
-        Instruction(_JUMP, 0, 0, len(tagged)),
-        *tagged,
-    )
+def _load_ethertype() -> Steps:
+    """Leave the EtherType in A and what a priority tag shifts in X; drop what is of a VLAN."""
+    # Before any jump: the kernel refuses a program that may read M[] unwritten, and to its check
+    # (check_load_and_stores in net/core/filter.c) what follows a return goes on from before it.
+    yield Step(bpf.SET_X, 0)
+    yield Step(bpf.STORE_X, _SHIFT)
+    yield Step(bpf.LOAD_WORD, _VLAN_TAG_PRESENT)
+    yield Step(bpf.IF_EQUAL, 0, "no tag taken off")
+    yield Step(bpf.LOAD_WORD, _VLAN_TAG)
+    yield Step(bpf.AND, frames.VLAN_ID)
+    yield Step(bpf.IF_EQUAL, 0, "", "drop")
+    yield "no tag taken off"
+    yield Step(bpf.LOAD_HALF, _ETHERTYPE)
+    yield Step(bpf.IF_EQUAL, frames.ETH_P_8021Q, "tag")
+    yield Step(bpf.IF_EQUAL, frames.ETH_P_8021AD, "tag", "payload")
+    yield "tag"
+    yield Step(bpf.LOAD_HALF, _TAG)
+    yield Step(bpf.AND, frames.VLAN_ID)
+    yield Step(bpf.IF_EQUAL, 0, "", "drop")
+    yield Step(bpf.SET_X, frames.TAG_SIZE)
+    yield Step(bpf.STORE_X, _SHIFT)
+    yield Step(bpf.LOAD_HALF_X, _ETHERTYPE)
+    yield "payload"
 
 
-def _behind_tag(instruction: Instruction) -> Instruction:
-    """Return what does the same where everything from the EtherType on stands behind a tag."""
-    code, _, _, k = instruction
-    is_offset = code in {_LOAD_WORD, _LOAD_HALF, _LOAD_BYTE} and k >= _ETHERTYPE
-    # The two that count the frame's own bytes: its least length, and where its payload begins.
-    is_size = code == _SUBTRACT or (code == _IF_AT_LEAST and k == frames.ARP.size)
-    return instruction._replace(k=k + frames.TAG_SIZE) if is_offset or is_size else instruction
-
-
-def assemble(program: Program) -> bytes:
-    """Return *program* as the kernel reads it: an array of ``struct sock_filter``."""
-    return b"".join(struct.pack("=HBBI", *instruction) for instruction in program)
-
-
-def _load(code: int, offset: int) -> Instruction:
-    return Instruction(code, 0, 0, offset)
-
-
-def _require(test: int, k: int = 0) -> Program:
-    """Go on when A passes *test*, else drop: no jump is longer than one, whatever comes."""
-    return (Instruction(test, 1, 0, k), _DROP)
-
-
-def _word(packed: bytes) -> int:
-    return int.from_bytes(packed, "big")
-
-
-def _require_mac(offset: int, mac: bytes) -> Program:
-    return (
-        _load(_LOAD_WORD, offset),
-        *_require(_IF_EQUAL, _word(mac[:4])),
-        _load(_LOAD_HALF, offset + 4),
-        *_require(_IF_EQUAL, _word(mac[4:])),
-    )
-
-
-def _require_sender(mac: bytes | None) -> Program:
-    """Want *mac* in both places or, where none is known, the same station in both."""
-    if mac:
-        return (*_require_mac(_SOURCE, mac), *_require_mac(_SENDER_MAC, mac))
-    return (
-        _load(_LOAD_BYTE, _SOURCE),
-        Instruction(_IF_ANY_BIT, 0, 1, 0x01),
-        _DROP,
-        _load(_LOAD_WORD, _SOURCE),
-        _load(_COPY_TO_X, 0),
-        _load(_LOAD_WORD, _SENDER_MAC),
-        *_require(_IF_EQUAL_X),
-        _load(_LOAD_HALF, _SOURCE + 4),
-        _load(_COPY_TO_X, 0),
-        _load(_LOAD_HALF, _SENDER_MAC + 4),
-        *_require(_IF_EQUAL_X),
-        # All zeros are no station: both halves would have to be 0.
-        Instruction(_IF_EQUAL, 0, 3, 0),
-        _load(_LOAD_WORD, _SOURCE),
-        Instruction(_IF_EQUAL, 0, 1, 0),
-        _DROP,
-    )
-
-
-def _require_ethernet_ipv4() -> Program:
+def _require_one_station() -> Steps:
+    """Want Ethernet and IPv4, and the station that sends to be the one that the payload names."""
     hardware, protocol, hardware_length, protocol_length = frames.ETHERNET_IPV4
-    return (
-        _load(_LOAD_WORD, _HARDWARE),
-        *_require(_IF_EQUAL, hardware << 16 | protocol),
-        _load(_LOAD_HALF, _LENGTHS),
-        *_require(_IF_EQUAL, hardware_length << 8 | protocol_length),
-    )
+    yield Step(bpf.LOAD_WORD_X, _HARDWARE)
+    yield Step(bpf.IF_EQUAL, hardware << 16 | protocol, "", "drop")
+    yield Step(bpf.LOAD_HALF_X, _LENGTHS)
+    yield Step(bpf.IF_EQUAL, hardware_length << 8 | protocol_length, "", "drop")
+    # A comparison of two loads needs X, so that the shift comes back from M afterwards.
+    yield Step(bpf.LOAD_WORD_X, _SENDER_MAC)
+    yield Step(bpf.COPY_TO_X)
+    yield Step(bpf.LOAD_WORD, _SOURCE)
+    yield Step(bpf.IF_EQUAL_X, 0, "", "drop")
+    yield _RESTORE_SHIFT
+    yield Step(bpf.LOAD_HALF_X, _SENDER_MAC + _WORD)
+    yield Step(bpf.COPY_TO_X)
+    yield Step(bpf.LOAD_HALF, _SOURCE + _WORD)
+    yield Step(bpf.IF_EQUAL_X, 0, "", "drop")
+    yield _RESTORE_SHIFT
 
 
-def _require_one_of(offset: int, addresses: Sequence[bytes]) -> Program:
-    """Drop unless one of *addresses*, all of one family, stands at *offset*."""
-    program: list[Instruction] = [_DROP]
-    for address in reversed(addresses):
-        words = [address[at : at + 4] for at in range(0, len(address), 4)]
-        block: list[Instruction] = []
-        for index, word in enumerate(words):
-            is_last = index == len(words) - 1
-            left = 2 * (len(words) - 1 - index)
-            # The last word's success leaves the list, any word's failure tries the next address.
-            block += [
-                _load(_LOAD_WORD, offset + 4 * index),
-                Instruction(_IF_EQUAL, len(program) if is_last else 0, left, _word(word)),
-            ]
-        program = block + program
-    return tuple(program)
+def _rarp(mac: bytes | None) -> Steps:
+    yield Step(bpf.LOAD_HALF_X, _OPERATION)
+    yield Step(bpf.IF_EQUAL, frames.RARP_REQUEST, "", "drop")
+    # Nobody asks what stands there: the load alone drops a frame that is cut short of its end.
+    yield Step(bpf.LOAD_WORD_X, _TARGET)
+    if mac:
+        yield from _find(_SOURCE, [mac])
+    else:
+        yield Step(bpf.LOAD_BYTE, _SOURCE)
+        yield Step(bpf.IF_ANY_BIT, _GROUP_BIT, "drop")
+        # All zeros are no station: both parts would have to be 0.
+        yield Step(bpf.LOAD_WORD, _SOURCE)
+        yield Step(bpf.IF_EQUAL, 0, "", "found")
+        yield Step(bpf.LOAD_HALF, _SOURCE + _WORD)
+        yield Step(bpf.IF_EQUAL, 0, "drop")
+    yield from ("found", _KEEP, "drop", _DROP)
 
 
-def _rarp(mac: bytes | None) -> Program:
-    return (
-        *_require_ethernet_ipv4(),
-        _load(_LOAD_HALF, _OPERATION),
-        *_require(_IF_EQUAL, frames.RARP_REQUEST),
-        *_require_sender(mac),
-        _KEEP,
-    )
+def _arp(expected: Expectation, addresses: Collection[bytes]) -> Steps:
+    askers = [asker for asker in expected.askers if len(asker) == _IPV4_LENGTH]
+    yield from _require_known(expected)
+    yield Step(bpf.LOAD_HALF_X, _OPERATION)
+    yield Step(bpf.IF_EQUAL, frames.ARP_REPLY, "operation")
+    yield Step(bpf.IF_EQUAL, frames.ARP_REQUEST, "operation", "drop")
+    yield from ("operation", Step(bpf.STORE, _KEPT_OPERATION))
+    yield from _find(_SENDER, addresses)
+    # It is gratuitous when the sender asks for itself, as a request or as a reply.
+    yield from ("found", Step(bpf.STORE, _KEPT_SENDER))
+    yield Step(bpf.LOAD_WORD_X, _TARGET)
+    yield Step(bpf.LOAD_X, _KEPT_SENDER)
+    yield Step(bpf.IF_EQUAL_X, 0, "unasked")
+    yield from _match(_TARGET, askers)
+    yield from ("found", Step(bpf.LOAD_MEMORY, _KEPT_OPERATION))
+    yield Step(bpf.IF_EQUAL, frames.ARP_REPLY, "keep", "drop")
+    yield from _decide_unasked(expected)
 
 
-def _if_from(mac: bytes, program: Program) -> Program:
-    """Let *program* decide about a frame of *mac*; go on behind it with any other one."""
-    return (
-        _load(_LOAD_WORD, _SOURCE),
-        Instruction(_IF_EQUAL, 0, 2 + len(program), _word(mac[:4])),
-        _load(_LOAD_HALF, _SOURCE + 4),
-        Instruction(_IF_EQUAL, 0, len(program), _word(mac[4:])),
-        *program,
-    )
+def _advertisement(expected: Expectation, addresses: Collection[bytes]) -> Steps:
+    askers = [asker for asker in expected.askers if len(asker) != _IPV4_LENGTH]
+    header = frames.IPPROTO_ICMPV6 << 8 | frames.ND_HOP_LIMIT
+    yield Step(bpf.LOAD_HALF_X, _NEXT_HEADER_AND_HOP_LIMIT)
+    yield Step(bpf.IF_EQUAL, header, "", "drop")
+    # Type and code, which is 0, in one.
+    yield Step(bpf.LOAD_HALF_X, _ICMP_TYPE)
+    yield Step(bpf.IF_EQUAL, frames.ND_ADVERT << 8, "", "drop")
+    yield Step(bpf.LOAD_BYTE_X, _VERSION)
+    yield Step(bpf.AND, 0xF0)
+    yield Step(bpf.IF_EQUAL, 0x60, "", "drop")
+    yield from _require_known(expected)
+    # The payload holds all up to the options, and ends inside the frame.
+    yield Step(bpf.LOAD_HALF_X, _PAYLOAD_LENGTH)
+    yield Step(bpf.IF_AT_LEAST, frames.ND.size - frames.ND_AT, "", "drop")
+    yield Step(bpf.ADD, frames.ND_AT)
+    yield Step(bpf.ADD_X)
+    yield Step(bpf.COPY_TO_X)
+    yield Step(bpf.LOAD_LENGTH)
+    yield Step(bpf.IF_AT_LEAST_X, 0, "", "drop")
+    yield _RESTORE_SHIFT
+    yield from _find(_NA_TARGET, addresses)
+    yield from ("found", Step(bpf.LOAD_WORD_X, _NA_FLAGS))
+    yield Step(bpf.IF_ANY_BIT, frames.NA_SOLICITED, "", "unasked")
+    yield from _find(_RECEIVER, askers)
+    yield from ("found", _KEEP)
+    yield from _decide_unasked(expected)
 
 
-def _arp(
-    mac: bytes, addresses: Sequence[bytes], askers: Iterable[bytes], *, is_witness: bool = False
-) -> Program:
-    asking = sorted(asker for asker in askers if len(asker) == _IPV4_LENGTH)
-    gratuitous = _if_gratuitous(_DROP if is_witness else _KEEP)
-    # A request counts when it is gratuitous: the sender asks for itself.
-    request = (*_require(_IF_EQUAL, frames.ARP_REQUEST), *gratuitous, _DROP)
-    reply = (*gratuitous, *_require_one_of(_TARGET, asking), _KEEP)
-    return (
-        *_require_ethernet_ipv4(),
-        *_require_sender(mac),
-        *_require_one_of(_SENDER, addresses),
-        _load(_LOAD_HALF, _OPERATION),
-        Instruction(_IF_EQUAL, len(request), 0, frames.ARP_REPLY),
-        *request,
-        *reply,
-    )
+def _require_known(expected: Expectation) -> Steps:
+    """Want a frame of the guest or, where another one may answer for it, of that one."""
+    yield from _find(_SOURCE, [mac for mac in (expected.known, expected.witness) if mac])
+    yield "found"
 
 
-def _if_gratuitous(decision: Instruction) -> Program:
-    return (
-        _load(_LOAD_WORD, _SENDER),
-        _load(_COPY_TO_X, 0),
-        _load(_LOAD_WORD, _TARGET),
-        Instruction(_IF_EQUAL_X, 0, 1, 0),
-        decision,
-    )
+def _decide_unasked(expected: Expectation) -> Steps:
+    """Keep what nobody has asked for, but of the guest itself alone."""
+    yield "unasked"
+    if expected.witness:
+        yield from _find(_SOURCE, [mac for mac in (expected.known,) if mac])
+        yield "found"
+    yield from ("keep", _KEEP, "drop", _DROP)
 
 
-def _advertisement(
-    mac: bytes, addresses: Sequence[bytes], askers: Iterable[bytes], *, is_witness: bool = False
-) -> Program:
-    asking = sorted(asker for asker in askers if len(asker) != _IPV4_LENGTH)
-    return (
-        _load(_LOAD_BYTE, _NEXT_HEADER),
-        *_require(_IF_EQUAL, frames.IPPROTO_ICMPV6),
-        _load(_LOAD_BYTE, _ICMP_TYPE),
-        *_require(_IF_EQUAL, frames.ND_ADVERT),
-        _load(_LOAD_BYTE, _ICMP_CODE),
-        *_require(_IF_EQUAL, 0),
-        _load(_LOAD_BYTE, _HOP_LIMIT),
-        *_require(_IF_EQUAL, frames.ND_HOP_LIMIT),
-        _load(_LOAD_BYTE, _VERSION),
-        _load(_AND, 0xF0),
-        *_require(_IF_EQUAL, 0x60),
-        *_require_mac(_SOURCE, mac),
-        # The payload ends inside the frame and holds all up to the options.
-        _load(_LOAD_LENGTH, 0),
-        _load(_SUBTRACT, _ICMP_TYPE),
-        _load(_COPY_TO_X, 0),
-        _load(_LOAD_HALF, _PAYLOAD_LENGTH),
-        *_require(_IF_AT_LEAST, frames.ND.size - _ICMP_TYPE),
-        Instruction(_IF_GREATER_X, 0, 1, 0),
-        _DROP,
-        *_require_one_of(_NA_TARGET, addresses),
-        _load(_LOAD_WORD, _NA_FLAGS),
-        Instruction(_IF_ANY_BIT, 1, 0, frames.NA_SOLICITED),
-        _DROP if is_witness else _KEEP,
-        *_require_one_of(_RECEIVER, asking),
-        _KEEP,
-    )
+def _find(offset: int, values: Collection[bytes]) -> Steps:
+    """Go to "found" when one of *values*, all of one length, stands at *offset*, else drop."""
+    if values:
+        yield _load(offset, len(next(iter(values))))
+    yield from _match(offset, values)
+
+
+def _match(offset: int, values: Collection[bytes]) -> Steps:
+    """Do so where the first word is in A already: a tree, in which each word is loaded once."""
+    if not values:
+        yield _DROP
+    rests: dict[bytes, list[bytes]] = {}
+    for value in sorted(values):
+        rests.setdefault(value[:_WORD], []).append(value[_WORD:])
+    otherwise = f"not at {offset}"
+    for number, (word, behind) in enumerate(rests.items(), start=1):
+        # No two branches begin with the same word: who fails inside one fails altogether.
+        failed = "drop" if number == len(rests) else otherwise
+        if any(behind):
+            yield Step(bpf.IF_EQUAL, int.from_bytes(word, "big"), "", failed)
+            yield from _find(offset + _WORD, behind)
+        else:
+            yield Step(bpf.IF_EQUAL, int.from_bytes(word, "big"), "found", failed)
+        yield otherwise
+
+
+def _load(offset: int, size: int) -> Step:
+    """Load a word, or what is left of a MAC. The source stands before a tag, all else behind."""
+    if offset < _ETHERTYPE:
+        return Step(bpf.LOAD_WORD if size >= _WORD else bpf.LOAD_HALF, offset)
+    return Step(bpf.LOAD_WORD_X, offset)

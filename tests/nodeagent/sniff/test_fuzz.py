@@ -13,7 +13,8 @@ from ipaddress import ip_address
 import pytest
 
 from handover_api.workloadendpoint import Signal
-from handover_nodeagent.sniff import capture, frames, packet_filter, verdict
+from handover_nodeagent.kernel import bpf, syscalls
+from handover_nodeagent.sniff import frames, packet_filter, verdict
 from handover_nodeagent.sniff.verdict import Accepted, Expectation, NeedsConfirmation
 
 MAC = bytes.fromhex("525400650002")
@@ -262,7 +263,7 @@ def passes(kernel: tuple[socket.socket, socket.socket], octets: bytes) -> bool:
 def test_the_filter_passes_what_would_be_accepted_and_nothing_else(
     kernel: tuple[socket.socket, socket.socket], expected: Expectation
 ) -> None:
-    capture.attach(kernel[1], packet_filter.compile_filter(expected))
+    syscalls.attach_filter(kernel[1], packet_filter.compile_filter(expected))
     through = 0
     for octets in corpus(seed=99, seeds=1_500, per_seed=10):
         passed = bool(octets) and passes(kernel, octets)
@@ -274,7 +275,7 @@ def test_the_filter_passes_what_would_be_accepted_and_nothing_else(
 def test_the_filter_of_the_calm_passes_a_rarp_alone(
     kernel: tuple[socket.socket, socket.socket],
 ) -> None:
-    capture.attach(kernel[1], packet_filter.compile_rarp_only(EXPECTED))
+    syscalls.attach_filter(kernel[1], packet_filter.compile_rarp_only(EXPECTED))
     signals = {
         oracle(EXPECTED, octets)
         for octets in corpus(seed=5, seeds=2_000, per_seed=3)
@@ -286,7 +287,7 @@ def test_the_filter_of_the_calm_passes_a_rarp_alone(
 def test_the_candidates_are_every_arp_rarp_and_na_of_anybody(
     kernel: tuple[socket.socket, socket.socket],
 ) -> None:
-    capture.attach(kernel[1], packet_filter.CANDIDATES)
+    syscalls.attach_filter(kernel[1], packet_filter.CANDIDATES)
     for octets in corpus(seed=6, seeds=2_000, per_seed=3):
         ethertype = octets[12:14]
         is_na = ethertype == b"\x86\xdd" and octets[20:21] == b"\x3a" and octets[54:55] == b"\x88"
@@ -297,5 +298,5 @@ def test_the_candidates_are_every_arp_rarp_and_na_of_anybody(
 def test_nothing_passes_the_filter_of_a_muted_socket(
     kernel: tuple[socket.socket, socket.socket],
 ) -> None:
-    capture.attach(kernel[1], packet_filter.DROP_ALL)
+    syscalls.attach_filter(kernel[1], bpf.DROP_ALL)
     assert not any(passes(kernel, octets) for octets in corpus(3, 100, 3) if octets)

@@ -5,14 +5,14 @@ let through at large stands in ``test_fuzz.py``.
 """
 
 import dataclasses
-import struct
 from collections.abc import Callable
 from ipaddress import ip_address
 
 import pytest
 
+from handover_nodeagent.kernel import bpf
+from handover_nodeagent.kernel.bpf import Program
 from handover_nodeagent.sniff import frames, packet_filter
-from handover_nodeagent.sniff.packet_filter import Program
 from handover_nodeagent.sniff.verdict import Expectation
 
 EXPECTED = Expectation.of(
@@ -26,19 +26,19 @@ PROGRAMS = {
     "RARP of anybody": packet_filter.compile_filter(Expectation.of(None, [])),
     "RARP alone": packet_filter.compile_rarp_only(EXPECTED),
     "candidates": packet_filter.CANDIDATES,
-    "nothing": packet_filter.DROP_ALL,
+    "nothing": bpf.DROP_ALL,
 }
 every = pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
 
-# linux/bpf_common.h: the class of a code, and what the operand of a comparison is.
-CLASS, JUMP, MISC, RETURN = 0x07, 0x05, 0x07, 0x06
-ALWAYS, OPERAND_X, LENGTH = 0x05, 0x08, 0x80
+# linux/bpf_common.h: the class of a code, and what the operand of an operation is.
+CLASS, ALU, JUMP, MISC, RETURN = 0x07, 0x04, 0x05, 0x07, 0x06
+OPERAND_X, LENGTH = 0x08, 0x80
 
 
 @every
 def test_what_decides_nothing_has_no_jumps(program: Program) -> None:
     """As BPF_STMT makes it: a kernel may refuse what it does not know."""
-    calm = [each for each in program if each.code & CLASS != JUMP or each.code == ALWAYS]
+    calm = [each for each in program if each.code & CLASS != JUMP]
     assert {(each.jump_true, each.jump_false) for each in calm} <= {(0, 0)}
 
 
@@ -47,7 +47,8 @@ def test_an_operand_that_nobody_reads_is_zero(program: Program) -> None:
     unread = [
         each.k
         for each in program
-        if each.code in {MISC, LENGTH} or (each.code & CLASS == JUMP and each.code & OPERAND_X)
+        if each.code in {MISC, LENGTH}
+        or (each.code & CLASS in {ALU, JUMP} and each.code & OPERAND_X)
     ]
     assert set(unread) <= {0}
 
@@ -59,38 +60,38 @@ def test_a_frame_is_dropped_or_kept_as_far_as_the_reader_reads(program: Program)
     assert packet_filter.SNAP_LENGTH == 2048
 
 
-def test_the_kernel_gets_it_as_an_array_of_eight_bytes_each() -> None:
-    program = (packet_filter.Instruction(0x15, 1, 2, 0x08060001), *packet_filter.DROP_ALL)
-    expected = struct.pack("=HBBI", 0x15, 1, 2, 0x08060001) + struct.pack("=HBBI", 6, 0, 0, 0)
-    assert packet_filter.assemble(program) == expected
-
-
 SKF_AD_OFF, LEFT = 0xFFFFF000, 0x0FFF
-SIZES = {0x20: 4, 0x28: 2, 0x30: 1}
+SIZES, INDIRECT = {0x00: 4, 0x08: 2, 0x10: 1}, 0x40
 
 
 def kept(program: Program, octets: bytes, tag: int | None = None) -> bool:
     """Run *program* on a frame off which the kernel has taken *tag*, as linux/filter.h says."""
     # Where there was no tag, nobody promises anything of the field.
     special = {SKF_AD_OFF + 44: LEFT if tag is None else tag, SKF_AD_OFF + 48: int(tag is not None)}
+    memory: dict[int, int] = {}
     a = x = at = 0
     while True:
         code, yes, no, k = program[at]
         at += 1
         if code == RETURN:
             return k != 0
-        if code in SIZES:
-            if k not in special and k + SIZES[code] > len(octets):
-                return False
-            a = special.get(k, int.from_bytes(octets[k : k + SIZES[code]], "big"))
-        elif code & CLASS == JUMP:
+        if code & CLASS == JUMP:
             other = x if code & OPERAND_X else k
-            tests = {0x00: True, 0x10: a == other, 0x20: a > other, 0x30: a >= other}
-            at += (yes if tests.get(code & 0xF0, a & other) else no) if code != ALWAYS else k
-        elif code == MISC:
-            x = a
+            tests = {0x10: a == other, 0x20: a > other, 0x30: a >= other}
+            at += yes if tests.get(code & 0xF0, a & other) else no
+        elif code & 0xE7 in {0x20, INDIRECT}:
+            size, start = SIZES[code & 0x18], k + (x if code & INDIRECT else 0)
+            if start not in special and start + size > len(octets):
+                return False
+            a = special.get(start, int.from_bytes(octets[start : start + size], "big"))
+        elif code in {0x02, 0x03}:
+            memory[k] = a if code == 0x02 else x
+        elif code in {0x01, 0x61, MISC}:
+            x = {0x01: k, 0x61: memory.get(k, 0), MISC: a}[code]
         else:
-            a = {LENGTH: len(octets), 0x14: (a - k) % 2**32, 0x54: a & k}[code]
+            results = {LENGTH: len(octets), 0x60: memory.get(k, 0)}
+            results |= {0x04: a + k, 0x0C: a + x, 0x54: a & k}
+            a = results[code] % 2**32
 
 
 MAC = bytes.fromhex("525400650002")
@@ -207,3 +208,22 @@ def test_every_byte_of_an_address_counts() -> None:
     assert kept(program, right)
     for other in differing(ip_address(TARGET).packed):
         assert not kept(program, right.replace(ip_address(TARGET).packed, other))
+
+
+@pytest.mark.parametrize(("length", "most_askers"), [(4, 16), (16, 1)])
+def test_as_many_addresses_as_an_endpoint_may_have_fit(length: int, most_askers: int) -> None:
+    """A jump reaches no farther than 255 instructions: none of them begin alike here.
+
+    Each IPv4 address may have a nearest gateway of its own; all of IPv6 are asked for by one.
+    """
+    own, others = ([bytes([one, n] * (length // 2)) for n in range(16)] for one in (10, 20))
+    expected = dataclasses.replace(
+        EXPECTED, addresses=frozenset(own), askers=frozenset(others[:most_askers])
+    )
+    assert len(packet_filter.compile_filter(expected)) < 250
+
+
+def test_a_common_set_of_addresses_costs_little() -> None:
+    """One address of each family, each asked for in one name, and nobody else may answer."""
+    program = packet_filter.compile_filter(dataclasses.replace(EXPECTED, hint=None))
+    assert len(program) <= 110

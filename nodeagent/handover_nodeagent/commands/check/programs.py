@@ -1,13 +1,11 @@
 """Which eBPF programs hang on the node's interfaces: at tc by netlink, at tcx by bpf(2)."""
 
-import ctypes
-import errno
 import os
-import platform
 import struct
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
+from handover_nodeagent.kernel import syscalls
 from handover_nodeagent.kernel.netlink import channel, codec
 from handover_nodeagent.network.model import Link
 
@@ -20,12 +18,8 @@ _KIND: Final = 1
 _OPTIONS: Final = 2
 _BPF_NAME: Final = 7
 
-_QUERY: Final = 16
 _TCX: Final = (46, 47)
 """BPF_TCX_INGRESS and BPF_TCX_EGRESS."""
-_QUERY_LAYOUT: Final = struct.Struct("=IIIIQII32x")
-_SYSCALLS: Final = {"x86_64": 321, "aarch64": 280}
-_libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
 def at_tc(links: Iterable[Link]) -> Mapping[str, tuple[str, ...]]:
@@ -38,7 +32,7 @@ def at_tcx(links: Iterable[Link]) -> Mapping[str, tuple[str, ...]] | None:
     """Return who has tcx programs, whose names only more privilege tells; None: nobody may ask."""
     found: dict[str, tuple[str, ...]] = {}
     for link in links:
-        counts = [_count(link.index, place) for place in _TCX]
+        counts = [syscalls.count_programs(link.index, place) for place in _TCX]
         if None in counts:
             return None
         if any(counts):
@@ -55,17 +49,6 @@ def _filters(index: int) -> Iterator[str]:
             if codec.to_text(shown.get(_KIND, b"")) == "bpf" and _OPTIONS in shown:
                 name = codec.attributes(shown[_OPTIONS], 0).get(_BPF_NAME, b"unnamed")
                 yield codec.to_text(name)
-
-
-def _count(index: int, place: int) -> int | None:
-    """Return how many programs are there; a kernel without tcx has none."""
-    number = _SYSCALLS.get(platform.machine())
-    if number is None:
-        return None
-    query = ctypes.create_string_buffer(_QUERY_LAYOUT.pack(index, place, 0, 0, 0, 0, 0))
-    if _libc.syscall(number, _QUERY, query, len(query.raw)) < 0:
-        return 0 if ctypes.get_errno() in {errno.EINVAL, errno.ENOENT} else None
-    return int(_QUERY_LAYOUT.unpack_from(query.raw)[5])
 
 
 def processes() -> frozenset[str]:

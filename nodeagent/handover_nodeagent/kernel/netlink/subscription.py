@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
+from handover_nodeagent.kernel import bpf, syscalls
 from handover_nodeagent.kernel.netlink import codec
-from handover_nodeagent.sniff import capture, packet_filter
 
 _SIZE: Final = 64 * 1024
 _SO_RCVBUFFORCE: Final = 33
@@ -29,7 +29,7 @@ class Subject:
     groups: int
     budget: int
     receive_buffer: int
-    program: packet_filter.Program | None = None
+    program: bpf.Program | None = None
 
 
 class Subscription:
@@ -97,7 +97,7 @@ class Subscription:
 def _open(subject: Subject) -> socket.socket:
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, subject.family)
     if subject.program:
-        capture.attach(sock, subject.program)
+        syscalls.attach_filter(sock, subject.program)
     try:
         sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, subject.receive_buffer)
     except PermissionError:
