@@ -27,6 +27,11 @@ class Assignment:
     outcome: Outcome | None = None
     ended_role: Role | None = None
 
+    @property
+    def is_on_source_side(self) -> bool:
+        """Tell whether the endpoint is, or last was, a source."""
+        return Role.SOURCE in {self.role, self.ended_role}
+
     @classmethod
     def from_annotations(cls, annotations: Mapping[str, str]) -> Self:
         """Read what is there; a value outside of the contract counts as absent."""

@@ -20,6 +20,6 @@ Nothing here waits: a timer or an announcement that comes late carries the numbe
 episode and changes nothing.
 """
 
-from handover_nodeagent.fsm.step import FIRST_PATIENCE, LAST_PATIENCE, Step, step
+from handover_nodeagent.fsm.step import FIRST_ASK_INTERVAL, LONGEST_ASK_INTERVAL, Step, step
 
-__all__ = ["FIRST_PATIENCE", "LAST_PATIENCE", "Step", "step"]
+__all__ = ["FIRST_ASK_INTERVAL", "LONGEST_ASK_INTERVAL", "Step", "step"]

@@ -10,11 +10,11 @@ from typing import Final
 from handover_api.workloadendpoint import State
 from handover_nodeagent.fsm.events import Input
 from handover_nodeagent.fsm.machine import LISTENING, ROUTES
-from handover_nodeagent.fsm.table import ENDINGS, TRANSITIONS, Cell, Fork, Turn
+from handover_nodeagent.fsm.table import ENDINGS, TRANSITIONS, Cell, Fork, Reaction
 
 _COMMAND: Final = "python -m handover_nodeagent.fsm.drawing"
 _END: Final = "[*]"
-_SIGNS: Final = {Turn.STAY: "·", Turn.IMPOSSIBLE: "✗"}
+_SIGNS: Final = {Reaction.STAY: "·", Reaction.IMPOSSIBLE: "✗"}
 _TIMERS: Final = {
     State.BASE: "",
     State.TARGET: "",
@@ -26,7 +26,7 @@ _TIMERS: Final = {
 _PAGE: Final = """\
 # The states of an endpoint
 
-<!-- Drawn by `{command}` from the tables in transitions.py: change those, then draw again. -->
+<!-- Drawn by `{command}` from the tables in fsm/table.py: change those, then draw again. -->
 
 What the node agent does for one endpoint; `handover_nodeagent/fsm/__init__.py` tells the theory.
 
@@ -88,11 +88,11 @@ Edge = tuple[str, str, str]
 """From, to, label."""
 
 
-def _branches(cell: Cell) -> Iterator[tuple[State | Turn, str]]:
+def _branches(cell: Cell) -> Iterator[tuple[State | Reaction, str]]:
     if isinstance(cell, Fork):
-        is_choice = cell.otherwise is not Turn.IMPOSSIBLE
-        yield cell.then, f" if {cell.guard}" if is_choice else ""
-        yield cell.otherwise, f" unless {cell.guard}"
+        is_choice = cell.otherwise is not Reaction.IMPOSSIBLE
+        yield cell.then, f" if {cell.criterion}" if is_choice else ""
+        yield cell.otherwise, f" unless {cell.criterion}"
     else:
         yield cell, ""
 
@@ -102,7 +102,7 @@ def _edges(wanted: Callable[[tuple[str, str]], bool]) -> Iterator[Edge]:
     for state, row in TRANSITIONS.items():
         for input_ in Input:
             for goal, condition in _branches(row[input_]):
-                end = _END if goal is Turn.GONE else goal
+                end = _END if goal is Reaction.GONE else goal
                 if (isinstance(goal, State) or end is _END) and wanted((state, end)):
                     yield state, end, f"{input_}{condition}"
 
@@ -118,10 +118,10 @@ def _asking_edges() -> Iterator[Edge]:
         yield State.ASKING, end, f"{answer} ({', '.join(them)})"
 
 
-def _ends(goal: State | Turn, cause: Input) -> Iterable[str]:
+def _ends(goal: State | Reaction, cause: Input) -> Iterable[str]:
     if isinstance(goal, State):
         return (goal,)
-    if goal is not Turn.BACK:
+    if goal is not Reaction.BACK:
         return (_END,)
     return tuple(
         state
@@ -143,7 +143,7 @@ def _diagram(edges: Iterable[Edge]) -> str:
 
 def _text(cell: Cell) -> str:
     if isinstance(cell, Fork):
-        return f"{cell.guard}: {_text(cell.then)}; else {_text(cell.otherwise)}"
+        return f"{cell.criterion}: {_text(cell.then)}; else {_text(cell.otherwise)}"
     if isinstance(cell, State):
         return f"**{cell}**"
     return _SIGNS.get(cell, str(cell))

@@ -30,7 +30,7 @@ class Input(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Assigned:
-    """Role, uid or outcome changed; made by :func:`inputs.read` only.
+    """Role, uid or outcome changed; made by :func:`inputs.of_change` only.
 
     ``routes_in``: the endpoint's own routes are in the kernel at this moment.
     """
@@ -107,6 +107,10 @@ class Deleted:
     input: ClassVar[Input] = Input.DELETED
 
 
-Timed = TimerPopped | FellSilent | AskAgainDue
-Started = Announced | Unaskable | Timed
-Event = Assigned | Updated | AwaitLifted | Deleted | Started
+TimerEvent = TimerPopped | FellSilent | AskAgainDue
+"""What a machine's timer feeds to it."""
+EpisodeEvent = Announced | Unaskable | TimerEvent
+"""What was started in one episode and means nothing in a later one."""
+TableEvent = Assigned | Deleted | EpisodeEvent
+"""What has a column in the table."""
+Event = TableEvent | Updated | AwaitLifted

@@ -12,8 +12,10 @@ from handover_api.livemigration import Outcome
 from handover_api.workloadendpoint import Role
 from handover_nodeagent.fsm.events import Assigned, Input, Updated
 
-_GIVEN: Final[Mapping[Role, Input]] = {Role.TARGET: Input.TARGET, Role.SOURCE: Input.SOURCE}
-_ENDED: Final[Mapping[tuple[Outcome | None, Role | None], Input]] = {
+_BY_ROLE: Final[Mapping[Role, Input]] = {Role.TARGET: Input.TARGET, Role.SOURCE: Input.SOURCE}
+# Both sides of a failed migration have the input Aborted: which of them it is a fork asks, for only
+# a state in which a guest may be served makes a difference of it.
+_BY_ENDING: Final[Mapping[tuple[Outcome | None, Role | None], Input]] = {
     (Outcome.SUCCEEDED, Role.TARGET): Input.NO_ROLE,
     (Outcome.SUCCEEDED, Role.SOURCE): Input.LEFT,
     (Outcome.ABORTED, Role.TARGET): Input.ABORTED,
@@ -21,28 +23,30 @@ _ENDED: Final[Mapping[tuple[Outcome | None, Role | None], Input]] = {
 }
 
 
-def read(before: Assignment, after: Assignment, *, routes_in: bool) -> Assigned | Updated | None:
+def of_change(
+    before: Assignment, after: Assignment, *, routes_in: bool
+) -> Assigned | Updated | None:
     """Tell what the change from *before* to *after* means; None when nothing changed."""
     if after == before:
         return None
     if _moving_part(after) == _moving_part(before):
         return Updated(after)
-    return Assigned(meaning(after), after, routes_in)
+    return Assigned(of_assignment(after), after, routes_in)
 
 
-def meaning(assignment: Assignment) -> Input:
+def of_assignment(assignment: Assignment) -> Input:
     """Return the input that an assignment is, when it is news.
 
     A role that goes without an outcome, or with half of one, has vanished.
     """
     if assignment.role:
-        return _GIVEN[assignment.role]
-    return _ENDED.get((assignment.outcome, assignment.ended_role), Input.VANISHED)
+        return _BY_ROLE[assignment.role]
+    return _BY_ENDING.get((assignment.outcome, assignment.ended_role), Input.VANISHED)
 
 
 def denial(assignment: Assignment) -> Input | None:
     """Return the input by which the API says that no guest is here, if it says so."""
-    said = meaning(assignment)
+    said = of_assignment(assignment)
     is_failed_target = said is Input.ABORTED and assignment.ended_role is Role.TARGET
     return said if said is Input.LEFT or is_failed_target else None
 

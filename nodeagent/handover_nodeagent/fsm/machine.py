@@ -1,6 +1,6 @@
 """One endpoint's machine as a value, and what follows from its state without any event.
 
-Routes and listening are level-triggered: the loop asks these functions after each step and
+Routes and listening are level-triggered: the loop reads these properties after each step and
 makes the world agree, so that nothing depends on having seen a transition.
 """
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from handover_api.assignment import Assignment
-from handover_api.workloadendpoint import Role, State
+from handover_api.workloadendpoint import State
 from handover_nodeagent.fsm.events import Input
 
 
@@ -24,7 +24,7 @@ class RouteLevel(enum.StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class Asking:
     """Why the guest is asked, and the machine to which another input returns."""
 
     cause: Input
@@ -33,20 +33,35 @@ class Question:
 
 @dataclass(frozen=True, slots=True)
 class Doubt:
-    """A guest answers that should be gone: asked again after *patience*, which doubles.
+    """A guest answers that should be gone: asked again after *interval*, which doubles.
 
     ``is_heard`` is false where it could not be asked, which counts as an answer.
     """
 
     cause: Input
     asked_at: dt.datetime
-    patience: dt.timedelta
+    interval: dt.timedelta
     is_heard: bool = True
+
+
+ROUTES: Final[Mapping[State, RouteLevel]] = {
+    State.BASE: RouteLevel.NORMAL,
+    State.TARGET: RouteLevel.NONE,
+    State.LIVE: RouteLevel.ELEVATED,
+    # A guest that has moved has its elevated routes until all others have followed: a normal one
+    # would lose to the source's that some router still knows.
+    State.TIME_WAIT: RouteLevel.ELEVATED,
+    State.WITHDRAWN: RouteLevel.NONE,
+}
+"""Asking has those of the state before; Base none while it awaits its role."""
+
+# Withdrawn listens because its guest may come back, or may never have been gone.
+LISTENING: Final = frozenset({State.TARGET, State.WITHDRAWN, State.ASKING})
 
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """Where one endpoint stands.
+    """The state of one endpoint, and what that state knows.
 
     ``episode`` grows with every entry into a state, so that what an older one started is known to
     be late. ``uid`` is the migration acted upon. ``awaiting``: Base has no routes so far.
@@ -59,50 +74,38 @@ class Machine:
     assignment: Assignment
     uid: str | None = None
     awaiting: bool = False
-    question: Question | None = None
+    asking: Asking | None = None
     doubt: Doubt | None = None
     first_answer: dt.datetime | None = None
 
+    @property
+    def underlying(self) -> "Machine":
+        """The machine that decides the routes: while asking, the one before."""
+        return self.asking.before if self.asking else self
 
-ROUTES: Final[Mapping[State, RouteLevel]] = {
-    State.BASE: RouteLevel.NORMAL,
-    State.TARGET: RouteLevel.NONE,
-    State.LIVE: RouteLevel.ELEVATED,
-    State.TIME_WAIT: RouteLevel.ELEVATED,
-    State.WITHDRAWN: RouteLevel.NONE,
-}
-"""Asking has those of the state before; Base none while it awaits its role."""
+    @property
+    def level(self) -> RouteLevel:
+        """The priority of the routes that the endpoint is to have now."""
+        return RouteLevel.NONE if self.awaiting else ROUTES[self.underlying.state]
 
-LISTENING: Final = frozenset({State.TARGET, State.WITHDRAWN, State.ASKING})
+    @property
+    def has_routes(self) -> bool:
+        """Tell whether the endpoint is to have routes now."""
+        return self.level is not RouteLevel.NONE
 
+    @property
+    def is_listening(self) -> bool:
+        """Tell whether the guest's announcements are wanted."""
+        return self.state in LISTENING
 
-def settled(machine: Machine) -> Machine:
-    """Return the machine that decides the routes: while asking, the one before."""
-    return machine.question.before if machine.question else machine
+    @property
+    def is_trusting(self) -> bool:
+        """Tell whether more than a RARP counts as a sign of life.
 
-
-def level(machine: Machine) -> RouteLevel:
-    """Return the priority of the routes that the endpoint is to have now."""
-    return RouteLevel.NONE if machine.awaiting else ROUTES[settled(machine).state]
-
-
-def is_listening(machine: Machine) -> bool:
-    """Tell whether the guest's announcements are wanted."""
-    return machine.state in LISTENING
-
-
-def is_trusting(machine: Machine) -> bool:
-    """Tell whether more than a RARP counts as a sign of life.
-
-    While a migration is not armed the pod's own kernel may answer for the guest, so that an answer
-    must not *give* a route. Where routes are in, and on the source's side, where the guest has
-    been, every true answer counts: it can only keep what works.
-    """
-    if machine.assignment.armed or level(machine) is not RouteLevel.NONE:
-        return True
-    return machine.state is State.WITHDRAWN and is_on_source_side(machine.assignment)
-
-
-def is_on_source_side(assignment: Assignment) -> bool:
-    """Tell whether the endpoint is, or last was, a source."""
-    return Role.SOURCE in (assignment.role, assignment.ended_role)
+        While a migration is not armed the pod's own kernel may answer for the guest, so that an
+        answer must not *give* a route. Where routes are in, and on the source's side, where the
+        guest has been, every true answer counts: it can only keep what works.
+        """
+        if self.assignment.armed or self.has_routes:
+            return True
+        return self.state is State.WITHDRAWN and self.assignment.is_on_source_side

@@ -15,14 +15,7 @@ from handover_api.workloadendpoint import Role, State, WorkloadEndpointStatus
 from handover_nodeagent.fsm import inputs
 from handover_nodeagent.fsm.commands import AnnounceGateway, AskGuest, StartProbes
 from handover_nodeagent.fsm.events import Input
-from handover_nodeagent.fsm.machine import (
-    Machine,
-    Question,
-    RouteLevel,
-    is_listening,
-    level,
-    settled,
-)
+from handover_nodeagent.fsm.machine import Asking, Machine, RouteLevel
 from handover_nodeagent.fsm.step import Step
 
 
@@ -60,7 +53,7 @@ class Found:
         return self.routes is not RouteLevel.NONE
 
     @property
-    def is_untold(self) -> bool:
+    def is_gateway_unknown(self) -> bool:
         """Tell whether the guest may not know yet where the gateway of its elevated routes is.
 
         They go in only now, or the last agent did not live to remember that they did.
@@ -70,18 +63,21 @@ class Found:
 
     @property
     def was_silent(self) -> bool:
-        """Tell whether the endpoint had no routes on purpose."""
+        """Tell whether the endpoint had no routes on purpose.
+
+        A route in the kernel gives that memory the lie: it is from before the route went in.
+        """
         last_state = self.last and self.last.state
         return not self.has_routes and last_state in {State.TARGET, State.WITHDRAWN}
 
 
 def remember(machine: Machine) -> Remembered:
     """Return what the next start needs of *machine*."""
-    decisive = settled(machine)
+    underlying = machine.underlying
     return Remembered(
-        decisive.state,
-        decisive.since,
-        decisive.uid,
+        underlying.state,
+        underlying.since,
+        underlying.uid,
         machine.awaiting,
         in_doubt=machine.doubt is not None,
     )
@@ -105,27 +101,29 @@ def from_status(status: WorkloadEndpointStatus) -> Remembered | None:
 
 def resume(found: Found, now: dt.datetime) -> Step:
     """Return the machine to start with and its first commands."""
+    # What is paused stays as it was left, also in what it would make of its assignment.
     if found.is_paused and found.last:
-        kept = _in(found.last.state, found, now, awaiting=found.last.awaiting)
+        kept = _in_state(found.last.state, found, now, awaiting=found.last.awaiting)
         return Step(dataclasses.replace(kept, uid=found.last.uid))
-    match inputs.meaning(found.assignment):
+    match inputs.of_assignment(found.assignment):
         case Input.TARGET:
             machine = _target(found, now)
         case Input.NO_ROLE:
             machine = _after_success(found, now)
         case Input.LEFT:
-            machine = _after_parting(found, Input.LEFT, now)
+            machine = _denied(found, Input.LEFT, now)
         case Input.ABORTED if found.assignment.ended_role is Role.TARGET:
-            machine = _after_parting(found, Input.ABORTED, now)
+            machine = _denied(found, Input.ABORTED, now)
         case Input.VANISHED:
             machine = _without_role(found, now)
+        # A source, or one of a migration that failed: its guest is here, or is to stay here.
         case _:
             machine = _source(found, now)
     if machine.state is State.ASKING:
         return Step(machine, (AskGuest(machine.episode),))
-    if is_listening(machine):
+    if machine.is_listening:
         return Step(machine, (StartProbes(machine.episode),))
-    if level(machine) is RouteLevel.ELEVATED and found.is_untold:
+    if machine.level is RouteLevel.ELEVATED and found.is_gateway_unknown:
         return Step(machine, (AnnounceGateway(),))
     return Step(machine)
 
@@ -133,63 +131,70 @@ def resume(found: Found, now: dt.datetime) -> Step:
 def _target(found: Found, now: dt.datetime) -> Machine:
     if found.routes is RouteLevel.ELEVATED:
         uid = found.assignment.migration_uid
+        # The announcement that put them in was of this migration. Of any other one, and of one
+        # that nobody remembers, the guest may have left since.
         if found.last and uid is not None and found.last.uid == uid:
-            return _in(State.LIVE, found, now)
-        return _asking(Input.TARGET, _as_routed(found, now), found, now)
+            return _in_state(State.LIVE, found, now)
+        return _asking(Input.TARGET, _routed(found, now), found, now)
+    # The same fork as in the table: before it is armed nobody can tell whose answer it would be.
     if found.routes is RouteLevel.NORMAL and found.assignment.armed:
-        return _asking(Input.TARGET, _as_routed(found, now), found, now)
-    return _in(State.TARGET, found, now)
+        return _asking(Input.TARGET, _routed(found, now), found, now)
+    return _in_state(State.TARGET, found, now)
 
 
 def _source(found: Found, now: dt.datetime) -> Machine:
     if found.was_silent:
-        return _asking(Input.SOURCE, _in(State.TARGET, found, now), found, now)
-    return _in(State.BASE, found, now)
+        return _asking(Input.SOURCE, _in_state(State.TARGET, found, now), found, now)
+    return _in_state(State.BASE, found, now)
 
 
 def _after_success(found: Found, now: dt.datetime) -> Machine:
+    # The last agent waited for the guest, or had heard it, and died before its routes were in.
     is_missed = (
         not found.has_routes
         and found.last is not None
         and found.last.state in {State.TARGET, State.LIVE}
     )
     if found.routes is RouteLevel.ELEVATED or is_missed:
-        return _in(State.TIME_WAIT, found, now)
-    return _in(State.BASE, found, now)
+        return _in_state(State.TIME_WAIT, found, now)
+    return _in_state(State.BASE, found, now)
 
 
-def _after_parting(found: Found, cause: Input, now: dt.datetime) -> Machine:
+def _denied(found: Found, cause: Input, now: dt.datetime) -> Machine:
     if found.has_routes:
-        return _asking(cause, _as_routed(found, now), found, now)
-    return _in(State.WITHDRAWN, found, now)
+        return _asking(cause, _routed(found, now), found, now)
+    return _in_state(State.WITHDRAWN, found, now)
 
 
 def _without_role(found: Found, now: dt.datetime) -> Machine:
     if found.routes is RouteLevel.ELEVATED:
-        routed = _as_routed(found, now)
+        routed = _routed(found, now)
         if routed.state is State.TIME_WAIT and found.last and found.last.in_doubt:
             # Its timer must go on waiting for the doubt's end.
             return _asking(Input.ABORTED, routed, found, now)
         return routed
     if found.was_silent:
-        return _in(State.WITHDRAWN, found, now)
-    is_released = found.has_routes or (found.last is not None and not found.last.awaiting)
-    return _in(State.BASE, found, now, awaiting=found.await_role and not is_released)
+        return _in_state(State.WITHDRAWN, found, now)
+    # Routes that were given once are not awaited again, though the object still says awaitRole.
+    is_lifted = found.has_routes or (found.last is not None and not found.last.awaiting)
+    return _in_state(State.BASE, found, now, awaiting=found.await_role and not is_lifted)
 
 
-def _as_routed(found: Found, now: dt.datetime) -> Machine:
+def _routed(found: Found, now: dt.datetime) -> Machine:
     """Return the machine that has the routes that were found, under their own uid."""
     state = State.BASE
     if found.routes is RouteLevel.ELEVATED:
+        # Without a memory Live: it never ends by a timer, and the API's next word moves it on.
         was_waiting = found.last is not None and found.last.state is State.TIME_WAIT
         state = State.TIME_WAIT if was_waiting else State.LIVE
     uid = found.last.uid if found.last else None
-    return dataclasses.replace(_in(state, found, now), uid=uid)
+    return dataclasses.replace(_in_state(state, found, now), uid=uid)
 
 
-def _in(state: State, found: Found, now: dt.datetime, *, awaiting: bool = False) -> Machine:
+def _in_state(state: State, found: Found, now: dt.datetime, *, awaiting: bool = False) -> Machine:
     """Return a machine in *state*, since when it was remembered to be, but never in future."""
     since = now
+    # The clock may have been set back since; a deadline counted from the future would never come.
     if found.last and found.last.state is state:
         since = min(found.last.since, now)
     uid = found.assignment.migration_uid
@@ -197,5 +202,5 @@ def _in(state: State, found: Found, now: dt.datetime, *, awaiting: bool = False)
 
 
 def _asking(cause: Input, before: Machine, found: Found, now: dt.datetime) -> Machine:
-    asking = _in(State.ASKING, found, now)
-    return dataclasses.replace(asking, question=Question(cause, before))
+    asking = _in_state(State.ASKING, found, now)
+    return dataclasses.replace(asking, asking=Asking(cause, before))

@@ -24,32 +24,29 @@ from handover_nodeagent.fsm.events import (
     AskAgainDue,
     Assigned,
     AwaitLifted,
-    Deleted,
+    EpisodeEvent,
     Event,
     Input,
-    Started,
+    TableEvent,
     Unaskable,
     Updated,
 )
-from handover_nodeagent.fsm.machine import (
-    Doubt,
-    Machine,
-    Question,
-    RouteLevel,
-    is_listening,
-    is_on_source_side,
-    is_trusting,
-    level,
+from handover_nodeagent.fsm.machine import Asking, Doubt, Machine, RouteLevel
+from handover_nodeagent.fsm.table import (
+    ENDINGS,
+    LIFTS_AWAIT,
+    TRANSITIONS,
+    Criterion,
+    Fork,
+    Reaction,
 )
-from handover_nodeagent.fsm.table import ENDINGS, RELEASING, TRANSITIONS, Fork, Guard, Turn
 
-FIRST_PATIENCE: Final = dt.timedelta(seconds=1)
-LAST_PATIENCE: Final = dt.timedelta(seconds=60)
+FIRST_ASK_INTERVAL: Final = dt.timedelta(seconds=1)
+"""After which a guest in doubt is asked again: most doubts end with the API's next word."""
+LONGEST_ASK_INTERVAL: Final = dt.timedelta(seconds=60)
+"""A guest that left unnoticed keeps its routes no longer than this."""
 WITHDRAWN_PROBE_INTERVAL: Final = dt.timedelta(milliseconds=200)
-"""What a ``probeInterval`` of 0 counts as in Withdrawn."""
-
-Moving = Assigned | Deleted | Started
-"""The events that have a column in the table."""
+"""What a ``probeInterval`` of 0 counts as in Withdrawn: the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,18 +73,18 @@ def step(machine: Machine | None, event: Event, now: dt.datetime, settings: Sett
         updated = dataclasses.replace(machine, assignment=event.assignment)
         return _update(machine, updated, now)
     if isinstance(event, Announced) and machine.state is State.WITHDRAWN:
-        return _weigh(machine, event, now, settings)
-    return _take(machine, event, now)
+        return _await_second_answer(machine, event, now, settings)
+    return _transition(machine, event, now)
 
 
 def _is_late(machine: Machine, event: Event) -> bool:
-    return isinstance(event, Started) and event.episode != machine.episode
+    return isinstance(event, EpisodeEvent) and event.episode != machine.episode
 
 
 def _update(machine: Machine, updated: Machine, now: dt.datetime) -> Step:
     """Take *updated* for *machine*; ask afresh where answers count only from now on."""
-    is_trusting_now = is_trusting(updated) and not is_trusting(machine)
-    if not (is_trusting_now and is_listening(machine)):
+    is_trusting_now = updated.is_trusting and not machine.is_trusting
+    if not (is_trusting_now and machine.is_listening):
         return Step(updated)
     if machine.state is not State.ASKING:
         return Step(updated, (StartProbes(machine.episode),))
@@ -96,7 +93,9 @@ def _update(machine: Machine, updated: Machine, now: dt.datetime) -> Step:
     return Step(asking, (AskGuest(asking.episode),))
 
 
-def _weigh(machine: Machine, event: Announced, now: dt.datetime, settings: Settings) -> Step:
+def _await_second_answer(
+    machine: Machine, event: Announced, now: dt.datetime, settings: Settings
+) -> Step:
     """Let a Withdrawn believe two answers only, some time apart.
 
     A dying guest's late frames are no life, nor is its answer to a probe from before.
@@ -109,65 +108,65 @@ def _weigh(machine: Machine, event: Announced, now: dt.datetime, settings: Setti
         return Step(heard, (StartProbes(machine.episode),), event.input)
     if now - first < 2 * (settings.probe_interval or WITHDRAWN_PROBE_INTERVAL):
         return Step(machine, (), event.input)
-    return _take(machine, event, now)
+    return _transition(machine, event, now)
 
 
-def _take(machine: Machine, event: Moving, now: dt.datetime) -> Step:
+def _transition(machine: Machine, event: TableEvent, now: dt.datetime) -> Step:
     goal = _goal(machine, event)
     if goal is State.ASKING:
         return _ask(machine, event, now)
     if isinstance(goal, State):
         return _enter(goal, machine, event, now)
-    if goal is Turn.BEFORE:
-        return _take(_before(machine), event, now)
-    return _turn(goal, machine, event, now)
+    if goal is Reaction.BEFORE:
+        return _transition(_abandon_asking(machine), event, now)
+    return _react(goal, machine, event, now)
 
 
-def _turn(turn: Turn, machine: Machine, event: Moving, now: dt.datetime) -> Step:
-    if turn is Turn.STAY:
+def _react(reaction: Reaction, machine: Machine, event: TableEvent, now: dt.datetime) -> Step:
+    if reaction is Reaction.STAY:
         return _stay(machine, event)
-    if turn is Turn.BACK:
+    if reaction is Reaction.BACK:
         return _go_back(machine, event, now)
-    if turn is Turn.IMPOSSIBLE:
+    if reaction is Reaction.IMPOSSIBLE:
         return Step(machine, (), event.input, impossible=True)
-    if turn is Turn.ORPHAN and level(machine) is not RouteLevel.NONE:
+    if reaction is Reaction.ORPHAN and machine.has_routes:
         return Step(None, (KeepOrphan(), EmitEvent(EventReason.ORPHAN_ROUTE)), event.input)
     return Step(None, (), event.input)
 
 
-def _input(machine: Machine, event: Moving) -> Input:
-    if isinstance(event, Unaskable) and level(machine) is not RouteLevel.NONE:
+def _input(machine: Machine, event: TableEvent) -> Input:
+    if isinstance(event, Unaskable) and machine.has_routes:
         return Input.ANNOUNCED
     return event.input
 
 
-def _goal(machine: Machine, event: Moving) -> State | Turn:
+def _goal(machine: Machine, event: TableEvent) -> State | Reaction:
     cell = TRANSITIONS[machine.state][_input(machine, event)]
     if isinstance(cell, Fork):
-        return cell.then if _holds(cell.guard, machine, event) else cell.otherwise
-    if machine.question and cell is Turn.ANSWERED:
-        return ENDINGS[machine.question.cause].answered
-    if machine.question and cell is Turn.SILENT:
-        return ENDINGS[machine.question.cause].silent
+        return cell.then if _holds(cell.criterion, machine, event) else cell.otherwise
+    if machine.asking and cell is Reaction.ANSWERED:
+        return ENDINGS[machine.asking.cause].answered
+    if machine.asking and cell is Reaction.SILENT:
+        return ENDINGS[machine.asking.cause].silent
     return cell
 
 
-def _holds(guard: Guard, machine: Machine, event: Moving) -> bool:
+def _holds(criterion: Criterion, machine: Machine, event: TableEvent) -> bool:
     assignment = event.assignment if isinstance(event, Assigned) else machine.assignment
-    match guard:
-        case Guard.ROUTES_IN_AND_ARMED:
+    match criterion:
+        case Criterion.ROUTES_IN_AND_ARMED:
             return isinstance(event, Assigned) and event.routes_in and assignment.armed
-        case Guard.ENDED_TARGET:
+        case Criterion.ENDED_TARGET:
             return assignment.ended_role is Role.TARGET
-        case Guard.SAME_UID:
+        case Criterion.SAME_UID:
             # An unknown uid is another one.
             return machine.uid is not None and machine.uid == assignment.migration_uid
-        case Guard.SOURCE_SIDE:
-            return is_on_source_side(assignment)
+        case Criterion.SOURCE_SIDE:
+            return assignment.is_on_source_side
     return machine.doubt is not None
 
 
-def _follow(machine: Machine, event: Moving) -> Machine:
+def _with_assignment(machine: Machine, event: TableEvent) -> Machine:
     """Act upon the event's assignment from now on; a uid that is not said any more stays."""
     if not isinstance(event, Assigned):
         return machine
@@ -177,97 +176,100 @@ def _follow(machine: Machine, event: Moving) -> Machine:
     return dataclasses.replace(machine, assignment=event.assignment, uid=uid, doubt=doubt)
 
 
-def _before(machine: Machine) -> Machine:
+def _abandon_asking(machine: Machine) -> Machine:
     """End the asking without an answer: the state before, in an episode of its own."""
-    assert machine.question is not None
+    assert machine.asking is not None
     return dataclasses.replace(
-        machine.question.before,
+        machine.asking.before,
         episode=machine.episode + 1,
         awaiting=machine.awaiting,
         assignment=machine.assignment,
     )
 
 
-def _stay(machine: Machine, event: Moving) -> Step:
-    stayed = _follow(machine, event)
-    if machine.state is State.BASE and event.input in RELEASING:
+def _stay(machine: Machine, event: TableEvent) -> Step:
+    stayed = _with_assignment(machine, event)
+    if machine.state is State.BASE and event.input in LIFTS_AWAIT:
         stayed = dataclasses.replace(stayed, awaiting=False)
-    probes = isinstance(event, Assigned) and is_listening(machine)
-    commands = (StartProbes(machine.episode),) if probes else _gateway(machine, stayed)
+    probes = isinstance(event, Assigned) and machine.is_listening
+    commands = (StartProbes(machine.episode),) if probes else _gateway_commands(machine, stayed)
     return Step(stayed, commands, event.input)
 
 
-def _enter(state: State, machine: Machine, event: Moving, now: dt.datetime) -> Step:
-    followed = _follow(machine, event)
+def _enter(state: State, machine: Machine, event: TableEvent, now: dt.datetime) -> Step:
+    followed = _with_assignment(machine, event)
     entered = Machine(
         state=state,
         episode=machine.episode + 1,
         since=now,
         assignment=followed.assignment,
         uid=followed.uid,
-        doubt=_doubt(machine, event, now),
+        doubt=_doubt_at_entry(machine, event, now),
     )
     commands: list[Command] = []
-    if is_listening(entered):
+    if entered.is_listening:
         commands.append(StartProbes(entered.episode))
-    commands += _gateway(machine, entered)
-    if isinstance(event, Announced) and level(entered) is RouteLevel.ELEVATED:
+    commands += _gateway_commands(machine, entered)
+    if isinstance(event, Announced) and entered.level is RouteLevel.ELEVATED:
         commands += (RecordCutover(event.signal), EmitEvent(EventReason.CUT_OVER))
     if entered.doubt:
         commands.append(EmitEvent(EventReason.STILL_ALIVE))
-    if level(machine) is not RouteLevel.NONE and level(entered) is RouteLevel.NONE:
+    if machine.has_routes and not entered.has_routes:
         commands.append(EmitEvent(EventReason.WITHDRAWN))
     return Step(entered, tuple(commands), event.input)
 
 
-def _doubt(machine: Machine, event: Moving, now: dt.datetime) -> Doubt | None:
+def _doubt_at_entry(machine: Machine, event: TableEvent, now: dt.datetime) -> Doubt | None:
     """Return the doubt with which a state begins: that of a guest whom the API denies."""
     if not isinstance(event, Announced):
         return None
     cause = inputs.denial(machine.assignment)
-    if inputs.meaning(machine.assignment) is Input.VANISHED:
+    if inputs.of_assignment(machine.assignment) is Input.VANISHED:
         # Only Withdrawn is here without a role: it took that for a failure, which the guest denies.
         cause = Input.ABORTED
-    return Doubt(cause, now, FIRST_PATIENCE) if cause else None
+    return Doubt(cause, now, FIRST_ASK_INTERVAL) if cause else None
 
 
-def _gateway(old: Machine, new: Machine) -> tuple[Command, ...]:
-    routes_go_in = level(old) is RouteLevel.NONE and level(new) is not RouteLevel.NONE
+def _gateway_commands(old: Machine, new: Machine) -> tuple[Command, ...]:
+    routes_go_in = new.has_routes and not old.has_routes
     return (AnnounceGateway(),) if routes_go_in else ()
 
 
-def _ask(machine: Machine, event: Moving, now: dt.datetime) -> Step:
+def _ask(machine: Machine, event: TableEvent, now: dt.datetime) -> Step:
     is_again = isinstance(event, AskAgainDue)
     cause = machine.doubt.cause if is_again and machine.doubt else event.input
     asking = dataclasses.replace(
-        _follow(machine, event),
+        _with_assignment(machine, event),
         state=State.ASKING,
         episode=machine.episode + 1,
         since=now,
-        question=Question(cause, machine),
+        asking=Asking(cause, machine),
     )
     return Step(asking, (AskGuest(asking.episode),), event.input)
 
 
-def _go_back(machine: Machine, event: Moving, now: dt.datetime) -> Step:
-    """Return with the routes to a guest that answers; doubt stays, with growing patience."""
+def _go_back(machine: Machine, event: TableEvent, now: dt.datetime) -> Step:
+    """Return with the routes to a guest that answers; doubt stays, at growing intervals."""
     back = dataclasses.replace(
-        _before(machine), uid=machine.uid, awaiting=False, doubt=_lasting_doubt(machine, event, now)
+        _abandon_asking(machine),
+        uid=machine.uid,
+        awaiting=False,
+        doubt=_doubt_after_asking(machine, event, now),
     )
     was_told = machine.doubt is not None and machine.doubt.is_heard
     is_news = back.doubt is not None and back.doubt.is_heard and not was_told
     told = (EmitEvent(EventReason.STILL_ALIVE),) if is_news else ()
-    return Step(back, (*_gateway(machine, back), *told), event.input)
+    return Step(back, (*_gateway_commands(machine, back), *told), event.input)
 
 
-def _lasting_doubt(machine: Machine, event: Moving, now: dt.datetime) -> Doubt | None:
+def _doubt_after_asking(machine: Machine, event: TableEvent, now: dt.datetime) -> Doubt | None:
     """Return the doubt after an asking that was answered, or that could not be put."""
-    assert machine.question is not None
-    cause = machine.question.cause
-    if cause is Input.ABORTED and is_on_source_side(machine.assignment):
+    assert machine.asking is not None
+    cause = machine.asking.cause
+    if cause is Input.ABORTED and machine.assignment.is_on_source_side:
         # The source of a failed migration has its guest: that it answers is no surprise.
         return None
-    patience = FIRST_PATIENCE
+    interval = FIRST_ASK_INTERVAL
     if machine.doubt:
-        patience = min(2 * machine.doubt.patience, LAST_PATIENCE)
-    return Doubt(cause, now, patience, is_heard=not isinstance(event, Unaskable))
+        interval = min(2 * machine.doubt.interval, LONGEST_ASK_INTERVAL)
+    return Doubt(cause, now, interval, is_heard=not isinstance(event, Unaskable))

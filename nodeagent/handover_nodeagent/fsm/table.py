@@ -1,7 +1,8 @@
 """The state machine's tables: every state with every input, and how an asking ends.
 
-Read beside ``docs/states.md``, which is drawn from here. A cell is a state to enter, a turn that
-enters none, or a fork between two cells.
+Read beside ``docs/states.md``, which is drawn from here. A cell is a state to enter, a reaction
+that enters none, or a fork between two of these. The machine is the product's promise: whoever
+changes a cell changes which guest keeps its routes.
 """
 
 import enum
@@ -13,8 +14,11 @@ from handover_api.workloadendpoint import State
 from handover_nodeagent.fsm.events import Input
 
 
-class Turn(enum.StrEnum):
-    """What a pair does when it enters no state."""
+class Reaction(enum.StrEnum):
+    """What a pair of state and input does when it enters no state.
+
+    ``ANSWERED`` and ``SILENT`` lead on to ``ENDINGS``, by the cause of the asking.
+    """
 
     STAY = "stays"
     IMPOSSIBLE = "impossible"
@@ -26,7 +30,7 @@ class Turn(enum.StrEnum):
     ORPHAN = "gone, routes stay"
 
 
-class Guard(enum.StrEnum):
+class Criterion(enum.StrEnum):
     """What a fork asks of the machine and the event."""
 
     ROUTES_IN_AND_ARMED = "routes in and armed"
@@ -40,97 +44,114 @@ class Guard(enum.StrEnum):
 class Fork:
     """One of two cells."""
 
-    guard: Guard
-    then: State | Turn
-    otherwise: State | Turn
+    criterion: Criterion
+    then: State | Reaction
+    otherwise: State | Reaction
 
 
-Cell = State | Turn | Fork
+Cell = State | Reaction | Fork
 
 _ASK = State.ASKING
-_IMPOSSIBLE_ONES: Final = {
-    Input.ANNOUNCED: Turn.IMPOSSIBLE,
-    Input.TIMER_POP: Turn.IMPOSSIBLE,
-    Input.SILENCE: Turn.IMPOSSIBLE,
-    Input.ASK_AGAIN: Turn.IMPOSSIBLE,
+
+# Only a state that listens hears the guest, only a timer of its own pops: elsewhere these inputs
+# would be a fault of the loop. Rows that know them better override them.
+_IMPOSSIBLE: Final = {
+    Input.ANNOUNCED: Reaction.IMPOSSIBLE,
+    Input.TIMER_POP: Reaction.IMPOSSIBLE,
+    Input.SILENCE: Reaction.IMPOSSIBLE,
+    Input.ASK_AGAIN: Reaction.IMPOSSIBLE,
 }
-_ASK_AGAIN: Final = Fork(Guard.IN_DOUBT, _ASK, Turn.IMPOSSIBLE)
+# Only a doubt winds the timer that pops this.
+_ASK_AGAIN: Final = Fork(Criterion.IN_DOUBT, _ASK, Reaction.IMPOSSIBLE)
 
 TRANSITIONS: Final[Mapping[State, Mapping[Input, Cell]]] = {
     State.BASE: {
-        **_IMPOSSIBLE_ONES,
-        Input.TARGET: Fork(Guard.ROUTES_IN_AND_ARMED, _ASK, State.TARGET),
-        Input.NO_ROLE: Turn.STAY,
-        Input.ABORTED: Fork(Guard.ENDED_TARGET, _ASK, Turn.STAY),
-        Input.VANISHED: Turn.STAY,
-        Input.SOURCE: Turn.STAY,
+        **_IMPOSSIBLE,
+        # The guest may run here already, and a Target would take its routes out. Before the
+        # migration is armed nobody can tell: the pod's own kernel might answer for it.
+        Input.TARGET: Fork(Criterion.ROUTES_IN_AND_ARMED, _ASK, State.TARGET),
+        Input.NO_ROLE: Reaction.STAY,
+        # A failed migration leaves the guest at its source, whose routes stay.
+        Input.ABORTED: Fork(Criterion.ENDED_TARGET, _ASK, Reaction.STAY),
+        Input.VANISHED: Reaction.STAY,
+        Input.SOURCE: Reaction.STAY,
         Input.LEFT: _ASK,
         Input.ASK_AGAIN: _ASK_AGAIN,
         Input.DELETED: _ASK,
     },
     State.TARGET: {
-        **_IMPOSSIBLE_ONES,
-        Input.TARGET: Turn.STAY,
+        **_IMPOSSIBLE,
+        Input.TARGET: Reaction.STAY,
         Input.ANNOUNCED: State.LIVE,
+        # It succeeded, and the announcement was missed: the source may still attract the traffic.
         Input.NO_ROLE: State.TIME_WAIT,
+        # A guest that never announced itself is not here: attract nothing, but hear it come.
         Input.ABORTED: State.WITHDRAWN,
         Input.VANISHED: State.WITHDRAWN,
+        # A source has its guest, but of this one nobody has heard.
         Input.SOURCE: _ASK,
-        Input.LEFT: Turn.STAY,
-        Input.DELETED: Turn.GONE,
+        Input.LEFT: Reaction.STAY,
+        Input.DELETED: Reaction.GONE,
     },
     State.LIVE: {
-        **_IMPOSSIBLE_ONES,
-        Input.TARGET: Fork(Guard.SAME_UID, Turn.STAY, _ASK),
+        **_IMPOSSIBLE,
+        # Another migration brings a guest here that is here, or that left unnoticed meanwhile.
+        Input.TARGET: Fork(Criterion.SAME_UID, Reaction.STAY, _ASK),
         Input.NO_ROLE: State.TIME_WAIT,
         Input.ABORTED: _ASK,
-        Input.VANISHED: Turn.STAY,
+        Input.VANISHED: Reaction.STAY,
         Input.SOURCE: State.BASE,
         Input.LEFT: _ASK,
         Input.ASK_AGAIN: _ASK_AGAIN,
         Input.DELETED: _ASK,
     },
     State.TIME_WAIT: {
-        **_IMPOSSIBLE_ONES,
-        Input.TARGET: Fork(Guard.SAME_UID, State.LIVE, _ASK),
+        **_IMPOSSIBLE,
+        # The API takes its success back: the time begins when it says so again.
+        Input.TARGET: Fork(Criterion.SAME_UID, State.LIVE, _ASK),
         # In doubt the time has not begun: it does when the API agrees with the guest.
-        Input.NO_ROLE: Fork(Guard.IN_DOUBT, State.TIME_WAIT, Turn.STAY),
+        Input.NO_ROLE: Fork(Criterion.IN_DOUBT, State.TIME_WAIT, Reaction.STAY),
         Input.ABORTED: _ASK,
-        Input.VANISHED: Turn.STAY,
+        Input.VANISHED: Reaction.STAY,
         Input.SOURCE: State.BASE,
         Input.LEFT: _ASK,
-        Input.TIMER_POP: Fork(Guard.IN_DOUBT, Turn.STAY, State.BASE),
+        # In doubt no source has been asked: normal routes here would lose to its own.
+        Input.TIMER_POP: Fork(Criterion.IN_DOUBT, Reaction.STAY, State.BASE),
         Input.ASK_AGAIN: _ASK_AGAIN,
         Input.DELETED: _ASK,
     },
     State.WITHDRAWN: {
-        **_IMPOSSIBLE_ONES,
+        **_IMPOSSIBLE,
         Input.TARGET: State.TARGET,
-        Input.ANNOUNCED: Fork(Guard.SOURCE_SIDE, State.BASE, State.TIME_WAIT),
-        Input.NO_ROLE: Turn.STAY,
-        Input.ABORTED: Turn.STAY,
-        Input.VANISHED: Turn.STAY,
-        Input.SOURCE: Turn.STAY,
-        Input.LEFT: Turn.STAY,
-        Input.DELETED: Turn.GONE,
+        # A source's guest never left, so that no other node has routes to beat. That of a target
+        # came late: its source may have kept its own.
+        Input.ANNOUNCED: Fork(Criterion.SOURCE_SIDE, State.BASE, State.TIME_WAIT),
+        Input.NO_ROLE: Reaction.STAY,
+        Input.ABORTED: Reaction.STAY,
+        Input.VANISHED: Reaction.STAY,
+        Input.SOURCE: Reaction.STAY,
+        Input.LEFT: Reaction.STAY,
+        Input.DELETED: Reaction.GONE,
     },
     State.ASKING: {
-        Input.TARGET: Turn.BEFORE,
-        Input.ANNOUNCED: Turn.ANSWERED,
-        Input.NO_ROLE: Turn.BEFORE,
-        Input.ABORTED: Turn.BEFORE,
-        Input.VANISHED: Turn.BEFORE,
-        Input.SOURCE: Turn.BEFORE,
-        Input.LEFT: Turn.BEFORE,
-        Input.TIMER_POP: Turn.STAY,
-        Input.SILENCE: Turn.SILENT,
-        Input.ASK_AGAIN: Turn.IMPOSSIBLE,
-        Input.DELETED: Turn.BEFORE,
+        # The API has thought better of it: what was asked for its last word is void.
+        Input.TARGET: Reaction.BEFORE,
+        Input.ANNOUNCED: Reaction.ANSWERED,
+        Input.NO_ROLE: Reaction.BEFORE,
+        Input.ABORTED: Reaction.BEFORE,
+        Input.VANISHED: Reaction.BEFORE,
+        Input.SOURCE: Reaction.BEFORE,
+        Input.LEFT: Reaction.BEFORE,
+        # A TimeWait's end waits; its timer is wound again when the state comes back.
+        Input.TIMER_POP: Reaction.STAY,
+        Input.SILENCE: Reaction.SILENT,
+        Input.ASK_AGAIN: Reaction.IMPOSSIBLE,
+        Input.DELETED: Reaction.BEFORE,
     },
 }
 
 
-RELEASING: Final = frozenset({Input.SOURCE, Input.NO_ROLE, Input.ABORTED})
+LIFTS_AWAIT: Final = frozenset({Input.SOURCE, Input.NO_ROLE, Input.ABORTED})
 """Inputs at which a Base that stays gets the routes that it awaited (``awaitRole``)."""
 
 
@@ -138,15 +159,16 @@ RELEASING: Final = frozenset({Input.SOURCE, Input.NO_ROLE, Input.ABORTED})
 class Ending:
     """How an asking ends, by what the guest does."""
 
-    answered: State | Turn
-    silent: State | Turn
+    answered: State | Reaction
+    silent: State | Reaction
 
 
 ENDINGS: Final[Mapping[Input, Ending]] = {
     Input.TARGET: Ending(State.LIVE, State.TARGET),
-    Input.ABORTED: Ending(Turn.BACK, State.WITHDRAWN),
-    Input.LEFT: Ending(Turn.BACK, State.WITHDRAWN),
+    # The guest knows better than the API, which may err or be late: its routes stay.
+    Input.ABORTED: Ending(Reaction.BACK, State.WITHDRAWN),
+    Input.LEFT: Ending(Reaction.BACK, State.WITHDRAWN),
     Input.SOURCE: Ending(State.BASE, State.WITHDRAWN),
-    Input.DELETED: Ending(Turn.ORPHAN, Turn.GONE),
+    Input.DELETED: Ending(Reaction.ORPHAN, Reaction.GONE),
 }
 """By the cause of the asking, which is the input that led into it."""

@@ -1,6 +1,6 @@
 """The one timer that each machine may have, derived from its state.
 
-A timer carries the event that it pops; equal timers need not be started anew. A timer of TimeWait
+A timer carries the event that it feeds; equal timers need not be started anew. A timer of TimeWait
 that is due while the guest is asked waits: it comes back with the state. In doubt it waits for the
 doubt's end: a guest that answers must not fall back to the normal priority, beside a source that
 nobody has asked.
@@ -12,19 +12,20 @@ from typing import Final
 
 from handover_api.configuration import Settings
 from handover_api.workloadendpoint import State
-from handover_nodeagent.fsm.events import AskAgainDue, FellSilent, Timed, TimerPopped
+from handover_nodeagent.fsm.events import AskAgainDue, FellSilent, TimerEvent, TimerPopped
 from handover_nodeagent.fsm.machine import Machine
 
 SILENCE: Final = dt.timedelta(milliseconds=250)
+"""After the first of an asking's three probes; the last one still leaves the guest 210 ms."""
 
 
 @dataclass(frozen=True, slots=True)
 class Timer:
-    """Pops *pops* at *due*; *length* bounds the wait when the clock was set back."""
+    """Feeds *event* at *due*; *length* bounds the wait when the clock was set back."""
 
     due: dt.datetime
     length: dt.timedelta
-    pops: Timed
+    event: TimerEvent
 
     def delay(self, now: dt.datetime) -> float:
         """Return the seconds left, never negative and never above the whole length."""
@@ -36,9 +37,10 @@ def timer(machine: Machine, settings: Settings) -> Timer | None:
     """Return the next timer of *machine*; a change of *settings* moves it at once."""
     if machine.state is State.ASKING:
         return Timer(machine.since + SILENCE, SILENCE, FellSilent(machine.episode))
+    # Before the deadline: while there is doubt a TimeWait has none.
     if machine.doubt:
-        due = machine.doubt.asked_at + machine.doubt.patience
-        return Timer(due, machine.doubt.patience, AskAgainDue(machine.episode))
+        due = machine.doubt.asked_at + machine.doubt.interval
+        return Timer(due, machine.doubt.interval, AskAgainDue(machine.episode))
     end = deadline(machine, settings)
     if end is None:
         return None

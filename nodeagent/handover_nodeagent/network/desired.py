@@ -26,8 +26,8 @@ class LocalEndpoint:
     """One endpoint of this node, as far as the network is concerned.
 
     ``addresses`` are the allowed ones of its spec; ``link`` is None while nobody can name its
-    interface; ``state`` is the one that decides its routes (``machine.settled``);
-    ``owned`` is false where another one programs its routes (``addresses.is_owned``), ``refused``
+    interface; ``state`` is the one that decides its routes (``Machine.underlying``);
+    ``owned`` is false where another one programs its routes (``admission.is_owned``), ``refused``
     is true where its interface is one that it may not have. One that ``is_paused`` is left as it
     is; ``is_guarded`` is false where it was never anything else, so that there is no guard to keep.
     """

@@ -106,7 +106,7 @@ class Alarms:
 
     def _pop(self, endpoint: Endpoint, timer: Timer) -> None:
         endpoint.timer = endpoint.alarm = None
-        self._feed(endpoint, timer.pops)
+        self._feed(endpoint, timer.event)
 
     def waits_on(self, endpoint: Endpoint, event: FellSilent) -> bool:
         """Tell whether it is too early for silence; then it is due again when it may be true."""

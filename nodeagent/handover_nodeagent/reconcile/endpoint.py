@@ -8,7 +8,6 @@ from handover_api.conditions import EndpointReason
 from handover_api.configuration import Mode, Settings
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, WorkloadEndpoint
-from handover_nodeagent.fsm import machine
 from handover_nodeagent.fsm.events import Announced, Input
 from handover_nodeagent.fsm.machine import Machine, RouteLevel
 from handover_nodeagent.fsm.restart import remember
@@ -106,8 +105,8 @@ class Endpoint:
         return LocalEndpoint(
             self.key,
             self.admission.allowed,
-            machine.level(current),
-            machine.settled(current).state,
+            current.level,
+            current.underlying.state,
             self.link,
             self.mac,
             self.object.metadata.creation_timestamp,
@@ -120,13 +119,13 @@ class Endpoint:
 
     def tuning(self, settings: Settings) -> Tuning | None:
         """Return what to listen for; None where there is nothing to listen to or for."""
-        if self.link is None or not machine.is_listening(self.machine):
+        if self.link is None or not self.machine.is_listening:
             return None
         return self.attention(self.link, settings)
 
     def attention(self, link: Link, settings: Settings) -> Tuning:
         """Return how its guest would be heard on *link*."""
-        trusting = machine.is_trusting(self.machine)
+        trusting = self.machine.is_trusting
         return Tuning(
             link,
             self.admission.allowed,
@@ -147,9 +146,9 @@ class Endpoint:
         kernel's word is asked, too; its answer may keep what is in, but neither give a route nor
         raise one.
         """
-        asked = self.machine.question
+        asked = self.machine.asking
         is_kept = asked is not None and asked.cause is not Input.TARGET
-        is_kept = is_kept and machine.level(self.machine) is not RouteLevel.NONE
+        is_kept = is_kept and self.machine.level is not RouteLevel.NONE
         return self.neigh_mac if is_kept or not self.mac else None
 
     def record(self) -> Record:

@@ -23,7 +23,7 @@ from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, Signal, State, WorkloadEndpoint
 from handover_nodeagent import faults, fsm, metrics
 from handover_nodeagent.faults import Faults
-from handover_nodeagent.fsm import commands, inputs, machine, restart
+from handover_nodeagent.fsm import commands, inputs, restart
 from handover_nodeagent.fsm.commands import EventReason
 from handover_nodeagent.fsm.events import Announced, AwaitLifted, Event, FellSilent, Unaskable
 from handover_nodeagent.fsm.machine import RouteLevel
@@ -381,7 +381,7 @@ class Reconciler:
             self.report(concerned | self.routes.desired.endpoints_with(endpoint.admission.allowed))
         link = endpoint.link
         routes_in = bool(link and self.routes.routes_of(endpoint.admission.allowed, link.index))
-        event = inputs.read(endpoint.machine.assignment, after, routes_in=routes_in)
+        event = inputs.of_change(endpoint.machine.assignment, after, routes_in=routes_in)
         if endpoint.machine.awaiting and not obj.spec.await_role:
             self._feed(endpoint, AwaitLifted())
         if event:
@@ -394,7 +394,7 @@ class Reconciler:
         """Forget an endpoint whose machine is gone; its routes may outlive it."""
         self.faults.forget(endpoint.key)
         is_orphan = commands.KeepOrphan() in step.commands
-        had_routes = machine.level(endpoint.machine) is not RouteLevel.NONE
+        had_routes = endpoint.machine.level is not RouteLevel.NONE
         self.alarms.leave(endpoint)
         del self.endpoints[endpoint.key]
         affected = self.routes.desired.drop(endpoint.key, orphan=is_orphan)

@@ -25,8 +25,8 @@ from handover_nodeagent.reconcile.enforce import Enforcer
 from handover_nodeagent.sniff.ear import Ear, Tuning
 from handover_nodeagent.sniff.verdict import Accepted
 
-_FIRST: Final = fsm.FIRST_PATIENCE.total_seconds()
-_LAST: Final = fsm.LAST_PATIENCE.total_seconds()
+_FIRST: Final = fsm.FIRST_ASK_INTERVAL.total_seconds()
+_LAST: Final = fsm.LONGEST_ASK_INTERVAL.total_seconds()
 _SILENCE: Final = timers.SILENCE.total_seconds()
 
 _log: Final = structlog.get_logger()

@@ -17,7 +17,7 @@ from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State
 from handover_nodeagent import faults, metrics
 from handover_nodeagent.faults import Attempt
-from handover_nodeagent.fsm import commands, machine
+from handover_nodeagent.fsm import commands
 from handover_nodeagent.fsm.machine import Machine, RouteLevel
 from handover_nodeagent.fsm.restart import Found
 from handover_nodeagent.fsm.step import Step
@@ -205,7 +205,7 @@ def describe(
     ours = routes.routes_of(allowed, link.index) if link else ()
     contested = routes.foreign.contested
     # Normal routes are there to lose: the source's own yields to the one that BGP brings.
-    is_elevated = machine.level(endpoint.machine) is RouteLevel.ELEVATED
+    is_elevated = endpoint.machine.level is RouteLevel.ELEVATED
     rivals = [rival for route in ours if is_elevated and (rival := routes.rival(route))]
     return Standing(
         endpoint=endpoint.object,
@@ -267,8 +267,8 @@ def _reason(current: Machine, step: Step) -> str:
     signals = [one.signal for one in step.commands if isinstance(one, commands.RecordCutover)]
     if signals:
         return f"the guest was heard: {signals[0]}"
-    if current.question:
-        return f"the guest is asked because of {current.question.cause}"
+    if current.asking:
+        return f"the guest is asked because of {current.asking.cause}"
     if said.role:
         return f"role {said.role}"
     if said.outcome:

@@ -17,7 +17,7 @@ from handover_api.workloadendpoint import (
     WorkloadEndpoint,
     WorkloadEndpointStatus,
 )
-from handover_nodeagent.fsm import machine, timers
+from handover_nodeagent.fsm import timers
 from handover_nodeagent.fsm.machine import Machine, RouteLevel
 from handover_nodeagent.network.admission import Admission
 from handover_nodeagent.network.model import IPAddress, Link, Route
@@ -189,7 +189,7 @@ def _programmed(standing: Standing) -> _Draft:
     problem = _problem(standing)
     if problem:
         return _Draft(Type.PROGRAMMED, _NO, *problem)
-    if machine.level(standing.machine) is RouteLevel.NONE:
+    if standing.machine.level is RouteLevel.NONE:
         text = "no route before the guest is known to run here"
         return _Draft(Type.PROGRAMMED, _YES, Reason.SUPPRESSED, text)
     return _Draft(Type.PROGRAMMED, _YES, Reason.PROGRAMMED)
@@ -228,7 +228,7 @@ def _kept(standing: Standing) -> str:
 def _mismatch(standing: Standing, link: Link) -> tuple[Reason, str] | None:
     """Say where the kernel, as far as it was looked at, is not what the state wants."""
     present = {route.address for route in standing.routes}
-    if machine.level(standing.machine) is RouteLevel.NONE:
+    if standing.machine.level is RouteLevel.NONE:
         still = ", ".join(map(str, sorted(present, key=str)))
         return (Reason.PENDING, f"a route to {still} is still in") if present else None
     absent = [one for one in standing.admission.allowed if one not in present]
@@ -248,7 +248,7 @@ def _mismatch(standing: Standing, link: Link) -> tuple[Reason, str] | None:
 
 
 def _listening(standing: Standing) -> _Draft:
-    if not machine.is_listening(standing.machine):
+    if not standing.machine.is_listening:
         return _Draft(Type.LISTENING, _NO, Reason.NOT_NEEDED)
     if standing.hears:
         is_mute = standing.settings.mode is not Mode.ACTIVE

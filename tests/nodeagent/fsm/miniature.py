@@ -10,7 +10,7 @@ from handover_api.assignment import Assignment
 from handover_api.configuration import Settings
 from handover_api.names import ObjectKey
 from handover_nodeagent import fsm
-from handover_nodeagent.fsm import inputs, machine, restart
+from handover_nodeagent.fsm import inputs, restart
 from handover_nodeagent.fsm.commands import KeepOrphan
 from handover_nodeagent.fsm.events import Event
 from handover_nodeagent.fsm.machine import Machine, RouteLevel
@@ -112,7 +112,7 @@ class Agent:
             self.remember(endpoint.key)
             return
         self.known[endpoint.key] = endpoint
-        event = inputs.read(
+        event = inputs.of_change(
             before.assignment, endpoint.assignment, routes_in=self.kernel.serves(endpoint)
         )
         if event:
@@ -203,8 +203,8 @@ class Agent:
         return LocalEndpoint(
             key,
             endpoint.addresses,
-            machine.level(current),
-            machine.settled(current).state,
+            current.level,
+            current.underlying.state,
             endpoint.link,
             created_at=endpoint.created_at,
         )

@@ -72,7 +72,9 @@ CASES = [
 def test_a_change_of_role_uid_or_outcome_is_an_input(
     before: Assignment, after: Assignment, expected: Input, *, routes_in: bool
 ) -> None:
-    assert Assigned(expected, after, routes_in) == inputs.read(before, after, routes_in=routes_in)
+    assert Assigned(expected, after, routes_in) == inputs.of_change(
+        before, after, routes_in=routes_in
+    )
 
 
 @pytest.mark.parametrize(
@@ -80,16 +82,16 @@ def test_a_change_of_role_uid_or_outcome_is_an_input(
     [dataclasses.replace(TARGET, armed=False), dataclasses.replace(TARGET, migration="other")],
 )
 def test_any_other_change_is_an_update(after: Assignment) -> None:
-    assert Updated(after) == inputs.read(TARGET, after, routes_in=True)
+    assert Updated(after) == inputs.of_change(TARGET, after, routes_in=True)
 
 
 def test_no_change_is_nothing() -> None:
-    assert inputs.read(TARGET, dataclasses.replace(TARGET), routes_in=True) is None
+    assert inputs.of_change(TARGET, dataclasses.replace(TARGET), routes_in=True) is None
 
 
 def test_a_new_uid_that_also_arms_is_an_input() -> None:
     unarmed = dataclasses.replace(TARGET, migration_uid="uid-0", armed=False)
-    assert Assigned(Input.TARGET, TARGET) == inputs.read(unarmed, TARGET, routes_in=False)
+    assert Assigned(Input.TARGET, TARGET) == inputs.of_change(unarmed, TARGET, routes_in=False)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ from handover_api.livemigration import Outcome
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Role, Signal, State
 from handover_nodeagent import fsm
-from handover_nodeagent.fsm import inputs, machine, timers
+from handover_nodeagent.fsm import inputs, timers
 from handover_nodeagent.fsm.events import Announced, Deleted, Event, FellSilent, Input
 from handover_nodeagent.fsm.machine import Machine
 from handover_nodeagent.network.model import Link, Route
@@ -99,7 +99,7 @@ class World(RuleBasedStateMachine):
     def answers(self, name: str) -> bool:
         """Tell whether the guest is there and its answers count."""
         current = self.machine_of(name)
-        return current is not None and self.is_heard(name) and machine.is_trusting(current)
+        return current is not None and self.is_heard(name) and current.is_trusting
 
     def is_heard(self, name: str) -> bool:
         """Tell whether the guest is behind the interface that the agent listens at."""
@@ -141,7 +141,7 @@ class World(RuleBasedStateMachine):
         agent = self.agent(name)
         for endpoint in agent.known.values():
             # The API's word alone cannot tell that it was a target, nor that there was a guest.
-            if inputs.meaning(endpoint.assignment) is Input.VANISHED:
+            if inputs.of_assignment(endpoint.assignment) is Input.VANISHED:
                 self.never_lived.discard(endpoint.key.name)
         for other in self.PLACES.keys() - self.api.keys():
             self.served.pop(other, None)
@@ -213,7 +213,7 @@ class World(RuleBasedStateMachine):
         known = self.agent(name).known.get(self.key(name))
         is_seen = known is not None and known.created_at == self.api[name].created_at
         is_of_source = assignment.ended_role is Role.SOURCE
-        if inputs.meaning(assignment) not in LIFELESS or is_of_source or not is_seen:
+        if inputs.of_assignment(assignment) not in LIFELESS or is_of_source or not is_seen:
             self.never_lived.discard(name)
         self.sync(name)
 
@@ -260,11 +260,7 @@ class World(RuleBasedStateMachine):
         if name is None or not self.is_heard(name):
             return
         current = self.machine_of(name)
-        if (
-            current
-            and machine.is_listening(current)
-            and (machine.is_trusting(current) or signal is RARP)
-        ):
+        if current and current.is_listening and (current.is_trusting or signal is RARP):
             self.feed(name, Announced(current.episode, signal, signal is Signal.PROBE))
 
     @rule(name=NAMES, age=st.integers(1, 3), milliseconds=st.integers(1, 40_000))
@@ -286,12 +282,12 @@ class World(RuleBasedStateMachine):
         timer = current and timers.timer(current, SETTINGS)
         if not (current and timer):
             return
-        if isinstance(timer.pops, FellSilent) and self.answers(name):
+        if isinstance(timer.event, FellSilent) and self.answers(name):
             self.feed(name, Announced(current.episode, Signal.PROBE, answers_probe=True))
             return
         self.now = max(self.now, timer.due)
         agent = self.agent(name)
-        self.feed(name, timer.pops)
+        self.feed(name, timer.event)
         current = self.machine_of(name)
         following = current and timers.timer(current, SETTINGS)
         # Else one timer would wind the next for ever; one killed before it acted has it again.

@@ -13,14 +13,14 @@ from handover_api.configuration import Settings
 from handover_api.livemigration import Outcome
 from handover_api.workloadendpoint import Role, Signal, State
 from handover_nodeagent import fsm
-from handover_nodeagent.fsm import inputs, machine, restart, timers
+from handover_nodeagent.fsm import inputs, restart, timers
 from handover_nodeagent.fsm.events import (
     Announced,
     AskAgainDue,
     Deleted,
+    EpisodeEvent,
     Event,
     FellSilent,
-    Started,
     TimerPopped,
     Unaskable,
 )
@@ -87,19 +87,19 @@ class Play:
         if words == "timer":
             assert timer is not None
             self.now = max(self.now, timer.due)
-            return [timer.pops]
+            return [timer.event]
         if words in announcements:
             return [announcements[words]]
         before, self.assignment = self.assignment, assignment(words, self.migration)
-        routes_in = machine.level(self.machine) is not RouteLevel.NONE
-        event = inputs.read(before, self.assignment, routes_in=routes_in)
+        routes_in = self.machine.level is not RouteLevel.NONE
+        event = inputs.of_change(before, self.assignment, routes_in=routes_in)
         return [event] if event else []
 
     def stands(self) -> str:
         """Return state and routes in two words."""
         if self.machine is None:
             return "gone"
-        return f"{self.machine.state} {machine.level(self.machine)}"
+        return f"{self.machine.state} {self.machine.level}"
 
 
 PLAYBOOKS: dict[str, list[tuple[str, str]]] = {
@@ -375,7 +375,7 @@ STARTED = (
     | st.builds(Unaskable, st.just(0))
     | st.builds(AskAgainDue, st.just(0))
 )
-Happening = Assignment | Started | Deleted
+Happening = Assignment | EpisodeEvent | Deleted
 HAPPENINGS = ASSIGNMENTS | STARTED | st.just(Deleted())
 
 
@@ -389,8 +389,8 @@ def run(start: Machine, happenings: list[Happening]) -> list[fsm.Step]:
             break
         event: Event | None
         if isinstance(happening, Assignment):
-            routes_in = machine.level(current) is not RouteLevel.NONE
-            event = inputs.read(known, happening, routes_in=routes_in)
+            routes_in = current.level is not RouteLevel.NONE
+            event = inputs.of_change(known, happening, routes_in=routes_in)
             known = happening
         elif isinstance(happening, Deleted):
             event = happening
@@ -418,10 +418,10 @@ def test_a_machine_always_makes_sense(state: State, happenings: list[Happening])
         if before.machine.state is not after.machine.state:
             assert before.machine.episode < after.machine.episode
         is_asking = after.machine.state is State.ASKING
-        assert is_asking is (after.machine.question is not None)
+        assert is_asking is (after.machine.asking is not None)
         timer = timers.timer(after.machine, SETTINGS)
         if timer:
-            assert not fsm.step(after.machine, timer.pops, NOON, SETTINGS).impossible
+            assert not fsm.step(after.machine, timer.event, NOON, SETTINGS).impossible
 
 
 LIFELESS = (
@@ -436,7 +436,7 @@ LIFELESS = (
 def test_a_target_without_life_never_has_a_route(happenings: list[Happening]) -> None:
     for taken in run(fresh(State.TARGET), happenings):
         if taken.machine:
-            assert machine.level(taken.machine) is RouteLevel.NONE
+            assert taken.machine.level is RouteLevel.NONE
 
 
 UNDENIED = HAPPENINGS.filter(lambda happening: not isinstance(happening, FellSilent))
@@ -448,7 +448,7 @@ def test_a_live_guest_keeps_its_routes_unless_asked_and_silent(
 ) -> None:
     for taken in run(fresh(state), happenings):
         if taken.machine:
-            assert machine.level(taken.machine) is not RouteLevel.NONE
+            assert taken.machine.level is not RouteLevel.NONE
         else:
             assert any(isinstance(happening, Deleted) for happening in happenings)
             assert taken.commands
@@ -461,7 +461,7 @@ def test_a_live_guest_keeps_its_routes_unless_asked_and_silent(
     st.integers(1, 9),
 )
 def test_what_is_late_changes_nothing(
-    state: State, happenings: list[Happening], late: Started, by: int
+    state: State, happenings: list[Happening], late: EpisodeEvent, by: int
 ) -> None:
     reached = run(fresh(state), happenings)[-1].machine
     if reached:

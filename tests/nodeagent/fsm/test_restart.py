@@ -11,10 +11,10 @@ from handover_api.assignment import Assignment
 from handover_api.livemigration import Outcome
 from handover_api.model import Condition
 from handover_api.workloadendpoint import Role, RouteStatus, State, WorkloadEndpointStatus
-from handover_nodeagent.fsm import machine, restart
+from handover_nodeagent.fsm import restart
 from handover_nodeagent.fsm.commands import AnnounceGateway, AskGuest, Command, StartProbes
 from handover_nodeagent.fsm.events import Input
-from handover_nodeagent.fsm.machine import Doubt, Machine, Question, RouteLevel
+from handover_nodeagent.fsm.machine import Asking, Doubt, Machine, RouteLevel
 from handover_nodeagent.fsm.restart import Found, Remembered
 
 NOW = dt.datetime(2026, 8, 1, 12, tzinfo=dt.UTC)
@@ -148,10 +148,10 @@ def test_no_route_is_taken_out_unasked_but_for_an_unarmed_target(
     for assignment, await_role in itertools.product(ASSIGNMENTS, (True, False)):
         what = found(assignment, routes, last, await_role=await_role)
         start = resumed(what)
-        assert (start.state is ASKING) is (start.question is not None)
+        assert (start.state is ASKING) is (start.asking is not None)
         is_unarmed_target = assignment.role is Role.TARGET and not assignment.armed
         if what.has_routes and not is_unarmed_target:
-            assert machine.level(start) is not NONE, assignment
+            assert start.level is not NONE, assignment
 
 
 @pytest.mark.parametrize(
@@ -169,9 +169,9 @@ def test_an_asking_keeps_the_routes_that_were_found(
     what: Found, cause: Input, before: State, level: RouteLevel
 ) -> None:
     start = resumed(what)
-    assert start.question is not None
-    assert (cause, before) == (start.question.cause, start.question.before.state)
-    assert level == machine.level(start)
+    assert start.asking is not None
+    assert (cause, before) == (start.asking.cause, start.asking.before.state)
+    assert level == start.level
 
 
 @pytest.mark.parametrize(
@@ -184,9 +184,9 @@ def test_a_timewait_in_doubt_asks_again_where_the_word_has_vanished(
     start = resumed(Found(NO_ROLE, ELEVATED, last, await_role=False, episode=EPISODE))
     assert expected == start.state
     if in_doubt:
-        assert start.question is not None
-        assert (start.question.cause, start.question.before.state) == (Input.ABORTED, TIME_WAIT)
-        assert start.question.before.since == BEFORE
+        assert start.asking is not None
+        assert (start.asking.cause, start.asking.before.state) == (Input.ABORTED, TIME_WAIT)
+        assert start.asking.before.since == BEFORE
 
 
 def test_a_live_endpoint_in_doubt_stays_live_where_the_word_has_vanished() -> None:
@@ -197,8 +197,8 @@ def test_a_live_endpoint_in_doubt_stays_live_where_the_word_has_vanished() -> No
 
 def test_an_asking_remembers_under_which_uid_the_routes_went_in() -> None:
     start = resumed(found(IS_TARGET, ELEVATED, LIVE, "uid-0"))
-    assert start.question is not None
-    assert (start.uid, start.question.before.uid) == ("uid-1", "uid-0")
+    assert start.asking is not None
+    assert (start.uid, start.asking.before.uid) == ("uid-1", "uid-0")
 
 
 def test_timewait_keeps_its_deadline() -> None:
@@ -229,20 +229,20 @@ def test_a_state_that_begins_at_the_restart_begins_now() -> None:
     ],
 )
 def test_base_that_awaits_its_role_has_no_routes_before(what: Found, expected: RouteLevel) -> None:
-    assert expected == machine.level(resumed(what))
+    assert expected == resumed(what).level
 
 
 def test_it_still_awaits_its_role_after_another_restart() -> None:
     last = restart.remember(resumed(found(Assignment(), NONE, await_role=True)))
     again = Found(Assignment(), NONE, last, await_role=True, episode=EPISODE)
-    assert machine.level(resumed(again)) is NONE
+    assert resumed(again).level is NONE
 
 
 @pytest.mark.parametrize("state", [BASE, TARGET, LIVE, TIME_WAIT, WITHDRAWN])
 def test_what_is_remembered_of_a_machine(state: State) -> None:
     plain = Machine(state, EPISODE, BEFORE, IS_TARGET, uid="uid-1")
     asking = dataclasses.replace(
-        plain, state=ASKING, since=NOW, uid="uid-2", question=Question(Input.TARGET, plain)
+        plain, state=ASKING, since=NOW, uid="uid-2", asking=Asking(Input.TARGET, plain)
     )
     assert Remembered(state, BEFORE, "uid-1") == restart.remember(plain)
     assert Remembered(state, BEFORE, "uid-1") == restart.remember(asking)
@@ -304,7 +304,7 @@ def test_routes_of_no_known_migration_are_another_ones() -> None:
     last = Remembered(State.LIVE, NOW, None)
     what = Found(nameless, RouteLevel.ELEVATED, last, await_role=False, episode=1)
     started = resumed(what)
-    assert (started.state, started.question and started.question.cause) == (
+    assert (started.state, started.asking and started.asking.cause) == (
         State.ASKING,
         Input.TARGET,
     )

@@ -10,7 +10,7 @@ from handover_api.configuration import Settings
 from handover_api.livemigration import Outcome
 from handover_api.workloadendpoint import Role, Signal, State
 from handover_nodeagent import fsm
-from handover_nodeagent.fsm import inputs, machine, table
+from handover_nodeagent.fsm import inputs, table
 from handover_nodeagent.fsm.commands import (
     AnnounceGateway,
     AskGuest,
@@ -35,7 +35,7 @@ from handover_nodeagent.fsm.events import (
     Unaskable,
     Updated,
 )
-from handover_nodeagent.fsm.machine import Doubt, Machine, Question, RouteLevel
+from handover_nodeagent.fsm.machine import Asking, Doubt, Machine, RouteLevel
 
 NOW = dt.datetime(2026, 8, 1, 12, tzinfo=dt.UTC)
 LATER = NOW + dt.timedelta(seconds=5)
@@ -60,7 +60,7 @@ FAILED_SOURCE = ended(Role.SOURCE, Outcome.ABORTED)
 
 
 def assigned(assignment: Assignment, *, routes_in: bool = False) -> Assigned:
-    return Assigned(inputs.meaning(assignment), assignment, routes_in)
+    return Assigned(inputs.of_assignment(assignment), assignment, routes_in)
 
 
 def heard(signal: Signal = Signal.RARP, *, answers_probe: bool = False) -> Announced:
@@ -78,7 +78,7 @@ def in_state(state: State, assignment: Assignment = TARGET) -> Machine:
 
 
 def asking(cause: Input, before: Machine) -> Machine:
-    return dataclasses.replace(before, state=State.ASKING, question=Question(cause, before))
+    return dataclasses.replace(before, state=State.ASKING, asking=Asking(cause, before))
 
 
 def doubting(state: State) -> Machine:
@@ -325,7 +325,7 @@ def test_a_withdrawn_endpoint_whose_guest_lives_returns_to_its_side(
     assert taken.machine is not None
     assert expected == taken.machine.state
     # Where the API denies that a guest is here, it is asked again later.
-    doubt = Doubt(doubted, LATER, fsm.FIRST_PATIENCE) if doubted else None
+    doubt = Doubt(doubted, LATER, fsm.FIRST_ASK_INTERVAL) if doubted else None
     assert doubt == taken.machine.doubt
     assert bool(doubted) is (EmitEvent(EventReason.STILL_ALIVE) in taken.commands)
 
@@ -374,8 +374,8 @@ class TestAsking:
         live = in_state(L)
         taken = take(live, assigned(OTHER_TARGET)).machine
         assert taken is not None
-        assert Question(Input.TARGET, live) == taken.question
-        assert machine.level(taken) is RouteLevel.ELEVATED
+        assert Asking(Input.TARGET, live) == taken.asking
+        assert taken.level is RouteLevel.ELEVATED
         assert (taken.uid, taken.since, taken.episode) == ("uid-2", LATER, EPISODE + 1)
 
     def test_another_input_is_taken_under_the_uid_before(self) -> None:
@@ -392,7 +392,7 @@ class TestAsking:
         assert back is not None
         assert (back.state, back.since, back.assignment) == (W, NOW, FAILED_TARGET)
 
-    def test_patience_doubles_up_to_a_minute(self) -> None:
+    def test_the_interval_doubles_up_to_a_minute(self) -> None:
         question = take(in_state(B), assigned(LEFT)).machine
         seconds = []
         for _ in range(9):
@@ -400,7 +400,7 @@ class TestAsking:
             back = take(question, Announced(question.episode, Signal.PROBE)).machine
             assert back is not None
             assert back.doubt is not None
-            seconds.append(back.doubt.patience.total_seconds())
+            seconds.append(back.doubt.interval.total_seconds())
             question = take(back, AskAgainDue(back.episode)).machine
         assert seconds == [1, 2, 4, 8, 16, 32, 60, 60, 60]
 
@@ -408,7 +408,7 @@ class TestAsking:
     def test_a_doubted_guest_is_asked_again_for_the_same_cause(self, state: State) -> None:
         taken = take(doubting(state), AskAgainDue(EPISODE)).machine
         assert taken is not None
-        assert Question(Input.LEFT, doubting(state)) == taken.question
+        assert Asking(Input.LEFT, doubting(state)) == taken.asking
         assert taken.doubt is not None
 
     def test_a_time_wait_in_doubt_never_falls_back_to_the_normal_priority(self) -> None:
@@ -457,16 +457,16 @@ class TestAsking:
     def test_a_guest_that_cannot_be_asked_is_in_doubt_but_not_said_to_answer(self) -> None:
         taken = take(asking(Input.LEFT, in_state(B)), Unaskable(EPISODE))
         assert taken.machine is not None
-        doubt = Doubt(Input.LEFT, LATER, fsm.FIRST_PATIENCE, is_heard=False)
+        doubt = Doubt(Input.LEFT, LATER, fsm.FIRST_ASK_INTERVAL, is_heard=False)
         assert (doubt, ()) == (taken.machine.doubt, taken.commands)
 
     def test_that_it_answers_after_all_is_told(self) -> None:
         unheard = dataclasses.replace(
-            in_state(B), doubt=Doubt(Input.LEFT, NOW, fsm.FIRST_PATIENCE, is_heard=False)
+            in_state(B), doubt=Doubt(Input.LEFT, NOW, fsm.FIRST_ASK_INTERVAL, is_heard=False)
         )
         taken = take(asking(Input.LEFT, unheard), heard())
         assert taken.machine is not None
-        assert taken.machine.doubt == Doubt(Input.LEFT, LATER, 2 * fsm.FIRST_PATIENCE)
+        assert taken.machine.doubt == Doubt(Input.LEFT, LATER, 2 * fsm.FIRST_ASK_INTERVAL)
         assert (EmitEvent(EventReason.STILL_ALIVE),) == taken.commands
 
     def test_arming_asks_afresh_because_the_answers_so_far_were_not_heard(self) -> None:
@@ -498,7 +498,7 @@ class TestTrust:
 
     @pytest.mark.parametrize("state", list(State))
     def test_while_armed_every_true_answer_counts(self, state: State) -> None:
-        assert machine.is_trusting(in_state(state))
+        assert in_state(state).is_trusting
 
     @pytest.mark.parametrize(
         ("current", "expected"),
@@ -518,7 +518,7 @@ class TestTrust:
     def test_before_that_it_counts_where_routes_are_in_or_the_guest_has_been(
         self, current: Machine, *, expected: bool
     ) -> None:
-        assert machine.is_trusting(current) is expected
+        assert current.is_trusting is expected
 
 
 class TestUpdates:
@@ -562,37 +562,37 @@ class TestAwaitRole:
     def test_base_gets_its_routes(self, assignment: Assignment) -> None:
         taken = take(self.AWAITING, assigned(assignment))
         assert taken.machine is not None
-        assert machine.level(taken.machine) is RouteLevel.NORMAL
+        assert taken.machine.level is RouteLevel.NORMAL
         assert (AnnounceGateway(),) == taken.commands
 
     @pytest.mark.parametrize("assignment", [TARGET, LEFT, FAILED_TARGET, VANISHED])
     def test_base_gets_no_routes(self, assignment: Assignment) -> None:
         taken = take(self.AWAITING, assigned(assignment)).machine
         assert taken is not None
-        assert machine.level(taken) is RouteLevel.NONE
+        assert taken.level is RouteLevel.NONE
 
     def test_it_keeps_them_when_the_role_vanishes(self) -> None:
         source = take(self.AWAITING, assigned(SOURCE)).machine
         taken = fsm.step(source, assigned(VANISHED), LATER, SETTINGS).machine
         assert taken is not None
-        assert machine.level(taken) is RouteLevel.NORMAL
+        assert taken.level is RouteLevel.NORMAL
 
     def test_it_gets_them_when_its_guest_answers(self) -> None:
         question = take(self.AWAITING, assigned(LEFT)).machine
         assert question is not None
         taken = take(question, Announced(question.episode, Signal.PROBE))
         assert taken.machine is not None
-        assert machine.level(taken.machine) is RouteLevel.NORMAL
+        assert taken.machine.level is RouteLevel.NORMAL
         assert (AnnounceGateway(), EmitEvent(EventReason.STILL_ALIVE)) == taken.commands
 
     def test_it_gets_them_when_the_spec_stops_to_await(self) -> None:
         taken = take(self.AWAITING, AwaitLifted()).machine
         assert taken is not None
-        assert machine.level(taken) is RouteLevel.NORMAL
+        assert taken.level is RouteLevel.NORMAL
 
     def test_a_spec_that_stops_to_await_counts_while_the_guest_is_asked(self) -> None:
         question = take(self.AWAITING, assigned(LEFT)).machine
         lifted = fsm.step(question, AwaitLifted(), LATER, SETTINGS).machine
         back = fsm.step(lifted, assigned(VANISHED), LATER, SETTINGS).machine
         assert back is not None
-        assert (back.state, machine.level(back)) == (B, RouteLevel.NORMAL)
+        assert (back.state, back.level) == (B, RouteLevel.NORMAL)

@@ -20,7 +20,7 @@ from handover_nodeagent.fsm.events import (
     TimerPopped,
     Updated,
 )
-from handover_nodeagent.fsm.machine import Doubt, Machine, Question
+from handover_nodeagent.fsm.machine import Asking, Doubt, Machine
 
 NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
 LATER = NOW + dt.timedelta(seconds=3)
@@ -35,7 +35,7 @@ def machine(state: State, assignment: Assignment = TARGET, **fields: object) -> 
 
 
 def asking(before: Machine, cause: Input = Input.ABORTED) -> Machine:
-    return dataclasses.replace(before, state=State.ASKING, question=Question(cause, before))
+    return dataclasses.replace(before, state=State.ASKING, asking=Asking(cause, before))
 
 
 def step(before: Machine, event: Event) -> fsm.Step:
@@ -43,7 +43,7 @@ def step(before: Machine, event: Event) -> fsm.Step:
 
 
 def assigned(assignment: Assignment) -> Assigned:
-    return Assigned(inputs.meaning(assignment), assignment, routes_in=False)
+    return Assigned(inputs.of_assignment(assignment), assignment, routes_in=False)
 
 
 def test_what_stays_unarmed_starts_no_probes() -> None:
@@ -73,8 +73,8 @@ def test_a_doubted_guest_whose_endpoint_goes_is_asked_because_of_that(state: Sta
     doubt = Doubt(Input.LEFT, NOW, dt.timedelta(seconds=1))
     taken = step(machine(state, doubt=doubt), Deleted())
     assert taken.machine is not None
-    assert taken.machine.question is not None
-    assert taken.machine.question.cause is Input.DELETED
+    assert taken.machine.asking is not None
+    assert taken.machine.asking.cause is Input.DELETED
     assert taken.commands == (AskGuest(taken.machine.episode),)
 
 

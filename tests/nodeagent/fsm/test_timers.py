@@ -9,7 +9,7 @@ from handover_api.configuration import Settings
 from handover_api.workloadendpoint import State
 from handover_nodeagent.fsm import timers
 from handover_nodeagent.fsm.events import AskAgainDue, FellSilent, Input, TimerPopped
-from handover_nodeagent.fsm.machine import Doubt, Machine, Question
+from handover_nodeagent.fsm.machine import Asking, Doubt, Machine
 
 SINCE = dt.datetime(2026, 8, 1, 12, tzinfo=dt.UTC)
 CONVERGENCE = dt.timedelta(seconds=30)
@@ -47,25 +47,25 @@ def test_asking_ends_after_a_quarter_of_a_second_whatever_else_is_due() -> None:
         SINCE,
         Assignment(),
         doubt=doubt,
-        question=Question(Input.LEFT, machine(State.TIME_WAIT)),
+        asking=Asking(Input.LEFT, machine(State.TIME_WAIT)),
     )
     expected = timers.Timer(SINCE + timers.SILENCE, timers.SILENCE, FellSilent(3))
     assert expected == timers.timer(asking, SETTINGS)
 
 
 @pytest.mark.parametrize("state", [State.BASE, State.LIVE, State.TIME_WAIT])
-def test_a_guest_in_doubt_is_asked_again_after_the_patience(state: State) -> None:
-    patience = dt.timedelta(seconds=4)
-    doubt = Doubt(Input.ABORTED, SINCE + dt.timedelta(seconds=1), patience)
-    expected = timers.Timer(SINCE + dt.timedelta(seconds=5), patience, AskAgainDue(3))
+def test_a_guest_in_doubt_is_asked_again_after_the_interval(state: State) -> None:
+    interval = dt.timedelta(seconds=4)
+    doubt = Doubt(Input.ABORTED, SINCE + dt.timedelta(seconds=1), interval)
+    expected = timers.Timer(SINCE + dt.timedelta(seconds=5), interval, AskAgainDue(3))
     assert expected == timers.timer(machine(state, doubt), SETTINGS)
 
 
-def test_a_timewait_in_doubt_has_no_end_however_long_the_patience() -> None:
-    patience = dt.timedelta(seconds=60)
-    doubt = Doubt(Input.ABORTED, SINCE + dt.timedelta(seconds=1), patience)
+def test_a_timewait_in_doubt_has_no_end_however_long_the_interval() -> None:
+    interval = dt.timedelta(seconds=60)
+    doubt = Doubt(Input.ABORTED, SINCE + dt.timedelta(seconds=1), interval)
     doubting = machine(State.TIME_WAIT, doubt)
-    expected = timers.Timer(SINCE + dt.timedelta(seconds=61), patience, AskAgainDue(3))
+    expected = timers.Timer(SINCE + dt.timedelta(seconds=61), interval, AskAgainDue(3))
     assert expected == timers.timer(doubting, SETTINGS)
     assert timers.deadline(doubting, SETTINGS) is None
 

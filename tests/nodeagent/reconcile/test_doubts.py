@@ -119,7 +119,7 @@ async def test_a_guest_that_came_all_the_same_stays_elevated_while_the_api_denie
 def patience(world: World) -> float:
     """Return for how long the guest is not asked again, in seconds."""
     doubt = world.loop.endpoints[KEY].machine.doubt
-    return doubt.patience.total_seconds() if doubt else 0.0
+    return doubt.interval.total_seconds() if doubt else 0.0
 
 
 @pytest.mark.usefixtures("alive")

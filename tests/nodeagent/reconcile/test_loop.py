@@ -302,7 +302,7 @@ async def test_doubt_grows_more_patient(world: World) -> None:
 
     def patience() -> float:
         doubt = endpoint.machine.doubt
-        return doubt.patience.total_seconds() if doubt else 0.0
+        return doubt.interval.total_seconds() if doubt else 0.0
 
     await world.until(lambda: patience() == 1)
     await world.until(lambda: patience() == 2)
