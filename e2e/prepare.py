@@ -6,6 +6,7 @@ does nothing and takes no time.
 """
 
 import argparse
+import concurrent.futures
 import contextlib
 import hashlib
 import importlib.util
@@ -55,8 +56,19 @@ def main() -> int:
     if sys.version_info < (3, 11):  # noqa: UP036  this file runs before anything is checked
         return fail("Python 3.11 or newer is needed; set PYTHON=… to one that is.")
     LOG.parent.mkdir(exist_ok=True)
-    wanted = lacking_venv() | ({} if arguments.python_only else PACKAGES)
-    return install_packages(wanted) or install_python()
+    packages = {} if arguments.python_only else PACKAGES
+    if os.geteuid() != 0:
+        # It can only be said what is missing, and all of it at once.
+        return install_packages(lacking_venv() | packages) or install_python()
+    return install_packages(lacking_venv()) or install_side_by_side(packages)
+
+
+def install_side_by_side(packages: dict[str, str]) -> int:
+    """Install Debian *packages* and Python's: apt and pip wait for the network in turn."""
+    with concurrent.futures.ThreadPoolExecutor(max_workers=1) as pool:
+        python = pool.submit(install_python)
+        status = install_packages(packages)
+        return status or python.result()
 
 
 def lacking_venv() -> dict[str, str]:

@@ -1,11 +1,6 @@
-"""A whole cluster in one sandbox: a control plane, nodes, and the network between them.
-
-The sandbox's own network namespace is router and client. It has the address of the API's service,
-where the API server itself listens, so neither kube-proxy nor DNS is needed.
-"""
+"""A whole cluster in one sandbox: a control plane beside nodes, and what runs on those."""
 
 import contextlib
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -13,20 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, NoReturn, Self
 
-from handover_lab.cluster import client
+from handover_lab.cluster import client, nodenetwork
 from handover_lab.cluster.controlplane import ControlPlane
 from handover_lab.cluster.node import Node
+from handover_lab.cluster.nodenetwork import NodeNetwork
 from handover_lab.images import archive
-from handover_lab.network import bird, namespaces
+from handover_lab.network import bird
 from handover_lab.network.namespaces import Here
 from handover_lab.processes import daemon
 from handover_lab.processes.daemon import Daemon
-from handover_lab.toolchain import requirements, tools
+from handover_lab.toolchain import tools
 
-SERVICE: Final = "10.96.0.1"
-"""The API's own service: the first address of the service network."""
-
-POD_ROUTE: Final = "ip route add {pods} via {via} proto static\n"
 PATIENCE: Final = 60.0
 SCRATCH: Final = "scratch"
 """The directory, within the cluster's, for what is only needed on the way."""
@@ -38,14 +30,10 @@ class ClusterError(RuntimeError):
 
 @dataclass
 class Cluster:
-    """A running cluster; all of it stands below *directory*, in its nodes or in its sandbox."""
+    """A running cluster on the nodes of *network*."""
 
-    directory: Path
+    network: NodeNetwork
     control_plane: ControlPlane
-    nodes: Mapping[str, Node]
-    router: Here
-    mesh: Sequence[bird.Speaker]
-    """Router and nodes, in this order, as members of a BGP mesh."""
     undo: contextlib.ExitStack
     """How to stop it, step by step."""
 
@@ -54,35 +42,68 @@ class Cluster:
         cls,
         directory: Path,
         *,
-        names: Sequence[str] = ("node-a", "node-b"),
+        names: Sequence[str] = nodenetwork.NAMES,
         say: Callable[[str], object] = print,
     ) -> Self:
-        """Start everything, and return when pods can be scheduled to every node.
+        """Make nodes in *directory*, and start a cluster on them that takes them along.
 
-        The *directory*, empty or not there yet, belongs to the cluster and goes with it. When
-        something fails, what was started is stopped again.
+        Raises:
+            RuntimeError: of one of the modules used here; its text is for a person.
+        """
+        with contextlib.ExitStack() as undo:
+            network = NodeNetwork.start(directory, names)
+            undo.callback(network.stop)
+            cluster = cls.on(network, say=say)
+            undo.callback(cluster.undo.close)
+            cluster.undo = undo.pop_all()
+        return cluster
+
+    @classmethod
+    def on(cls, network: NodeNetwork, *, say: Callable[[str], object] = print) -> Self:
+        """Start everything on the nodes, and return when pods can be scheduled to each of them.
+
+        When something fails, what was started is stopped again. The network stays.
 
         Raises:
             RuntimeError: of one of the modules used here; its text is for a person.
         """
         began = time.monotonic()
-        sandbox = requirements.check()
-        router = Here("router")
+        (network.directory / SCRATCH).mkdir()
         with contextlib.ExitStack() as undo:
-            directory = furnish(directory, undo)
             say("cluster: etcd, API server, controllers, scheduler")
-            control_plane = start_control_plane(directory, router, undo)
-            say(f"cluster: {' and '.join(names)}, each with its containerd and kubelet")
-            nodes = {}
-            for name in names:
-                nodes[name] = Node.make(name, directory / name, sandbox)
-                undo.callback(nodes[name].end)
-            mesh = join(router, list(nodes.values()), undo)
-            cluster = cls(directory, control_plane, nodes, router, mesh, undo)
+            control_plane = ControlPlane.start(
+                network.directory / "control-plane",
+                address=nodenetwork.SERVICE,
+                port=443,
+                controllers=True,
+            )
+            undo.callback(control_plane.stop)
+            cluster = cls(network, control_plane, undo)
+            say(f"cluster: {' and '.join(network.nodes)}, each with its containerd and kubelet")
             cluster.populate()
             cluster.undo = undo.pop_all()
         say(f"cluster: ready after {time.monotonic() - began:.1f} s")
         return cluster
+
+    @property
+    def directory(self) -> Path:
+        """Where all files of nodes and control plane are."""
+        return self.network.directory
+
+    @property
+    def nodes(self) -> Mapping[str, Node]:
+        """The nodes by their names."""
+        return self.network.nodes
+
+    @property
+    def router(self) -> Here:
+        """The namespace between the nodes, where clients are, too."""
+        return self.network.router
+
+    @property
+    def mesh(self) -> Sequence[bird.Speaker]:
+        """Router and nodes, in this order, as members of a BGP mesh."""
+        return self.network.mesh
 
     @property
     def kubeconfig(self) -> Path:
@@ -197,48 +218,6 @@ class Cluster:
 
     def _environment(self) -> Mapping[str, str]:
         return client.environment(self.kubeconfig, self.directory / SCRATCH)
-
-
-def furnish(directory: Path, undo: contextlib.ExitStack) -> Path:
-    """Make *directory* where it is missing, and return how every program can call it."""
-    directory.mkdir(parents=True, exist_ok=True)
-    if any(directory.iterdir()):
-        message = f"A cluster takes an empty directory; {directory} is not."
-        raise ClusterError(message)
-    undo.callback(shutil.rmtree, directory)
-    (directory / SCRATCH).mkdir()
-    return directory.resolve()
-
-
-def start_control_plane(directory: Path, router: Here, undo: contextlib.ExitStack) -> ControlPlane:
-    """Start a control plane at the address of its service, which *router* gets."""
-    try:
-        router.run(f"ip address add {SERVICE}/32 dev lo")
-    except subprocess.CalledProcessError as error:
-        message = (
-            f"This sandbox has no room for a cluster ({error.stderr.strip()}): one that runs here"
-            " already has to stop first, or a second sandbox is wanted."
-        )
-        raise ClusterError(message) from error
-    undo.callback(router.run, f"ip address delete {SERVICE}/32 dev lo")
-    control_plane = ControlPlane.start(
-        directory / "control-plane", address=SERVICE, port=443, controllers=True
-    )
-    undo.callback(control_plane.stop)
-    return control_plane
-
-
-def join(router: Here, nodes: Sequence[Node], undo: contextlib.ExitStack) -> list[bird.Speaker]:
-    """Lay the network between *router* and *nodes*, down to the routes to their pods."""
-    undo.callback(namespaces.disconnect, router)
-    mesh = namespaces.connect(router, [node.namespace for node in nodes])
-    for node, speaker in zip(nodes, mesh[1:], strict=True):
-        node.address = speaker.address4
-    places: list[Here | Node] = [router, *nodes]
-    for place in places:
-        others = (node for node in nodes if node is not place)
-        place.run("".join(POD_ROUTE.format(pods=node.pods, via=node.address) for node in others))
-    return mesh
 
 
 def excerpt(log: Path, lines: int) -> str:

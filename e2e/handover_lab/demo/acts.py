@@ -3,19 +3,21 @@
 import abc
 import asyncio
 import contextlib
+import functools
 import json
 import os
 import shlex
 import sys
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar, Final, Generic, TypeVar
 
 from handover_api import __version__
 from handover_lab.cluster.cluster import Cluster
-from handover_lab.demo import measure, picture, report, story, timeline
+from handover_lab.cluster.nodenetwork import NodeNetwork
+from handover_lab.demo import builds, measure, picture, report, story, timeline
 from handover_lab.demo.desk import Desk
 from handover_lab.demo.picture import Scene
 from handover_lab.demo.report import Migration, Report
@@ -28,7 +30,7 @@ from handover_lab.terminal.screen import Screen
 from handover_lab.toolchain import tools
 from handover_lab.trials import handmade, lab
 from handover_lab.trials.lab import Lab, Migrated
-from handover_lab.trials.yard import Move
+from handover_lab.trials.yard import Move, Yard
 
 Stage = TypeVar("Stage", bound=Lab)
 
@@ -41,20 +43,13 @@ WATCH_S: Final = 1.0
 CONVERGENCE: Final = "configuration.liveMigrationRouteConvergenceTime=3s"
 """Shorter than the default, so that nobody has to wait for the end."""
 
-ASK: Final[Mapping[str, tuple[str, ...]]] = {
-    "etcd": ("--version",),
-    "kube-apiserver": ("--version",),
-    "kube-controller-manager": ("--version",),
-    "kube-scheduler": ("--version",),
-    "kubectl": ("version", "--client"),
-    "kubelet": ("--version",),
-    "helm": ("version", "--short"),
-}
+Starter = Callable[[NodeNetwork], Awaitable[Cluster]]
+"""Starts a cluster on nodes, with our images on each."""
 
 
 @dataclass
 class Show(abc.ABC, Generic[Stage]):
-    """One demonstration on *cluster*, and what it has found so far."""
+    """One demonstration on the nodes of *network*, and what it has found so far."""
 
     opening: ClassVar[str]
     """What is done when Handover is there."""
@@ -67,7 +62,8 @@ class Show(abc.ABC, Generic[Stage]):
     hints: ClassVar[tuple[str, ...]]
     """What a person can let it do who keeps the cluster."""
 
-    cluster: Cluster
+    network: NodeNetwork
+    start_cluster: Starter
     screen: Screen
     room: Path
     timeline: Timeline
@@ -85,15 +81,7 @@ class Show(abc.ABC, Generic[Stage]):
 
     @abc.abstractmethod
     def open(self) -> contextlib.AbstractAsyncContextManager[Stage]:
-        """Prepare the stage."""
-
-    @abc.abstractmethod
-    async def move_late(self, stage: Stage) -> Move:
-        """Move the VM from HOME to AWAY, and its route by hand, LATE_MS after it."""
-
-    @abc.abstractmethod
-    async def clear(self, stage: Stage) -> None:
-        """Bring the stage into order for Handover."""
+        """Show the VM without Handover, and prepare what Handover is then installed on."""
 
     @abc.abstractmethod
     async def begin(self, stage: Stage) -> None:
@@ -110,7 +98,6 @@ class Show(abc.ABC, Generic[Stage]):
         where nobody sits at a terminal and our caller is let go, until the sandbox is ended.
         """
         async with self.desk.open(), self.open() as stage:
-            await self.without(stage)
             await self.install(stage)
             await self.with_handover(stage)
             await self.epilogue(stage)
@@ -119,7 +106,7 @@ class Show(abc.ABC, Generic[Stage]):
             write_down(self.timeline)
             status = 1 if found.faults else 0
             if keep:
-                explain(self.screen, self.cluster, self.hints)
+                explain(self.screen, stage.cluster, self.hints)
                 if sys.stdin.isatty():
                     self.screen.note("Ctrl-C ends it.")
                 else:
@@ -127,22 +114,25 @@ class Show(abc.ABC, Generic[Stage]):
                 await stage.drive(self.screen.trouble)
         return status
 
-    async def without(self, stage: Stage) -> None:
-        """Let the VM's route follow by hand, a second after the VM."""
-        yard = stage.yard
+    async def without(
+        self,
+        yard: Yard,
+        boot: Callable[[str], Awaitable[None]],
+        move_late: Callable[[], Awaitable[Move]],
+    ) -> None:
+        """Let the VM's route follow by hand, LATE_MS after the VM; *move_late* does both."""
         self.screen.headline("Without Handover")
         self.screen.note(
             "A VM boots on node-a and moves to node-b. Its route is moved by hand, a second late."
         )
         async with self.live(f"The VM moves from {HOME} to {AWAY}, its route a second later"):
-            await stage.boot(HOME)
-            handmade.route(self.cluster.nodes[HOME], yard.port(HOME), handmade.NORMAL)
+            await boot(HOME)
+            handmade.route(self.network.nodes[HOME], yard.port(HOME), handmade.NORMAL)
             await yard.send()
             await asyncio.sleep(WATCH_S)
-            move = await self.move_late(stage)
+            move = await move_late()
             await asyncio.sleep(WATCH_S)
             recordings = await yard.hush()
-        await self.clear(stage)
         self.baseline = row(move, recordings, None)
         assert move.hand is not None
         packets = recordings["ping"].packets()
@@ -191,7 +181,7 @@ class Show(abc.ABC, Generic[Stage]):
 
     def found(self) -> Report:
         """Sum up."""
-        more = {name: (str(tools.locate(name)), *words) for name, words in ASK.items()}
+        more = {name: (str(tools.locate(name)), *tools.TOOLS[name].ask) for name in builds.PROGRAMS}
         ours = {"handover": __version__, "guest's linux": initramfs.build().version}
         versions = report.versions(more) | ours
         return Report(tuple(self.rows), self.baseline, versions)
@@ -229,19 +219,18 @@ class Demo(Show[Lab]):
     looks = ("get pods --all-namespaces -o wide", "get lm", "get wep")
     hints = ("get wep,lm", "delete lm --all", "apply -f examples/livemigration.yaml")
 
-    def open(self) -> contextlib.AbstractAsyncContextManager[Lab]:
-        """Prepare the stage."""
-        return Lab.open(self.cluster, self.room, self.desk.take)
-
-    async def move_late(self, stage: Lab) -> Move:
-        """Move the VM from HOME to AWAY, and its route by hand, LATE_MS after it."""
-        return await stage.yard.move_by_hand(HOME, AWAY, LATE_MS)
-
-    async def clear(self, stage: Lab) -> None:
-        """Move the VM back, and take its route away."""
-        with self.screen.step("moving the VM back", f"the VM is back on {HOME}"):
-            await stage.yard.move_by_hand(AWAY, HOME, 0)
-            handmade.unroute(self.cluster.nodes[HOME], stage.yard.nic, handmade.NORMAL)
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[Lab]:
+        """Move the VM between bare nodes at first: the cluster may still be in the making."""
+        async with Lab.open_yard(self.network, self.room, self.desk.take) as yard:
+            move_late = functools.partial(yard.move_by_hand, HOME, AWAY, LATE_MS)
+            await self.without(yard, yard.boot, move_late)
+            with self.screen.step("moving the VM back", f"the VM is back on {HOME}"):
+                await yard.move_by_hand(AWAY, HOME, 0)
+                handmade.unroute(self.network.nodes[HOME], yard.nic, handmade.NORMAL)
+            cluster = await self.start_cluster(self.network)
+            async with Lab.on(cluster, yard, self.desk.take) as stage:
+                yield stage
 
     async def begin(self, stage: Lab) -> None:
         """Apply the VM's endpoints."""

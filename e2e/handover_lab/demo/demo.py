@@ -2,8 +2,8 @@
 
     python -m handover_lab.demo [--keep]
 
-Builds what is missing, then starts itself anew in a sandbox, so that whatever ends it ends all that
-it started. The exit status is 0 only when every migration with Handover was a good one.
+Begins to build what is missing, then starts itself anew in a sandbox, so that whatever ends it ends
+all that it started. The exit status is 0 only when every migration with Handover was a good one.
 """
 
 import argparse
@@ -23,18 +23,22 @@ from typing import Any, Final
 from rich.console import Console
 
 from handover_lab.cluster.cluster import Cluster
+from handover_lab.cluster.nodenetwork import NodeNetwork
 from handover_lab.demo import acts
 from handover_lab.demo.acts import Show
+from handover_lab.demo.builds import Builds
 from handover_lab.demo.timeline import Timeline
 from handover_lab.guest import initramfs
 from handover_lab.images import images
 from handover_lab.sandbox import sandbox
 from handover_lab.terminal.screen import Screen
-from handover_lab.toolchain import tools
+from handover_lab.trials import lab
 
 PATIENT: Final = ("env", "--block-signal=INT")
 """Lets a Ctrl-C wait until somebody is prepared for it, and not hit an import."""
 
+PROGRAM: Final = "handover_lab.demo"
+BUILDS: Final = lab.ROOT / "build" / "builds"
 Performance = type[Show[Any]]
 
 STOPPED: Final = 130
@@ -45,12 +49,11 @@ EXPECTED: Final = (RuntimeError, OSError, subprocess.CalledProcessError)
 
 def main() -> int:
     """Demonstrate Handover."""
-    return run("demo", acts.Demo)
+    return run(PROGRAM, acts.Demo)
 
 
-def run(module: str, show: Performance) -> int:
-    """Give a *show* as the program that *module* is, and return its exit status."""
-    program = f"handover_lab.{module}"
+def run(program: str, show: Performance) -> int:
+    """Give a *show* as the module *program*, and return its exit status."""
     parser = argparse.ArgumentParser(prog=f"python -m {program}", description=show.__doc__)
     parser.add_argument("--keep", action="store_true", help="leave everything running at the end")
     keep = parser.parse_args().keep
@@ -88,33 +91,56 @@ def sentence(error: BaseException) -> str:
 def outside(screen: Screen, program: str) -> int:
     """Build what must be built, with the machine's own network, and go into the sandbox."""
     if os.geteuid():
-        target = program.rpartition(".")[2].replace("_", "-")
+        target = program.removeprefix("handover_lab.").replace(".", "-")
         message = f"only root can make namespaces and start nodes in them: sudo make {target}"
         raise RuntimeError(message)
     if not Path("/dev/net/tun").exists():
         message = "this machine has no /dev/net/tun, which a VM's interface needs: modprobe tun"
         raise RuntimeError(message)
     screen.headline("What is needed")
-    for part in (tools, images):
-        argv = (sys.executable, "-m", part.__name__)
-        if status := subprocess.run(argv, check=False).returncode:
-            return status
-    with screen.step("building the guest", "the guest's kernel and initramfs are there"):
-        initramfs.build()
-    return sandbox.run((*PATIENT, sys.executable, "-m", program, *sys.argv[1:]))
+    with Builds.started(BUILDS) as builds:
+        with screen.step("building the guest", "the guest's kernel and initramfs are there"):
+            initramfs.build()
+        # What is missing on this machine is known by now, and need not wait for the first act.
+        builds.check()
+        return sandbox.run((*PATIENT, sys.executable, "-m", program, *sys.argv[1:]))
 
 
 def inside(screen: Screen, show: Performance, *, keep: bool) -> int:
-    """Start the cluster and perform."""
-    screen.headline("A cluster of two nodes")
+    """Make the nodes and perform; the cluster is started when the show asks for it."""
     # What an earlier demonstration proved must not pass for what this one did.
     shutil.rmtree(acts.BUILD, ignore_errors=True)
     room = sandbox.files()
     with contextlib.ExitStack() as undo:
-        with screen.step("starting the cluster", "the cluster stands"):
-            cluster = Cluster.start(room / "cluster", say=screen.say)
+        with screen.step("making two nodes", "two nodes and a router between them are there"):
+            network = NodeNetwork.start(room / "cluster")
+            undo.callback(network.stop)
+
+        async def start(network: NodeNetwork) -> Cluster:
+            cluster = await start_cluster(screen, network)
             undo.callback(cluster.stop)
+            return cluster
+
+        timeline = Timeline(time.time_ns(), (acts.HOME, acts.AWAY), screen.console)
+        return asyncio.run(show(network, start, screen, room, timeline).perform(keep=keep))
+
+
+async def start_cluster(screen: Screen, network: NodeNetwork) -> Cluster:
+    """Start a cluster on *network* as soon as all that it is made of is there."""
+    screen.headline("A cluster of two nodes")
+    builds = Builds(BUILDS)
+    with screen.step("building the parts of Kubernetes", "the parts of Kubernetes are there"):
+        await builds.finished("tools", screen.say)
+    # All of it at once, in the loop's own thread: the kernel ends these daemons with the thread
+    # that starts them. Whatever else the loop has to see waits meanwhile, and nobody moves the VM.
+    with screen.step("starting the cluster", "the cluster stands"):
+        cluster = Cluster.on(network, say=screen.say)
+    try:
+        with screen.step("building the images", "the images are built"):
+            await builds.finished("images", screen.say)
         with screen.step("loading the images", "both images are on both nodes"):
             cluster.load(*images.archives())
-        timeline = Timeline(time.time_ns(), (acts.HOME, acts.AWAY), screen.console)
-        return asyncio.run(show(cluster, screen, room, timeline).perform(keep=keep))
+    except BaseException:
+        cluster.stop()
+        raise
+    return cluster

@@ -19,6 +19,7 @@ from handover_lab.trials import lab
 from handover_lab.trials.lab import Migrated
 from handover_lab.trials.yard import Move
 
+PROGRAM: Final = "handover_lab.demo.kubevirt"
 VMIM: Final = "vmim"
 
 
@@ -33,20 +34,24 @@ class KubeVirtDemo(Show[VirtLab]):
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[VirtLab]:
-        """Prepare the stage, on which routes are moved by hand at first."""
-        async with VirtLab.open(self.cluster, self.room, self.desk.take) as stage:
+        """Start the cluster first: the VM's pods need it, though routes are moved by hand."""
+        tell = self.desk.take
+        cluster = await self.start_cluster(self.network)
+        async with (
+            VirtLab.open_yard(self.network, self.room, tell) as yard,
+            VirtLab.on(cluster, yard, tell) as stage,
+        ):
             stage.late_ms = acts.LATE_MS
+            await self.without(yard, stage.boot, lambda: self.move_late(stage))
+            # The VM stays where it is, and from now on nobody moves its routes any more.
+            stage.late_ms = None
+            await stage.kubectl("delete", "--filename", str(self._manifest(VMIM)), "--wait")
             yield stage
 
     async def move_late(self, stage: VirtLab) -> Move:
         """Move the VM from HOME to AWAY, and its route by hand, LATE_MS after it."""
         self.chapter(f"kubectl apply -f examples/{VMIM}.yaml")
         return await stage.carry_out(self._manifest(VMIM))
-
-    async def clear(self, stage: VirtLab) -> None:
-        """Remove the VMIM; the VM stays where it is, and nobody moves its routes any more."""
-        stage.late_ms = None
-        await stage.kubectl("delete", "--filename", str(self._manifest(VMIM)), "--wait")
 
     async def begin(self, stage: VirtLab) -> None:
         """Wait until the VM has its endpoint, which nobody applies."""
@@ -63,7 +68,7 @@ class KubeVirtDemo(Show[VirtLab]):
 
 def main() -> int:
     """Demonstrate Handover beside a played KubeVirt."""
-    return demo.run("demo_kubevirt", KubeVirtDemo)
+    return demo.run(PROGRAM, KubeVirtDemo)
 
 
 if __name__ == "__main__":

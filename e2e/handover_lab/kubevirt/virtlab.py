@@ -16,7 +16,7 @@ from handover_lab.cluster.cluster import Cluster
 from handover_lab.cluster.rest import Api
 from handover_lab.demo import observer
 from handover_lab.demo.observer import Observer
-from handover_lab.demo.story import Fact, Traffic
+from handover_lab.demo.story import Fact
 from handover_lab.guest.guest import GuestError
 from handover_lab.kubevirt import puppets
 from handover_lab.kubevirt.launchers import Launchers, LauncherYard
@@ -53,13 +53,13 @@ class VirtLab(Lab):
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(
-        cls, cluster: Cluster, room: Path, tell: Callable[[Fact | Traffic], None]
+    async def on(
+        cls, cluster: Cluster, yard: Yard, tell: Callable[[Fact], None]
     ) -> AsyncIterator[Self]:
-        """Prepare the nodes of *cluster* for the VM of the examples, and let KubeVirt serve."""
+        """Join *cluster* and the VM on its nodes, and let KubeVirt serve."""
         async with (
             Api.connect(cluster.kubeconfig) as api,
-            super().open(cluster, room, tell) as stage,
+            super().on(cluster, yard, tell) as stage,
             stage.played(Launchers(api, cluster.nodes, tell)),
         ):
             yield stage

@@ -253,9 +253,13 @@ def main() -> int:
         prog="python -m handover_lab.toolchain.tools", description=main.__doc__
     )
     parser.add_argument("--print", action="store_true", help="only say where they are")
-    only_print = parser.parse_args().print
-    missing = [tool for tool in TOOLS.values() if not find(tool)]
-    if missing and not only_print:
+    parser.add_argument("name", nargs="*", help="these alone, and not all of them")
+    arguments = parser.parse_args()
+    if unknown := set(arguments.name) - TOOLS.keys():
+        parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    wanted = [TOOLS[name] for name in arguments.name] or list(TOOLS.values())
+    missing = [tool for tool in wanted if not find(tool)]
+    if missing and not arguments.print:
         print(f"building {', '.join(tool.name for tool in missing)}", flush=True)
         print(
             f"  from source into {cache().parent}; the first time it takes about ten minutes",
@@ -270,7 +274,7 @@ def main() -> int:
         except KeyboardInterrupt:
             print("stopped; the next build goes on from what Go has compiled", file=sys.stderr)
             return 130
-    found = {name: find(tool) for name, tool in TOOLS.items()}
+    found = {tool.name: find(tool) for tool in wanted}
     for name, place in found.items():
         print(f"{name:<24} {describe(place)}")
     return 0 if all(found.values()) else 1

@@ -17,6 +17,7 @@ import yaml
 
 from handover_lab.cluster.client import Client, ClientError
 from handover_lab.cluster.cluster import Cluster
+from handover_lab.cluster.nodenetwork import NodeNetwork
 from handover_lab.demo import observer
 from handover_lab.demo.measure import Switchover
 from handover_lab.demo.observer import Object, Objects, Observer
@@ -86,15 +87,35 @@ class Lab:
         cls, cluster: Cluster, room: Path, tell: Callable[[Fact | Traffic], None]
     ) -> AsyncIterator[Self]:
         """Prepare the nodes of *cluster* for the VM of the examples; *room* is for files."""
-        ground = Ground(cluster.router, cluster.nodes, cluster.mesh)
+        async with (
+            cls.open_yard(cluster.network, room, tell) as yard,
+            cls.on(cluster, yard, tell) as lab,
+        ):
+            yield lab
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def open_yard(
+        cls, network: NodeNetwork, room: Path, tell: Callable[[Fact | Traffic], None]
+    ) -> AsyncIterator[Yard]:
+        """Prepare nodes for the VM of the examples, on which no cluster has to run yet."""
+        ground = Ground(network.router, network.nodes, network.mesh)
         yard = cls.yards(room, ground, vm_of(read(ENDPOINTS)), tell)
-        lab = cls(cluster, yard, tell)
-        take_precedence(cluster)
+        take_precedence(network)
         async with yard.open():
-            try:
-                yield lab
-            finally:
-                await lab.close_eyes()
+            yield yard
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def on(
+        cls, cluster: Cluster, yard: Yard, tell: Callable[[Fact], None]
+    ) -> AsyncIterator[Self]:
+        """Join *cluster* and the VM on its nodes."""
+        lab = cls(cluster, yard, tell)
+        try:
+            yield lab
+        finally:
+            await lab.close_eyes()
 
     @property
     def endpoints(self) -> Observer:
@@ -271,9 +292,9 @@ class Lab:
         self._tell(Note(time.time_ns(), text))
 
 
-def take_precedence(cluster: Cluster) -> None:
+def take_precedence(network: NodeNetwork) -> None:
     """Let nobody else's work be measured: nodes are machines of their own, and so are we."""
-    for node in cluster.nodes.values():
+    for node in network.nodes.values():
         node.group.prefer()
     ours = Path("/proc/self/autogroup")
     if ours.exists():

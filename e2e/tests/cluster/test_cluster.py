@@ -12,6 +12,7 @@ import pytest
 
 from handover_lab.cluster.cluster import Cluster, ClusterError
 from handover_lab.cluster.node import Node
+from handover_lab.cluster.nodenetwork import NodeNetworkError
 from handover_lab.images import archive
 from handover_lab.processes.daemon import DaemonError
 from handover_lab.sandbox import directories
@@ -202,7 +203,7 @@ def test_other_files_in_var_lib_are_the_own_of_each_node(cluster: Cluster, node_
 def test_a_second_cluster_finds_no_room_in_the_same_sandbox(
     cluster: Cluster, tmp_path: Path
 ) -> None:
-    with pytest.raises(ClusterError, match="This sandbox has no room for a cluster"):
+    with pytest.raises(NodeNetworkError, match="This sandbox has no room for a cluster"):
         Cluster.start(tmp_path / "second")
 
     assert not (tmp_path / "second").exists()

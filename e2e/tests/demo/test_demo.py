@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 from rich.console import Console
 
-from handover_lab.demo import acts, demo, kubevirt
+from handover_lab.demo import acts, builds, demo, kubevirt
 from handover_lab.demo.measure import Switchover
 from handover_lab.demo.picture import Scene
 from handover_lab.demo.report import Report
@@ -146,7 +146,7 @@ def test_who_is_not_root_is_told_so(
 
 @pytest.mark.parametrize("program", [demo, kubevirt])
 def test_each_demonstration_goes_into_the_sandbox_as_itself(
-    monkeypatch: pytest.MonkeyPatch, screen: Screen, program: ModuleType
+    monkeypatch: pytest.MonkeyPatch, screen: Screen, tmp_path: Path, program: ModuleType
 ) -> None:
     entered: list[tuple[str, ...]] = []
 
@@ -157,9 +157,19 @@ def test_each_demonstration_goes_into_the_sandbox_as_itself(
     monkeypatch.setattr("sys.argv", ["demo", "--keep"])
     monkeypatch.setattr(os, "geteuid", lambda: 0)
     monkeypatch.setattr(Path, "exists", lambda _: True)
-    monkeypatch.setattr(subprocess, "run", lambda argv, **_: subprocess.CompletedProcess(argv, 0))
+    monkeypatch.setattr(demo, "BUILDS", tmp_path)
+    monkeypatch.setattr(builds, "COMMANDS", {})
     monkeypatch.setattr(initramfs, "build", lambda: None)
     monkeypatch.setattr(sandbox, "run", enter)
 
-    assert demo.outside(screen, program.__name__) == 7
-    assert entered == [(*demo.PATIENT, sys.executable, "-m", program.__name__, "--keep")]
+    assert demo.outside(screen, program.PROGRAM) == 7
+    assert entered == [(*demo.PATIENT, sys.executable, "-m", program.PROGRAM, "--keep")]
+
+
+@pytest.mark.parametrize("program", [demo, kubevirt])
+def test_each_demonstration_is_a_program(program: ModuleType) -> None:
+    help_ = (sys.executable, "-m", program.PROGRAM, "--help")
+    done = subprocess.run(help_, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert "--keep" in done.stdout

@@ -14,6 +14,7 @@ import pytest_asyncio
 from rich.console import Console
 
 from handover_lab.cluster.cluster import Cluster
+from handover_lab.cluster.nodenetwork import NodeNetwork
 from handover_lab.demo import acts
 from handover_lab.demo.kubevirt import KubeVirtDemo
 from handover_lab.demo.timeline import Timeline
@@ -61,10 +62,16 @@ async def performed(
     output = io.StringIO()
     screen = Screen(Console(file=output, width=110, highlight=False))
     timeline = Timeline(time.time_ns(), (acts.HOME, acts.AWAY), screen.console)
+
+    async def is_there(network: NodeNetwork) -> Cluster:
+        assert network is cluster.network
+        return cluster
+
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lab, "ROOT", room)
         patch.setattr(acts, "BUILD", room / "build")
-        status = await KubeVirtDemo(cluster, screen, room, timeline).perform(keep=False)
+        show = KubeVirtDemo(cluster.network, is_there, screen, room, timeline)
+        status = await show.perform(keep=False)
     report = json.loads((room / "build" / "report.json").read_text())
     told = (room / "build" / "timeline.txt").read_text().splitlines()
     yield Performed(status, output.getvalue(), report, told)

@@ -4,6 +4,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from types import ModuleType
 
@@ -132,6 +133,32 @@ def test_who_may_not_install_it_is_told_the_command(
 
     assert prepare.install_packages({"python3.11-venv": "makes .venv"}) == 1
     assert "sudo apt-get install python3.11-venv" in capsys.readouterr().err
+
+
+def test_root_installs_what_venv_needs_first_and_then_all_else_side_by_side(
+    prepare: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    debian_without_venv(monkeypatch)
+    monkeypatch.setattr(prepare.os, "geteuid", lambda: 0)
+    monkeypatch.setattr(sys, "argv", ["prepare"])
+    both = threading.Barrier(2, timeout=20)
+    installed: list[set[str]] = []
+
+    def install_packages(packages: dict[str, str]) -> int:
+        installed.append(set(packages))
+        if len(installed) == 2:
+            both.wait()
+        return 0
+
+    def install_python() -> int:
+        both.wait()
+        return 7
+
+    monkeypatch.setattr(prepare, "install_packages", install_packages)
+    monkeypatch.setattr(prepare, "install_python", install_python)
+
+    assert prepare.main() == 7
+    assert installed == [{"python3.11-venv"}, set(prepare.PACKAGES)]
 
 
 @pytest.mark.parametrize(
