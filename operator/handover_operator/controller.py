@@ -31,7 +31,7 @@ from handover_operator.roles.resolver import Resolution
 from handover_operator.status import configuration, kubernetes_events, livemigration, progress
 from handover_operator.status.coalesce import Coalescer
 from handover_operator.status.configuration import Application
-from handover_operator.status.kubernetes_events import Notice
+from handover_operator.status.kubernetes_events import KubernetesEvent
 from handover_operator.status.progress import Progress
 from handover_operator.subject import ALL, Subject, is_urgent
 
@@ -55,7 +55,7 @@ class Reconciler:
     def __init__(self, cluster: Cluster, clock: Callable[[], dt.datetime]) -> None:
         self.known = Knowledge()
         self.synced = False
-        self.on_notice: Callable[[LiveMigration, Notice], None] = lambda *_: None
+        self.on_event: Callable[[LiveMigration, KubernetesEvent], None] = lambda *_: None
         self._cluster = cluster
         self._clock = clock
         self._queue: WorkQueue[Subject] = WorkQueue(self._write, is_urgent)
@@ -147,9 +147,9 @@ class Reconciler:
         self.known.take_application(application)
         if application.refusal and DEFAULT_CONFIGURATION not in self.known.configurations:
             # Nothing is there that could have a condition.
-            notice = Notice(ConfigurationReason.REFUSED, application.refusal, warning=True)
+            event = KubernetesEvent(ConfigurationReason.REFUSED, application.refusal, warning=True)
             key = ObjectKey("", DEFAULT_CONFIGURATION)
-            self._queue.add(Subject(Kind.CONFIGURATION, key, notice))
+            self._queue.add(Subject(Kind.CONFIGURATION, key, event))
         self._advance()
 
     def take_paused(self, namespaces: frozenset[str]) -> None:
@@ -231,8 +231,8 @@ class Reconciler:
         for name in self.known.take_doubtful():
             self._queue.add(Subject(Kind.CONFIGURATION, ObjectKey("", name)))
         for kind, key in self.known.take_complaints():
-            notice = kubernetes_events.malformed(self.known.unreadable[kind, key])
-            self._queue.add(Subject(kind, key, notice, self.known.uid(kind, key) or ""))
+            event = kubernetes_events.malformed(self.known.unreadable[kind, key])
+            self._queue.add(Subject(kind, key, event, self.known.uid(kind, key) or ""))
 
     def _queue_endpoints(self, keys: Iterable[ObjectKey]) -> None:
         resolver = self.known.resolver
@@ -256,8 +256,8 @@ class Reconciler:
         try:
             if subject.key == ALL:
                 await self._relist(subject.kind)
-            elif subject.notice is not None:
-                await self._emit(subject, subject.notice)
+            elif subject.event is not None:
+                await self._emit(subject, subject.event)
             elif subject.kind is Kind.ENDPOINT:
                 await self._write_endpoint(subject)
             elif subject.kind is Kind.MIGRATION:
@@ -304,8 +304,8 @@ class Reconciler:
         if not await self._patch(subject, {"metadata": metadata}):
             return
         if shared and not endpoint.shared:
-            notice = kubernetes_events.shared(shared)
-            self._queue.add(Subject(subject.kind, subject.key, notice, endpoint.uid))
+            event = kubernetes_events.shared(shared)
+            self._queue.add(Subject(subject.kind, subject.key, event, endpoint.uid))
         if verdict.assignment != endpoint.assignment:
             said = verdict.assignment
             metrics.count_role(endpoint.assignment, verdict)
@@ -421,9 +421,9 @@ class Reconciler:
                 uid=migration.migration_uid,
                 phase=after.phase and after.phase.value,
             )
-        for notice in kubernetes_events.notices(before, after):
-            self._queue.add(Subject(subject.kind, subject.key, notice, migration.metadata.uid))
-            self.on_notice(migration, notice)
+        for event in kubernetes_events.describe(before, after):
+            self._queue.add(Subject(subject.kind, subject.key, event, migration.metadata.uid))
+            self.on_event(migration, event)
 
     async def _expire(self, subject: Subject, migration: LiveMigration) -> bool:
         """Delete a finished migration whose time has come (spec.ttlSecondsAfterFinished)."""
@@ -453,8 +453,8 @@ class Reconciler:
         }
         if await self._patch(subject, patch, subresource="/status"):
             for each in configuration.news(before, after):
-                notice = Notice(each.reason, each.message, warning=True)
-                self._queue.add(Subject(subject.kind, subject.key, notice, found.metadata.uid))
+                event = KubernetesEvent(each.reason, each.message, warning=True)
+                self._queue.add(Subject(subject.kind, subject.key, event, found.metadata.uid))
 
     async def _patch(self, subject: Subject, patch: RawObject, *, subresource: str = "") -> bool:
         """Send one patch and take in what the API server made of it.
@@ -488,9 +488,9 @@ class Reconciler:
         if self.known.uid(subject.kind, subject.key) == version_of(raw).uid:
             self.observe(subject.kind, raw)
 
-    async def _emit(self, subject: Subject, notice: Notice) -> None:
+    async def _emit(self, subject: Subject, event: KubernetesEvent) -> None:
         try:
-            await self._cluster.emit(subject.kind, subject.key, subject.uid, notice, self._clock())
+            await self._cluster.emit(subject.kind, subject.key, subject.uid, event, self._clock())
         except (Absent, Conflict, Refused) as error:
             # Its namespace may be going; an Event is not worth a second attempt.
             self._log.warning("event_lost", about=str(subject), reason=str(error))

@@ -5,7 +5,7 @@ from typing import Final
 
 from handover_api.names import ObjectKey
 from handover_operator.kinds import Kind
-from handover_operator.status.kubernetes_events import Notice
+from handover_operator.status.kubernetes_events import KubernetesEvent
 
 ALL: Final = ObjectKey("", "")
 """No object has this name: all of a kind are to be listed anew."""
@@ -17,7 +17,7 @@ class Subject:
 
     kind: Kind
     key: ObjectKey
-    notice: Notice | None = None
+    event: KubernetesEvent | None = None
     uid: str = ""
 
     def __str__(self) -> str:
@@ -26,4 +26,4 @@ class Subject:
 
 def is_urgent(subject: Subject) -> bool:
     """Whether an agent may be waiting for it: roles go before what only tells of them."""
-    return subject.kind is Kind.ENDPOINT and subject.notice is None
+    return subject.kind is Kind.ENDPOINT and subject.event is None

@@ -126,7 +126,7 @@ def test_a_status_is_small_however_many_claims_there_are(
     # Each of the other claims to each endpoint, and that they are on several nodes.
     others = endpoints * (claims - 1) + 1
     assert conflicted.message.endswith(f"; and {others - 5} more")
-    told = [each.message for each in kubernetes_events.notices(found.status, status)]
+    told = [each.message for each in kubernetes_events.describe(found.status, status)]
     assert max(map(len, told)) < 4000
 
 

@@ -22,7 +22,7 @@ from handover_operator.kube.versions import Version
 from handover_operator.observability import metrics
 from handover_operator.roles import parse, rules
 from handover_operator.roles.parse import RawObject
-from handover_operator.status.kubernetes_events import Notice
+from handover_operator.status.kubernetes_events import KubernetesEvent
 
 NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
 NAMESPACE = "default"
@@ -36,7 +36,7 @@ class Memory(Cluster):
         self.stored: dict[tuple[AnyKind, ObjectKey], dict[str, Any]] = {}
         self.version = 0
         self.patches: list[str] = []
-        self.notices: list[str] = []
+        self.events: list[str] = []
         self.outages = 0
         self.now = NOW
         self.meanwhile: list[tuple[AnyKind, ObjectKey]] = []
@@ -100,11 +100,11 @@ class Memory(Cluster):
         metadata["resourceVersion"] = str(self.version)
 
     async def emit(
-        self, kind: AnyKind, key: ObjectKey, uid: str, notice: Notice, now: dt.datetime
+        self, kind: AnyKind, key: ObjectKey, uid: str, event: KubernetesEvent, now: dt.datetime
     ) -> None:
         """Take an Event in."""
         assert (kind.plural, uid, now) == (kind.plural, f"uid-{key.name}", self.now)
-        self.notices.append(f"{key.name} {notice.reason}")
+        self.events.append(f"{key.name} {event.reason}")
 
     async def delete(
         self,
@@ -311,7 +311,7 @@ async def test_a_malformed_migration_keeps_its_roles_until_it_is_deleted(
     reconciler.observe(Kind.MIGRATION, memory.put(Kind.MIGRATION, "m1", {"armed": "perhaps"}))
     await settle(reconciler)
     assert memory.role("a") == "source"
-    assert memory.notices == ["m1 Malformed"]
+    assert memory.events == ["m1 Malformed"]
     reconciler.forget(
         Kind.MIGRATION, ObjectKey(NAMESPACE, "m1"), Version("uid-m1", memory.version + 1)
     )
@@ -484,11 +484,11 @@ async def test_an_address_that_two_nodes_serve_is_said_on_both_until_it_is_over(
     await settle(reconciler)
     assert said("x") == "10.0.0.1 is also served by default/y on node-y"
     assert said("y") == "10.0.0.1 is also served by default/x on node-x"
-    assert sorted(memory.notices) == ["x AddressShared", "y AddressShared"]
+    assert sorted(memory.events) == ["x AddressShared", "y AddressShared"]
     assert reconciler.known.shared() == 2
     key = ObjectKey(NAMESPACE, "y")
     del memory.stored[Kind.ENDPOINT, key]
     reconciler.forget(Kind.ENDPOINT, key, Version("uid-y", memory.version + 1))
     await settle(reconciler)
     assert said("x") is None
-    assert len(memory.notices) == 2
+    assert len(memory.events) == 2

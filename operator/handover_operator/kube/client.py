@@ -32,7 +32,7 @@ from handover_operator.kube.errors import (
 )
 from handover_operator.kube.lease import Lease
 from handover_operator.roles.parse import RawObject
-from handover_operator.status.kubernetes_events import Notice
+from handover_operator.status.kubernetes_events import KubernetesEvent
 
 MERGE_PATCH: Final = "application/merge-patch+json"
 APPLY_PATCH: Final = "application/apply-patch+yaml"
@@ -231,7 +231,7 @@ class Cluster:
             await self._call("DELETE", _path(kind, key), body=body)
 
     async def emit(
-        self, kind: AnyKind, key: ObjectKey, uid: str, notice: Notice, now: dt.datetime
+        self, kind: AnyKind, key: ObjectKey, uid: str, event: KubernetesEvent, now: dt.datetime
     ) -> None:
         """Record an Event about an object."""
         self._claim_right()
@@ -246,9 +246,9 @@ class Cluster:
                 "namespace": key.namespace or None,
                 "uid": uid,
             },
-            "type": "Warning" if notice.warning else "Normal",
-            "reason": notice.reason,
-            "message": notice.message[:1024],
+            "type": "Warning" if event.warning else "Normal",
+            "reason": event.reason,
+            "message": event.message[:1024],
             "firstTimestamp": when,
             "lastTimestamp": when,
             "count": 1,

@@ -40,7 +40,7 @@ from handover_operator.observability import metrics
 from handover_operator.roles import parse as own_gather
 from handover_operator.roles.outcome import Undecided
 from handover_operator.roles.parse import RawObject
-from handover_operator.status.kubernetes_events import Notice
+from handover_operator.status.kubernetes_events import KubernetesEvent
 
 LASTING: Final = frozenset({"CutOver", "Succeeded", "NotFollowed", "Aborted"})
 """Events of a LiveMigration that are also its VMI's."""
@@ -87,7 +87,7 @@ class AdapterReconciler:
         self._log = structlog.get_logger()
         reconciler.known.followers.append(self)
         reconciler.known.resolver.driver = self._course
-        reconciler.on_notice = self._tell_of_vm
+        reconciler.on_event = self._tell_of_vm
 
     def __len__(self) -> int:
         """Count the objects that wait to be written or asked for."""
@@ -262,17 +262,17 @@ class AdapterReconciler:
     def _remark(self, remarks: Iterable[Remark]) -> None:
         for remark in remarks:
             if self._said.is_news(remark.uid, remark) and self._leads:
-                notice = Notice("NotFollowed", remark.text)
-                self._queue.add(Saying(Foreign.VMI, remark.vmi, remark.uid, notice))
+                event = KubernetesEvent("NotFollowed", remark.text)
+                self._queue.add(Saying(Foreign.VMI, remark.vmi, remark.uid, event))
 
-    def _tell_of_vm(self, migration: LiveMigration, notice: Notice) -> None:
+    def _tell_of_vm(self, migration: LiveMigration, event: KubernetesEvent) -> None:
         """Say it of the VMI, too, which outlives the VMIM and all that goes with it."""
         vmi = self.adapter.vmi(migration.migration_uid)
-        if vmi is None or not self._leads or notice.reason not in LASTING:
+        if vmi is None or not self._leads or event.reason not in LASTING:
             return
-        text = f"LiveMigration {migration.key.name}: {notice.message}"
-        notice = Notice(notice.reason, text, warning=notice.warning)
-        self._queue.add(Saying(Foreign.VMI, vmi.key, vmi.uid, notice))
+        text = f"LiveMigration {migration.key.name}: {event.message}"
+        event = KubernetesEvent(event.reason, text, warning=event.warning)
+        self._queue.add(Saying(Foreign.VMI, vmi.key, vmi.uid, event))
 
     def _look(self, kind: Kind, keys: Iterable[ObjectKey]) -> None:
         """Queue those objects on which a write is due."""
@@ -307,9 +307,9 @@ class AdapterReconciler:
         is_unreadable = self.ledger.is_unreadable(kind, key)
         why = "breaks the contract" if is_unreadable else "was not made by Handover"
         text = f"{kind} {key.name} {why}; it is left alone, and {owner.kind} {owner.name} has none"
-        notice = Notice("NameClash", text, warning=True)
-        self._queue.add(Saying(kind, key, uid, notice))
-        self._queue.add(Saying(owner.kind, owned, owner.uid, notice))
+        event = KubernetesEvent("NameClash", text, warning=True)
+        self._queue.add(Saying(kind, key, uid, event))
+        self._queue.add(Saying(owner.kind, owned, owner.uid, event))
 
     async def _work(self, item: Item) -> None:
         """Do one thing, or raise Temporary."""
@@ -498,7 +498,7 @@ class AdapterReconciler:
     async def _say(self, saying: Saying) -> None:
         try:
             await self._cluster.emit(
-                saying.kind, saying.key, saying.uid, saying.notice, self._clock()
+                saying.kind, saying.key, saying.uid, saying.event, self._clock()
             )
         except (Absent, Conflict, Refused) as error:
             # Its namespace may be going; an Event is not worth a second attempt.

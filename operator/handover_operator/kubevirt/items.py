@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from handover_api.names import ObjectKey
 from handover_operator.kinds import AnyKind, Foreign, Kind
 from handover_operator.kubevirt.desired import Need, Owner
-from handover_operator.status.kubernetes_events import Notice
+from handover_operator.status.kubernetes_events import KubernetesEvent
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +26,10 @@ class Saying:
     kind: AnyKind
     key: ObjectKey
     uid: str
-    notice: Notice
+    event: KubernetesEvent
 
     def __str__(self) -> str:
-        return f"Event {self.notice.reason} of {self.kind} {self.key}"
+        return f"Event {self.event.reason} of {self.kind} {self.key}"
 
 
 @dataclass(frozen=True, slots=True)

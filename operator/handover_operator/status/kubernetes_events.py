@@ -12,7 +12,7 @@ from handover_operator.roles.parse import Unreadable
 
 
 @dataclass(frozen=True, slots=True)
-class Notice:
+class KubernetesEvent:
     """One Event: ``warning`` or normal."""
 
     reason: str
@@ -31,40 +31,44 @@ _WATCHED: Final = (
 )
 
 
-def malformed(found: Unreadable) -> Notice:
+def malformed(found: Unreadable) -> KubernetesEvent:
     """Say which field of an object cannot be read."""
     message = f"{found.field}: {found.message}; this version of the object is ignored"
-    return Notice("Malformed", message, warning=True)
+    return KubernetesEvent("Malformed", message, warning=True)
 
 
-def shared(text: str) -> Notice:
+def shared(text: str) -> KubernetesEvent:
     """Say that another node serves an address, too."""
-    return Notice("AddressShared", text, warning=True)
+    return KubernetesEvent("AddressShared", text, warning=True)
 
 
-def notices(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterator[Notice]:
+def describe(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterator[KubernetesEvent]:
     """Compare two statuses of one migration; the order is the order in which things happen."""
     yield from _alarms(before, after)
     if after.phase is Phase.READY and before.phase is not Phase.READY:
         nodes = enumerate_few((side.node for side in after.target), _count(after))
-        yield Notice("Ready", f"the target is listening on {nodes}")
+        yield KubernetesEvent("Ready", f"the target is listening on {nodes}")
     if _changed(before, after, Type.CUT_OVER):
         told = list(_cutovers(after))
         text = enumerate_few(told, len(told), "; ")
-        yield Notice("CutOver", text or "every target is live")
+        yield KubernetesEvent("CutOver", text or "every target is live")
     if after.phase is Phase.SUCCEEDED and before.phase is not Phase.SUCCEEDED:
-        yield Notice("Succeeded", "the network follows the guest; all targets are back in Base")
+        yield KubernetesEvent(
+            "Succeeded", "the network follows the guest; all targets are back in Base"
+        )
     if after.phase is Phase.NOT_FOLLOWED and before.phase is not Phase.NOT_FOLLOWED:
         finished = after.condition(Type.FINISHED)
         why = "" if finished is None else finished.message
-        yield Notice(
+        yield KubernetesEvent(
             Reason.NOT_FOLLOWED, f"the guest moved, the network did not: {why}", warning=True
         )
     if after.phase is Phase.ABORTED and before.phase is not Phase.ABORTED:
-        yield Notice("Aborted", "the source keeps the traffic, or gets it back", warning=True)
+        yield KubernetesEvent(
+            "Aborted", "the source keeps the traffic, or gets it back", warning=True
+        )
 
 
-def _alarms(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterator[Notice]:
+def _alarms(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterator[KubernetesEvent]:
     """Say what a person should look at."""
     for wanted in _WATCHED:
         found = after.condition(wanted)
@@ -72,11 +76,11 @@ def _alarms(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterator
             continue
         if wanted is Type.CONTRADICTED:
             if found.status == "True" and not before.is_true(wanted):
-                yield Notice("Contradicted", found.message, warning=True)
+                yield KubernetesEvent("Contradicted", found.message, warning=True)
         elif wanted is Type.SOURCE_LINGERS and found.reason == Reason.STILL_ROUTED:
-            yield Notice("SourceLingers", found.message, warning=True)
+            yield KubernetesEvent("SourceLingers", found.message, warning=True)
         elif found.reason in _LONELY or (wanted, found.status) in _ALARMING:
-            yield Notice(found.reason, found.message, warning=True)
+            yield KubernetesEvent(found.reason, found.message, warning=True)
 
 
 def _count(status: LiveMigrationStatus) -> int:

@@ -23,7 +23,7 @@ from handover_operator.kubevirt.adapter import Adapter
 from handover_operator.kubevirt.controller import AdapterReconciler
 from handover_operator.roles import parse
 from handover_operator.roles.parse import RawObject
-from handover_operator.status.kubernetes_events import Notice
+from handover_operator.status.kubernetes_events import KubernetesEvent
 
 NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
 NAMESPACE = "vms"
@@ -193,13 +193,13 @@ class Server(Cluster):
             self._world.delete(kind, key.name, key.namespace)
 
     async def emit(
-        self, kind: AnyKind, key: ObjectKey, uid: str, notice: Notice, now: dt.datetime
+        self, kind: AnyKind, key: ObjectKey, uid: str, event: KubernetesEvent, now: dt.datetime
     ) -> None:
         """Take an Event in."""
         await _moment()
         assert now == NOW
         assert uid
-        self._world.events.append(f"{kind.value} {key.name}: {notice.reason}")
+        self._world.events.append(f"{kind.value} {key.name}: {event.reason}")
 
     async def has_node(self, name: str) -> bool | None:
         """Every node exists."""

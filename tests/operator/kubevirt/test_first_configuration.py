@@ -12,7 +12,7 @@ from handover_operator.kinds import AnyKind, Foreign, Kind
 from handover_operator.kube.client import Cluster
 from handover_operator.kubevirt.controller import AdapterReconciler
 from handover_operator.roles.parse import RawObject
-from handover_operator.status.kubernetes_events import Notice
+from handover_operator.status.kubernetes_events import KubernetesEvent
 
 NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
 
@@ -38,7 +38,7 @@ class Creations(Cluster):
         return {**body, "metadata": metadata}
 
     async def emit(
-        self, kind: AnyKind, key: ObjectKey, uid: str, notice: Notice, now: dt.datetime
+        self, kind: AnyKind, key: ObjectKey, uid: str, event: KubernetesEvent, now: dt.datetime
     ) -> None:
         """Take an Event in."""
 

@@ -193,12 +193,12 @@ def test_it_is_a_warning_and_has_its_own_label(running: Any, migration: Migratio
     succeed(running, migration)
     after = running.migration("m1").status
     [told] = [
-        each for each in kubernetes_events.notices(before, after) if each.reason == "NotFollowed"
+        each for each in kubernetes_events.describe(before, after) if each.reason == "NotFollowed"
     ]
     assert told.warning
     assert "was deleted before its guest was heard" in told.message
     assert not [
-        each for each in kubernetes_events.notices(before, after) if each.reason == "Succeeded"
+        each for each in kubernetes_events.describe(before, after) if each.reason == "Succeeded"
     ]
     count = "handover_operator_start_to_end_seconds_count"
     known = metrics.REGISTRY.get_sample_value(count, {"outcome": "NotFollowed"}) or 0

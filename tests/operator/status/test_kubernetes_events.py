@@ -17,7 +17,7 @@ Build = Callable[..., Endpoint]
 
 
 class Teller:
-    """Collects the notices of m1 while a world goes on."""
+    """Collects the events of m1 while a world goes on."""
 
     def __init__(self, world: Any) -> None:
         self.world = world
@@ -26,7 +26,7 @@ class Teller:
     def tell(self) -> list[tuple[str, bool]]:
         """Return what is new since the last call."""
         after = self.world.migration("m1").status
-        told = [(n.reason, n.warning) for n in kubernetes_events.notices(self.before, after)]
+        told = [(e.reason, e.warning) for e in kubernetes_events.describe(self.before, after)]
         self.before = after
         return told
 
@@ -62,13 +62,13 @@ def test_a_success_is_told_step_by_step(teller: Teller, migration: Migration) ->
 
 def test_a_cutover_tells_what_was_measured(teller: Teller) -> None:
     teller.world.report("b", State.LIVE)
-    [told] = kubernetes_events.notices(LiveMigrationStatus(), teller.world.migration("m1").status)
+    [told] = kubernetes_events.describe(LiveMigrationStatus(), teller.world.migration("m1").status)
     assert told.message == "b on node-b: RARP to route in 180 µs"
 
 
 def test_a_cutover_without_a_measurement_is_told_too(teller: Teller) -> None:
     teller.world.report("b", State.LIVE, cutover=None)
-    [told] = kubernetes_events.notices(LiveMigrationStatus(), teller.world.migration("m1").status)
+    [told] = kubernetes_events.describe(LiveMigrationStatus(), teller.world.migration("m1").status)
     assert told.message == "every target is live"
 
 
