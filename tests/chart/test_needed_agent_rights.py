@@ -16,7 +16,8 @@ from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State, WorkloadEndpointStatus
 from handover_lab.cluster.controlplane import ControlPlane
 from handover_nodeagent.api import access
-from handover_nodeagent.api.client import ApiServer, Refused
+from handover_nodeagent.api.client import ApiServer
+from handover_nodeagent.api.errors import Refused
 from handover_nodeagent.status import kubernetes_events, report
 from handover_nodeagent.status.kubernetes_events import Notice, Waiting
 

@@ -12,7 +12,8 @@ from tests.nodeagent.node import Node
 from tests.nodeagent.world import CNI
 
 from handover_api import names
-from handover_nodeagent.api.client import Absent, ApiError, Page, Unreachable
+from handover_nodeagent.api.client import Page
+from handover_nodeagent.api.errors import Absent, ApiError, Unreachable
 from handover_nodeagent.main import Agent
 from handover_nodeagent.memory import Memory
 from handover_nodeagent.settings import AgentSettings

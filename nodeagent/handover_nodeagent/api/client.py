@@ -16,7 +16,9 @@ from typing import Any, Final, NamedTuple, Self
 import aiohttp
 
 from handover_api import names
+from handover_nodeagent.api import errors
 from handover_nodeagent.api.access import Access, TokenFile
+from handover_nodeagent.api.errors import ApiError, RawObject, Unavailable, Unreachable
 
 JSON_PATCH: Final = "application/json-patch+json"
 PAGE: Final = 100
@@ -31,40 +33,6 @@ LONGEST_PATIENCE: Final = 60.0
 """Seconds for which a server may ask to be left alone; a proxy's mistake must not be obeyed."""
 EXCERPT: Final = 120
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
-
-RawObject = Mapping[str, Any]
-
-
-class ApiError(Exception):
-    """The API server did not do what it was asked for."""
-
-
-class Unavailable(ApiError):  # noqa: N818  an expected situation, as the next four
-    """It cannot, or asks for patience (``retry_after`` seconds): try again."""
-
-    def __init__(self, message: str, retry_after: float = 0.0) -> None:
-        super().__init__(message)
-        self.retry_after = retry_after
-
-
-class Unreachable(Unavailable):
-    """There was no answer, or not all of it."""
-
-
-class Gone(ApiError):  # noqa: N818
-    """That version is too old (410): list again."""
-
-
-class Absent(ApiError):  # noqa: N818
-    """The object, or its whole kind, is not there (404)."""
-
-
-class Conflict(ApiError):  # noqa: N818
-    """The object is another one, has changed, or exists already (409)."""
-
-
-class Refused(ApiError):  # noqa: N818
-    """It says no (403, 422 ...); it may say yes when somebody has mended the reason."""
 
 
 class Page(NamedTuple):
@@ -266,25 +234,7 @@ def _sorted(answer: aiohttp.ClientResponse, content: bytes) -> ApiError:
         status = {}
     if status.get("kind") != "Status":
         return Unavailable(f"{answer.status}: {_excerpt(content)}", retry_after)
-    return failure(status, answer.status, retry_after)
-
-
-def failure(status: RawObject, code: int = 0, retry_after: float = 0.0) -> ApiError:
-    """Return what a Status object says; *code* counts where the object has none."""
-    code = status["code"] if isinstance(status.get("code"), int) else code
-    message = f"{code}: {status.get('message') or status.get('reason') or 'no reason given'}"
-    match code:
-        case HTTPStatus.GONE:
-            return Gone(message)
-        case HTTPStatus.NOT_FOUND:
-            return Absent(message)
-        case HTTPStatus.CONFLICT:
-            return Conflict(message)
-        case HTTPStatus.UNAUTHORIZED | HTTPStatus.REQUEST_TIMEOUT | HTTPStatus.TOO_MANY_REQUESTS:
-            return Unavailable(message, retry_after)
-        case _ if HTTPStatus.BAD_REQUEST <= code < HTTPStatus.INTERNAL_SERVER_ERROR:
-            return Refused(message)
-    return Unavailable(message, retry_after)
+    return errors.from_status(status, answer.status, retry_after)
 
 
 def _message(line: bytes) -> tuple[str, RawObject]:
@@ -294,7 +244,7 @@ def _message(line: bytes) -> tuple[str, RawObject]:
         complaint = f"not a message of a watch: {_excerpt(line)}"
         raise Unavailable(complaint)
     if kind == "ERROR":
-        raise failure(found)
+        raise errors.from_status(found)
     return kind, found
 
 

@@ -18,14 +18,8 @@ from typing import Final, NamedTuple, Protocol
 
 from handover_api.names import ObjectKey
 from handover_nodeagent import faults, retry
-from handover_nodeagent.api.client import (
-    Absent,
-    ApiError,
-    ApiServer,
-    RawObject,
-    Unavailable,
-    Unreachable,
-)
+from handover_nodeagent.api.client import ApiServer
+from handover_nodeagent.api.errors import Absent, ApiError, RawObject, Unavailable, Unreachable
 from handover_nodeagent.retry import Backoff, Retries
 
 SLICE: Final = 4
@@ -162,11 +156,10 @@ class Watch:
                 await self._list()
                 await self._follow()
             except ApiError as error:
-                self.counts.restarts[_name(error)] += 1
+                self.counts.restarts[error.reason] += 1
                 self.is_absent = isinstance(error, Absent)
                 self._sink.outage(f"{self._path}: {error}")
-                asked = error.retry_after if isinstance(error, Unavailable) else 0.0
-                await self._backoff.sleep(asked)
+                await self._backoff.sleep(error.retry_after)
 
     async def _list(self) -> None:
         listed: dict[ObjectKey, tuple[Identity, RawObject]] = {}
@@ -203,7 +196,7 @@ class Watch:
             try:
                 await self._watch()
             except Unreachable as error:
-                reason, text = _name(error), str(error)
+                reason, text = error.reason, str(error)
             finally:
                 has_lasted = loop.time() - began >= self._pace.calm
                 if has_lasted:
@@ -272,7 +265,3 @@ class Watch:
             else:
                 del self._untold[key]
                 self._retries.succeeded([key])
-
-
-def _name(error: ApiError) -> str:
-    return type(error).__name__.lower()

@@ -19,7 +19,7 @@ from handover_api import names
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import WorkloadEndpointStatus
 from handover_nodeagent import faults
-from handover_nodeagent.api.client import (
+from handover_nodeagent.api.errors import (
     Absent,
     ApiError,
     Conflict,
@@ -225,8 +225,7 @@ class Reporter:
             self._forget(key, slot.uid)
             return
         self._log.warning("status_not_written", endpoint=str(key), reason=str(error))
-        asked = error.retry_after if isinstance(error, Unavailable) else 0.0
-        slot.retry.failed(asked)
+        slot.retry.failed(error.retry_after)
 
     async def _tell_events(self, bucket: Bucket) -> None:
         backoff = Backoff.shared()
@@ -268,7 +267,7 @@ class Reporter:
         return True
 
     def _count(self, error: ApiError) -> None:
-        self.counts.failures[type(error).__name__.lower()] += 1
+        self.counts.failures[error.reason] += 1
         if isinstance(error, Unreachable) and self._gate.close():
             self._log.warning("reports_wait", reason=str(error))
 

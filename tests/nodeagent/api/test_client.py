@@ -17,10 +17,10 @@ from tests.nodeagent.fake_api import FakeApi
 
 from handover_nodeagent.api import client
 from handover_nodeagent.api.access import Access, Pem
-from handover_nodeagent.api.client import (
+from handover_nodeagent.api.client import ApiServer
+from handover_nodeagent.api.errors import (
     Absent,
     ApiError,
-    ApiServer,
     Conflict,
     Gone,
     Refused,

@@ -27,9 +27,10 @@ from handover_api.workloadendpoint import (
 )
 from handover_lab.cluster.certificates import Authority
 from handover_lab.cluster.controlplane import ControlPlane
-from handover_nodeagent.api import access, client, watch
+from handover_nodeagent.api import access, client, errors, watch
 from handover_nodeagent.api.access import Access, Pem
-from handover_nodeagent.api.client import Absent, ApiServer, Conflict, Gone, Refused, Unreachable
+from handover_nodeagent.api.client import ApiServer
+from handover_nodeagent.api.errors import Absent, Conflict, Gone, Refused, Unreachable
 from handover_nodeagent.api.watch import Pace, Watch
 from handover_nodeagent.status import report
 from handover_nodeagent.status.report import Reporter
@@ -123,7 +124,7 @@ async def served(api: ApiServer, crd: Mapping[str, Any], *, wanted: bool) -> Non
             try:
                 await api.get(path)
                 found = True
-            except client.ApiError:
+            except errors.ApiError:
                 found = False
             if found is wanted:
                 return
@@ -393,5 +394,5 @@ async def test_a_wrong_token_is_unavailable(api_server: ControlPlane) -> None:
     found = access.find({"KUBECONFIG": str(api_server.kubeconfig)})
     wrong = Access(found.url, authority=found.authority, token="wrong")
     async with ApiServer(wrong) as api:
-        with pytest.raises(client.Unavailable, match="401: Unauthorized"):
+        with pytest.raises(errors.Unavailable, match="401: Unauthorized"):
             await api.get(ENDPOINTS)

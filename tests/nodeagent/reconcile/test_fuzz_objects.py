@@ -19,7 +19,8 @@ from tests.fuzzing import Raw
 from tests.nodeagent.node import Node
 
 from handover_api import names
-from handover_nodeagent.api.client import Gone, Page
+from handover_nodeagent.api.client import Page
+from handover_nodeagent.api.errors import Gone
 from handover_nodeagent.main import Agent
 from handover_nodeagent.memory import Memory
 from handover_nodeagent.settings import AgentSettings

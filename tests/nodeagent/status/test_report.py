@@ -15,7 +15,7 @@ from tests.nodeagent.fake_api import running
 
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State, WorkloadEndpointStatus
-from handover_nodeagent.api.client import (
+from handover_nodeagent.api.errors import (
     Absent,
     ApiError,
     Conflict,

@@ -5,7 +5,8 @@ from typing import Final, NamedTuple
 
 from handover_api import names
 from handover_nodeagent.api import access
-from handover_nodeagent.api.client import ApiError, ApiServer
+from handover_nodeagent.api.client import ApiServer
+from handover_nodeagent.api.errors import ApiError
 from handover_nodeagent.commands.check import traps
 from handover_nodeagent.commands.check.findings import Finding, fail
 
