@@ -97,7 +97,7 @@ class Agent:
         }
         metrics.REPORTS.sources = {
             "status": lambda: {"written": self.reporter.counts.written},
-            "event": lambda: {"told": self.reporter.counts.told},
+            "event": lambda: {"told": self.reporter.counts.created},
             "any": lambda: self.reporter.counts.failures,
         }
 

@@ -19,7 +19,7 @@ from handover_nodeagent.api import access
 from handover_nodeagent.api.client import ApiServer
 from handover_nodeagent.api.errors import Refused
 from handover_nodeagent.status import kubernetes_events, report
-from handover_nodeagent.status.kubernetes_events import Notice, Waiting
+from handover_nodeagent.status.kubernetes_events import Event, Pending
 
 pytestmark = pytest.mark.api
 
@@ -83,7 +83,7 @@ async def live(api: ApiServer, uid: str) -> None:
     lone = ObjectKey(needs.ROOM, "lone")
     status = WorkloadEndpointStatus(state=State.BASE)
     await api.patch(report._path(lone), report.operations(uid, status))
-    waiting = Waiting(Notice(lone, uid, "Test", "", warning=False), uuid.uuid4().hex, NOW, NOW)
+    pending = Pending(Event(lone, uid, "Test", "", is_warning=False), uuid.uuid4().hex, NOW, NOW)
     await api.create(
-        f"/api/v1/namespaces/{needs.ROOM}/events", kubernetes_events.body(waiting, "node-a")
+        f"/api/v1/namespaces/{needs.ROOM}/events", kubernetes_events.to_object(pending, "node-a")
     )

@@ -19,7 +19,7 @@ from tests.chart.conftest import NAMESPACE, OPERATOR, Kubectl, Manifest, Render
 from handover_api.names import ObjectKey
 from handover_lab.cluster.controlplane import ControlPlane
 from handover_nodeagent.status import kubernetes_events
-from handover_nodeagent.status.kubernetes_events import Notice, Waiting
+from handover_nodeagent.status.kubernetes_events import Event, Pending
 
 pytestmark = pytest.mark.api
 
@@ -71,8 +71,10 @@ def agent_pod(node: str) -> str:
 
 def event(node: str) -> dict[str, Any]:
     """Compose an Event as the agent of a node does."""
-    notice = Notice(ObjectKey("default", "policy-a"), "", "CutOver", "It is here.", warning=False)
-    return kubernetes_events.body(Waiting(notice, uuid.uuid4().hex, NOW, NOW), node)
+    cut_over = Event(
+        ObjectKey("default", "policy-a"), "", "CutOver", "It is here.", is_warning=False
+    )
+    return kubernetes_events.to_object(Pending(cut_over, uuid.uuid4().hex, NOW, NOW), node)
 
 
 @pytest.fixture(scope="module")

@@ -20,6 +20,7 @@ from handover_nodeagent.reconcile.intake import Intake
 from handover_nodeagent.reconcile.loop import Reconciler
 from handover_nodeagent.reconcile.observe import Observation
 from handover_nodeagent.sniff.verdict import Accepted
+from handover_nodeagent.status.kubernetes_events import Event
 
 MAC = "52:54:00:65:00:02"
 RARP = bytes.fromhex(
@@ -51,23 +52,24 @@ class Desk:
         self.statuses: dict[ObjectKey, WorkloadEndpointStatus | None] = {}
         self.events: list[tuple[str, str]] = []
 
-    def status(self, key: ObjectKey, uid: str, status: WorkloadEndpointStatus | None) -> None:
+    def want(self, key: ObjectKey, uid: str, status: WorkloadEndpointStatus) -> None:
         assert uid
         self.statuses[key] = status
 
-    def known(self, key: ObjectKey, uid: str, status: WorkloadEndpointStatus) -> None:
+    def forget(self, key: ObjectKey, uid: str) -> None:
+        assert uid
+        self.statuses[key] = None
+
+    def learn(self, key: ObjectKey, uid: str, status: WorkloadEndpointStatus) -> None:
         assert key
         assert uid
         assert status is not None
 
-    def event(
-        self, key: ObjectKey, uid: str, reason: str, message: str, *, warning: bool = False
-    ) -> None:
-        assert key
-        assert uid
-        assert message
-        assert isinstance(warning, bool)
-        self.events.append((key.name, reason))
+    def add_event(self, event: Event) -> None:
+        assert event.uid
+        assert event.message
+        assert isinstance(event.is_warning, bool)
+        self.events.append((event.key.name, event.reason))
 
 
 @dataclasses.dataclass

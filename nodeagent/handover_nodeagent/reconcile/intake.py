@@ -74,7 +74,7 @@ class Intake:
         if isinstance(obj, parse.Unreadable):
             self._leave(obj)
             return
-        self._reporter.known(obj.key, obj.metadata.uid, obj.status)
+        self._reporter.learn(obj.key, obj.metadata.uid, obj.status)
         endpoint = self._reconciler.endpoints.get(obj.key)
         if endpoint is None or endpoint.uid != obj.metadata.uid:
             self._reconciler.meet(obj, None)
@@ -211,7 +211,7 @@ class Intake:
         metrics.UNREADABLE.inc()
         _log.warning("unreadable_endpoint", endpoint=str(obj.key), why=str(obj))
         stub = Stub(obj.key, obj.uid, obj.generation, obj.status)
-        self._reporter.known(obj.key, obj.uid, obj.status)
+        self._reporter.learn(obj.key, obj.uid, obj.status)
         self._reconciler.unreadable(stub, obj.ips, str(obj))
 
     def _release(self, *, complete: bool) -> None:

@@ -42,7 +42,7 @@ from handover_nodeagent.reconcile.link_index import LinkIndex
 from handover_nodeagent.reconcile.orphans import Orphan, Orphans
 from handover_nodeagent.reconcile.publish import Publisher
 from handover_nodeagent.sniff.verdict import Accepted
-from handover_nodeagent.status.conditions import Standing, Stub
+from handover_nodeagent.status.conditions import Facts, Stub
 from handover_nodeagent.status.report import Reporter
 
 EPISODES: Final = 1_000_000
@@ -479,11 +479,11 @@ class Reconciler:
             if key in self.endpoints:
                 self._publisher.report(self.endpoints[key])
 
-    def describe(self, endpoint: Endpoint) -> Standing:
+    def describe(self, endpoint: Endpoint) -> Facts:
         """Gather how an endpoint stands now."""
         described = publish.describe(endpoint, self.enforcer, self.settings, self.misconfigured)
-        found = (described.fault, self.faults.trouble(endpoint.key))
-        return dataclasses.replace(described, fault="; ".join(filter(None, found)))
+        found = (described.internal_error, self.faults.trouble(endpoint.key))
+        return dataclasses.replace(described, internal_error="; ".join(filter(None, found)))
 
 
 def _moment(nanoseconds: int) -> dt.datetime:

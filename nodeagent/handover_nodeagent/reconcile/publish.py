@@ -28,7 +28,8 @@ from handover_nodeagent.reconcile.endpoint import Endpoint
 from handover_nodeagent.reconcile.enforce import Enforcer
 from handover_nodeagent.reconcile.guard import GuardReconciler
 from handover_nodeagent.status import conditions
-from handover_nodeagent.status.conditions import Standing, Stub
+from handover_nodeagent.status.conditions import Facts, Stub
+from handover_nodeagent.status.kubernetes_events import Event
 from handover_nodeagent.status.report import Reporter
 
 DELAY: Final = 0.003
@@ -47,7 +48,7 @@ class Publisher:
     def __init__(
         self,
         reporter: Reporter,
-        describe: Callable[[Endpoint], Standing],
+        describe: Callable[[Endpoint], Facts],
         clock: Callable[[], dt.datetime],
         endpoints: Mapping[ObjectKey, Endpoint],
         attempt: Attempt,
@@ -103,8 +104,8 @@ class Publisher:
         self, endpoint: Endpoint, reason: str, message: str, *, warning: bool = False
     ) -> None:
         """Tell the readers of the endpoint."""
-        key, uid = endpoint.key, endpoint.uid
-        self._soon(lambda: self._reporter.event(key, uid, reason, message, warning=warning))
+        event = Event(endpoint.key, endpoint.uid, reason, message, warning)
+        self._soon(lambda: self._reporter.add_event(event))
 
     def report(self, endpoint: Endpoint) -> None:
         """Bring the endpoint's status up to date."""
@@ -114,7 +115,7 @@ class Publisher:
     def unstarted(self, stub: Stub, reason: EndpointReason, message: str) -> None:
         """Report an endpoint that has no machine."""
         status = stub.but(reason, message, self._clock())
-        self._soon(lambda: self._reporter.status(stub.key, stub.uid, status))
+        self._soon(lambda: self._reporter.want(stub.key, stub.uid, status))
 
     def gone(self, endpoint: Endpoint) -> None:
         """Tell nothing more of an endpoint."""
@@ -122,7 +123,7 @@ class Publisher:
         self._conditions.pop(endpoint.uid, None)
         if endpoint.cutover:
             metrics.LAST_CUTOVER.remove(*endpoint.key)
-        self._reporter.status(endpoint.key, endpoint.uid, None)
+        self._reporter.forget(endpoint.key, endpoint.uid)
 
     def flush(self) -> None:
         """Tell all that is pending."""
@@ -158,18 +159,18 @@ class Publisher:
         if endpoint is None:
             return
         described = self._describe(endpoint)
-        if described.shadow and described.shadow != endpoint.shadow:
-            self._reporter.event(
-                endpoint.key, endpoint.uid, "Shadowed", described.shadow, warning=True
-            )
-        endpoint.shadow = described.shadow
-        if described.contest and not endpoint.contest:
-            self.event(endpoint, "RouteContested", described.contest, warning=True)
-        endpoint.contest = described.contest
+        shadowed_by = described.shadowed_by
+        if shadowed_by and shadowed_by != endpoint.shadow:
+            event = Event(endpoint.key, endpoint.uid, "Shadowed", shadowed_by, is_warning=True)
+            self._reporter.add_event(event)
+        endpoint.shadow = shadowed_by
+        if described.contested and not endpoint.contest:
+            self.event(endpoint, "RouteContested", described.contested, warning=True)
+        endpoint.contest = described.contested
         before = self._conditions.get(endpoint.uid, endpoint.object.status.conditions)
         status = conditions.status(described, before, self._clock())
         self._conditions[endpoint.uid] = status.conditions
-        self._reporter.status(endpoint.key, endpoint.uid, status)
+        self._reporter.want(endpoint.key, endpoint.uid, status)
 
     def _line(self, tell: Callable[[], object]) -> None:
         """Write a line of the log soon; of too many the newest."""
@@ -199,7 +200,7 @@ class Publisher:
 
 def describe(
     endpoint: Endpoint, enforcer: Enforcer, settings: Settings, misconfigured: str
-) -> Standing:
+) -> Facts:
     """Gather what the endpoint's status is made of; asks the kernel which routes win."""
     allowed, link, routes = endpoint.admission.allowed, endpoint.link, enforcer.routes
     ours = routes.routes_of(allowed, link.index) if link else ()
@@ -207,30 +208,32 @@ def describe(
     # Normal routes are there to lose: the source's own yields to the one that BGP brings.
     is_elevated = endpoint.machine.level is RouteLevel.ELEVATED
     rivals = [rival for route in ours if is_elevated and (rival := routes.rival(route))]
-    return Standing(
+    return Facts(
         endpoint=endpoint.object,
         machine=endpoint.machine,
         placement=endpoint.placement,
         admission=endpoint.admission,
         settings=settings,
-        owned=endpoint.is_owned(settings),
+        is_owned=endpoint.is_owned(settings),
         routes=ours,
         refusals=(
             *(trouble for one in allowed if (trouble := enforcer.trouble(one)[0])),
             *([f"the kernel cannot be read: {enforcer.blindness}"] if enforcer.blindness else ()),
         ),
-        shadow="; ".join(rivals),
-        contest="; ".join(contested[one] for one in allowed if one in contested),
+        shadowed_by="; ".join(rivals),
+        contested="; ".join(contested[one] for one in allowed if one in contested),
         unguarded=_unguarded(link, enforcer.guard),
-        doubt=placement.objection_to_current(endpoint.object, link) if link else "",
-        hears=endpoint.ear is not None and endpoint.ear.is_open,
-        deafness=endpoint.ear.trouble if endpoint.ear else "",
-        fault="; ".join(trouble for one in allowed if (trouble := enforcer.trouble(one)[1])),
-        overdue=endpoint.overdue,
+        interface_doubt=placement.objection_to_current(endpoint.object, link) if link else "",
+        has_listener=endpoint.ear is not None and endpoint.ear.is_open,
+        cannot_listen=endpoint.ear.trouble if endpoint.ear else "",
+        internal_error="; ".join(
+            trouble for one in allowed if (trouble := enforcer.trouble(one)[1])
+        ),
+        is_overdue=endpoint.overdue,
         cutover=endpoint.cutover,
         sharers=routes.desired.shared_addresses(endpoint.key),
         misconfigured=misconfigured,
-        handed_back=enforcer.handed_back,
+        is_handed_back=enforcer.handed_back,
         is_paused=endpoint.is_paused,
     )
 

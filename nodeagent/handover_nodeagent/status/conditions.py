@@ -25,38 +25,44 @@ from handover_nodeagent.network.placement import Unplaced
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
-    """All that a status is made of.
-
-    ``refusals``: what the kernel said no to. ``shadow``: which route the kernel prefers to ours.
-    ``contest``: whose foreign route comes back as often as it is parked. ``deafness``: why nobody
-    listens who should. ``unguarded``: why the ARP guard is not as it should be. ``doubt``: why its
-    interface would not be given to it now. ``fault``: what went wrong that nobody expected.
-    ``misconfigured``: why the newest configuration does not count. ``handed_back``: an uninstall
-    asked for the node, and got it. ``is_paused``: its namespace is.
-    """
+class Facts:
+    """All that a status is made of; a text is empty where nothing is wrong."""
 
     endpoint: WorkloadEndpoint
     machine: Machine
     placement: Link | Unplaced
     admission: Admission
     settings: Settings
-    owned: bool = True
+    is_owned: bool = True
+    """Its routes are ours to program (``routeOwnership``)."""
     routes: tuple[Route, ...] = ()
+    """Those of ours that are in the kernel."""
     refusals: tuple[str, ...] = ()
-    shadow: str = ""
-    contest: str = ""
+    """What the kernel said no to."""
+    shadowed_by: str = ""
+    """Which route the kernel prefers to ours."""
+    contested: str = ""
+    """Whose foreign route comes back as often as it is parked."""
     unguarded: tuple[Reason, str] | None = None
-    doubt: str = ""
-    hears: bool = False
-    deafness: str = ""
-    fault: str = ""
-    overdue: bool = False
+    """Why the ARP guard is not as it should be."""
+    interface_doubt: str = ""
+    """Why its interface would not be given to it now."""
+    has_listener: bool = False
+    cannot_listen: str = ""
+    """Why nobody listens who should."""
+    internal_error: str = ""
+    """What went wrong that nobody expected."""
+    is_overdue: bool = False
+    """It is in Target for longer than ``targetTimeout``."""
     cutover: Cutover | None = None
     sharers: Mapping[IPAddress, tuple[ObjectKey, ...]] | None = None
+    """Which endpoints of this node name an address of its, too."""
     misconfigured: str = ""
-    handed_back: bool = False
+    """Why the newest configuration does not count."""
+    is_handed_back: bool = False
+    """An uninstall asked for the node, and got it."""
     is_paused: bool = False
+    """Its namespace is."""
 
 
 _YES: Final = "True"
@@ -71,16 +77,14 @@ class _Draft(NamedTuple):
     message: str = ""
 
 
-def status(
-    standing: Standing, before: Iterable[Condition], now: dt.datetime
-) -> WorkloadEndpointStatus:
+def status(facts: Facts, before: Iterable[Condition], now: dt.datetime) -> WorkloadEndpointStatus:
     """Return the status; a condition that stays keeps the time of its last transition."""
-    current = standing.machine
-    link = standing.placement if isinstance(standing.placement, Link) else None
+    current = facts.machine
+    link = facts.placement if isinstance(facts.placement, Link) else None
     return WorkloadEndpointStatus(
         state=current.state,
         since=current.since,
-        deadline=timers.deadline(current, standing.settings),
+        deadline=timers.deadline(current, facts.settings),
         role=current.assignment.role,
         migration_uid=current.uid,
         interface=link.name if link else None,
@@ -91,12 +95,10 @@ def status(
                 table=route.table,
                 protocol=route.protocol,
             )
-            for route in sorted(
-                standing.routes, key=lambda route: (str(route.address), route.metric)
-            )
+            for route in sorted(facts.routes, key=lambda route: (str(route.address), route.metric))
         ),
-        last_cutover=standing.cutover,
-        conditions=_dated(standing, before, now),
+        last_cutover=facts.cutover,
+        conditions=_dated(facts, before, now),
     )
 
 
@@ -123,12 +125,10 @@ class Stub(NamedTuple):
         return self.status.model_copy(update={"conditions": (dated, *others)})
 
 
-def _dated(
-    standing: Standing, before: Iterable[Condition], now: dt.datetime
-) -> tuple[Condition, ...]:
+def _dated(facts: Facts, before: Iterable[Condition], now: dt.datetime) -> tuple[Condition, ...]:
     known = tuple(before)
-    generation = standing.endpoint.metadata.generation
-    return tuple(_date(draft, known, generation, now) for draft in _drafts(standing))
+    generation = facts.endpoint.metadata.generation
+    return tuple(_date(draft, known, generation, now) for draft in _drafts(facts))
 
 
 def _date(
@@ -147,99 +147,99 @@ def _date(
     return old if old == new else new
 
 
-def _drafts(standing: Standing) -> Iterator[_Draft]:
+def _drafts(facts: Facts) -> Iterator[_Draft]:
     """Say what holds; what is wrong only now and then is left out while it is not."""
-    yield _programmed(standing)
-    yield _listening(standing)
-    if standing.misconfigured:
-        yield _Draft(Type.CONFIGURED, _NO, Reason.INVALID, standing.misconfigured)
+    yield _programmed(facts)
+    yield _listening(facts)
+    if facts.misconfigured:
+        yield _Draft(Type.CONFIGURED, _NO, Reason.INVALID, facts.misconfigured)
     else:
         yield _Draft(Type.CONFIGURED, _YES, Reason.ACCEPTED)
-    doubt = standing.machine.doubt
+    doubt = facts.machine.doubt
     if doubt and doubt.is_heard:
         text = "the migration says that the guest is gone, but it answers; its routes stay"
         yield _Draft(Type.STILL_ALIVE, _YES, Reason.GUEST_ANSWERS, text)
     elif doubt:
         text = "the migration says that the guest is gone, but it cannot be asked; its routes stay"
         yield _Draft(Type.STILL_ALIVE, _UNKNOWN, Reason.CANNOT_ASK, text)
-    refused = standing.admission.refused
+    refused = facts.admission.refused
     if refused:
         yield _Draft(
             Type.ADDRESS_NOT_ALLOWED, _YES, Reason.NOT_ALLOWED, "; ".join(refused.values())
         )
-    if standing.sharers:
-        yield _Draft(Type.ADDRESS_SHARED, _YES, Reason.SHARED, _shared(standing.sharers))
-    elif elsewhere := standing.endpoint.metadata.annotations.get(names.ADDRESS_SHARED):
+    if facts.sharers:
+        yield _Draft(Type.ADDRESS_SHARED, _YES, Reason.SHARED, _shared(facts.sharers))
+    elif elsewhere := facts.endpoint.metadata.annotations.get(names.ADDRESS_SHARED):
         # Only the operator sees two nodes at once.
         yield _Draft(Type.ADDRESS_SHARED, _YES, Reason.SERVED_ELSEWHERE, elsewhere)
-    if standing.doubt:
-        yield _Draft(Type.INTERFACE_DOUBTED, _YES, Reason.WOULD_BE_REFUSED, standing.doubt)
-    if standing.unguarded:
-        yield _Draft(Type.UNGUARDED, _YES, *standing.unguarded)
-    if standing.overdue:
-        text = f"no announcement within {standing.settings.target_timeout}; still listening"
+    if facts.interface_doubt:
+        yield _Draft(Type.INTERFACE_DOUBTED, _YES, Reason.WOULD_BE_REFUSED, facts.interface_doubt)
+    if facts.unguarded:
+        yield _Draft(Type.UNGUARDED, _YES, *facts.unguarded)
+    if facts.is_overdue:
+        text = f"no announcement within {facts.settings.target_timeout}; still listening"
         yield _Draft(Type.TARGET_TIMEOUT, _YES, Reason.NOT_ANNOUNCED, text)
 
 
-def _programmed(standing: Standing) -> _Draft:
-    if standing.fault:
-        return _Draft(Type.PROGRAMMED, _NO, Reason.INTERNAL_ERROR, standing.fault)
-    if standing.handed_back:
-        return _Draft(Type.PROGRAMMED, _NO, Reason.HANDED_BACK, _kept(standing))
-    problem = _problem(standing)
+def _programmed(facts: Facts) -> _Draft:
+    if facts.internal_error:
+        return _Draft(Type.PROGRAMMED, _NO, Reason.INTERNAL_ERROR, facts.internal_error)
+    if facts.is_handed_back:
+        return _Draft(Type.PROGRAMMED, _NO, Reason.HANDED_BACK, _kept(facts))
+    problem = _problem(facts)
     if problem:
         return _Draft(Type.PROGRAMMED, _NO, *problem)
-    if standing.machine.level is RouteLevel.NONE:
+    if facts.machine.level is RouteLevel.NONE:
         text = "no route before the guest is known to run here"
         return _Draft(Type.PROGRAMMED, _YES, Reason.SUPPRESSED, text)
     return _Draft(Type.PROGRAMMED, _YES, Reason.PROGRAMMED)
 
 
-def _problem(standing: Standing) -> tuple[Reason, str] | None:
-    if idleness := _idleness(standing):
+def _problem(facts: Facts) -> tuple[Reason, str] | None:
+    if idleness := _idleness(facts):
         return Reason.NOT_ACTIVE, idleness
-    if not standing.owned:
+    if not facts.is_owned:
         return Reason.NOT_OWNED, "routeOwnership is migrations, and there was none so far"
-    if isinstance(standing.placement, Unplaced):
-        return standing.placement.reason, standing.placement.message
-    if standing.refusals:
-        return Reason.REFUSED, "; ".join(standing.refusals)
-    if standing.shadow:
-        return Reason.SHADOWED, standing.shadow
-    return _mismatch(standing, standing.placement)
+    if isinstance(facts.placement, Unplaced):
+        return facts.placement.reason, facts.placement.message
+    if facts.refusals:
+        return Reason.REFUSED, "; ".join(facts.refusals)
+    if facts.shadowed_by:
+        return Reason.SHADOWED, facts.shadowed_by
+    return _mismatch(facts, facts.placement)
 
 
-def _idleness(standing: Standing) -> str:
+def _idleness(facts: Facts) -> str:
     """Say why nothing is done for the endpoint now; "" where it is."""
-    if standing.settings.mode is not Mode.ACTIVE:
-        return f"the agent's mode is {standing.settings.mode}"
-    namespace = standing.endpoint.key.namespace
+    if facts.settings.mode is not Mode.ACTIVE:
+        return f"the agent's mode is {facts.settings.mode}"
+    namespace = facts.endpoint.key.namespace
     text = f"namespace {namespace} is paused, by its annotation {names.PAUSED}"
-    return text if standing.is_paused else ""
+    return text if facts.is_paused else ""
 
 
-def _kept(standing: Standing) -> str:
+def _kept(facts: Facts) -> str:
     """Say what an uninstall has left of the endpoint's routes."""
-    kept = ", ".join(sorted(str(route.address) for route in standing.routes))
+    kept = ", ".join(sorted(str(route.address) for route in facts.routes))
     text = "an uninstall asked for the node"
     return f"{text}; our route to {kept} stays: nothing else leads there" if kept else text
 
 
-def _mismatch(standing: Standing, link: Link) -> tuple[Reason, str] | None:
+def _mismatch(facts: Facts, link: Link) -> tuple[Reason, str] | None:
     """Say where the kernel, as far as it was looked at, is not what the state wants."""
-    present = {route.address for route in standing.routes}
-    if standing.machine.level is RouteLevel.NONE:
+    present = {route.address for route in facts.routes}
+    if facts.machine.level is RouteLevel.NONE:
         still = ", ".join(map(str, sorted(present, key=str)))
         return (Reason.PENDING, f"a route to {still} is still in") if present else None
-    absent = [one for one in standing.admission.allowed if one not in present]
-    sharers = standing.sharers or {}
+    absent = [one for one in facts.admission.allowed if one not in present]
+    sharers = facts.sharers or {}
     others = [one for one in absent if one in sharers]
     if others:
         text = f"the route to {', '.join(map(str, others))} is another endpoint's"
         return Reason.SHARED, text
     if absent:
         return Reason.PENDING, f"the route to {', '.join(map(str, absent))} is not in"
-    if not standing.admission.allowed:
+    if not facts.admission.allowed:
         return Reason.NOT_ALLOWED, "none of its addresses is allowed"
     if not link.carrier:
         text = f"interface {link.name} has no carrier: nobody is at its other end"
@@ -247,18 +247,18 @@ def _mismatch(standing: Standing, link: Link) -> tuple[Reason, str] | None:
     return None
 
 
-def _listening(standing: Standing) -> _Draft:
-    if not standing.machine.is_listening:
+def _listening(facts: Facts) -> _Draft:
+    if not facts.machine.is_listening:
         return _Draft(Type.LISTENING, _NO, Reason.NOT_NEEDED)
-    if standing.hears:
-        is_mute = standing.settings.mode is not Mode.ACTIVE
-        text = f"only listens: in mode {standing.settings.mode} no guest is asked"
+    if facts.has_listener:
+        is_mute = facts.settings.mode is not Mode.ACTIVE
+        text = f"only listens: in mode {facts.settings.mode} no guest is asked"
         return _Draft(Type.LISTENING, _YES, Reason.LISTENING, text if is_mute else "")
-    if isinstance(standing.placement, Unplaced):
-        return _Draft(Type.LISTENING, _NO, standing.placement.reason, standing.placement.message)
-    if standing.settings.mode is Mode.PAUSED or standing.is_paused:
-        return _Draft(Type.LISTENING, _NO, Reason.NOT_ACTIVE, _idleness(standing))
-    return _Draft(Type.LISTENING, _NO, Reason.CANNOT_LISTEN, standing.deafness)
+    if isinstance(facts.placement, Unplaced):
+        return _Draft(Type.LISTENING, _NO, facts.placement.reason, facts.placement.message)
+    if facts.settings.mode is Mode.PAUSED or facts.is_paused:
+        return _Draft(Type.LISTENING, _NO, Reason.NOT_ACTIVE, _idleness(facts))
+    return _Draft(Type.LISTENING, _NO, Reason.CANNOT_LISTEN, facts.cannot_listen)
 
 
 def _shared(sharers: Mapping[IPAddress, tuple[ObjectKey, ...]]) -> str:

@@ -7,7 +7,7 @@ from typing import Final
 from handover_api.model import Model
 from handover_api.workloadendpoint import Cutover, WorkloadEndpointStatus
 from handover_nodeagent.status import conditions
-from handover_nodeagent.status.conditions import Standing
+from handover_nodeagent.status.conditions import Facts
 
 _HEADINGS: Final = (
     *("ENDPOINT", "ROLE", "STATE", "INTERFACE", "ROUTES", "SINCE", "LAST CUTOVER", "TROUBLE"),
@@ -43,10 +43,10 @@ class Snapshot(Model):
     endpoints: tuple[Entry, ...] = ()
 
 
-def entry(described: Standing, now: dt.datetime) -> Entry:
+def entry(facts: Facts, now: dt.datetime) -> Entry:
     """Show one endpoint."""
-    key = described.endpoint.key
-    shown = conditions.status(described, (), now)
+    key = facts.endpoint.key
+    shown = conditions.status(facts, (), now)
     return Entry(namespace=key.namespace, name=key.name, status=shown)
 
 

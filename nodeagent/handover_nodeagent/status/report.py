@@ -1,4 +1,4 @@
-"""Tells the API how endpoints stand: status patches and Events, behind what happens, never before.
+"""Writes endpoints' statuses and Events to the API server, behind what happens, never before.
 
 Of each endpoint only the newest wanted status is kept, however long the API is down, and the
 endpoint that was asked for last is written first: a cutover does not queue up behind old news.
@@ -29,13 +29,15 @@ from handover_nodeagent.api.errors import (
 )
 from handover_nodeagent.retry import Backoff, Bucket, Gate, Retry
 from handover_nodeagent.status import kubernetes_events
-from handover_nodeagent.status.kubernetes_events import Notice, Notices, Waiting
+from handover_nodeagent.status.kubernetes_events import Event, Pending
 
 WRITERS: Final = 3
 """Enough for ``RATE``; each costs a connection, and that 256 KiB for TLS."""
 RATE: Final = 50.0
+"""Statuses a second, once ``BURST`` of them are written: what all agents ask of one API server."""
 BURST: Final = 100
 EVENT_RATE: Final = 10.0
+"""Events are slower: nobody decides by them, and statuses must not wait for them."""
 EVENT_BURST: Final = 50
 
 
@@ -54,9 +56,11 @@ class Counts:
     """What a reporter has done since its start."""
 
     written: int = 0
-    told: int = 0
+    """Statuses."""
+    created: int = 0
+    """Events."""
     failures: collections.Counter[str] = field(default_factory=collections.Counter)
-    """Failed attempts, by the name of the ApiError in lower case."""
+    """Failed attempts, by ``ApiError.reason``."""
 
 
 @dataclass(slots=True)
@@ -79,15 +83,16 @@ class Reporter:
 
     def __init__(self, api: Api, clock: Callable[[], dt.datetime], node: str) -> None:
         self.counts = Counts()
-        self.notices = Notices()
+        self.events = kubernetes_events.Queue()
         self._api = api
         self._clock = clock
         self._node = node
         self._slots: dict[ObjectKey, _Slot] = {}
+        # What is to be written, the newest last; a dict, for a key moves to the end at no cost.
         self._ready: dict[ObjectKey, None] = {}
         self._events_in_flight = 0
-        self._work = asyncio.Event()
-        self._news = asyncio.Event()
+        self._has_statuses = asyncio.Event()
+        self._has_events = asyncio.Event()
         self._progress = asyncio.Event()
         self._gate = Gate()
         self._log = structlog.get_logger()
@@ -96,31 +101,36 @@ class Reporter:
     def pending(self) -> int:
         """Count statuses and Events that the API does not have yet."""
         late = sum(slot.is_due or slot.in_flight for slot in self._slots.values())
-        return late + len(self.notices) + self._events_in_flight
+        return late + len(self.events) + self._events_in_flight
 
-    def status(self, key: ObjectKey, uid: str, status: WorkloadEndpointStatus | None) -> None:
-        """Want *status* for this very object, soon; None: the object is gone, forget it."""
-        if status is None:
-            self._forget(key, uid)
-            return
+    def want(self, key: ObjectKey, uid: str, status: WorkloadEndpointStatus) -> None:
+        """Have *status* written for this very object, soon."""
         slot = self._slot(key, uid)
         if slot.wanted != status:
+            # Of two that are equal one is kept: a busy node has thousands of endpoints.
             slot.wanted = slot.has if slot.has == status else status
             self._consider(key, slot)
 
-    def known(self, key: ObjectKey, uid: str, status: WorkloadEndpointStatus) -> None:
-        """Learn what the API has: what is wanted is written only where it differs."""
+    def learn(self, key: ObjectKey, uid: str, status: WorkloadEndpointStatus) -> None:
+        """Know what the API has: what is wanted is written only where it differs."""
         slot = self._slot(key, uid)
         if slot.has != status:
             slot.has = slot.wanted if slot.wanted == status else status
             self._consider(key, slot)
 
-    def event(
-        self, key: ObjectKey, uid: str, reason: str, message: str, *, warning: bool = False
-    ) -> None:
-        """Tell an Event about an endpoint; the same again within a minute is only counted."""
-        self.notices.add(Notice(key, uid, reason, message, warning), self._clock())
-        self._news.set()
+    def forget(self, key: ObjectKey, uid: str) -> None:
+        """Write nothing more about this very object: it is gone."""
+        slot = self._slots.get(key)
+        if slot is not None and slot.uid == uid:
+            slot.retry.cancel()
+            self._ready.pop(key, None)
+            del self._slots[key]
+            self._progress.set()
+
+    def add_event(self, event: Event) -> None:
+        """Have an Event sent; the same again within a minute is only counted."""
+        self.events.add(event, self._clock())
+        self._has_events.set()
 
     def retry_now(self) -> None:
         """Try again at once what waits after a failure: the API server has been heard."""
@@ -135,7 +145,7 @@ class Reporter:
             bucket = Bucket(RATE, BURST)
             for _ in range(WRITERS):
                 group.create_task(self._write_statuses(bucket))
-            group.create_task(self._tell_events(Bucket(EVENT_RATE, EVENT_BURST)))
+            group.create_task(self._send_events(Bucket(EVENT_RATE, EVENT_BURST)))
 
     async def flush(self, seconds: float) -> int:
         """Wait, while ``run`` runs, until all is sent; return how much is not in time."""
@@ -152,26 +162,19 @@ class Reporter:
         slot = self._slots.get(key)
         if slot is None or slot.uid != uid:
             if slot is not None:
-                self._forget(key, slot.uid)
+                self.forget(key, slot.uid)
             retry = Retry(partial(self._try_again, key, uid), Backoff.shared())
             slot = self._slots[key] = _Slot(uid, retry)
         return slot
-
-    def _forget(self, key: ObjectKey, uid: str) -> None:
-        slot = self._slots.get(key)
-        if slot is not None and slot.uid == uid:
-            slot.retry.cancel()
-            self._ready.pop(key, None)
-            del self._slots[key]
-            self._progress.set()
 
     def _consider(self, key: ObjectKey, slot: _Slot) -> None:
         """Queue the endpoint, as the newest, when there is something to write."""
         slot.retry.cancel()
         self._ready.pop(key, None)
+        # Two patches of one status under way could arrive in either order.
         if slot.is_due and not slot.in_flight:
             self._ready[key] = None
-            self._work.set()
+            self._has_statuses.set()
         self._progress.set()
 
     def _try_again(self, key: ObjectKey, uid: str) -> None:
@@ -183,8 +186,8 @@ class Reporter:
         while True:
             await self._gate.wait()
             if not self._ready:
-                self._work.clear()
-                await self._work.wait()
+                self._has_statuses.clear()
+                await self._has_statuses.wait()
                 continue
             await bucket.take()
             # What is newest is decided now, after the wait for a turn.
@@ -207,9 +210,10 @@ class Reporter:
             slot.has = sent
             slot.retry.succeeded()
             self.counts.written += 1
-            self._hear()
+            self._reached()
         finally:
             slot.in_flight = False
+        # A newer status need not wait until the older one may be tried again.
         has_news = slot.wanted is not sent
         if self._slots.get(key) is slot and (has_news or not slot.retry.is_waiting):
             self._consider(key, slot)
@@ -219,48 +223,49 @@ class Reporter:
         self._count(error)
         # It may have been written all the same; what is there now is anybody's guess.
         slot.has = None
+        # An API server that cannot be reached is everybody's wait, behind the gate.
         if self._slots.get(key) is not slot or isinstance(error, Unreachable):
             return
         if isinstance(error, Absent):
-            self._forget(key, slot.uid)
+            self.forget(key, slot.uid)
             return
         self._log.warning("status_not_written", endpoint=str(key), reason=str(error))
         slot.retry.failed(error.retry_after)
 
-    async def _tell_events(self, bucket: Bucket) -> None:
+    async def _send_events(self, bucket: Bucket) -> None:
         backoff = Backoff.shared()
         while True:
             await self._gate.wait()
-            if not self.notices:
-                self._news.clear()
-                await self._news.wait()
+            if not self.events:
+                self._has_events.clear()
+                await self._has_events.wait()
                 continue
             await bucket.take()
-            if await self._tell(self.notices.take(self._clock())):
+            if await self._send(self.events.take(self._clock())):
                 backoff.reset()
             else:
                 await backoff.sleep()
 
-    async def _tell(self, waiting: Waiting) -> bool:
+    async def _send(self, pending: Pending) -> bool:
         """Create one Event; return whether it is done with, one way or the other."""
         self._events_in_flight = 1
-        namespace = waiting.notice.key.namespace
+        namespace = pending.event.key.namespace
         try:
             # Conflict: an earlier attempt has arrived, though its answer did not.
             with contextlib.suppress(Conflict):
-                event = kubernetes_events.body(waiting, self._node)
-                await self._api.create(f"/api/v1/namespaces/{namespace}/events", event)
-            self.counts.told += 1
-            self._hear()
+                body = kubernetes_events.to_object(pending, self._node)
+                await self._api.create(f"/api/v1/namespaces/{namespace}/events", body)
+            self.counts.created += 1
+            self._reached()
         except Unavailable as error:
             self._count(error)
-            self.notices.restore(waiting)
+            self.events.restore(pending)
             return False
         except ApiError as error:
             self._count(error)
-            self._log.warning("event_not_told", reason=waiting.notice.reason, error=str(error))
+            self._log.warning("event_not_told", reason=pending.event.reason, error=str(error))
         except Exception as error:  # noqa: BLE001  the root of one Event, which is lost
-            faults.note("event", error, endpoint=str(waiting.notice.key))
+            faults.note("event", error, endpoint=str(pending.event.key))
         finally:
             self._events_in_flight = 0
             self._progress.set()
@@ -271,18 +276,18 @@ class Reporter:
         if isinstance(error, Unreachable) and self._gate.close():
             self._log.warning("reports_wait", reason=str(error))
 
-    def _hear(self) -> None:
+    def _reached(self) -> None:
+        """Let the others go on: the API server has answered."""
         if self._gate.succeed():
             self._log.info("reports_go_on", pending=self.pending)
 
 
 def operations(uid: str, status: WorkloadEndpointStatus) -> Sequence[RawObject]:
-    """Return the JSON patch that replaces the whole status of this very object.
-
-    A uid in a merge patch would not do: the API server ignores it in a status subresource.
-    """
+    """Return the JSON patch (RFC 6902) that replaces the whole status of this very object."""
     return (
+        # A uid in a merge patch would not do: the API server ignores it in a status subresource.
         {"op": "test", "path": "/metadata/uid", "value": uid},
+        # ``add`` also replaces; ``replace`` would fail where there is no status so far.
         {"op": "add", "path": "/status", "value": status.to_object()},
     )
 

@@ -33,6 +33,7 @@ from handover_nodeagent.api.client import ApiServer
 from handover_nodeagent.api.errors import Absent, Conflict, Gone, Refused, Unreachable
 from handover_nodeagent.api.watch import Pace, Watch
 from handover_nodeagent.status import report
+from handover_nodeagent.status.kubernetes_events import Event
 from handover_nodeagent.status.report import Reporter
 
 pytestmark = pytest.mark.api
@@ -197,7 +198,7 @@ async def test_the_death_of_the_api_server_is_survived(
             await sink.until("outage")
             for number in range(100):
                 status = WorkloadEndpointStatus(state=State.LIVE, interface=f"tap{number}")
-                reporter.status(desk.key("a"), uid, status)
+                reporter.want(desk.key("a"), uid, status)
                 await asyncio.sleep(0)
             assert reporter.pending == 1
         finally:
@@ -304,7 +305,7 @@ async def test_a_status_replaces_all_of_the_one_before(desk: Desk) -> None:
     )
     async with running(reporter):
         for status in (FULL, smaller, WorkloadEndpointStatus()):
-            reporter.status(desk.key("a"), uid, status)
+            reporter.want(desk.key("a"), uid, status)
             assert await reporter.flush(PATIENCE) == 0
             raw = await desk.api.get(desk.path("a"))
             assert raw["status"] == {**EMPTY, **status.to_object()}
@@ -316,15 +317,15 @@ async def test_the_echo_of_a_report_asks_for_no_other(desk: Desk) -> None:
     uid = await desk.create("a")
     reporter = Reporter(desk.api, lambda: NOW, desk.node)
     async with running(reporter):
-        reporter.status(desk.key("a"), uid, FULL)
+        reporter.want(desk.key("a"), uid, FULL)
         assert await reporter.flush(PATIENCE) == 0
         echo = WorkloadEndpoint.model_validate(await desk.api.get(desk.path("a")))
-        reporter.known(desk.key("a"), uid, echo.status)
+        reporter.learn(desk.key("a"), uid, echo.status)
         assert reporter.pending == 0
         other = {"op": "replace", "path": "/status/state", "value": "Base"}
         await desk.api.patch(f"{desk.path('a')}/status", [other])
         echo = WorkloadEndpoint.model_validate(await desk.api.get(desk.path("a")))
-        reporter.known(desk.key("a"), uid, echo.status)
+        reporter.learn(desk.key("a"), uid, echo.status)
         assert await reporter.flush(PATIENCE) == 0
     assert (await desk.status("a"))["state"] == "Live"
     assert reporter.counts.written == 2
@@ -346,7 +347,7 @@ async def test_an_event_can_be_seen_at_its_endpoint(desk: Desk) -> None:
     uid = await desk.create("a")
     reporter = Reporter(desk.api, lambda: NOW, desk.node)
     async with running(reporter):
-        reporter.event(desk.key("a"), uid, "CutOver", "RARP to route in 180 µs")
+        reporter.add_event(Event(desk.key("a"), uid, "CutOver", "RARP to route in 180 µs"))
         assert await reporter.flush(PATIENCE) == 0
     assert reporter.counts.failures == {}
     query = {"fieldSelector": f"involvedObject.uid={uid}"}

@@ -271,7 +271,8 @@ async def test_a_status_that_cannot_be_made_mutes_nobody(
 async def test_a_line_that_cannot_be_told_mutes_nobody(
     world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(world.desk, "event", fault.over(world.desk.event, lambda *_, **__: True))
+    raising = fault.over(world.desk.add_event, lambda *_: True)
+    monkeypatch.setattr(world.desk, "add_event", raising)
     world.put(said="target")
     await world.until_listening()
     world.send()

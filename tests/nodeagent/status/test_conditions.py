@@ -20,8 +20,8 @@ from handover_nodeagent.fsm.machine import Doubt, Machine
 from handover_nodeagent.network.admission import Admission
 from handover_nodeagent.network.model import Link, Route
 from handover_nodeagent.network.placement import Unplaced
-from handover_nodeagent.status import conditions as standing
-from handover_nodeagent.status.conditions import Standing
+from handover_nodeagent.status import conditions
+from handover_nodeagent.status.conditions import Facts
 
 NOON = dt.datetime(2026, 11, 25, 12, tzinfo=dt.UTC)
 LATER = NOON + dt.timedelta(minutes=5)
@@ -40,7 +40,7 @@ ENDPOINT = WorkloadEndpoint.model_validate(
     }
 )
 TARGET = Assignment(Role.TARGET, "m", "m1")
-BASE = Standing(
+BASE = Facts(
     ENDPOINT,
     Machine(State.BASE, 1, NOON, Assignment()),
     TAP,
@@ -49,7 +49,7 @@ BASE = Standing(
     routes=(Route(V6, 7, 1024, 254, 88), Route(V4, 7, 1024, 254, 88)),
 )
 LISTENING = dataclasses.replace(
-    BASE, machine=Machine(State.TARGET, 1, NOON, TARGET, "m1"), routes=(), hears=True
+    BASE, machine=Machine(State.TARGET, 1, NOON, TARGET, "m1"), routes=(), has_listener=True
 )
 DOUBTING = dataclasses.replace(BASE.machine, doubt=Doubt(Input.LEFT, NOON, dt.timedelta(seconds=1)))
 UNASKED = dataclasses.replace(
@@ -58,9 +58,9 @@ UNASKED = dataclasses.replace(
 NOWHERE = Unplaced(EndpointReason.INTERFACE_NOT_FOUND, "no interface tap0")
 
 
-def conditions(of: Standing, before: tuple[Condition, ...] = ()) -> dict[str, Condition]:
+def stated(of: Facts, before: tuple[Condition, ...] = ()) -> dict[str, Condition]:
     """Return what is said five minutes later."""
-    return {one.type: one for one in standing.status(of, before, LATER).conditions}
+    return {one.type: one for one in conditions.status(of, before, LATER).conditions}
 
 
 @pytest.mark.parametrize(
@@ -73,20 +73,20 @@ def conditions(of: Standing, before: tuple[Condition, ...] = ()) -> dict[str, Co
         (LISTENING, {}, "Listening", ("True", "Listening", "")),
         (
             LISTENING,
-            {"hears": False, "deafness": "CAP_NET_RAW is missing"},
+            {"has_listener": False, "cannot_listen": "CAP_NET_RAW is missing"},
             "Listening",
             ("False", "CannotListen", "CAP_NET_RAW is missing"),
         ),
         (
             LISTENING,
-            {"hears": False, "placement": NOWHERE},
+            {"has_listener": False, "placement": NOWHERE},
             "Listening",
             ("False", "InterfaceNotFound", "no interface tap0"),
         ),
         (BASE, {"placement": NOWHERE}, "Programmed", ("False", "InterfaceNotFound", "no interf")),
         (BASE, {"refusals": ("a: busy", "b: full")}, "Programmed", ("False", "Refused", "a: bus")),
-        (BASE, {"shadow": "the kernel prefers x"}, "Programmed", ("False", "Shadowed", "the ker")),
-        (BASE, {"owned": False}, "Programmed", ("False", "NotOwned", "routeOwnership is migr")),
+        (BASE, {"shadowed_by": "x wins"}, "Programmed", ("False", "Shadowed", "x wins")),
+        (BASE, {"is_owned": False}, "Programmed", ("False", "NotOwned", "routeOwnership is migr")),
         (
             BASE,
             {"settings": Settings.model_validate({"mode": "paused"})},
@@ -94,14 +94,14 @@ def conditions(of: Standing, before: tuple[Condition, ...] = ()) -> dict[str, Co
             ("False", "NotActive", "the agent's mode is paused"),
         ),
         (
-            dataclasses.replace(LISTENING, hears=False),
+            dataclasses.replace(LISTENING, has_listener=False),
             {"settings": Settings.model_validate({"mode": "paused"})},
             "Listening",
             ("False", "NotActive", "the agent's mode is paused"),
         ),
         *(
             (
-                dataclasses.replace(LISTENING, hears=False),
+                dataclasses.replace(LISTENING, has_listener=False),
                 {"is_paused": True},
                 kind,
                 ("False", "NotActive", "namespace default is paused, by its annotation handover"),
@@ -110,19 +110,19 @@ def conditions(of: Standing, before: tuple[Condition, ...] = ()) -> dict[str, Co
         ),
         (
             BASE,
-            {"handed_back": True},
+            {"is_handed_back": True},
             "Programmed",
             ("False", "HandedBack", "an uninstall asked for the node; our route to "),
         ),
         (
             dataclasses.replace(BASE, routes=()),
-            {"handed_back": True},
+            {"is_handed_back": True},
             "Programmed",
             ("False", "HandedBack", "an uninstall asked for the node"),
         ),
         (
             BASE,
-            {"fault": "follow: ValueError: no"},
+            {"internal_error": "follow: ValueError: no"},
             "Programmed",
             ("False", "InternalError", "follow: ValueError: no"),
         ),
@@ -198,14 +198,14 @@ def conditions(of: Standing, before: tuple[Condition, ...] = ()) -> dict[str, Co
             "Unguarded",
             ("True", "GuardContested", "somebody"),
         ),
-        (BASE, {"doubt": "odd"}, "InterfaceDoubted", ("True", "WouldBeRefused", "odd")),
-        (LISTENING, {"overdue": True}, "TargetTimeout", ("True", "NotAnnounced", "no announce")),
+        (BASE, {"interface_doubt": "odd"}, "InterfaceDoubted", ("True", "WouldBeRefused", "odd")),
+        (LISTENING, {"is_overdue": True}, "TargetTimeout", ("True", "NotAnnounced", "no announce")),
     ],
 )  # fmt: skip
 def test_what_is_so_is_said_with_its_reason(
-    of: Standing, changes: dict[str, Any], kind: str, expected: tuple[str, str, str]
+    of: Facts, changes: dict[str, Any], kind: str, expected: tuple[str, str, str]
 ) -> None:
-    found = conditions(dataclasses.replace(of, **changes))[kind]
+    found = stated(dataclasses.replace(of, **changes))[kind]
     assert (found.status, found.reason) == expected[:2]
     assert found.message.startswith(expected[2])
     assert bool(found.message) == bool(expected[2])
@@ -213,7 +213,7 @@ def test_what_is_so_is_said_with_its_reason(
 
 
 def test_what_is_wrong_only_now_and_then_is_not_said_while_it_is_not() -> None:
-    assert list(conditions(BASE)) == ["Programmed", "Listening", "Configured"]
+    assert list(stated(BASE)) == ["Programmed", "Listening", "Configured"]
 
 
 def test_a_problem_of_the_mode_goes_before_one_of_the_kernel() -> None:
@@ -224,39 +224,41 @@ def test_a_problem_of_the_mode_goes_before_one_of_the_kernel() -> None:
         placement=NOWHERE,
         settings=Settings.model_validate({"mode": "observe"}),
     )
-    assert conditions(both)["Programmed"].reason == "NotActive"
+    assert stated(both)["Programmed"].reason == "NotActive"
 
 
 def test_a_condition_keeps_its_time_until_its_status_changes() -> None:
-    before = standing.status(BASE, (), NOON).conditions
+    before = conditions.status(BASE, (), NOON).conditions
     refused = dataclasses.replace(BASE, refusals=("busy",))
-    assert conditions(BASE, before)["Programmed"].last_transition_time == NOON
-    assert conditions(refused, before)["Programmed"].last_transition_time == LATER
-    was_refused = standing.status(refused, (), NOON).conditions
-    shadowed = dataclasses.replace(BASE, shadow="x")
-    again = conditions(shadowed, was_refused)["Programmed"]
+    assert stated(BASE, before)["Programmed"].last_transition_time == NOON
+    assert stated(refused, before)["Programmed"].last_transition_time == LATER
+    was_refused = conditions.status(refused, (), NOON).conditions
+    shadowed = dataclasses.replace(BASE, shadowed_by="x")
+    again = stated(shadowed, was_refused)["Programmed"]
     assert (again.last_transition_time, again.reason) == (NOON, "Shadowed")
 
 
 def test_routes_are_told_in_one_order_however_they_came() -> None:
-    status = standing.status(BASE, (), NOON)
+    status = conditions.status(BASE, (), NOON)
     assert [route.address for route in status.routes] == [V4, V6]
-    assert status == standing.status(dataclasses.replace(BASE, routes=BASE.routes[::-1]), (), NOON)
+    assert status == conditions.status(
+        dataclasses.replace(BASE, routes=BASE.routes[::-1]), (), NOON
+    )
 
 
 def test_the_deadline_of_a_time_wait_is_told_and_no_other_timers() -> None:
     ended = Assignment(None, "m", "m1", outcome=Outcome.SUCCEEDED, ended_role=Role.TARGET)
     waiting = dataclasses.replace(BASE, machine=Machine(State.TIME_WAIT, 1, NOON, ended, "m1"))
-    assert standing.status(waiting, (), LATER).deadline == NOON + dt.timedelta(seconds=30)
+    assert conditions.status(waiting, (), LATER).deadline == NOON + dt.timedelta(seconds=30)
     doubting = dataclasses.replace(BASE, machine=DOUBTING)
-    assert standing.status(doubting, (), NOON).deadline is None
+    assert conditions.status(doubting, (), NOON).deadline is None
 
 
 def test_a_time_wait_in_doubt_has_no_deadline() -> None:
     ended = Assignment(None, "m", "m1", outcome=Outcome.ABORTED, ended_role=Role.TARGET)
     doubt = Doubt(Input.ABORTED, NOON, dt.timedelta(seconds=1))
     waiting = Machine(State.TIME_WAIT, 1, NOON, ended, "m1", doubt=doubt)
-    status = standing.status(dataclasses.replace(BASE, machine=waiting), (), LATER)
+    status = conditions.status(dataclasses.replace(BASE, machine=waiting), (), LATER)
     assert status.deadline is None
     assert [(c.status, c.reason) for c in status.conditions if c.type == "StillAlive"] == [
         ("True", "GuestAnswers")
@@ -264,7 +266,7 @@ def test_a_time_wait_in_doubt_has_no_deadline() -> None:
 
 
 def test_a_status_says_what_was_acted_upon() -> None:
-    status = standing.status(LISTENING, (), NOON)
+    status = conditions.status(LISTENING, (), NOON)
     expected = WorkloadEndpointStatus(
         state=State.TARGET,
         since=NOON,
@@ -275,14 +277,14 @@ def test_a_status_says_what_was_acted_upon() -> None:
     )
     assert status == expected
     unplaced = dataclasses.replace(LISTENING, placement=NOWHERE)
-    assert standing.status(unplaced, (), NOON).interface is None
+    assert conditions.status(unplaced, (), NOON).interface is None
 
 
 def test_a_message_stays_short_whatever_many_endpoints_share() -> None:
     """Else the API server refuses the whole status, for ever (32 KiB of one message)."""
     crowd = tuple(ObjectKey("n" * 60, f"{number}" * 60) for number in range(300))
     many = {ip_address(f"10.65.0.{number}"): crowd for number in range(16)}
-    said = conditions(dataclasses.replace(BASE, sharers=many, refusals=("x" * 9000,)))
+    said = stated(dataclasses.replace(BASE, sharers=many, refusals=("x" * 9000,)))
     assert " and 295 more" in said["AddressShared"].message
     assert max(len(one.message) for one in said.values()) <= 2048
 
@@ -294,5 +296,5 @@ def test_what_the_operator_sees_of_another_node_is_a_condition() -> None:
         update={"annotations": {**metadata.annotations, names.ADDRESS_SHARED: text}}
     )
     endpoint = BASE.endpoint.model_copy(update={"metadata": noted})
-    said = conditions(dataclasses.replace(BASE, endpoint=endpoint))["AddressShared"]
+    said = stated(dataclasses.replace(BASE, endpoint=endpoint))["AddressShared"]
     assert (said.status, said.reason, said.message) == ("True", "ServedElsewhere", text)

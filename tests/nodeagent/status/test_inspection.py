@@ -24,7 +24,7 @@ from handover_nodeagent.fsm.restart import Found, resume
 from handover_nodeagent.network.admission import Admission
 from handover_nodeagent.network.model import IPAddress, Link
 from handover_nodeagent.status import inspection, local_socket
-from handover_nodeagent.status.conditions import Standing
+from handover_nodeagent.status.conditions import Facts
 from handover_nodeagent.status.inspection import Entry, Snapshot
 
 NOW = dt.datetime(2026, 11, 25, 12, tzinfo=dt.UTC)
@@ -127,7 +127,7 @@ def test_an_entry_is_the_status_that_is_reported() -> None:
     machine = resume(found, NOW).machine
     assert machine is not None
     none: dict[IPAddress, str] = {}
-    described = Standing(
+    described = Facts(
         endpoint, machine, Link(1, "tap0", "", up=True), Admission((), none), Settings()
     )
     shown = inspection.entry(described, NOW)

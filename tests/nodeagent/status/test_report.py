@@ -24,6 +24,7 @@ from handover_nodeagent.api.errors import (
     Unreachable,
 )
 from handover_nodeagent.status import kubernetes_events, report
+from handover_nodeagent.status.kubernetes_events import Event
 from handover_nodeagent.status.report import Reporter
 
 NOW = dt.datetime(2026, 11, 24, 12, 0, 0, 250000, tzinfo=dt.UTC)
@@ -133,9 +134,9 @@ def test_a_report_replaces_the_whole_status_of_this_very_object() -> None:
 async def test_a_status_is_written_once(desk: Desk, reporter: Reporter) -> None:
     async with running(reporter):
         for _ in range(3):
-            reporter.status(A, "u", BASE)
+            reporter.want(A, "u", BASE)
             await settled(reporter)
-        reporter.known(A, "u", BASE)
+        reporter.learn(A, "u", BASE)
         await settled(reporter)
     assert desk.patches == [("a", "u", BASE.to_object())]
     assert reporter.counts.written == 1
@@ -143,10 +144,10 @@ async def test_a_status_is_written_once(desk: Desk, reporter: Reporter) -> None:
 
 async def test_what_the_api_has_already_is_not_written(desk: Desk, reporter: Reporter) -> None:
     async with running(reporter):
-        reporter.known(A, "u", BASE)
-        reporter.status(A, "u", BASE)
-        reporter.status(B, "u", BASE)
-        reporter.known(B, "u", BASE)
+        reporter.learn(A, "u", BASE)
+        reporter.want(A, "u", BASE)
+        reporter.want(B, "u", BASE)
+        reporter.learn(B, "u", BASE)
         await settled(reporter)
     assert desk.attempts == 0
 
@@ -155,9 +156,9 @@ async def test_what_somebody_else_has_changed_is_written_again(
     desk: Desk, reporter: Reporter
 ) -> None:
     async with running(reporter):
-        reporter.status(A, "u", BASE)
+        reporter.want(A, "u", BASE)
         await settled(reporter)
-        reporter.known(A, "u", WorkloadEndpointStatus())
+        reporter.learn(A, "u", WorkloadEndpointStatus())
         await settled(reporter)
     assert desk.states == [("a", "Base")] * 2
 
@@ -167,11 +168,11 @@ async def test_of_what_comes_while_one_is_on_its_way_the_newest_wins(
 ) -> None:
     desk.open.clear()
     async with running(reporter):
-        reporter.status(A, "u", BASE)
+        reporter.want(A, "u", BASE)
         await desk.until(lambda: desk.attempts)
         for status in (TARGET, BASE, LIVE):
-            reporter.status(A, "u", status)
-        reporter.status(B, "u", BASE)
+            reporter.want(A, "u", status)
+        reporter.want(B, "u", BASE)
         await desk.until(lambda: desk.attempts == 2)
         desk.open.set()
         await settled(reporter)
@@ -185,7 +186,7 @@ async def test_what_returned_to_what_was_on_its_way_is_not_written_twice(
     desk.open.clear()
     async with running(reporter):
         for status in (BASE, LIVE, BASE):
-            reporter.status(A, "u", status)
+            reporter.want(A, "u", status)
             await desk.until(lambda: desk.attempts)
         desk.open.set()
         await settled(reporter)
@@ -194,8 +195,8 @@ async def test_what_returned_to_what_was_on_its_way_is_not_written_twice(
 
 async def test_the_last_one_asked_for_is_written_first(desk: Desk, reporter: Reporter) -> None:
     for name in ("a", "b", "c", "d"):
-        reporter.status(ObjectKey("ns", name), "u", BASE)
-    reporter.status(B, "u", LIVE)
+        reporter.want(ObjectKey("ns", name), "u", BASE)
+    reporter.want(B, "u", LIVE)
     async with running(reporter):
         await settled(reporter)
     assert desk.states == [("b", "Live"), ("d", "Base"), ("c", "Base"), ("a", "Base")]
@@ -204,10 +205,10 @@ async def test_the_last_one_asked_for_is_written_first(desk: Desk, reporter: Rep
 async def test_an_object_that_is_not_there_is_forgotten(desk: Desk, reporter: Reporter) -> None:
     desk.fail("a", Absent("gone"))
     async with running(reporter):
-        reporter.status(A, "u", BASE)
+        reporter.want(A, "u", BASE)
         await settled(reporter)
         assert (desk.attempts, desk.patches, reporter._slots) == (1, [], {})
-        reporter.status(A, "u", BASE)
+        reporter.want(A, "u", BASE)
         await settled(reporter)
     assert desk.states == [("a", "Base")]
 
@@ -215,11 +216,11 @@ async def test_an_object_that_is_not_there_is_forgotten(desk: Desk, reporter: Re
 async def test_an_object_that_is_said_to_be_gone_is_forgotten(
     desk: Desk, reporter: Reporter
 ) -> None:
-    reporter.status(A, "u", BASE)
-    reporter.status(A, "another", None)
+    reporter.want(A, "u", BASE)
+    reporter.forget(A, "another")
     assert reporter.pending == 1
-    reporter.status(A, "u", None)
-    reporter.status(A, "u", None)
+    reporter.forget(A, "u")
+    reporter.forget(A, "u")
     async with running(reporter):
         await settled(reporter)
     assert (desk.attempts, reporter._slots) == (0, {})
@@ -229,10 +230,10 @@ async def test_another_object_of_the_name_begins_anew(desk: Desk, reporter: Repo
     """Neither what was wanted nor what was written says anything about it."""
     desk.open.clear()
     async with running(reporter):
-        reporter.status(A, "old", BASE)
+        reporter.want(A, "old", BASE)
         await desk.until(lambda: desk.attempts)
         desk.uids["a"] = "new"
-        reporter.status(A, "new", BASE)
+        reporter.want(A, "new", BASE)
         desk.open.set()
         await settled(reporter)
     assert [uid for _, uid, _ in desk.patches] == ["new"]
@@ -246,9 +247,9 @@ async def test_a_refusal_of_one_does_not_stop_the_others(
 ) -> None:
     desk.fail("a", error, error)
     async with running(reporter):
-        reporter.status(A, "u", BASE)
+        reporter.want(A, "u", BASE)
         await desk.until(lambda: desk.attempts == 1)
-        reporter.status(B, "u", BASE)
+        reporter.want(B, "u", BASE)
         await desk.until(lambda: len(desk.patches) == 2)
     assert desk.states == [("b", "Base"), ("a", "Base")]
     assert reporter.counts.failures == {type(error).__name__.lower(): 2}
@@ -259,16 +260,16 @@ async def test_the_same_again_does_not_shorten_the_wait_after_a_refusal(
 ) -> None:
     desk.fail("a", *(Unavailable("429", retry_after=60.0) for _ in range(9)))
     async with running(reporter):
-        reporter.status(A, "u", BASE)
+        reporter.want(A, "u", BASE)
         await desk.until(lambda: desk.attempts == 1)
         for _ in range(20):
-            reporter.status(A, "u", BASE)
+            reporter.want(A, "u", BASE)
             await asyncio.sleep(0)
         assert (desk.attempts, reporter.pending) == (1, 1)
         timer = reporter._slots[A].retry._timer
         assert timer is not None
         assert timer.when() - asyncio.get_running_loop().time() > 30.0
-        reporter.status(A, "u", LIVE)
+        reporter.want(A, "u", LIVE)
         await desk.until(lambda: desk.attempts == 2)
 
 
@@ -278,9 +279,9 @@ async def test_what_was_refused_does_not_delay_what_came_meanwhile(
     desk.fail("a", Unavailable("429", retry_after=60.0))
     desk.open.clear()
     async with running(reporter):
-        reporter.status(A, "u", BASE)
+        reporter.want(A, "u", BASE)
         await desk.until(lambda: desk.attempts)
-        reporter.status(A, "u", LIVE)
+        reporter.want(A, "u", LIVE)
         desk.open.set()
         await desk.until(lambda: desk.patches)
     assert desk.states == [("a", "Live")]
@@ -291,13 +292,13 @@ async def test_a_write_whose_answer_was_lost_may_have_happened(
 ) -> None:
     """So what was there before is written again, though it is what the API had last."""
     async with running(reporter):
-        reporter.status(A, "u", BASE)
+        reporter.want(A, "u", BASE)
         await settled(reporter)
         desk.fail("a", Unreachable("cut"))
         desk.open.clear()
-        reporter.status(A, "u", LIVE)
+        reporter.want(A, "u", LIVE)
         await desk.until(lambda: desk.attempts == 2)
-        reporter.status(A, "u", BASE)
+        reporter.want(A, "u", BASE)
         desk.open.set()
         await settled(reporter)
     assert desk.states == [("a", "Base")] * 2
@@ -306,13 +307,13 @@ async def test_a_write_whose_answer_was_lost_may_have_happened(
 async def test_what_was_forgotten_is_not_tried_again(desk: Desk, reporter: Reporter) -> None:
     desk.fail("a", Refused("no"))
     async with running(reporter):
-        reporter.status(A, "u", BASE)
+        reporter.want(A, "u", BASE)
         await desk.until(lambda: reporter.counts.failures)
-        reporter.status(A, "u", None)
+        reporter.forget(A, "u")
         desk.open.clear()
-        reporter.status(B, "u", BASE)
+        reporter.want(B, "u", BASE)
         await desk.until(lambda: desk.attempts == 2)
-        reporter.status(B, "u", None)
+        reporter.forget(B, "u")
         desk.fail("b", Refused("no"))
         desk.open.set()
         await asyncio.sleep(0.15)
@@ -325,8 +326,8 @@ async def test_an_api_that_is_down_costs_neither_attempts_nor_memory(
     desk.down = True
     async with running(reporter):
         for number in range(1000):
-            reporter.status(A, "u", WorkloadEndpointStatus(interface=f"tap{number}"))
-            reporter.status(B, "u", WorkloadEndpointStatus(interface=f"tap{number}"))
+            reporter.want(A, "u", WorkloadEndpointStatus(interface=f"tap{number}"))
+            reporter.want(B, "u", WorkloadEndpointStatus(interface=f"tap{number}"))
             await asyncio.sleep(0)
         assert (len(reporter._slots), reporter.pending) == (2, 2)
         await desk.until(lambda: desk.attempts >= 3)
@@ -341,7 +342,7 @@ async def test_when_the_api_has_been_heard_nothing_waits_any_longer(
 ) -> None:
     desk.down = True
     async with running(reporter):
-        reporter.status(A, "u", BASE)
+        reporter.want(A, "u", BASE)
         await desk.until(lambda: desk.attempts)
         await desk.until(lambda: not reporter._gate.is_open)
         reporter._gate._retry.cancel()
@@ -356,7 +357,7 @@ async def test_writes_are_bounded_in_rate(
     monkeypatch.setattr(report, "RATE", 200.0)
     monkeypatch.setattr(report, "BURST", 20)
     for number in range(40):
-        reporter.status(ObjectKey("ns", f"ep{number}"), "u", BASE)
+        reporter.want(ObjectKey("ns", f"ep{number}"), "u", BASE)
     loop = asyncio.get_running_loop()
     began = loop.time()
     async with running(reporter):
@@ -367,8 +368,8 @@ async def test_writes_are_bounded_in_rate(
 async def test_a_flush_ends_in_time_and_says_what_is_left(desk: Desk, reporter: Reporter) -> None:
     desk.down = True
     async with running(reporter):
-        reporter.status(A, "u", BASE)
-        reporter.event(A, "u", "CutOver", "m")
+        reporter.want(A, "u", BASE)
+        reporter.add_event(Event(A, "u", "CutOver", "m"))
         assert await reporter.flush(0.05) == 2
         desk.down = False
         assert await reporter.flush(PATIENCE) == 0
@@ -378,21 +379,21 @@ async def test_a_flush_ends_in_time_and_says_what_is_left(desk: Desk, reporter: 
 async def test_an_event_is_told(desk: Desk, reporter: Reporter) -> None:
     async with running(reporter):
         for _ in range(3):
-            reporter.event(A, "u", "OrphanRoute", "m", warning=True)
+            reporter.add_event(Event(A, "u", "OrphanRoute", "m", is_warning=True))
             await settled(reporter)
     (event,) = desk.events
     assert event["involvedObject"]["uid"] == "u"
     assert (event["type"], event["source"]["host"]) == ("Warning", "node-a")
-    assert (reporter.counts.told, reporter.notices.coalesced) == (1, 2)
+    assert (reporter.counts.created, reporter.events.coalesced) == (1, 2)
 
 
 async def test_an_event_whose_answer_was_lost_is_told_once(desk: Desk, reporter: Reporter) -> None:
     """The second attempt has the name of the first, so the API server knows it."""
     desk.fail("events", Unreachable("cut"), Unavailable("500"), Conflict("already exists"))
     async with running(reporter):
-        reporter.event(A, "u", "CutOver", "m")
+        reporter.add_event(Event(A, "u", "CutOver", "m"))
         await settled(reporter)
-    assert (desk.attempts, desk.events, reporter.counts.told) == (3, [], 1)
+    assert (desk.attempts, desk.events, reporter.counts.created) == (3, [], 1)
 
 
 @pytest.mark.parametrize("error", [Refused("the namespace is terminating"), Absent("no such")])
@@ -401,8 +402,8 @@ async def test_an_event_that_nobody_wants_is_dropped(
 ) -> None:
     desk.fail("events", error)
     async with running(reporter):
-        reporter.event(A, "u", "CutOver", "m")
-        reporter.event(A, "u", "CutOver", "n")
+        reporter.add_event(Event(A, "u", "CutOver", "m"))
+        reporter.add_event(Event(A, "u", "CutOver", "n"))
         await settled(reporter)
     assert [event["message"] for event in desk.events] == ["n"]
 
@@ -448,15 +449,15 @@ def test_in_the_end_the_api_has_what_was_wanted_last(
                 key = ObjectKey("ns", name)
                 if is_echo and name in store.objects:
                     echo = WorkloadEndpointStatus(interface=store.objects[name])
-                    reporter.known(key, "u", echo)
+                    reporter.learn(key, "u", echo)
                 else:
                     wanted[name] = WorkloadEndpointStatus(interface=text)
-                    reporter.status(key, "u", wanted[name])
+                    reporter.want(key, "u", wanted[name])
                 for _ in range(pause):
                     await asyncio.sleep(0)
             store.chance = None
             for name, status in wanted.items():
-                reporter.status(ObjectKey("ns", name), "u", status)
+                reporter.want(ObjectKey("ns", name), "u", status)
             assert await reporter.flush(PATIENCE) == 0
         expected = {name: status.interface for name, status in wanted.items()}
         assert expected == store.objects
@@ -468,25 +469,29 @@ async def test_what_raises_for_one_is_tried_again_and_mutes_nobody(
     desk: Desk, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also in the queue of Events, where the one that raised is lost."""
-    operations, body, left = report.operations, kubernetes_events.body, [ArithmeticError()] * 2
+    operations, to_object, left = (
+        report.operations,
+        kubernetes_events.to_object,
+        [ArithmeticError()] * 2,
+    )
 
     def raising(uid: str, status: WorkloadEndpointStatus) -> Any:
         if status is TARGET and left:
             raise left.pop()
         return operations(uid, status)
 
-    def raising_too(waiting: Any, node: str) -> Any:
-        if waiting.notice.reason == "Bad":
+    def raising_too(pending: Any, node: str) -> Any:
+        if pending.event.reason == "Bad":
             raise ArithmeticError
-        return body(waiting, node)
+        return to_object(pending, node)
 
     monkeypatch.setattr(report, "operations", raising)
-    monkeypatch.setattr(kubernetes_events, "body", raising_too)
+    monkeypatch.setattr(kubernetes_events, "to_object", raising_too)
     async with running(reporter):
-        reporter.status(A, "u", TARGET)
-        reporter.status(B, "u", BASE)
-        reporter.event(A, "u", "Bad", "text")
-        reporter.event(A, "u", "Good", "text")
+        reporter.want(A, "u", TARGET)
+        reporter.want(B, "u", BASE)
+        reporter.add_event(Event(A, "u", "Bad", "text"))
+        reporter.add_event(Event(A, "u", "Good", "text"))
         await desk.until(lambda: len(desk.patches) == 2 and desk.events)
         await settled(reporter)
     assert sorted(desk.states) == [("a", "Target"), ("b", "Base")]
