@@ -23,18 +23,18 @@ from handover_nodeagent.kernel.netlink import channel
 from handover_nodeagent.memory import Memory
 from handover_nodeagent.reconcile.alarms import Alarms
 from handover_nodeagent.routes.host_routes import Routes
-from handover_nodeagent.sniff.ear import Ear
+from handover_nodeagent.sniff.endpoint_listener import EndpointListener
 
 Moment = Literal["before", "after"]
 
 STEPS: Final[dict[str, tuple[Any, str]]] = {
-    "hearing": (Ear, "heard"),
+    "hearing": (EndpointListener, "heard"),
     "sending": (Routes, "cut_over"),
     "answer": (channel.Channel, "_collect"),
     "deciding": (fsm, "step"),
     "gateway": (Alarms, "correct"),
     "alarms": (Alarms, "follow"),
-    "question": (Ear, "ask"),
+    "question": (EndpointListener, "ask"),
     "timer": (Alarms, "_pop"),
     "exchange": (Routes, "_carry_out"),
     "removal": (routes, "encode_remove"),

@@ -2,8 +2,8 @@
 
 Theory of operation. A VM that migrates exists twice for a while: its pod on the source node and
 its pod on the target node, both with the same address. Only one may attract the traffic, and
-only the packets of the guest tell which. So the target starts silent (Target: no route, all
-ears), and the guest's announcement, not the API, puts its routes in, with elevated priority
+only the packets of the guest tell which. So the target starts silent (Target: no route, but
+listening), and the guest's announcement, not the API, puts its routes in, with elevated priority
 (Live), so that they win against those of the source that are still there. When the API says that
 the migration succeeded, the elevated routes outlive the convergence of the other nodes
 (TimeWait) and then become normal ones (Base).

@@ -88,7 +88,7 @@ def _update(machine: Machine, updated: Machine, now: dt.datetime) -> Step:
         return Step(updated)
     if machine.state is not State.ASKING:
         return Step(updated, (StartProbes(machine.episode),))
-    # The answers so far fell on deaf ears: the guest gets its whole time once more.
+    # No answer counted so far: the guest gets its whole time once more.
     asking = dataclasses.replace(updated, episode=machine.episode + 1, since=now)
     return Step(asking, (AskGuest(asking.episode),))
 

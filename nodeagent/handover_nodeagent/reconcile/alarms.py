@@ -1,4 +1,4 @@
-"""What attends an endpoint's machine: its ears, its prepared cutover and its timers.
+"""What attends an endpoint's machine: its listening, its prepared cutover and its timers.
 
 All of it is derived from the machine after each step, so nothing depends on having seen one.
 """
@@ -15,8 +15,8 @@ from handover_nodeagent.fsm.events import Event, FellSilent
 from handover_nodeagent.fsm.timers import Timer
 from handover_nodeagent.reconcile.endpoint import Endpoint
 from handover_nodeagent.routes.host_routes import Routes
-from handover_nodeagent.sniff import ear
-from handover_nodeagent.sniff.ear import Audience, Ear
+from handover_nodeagent.sniff import endpoint_listener
+from handover_nodeagent.sniff.endpoint_listener import EndpointListener, EventSink
 
 
 class Alarms:
@@ -27,20 +27,20 @@ class Alarms:
 
     def __init__(
         self,
-        audience: Audience,
+        sink: EventSink,
         feed: Callable[[Endpoint, Event], None],
         overdue: Callable[[Endpoint], None],
         clock: Callable[[], dt.datetime],
     ) -> None:
         self.expectation: Callable[[bool], None] = _nothing
         self._awaited: set[ObjectKey] = set()
-        self._audience = audience
+        self._sink = sink
         self._feed = feed
         self._overdue = overdue
         self._clock = clock
 
     def follow(self, endpoint: Endpoint, routes: Routes, settings: Settings) -> None:
-        """Let ears, prepared cutover and timers follow the machine; while paused, none."""
+        """Let listening, prepared cutover and timers follow the machine; while paused, none."""
         if settings.mode is Mode.PAUSED or endpoint.is_paused:
             self.leave(endpoint)
             return
@@ -65,34 +65,34 @@ class Alarms:
 
     def question(self, endpoint: Endpoint, command: commands.Command) -> None:
         """Send the guest what *command* wants sent."""
-        if endpoint.ear is None:
+        if endpoint.listener is None:
             return
         if isinstance(command, commands.StartProbes):
-            endpoint.ear.start_probes()
+            endpoint.listener.start_probes()
         elif isinstance(command, commands.RenewProbes):
-            endpoint.ear.renew_probes()
+            endpoint.listener.renew_probes()
         elif isinstance(command, commands.AskGuest):
-            endpoint.ear.ask()
+            endpoint.listener.ask()
 
     def correct(self, endpoint: Endpoint, settings: Settings) -> None:
         """Tell the guest where its gateway is now."""
         if settings.mode is not Mode.ACTIVE or endpoint.is_paused:
             return
-        if endpoint.ear:
-            endpoint.ear.correct()
+        if endpoint.listener:
+            endpoint.listener.correct()
         elif endpoint.link:
-            ear.correct_without(endpoint.attention(endpoint.link, settings))
+            endpoint_listener.send_corrections(endpoint.listen_spec_on(endpoint.link, settings))
 
     def _listen(self, endpoint: Endpoint, settings: Settings) -> None:
-        tuning = endpoint.tuning(settings)
-        if tuning is None:
-            if endpoint.ear:
-                endpoint.ear.close()
-            endpoint.ear = None
-        elif endpoint.ear:
-            endpoint.ear.tune(tuning)
+        spec = endpoint.listen_spec(settings)
+        if spec is None:
+            if endpoint.listener:
+                endpoint.listener.close()
+            endpoint.listener = None
+        elif endpoint.listener:
+            endpoint.listener.update(spec)
         else:
-            endpoint.ear = Ear(endpoint.key, tuning, self._audience)
+            endpoint.listener = EndpointListener(endpoint.key, spec, self._sink)
 
     def _wind(self, endpoint: Endpoint, timer: Timer | None) -> None:
         if timer == endpoint.timer:
@@ -110,9 +110,9 @@ class Alarms:
 
     def waits_on(self, endpoint: Endpoint, event: FellSilent) -> bool:
         """Tell whether it is too early for silence; then it is due again when it may be true."""
-        if endpoint.ear is None or event.episode != endpoint.machine.episode:
+        if endpoint.listener is None or event.episode != endpoint.machine.episode:
             return False
-        left = endpoint.ear.silence_in(timers.SILENCE.total_seconds())
+        left = endpoint.listener.silence_in(timers.SILENCE.total_seconds())
         if left <= 0:
             return False
         length = dt.timedelta(seconds=left)

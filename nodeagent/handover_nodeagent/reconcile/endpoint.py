@@ -21,7 +21,7 @@ from handover_nodeagent.network.model import Link
 from handover_nodeagent.network.placement import Unplaced
 from handover_nodeagent.routes.host_routes import Prepared
 from handover_nodeagent.sniff import probe
-from handover_nodeagent.sniff.ear import Ear, Tuning
+from handover_nodeagent.sniff.endpoint_listener import EndpointListener, ListenSpec
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +53,7 @@ class Endpoint:
     learned_mac: str | None = None
     neigh_mac: str | None = None
     cutover: Cutover | None = None
-    ear: Ear | None = None
+    listener: EndpointListener | None = None
     prepared: Prepared | None = None
     heard: Heard | None = None
     timer: Timer | None = None
@@ -117,16 +117,16 @@ class Endpoint:
             self.is_guarded,
         )
 
-    def tuning(self, settings: Settings) -> Tuning | None:
+    def listen_spec(self, settings: Settings) -> ListenSpec | None:
         """Return what to listen for; None where there is nothing to listen to or for."""
         if self.link is None or not self.machine.is_listening:
             return None
-        return self.attention(self.link, settings)
+        return self.listen_spec_on(self.link, settings)
 
-    def attention(self, link: Link, settings: Settings) -> Tuning:
+    def listen_spec_on(self, link: Link, settings: Settings) -> ListenSpec:
         """Return how its guest would be heard on *link*."""
         trusting = self.machine.is_trusting
-        return Tuning(
+        return ListenSpec(
             link,
             self.admission.allowed,
             gateways.of(self.object.spec, link, settings),
@@ -162,7 +162,7 @@ class Endpoint:
         for alarm in (self.alarm, self.overdue_alarm):
             if alarm:
                 alarm.cancel()
-        if self.ear:
-            self.ear.close()
-        self.alarm = self.overdue_alarm = self.ear = self.prepared = self.heard = None
+        if self.listener:
+            self.listener.close()
+        self.alarm = self.overdue_alarm = self.listener = self.prepared = self.heard = None
         return self

@@ -194,7 +194,7 @@ class Reconciler:
         if endpoint is not None:
             self.feed(endpoint, Unaskable(episode))
 
-    def hearing_changed(self, key: ObjectKey) -> None:
+    def listening_changed(self, key: ObjectKey) -> None:
         """Report that a listener was lost or is back."""
         endpoint = self.endpoints.get(key)
         if endpoint is not None:
@@ -241,7 +241,7 @@ class Reconciler:
         self.faults.attempt(endpoint.key, FOLLOW, follow)
 
     def _let_follow(self, endpoint: Endpoint, step: Step) -> None:
-        """Let routes, then guest, ears, timers and memory follow the machine."""
+        """Let routes, then guest, listening, timers and memory follow the machine."""
         self._follow(endpoint)
         for command in step.commands:
             if isinstance(command, commands.AnnounceGateway):
@@ -435,8 +435,8 @@ class Reconciler:
             return
         self._follow(endpoint)
         self.alarms.follow(endpoint, self.routes, self.settings)
-        if is_elsewhere and endpoint.ear:
-            endpoint.ear.start_probes()
+        if is_elsewhere and endpoint.listener:
+            endpoint.listener.start_probes()
         self._publisher.report(endpoint)
 
     def unreadable(self, stub: Stub, addresses: Iterable[IPAddress], why: str) -> None:
@@ -455,7 +455,7 @@ class Reconciler:
         self.enforcer.reapply(self.enforcer.spare(key, ()))
 
     def heal(self) -> None:
-        """Let ears and timers of all endpoints follow their machines once more."""
+        """Let listening and timers of all endpoints follow their machines once more."""
         for endpoint in tuple(self.endpoints.values()):
             follow = partial(self.alarms.follow, endpoint, self.routes, self.settings)
             self.faults.attempt(endpoint.key, "heal", follow)

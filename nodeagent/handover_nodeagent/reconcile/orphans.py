@@ -22,7 +22,7 @@ from handover_nodeagent.memory import Memory, Record
 from handover_nodeagent.network.links import Links
 from handover_nodeagent.network.model import IPAddress, Link, Route
 from handover_nodeagent.reconcile.enforce import Enforcer
-from handover_nodeagent.sniff.ear import Ear, Tuning
+from handover_nodeagent.sniff.endpoint_listener import EndpointListener, ListenSpec
 from handover_nodeagent.sniff.verdict import Accepted
 
 _FIRST: Final = fsm.FIRST_ASK_INTERVAL.total_seconds()
@@ -53,16 +53,16 @@ class _Doubted:
 
     orphan: Orphan
     patience: float = _FIRST
-    ear: Ear | None = None
+    listener: EndpointListener | None = None
     alarm: asyncio.TimerHandle | None = None
 
     def retire(self) -> None:
         """Stop asking."""
-        if self.ear:
-            self.ear.close()
+        if self.listener:
+            self.listener.close()
         if self.alarm:
             self.alarm.cancel()
-        self.ear = self.alarm = None
+        self.listener = self.alarm = None
 
 
 class Orphans:
@@ -108,9 +108,9 @@ class Orphans:
         for key in tuple(self._doubted):
             self.forget(key)
 
-    # What an ear tells of the guest that it asks.
+    # What a listener tells of the guest that it asks.
 
-    def heard(self, key: ObjectKey, episode: int, accepted: Accepted, received_at: int) -> None:  # noqa: ARG002  the audience's form
+    def heard(self, key: ObjectKey, episode: int, accepted: Accepted, received_at: int) -> None:  # noqa: ARG002  the sink's form
         """Leave a guest in peace that answers."""
         self._answered(key, episode)
 
@@ -118,12 +118,12 @@ class Orphans:
         """Take who cannot be asked for one that answers."""
         self._answered(key, episode)
 
-    def hearing_changed(self, key: ObjectKey) -> None:
+    def listening_changed(self, key: ObjectKey) -> None:
         """Know what nobody is told of: an orphan has no status."""
 
     def _answered(self, key: ObjectKey, episode: int) -> None:
         doubted = self._doubted.get(key)
-        if doubted and doubted.ear and doubted.ear.tuning.episode == episode:
+        if doubted and doubted.listener and doubted.listener.spec.episode == episode:
             self._rest(doubted)
 
     # From one asking to the next.
@@ -138,13 +138,13 @@ class Orphans:
             self._wind(doubted, doubted.patience, self._ask)
             return
         self._episode += 1
-        doubted.ear = Ear(orphan.key, self._tuning(orphan, held, link), self)
-        doubted.ear.ask()
+        doubted.listener = EndpointListener(orphan.key, self._listen_spec(orphan, held, link), self)
+        doubted.listener.ask()
         self._wind(doubted, _SILENCE, self._conclude)
 
-    def _tuning(self, orphan: Orphan, held: tuple[Route, ...], link: Link) -> Tuning:
+    def _listen_spec(self, orphan: Orphan, held: tuple[Route, ...], link: Link) -> ListenSpec:
         addresses = tuple(dict.fromkeys(route.address for route in held))
-        return Tuning(
+        return ListenSpec(
             link,
             addresses,
             orphan.gateways,
@@ -158,13 +158,13 @@ class Orphans:
 
     def _conclude(self, doubted: _Doubted) -> None:
         """Take the routes out where the guest is silent; what was never asked is not."""
-        assert doubted.ear is not None
-        left = doubted.ear.silence_in(_SILENCE)
+        assert doubted.listener is not None
+        left = doubted.listener.silence_in(_SILENCE)
         if self._is_left(doubted.orphan):
             self._rest(doubted)
         elif left <= 0:
             self._lose(doubted)
-        elif doubted.ear.was_asked:
+        elif doubted.listener.was_asked:
             self._wind(doubted, left, self._conclude)
         else:
             self._rest(doubted)

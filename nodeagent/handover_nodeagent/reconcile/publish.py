@@ -224,8 +224,8 @@ def describe(
         contested="; ".join(contested[one] for one in allowed if one in contested),
         unguarded=_unguarded(link, enforcer.guard),
         interface_doubt=placement.objection_to_current(endpoint.object, link) if link else "",
-        has_listener=endpoint.ear is not None and endpoint.ear.is_open,
-        cannot_listen=endpoint.ear.trouble if endpoint.ear else "",
+        has_listener=endpoint.listener is not None and endpoint.listener.is_open,
+        cannot_listen=endpoint.listener.trouble if endpoint.listener else "",
         internal_error="; ".join(
             trouble for one in allowed if (trouble := enforcer.trouble(one)[1])
         ),

@@ -38,7 +38,7 @@ class CannotListenError(Exception):
 class Capture:
     """One open socket.
 
-    ``trouble``: why the interface is deaf and mute, "" again once a frame could be sent. A link
+    ``trouble``: why nothing can be heard or sent, "" again once a frame could be sent. A link
     that comes up again brings the socket back to life.
     """
 

@@ -1,4 +1,4 @@
-"""One endpoint's ears and voice on the event loop: capture, judge, probe, and keep calm.
+"""One open interface on the event loop: capture, judge, probe, and keep calm.
 
 From frame to ``Sink.heard`` there is no task and no await: the callback of the descriptor reads,
 judges and calls. What a flood costs is bounded: so many frames per wake-up and, when more come
@@ -20,7 +20,7 @@ PATIENCE: Final = 64
 """Frames within ``WINDOW`` that are still no flood: more than the receive buffer holds."""
 WINDOW: Final = 0.1
 CALM: Final = 0.1
-"""How long, in seconds, a flood makes us deaf to anything but a RARP."""
+"""How long, in seconds, a flood lets nothing through but a RARP."""
 CLOSE_AFTER: Final = 0.1
 """Where twenty guests announce at once, all twenty routes come before the first close."""
 

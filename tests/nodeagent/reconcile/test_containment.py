@@ -17,7 +17,7 @@ from handover_nodeagent.fsm.machine import Machine
 from handover_nodeagent.network import placement
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.reconcile import enforce
-from handover_nodeagent.sniff import ear, listener
+from handover_nodeagent.sniff import endpoint_listener, listener
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("mute")]
 
@@ -145,10 +145,14 @@ async def test_what_cannot_be_started_goes_with_its_object(
 async def test_ears_that_raise_are_opened_again(
     world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def concerns(tuning: ear.Tuning) -> bool:
-        return tuning.link.name == "tap0"
+    def concerns(spec: endpoint_listener.ListenSpec) -> bool:
+        return spec.link.name == "tap0"
 
-    monkeypatch.setattr(ear.Tuning, "compose", fault.over(ear.Tuning.compose, concerns))
+    monkeypatch.setattr(
+        endpoint_listener.ListenSpec,
+        "compose",
+        fault.over(endpoint_listener.ListenSpec.compose, concerns),
+    )
     world.put(said="target")
     world.put("good", interface="tap1", ips=["10.65.0.9"], mac=None, said="target", uid="m9")
     await world.until_listening("good")
@@ -164,7 +168,11 @@ async def test_a_guest_that_could_not_be_asked_is_not_silent(
 ) -> None:
     world.put(said="source")
     await world.shows(NORMAL_V4)
-    monkeypatch.setattr(ear.Ear, "ask", fault.over(ear.Ear.ask, lambda _: True))
+    monkeypatch.setattr(
+        endpoint_listener.EndpointListener,
+        "ask",
+        fault.over(endpoint_listener.EndpointListener.ask, lambda _: True),
+    )
     world.put(said="source Succeeded")
     assert world.state() == "Asking"
     await world.until_state("Base")
@@ -384,7 +392,8 @@ async def test_a_listener_that_raises_is_opened_again(
     world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        "handover_nodeagent.sniff.ear.Listener", fault.over(listener.Listener, lambda *_: True)
+        "handover_nodeagent.sniff.endpoint_listener.Listener",
+        fault.over(listener.Listener, lambda *_: True),
     )
     world.put(said="target")
     await world.until_says("Listening", "False", "CannotListen")

@@ -139,7 +139,7 @@ async def test_paused_neither_hears_nor_asks_and_then_asks_afresh(moving: World)
         moving.node.guest_runs("ip address add 10.65.0.2/32 dev eth")
         moving.node.guest_runs("ip link set eth arp on")
         await moving.until_says("Programmed", "False", "NotActive")
-        assert endpoint(moving).ear is None
+        assert endpoint(moving).listener is None
         assert moving.state() == "Target"
     moving.configure()
     await moving.until_state("Live")
@@ -253,10 +253,10 @@ def asyncio_time() -> float:
 
 def listener_due(world: World) -> float | None:
     """Return when the guest is asked next."""
-    ear = endpoint(world).ear
-    assert ear
-    assert ear._listener
-    return ear._listener.series.due
+    listener = endpoint(world).listener
+    assert listener
+    assert listener._listener
+    return listener._listener.series.due
 
 
 def is_asked(guest: socket.socket) -> bool:
@@ -277,12 +277,12 @@ def drain(guest: socket.socket) -> list[bytes]:
 async def test_another_gateway_asks_from_now_on_and_touches_no_route(moving: World) -> None:
     async with untouched(moving):
         moving.configure(gateways=["10.65.0.1", "192.0.2.1", "fd00:65::1"])
-        ear = endpoint(moving).ear
-        assert ear
-        assert {str(asker) for asker in ear._questions.askers if asker.version == 4} == {
+        listener = endpoint(moving).listener
+        assert listener
+        assert {str(asker) for asker in listener._questions.askers if asker.version == 4} == {
             "10.65.0.1"
         }
-        assert len(ear._questions.corrections) == 2
+        assert len(listener._questions.corrections) == 2
 
 
 @pytest.mark.parametrize("known", ["configured", "on its device", "named", "not"])

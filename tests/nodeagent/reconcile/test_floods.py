@@ -42,11 +42,11 @@ async def test_a_guest_that_comes_back_is_asked_whatever_was_never_answered(
 ) -> None:
     """Any frame of its own proves that it takes out of its queue what is there."""
     await to_withdrawn(world)
-    ear = world.loop.endpoints[KEY].ear
-    assert ear is not None
-    assert ear._listener is not None
-    spent = dataclasses.replace(ear._listener.series, unanswered=probe.LIMIT, due=None)
-    ear._listener.probe(spent)
+    listener = world.loop.endpoints[KEY].listener
+    assert listener is not None
+    assert listener._listener is not None
+    spent = dataclasses.replace(listener._listener.series, unanswered=probe.LIMIT, due=None)
+    listener._listener.probe(spent)
     come_alive(node)
     world.send(GARP)
     await world.until_state("Base")

@@ -1,4 +1,4 @@
-"""The loop's ears: lost and found again, and when a guest is asked afresh."""
+"""The loop's listening: lost and found again, and when a guest is asked afresh."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -7,7 +7,7 @@ import pytest
 from tests.nodeagent.world import ELEVATED_V4, World, settings
 
 from handover_nodeagent.retry import Backoff, Retry
-from handover_nodeagent.sniff import capture, ear
+from handover_nodeagent.sniff import capture, endpoint_listener
 from handover_nodeagent.sniff.listener import Listener
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("mute")]
@@ -18,7 +18,7 @@ async def test_a_link_that_goes_down_takes_the_ears_and_brings_them_back(
 ) -> None:
     """The link's notification does: after a long while down the next attempt would be far."""
     patient = Backoff(3600.0, 3600.0)
-    monkeypatch.setattr(ear, "Retry", lambda attempt: Retry(attempt, patient))
+    monkeypatch.setattr(endpoint_listener, "Retry", lambda attempt: Retry(attempt, patient))
     world.put(said="target")
     await world.until_listening()
     world.node.run("ip link set tap0 down")
@@ -41,7 +41,7 @@ async def test_ears_that_cannot_be_opened_are_tried_again_by_themselves(
             raise capture.CannotListenError(refusals.pop())
         return Listener(*arguments)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ear, "Listener", refusing)
+    monkeypatch.setattr(endpoint_listener, "Listener", refusing)
     world.put(said="target")
     await world.until_says("Listening", "False", "CannotListen")
     assert "Too many open files" in world.message("Listening")

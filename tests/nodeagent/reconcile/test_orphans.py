@@ -9,7 +9,7 @@ from tests.nodeagent.world import NORMAL_V4, World, count, settings
 from handover_api.names import ObjectKey
 from handover_nodeagent import metrics
 from handover_nodeagent.sniff import capture
-from handover_nodeagent.sniff.ear import Ear
+from handover_nodeagent.sniff.endpoint_listener import EndpointListener
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("alive")]
 KEY = ObjectKey("default", "vm")
@@ -161,11 +161,11 @@ async def test_what_nobody_expected_costs_an_orphan_one_turn(
 ) -> None:
     await to_orphan(world)
 
-    def raising(_: Ear) -> None:
+    def raising(_: EndpointListener) -> None:
         raise ArithmeticError
 
     with monkeypatch.context() as patched:
-        patched.setattr(Ear, "ask", raising)
+        patched.setattr(EndpointListener, "ask", raising)
         await world.until(lambda: patience(world) == 2)
     await world.shows(NORMAL_V4)
     fall_silent(node)

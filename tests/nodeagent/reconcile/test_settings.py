@@ -96,14 +96,14 @@ async def test_paused_leaves_everything_as_it_is(world: World) -> None:
     world.put(said="source Succeeded")
     world.put("other", said="target", ips=["10.65.0.3"])
     endpoint = world.loop.endpoints[ObjectKey("default", "other")]
-    assert endpoint.ear is None
+    assert endpoint.listener is None
     assert world.state() == "Base"
     await world.shows(NORMAL_V4)
     world.configure()
     assert world.state() == "Asking"
     await world.until_says("StillAlive", "True", "GuestAnswers")
     await world.shows(NORMAL_V4)
-    assert world.loop.endpoints[ObjectKey("default", "other")].ear is not None
+    assert world.loop.endpoints[ObjectKey("default", "other")].listener is not None
 
 
 @pytest.mark.usefixtures("mute")

@@ -1,4 +1,4 @@
-"""Ears and voice on a running loop, with a real kernel as the guest."""
+"""Listening and asking on a running loop, with a real kernel as the guest."""
 
 import asyncio
 import dataclasses

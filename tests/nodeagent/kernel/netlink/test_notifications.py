@@ -28,7 +28,7 @@ BOTH = pytest.mark.parametrize("address", [V4, V6], ids=["IPv4", "IPv6"])
 LAST = ip_address("198.51.100.99")
 
 
-class Ear:
+class Recorder:
     """Remembers what is told until a change that says: this was the last one."""
 
     def __init__(self, own_port: int = 0, receive_buffer: int = 1 << 20) -> None:
@@ -69,9 +69,9 @@ class Ear:
 
 
 @pytest.fixture
-async def ear(channel: netlink.Channel) -> AsyncIterator[Ear]:
+async def recorder(channel: netlink.Channel) -> AsyncIterator[Recorder]:
     """Listen to all but our own channel."""
-    it = Ear(channel.port)
+    it = Recorder(channel.port)
     yield it
     it.close()
 
@@ -83,10 +83,10 @@ def told(heard: list[Notification]) -> list[tuple[Route, bool, bool]]:
 
 @BOTH
 async def test_a_foreign_host_route_is_told_and_can_be_parked_at_once(
-    node: Node, channel: netlink.Channel, ear: Ear, address: IPAddress
+    node: Node, channel: netlink.Channel, recorder: Recorder, address: IPAddress
 ) -> None:
     node.run(f"ip route add {address} dev tap0 proto 5 metric 7 mtu 1400")
-    heard = await ear.all(node)
+    heard = await recorder.all(node)
     route = Route(address, node.tap0, 7, MAIN, 5)
     assert [(route, True, True)] == told(heard)
     change = heard[0]
@@ -100,27 +100,35 @@ async def test_a_foreign_host_route_is_told_and_can_be_parked_at_once(
 
 @BOTH
 async def test_our_own_changes_are_not_told_but_anybody_elses_are(
-    node: Node, channel: netlink.Channel, ear: Ear, route: Callable[..., Route], address: IPAddress
+    node: Node,
+    channel: netlink.Channel,
+    recorder: Recorder,
+    route: Callable[..., Route],
+    address: IPAddress,
 ) -> None:
     mine = route(address)
     channel.transact([routes.encode_add(mine), routes.encode_add(route(address, metric=1024))])
     channel.transact([routes.encode_remove(route(address, metric=1024))])
     node.run(f"ip route delete {address} dev tap0 metric 512")
-    assert [(mine, False, True)] == told(await ear.all(node))
+    assert [(mine, False, True)] == told(await recorder.all(node))
 
 
 @BOTH
 async def test_a_gateway_that_takes_our_routes_place_is_told(
-    node: Node, channel: netlink.Channel, ear: Ear, route: MakeRoute, address: IPAddress
+    node: Node, channel: netlink.Channel, recorder: Recorder, route: MakeRoute, address: IPAddress
 ) -> None:
     gateway, via = ("192.0.2.1/24", "192.0.2.9") if address == V4 else ("fd01::1/64", "fd01::9")
     node.run(f"ip address add {gateway} dev tap1")
     channel.transact([routes.encode_add(route(address))])
     node.run(f"ip route replace {address} via {via} metric 512 proto 12")
-    assert [(Route(address, node.tap1, 512, MAIN, 12), True, False)] == told(await ear.all(node))
+    assert [(Route(address, node.tap1, 512, MAIN, 12), True, False)] == told(
+        await recorder.all(node)
+    )
 
 
-async def test_what_concerns_nobody_is_kept_back_by_the_kernel(node: Node, ear: Ear) -> None:
+async def test_what_concerns_nobody_is_kept_back_by_the_kernel(
+    node: Node, recorder: Recorder
+) -> None:
     node.run("ip address add 192.0.2.1/24 dev tap1")
     node.run("ip address add fd01::1/64 dev tap1 nodad")
     node.run(f"ip route add {V4} via 192.0.2.9")
@@ -133,12 +141,12 @@ async def test_what_concerns_nobody_is_kept_back_by_the_kernel(node: Node, ear: 
     node.run("ip link add bridge0 type bridge")
     node.run("ip link set far1 master bridge0")
     node.run("ip link set far1 nomaster")
-    heard = await ear.all(node)
+    heard = await recorder.all(node)
     assert told(heard) == []
     assert [one for one in heard if isinstance(one, LinkRemoved)] == []
 
 
-async def test_default_routes_and_addresses_are_told(node: Node, ear: Ear) -> None:
+async def test_default_routes_and_addresses_are_told(node: Node, recorder: Recorder) -> None:
     index = node.tap1
     node.run("ip address add 192.0.2.1/24 dev tap1")
     node.run("ip route add default via 192.0.2.9")
@@ -151,17 +159,17 @@ async def test_default_routes_and_addresses_are_told(node: Node, ear: Ear) -> No
         DefaultRouteChanged(),
         AddressChanged(index, address, present=False),
     ]
-    assert expected == await ear.all(node)
+    assert expected == await recorder.all(node)
 
 
-async def test_a_links_life_is_told(node: Node, ear: Ear) -> None:
+async def test_a_links_life_is_told(node: Node, recorder: Recorder) -> None:
     index, mac = node.tap0, "ee:ee:ee:ee:ee:ee"
     node.run("ip link set tap0 down")
     node.run("ip link set tap0 name tap7")
     node.run("ip link set tap7 up")
     node.run("ip link delete tap7")
     node.make_tap0()
-    heard = await ear.all(node)
+    heard = await recorder.all(node)
     changes = [one for one in heard if isinstance(one, LinkChanged | LinkRemoved)]
     of_old = [one for one in changes if one.index == index]
     states = [one for one in of_old if isinstance(one, LinkChanged)]
@@ -177,18 +185,18 @@ async def test_a_links_life_is_told(node: Node, ear: Ear) -> None:
 
 
 async def test_link_down_tells_of_ipv6_routes_only(
-    node: Node, channel: netlink.Channel, ear: Ear, route: MakeRoute
+    node: Node, channel: netlink.Channel, recorder: Recorder, route: MakeRoute
 ) -> None:
     """Why each link-up is observed afresh: of its lost IPv4 routes nobody is told."""
     channel.transact([routes.encode_add(route(one)) for one in (V4, V6)])
     node.run("ip link set tap0 down")
-    assert [(route(V6), False, True)] == told(await ear.all(node))
+    assert [(route(V6), False, True)] == told(await recorder.all(node))
 
 
 async def test_an_overflow_is_told_and_listening_goes_on(
     node: Node, channel: netlink.Channel, route: MakeRoute
 ) -> None:
-    narrow = Ear(receive_buffer=1)
+    narrow = Recorder(receive_buffer=1)
     many = [IPv4Address(0x0A000000 + number) for number in range(500)]
     channel.transact([routes.encode_add(route(one)) for one in many])
     async with asyncio.timeout(5):
@@ -203,16 +211,18 @@ async def test_an_overflow_is_told_and_listening_goes_on(
 
 
 async def test_a_wake_up_is_bounded(node: Node, channel: netlink.Channel, route: MakeRoute) -> None:
-    ear = Ear()
+    recorder = Recorder()
     many = [IPv4Address(0x0A000000 + number) for number in range(notifications.BUDGET + 1)]
     channel.transact([routes.encode_add(route(one)) for one in many])
-    ear._notifications._subscription._read()
-    assert len(ear.heard) == notifications.BUDGET
-    assert len(await ear.all(node)) == notifications.BUDGET + 1
-    ear.close()
+    recorder._notifications._subscription._read()
+    assert len(recorder.heard) == notifications.BUDGET
+    assert len(await recorder.all(node)) == notifications.BUDGET + 1
+    recorder.close()
 
 
-async def test_ten_thousand_flapping_gateway_routes_wake_nobody(node: Node, ear: Ear) -> None:
+async def test_ten_thousand_flapping_gateway_routes_wake_nobody(
+    node: Node, recorder: Recorder
+) -> None:
     node.run("ip address add 192.0.2.1/24 dev tap1")
     batch = "".join(
         f"route {change} {IPv4Address(0x0A000000 + number)} via 192.0.2.9 proto 12\n"
@@ -224,9 +234,9 @@ async def test_ten_thousand_flapping_gateway_routes_wake_nobody(node: Node, ear:
     )
     await process.communicate(batch.encode())
     assert process.returncode == 0
-    heard = await ear.all(node)
+    heard = await recorder.all(node)
     assert [AddressChanged(node.tap1, ip_address("192.0.2.1"), present=True)] == heard
-    assert ear.overflows == 0
+    assert recorder.overflows == 0
 
 
 class Kernel:

@@ -1,7 +1,7 @@
-"""The listeners of this node: one per endpoint that listens, opened, retuned and let go.
+"""The listeners of this node: one per endpoint that listens, opened, updated and closed.
 
 A listener outlives the episodes of its endpoint's machine (Target, then Asking); what it hears
-carries the number of the episode that it is tuned to.
+carries the number of the episode that its spec names.
 """
 
 import asyncio
@@ -27,7 +27,7 @@ _ANNOUNCED: Final = {signal: metrics.ANNOUNCEMENTS.labels(signal) for signal in 
 
 
 @dataclass(frozen=True, slots=True)
-class Tuning:
+class ListenSpec:
     """What to listen for, where, and how fast to ask; ``interval`` 0 asks only when told to.
 
     ``armed``: more than a RARP counts. ``hint``: the MAC to ask where nobody told the guest's; or
@@ -67,7 +67,7 @@ class Tuning:
         return self.mac, self.hint, self.addresses, self.gateways, self.link, self.is_mute
 
 
-class Audience(Protocol):
+class EventSink(Protocol):
     """Who wants to know; called synchronously on the loop."""
 
     def heard(self, key: ObjectKey, episode: int, accepted: Accepted, received_at: int) -> None:
@@ -76,21 +76,21 @@ class Audience(Protocol):
     def unaskable(self, key: ObjectKey, episode: int) -> None:
         """Know that the guest cannot be asked: its MAC is unknown, or nobody may listen here."""
 
-    def hearing_changed(self, key: ObjectKey) -> None:
+    def listening_changed(self, key: ObjectKey) -> None:
         """Know that an endpoint's listener was lost or came back."""
 
 
-class Ear:
+class EndpointListener:
     """One endpoint's listener, or the attempts to open it; the sink of that listener."""
 
-    def __init__(self, key: ObjectKey, tuning: Tuning, audience: Audience) -> None:
+    def __init__(self, key: ObjectKey, spec: ListenSpec, sink: EventSink) -> None:
         """Open at once."""
         self.trouble = ""
-        self.tuning = tuning
+        self.spec = spec
         self._key = key
-        self._audience = audience
+        self._sink = sink
         self._loop = asyncio.get_running_loop()
-        self._questions = tuning.compose()
+        self._questions = spec.compose()
         self._listener: Listener | None = None
         self._retry = Retry(self._open)
         self._asking = False
@@ -101,37 +101,37 @@ class Ear:
         """Tell whether announcements are heard now."""
         return self._listener is not None and not self.trouble
 
-    def tune(self, tuning: Tuning) -> None:
+    def update(self, spec: ListenSpec) -> None:
         """Listen for something else; another episode starts a probe series of its own."""
-        before, self.tuning = self.tuning, tuning
-        if before.link.index != tuning.link.index or (tuning.link.up and not before.link.up):
+        before, self.spec = self.spec, spec
+        if before.link.index != spec.link.index or (spec.link.up and not before.link.up):
             self._reopen()
             return
-        if before.episode != tuning.episode:
+        if before.episode != spec.episode:
             self._asking = False
         if self._listener is None:
             return
-        if before.parties != tuning.parties:
-            self._questions = tuning.compose()
-            self._listener.expect(tuning.expectation(self._questions))
+        if before.parties != spec.parties:
+            self._questions = spec.compose()
+            self._listener.expect(spec.expectation(self._questions))
             self._resume()
-        elif before.armed != tuning.armed:
-            self._listener.expect(tuning.expectation(self._questions))
-        if before.episode != tuning.episode:
+        elif before.armed != spec.armed:
+            self._listener.expect(spec.expectation(self._questions))
+        if before.episode != spec.episode:
             self._listener.probe(ProbeSeries(self._questions))
-        elif before.interval != tuning.interval and not self._asking:
+        elif before.interval != spec.interval and not self._asking:
             self.start_probes()
 
     def start_probes(self) -> None:
         """Start the fast series afresh."""
         if self._listener:
-            series = self._listener.series.start(self.tuning.interval, self._loop.time())
+            series = self._listener.series.start(self.spec.interval, self._loop.time())
             self._listener.probe(series)
 
     def renew_probes(self) -> None:
         """Start the fast series afresh because of a frame: not with each one of a flood."""
         if self._listener:
-            series = self._listener.series.renew(self.tuning.interval, self._loop.time())
+            series = self._listener.series.renew(self.spec.interval, self._loop.time())
             self._listener.probe(series)
 
     def silence_in(self, patience: float) -> float:
@@ -140,7 +140,7 @@ class Ear:
         What never left could not be answered: it is asked once more, and given its time. But a
         link that is up and has no carrier takes nothing because nobody is at its other end.
         """
-        link = self.tuning.link
+        link = self.spec.link
         series = self._listener.series if self._listener else None
         if series is None or series.first_asked_at is None or not series.has_asked:
             if link.up and not link.carrier:
@@ -157,9 +157,9 @@ class Ear:
     def ask(self) -> None:
         """Ask three times, now; say so where that cannot be."""
         self._asking = True
-        is_barred = bool(self.trouble) and self.tuning.link.up
+        is_barred = bool(self.trouble) and self.spec.link.up
         if is_barred or not self._questions:
-            self._loop.call_soon(self._audience.unaskable, self._key, self.tuning.episode)
+            self._loop.call_soon(self._sink.unaskable, self._key, self.spec.episode)
         elif self._listener:
             series = self._listener.series.ask(self._loop.time())
             self._listener.probe(series)
@@ -179,7 +179,7 @@ class Ear:
     def heard(self, accepted: Accepted, received_at: int) -> None:
         """Pass on what the listener heard."""
         listener = self._listener
-        self._audience.heard(self._key, self.tuning.episode, accepted, received_at)
+        self._sink.heard(self._key, self.spec.episode, accepted, received_at)
         if listener and listener.asked_at is not None and accepted.is_answer:
             metrics.PROBE_TO_ANSWER.observe(self._loop.time() - listener.asked_at)
         _ANNOUNCED[accepted.signal].inc()
@@ -193,11 +193,11 @@ class Ear:
         self._fail(trouble)
 
     def _open(self) -> None:
-        self._questions = self.tuning.compose()
+        self._questions = self.spec.compose()
         try:
             self._listener = Listener(
-                self.tuning.link.index,
-                self.tuning.expectation(self._questions),
+                self.spec.link.index,
+                self.spec.expectation(self._questions),
                 ProbeSeries(self._questions),
                 self,
             )
@@ -208,11 +208,11 @@ class Ear:
             faults.note("listen", error, endpoint=str(self._key))
             self._fail(f"an error of the agent's own: {faults.describe(error)}")
             return
-        was_deaf, self.trouble = bool(self.trouble), ""
+        was_lost, self.trouble = bool(self.trouble), ""
         self._retry.succeeded()
-        if was_deaf:
+        if was_lost:
             self._resume()
-            self._audience.hearing_changed(self._key)
+            self._sink.listening_changed(self._key)
 
     def _reopen(self) -> None:
         self.close()
@@ -236,9 +236,9 @@ class Ear:
         self.trouble = trouble
         self._retry.failed()
         if is_news:
-            self._loop.call_soon(self._audience.hearing_changed, self._key)
+            self._loop.call_soon(self._sink.listening_changed, self._key)
 
 
-def correct_without(tuning: Tuning) -> bool:
+def send_corrections(spec: ListenSpec) -> bool:
     """Tell a guest where its gateway is now, where nobody listens; False when that fails."""
-    return capture.transmit(tuning.link.index, tuning.compose().corrections)
+    return capture.transmit(spec.link.index, spec.compose().corrections)
