@@ -10,6 +10,7 @@ from handover_api.assignment import Assignment
 from handover_api.configuration import RouteOwnership, Settings
 from handover_nodeagent.network.model import IPAddress
 
+# ipaddress counts it among the reserved ones, of which others may well be some guest's.
 _BROADCAST: Final = IPv4Address("255.255.255.255")
 
 
@@ -34,6 +35,7 @@ def admit(
     """
     allowed: list[IPAddress] = []
     refused: dict[IPAddress, str] = {}
+    # Each one once, in the order of the spec: the status names them as their owner does.
     for address in dict.fromkeys(addresses):
         objection = _objection(address, settings, node_addresses, api_servers)
         if objection:
@@ -50,6 +52,7 @@ def _objection(
     node_addresses: AbstractSet[IPAddress],
     api_servers: AbstractSet[IPAddress],
 ) -> str:
+    # What would harm the node comes first, what its owner has ruled out last.
     objections = (
         (address in node_addresses, "an address of this node"),
         # A route to a guest would cut the agent, and all else here, off from the cluster.
@@ -71,4 +74,5 @@ def is_owned(assignment: Assignment, ownership: RouteOwnership) -> bool:
     """Tell whether the endpoint's routes are ours to program and its foreign ones to park."""
     if ownership is RouteOwnership.ALL:
         return True
+    # The uid outlives the role: who has migrated once stays ours.
     return assignment.role is not None or assignment.migration_uid is not None

@@ -1,8 +1,9 @@
 """The desired network of this node, kept up to date one endpoint at a time.
 
-A route's key is (address, metric) over all endpoints of the node; its owner is one that is Live,
-then the newest endpoint. An index by address bounds the work of each change by the addresses of
-the endpoint that changed.
+Several endpoints of a node may name one address; for each priority one of them has its route: one
+that is Live, else the newest. An orphan is a route that outlives its endpoint because its guest
+still answers. An index by address bounds the work of each change by the addresses of the endpoint
+that changed, however many others there are.
 """
 
 import dataclasses
@@ -18,6 +19,7 @@ from handover_api.workloadendpoint import State
 from handover_nodeagent.fsm.machine import RouteLevel
 from handover_nodeagent.network.model import IPAddress, Link, Neigh, Route
 
+# Every object in the API server has a creationTimestamp; one without is made up and yields.
 _LONG_AGO: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
 
 
@@ -26,10 +28,10 @@ class LocalEndpoint:
     """One endpoint of this node, as far as the network is concerned.
 
     ``addresses`` are the allowed ones of its spec; ``link`` is None while nobody can name its
-    interface; ``state`` is the one that decides its routes (``Machine.underlying``);
-    ``owned`` is false where another one programs its routes (``admission.is_owned``), ``refused``
-    is true where its interface is one that it may not have. One that ``is_paused`` is left as it
-    is; ``is_guarded`` is false where it was never anything else, so that there is no guard to keep.
+    interface; ``state`` is the one that decides its routes (``Machine.underlying``); ``is_owned``
+    is false where another one programs its routes (``admission.is_owned``), ``is_refused`` is true
+    where its interface is one that it may not have. One that ``is_paused`` is left as it is;
+    ``is_guarded`` is false where it was never anything else, so that there is no guard to keep.
     """
 
     key: ObjectKey
@@ -39,8 +41,8 @@ class LocalEndpoint:
     link: Link | None = None
     mac: str | None = None
     created_at: dt.datetime | None = None
-    owned: bool = True
-    refused: bool = False
+    is_owned: bool = True
+    is_refused: bool = False
     is_paused: bool = False
     is_guarded: bool = True
 
@@ -76,7 +78,7 @@ class DesiredNetwork:
     def __init__(self, settings: Settings) -> None:
         """Start empty, for *settings* that stay; other ones make another network."""
         self._settings = settings
-        self._locals: dict[ObjectKey, LocalEndpoint] = {}
+        self._endpoints: dict[ObjectKey, LocalEndpoint] = {}
         self._by_address: dict[IPAddress, set[ObjectKey]] = {}
         self._by_interface: dict[str, set[ObjectKey]] = {}
         self._orphans: dict[IPAddress, Route] = {}
@@ -84,8 +86,8 @@ class DesiredNetwork:
     def under(self, settings: Settings) -> Self:
         """Return the network that the same endpoints have under other *settings*."""
         other = type(self)(settings)
-        for local in self._locals.values():
-            other.put(local)
+        for endpoint in self._endpoints.values():
+            other.put(endpoint)
         for orphan in self.orphans():
             other.put_orphan(orphan)
         return other
@@ -99,36 +101,39 @@ class DesiredNetwork:
         """Tell whether an endpoint or an orphan has *address*."""
         return address in self._by_address or address in self._orphans
 
-    def put(self, local: LocalEndpoint) -> Affected:
+    def put(self, endpoint: LocalEndpoint) -> Affected:
         """Add or replace one endpoint; it claims its addresses from orphans.
 
         What was wanted for one that is paused now stays wanted: as the kernel is to stay.
         """
-        former = self._locals.get(local.key)
-        if former and local.is_paused:
-            local = dataclasses.replace(former, is_paused=True)
-        affected = self.drop(local.key) | _affected_by(local)
-        self._locals[local.key] = local
-        for address in local.addresses:
-            self._by_address.setdefault(address, set()).add(local.key)
+        # Whatever its object says by now: the routes of a paused endpoint are those of before.
+        former = self._endpoints.get(endpoint.key)
+        if former and endpoint.is_paused:
+            endpoint = dataclasses.replace(former, is_paused=True)
+        # What it had and what it has are affected alike: an address that it lost loses its route.
+        affected = self.drop(endpoint.key) | _affected_by(endpoint)
+        self._endpoints[endpoint.key] = endpoint
+        for address in endpoint.addresses:
+            self._by_address.setdefault(address, set()).add(endpoint.key)
             self._orphans.pop(address, None)
-        if local.interface:
-            self._by_interface.setdefault(local.interface, set()).add(local.key)
+        if endpoint.interface:
+            self._by_interface.setdefault(endpoint.interface, set()).add(endpoint.key)
         return affected
 
     def drop(self, key: ObjectKey, *, orphan: bool = False) -> Affected:
         """Forget one endpoint; with *orphan* its routes stay until somebody claims them."""
-        local = self._locals.pop(key, None)
-        if local is None:
+        endpoint = self._endpoints.pop(key, None)
+        if endpoint is None:
             return Affected()
-        for address in local.addresses:
+        for address in endpoint.addresses:
             _discard(self._by_address, address, key)
-        if local.interface:
-            _discard(self._by_interface, local.interface, key)
-        if orphan and local.owned:
-            for route in routes_at(local, local.level, self._settings):
+        if endpoint.interface:
+            _discard(self._by_interface, endpoint.interface, key)
+        # What others programmed for it is theirs, and stays or goes without us.
+        if orphan and endpoint.is_owned:
+            for route in routes_at(endpoint, endpoint.level, self._settings):
                 self.put_orphan(route)
-        return _affected_by(local)
+        return _affected_by(endpoint)
 
     def put_orphan(self, orphan: Route) -> Affected:
         """Keep one route of an address that no endpoint claims."""
@@ -146,6 +151,7 @@ class DesiredNetwork:
 
     def drop_link(self, oif: int) -> Affected:
         """Forget the orphans of an interface that is gone."""
+        # The kernel has dropped them together with their interface.
         lost = frozenset(route.address for route in self.orphans() if route.oif == oif)
         for address in lost:
             del self._orphans[address]
@@ -158,32 +164,37 @@ class DesiredNetwork:
     def routes(self, addresses: Iterable[IPAddress]) -> frozenset[Route]:
         """Return the routes wanted for *addresses*."""
         wanted: set[Route] = set()
+        # An endpoint puts orphans out when it comes, so that no address has routes of both.
         for address in addresses:
             if address in self._orphans:
                 wanted.add(self._orphans[address])
             wanted.update(
-                _route(address, local, local.level, self._settings)
-                for local in self._owners(address)
+                _route(address, endpoint, endpoint.level, self._settings)
+                for endpoint in self._owners(address)
             )
         return frozenset(wanted)
 
     def neighs(self, routes: Iterable[Route]) -> tuple[Neigh, ...]:
         """Return the neighbour entries to seed together with *routes*."""
+        # Where nobody knows the guest's MAC the kernel asks for it, with the first packet.
         return tuple(
-            Neigh(route.address, route.oif, local.mac)
+            Neigh(route.address, route.oif, endpoint.mac)
             for route in routes
-            for local in self._owners(route.address)
-            if local.mac and local.link and local.link.index == route.oif
+            for endpoint in self._owners(route.address)
+            if endpoint.mac and endpoint.link and endpoint.link.index == route.oif
         )
 
     def guard(self, interfaces: Iterable[str]) -> Mapping[str, frozenset[IPv4Address]]:
-        """Return the guarded addresses of *interfaces*, those without any included."""
+        """Return the guarded addresses of *interfaces*, those without any included.
+
+        In every state: the host must never answer for a guest, least of all before it has come.
+        """
         return {
             interface: frozenset(
                 address
                 for key in self._by_interface.get(interface, ())
-                for address in self._locals[key].addresses
-                if isinstance(address, IPv4Address) and self._locals[key].is_guarded
+                for address in self._endpoints[key].addresses
+                if isinstance(address, IPv4Address) and self._endpoints[key].is_guarded
             )
             for interface in interfaces
         }
@@ -193,26 +204,32 @@ class DesiredNetwork:
         return frozenset(
             address
             for address in addresses
-            if any(_claims(self._locals[key]) for key in self._by_address.get(address, ()))
+            if any(
+                _wants_parking(self._endpoints[key]) for key in self._by_address.get(address, ())
+            )
         )
 
     def is_not_owned(self, address: IPAddress) -> bool:
         """Tell whether endpoints have *address* whose routes are all not ours to program."""
+        # One of them that is ours suffices: its route is wanted, whoever else has the address.
         keys = self._by_address.get(address, ())
-        return bool(keys) and not any(self._locals[key].owned for key in keys)
+        return bool(keys) and not any(self._endpoints[key].is_owned for key in keys)
 
     def is_unplaced(self, address: IPAddress) -> bool:
         """Tell whether an endpoint wants routes to *address*, and nobody can name its interface."""
         keys = self._by_address.get(address, ())
-        return any(self._locals[key].link is None and _is_served(self._locals[key]) for key in keys)
+        return any(
+            self._endpoints[key].link is None and _wants_routes(self._endpoints[key])
+            for key in keys
+        )
 
     def has_paused(self) -> bool:
         """Tell whether any endpoint is left as it is."""
-        return any(local.is_paused for local in self._locals.values())
+        return any(endpoint.is_paused for endpoint in self._endpoints.values())
 
     def is_paused(self, address: IPAddress) -> bool:
         """Tell whether *address* is left as it is for one of those that have it."""
-        return any(self._locals[key].is_paused for key in self._by_address.get(address, ()))
+        return any(self._endpoints[key].is_paused for key in self._by_address.get(address, ()))
 
     def endpoints_with(self, addresses: Iterable[IPAddress]) -> frozenset[ObjectKey]:
         """Return the endpoints that have one of *addresses*."""
@@ -223,37 +240,42 @@ class DesiredNetwork:
         """Return the other endpoints of this node that name an address of *key*."""
         others = {
             address: tuple(sorted(self._by_address[address] - {key}))
-            for address in self._locals[key].addresses
+            for address in self._endpoints[key].addresses
         }
         return {address: keys for address, keys in others.items() if keys}
 
     def _owners(self, address: IPAddress) -> Iterable[LocalEndpoint]:
-        """Return the endpoint that has the address at each level."""
+        """Return the endpoint that has the address at each level.
+
+        Routes of two levels stand beside each other, and the kernel goes by the lower metric.
+        """
         owners: dict[RouteLevel, LocalEndpoint] = {}
         for key in self._by_address.get(address, ()):
-            local = self._locals[key]
-            rival = owners.get(local.level, local)
-            if _wants_routes(local) and _rank(local) >= _rank(rival):
-                owners[local.level] = local
+            endpoint = self._endpoints[key]
+            rival = owners.get(endpoint.level, endpoint)
+            if _can_have_routes(endpoint) and _rank(endpoint) >= _rank(rival):
+                owners[endpoint.level] = endpoint
         return owners.values()
 
 
-def routes_at(local: LocalEndpoint, level: RouteLevel, settings: Settings) -> tuple[Route, ...]:
-    """Return the routes that *local* would have at *level*, as if it were alone.
+def routes_at(endpoint: LocalEndpoint, level: RouteLevel, settings: Settings) -> tuple[Route, ...]:
+    """Return the routes that *endpoint* would have at *level*, as if it were alone.
 
     What a Target's cutover is prepared from.
     """
-    if local.link is None or level is RouteLevel.NONE:
+    if endpoint.link is None or level is RouteLevel.NONE:
         return ()
-    return tuple(_route(address, local, level, settings) for address in local.addresses)
+    return tuple(_route(address, endpoint, level, settings) for address in endpoint.addresses)
 
 
 def _route(
-    address: IPAddress, local: LocalEndpoint, level: RouteLevel, settings: Settings
+    address: IPAddress, endpoint: LocalEndpoint, level: RouteLevel, settings: Settings
 ) -> Route:
-    assert local.link is not None
+    assert endpoint.link is not None
     metric = _metrics(level, settings)[address.version]
-    return Route(address, local.link.index, metric, settings.route_table, settings.route_protocol)
+    return Route(
+        address, endpoint.link.index, metric, settings.route_table, settings.route_protocol
+    )
 
 
 def _metrics(level: RouteLevel, settings: Settings) -> Mapping[int, int]:
@@ -266,35 +288,38 @@ def _metrics(level: RouteLevel, settings: Settings) -> Mapping[int, int]:
     return {4: settings.ipv4_normal_route_priority, 6: settings.ipv6_normal_route_priority}
 
 
-def _wants_routes(local: LocalEndpoint) -> bool:
-    return local.link is not None and _is_served(local)
+def _can_have_routes(endpoint: LocalEndpoint) -> bool:
+    return endpoint.link is not None and _wants_routes(endpoint)
 
 
-def _is_served(local: LocalEndpoint) -> bool:
-    return local.owned and local.level is not RouteLevel.NONE
+def _wants_routes(endpoint: LocalEndpoint) -> bool:
+    return endpoint.is_owned and endpoint.level is not RouteLevel.NONE
 
 
-def _claims(local: LocalEndpoint) -> bool:
+def _wants_parking(endpoint: LocalEndpoint) -> bool:
     """Tell whether a foreign route would be in the way: of silence, or of a route of ours.
 
     One that serves a guest whose interface nobody can name stays; so does one whose place ours
     can never take.
     """
-    is_in_the_way = local.level is RouteLevel.NONE and not local.refused
-    return local.owned and (is_in_the_way or local.link is not None)
+    # A foreign route would attract the traffic of a guest that is not here so far, or no more.
+    is_in_the_way = endpoint.level is RouteLevel.NONE and not endpoint.is_refused
+    return endpoint.is_owned and (is_in_the_way or endpoint.link is not None)
 
 
-def _rank(local: LocalEndpoint) -> tuple[bool, dt.datetime, ObjectKey]:
+def _rank(endpoint: LocalEndpoint) -> tuple[bool, dt.datetime, ObjectKey]:
     """Order the endpoints that want one route; the greatest has it.
 
     Of elevated routes a Live's goes before a TimeWait's; normal ones are Base's alone.
     """
-    return local.state is State.LIVE, local.created_at or _LONG_AGO, local.key
+    # A Live's guest was heard just now. A younger object is what the API thought of last, and the
+    # key only keeps the answer from changing.
+    return endpoint.state is State.LIVE, endpoint.created_at or _LONG_AGO, endpoint.key
 
 
-def _affected_by(local: LocalEndpoint) -> Affected:
-    interfaces = {local.interface} if local.interface else set()
-    return Affected(frozenset(local.addresses), frozenset(interfaces))
+def _affected_by(endpoint: LocalEndpoint) -> Affected:
+    interfaces = {endpoint.interface} if endpoint.interface else set()
+    return Affected(frozenset(endpoint.addresses), frozenset(interfaces))
 
 
 _K = TypeVar("_K", bound=Hashable)
@@ -302,7 +327,7 @@ _V = TypeVar("_V", bound=Hashable)
 
 
 def _discard(index: dict[_K, set[_V]], key: _K, value: _V) -> None:
-    """Take *value* out and leave no empty entry behind."""
+    """Take *value* out and leave no empty entry behind: pods come and go for years."""
     index[key].discard(value)
     if not index[key]:
         del index[key]

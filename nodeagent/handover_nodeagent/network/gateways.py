@@ -1,4 +1,4 @@
-"""PURE: which gateways a guest has, from the surest source that says so.
+"""Which gateways a guest has, from the surest source that says so.
 
 They ask the guest whether it is there, and are told to it after the switchover: a guest that knows
 its gateway by another node's MAC is mute for tens of seconds, and one that answers its own subnet
@@ -17,8 +17,8 @@ ASSUMED: Final = (
     "The guest was told where 169.254.1.1 and the interface's link-local address are now; if its "
     "gateway is another one, name it in spec.gateways or in the configuration's gateways"
 )
+# Calico gives it to all interfaces on all nodes: there is nothing to correct.
 SAME_EVERYWHERE: Final = "ee:ee:ee:ee:ee:ee"
-"""Calico's MAC of all interfaces on all nodes: there is nothing to correct."""
 
 
 def of(spec: WorkloadEndpointSpec, link: Link, settings: Settings) -> tuple[IPAddress, ...]:
@@ -28,6 +28,7 @@ def of(spec: WorkloadEndpointSpec, link: Link, settings: Settings) -> tuple[IPAd
     else the node's own address on *link*, which is there for nothing else (``placement``).
     """
     found: list[IPAddress] = []
+    # Family by family: who names a gateway of one says nothing of the other.
     for version in sorted({address.version for address in spec.ips}):
         guests = [address for address in spec.ips if address.version == version]
         named = _of_version(spec.gateways, version)

@@ -1,4 +1,8 @@
-"""What this node's interfaces are, kept up to date by the kernel's notifications."""
+"""What this node's interfaces are, kept up to date by the kernel's notifications.
+
+Each change is returned as a value, so that whoever follows it need not compare again; what says
+nothing new is None.
+"""
 
 import dataclasses
 from collections.abc import Mapping
@@ -23,6 +27,7 @@ class LinkDiff:
     @property
     def lost_routes(self) -> bool:
         """Tell whether the kernel has dropped the link's routes, which it does not tell."""
+        # In IPv4 a link that goes down takes its routes along without one RTM_DELROUTE.
         return bool(self.before and self.before.up and not (self.after and self.after.up))
 
     @property
@@ -62,6 +67,7 @@ class Links:
         """Take in a link's notification; None when it says nothing new."""
         before = self.by_index.get(told.index)
         after = Link(told.index, told.name, told.mac, told.up, carrier=told.carrier)
+        # An RTM_NEWLINK knows nothing of addresses and routes, which have messages of their own.
         if before:
             after = dataclasses.replace(
                 after,
@@ -77,6 +83,7 @@ class Links:
         if before is None:
             return None
         self._addresses = None
+        # Another link may have got the name meanwhile.
         if self.by_name.get(before.name) == before:
             del self.by_name[before.name]
         return LinkDiff(before, None)
@@ -92,6 +99,7 @@ class Links:
         return self._put(before, dataclasses.replace(before, addresses=addresses, hosts=hosts))
 
     def _put(self, before: Link | None, after: Link) -> LinkDiff | None:
+        # The kernel repeats itself: each change of a flag comes as the whole link.
         if before == after:
             return None
         self._addresses = None

@@ -8,8 +8,8 @@ from typing import Final
 
 IPAddress = IPv4Address | IPv6Address
 
+# Six octets as text: what Ethernet has, and what neither a tunnel's IPv4 address nor "" is.
 _MAC_LENGTH: Final = 17
-"""Of six octets as text."""
 
 RouteKey = tuple[IPAddress, int, int]
 """Address, metric and table of a route."""
@@ -28,6 +28,7 @@ class Route:
     metric: int
     table: int
     protocol: int
+    # plan.diff looks at it by itself: it is a reason to replace a route, never to add one.
     carried: bytes = dataclasses.field(default=b"", compare=False)
 
     @property

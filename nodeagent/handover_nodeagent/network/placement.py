@@ -11,6 +11,8 @@ from handover_api.conditions import EndpointReason
 from handover_api.workloadendpoint import WorkloadEndpoint
 from handover_nodeagent.network.model import IPAddress, Link
 
+# As Calico's VethNameForWorkload does: its default prefix, and as many digits of a SHA-1 as make
+# the 15 characters that Linux allows (IFNAMSIZ counts the final NUL).
 _CALICO_PREFIX: Final = "cali"
 _CALICO_DIGITS: Final = 11
 
@@ -51,6 +53,7 @@ def place(endpoint: WorkloadEndpoint, node: NodeLinks) -> Link | Unplaced:
     """
     found = _find(endpoint, node)
     if isinstance(found, Unplaced):
+        # No link has the index 0.
         return node.by_index.get(node.current or 0, found)
     return found
 
@@ -65,12 +68,14 @@ def objection_to_current(endpoint: WorkloadEndpoint, link: Link) -> str:
 
 def _find(endpoint: WorkloadEndpoint, node: NodeLinks) -> Link | Unplaced:
     named = endpoint.spec.interface
+    # What a person named counts alone, also where it is refused: to guess on would surprise them.
     if named is not None:
         link = node.by_name.get(named)
         if link is None:
             return Unplaced(EndpointReason.INTERFACE_NOT_FOUND, f"there is no interface {named}")
         return _unless_refused(endpoint, link, node)
     calico = calico_name(endpoint)
+    # Calico's name goes before a route: it is there while the link is down and has no routes.
     if is_primary(endpoint) and calico in node.by_name:
         return _unless_refused(endpoint, node.by_name[calico], node)
     return _by_route(endpoint, node, calico)
@@ -99,6 +104,7 @@ def _by_route(endpoint: WorkloadEndpoint, node: NodeLinks, calico: str) -> Link 
         named = f"no interface {calico}, " if is_primary(endpoint) else ""
         text = f"no spec.interface, {named}no direct route to any of its addresses"
         return Unplaced(EndpointReason.INTERFACE_NOT_FOUND, text)
+    # Its own stays in the choice, whatever is wrong with it by now.
     free = [
         link
         for link in routed

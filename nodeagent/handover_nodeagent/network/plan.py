@@ -30,11 +30,13 @@ def diff(desired: Iterable[Route], observed: Iterable[Route]) -> Plan:
     devices, as IPv6 allows. One that is desired is never removed, however often it was seen.
     """
     wanted = frozenset(desired)
+    # By what a replace goes by: the kernel looks at no device.
     rivals: dict[RouteKey, list[Route]] = {}
     for route in observed:
         rivals.setdefault(route.key, []).append(route)
     add: list[Route] = []
     replace: list[Route] = []
+    # Sorted, so that the same difference is always applied in the same order.
     for route in sorted(wanted, key=_order):
         same_key = rivals.get(route.key, [])
         twin = next((other for other in same_key if other == route), None)
@@ -43,6 +45,7 @@ def diff(desired: Iterable[Route], observed: Iterable[Route]) -> Plan:
         if twin:
             replace.append(route)
         elif same_key:
+            # The kernel's replace takes this one out; a remove would find nothing.
             same_key.pop(0)
             replace.append(route)
         else:

@@ -200,7 +200,7 @@ class Routes:
 
     def prepare(self, local: LocalEndpoint) -> Prepared | None:
         """Encode the cutover of *local*: one send and one ack when its guest announces itself."""
-        if self._settings.mode is not Mode.ACTIVE or not local.owned or local.link is None:
+        if self._settings.mode is not Mode.ACTIVE or not local.is_owned or local.link is None:
             return None
         undressed = desired.routes_at(local, RouteLevel.ELEVATED, self._settings)
         wanted = tuple(map(self._dress, undressed))

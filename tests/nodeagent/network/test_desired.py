@@ -55,7 +55,7 @@ def owner_of(wanted: DesiredNetwork, address: object = V4) -> list[int]:
         (LIVE, {route(V4, 5, 512), route(V6, 5, 600)}),
         (TARGET, set()),
         (dataclasses.replace(LOCAL, link=None), set()),
-        (dataclasses.replace(LOCAL, owned=False), set()),
+        (dataclasses.replace(LOCAL, is_owned=False), set()),
     ],
     ids=["normal", "elevated", "none", "no interface", "not ours"],
 )
@@ -91,7 +91,7 @@ def test_without_a_level_there_is_no_route_to_prepare() -> None:
 
 
 def test_nothing_is_parked_for_a_silent_endpoint_whose_interface_is_refused() -> None:
-    refused = dataclasses.replace(TARGET, link=None, refused=True)
+    refused = dataclasses.replace(TARGET, link=None, is_refused=True)
     assert network(refused).addresses_to_park(ALL) == set()
 
 
@@ -185,7 +185,7 @@ class TestGuard:
     """This host never answers ARP for a guest's address on the guest's own interface."""
 
     @pytest.mark.parametrize(
-        "local", [LOCAL, LIVE, TARGET, dataclasses.replace(LOCAL, owned=False)]
+        "local", [LOCAL, LIVE, TARGET, dataclasses.replace(LOCAL, is_owned=False)]
     )
     def test_every_endpoint_with_ipv4_is_guarded_in_any_state(self, local: LocalEndpoint) -> None:
         assert {"tap5": {V4}} == network(local).guard(["tap5"])
@@ -204,7 +204,7 @@ def test_foreign_routes_are_parked_where_we_program_or_suppress() -> None:
     nowhere = dataclasses.replace(TARGET, link=None)
     assert {V4, V6} == network(nowhere).addresses_to_park(ALL)
     assert {V4, V6} == network(LOCAL).addresses_to_park(ALL)
-    assert network(dataclasses.replace(LOCAL, owned=False)).addresses_to_park(ALL) == set()
+    assert network(dataclasses.replace(LOCAL, is_owned=False)).addresses_to_park(ALL) == set()
 
 
 def test_a_foreign_route_may_serve_a_guest_whose_interface_nobody_can_name() -> None:
@@ -212,7 +212,7 @@ def test_a_foreign_route_may_serve_a_guest_whose_interface_nobody_can_name() -> 
 
 
 def test_disowned_is_what_endpoints_have_and_none_of_them_serves() -> None:
-    foreign = dataclasses.replace(LOCAL, owned=False)
+    foreign = dataclasses.replace(LOCAL, is_owned=False)
     assert network(foreign).is_not_owned(V4)
     assert not network(foreign).is_not_owned(OTHER)
     assert not network(foreign, YOUNGER).is_not_owned(V4)
@@ -224,7 +224,7 @@ def test_stranded_is_what_an_endpoint_serves_on_an_interface_that_nobody_can_nam
     assert network(nowhere, YOUNGER).is_unplaced(V4)
     assert not network(nowhere).is_unplaced(OTHER)
     assert not network(LOCAL).is_unplaced(V4)
-    for change in ({"owned": False}, {"level": NONE, "state": State.TARGET}):
+    for change in ({"is_owned": False}, {"level": NONE, "state": State.TARGET}):
         assert not network(dataclasses.replace(nowhere, **change)).is_unplaced(V4)
 
 
@@ -264,7 +264,7 @@ class TestOrphans:
         assert wanted.routes(ALL) == frozenset()
 
     def test_those_of_another_owner_were_never_ours(self) -> None:
-        wanted = network(dataclasses.replace(LIVE, owned=False))
+        wanted = network(dataclasses.replace(LIVE, is_owned=False))
         wanted.drop(LIVE.key, orphan=True)
         assert wanted.orphans() == frozenset()
 
@@ -321,7 +321,7 @@ def locals_(draw: st.DrawFn) -> LocalEndpoint:
         state=state,
         link=draw(st.sampled_from([None, TAP, VETH])),
         created_at=draw(st.sampled_from([None, T0, T0 + dt.timedelta(seconds=1)])),
-        owned=draw(st.booleans()),
+        is_owned=draw(st.booleans()),
     )
 
 
