@@ -19,6 +19,7 @@ from handover_api.livemigration import LiveMigration, LiveMigrationStatus
 from handover_api.names import DEFAULT_CONFIGURATION, ObjectKey
 from handover_operator.cache import Knowledge
 from handover_operator.kinds import Kind
+from handover_operator.kube import watch
 from handover_operator.kube.client import Cluster
 from handover_operator.kube.errors import Absent, Conflict, NotLeading, Outdated, Refused, Temporary
 from handover_operator.kube.standby import Standby
@@ -93,6 +94,11 @@ class Reconciler:
             self._coalescer.clear()
             self._silence()
 
+    async def load(self) -> None:
+        """List all kinds; nothing is decided before all of them are known."""
+        await watch.load(self._cluster, self, Kind)
+        self.start()
+
     def start(self) -> None:
         """All kinds were listed: from now on what is absent is really absent."""
         self.synced = True
@@ -107,6 +113,13 @@ class Reconciler:
             metrics.DEFECTS.inc()
             self._log.exception("cannot_take_in", kind=kind.value, object=_name(raw))
         self._advance()
+
+    def end(self, kind: Kind, raw: RawObject) -> None:
+        """Take in the last version of an object that is gone."""
+        self.forget(kind, parse.key(raw), version_of(raw))
+
+    def miss(self, kind: Kind, reason: Exception) -> None:
+        """Let it be: Kopf watches our kinds, and tells the log by itself (watch.Sink)."""
 
     def forget(self, kind: Kind, key: ObjectKey, last: Version) -> None:
         """Take in that this very object is gone."""
@@ -129,8 +142,12 @@ class Reconciler:
             self._log.info("vanished", kind=kind.value, object=str(key))
             self.forget(kind, key, last)
 
-    def rederive(self) -> None:
-        """Decide everything once more: what a defect has kept back is not lost for ever."""
+    async def sweep(self) -> None:
+        """Forget objects that exist no more though no watch has told it.
+
+        Then decide everything once more: what a defect has kept back is not lost for ever.
+        """
+        await watch.sweep(self._cluster, self, Kind)
         self.known.resolver.recall()
         self._advance()
 
@@ -209,7 +226,7 @@ class Reconciler:
             self._alarm = loop.call_later(max(delay, 0.01), self._advance)
 
     def _complain(self, resolution: Resolution) -> None:
-        """Tell each new fault once with its traceback; sweeps try again (``rederive``)."""
+        """Tell each new fault once with its traceback; sweeps try again (``sweep``)."""
         failed = {failure.key: failure.error for failure in resolution.failures}
         for key, error in failed.items():
             metrics.DEFECTS.inc()

@@ -66,6 +66,10 @@ class Plain(enum.StrEnum):
 
 
 AnyKind = Kind | Foreign
+"""A kind of whose objects more than the metadata are read."""
+
+Watched = AnyKind | Plain
+"""A kind that is listed and watched."""
 
 _PLURALS: Final = {
     Kind.MIGRATION: names.LIVE_MIGRATIONS,
@@ -74,7 +78,7 @@ _PLURALS: Final = {
 }
 
 
-def collection(kind: AnyKind | Plain, namespace: str = "") -> str:
+def collection(kind: Watched, namespace: str = "") -> str:
     """Return the path of all objects of a kind, or of those in one namespace."""
     root = "api" if kind.api_version == "v1" else "apis"
     scope = f"/namespaces/{namespace}" if namespace else ""

@@ -13,15 +13,17 @@ import yaml
 
 from handover_operator import kopf_app
 from handover_operator.controller import Reconciler
-from handover_operator.kube import client, listing
+from handover_operator.kinds import Kind
+from handover_operator.kopf_runtime import Memo
+from handover_operator.kube import client, resync, retry, watch
 from handover_operator.kube.client import Cluster
 from handover_operator.kube.default_configuration import Default
 from handover_operator.kube.leadership import Leadership
-from handover_operator.kube.listing import Sweeper
 from handover_operator.kube.namespaces import Namespaces
+from handover_operator.kube.resync import Resync
 from handover_operator.kube.standby import Standby
 from handover_operator.kubevirt.controller import AdapterReconciler
-from handover_operator.kubevirt.discovery import Presence
+from handover_operator.kubevirt.discovery import Discovery
 from handover_operator.observability import health, metrics
 from handover_operator.settings import OperatorSettings
 
@@ -76,29 +78,35 @@ async def _work(
 ) -> None:
     work = asyncio.current_task()
     assert work is not None
-    await listing.insist(lambda: listing.load(api, reconciler), "the first lists")
-    presence: Presence | None = None
+    # Kopf does not tell when its first lists are complete, so that there are ours before it.
+    await retry.insist(reconciler.load, "the first lists")
+    discovery: Discovery | None = None
     if adapter is not None:
-        watch = functools.partial(kopf_app.watch_foreign, adapter, api.configuration)
-        presence = Presence(api, adapter, watch, settings.sweep_interval)
-        await presence.begin()
-    listing.settle()
+        discovery = Discovery(api, adapter, settings.sweep_interval)
+        await discovery.begin()
+    resync.freeze()
     structlog.get_logger().info("synced")
-    sweeper = Sweeper(lambda: listing.sweep(api, reconciler), settings.sweep_interval)
     writers = (reconciler, adapter) if adapter is not None else (reconciler,)
     async with asyncio.TaskGroup() as group:
         group.create_task(default.run())
         group.create_task(_lead(settings, api, writers, default))
-        group.create_task(sweeper.run())
         group.create_task(Namespaces(api, reconciler.take_paused).run())
-        if presence is not None:
-            group.create_task(presence.run())
-        await listing.keep_watching(
-            lambda: kopf_app.watch(
-                reconciler, sweeper, api.configuration, lambda: _take_signals(work)
-            ),
-            lambda: sweeper.lists,
+        if discovery is not None:
+            group.create_task(discovery.run())
+        sweeper = Resync(reconciler.sweep, settings.sweep_interval)
+        group.create_task(sweeper.run())
+        await retry.keep_running(
+            lambda: _watch(api, reconciler, sweeper, work), lambda: sweeper.lists
         )
+
+
+async def _watch(
+    api: Cluster, reconciler: Reconciler, sweeper: Resync, work: asyncio.Task[None]
+) -> None:
+    """Let Kopf watch our kinds until it ends; it looks once for what is served."""
+    await watch.require(api, Kind)
+    memo = Memo(reconciler, sweeper, api.configuration)
+    await kopf_app.run(memo, lambda: _take_signals(work))
 
 
 async def _lead(

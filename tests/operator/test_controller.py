@@ -13,11 +13,11 @@ from handover_api import names
 from handover_api.names import ObjectKey
 from handover_operator import controller
 from handover_operator.controller import Reconciler
-from handover_operator.kinds import AnyKind, Kind
-from handover_operator.kube import listing
+from handover_operator.kinds import AnyKind, Kind, Watched
+from handover_operator.kube import retry
 from handover_operator.kube.client import Cluster
 from handover_operator.kube.errors import Absent, Conflict, NotLeading, Unavailable
-from handover_operator.kube.listing import Sweeper
+from handover_operator.kube.resync import Resync
 from handover_operator.kube.versions import Version
 from handover_operator.observability import metrics
 from handover_operator.roles import parse, rules
@@ -119,7 +119,7 @@ class Memory(Cluster):
         assert self.stored[kind, key]["metadata"]["uid"] == uid
         del self.stored[kind, key]
 
-    async def objects(self, kind: AnyKind) -> AsyncIterator[tuple[list[RawObject], int]]:
+    async def objects(self, kind: Watched) -> AsyncIterator[tuple[list[RawObject], int]]:
         """List."""
         if self.outages:
             self.outages -= 1
@@ -203,7 +203,7 @@ async def test_nothing_is_decided_before_the_first_lists_are_complete(
     reconciler.observe(Kind.ENDPOINT, copy.deepcopy(endpoint))
     await settle(reconciler)
     assert memory.patches == []
-    await listing.load(memory, reconciler)
+    await reconciler.load()
     await settle(reconciler)
     assert memory.patches == ["m1/status"]
     assert memory.role("a") == "source"
@@ -211,14 +211,14 @@ async def test_nothing_is_decided_before_the_first_lists_are_complete(
 
 async def test_a_conflict_is_read_again_and_written(memory: Memory, reconciler: Reconciler) -> None:
     memory.meanwhile = list(memory.stored)
-    await listing.load(memory, reconciler)
+    await reconciler.load()
     await settle(reconciler)
     assert sorted(memory.patches) == ["a", "m1/status"]
     assert memory.role("a") == "source"
 
 
 async def test_an_outage_is_tried_again(memory: Memory, reconciler: Reconciler) -> None:
-    await listing.load(memory, reconciler)
+    await reconciler.load()
     memory.outages = 2
     await settle(reconciler)
     assert sorted(memory.patches) == ["a", "m1/status"]
@@ -228,7 +228,7 @@ async def test_an_older_version_than_the_last_is_ignored(
     memory: Memory, reconciler: Reconciler
 ) -> None:
     old = await memory.get(Kind.ENDPOINT, ObjectKey(NAMESPACE, "a"))
-    await listing.load(memory, reconciler)
+    await reconciler.load()
     await settle(reconciler)
     memory.patches.clear()
     reconciler.observe(Kind.ENDPOINT, old)
@@ -239,7 +239,7 @@ async def test_an_older_version_than_the_last_is_ignored(
 async def test_the_end_of_a_former_object_of_that_name_means_nothing(
     memory: Memory, reconciler: Reconciler
 ) -> None:
-    await listing.load(memory, reconciler)
+    await reconciler.load()
     reconciler.forget(
         Kind.ENDPOINT, ObjectKey(NAMESPACE, "a"), Version("uid-of-another", memory.version + 1)
     )
@@ -249,7 +249,7 @@ async def test_the_end_of_a_former_object_of_that_name_means_nothing(
 async def test_an_object_made_anew_under_its_name_is_another_one(
     memory: Memory, reconciler: Reconciler
 ) -> None:
-    await listing.load(memory, reconciler)
+    await reconciler.load()
     await settle(reconciler)
     reconciler.observe(Kind.ENDPOINT, memory.put(Kind.ENDPOINT, "a", SPEC, uid="second"))
     await settle(reconciler)
@@ -259,7 +259,7 @@ async def test_an_object_made_anew_under_its_name_is_another_one(
 async def test_an_answer_that_comes_after_the_deletion_revives_nothing(
     memory: Memory, reconciler: Reconciler
 ) -> None:
-    await listing.load(memory, reconciler)
+    await reconciler.load()
     key = ObjectKey(NAMESPACE, "a")
     late = memory.stored[Kind.ENDPOINT, key]
     reconciler.forget(Kind.ENDPOINT, key, Version("uid-a", memory.version + 1))
@@ -269,25 +269,25 @@ async def test_an_answer_that_comes_after_the_deletion_revives_nothing(
 
 
 async def test_what_vanished_unseen_is_forgotten(memory: Memory, reconciler: Reconciler) -> None:
-    await listing.load(memory, reconciler)
+    await reconciler.load()
     await settle(reconciler)
     memory.put(Kind.CONFIGURATION, "default", {})
     del memory.stored[Kind.MIGRATION, ObjectKey(NAMESPACE, "m1")]
-    await listing.sweep(memory, reconciler)
+    await reconciler.sweep()
     await settle(reconciler)
     assert memory.role("a") is None
 
 
-async def test_what_is_newer_than_the_list_is_kept(memory: Memory, reconciler: Reconciler) -> None:
-    await listing.load(memory, reconciler)
+async def test_what_is_newer_than_the_list_is_kept(reconciler: Reconciler) -> None:
+    await reconciler.load()
     reconciler.retain(Kind.ENDPOINT, {}, 0)
     assert ObjectKey(NAMESPACE, "a") in reconciler.known.resolver.index.endpoints
 
 
 async def test_a_kind_that_is_gone_is_an_outage(memory: Memory, reconciler: Reconciler) -> None:
-    await listing.load(memory, reconciler)
+    await reconciler.load()
     memory.outages = 1
-    sweeper = Sweeper(lambda: listing.sweep(memory, reconciler), interval=0.001)
+    sweeper = Resync(reconciler.sweep, interval=0.001)
     task = asyncio.create_task(sweeper.run())
     async with asyncio.timeout(10):
         while memory.outages:  # noqa: ASYNC110  counts down by itself
@@ -299,14 +299,14 @@ async def test_a_kind_that_is_gone_is_an_outage(memory: Memory, reconciler: Reco
 
 async def test_the_first_lists_wait_for_the_crds(memory: Memory, reconciler: Reconciler) -> None:
     memory.outages = 2
-    await listing.insist(lambda: listing.load(memory, reconciler), "the first lists")
+    await retry.insist(reconciler.load, "the first lists")
     assert reconciler.synced
 
 
 async def test_a_malformed_migration_keeps_its_roles_until_it_is_deleted(
     memory: Memory, reconciler: Reconciler
 ) -> None:
-    await listing.load(memory, reconciler)
+    await reconciler.load()
     await settle(reconciler)
     reconciler.observe(Kind.MIGRATION, memory.put(Kind.MIGRATION, "m1", {"armed": "perhaps"}))
     await settle(reconciler)
@@ -324,7 +324,7 @@ async def test_all_configurations_are_judged_again_when_the_default_changes(
 ) -> None:
     memory.put(Kind.CONFIGURATION, "node.x", {})
     default = {"ipv4NormalRoutePriority": 600}
-    await listing.load(memory, reconciler)
+    await reconciler.load()
     await settle(reconciler)
     reconciler.observe(Kind.CONFIGURATION, memory.put(Kind.CONFIGURATION, "default", default))
     assert len(reconciler) == 2
@@ -341,7 +341,7 @@ async def test_a_finished_migration_is_deleted_in_time(
 ) -> None:
     finished = {"phase": "Aborted", "completionTime": (NOW - dt.timedelta(9)).isoformat()}
     memory.put(Kind.MIGRATION, "m0", {**SOURCE, "ttlSecondsAfterFinished": 1}, status=finished)
-    await listing.load(memory, reconciler)
+    await reconciler.load()
     await settle(reconciler)
     assert (Kind.MIGRATION, ObjectKey(NAMESPACE, "m0")) not in memory.stored
 
@@ -353,7 +353,7 @@ async def test_a_migration_whose_target_has_no_agent_leaves_the_operator_idle(
     both = {**SOURCE, "target": {"workload": {"name": "b"}}}
     memory.put(Kind.ENDPOINT, "b", {**SPEC, "workload": "b", "node": "without-an-agent"})
     memory.put(Kind.MIGRATION, "m1", both)
-    await listing.load(memory, reconciler)
+    await reconciler.load()
     await settle(reconciler)
     await assert_idle()
     memory.now += dt.timedelta(seconds=5)
@@ -369,20 +369,20 @@ async def test_a_migration_whose_target_has_no_agent_leaves_the_operator_idle(
 
 async def test_a_restored_backup_is_news(memory: Memory, reconciler: Reconciler) -> None:
     """The numbers of all versions, and what there is, are those of some time ago."""
-    await listing.load(memory, reconciler)
-    await listing.sweep(memory, reconciler)
+    await reconciler.load()
+    await reconciler.sweep()
     backup, version = copy.deepcopy(memory.stored), memory.version
     memory.put(Kind.ENDPOINT, "later", {**SPEC, "workload": "b"})
     for _ in range(20):
         memory.touch(Kind.ENDPOINT, ObjectKey(NAMESPACE, "a"))
-    await listing.load(memory, reconciler)
+    await reconciler.load()
     await settle(reconciler)
-    await listing.sweep(memory, reconciler)
+    await reconciler.sweep()
     assert memory.role("a") == "source"
     memory.stored, memory.version = backup, version
     memory.stored[Kind.ENDPOINT, ObjectKey(NAMESPACE, "a")]["metadata"]["annotations"] = {}
     memory.patches.clear()
-    await listing.sweep(memory, reconciler)
+    await reconciler.sweep()
     await settle(reconciler)
     assert memory.role("a") == "source"
     assert ObjectKey(NAMESPACE, "later") not in reconciler.known.resolver.index.endpoints
@@ -401,12 +401,12 @@ async def test_a_fault_with_one_object_keeps_no_other_from_its_role(
 
     monkeypatch.setattr(rules, "assign", fragile)
     with structlog.testing.capture_logs() as logs:
-        await listing.load(memory, reconciler)
+        await reconciler.load()
         await settle(reconciler)
     assert (memory.role("a"), memory.role("bad")) == ("source", None)
     assert [line["object"] for line in logs if line["event"] == "cannot_decide"] == ["default/bad"]
     monkeypatch.undo()
-    await listing.sweep(memory, reconciler)
+    await reconciler.sweep()
     await settle(reconciler)
     assert memory.role("bad") == "source"
 
@@ -423,7 +423,7 @@ async def test_an_object_that_cannot_be_taken_in_ends_no_list(
         return read(raw)
 
     monkeypatch.setattr(parse, "endpoint", fragile)
-    await listing.load(memory, reconciler)
+    await reconciler.load()
     await settle(reconciler)
     assert memory.role("a") == "source"
 
@@ -445,7 +445,7 @@ async def test_that_another_replica_leads_is_no_failed_write(
 
     before = failed()
     monkeypatch.setattr(memory, "patch", refused)
-    await listing.load(memory, reconciler)
+    await reconciler.load()
     await settle(reconciler)
     assert (memory.role("a"), failed()) == ("source", before)
 
@@ -456,7 +456,7 @@ async def test_work_beyond_one_turn_goes_on_in_the_next(
     monkeypatch.setattr(controller, "BUDGET", 1)
     for number in range(20):
         memory.put(Kind.ENDPOINT, f"a{number}", SPEC)
-    await listing.load(memory, reconciler)
+    await reconciler.load()
     async with asyncio.timeout(20):
         while memory.patches.count("m1/status") == 0 or len(memory.patches) < 22:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
@@ -476,11 +476,11 @@ async def test_an_address_that_two_nodes_serve_is_said_on_both_until_it_is_over(
         raw = memory.stored[Kind.ENDPOINT, ObjectKey(NAMESPACE, name)]
         return raw["metadata"]["annotations"].get(names.ADDRESS_SHARED)
 
-    await listing.load(memory, reconciler)
+    await reconciler.load()
     await settle(reconciler)
     assert (said("x"), said("y")) == (None, None)
     memory.now += dt.timedelta(seconds=10)
-    reconciler.rederive()
+    await reconciler.sweep()
     await settle(reconciler)
     assert said("x") == "10.0.0.1 is also served by default/y on node-y"
     assert said("y") == "10.0.0.1 is also served by default/x on node-x"

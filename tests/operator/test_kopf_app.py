@@ -7,16 +7,19 @@ from collections.abc import AsyncIterator
 from types import SimpleNamespace
 from typing import Any
 
+import kopf
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import RawTestServer
 from kubernetes_asyncio import client
+from yarl import URL
 
 from handover_api import names
 from handover_operator import kopf_app
 from handover_operator.kinds import Kind
+from handover_operator.kopf_runtime import Memo
 from handover_operator.kube.errors import Unavailable
-from handover_operator.kube.listing import Sweeper
+from handover_operator.kube.resync import Resync
 
 RESOURCE = {"singularName": "", "namespaced": True, "verbs": ["list", "watch", "patch"]}
 
@@ -25,15 +28,24 @@ class Server:
     """Serves *kinds*, none of which has an object; a watch of the one that is ``gone`` fails.
 
     ``lists``: what the next lists of LiveMigrations hold; between two of them a watch expires.
+    ``token``: what a request must show; ``logins``: what requests have shown, one after the other.
     """
 
     def __init__(self) -> None:
         self.kinds: tuple[Kind, ...] = (*Kind,)
+        self.has_group = True
+        self.token = ""
+        self.logins: list[str] = []
         self.gone: Kind | None = None
         self.lists: list[tuple[str, ...]] = []
 
     async def answer(self, request: web.BaseRequest) -> web.StreamResponse:
-        """Answer one request."""
+        """Answer one request; without the right token, where one is asked for, by 401."""
+        said = request.headers.get("Authorization", "")
+        if not self.logins or self.logins[-1] != said:
+            self.logins.append(said)
+        if said != self.token:
+            return web.json_response({"kind": "Status", "code": 401}, status=401)
         if "watch" in request.query:
             if self.gone is not None and request.path.endswith(self.gone.plural):
                 return web.json_response({"kind": "Status", "code": 404}, status=404)
@@ -59,7 +71,7 @@ class Server:
         served = [{"name": kind.plural, "kind": kind.value, **RESOURCE} for kind in self.kinds]
         match path:
             case "/apis":
-                return {"groups": [group]}
+                return {"groups": [group] if self.has_group else []}
             case "/api":
                 return {"versions": ["v1"]}
             case "/api/v1":
@@ -86,6 +98,11 @@ async def configuration(server: Server) -> AsyncIterator[client.Configuration]:
     await http.close()
 
 
+def resync() -> Resync:
+    """Have a resync that never sweeps."""
+    return Resync(lambda: asyncio.sleep(0), 3600)
+
+
 async def ended(configuration: client.Configuration) -> tuple[BaseException, set[str]]:
     """Watch until it ends by itself; return how, and the tasks that began meanwhile and live."""
     before = asyncio.all_tasks()
@@ -95,14 +112,12 @@ async def ended(configuration: client.Configuration) -> tuple[BaseException, set
         others.append(asyncio.create_task(asyncio.Event().wait(), name=f"other {next(number)}"))
 
     others: list[asyncio.Task[bool]] = []
-    reconciler: Any = SimpleNamespace(retain=lambda *_: None)
-    sweeper: Any = SimpleNamespace(note_list=lambda: None)
-    watching = kopf_app.watch(reconciler, sweeper, configuration, begin_another)
-    [error] = await asyncio.gather(watching, return_exceptions=True)
+    controller: Any = SimpleNamespace(retain=lambda *_: None)
+    memo = Memo(controller, resync(), configuration)
+    [error] = await asyncio.gather(kopf_app.run(memo, begin_another), return_exceptions=True)
     assert isinstance(error, BaseException)
     await asyncio.sleep(0)
-    left = {task.get_name() for task in asyncio.all_tasks() - before if kopf_app._is_kopfs(task)}
-    left |= {task.get_name() for task in others if not task.done()}
+    left = {task.get_name() for task in asyncio.all_tasks() - before if not task.done()}
     for task in others:
         task.cancel()
     return error, left
@@ -141,14 +156,74 @@ async def test_each_list_of_a_watch_is_told_as_a_whole_also_an_empty_one(
         if len(told) == 2:
             all_told.set()
 
-    reconciler: Any = SimpleNamespace(
+    controller: Any = SimpleNamespace(
         retain=retain, observe=lambda _, raw: observed.append(raw["metadata"]["name"])
     )
-    sweeper: Any = Sweeper(lambda: asyncio.sleep(0), 3600)
-    watching = asyncio.create_task(kopf_app.watch(reconciler, sweeper, configuration, lambda: None))
+    memo = Memo(controller, resync(), configuration)
+    watching = asyncio.create_task(kopf_app.run(memo, lambda: None))
     await asyncio.wait_for(all_told.wait(), 20)
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
     assert told == [({"m1"}, 7), (set(), 7)]
     assert observed == ["m1"]
-    assert sweeper.lists >= 4
+    assert memo.resync.lists >= 4
+
+
+async def test_kopf_ends_where_not_even_the_group_is_served(
+    server: Server, configuration: client.Configuration
+) -> None:
+    server.has_group = False
+    error, left = await ended(configuration)
+    assert isinstance(error, Unavailable)
+    assert left == {"other 0"}
+
+
+async def test_a_list_of_several_pages_is_told_once(configuration: client.Configuration) -> None:
+    told: list[tuple[set[str], int]] = []
+    controller: Any = SimpleNamespace(
+        retain=lambda _, existing, version: told.append(({key.name for key in existing}, version))
+    )
+    memo = Memo(controller, resync(), configuration)
+    url = URL(f"https://api/apis/{names.API_VERSION}/{Kind.MIGRATION.plural}")
+
+    def page(name: str, version: str, token: str) -> dict[str, Any]:
+        item = {"metadata": {"name": name, "namespace": "default", "uid": name}}
+        return {"items": [item], "metadata": {"resourceVersion": version, "continue": token}}
+
+    memo.read(url % {"limit": "1"}, page("lost", "6", "more"))
+    memo.read(url % {"limit": "1"}, page("a", "7", "more"))
+    memo.read(url % {"limit": "1", "continue": "more"}, page("b", "8", ""))
+    assert told == [({"a", "b"}, 7)]
+
+
+async def test_a_token_that_was_renewed_is_shown_and_one_that_is_refused_asked_for_no_more(
+    server: Server, configuration: client.Configuration
+) -> None:
+    """Kopf logs in again at a 401: with nothing better to show, it would ask for ever."""
+    server.token = "Bearer new"
+    configuration.api_key["BearerToken"] = "Bearer old"
+    error, left = await ended(configuration)
+    assert isinstance(error, kopf.LoginError)
+    assert left == {"other 0"}
+    assert server.logins == ["Bearer old"]
+
+    controller: Any = SimpleNamespace()
+    memo = Memo(controller, resync(), configuration)
+    first = await memo.login()
+    server.gone = Kind.MIGRATION
+    configuration.api_key["BearerToken"] = "Bearer new"
+    assert (await memo.login()) != first
+    assert first.aiohttp_session.closed
+    await memo.close()
+    error, _ = await ended(configuration)
+    assert getattr(error, "status", None) == 404
+    assert server.logins == ["Bearer old", "Bearer new"]
+
+
+async def test_kopf_kills_nothing_after_it_has_ended() -> None:
+    """By default it sends SIGKILL to its own process ten minutes later, however it ended."""
+    settings = kopf.OperatorSettings()
+    assert settings.process.ultimate_exiting_timeout is not None
+    configure: Any = kopf_app.configure
+    await configure(settings=settings)
+    assert settings.process.ultimate_exiting_timeout is None

@@ -16,7 +16,7 @@ import aiohttp
 
 from handover_lab.cluster import controlplane
 from handover_lab.processes.waiting import PATIENCE, NeverSeenError, until
-from handover_operator.kube.listing import SETTLE
+from handover_operator.kube.resync import SETTLE
 
 EVENTS: Final = "handover_operator_events_total"
 QUEUE: Final = "handover_operator_queue_length"

@@ -19,7 +19,7 @@ from kubernetes_asyncio.config.config_exception import ConfigException
 from handover_api import names
 from handover_api.names import ObjectKey
 from handover_operator import kinds
-from handover_operator.kinds import AnyKind, Foreign, Kind, Plain
+from handover_operator.kinds import AnyKind, Foreign, Kind, Plain, Watched
 from handover_operator.kube import errors, lease
 from handover_operator.kube.errors import (
     Absent,
@@ -86,9 +86,10 @@ class Cluster:
         """Close all connections."""
         await self._api.close()
 
-    async def objects(self, kind: AnyKind) -> AsyncIterator[tuple[list[RawObject], int]]:
+    async def objects(self, kind: Watched) -> AsyncIterator[tuple[list[RawObject], int]]:
         """Yield pages of all objects, and the version of the list."""
-        async for page in self._pages(kind, "application/json"):
+        accept = IDENTITIES if isinstance(kind, Plain) else "application/json"
+        async for page in self._pages(kind, accept):
             yield page
 
     async def identities(self, kind: AnyKind) -> tuple[Mapping[ObjectKey, str], int]:
@@ -102,24 +103,27 @@ class Cluster:
                 found[key] = metadata["uid"]
         return found, version
 
-    async def headers(self, kind: Plain) -> AsyncIterator[tuple[list[RawObject], int]]:
-        """Yield pages of the metadata of all objects, and the version of the list."""
-        async for page in self._pages(kind, IDENTITIES):
-            yield page
-
     async def changes(
-        self, kind: Plain, version: str, silence: float
+        self, kind: Watched, version: str, silence: float, lifetime: int
     ) -> AsyncGenerator[tuple[str, RawObject]]:
-        """Yield type and metadata of each change since *version*, until the API server ends it.
+        """Yield type and object of each change since *version*.
 
-        Unavailable after *silence* seconds without a word. Who stops earlier closes it.
+        The API server ends it after *lifetime* seconds. Unavailable after *silence* seconds
+        without a word. Who stops earlier closes it.
         """
-        query = {"watch": "1", "resourceVersion": version, "allowWatchBookmarks": "true"}
-        patience = aiohttp.ClientTimeout(sock_connect=TIMEOUT, sock_read=silence)
-        request = self._answer(
-            "GET", kinds.collection(kind), {"Accept": HEADER}, query=query, patience=patience
-        )
-        async with request as answer:
+        query = {
+            "watch": "1",
+            "resourceVersion": version,
+            "allowWatchBookmarks": "true",
+            "timeoutSeconds": str(lifetime),
+            **_selection(kind),
+        }
+        headers = {"Accept": HEADER if isinstance(kind, Plain) else "application/json"}
+        limits = aiohttp.ClientTimeout(sock_connect=TIMEOUT, sock_read=silence)
+        path = kinds.collection(kind)
+        async with self._answer("GET", path, headers, query=query, limits=limits) as answer:
+            # By chunks, not by lines: aiohttp refuses lines of more than 128 KiB, and a pod's may
+            # be longer.
             rest = b""
             async for chunk in answer.content.iter_any():
                 *lines, rest = (rest + chunk).split(b"\n")
@@ -282,15 +286,15 @@ class Cluster:
             raise NotLeading(message)
 
     async def _pages(
-        self, kind: AnyKind | Plain, accept: str
+        self, kind: Watched, accept: str
     ) -> AsyncIterator[tuple[list[RawObject], int]]:
         token = ""
         version = 0
         while True:
             limit = FOREIGN_PAGE if isinstance(kind, Foreign) else PAGE
-            query = {"limit": str(limit), **({"continue": token} if token else {})}
-            if isinstance(kind, Foreign) and kind.selector:
-                query["labelSelector"] = kind.selector
+            query = {"limit": str(limit), **_selection(kind)}
+            if token:
+                query["continue"] = token
             path = kinds.collection(kind)
             page = await self._call("GET", path, query=query, accept=accept)
             metadata = page["metadata"]
@@ -325,7 +329,7 @@ class Cluster:
         *,
         body: RawObject | None = None,
         query: Mapping[str, str] | None = None,
-        patience: float | aiohttp.ClientTimeout = TIMEOUT,
+        limits: float | aiohttp.ClientTimeout = TIMEOUT,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request; an answer that is none of success is raised as one of ours."""
         try:
@@ -337,7 +341,7 @@ class Cluster:
                 body=body,
                 auth_settings=["BearerToken"],
                 _preload_content=False,
-                _request_timeout=patience,
+                _request_timeout=limits,
             )
             async with answer:
                 if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
@@ -354,6 +358,11 @@ class Cluster:
 
 def _path(kind: AnyKind, key: ObjectKey) -> str:
     return f"{kinds.collection(kind, key.namespace)}/{key.name}"
+
+
+def _selection(kind: Watched) -> Mapping[str, str]:
+    selector = kind.selector if isinstance(kind, Foreign) else ""
+    return {"labelSelector": selector} if selector else {}
 
 
 def _seconds(retry_after: str) -> float:

@@ -17,7 +17,7 @@ import structlog
 from handover_api.names import DEFAULT_CONFIGURATION, ObjectKey
 from handover_operator.kinds import Kind
 from handover_operator.kube.errors import Absent, Conflict, Refused, Temporary
-from handover_operator.kube.workqueue import FIRST_DELAY
+from handover_operator.kube.retry import FIRST_DELAY
 from handover_operator.observability import metrics
 from handover_operator.roles.parse import RawObject
 from handover_operator.status.configuration import Application

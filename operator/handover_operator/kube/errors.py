@@ -8,11 +8,9 @@ from collections.abc import Mapping
 from http import HTTPStatus
 from typing import Final
 
-# Another attempt may change these answers: 401 by a rotated token, 410 by a list from the start,
-# 429 by waiting. 0 is what kubernetes-asyncio has for no answer at all.
-_TRANSIENT: Final = frozenset(
-    {0, HTTPStatus.UNAUTHORIZED, HTTPStatus.GONE, HTTPStatus.TOO_MANY_REQUESTS}
-)
+# Another attempt may change these answers: 401 by a rotated token, 429 by waiting. 0 is what
+# kubernetes-asyncio has for no answer at all.
+_TRANSIENT: Final = frozenset({0, HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS})
 
 
 class Temporary(Exception):  # noqa: N818  a situation with a way on, not an error
@@ -36,6 +34,10 @@ class Outdated(Temporary):
 
 class Unavailable(Temporary):
     """The API server cannot be reached, or asks for patience."""
+
+
+class Expired(Unavailable):
+    """The API server remembers no more what was asked for: only a list from the start can help."""
 
 
 class NotLeading(Temporary):
@@ -62,10 +64,6 @@ class Unserved(Absent):
     """The whole kind is not there, which tells nothing of any object."""
 
 
-class Expired(Exception):  # noqa: N818  an expected situation
-    """A watch asked for a version that the API server remembers no more: only a list can help."""
-
-
 class Unconfigured(Exception):  # noqa: N818  tells a person what to do
     """There is neither a service account nor a kubeconfig."""
 
@@ -87,6 +85,8 @@ def from_response(status: int, text: str, retry_after: float = 0.0) -> Exception
         return Conflict(
             message, {each.get("field", ""): each.get("message", "") for each in causes}
         )
+    if status == HTTPStatus.GONE:
+        return Expired(f"{status}: {message}")
     if status in _TRANSIENT or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return Unavailable(f"{status}: {message}", retry_after)
     return Refused(f"{status}: {message}")

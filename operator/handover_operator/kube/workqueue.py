@@ -11,20 +11,16 @@ from typing import Final, Generic, TypeVar
 
 import structlog
 
+from handover_operator.kube import retry
 from handover_operator.kube.errors import Denied, Outdated, Temporary
 from handover_operator.observability import metrics
 
 K = TypeVar("K", bound=Hashable)
 
-FIRST_DELAY: Final = 0.1
 CONFLICT_DELAY: Final = 0.01
 """Before the second attempt after somebody was faster; the first one is made at once."""
 DENIED_DELAY: Final = 1.0
 """After a refusal: a right or a namespace may come a moment later, and seldom does."""
-LAST_DELAY: Final = 60.0
-DOUBLINGS: Final = 16
-"""More never change a delay: CONFLICT_DELAY is past LAST_DELAY after 13, and no float overflows."""
-
 REASON_LIMIT: Final = 500
 """Characters of a reason in the log: an answer may quote the whole value that it refuses."""
 
@@ -153,7 +149,7 @@ class WorkQueue(Generic[K]):
         if self._denied.get(key) != reason[:REASON_LIMIT]:
             self._denied[key] = reason[:REASON_LIMIT]
             self._log.error("denied", key=str(key), reason=self._denied[key])
-        self.add_later(key, _delay(DENIED_DELAY, failures, retry_after))
+        self.add_later(key, retry.delay(failures, first=DENIED_DELAY, retry_after=retry_after))
 
     def _retry(
         self, key: K, reason: str, *, first: float | None = None, retry_after: float = 0.0
@@ -165,11 +161,6 @@ class WorkQueue(Generic[K]):
         if first is not None and failures == 0:
             self._again.add(key)
             return
-        delay = _delay(first or FIRST_DELAY, failures, retry_after)
+        delay = retry.delay(failures, first=first, retry_after=retry_after)
         self._log.warning("retry", key=str(key), reason=reason[:REASON_LIMIT], delay=delay)
         self.add_later(key, delay)
-
-
-def _delay(first: float, failures: int, retry_after: float) -> float:
-    """Return the seconds before the next attempt: doubled with each failure, within bounds."""
-    return min(max(first * 2.0 ** min(failures, DOUBLINGS), retry_after), LAST_DELAY)

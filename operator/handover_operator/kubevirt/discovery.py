@@ -1,22 +1,26 @@
 """Whether KubeVirt is there: the adapter is idle until it is, and again when it has gone.
 
 The kinds are asked for in an interval, which costs next to nothing and needs no rights. Then all
-objects are listed, before anything is decided, and watched.
+objects are listed, before anything is decided, and watched from those lists on.
 """
 
 import asyncio
 import contextlib
-from collections.abc import Awaitable, Callable
+from collections.abc import Mapping
 from typing import Final
 
 import structlog
 
+from handover_api.names import ObjectKey
 from handover_operator.kinds import KUBEVIRT, Foreign
-from handover_operator.kube import listing
+from handover_operator.kube import retry, watch
 from handover_operator.kube.client import Cluster
 from handover_operator.kube.errors import Absent, Temporary
-from handover_operator.kube.listing import Sweeper
+from handover_operator.kube.resync import Resync
+from handover_operator.kube.watch import Watch
 from handover_operator.kubevirt.controller import AdapterReconciler
+from handover_operator.observability import metrics
+from handover_operator.roles.parse import RawObject
 
 INTERVAL: Final = 2.0
 """Seconds between two looks for the kinds."""
@@ -29,24 +33,20 @@ begins, or one of several that is behind, says so too."""
 ORDER: Final = (Foreign.POD, Foreign.VMI, Foreign.VMIM)
 """What a pod refers to was made before it, so it is listed after: absent is then absent."""
 
-Watch = Callable[[Sweeper], Awaitable[None]]
 
+class Discovery:
+    """Starts and stops the adapter, and feeds it (watch.Sink)."""
 
-class Presence:
-    """Starts and stops the adapter."""
-
-    def __init__(
-        self, cluster: Cluster, adapter: AdapterReconciler, watch: Watch, sweep_interval: float
-    ) -> None:
+    def __init__(self, cluster: Cluster, adapter: AdapterReconciler, sweep_interval: float) -> None:
         self._cluster = cluster
         self._adapter = adapter
-        self._watch = watch
-        self._sweep_interval = sweep_interval
+        self._resync = Resync(self._sweep, sweep_interval)
+        self._watches: tuple[Watch[Foreign], ...] = ()
         self._log = structlog.get_logger()
 
     async def begin(self) -> None:
         """Load what there is now, so that nothing is decided without it."""
-        await listing.insist(self._load_if_present, "KubeVirt's objects")
+        await retry.insist(self._load_if_present, "KubeVirt's objects")
         self._adapter.has_begun = True
         if not self._adapter.is_active:
             self._log.info("kubevirt_absent", looking_every=INTERVAL)
@@ -58,23 +58,40 @@ class Presence:
                 await asyncio.sleep(INTERVAL)
                 with contextlib.suppress(Temporary):
                     await self._load_if_present()
-            await self._attend()
+            await self._follow()
             self._adapter.stop()
             self._log.info("kubevirt_gone", looking_every=INTERVAL)
 
-    async def _attend(self) -> None:
+    def observe(self, kind: Foreign, raw: RawObject) -> None:
+        """Take in one version of an object."""
+        metrics.EVENTS.labels(kind.value).inc()
+        self._adapter.observe(kind, raw)
+
+    def end(self, kind: Foreign, raw: RawObject) -> None:
+        """Take in the last version of an object that is gone."""
+        metrics.EVENTS.labels(kind.value).inc()
+        self._adapter.end(kind, raw)
+
+    def retain(self, kind: Foreign, existing: Mapping[ObjectKey, str], version: int) -> None:
+        """Take in that a list was complete."""
+        self._adapter.retain(kind, existing, version)
+        self._resync.note_list()
+
+    def miss(self, kind: Foreign, reason: Exception) -> None:
+        """Say why changes may be missed for a while."""
+        text = str(reason) or type(reason).__name__
+        self._log.warning("watch_ended", kind=kind.value, reason=text)
+
+    async def _follow(self) -> None:
         """Watch while KubeVirt is there."""
-        sweeper = Sweeper(self._sweep, self._sweep_interval)
-        sweeping = asyncio.create_task(sweeper.run())
-        watching = asyncio.create_task(
-            listing.keep_watching(lambda: self._watch(sweeper), lambda: sweeper.lists)
-        )
+        work = [asyncio.create_task(each.run()) for each in self._watches]
+        work.append(asyncio.create_task(self._resync.run()))
         try:
             await self._outlast()
         finally:
-            for task in (watching, sweeping):
+            for task in work:
                 task.cancel()
-            await asyncio.gather(watching, sweeping, return_exceptions=True)
+            await asyncio.gather(*work, return_exceptions=True)
 
     async def _outlast(self) -> None:
         """Return when KubeVirt has gone."""
@@ -87,9 +104,7 @@ class Presence:
 
     async def _sweep(self) -> None:
         """Forget objects that exist no more though no watch has told it."""
-        for kind in ORDER:
-            existing, version = await self._cluster.identities(kind)
-            self._adapter.retain(kind, existing, version)
+        await watch.sweep(self._cluster, self, ORDER)
 
     async def _load_if_present(self) -> None:
         if await self._is_present():
@@ -97,10 +112,10 @@ class Presence:
                 await self._load()
 
     async def _load(self) -> None:
-        for kind in ORDER:
-            async for page, _ in self._cluster.objects(kind):
-                for raw in page:
-                    self._adapter.observe(kind, raw)
+        watches = tuple(Watch(self._cluster, kind, self) for kind in ORDER)
+        for each in watches:
+            await each.list()
+        self._watches = watches
         self._adapter.start()
         self._log.info("kubevirt_present")
 

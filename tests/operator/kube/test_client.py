@@ -1,9 +1,7 @@
 """How the API server's answers are sorted, seen at a stand-in that gives any answer."""
 
-import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
 
 import pytest
 from aiohttp import web
@@ -12,7 +10,6 @@ from kubernetes_asyncio import client
 
 from handover_api.names import ObjectKey
 from handover_operator.kinds import AnyKind, Foreign, Kind
-from handover_operator.kube import listing
 from handover_operator.kube.client import Cluster
 from handover_operator.kube.errors import Absent, Conflict, Refused, Unavailable
 
@@ -121,20 +118,3 @@ async def test_the_patience_that_is_asked_for_is_told(
     with pytest.raises(Unavailable) as caught:
         await cluster.get(Kind.ENDPOINT, KEY)
     assert caught.value.retry_after == seconds
-
-
-async def test_the_first_lists_have_the_patience_that_is_asked_for(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(listing, "FIRST_DELAY", 0.001)
-    loop = asyncio.get_running_loop()
-    asked: list[float] = []
-
-    async def attempt() -> Any:
-        asked.append(loop.time())
-        if len(asked) == 1:
-            message = "too many requests"
-            raise Unavailable(message, 0.2)
-
-    await listing.insist(attempt, "an answer")
-    assert asked[1] - asked[0] >= 0.2

@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from handover_operator.kinds import Plain
-from handover_operator.kube import namespaces
+from handover_operator.kube import retry
 from handover_operator.kube.errors import Refused
 from handover_operator.kube.namespaces import Namespaces
 
@@ -18,7 +18,8 @@ Change = tuple[str, Mapping[str, Any]]
 def namespace(name: str, version: str = "1", **annotations: str) -> Mapping[str, Any]:
     """Compose the metadata of a namespace; ``paused`` is its annotation."""
     said = {f"handover.dev/{key}": value for key, value in annotations.items()}
-    return {"metadata": {"name": name, "resourceVersion": version, "annotations": said}}
+    metadata = {"name": name, "uid": name, "resourceVersion": version, "annotations": said}
+    return {"metadata": metadata}
 
 
 class Api:
@@ -31,7 +32,7 @@ class Api:
         self.refusals = 0
         self.lists = 0
 
-    async def headers(self, kind: Plain) -> AsyncIterator[tuple[Sequence[Mapping[str, Any]], int]]:
+    async def objects(self, kind: Plain) -> AsyncIterator[tuple[Sequence[Mapping[str, Any]], int]]:
         assert kind is Plain.NAMESPACE
         if self.refusals:
             self.refusals -= 1
@@ -42,9 +43,11 @@ class Api:
         yield self.listed[:half], 7
         yield self.listed[half:], 7
 
-    async def changes(self, kind: Plain, version: str, silence: float) -> AsyncGenerator[Change]:
+    async def changes(
+        self, kind: Plain, version: str, silence: float, lifetime: int
+    ) -> AsyncGenerator[Change]:
         assert kind is Plain.NAMESPACE
-        assert silence > 60
+        assert lifetime > silence > 60
         self.versions.append(version)
         if not self.watches:
             await asyncio.Event().wait()
@@ -73,13 +76,17 @@ async def told(api: Api, count: int) -> list[set[str]]:
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for nothing."""
-    monkeypatch.setattr(namespaces, "PAUSE", 0)
-    monkeypatch.setattr(namespaces, "WITHOUT_RIGHT", 0)
+    monkeypatch.setattr(retry, "FIRST_DELAY", 0)
+    monkeypatch.setattr(retry, "delay", lambda _: 0)
 
 
 async def test_those_with_the_annotation_are_told_once_all_are_known() -> None:
     api = Api(namespace("a"), namespace("b", paused=""), namespace("c", paused="ask Ada"))
-    api.listed = [*api.listed, namespace("d", paused="false"), {"metadata": {"name": "e"}}]
+    api.listed = [
+        *api.listed,
+        namespace("d", paused="false"),
+        {"metadata": {"name": "e", "uid": "e"}},
+    ]
 
     assert await told(api, 1) == [{"b", "c"}]
 
@@ -94,12 +101,12 @@ async def test_a_watch_tells_of_each_that_is_paused_released_or_gone() -> None:
             ("ADDED", namespace("c", "11", paused="true")),
             ("MODIFIED", namespace("a", "12")),
         ],
-        [("ADDED", namespace("d", "13"))],
+        [("ADDED", namespace("e", "13")), ("ADDED", namespace("d", "14", paused="true"))],
     ]
 
     heard = await told(api, 6)
 
-    assert heard == [{"b"}, {"a", "b"}, {"a"}, {"a", "c"}, {"c"}, {"c"}]
+    assert heard == [{"b"}, {"a", "b"}, {"a"}, {"a", "c"}, {"c"}, {"c", "d"}]
     assert (api.lists, api.versions[:2]) == (1, ["7", "12"])
 
 

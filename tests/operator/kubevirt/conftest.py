@@ -14,7 +14,7 @@ import pytest
 from handover_api import names
 from handover_api.names import ObjectKey
 from handover_operator.controller import Reconciler
-from handover_operator.kinds import AnyKind, Foreign, Kind
+from handover_operator.kinds import AnyKind, Foreign, Kind, Plain, Watched
 from handover_operator.kube.client import Cluster
 from handover_operator.kube.errors import Absent, Conflict, Temporary
 from handover_operator.kube.standby import Standby
@@ -125,9 +125,10 @@ class Server(Cluster):
         self.may_write = lambda: True
         self._world = world
 
-    async def objects(self, kind: AnyKind) -> AsyncIterator[tuple[list[RawObject], int]]:
+    async def objects(self, kind: Watched) -> AsyncIterator[tuple[list[RawObject], int]]:
         """List all objects of a kind, one a page."""
         await _moment()
+        assert not isinstance(kind, Plain)
         found = self._world.listed(kind)
         version = self._world.version
         for raw in found:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from handover_operator import main
-from handover_operator.kubevirt import discovery as presence
-from handover_operator.kubevirt.discovery import KINDS, Presence
+from handover_operator.kubevirt import discovery
+from handover_operator.kubevirt.discovery import KINDS, Discovery
 
 
-class Discovery:
+class Server:
     """Says what is served, answer by answer, the last one again and again."""
 
     def __init__(self, answers: str) -> None:
@@ -29,24 +29,24 @@ class Discovery:
         return KINDS if answer == "yes" else frozenset()
 
 
-def watched(discovery: Any) -> Presence:
+def watched(server: Any) -> Discovery:
     """Have a KubeVirt that was there."""
     adapter: Any = SimpleNamespace(is_active=False, has_begun=False)
-    return Presence(discovery, adapter, lambda _: asyncio.sleep(0), 60)
+    return Discovery(server, adapter, 60)
 
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Ask every two milliseconds; gone is what is unserved for two hundred."""
-    monkeypatch.setattr(presence, "INTERVAL", 0.002)
-    monkeypatch.setattr(presence, "GONE_FOR", 0.2)
+    monkeypatch.setattr(discovery, "INTERVAL", 0.002)
+    monkeypatch.setattr(discovery, "GONE_FOR", 0.2)
 
 
 @pytest.mark.usefixtures("quick")
 async def test_one_negative_answer_is_no_end() -> None:
-    discovery = Discovery("yes no yes no yes")
-    lasting = asyncio.create_task(watched(discovery)._outlast())
-    await asyncio.wait_for(discovery.has_answered.wait(), 10)
+    server = Server("yes no yes no yes")
+    lasting = asyncio.create_task(watched(server)._outlast())
+    await asyncio.wait_for(server.has_answered.wait(), 10)
     assert not lasting.done()
     lasting.cancel()
     await asyncio.gather(lasting, return_exceptions=True)
@@ -54,9 +54,9 @@ async def test_one_negative_answer_is_no_end() -> None:
 
 @pytest.mark.usefixtures("quick")
 async def test_what_is_unserved_for_long_is_gone() -> None:
-    discovery = Discovery("yes no")
-    await asyncio.wait_for(watched(discovery)._outlast(), 10)
-    assert discovery.asked > 2
+    server = Server("yes no")
+    await asyncio.wait_for(watched(server)._outlast(), 10)
+    assert server.asked > 2
 
 
 def is_ready(adapter: object, *, synced: bool = True, trouble: str = "") -> bool:
@@ -70,7 +70,8 @@ def is_ready(adapter: object, *, synced: bool = True, trouble: str = "") -> bool
 async def test_a_replica_is_ready_when_it_could_lead() -> None:
     adapter: Any = SimpleNamespace(is_active=False, has_begun=False)
     assert not is_ready(adapter)
-    await Presence(Discovery("no"), adapter, lambda _: asyncio.sleep(0), 60).begin()  # type: ignore[arg-type]
+    server: Any = Server("no")
+    await Discovery(server, adapter, 60).begin()
     assert is_ready(adapter)
     assert is_ready(None)
     assert not is_ready(adapter, synced=False)

@@ -1,5 +1,6 @@
 """KubeVirt comes and goes beside an operator that runs on."""
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -7,8 +8,11 @@ import pytest
 from kubernetes_asyncio import client, config
 
 from handover_lab.kubevirt.puppets import ALL_VMIMS, CRD, Guest
-from handover_operator import kopf_app
-from handover_operator.kube.errors import Unavailable
+from handover_operator.kinds import Foreign
+from handover_operator.kube.client import Cluster
+from handover_operator.kube.errors import Unserved
+from handover_operator.kube.watch import Watch
+from handover_operator.roles.parse import RawObject
 
 pytestmark = pytest.mark.api
 
@@ -44,21 +48,61 @@ async def test_it_follows_kubevirts_coming_and_going(
     assert operator.faults() == []
 
 
-async def test_a_watch_that_lacks_a_kind_ends_instead_of_missing_it(
+async def test_a_kind_that_goes_and_comes_back_is_watched_anew(
     release: Any, bare_desk: Any
 ) -> None:
-    """Kopf looks once for the kinds; they may be going, or coming, at that very moment."""
-    await bare_desk.kubevirt.install()
+    """Nothing is known of what it held, until there is a complete list again."""
+    desk = bare_desk
+    await desk.kubevirt.install()
     configuration = client.Configuration()
     await config.load_kube_config(
         config_file=str(release.kubeconfig), client_configuration=configuration
     )
-    path = f"{CRD}/virtualmachineinstancemigrations.kubevirt.io"
-    await bare_desk.api.call("DELETE", path)
-    await bare_desk.until(lambda: bare_desk.api.exists(ALL_VMIMS), lambda served: not served)
-    with pytest.raises(Unavailable, match="not all kinds"):
-        await kopf_app.watch_foreign(None, configuration, None)  # type: ignore[arg-type]
-    await bare_desk.kubevirt.install()
+    cluster = Cluster(configuration)
+    sink = Sink()
+    watching = asyncio.create_task(Watch(cluster, Foreign.VMIM, sink).run())
+    try:
+        await desk.until(sink.lists, lambda lists: lists == 1)
+        path = f"{CRD}/virtualmachineinstancemigrations.kubevirt.io"
+        await desk.api.call("DELETE", path)
+        await desk.until(lambda: desk.api.exists(ALL_VMIMS), lambda served: not served)
+        await desk.until(sink.outages, lambda outages: Unserved in outages)
+        await desk.kubevirt.install()
+        await desk.until(sink.lists, lambda lists: lists == 2)
+        await desk.kubevirt.start(Guest("web"), "node-a", IPS)
+        await desk.kubevirt.request("web", "move")
+        await desk.until(sink.names, lambda names: "move" in names)
+    finally:
+        watching.cancel()
+        await asyncio.gather(watching, return_exceptions=True)
+        await cluster.close()
+
+
+class Sink:
+    """Notes what a watch tells."""
+
+    def __init__(self) -> None:
+        self.told: list[object] = []
+
+    def observe(self, _: Foreign, raw: RawObject) -> None:
+        self.told.append(raw["metadata"]["name"])
+
+    end = observe
+
+    def retain(self, *_: object) -> None:
+        self.told.append(list)
+
+    def miss(self, _: Foreign, reason: Exception) -> None:
+        self.told.append(type(reason))
+
+    async def lists(self) -> int:
+        return self.told.count(list)
+
+    async def outages(self) -> list[object]:
+        return [each for each in self.told if isinstance(each, type)]
+
+    async def names(self) -> list[object]:
+        return [each for each in self.told if isinstance(each, str)]
 
 
 async def count(operator: Any, event: str) -> int:
