@@ -18,6 +18,12 @@ doubt never ends by its timer: the elevated routes stay until the API says somet
 
 Nothing here waits: a timer or an announcement that comes late carries the number of an older
 episode and changes nothing.
+
+Where to read on: an event (``events.py``; those of the API are made by ``inputs.py``) meets a
+machine (``machine.py``). ``table.py`` has the cell of each pair, ``step.py`` carries it out and
+returns the next machine with its commands (``commands.py``). Routes, listening and the timer
+(``timers.py``) follow from the machine alone. ``restart.py`` makes the first machine of an endpoint
+from what is found, and ``drawing.py`` draws docs/states.md.
 """
 
 from handover_nodeagent.fsm.step import FIRST_ASK_INTERVAL, LONGEST_ASK_INTERVAL, Step, step

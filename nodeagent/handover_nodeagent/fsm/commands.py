@@ -71,6 +71,7 @@ class EmitEvent:
     reason: EventReason
 
 
+# Whoever reads an Event has not read the table: each says what was heard and what follows.
 SENTENCES: Final = {
     EventReason.CUT_OVER: "The guest runs here; its routes follow with elevated priority",
     EventReason.WITHDRAWN: "No guest answers here any more; its routes are withdrawn",

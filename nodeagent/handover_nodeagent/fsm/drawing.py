@@ -13,8 +13,11 @@ from handover_nodeagent.fsm.machine import LISTENING, ROUTES
 from handover_nodeagent.fsm.table import ENDINGS, TRANSITIONS, Cell, Fork, Reaction
 
 _COMMAND: Final = "python -m handover_nodeagent.fsm.drawing"
+# Mermaid's start and end of a diagram of states.
 _END: Final = "[*]"
+# The cells that most pairs have: signs let the others stand out.
 _SIGNS: Final = {Reaction.STAY: "·", Reaction.IMPOSSIBLE: "✗"}
+# By hand, as timers are code; a state without an entry here could not be drawn.
 _TIMERS: Final = {
     State.BASE: "",
     State.TARGET: "",
@@ -89,7 +92,9 @@ Edge = tuple[str, str, str]
 
 
 def _branches(cell: Cell) -> Iterator[tuple[State | Reaction, str]]:
+    """Return where a cell may lead, and on which condition."""
     if isinstance(cell, Fork):
+        # Where the other branch cannot be, a condition on the arrow would only be noise.
         is_choice = cell.otherwise is not Reaction.IMPOSSIBLE
         yield cell.then, f" if {cell.criterion}" if is_choice else ""
         yield cell.otherwise, f" unless {cell.criterion}"
@@ -99,6 +104,7 @@ def _branches(cell: Cell) -> Iterator[tuple[State | Reaction, str]]:
 
 def _edges(wanted: Callable[[tuple[str, str]], bool]) -> Iterator[Edge]:
     """Return the edges between states, without those that stay."""
+    # Asking's own row enters no state: its ends are _asking_edges.
     for state, row in TRANSITIONS.items():
         for input_ in Input:
             for goal, condition in _branches(row[input_]):
@@ -119,10 +125,13 @@ def _asking_edges() -> Iterator[Edge]:
 
 
 def _ends(goal: State | Reaction, cause: Input) -> Iterable[str]:
+    """Return the states in which an asking for *cause* may end by *goal*."""
     if isinstance(goal, State):
         return (goal,)
+    # Gone, with or without its routes: the machine ends.
     if goal is not Reaction.BACK:
         return (_END,)
+    # Back means to each state from which this cause leads into an asking.
     return tuple(
         state
         for state, row in TRANSITIONS.items()
@@ -132,6 +141,7 @@ def _ends(goal: State | Reaction, cause: Input) -> Iterable[str]:
 
 def _diagram(edges: Iterable[Edge]) -> str:
     """Draw one arrow per pair of states, its labels below each other."""
+    # Mermaid draws a second arrow of a pair over the first.
     labels: dict[tuple[str, str], list[str]] = {}
     for start, end, label in edges:
         labels.setdefault((start, end), []).append(label)
@@ -142,6 +152,7 @@ def _diagram(edges: Iterable[Edge]) -> str:
 
 
 def _text(cell: Cell) -> str:
+    """Write a cell as in the table of the page."""
     if isinstance(cell, Fork):
         return f"{cell.criterion}: {_text(cell.then)}; else {_text(cell.otherwise)}"
     if isinstance(cell, State):

@@ -13,7 +13,7 @@ from handover_api.workloadendpoint import Signal
 
 
 class Input(enum.StrEnum):
-    """The columns of the transition table."""
+    """The columns of the transition table, in the order in which they are drawn."""
 
     TARGET = "Target"
     ANNOUNCED = "Announced"
@@ -35,6 +35,7 @@ class Assigned:
     ``routes_in``: the endpoint's own routes are in the kernel at this moment.
     """
 
+    # The only event of more than one column: which it is depends on role and outcome.
     input: Input
     assignment: Assignment
     routes_in: bool = False
@@ -88,6 +89,7 @@ class Unaskable:
     With routes in the machine takes it for an answer, without for silence.
     """
 
+    # That of silence: the machine makes an answer of it, where it has routes to lose.
     input: ClassVar[Input] = Input.SILENCE
     episode: int
 
@@ -107,6 +109,7 @@ class Deleted:
     input: ClassVar[Input] = Input.DELETED
 
 
+# Unions, so that mypy knows which of them carry an episode, and which an input.
 TimerEvent = TimerPopped | FellSilent | AskAgainDue
 """What a machine's timer feeds to it."""
 EpisodeEvent = Announced | Unaskable | TimerEvent

@@ -1,4 +1,8 @@
-"""One step of a machine: an event in, the next machine and its commands out; no effect."""
+"""One step of a machine: an event in, the next machine and its commands out; no effect.
+
+``step`` sorts out what moves no machine; ``_transition`` looks the rest up in the table; one
+function for each kind of cell makes the next machine.
+"""
 
 import dataclasses
 import datetime as dt
@@ -78,6 +82,7 @@ def step(machine: Machine | None, event: Event, now: dt.datetime, settings: Sett
 
 
 def _is_late(machine: Machine, event: Event) -> bool:
+    """Tell whether an older episode started what comes now."""
     return isinstance(event, EpisodeEvent) and event.episode != machine.episode
 
 
@@ -100,9 +105,11 @@ def _await_second_answer(
 
     A dying guest's late frames are no life, nor is its answer to a probe from before.
     """
+    # Worth a question, but no life: it may have been under way since before the guest died.
     if not event.answers_probe:
         return Step(machine, (RenewProbes(machine.episode),), event.input)
     first = machine.first_answer
+    # A clock that was set back would let the second answer wait for as long as that.
     if first is None or now < first:
         heard = dataclasses.replace(machine, first_answer=now)
         return Step(heard, (StartProbes(machine.episode),), event.input)
@@ -112,17 +119,20 @@ def _await_second_answer(
 
 
 def _transition(machine: Machine, event: TableEvent, now: dt.datetime) -> Step:
+    """Do what the table says."""
     goal = _goal(machine, event)
     if goal is State.ASKING:
         return _ask(machine, event, now)
     if isinstance(goal, State):
         return _enter(goal, machine, event, now)
+    # Once: no state before an asking is an asking.
     if goal is Reaction.BEFORE:
         return _transition(_abandon_asking(machine), event, now)
     return _react(goal, machine, event, now)
 
 
 def _react(reaction: Reaction, machine: Machine, event: TableEvent, now: dt.datetime) -> Step:
+    """Do what enters no state."""
     if reaction is Reaction.STAY:
         return _stay(machine, event)
     if reaction is Reaction.BACK:
@@ -135,12 +145,15 @@ def _react(reaction: Reaction, machine: Machine, event: TableEvent, now: dt.date
 
 
 def _input(machine: Machine, event: TableEvent) -> Input:
+    """Return the column in which to look."""
+    # Nobody could ask, so nobody may conclude: what is there stays, what is not does not come.
     if isinstance(event, Unaskable) and machine.has_routes:
         return Input.ANNOUNCED
     return event.input
 
 
 def _goal(machine: Machine, event: TableEvent) -> State | Reaction:
+    """Follow the cell to its end: through its fork, and from an asking to its ending."""
     cell = TRANSITIONS[machine.state][_input(machine, event)]
     if isinstance(cell, Fork):
         return cell.then if _holds(cell.criterion, machine, event) else cell.otherwise
@@ -188,15 +201,19 @@ def _abandon_asking(machine: Machine) -> Machine:
 
 
 def _stay(machine: Machine, event: TableEvent) -> Step:
+    """Keep state and episode; only the assignment, and what is awaited, may be new."""
     stayed = _with_assignment(machine, event)
     if machine.state is State.BASE and event.input in LIFTS_AWAIT:
         stayed = dataclasses.replace(stayed, awaiting=False)
+    # A new word to a state that listens means: look now. The series may be slow by now.
     probes = isinstance(event, Assigned) and machine.is_listening
     commands = (StartProbes(machine.episode),) if probes else _gateway_commands(machine, stayed)
     return Step(stayed, commands, event.input)
 
 
 def _enter(state: State, machine: Machine, event: TableEvent, now: dt.datetime) -> Step:
+    """Begin *state* in an episode of its own, and tell of what changes by it."""
+    # Made anew, not replaced: nothing of the state before may survive by oversight.
     followed = _with_assignment(machine, event)
     entered = Machine(
         state=state,
@@ -231,11 +248,14 @@ def _doubt_at_entry(machine: Machine, event: TableEvent, now: dt.datetime) -> Do
 
 
 def _gateway_commands(old: Machine, new: Machine) -> tuple[Command, ...]:
+    """Tell the guest its gateway when its routes go in: on its old node it had another MAC."""
     routes_go_in = new.has_routes and not old.has_routes
     return (AnnounceGateway(),) if routes_go_in else ()
 
 
 def _ask(machine: Machine, event: TableEvent, now: dt.datetime) -> Step:
+    """Begin an asking; the machine waits in it, with the routes that it has."""
+    # Asked again for the old reason: how it ends depends on that, not on the timer.
     is_again = isinstance(event, AskAgainDue)
     cause = machine.doubt.cause if is_again and machine.doubt else event.input
     asking = dataclasses.replace(
@@ -256,6 +276,7 @@ def _go_back(machine: Machine, event: TableEvent, now: dt.datetime) -> Step:
         awaiting=False,
         doubt=_doubt_after_asking(machine, event, now),
     )
+    # Told once: condition StillAlive goes on saying it, and an Event each minute would be noise.
     was_told = machine.doubt is not None and machine.doubt.is_heard
     is_news = back.doubt is not None and back.doubt.is_heard and not was_told
     told = (EmitEvent(EventReason.STILL_ALIVE),) if is_news else ()

@@ -27,6 +27,7 @@ class Timer:
     length: dt.timedelta
     event: TimerEvent
 
+    # Times are the wall clock's, which the memory shares with the next agent; it may jump.
     def delay(self, now: dt.datetime) -> float:
         """Return the seconds left, never negative and never above the whole length."""
         left = min(self.due - now, self.length)
