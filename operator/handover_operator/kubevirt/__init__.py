@@ -1,4 +1,6 @@
 """The KubeVirt adapter: pods, VMIs and VMIMs become WorkloadEndpoints and LiveMigrations.
 
-gather.py reads, machine.py and adapter.py decide, objects.py composes, reconcile.py writes.
+parse.py reads KubeVirt's objects into model.py's values, adapter.py finds the VMI that one concerns
+and vmi.py decides what is desired for it (desired.py); how a VMIM ended is said in vmim_outcome.py.
+observed.py keeps our own objects, diff.py compares, manifests.py composes, controller.py writes.
 """

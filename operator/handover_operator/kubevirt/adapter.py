@@ -1,7 +1,7 @@
-"""The incremental adapter: KubeVirt's objects in, wishes out, one VMI at a time. Pure.
+"""The incremental adapter: KubeVirt's objects in, desired objects out, one VMI at a time. Pure.
 
-Everything that concerns one VMI is one machine, found by the VMI's name; a change looks at that
-machine alone, however many others there are. Uids decide what belongs to it.
+A change looks at the objects of one VMI alone, however many others there are. The VMI's name finds
+them; uids decide what belongs to it.
 """
 
 from collections.abc import Iterable, Mapping
@@ -11,187 +11,191 @@ from typing import Final
 from handover_api.livemigration import Outcome
 from handover_api.names import ObjectKey
 from handover_operator.kinds import Foreign
-from handover_operator.kubevirt import vmi as machine
-from handover_operator.kubevirt.desired import Need, WantedEndpoint, WantedMigration, Wishes
+from handover_operator.kubevirt import vmi, vmim_outcome
+from handover_operator.kubevirt.desired import Desired, DesiredEndpoint, DesiredMigration, Lookup
 from handover_operator.kubevirt.model import Pod, Vmi, Vmim
-from handover_operator.kubevirt.vmi import Machine
+from handover_operator.kubevirt.vmi import VmiObjects
 from handover_operator.roles.outcome import Undecided
 
-NOTHING: Final = Wishes()
+NOTHING: Final = Desired()
 
-Fact = Pod | Vmi | Vmim
+KubevirtObject = Pod | Vmi | Vmim
 
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """The wishes of one VMI before and after."""
+    """What is desired for one VMI, before and after."""
 
-    before: Wishes
-    after: Wishes
+    before: Desired
+    after: Desired
 
 
 class Adapter:
-    """Keeps pods, VMIs and VMIMs, and for each VMI what is wanted."""
+    """Keeps pods, VMIs and VMIMs, and for each VMI what is desired."""
 
     def __init__(self) -> None:
-        self._machines: dict[ObjectKey, Machine] = {}
-        self._facts: dict[tuple[Foreign, ObjectKey], Fact] = {}
-        self._wishes: dict[ObjectKey, Wishes] = {}
+        self._of_vmi: dict[ObjectKey, VmiObjects] = {}
+        self._objects: dict[tuple[Foreign, ObjectKey], KubevirtObject] = {}
+        self._desired: dict[ObjectKey, Desired] = {}
         self._stale: set[ObjectKey] = set()
         self._endpoints: dict[ObjectKey, ObjectKey] = {}
         self._migrations: dict[ObjectKey, ObjectKey] = {}
-        self._courses: dict[str, ObjectKey] = {}
+        self._vmi_of_vmim: dict[str, ObjectKey] = {}
         self._pods: dict[str, ObjectKey] = {}
 
-    def put(self, kind: Foreign, fact: Fact) -> None:
+    def put(self, kind: Foreign, found: KubevirtObject) -> None:
         """Take in an object, new or changed; made anew under its name it is another one."""
-        before = self._facts.get((kind, fact.key))
-        if before == fact:
+        before = self._objects.get((kind, found.key))
+        if before == found:
             return
-        if before is not None and (before.uid != fact.uid or _home(before) != _home(fact)):
-            self.drop(kind, fact.key)
-        self._facts[kind, fact.key] = fact
-        home = self._touch(_home(fact))
-        home.absent.discard(fact.uid)
-        match fact:
+        if before is not None and (before.uid != found.uid or _vmi_key(before) != _vmi_key(found)):
+            self.drop(kind, found.key)
+        self._objects[kind, found.key] = found
+        objects = self._touch(_vmi_key(found))
+        objects.absent.discard(found.uid)
+        match found:
             case Vmi():
-                home.vmi = fact
+                objects.vmi = found
             case Pod():
-                home.pods[fact.uid] = fact
-                self._pods[fact.uid] = fact.vmi
-                self._enter(home, fact)
+                objects.pods[found.uid] = found
+                self._pods[found.uid] = found.vmi
+                self._enter(objects, found)
             case Vmim():
-                home.vmims[fact.uid] = fact
-                home.courses.add(fact.uid)
-                self._courses[fact.uid] = fact.vmi
+                objects.vmims[found.uid] = found
+                objects.vmim_uids.add(found.uid)
+                self._vmi_of_vmim[found.uid] = found.vmi
 
-    def _enter(self, home: Machine, pod: Pod) -> None:
+    def _enter(self, objects: VmiObjects, pod: Pod) -> None:
         """Take in of which VMIM a pod speaks; without a name nobody can ask for it."""
         uid = pod.migration_uid
         if uid is None:
             return
-        home.courses.add(uid)
-        self._courses.setdefault(uid, pod.vmi)
-        if pod.migration_name is None and uid not in home.vmims:
-            home.absent.add(uid)
+        objects.vmim_uids.add(uid)
+        self._vmi_of_vmim.setdefault(uid, pod.vmi)
+        if pod.migration_name is None and uid not in objects.vmims:
+            objects.absent.add(uid)
 
     def drop(self, kind: Foreign, key: ObjectKey) -> None:
         """Forget an object that is gone; one that is unknown is fine."""
-        fact = self._facts.pop((kind, key), None)
-        if fact is None:
+        found = self._objects.pop((kind, key), None)
+        if found is None:
             return
-        home = self._touch(_home(fact))
-        match fact:
+        objects = self._touch(_vmi_key(found))
+        match found:
             case Vmi():
-                home.vmi = None
-                home.absent.add(fact.uid)
+                objects.vmi = None
+                objects.absent.add(found.uid)
             case Pod():
-                del home.pods[fact.uid], self._pods[fact.uid]
+                del objects.pods[found.uid], self._pods[found.uid]
             case Vmim():
-                del home.vmims[fact.uid]
-                home.bury(fact)
+                del objects.vmims[found.uid]
+                objects.absent.add(found.uid)
+                if found.phase.outcome is not None:
+                    objects.ended[found.uid] = found.phase.outcome
 
-    def put_absent(self, home: ObjectKey, uid: str) -> None:
-        """Take in that the API server has no object of this uid that belongs to a machine."""
-        if home in self._machines:
-            self._touch(home).absent.add(uid)
+    def put_absent(self, vmi_key: ObjectKey, uid: str) -> None:
+        """Take in that the API server has no object of this uid that belongs to a VMI."""
+        if vmi_key in self._of_vmi:
+            self._touch(vmi_key).absent.add(uid)
 
     def put_complete(self) -> None:
         """Take in that all objects were listed: what a pod refers to and nobody saw is absent."""
-        for key, wishes in ((key, machine.resolve(each)) for key, each in self._machines.items()):
-            for need in wishes.needs:
-                self._touch(key).absent.add(need.uid)
+        for key, desired in ((key, vmi.resolve(each)) for key, each in self._of_vmi.items()):
+            for lookup in desired.lookups:
+                self._touch(key).absent.add(lookup.uid)
 
     def resolve(self) -> Mapping[ObjectKey, Change]:
-        """Bring the wishes of all that changed up to date; return those that are others now."""
+        """Decide anew for each VMI that changed; return those whose desired objects are others."""
         changes: dict[ObjectKey, Change] = {}
         for key in self._stale:
-            home = self._machines[key]
-            before, after = self._wishes.get(key, NOTHING), machine.resolve(home)
-            if not home:
-                self._discard(key, home)
+            objects = self._of_vmi[key]
+            before, after = self._desired.get(key, NOTHING), vmi.resolve(objects)
+            if not objects:
+                self._discard(key, objects)
             if before != after:
                 self._keep(key, before, after)
                 changes[key] = Change(before, after)
         self._stale = set()
         return changes
 
-    def endpoint(self, key: ObjectKey) -> WantedEndpoint | None:
+    def endpoint(self, key: ObjectKey) -> DesiredEndpoint | None:
         """Return what was last resolved for an endpoint."""
-        home = self._endpoints.get(key)
-        return None if home is None else self._wishes[home].endpoints[key]
+        vmi_key = self._endpoints.get(key)
+        return None if vmi_key is None else self._desired[vmi_key].endpoints[key]
 
-    def migration(self, key: ObjectKey) -> WantedMigration | None:
+    def migration(self, key: ObjectKey) -> DesiredMigration | None:
         """Return what was last resolved for a LiveMigration."""
-        home = self._migrations.get(key)
-        return None if home is None else self._wishes[home].migrations[key]
+        vmi_key = self._migrations.get(key)
+        return None if vmi_key is None else self._desired[vmi_key].migrations[key]
 
     def siblings(self, migration: ObjectKey) -> Iterable[ObjectKey]:
-        """Return the endpoints that are wanted for the VMI of a LiveMigration."""
-        home = self._migrations.get(migration)
-        return () if home is None else self._wishes[home].endpoints
+        """Return the endpoints that are desired for the VMI of a LiveMigration."""
+        vmi_key = self._migrations.get(migration)
+        return () if vmi_key is None else self._desired[vmi_key].endpoints
 
-    def has_judged(self, pod_uid: str) -> bool:
-        """Return whether all endpoints that a pod may have are wanted by name."""
-        home = self._pods.get(pod_uid)
-        return home is not None and pod_uid in self._wishes.get(home, NOTHING).judged
+    def is_complete(self, pod_uid: str) -> bool:
+        """Return whether all endpoints that a pod may have are desired by name."""
+        vmi_key = self._pods.get(pod_uid)
+        return vmi_key is not None and pod_uid in self._desired.get(vmi_key, NOTHING).complete_pods
 
-    def wishes(self) -> Mapping[ObjectKey, Wishes]:
-        """Return all wishes, by VMI."""
-        return self._wishes
+    def desired(self) -> Mapping[ObjectKey, Desired]:
+        """Return all that is desired, by VMI."""
+        return self._desired
 
-    def course(self, uid: str) -> Outcome | Undecided | None:
+    def outcome(self, uid: str) -> Outcome | Undecided | None:
         """Return how a VMIM ended, or that it has not; None: there never was one here."""
-        home = self._machines.get(self._courses.get(uid, ObjectKey("", "")))
-        if home is None:
+        objects = self._of_vmi.get(self._vmi_of_vmim.get(uid, ObjectKey("", "")))
+        if objects is None:
             return None
-        return home.fate(uid) or Undecided.UNDER_WAY
+        return vmim_outcome.of(objects, uid) or Undecided.UNDER_WAY
 
-    def vmi(self, course: str) -> Vmi | None:
+    def vmi_of(self, vmim_uid: str) -> Vmi | None:
         """Return the VMI that a VMIM moves, or has moved."""
-        home = self._machines.get(self._courses.get(course, ObjectKey("", "")))
-        return None if home is None else home.vmi
+        objects = self._of_vmi.get(self._vmi_of_vmim.get(vmim_uid, ObjectKey("", "")))
+        return None if objects is None else objects.vmi
 
-    def question(self, uid: str) -> Need | None:
+    def outcome_lookup(self, uid: str) -> Lookup | None:
         """Return what must be read to judge how a VMIM ended; None: nothing, or it goes on."""
-        key = self._courses.get(uid, ObjectKey("", ""))
-        home = self._machines.get(key)
-        if home is None or not home.is_open(uid):
+        key = self._vmi_of_vmim.get(uid, ObjectKey("", ""))
+        objects = self._of_vmi.get(key)
+        if objects is None or not vmim_outcome.is_open(objects, uid):
             return None
-        return Need(key, Foreign.VMI, key, home.vmi.uid if home.vmi else "", fate_of=uid)
+        return Lookup(key, Foreign.VMI, key, objects.vmi.uid if objects.vmi else "", outcome_of=uid)
 
-    def judge(self, home: ObjectKey, uid: str) -> None:
+    def judge(self, vmi_key: ObjectKey, uid: str) -> None:
         """Decide how a VMIM ended that is gone: its VMI was read since."""
-        if home in self._machines:
-            self._touch(home).judge(uid)
+        if vmi_key in self._of_vmi:
+            objects = self._touch(vmi_key)
+            if vmim_outcome.is_open(objects, uid):
+                objects.ended[uid] = vmim_outcome.judge(objects, uid)
 
-    def _touch(self, key: ObjectKey) -> Machine:
+    def _touch(self, key: ObjectKey) -> VmiObjects:
         self._stale.add(key)
-        return self._machines.setdefault(key, Machine())
+        return self._of_vmi.setdefault(key, VmiObjects())
 
-    def _discard(self, key: ObjectKey, home: Machine) -> None:
-        del self._machines[key]
-        for uid in home.courses:
-            if self._courses.get(uid) == key:
-                del self._courses[uid]
+    def _discard(self, key: ObjectKey, objects: VmiObjects) -> None:
+        del self._of_vmi[key]
+        for uid in objects.vmim_uids:
+            if self._vmi_of_vmim.get(uid) == key:
+                del self._vmi_of_vmim[uid]
 
-    def _keep(self, key: ObjectKey, before: Wishes, after: Wishes) -> None:
+    def _keep(self, key: ObjectKey, before: Desired, after: Desired) -> None:
         # A name may have gone to another VMI in the same turn, which came first then.
-        for homes, names in (
+        for vmi_keys, names in (
             (self._endpoints, before.endpoints),
             (self._migrations, before.migrations),
         ):
             for name in names:
-                if homes.get(name) == key:
-                    del homes[name]
+                if vmi_keys.get(name) == key:
+                    del vmi_keys[name]
         self._endpoints |= dict.fromkeys(after.endpoints, key)
         self._migrations |= dict.fromkeys(after.migrations, key)
         if after == NOTHING:
-            self._wishes.pop(key, None)
+            self._desired.pop(key, None)
         else:
-            self._wishes[key] = after
+            self._desired[key] = after
 
 
-def _home(fact: Fact) -> ObjectKey:
-    """Return the machine that an object belongs to."""
-    return fact.key if isinstance(fact, Vmi) else fact.vmi
+def _vmi_key(found: KubevirtObject) -> ObjectKey:
+    """Return the name of the VMI that an object belongs to."""
+    return found.key if isinstance(found, Vmi) else found.vmi

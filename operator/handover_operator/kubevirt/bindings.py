@@ -6,7 +6,7 @@ that hides the guest behind the pod is not.
 
 from typing import Final
 
-from handover_operator.kubevirt.model import PRIMARY, Interface, Pod
+from handover_operator.kubevirt.model import PRIMARY_DEVICE, Interface, Pod
 
 _PASST: Final = "puts a MAC of its own on the wire, and no migration with it was proved so far"
 
@@ -40,7 +40,7 @@ def addresses(pod: Pod, interface: Interface) -> tuple[str, ...]:
 
 
 def _found(pod: Pod, interface: Interface) -> tuple[str, ...]:
-    if interface.device == PRIMARY:
+    if interface.device == PRIMARY_DEVICE:
         return pod.ips
     for attachment in pod.attachments:
         if attachment.device == interface.device:

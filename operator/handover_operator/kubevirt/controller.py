@@ -31,13 +31,19 @@ from handover_operator.kube.versions import Version, Versions, version_of
 from handover_operator.kube.workqueue import WorkQueue
 from handover_operator.kubevirt import diff, parse
 from handover_operator.kubevirt.adapter import Adapter, Change
-from handover_operator.kubevirt.comparison import Comparison
-from handover_operator.kubevirt.desired import Need, Owner, Remark, Wishes
-from handover_operator.kubevirt.diff import Create, Delete, Patch, Write
-from handover_operator.kubevirt.items import Item, Made, Relist, Saying, Subject, is_urgent
-from handover_operator.kubevirt.said import Said
+from handover_operator.kubevirt.desired import Desired, Lookup, NotFollowed, Owner
+from handover_operator.kubevirt.diff import Create, Delete, Diff, Patch, Write
+from handover_operator.kubevirt.queue_items import (
+    Emission,
+    Emitted,
+    Item,
+    Made,
+    Relist,
+    Subject,
+    is_urgent,
+)
 from handover_operator.observability import metrics
-from handover_operator.roles import parse as own_gather
+from handover_operator.roles import parse as own_parse
 from handover_operator.roles.outcome import Undecided
 from handover_operator.roles.parse import RawObject
 from handover_operator.status.kubernetes_events import KubernetesEvent
@@ -66,9 +72,9 @@ class AdapterReconciler:
         clock: Callable[[], dt.datetime],
         ttl: int = 3600,
     ) -> None:
-        self._comparison = Comparison(ttl, self._course)
-        self.adapter = self._comparison.adapter
-        self.ledger = self._comparison.ledger
+        self._diff = Diff(ttl, self._outcome)
+        self.adapter = self._diff.adapter
+        self.observed = self._diff.observed
         self.is_active = False
         self.has_begun = False
         self.is_configured: Callable[[], bool] = lambda: True
@@ -78,15 +84,15 @@ class AdapterReconciler:
         self._queue: WorkQueue[Item] = WorkQueue(self._work, is_urgent)
         self._versions = {kind: Versions() for kind in Foreign}
         self._rewound: set[Foreign] = set()
-        self._lost = self._comparison.lost
+        self._ownerless = self._diff.ownerless
         self._bereft = set[str]()
-        self._said = Said()
+        self._emitted = Emitted()
         self._runs = False
         self._standby: Standby | None = None
         self._awaited: set[Subject] = set()
         self._log = structlog.get_logger()
         reconciler.known.followers.append(self)
-        reconciler.known.resolver.driver = self._course
+        reconciler.known.resolver.driver = self._outcome
         reconciler.on_event = self._tell_of_vm
 
     def __len__(self) -> int:
@@ -117,44 +123,44 @@ class AdapterReconciler:
         self.adapter.put_complete()
         self.is_active = True
         for change in self.adapter.resolve().values():
-            for remark in change.after.remarks:
-                self._said.is_news(remark.uid, remark)
+            for each in change.after.not_followed:
+                self._emitted.is_new(each.uid, each)
         self._reconciler.doubt_all()
         self._review()
 
     def stop(self) -> None:
         """KubeVirt is gone, and so is all that was known of it; what we made stays."""
         self.is_active = False
-        self.adapter = self._comparison.adapter = Adapter()
+        self.adapter = self._diff.adapter = Adapter()
         self._rewound.clear()
         for versions in self._versions.values():
             versions.clear()
-        self._lost.clear()
+        self._ownerless.clear()
         self._bereft.clear()
-        self._said.clear()
+        self._emitted.clear()
         self._reconciler.doubt_all()
 
     def observe(self, kind: Foreign, raw: RawObject) -> None:
         """Take in one version of an object; an older one than the last is ignored."""
-        key, version = own_gather.key(raw), version_of(raw)
+        key, version = own_parse.key(raw), version_of(raw)
         if not self._versions[kind].take(key, version):
             return
-        fact = parse.read(kind, raw)
-        if fact is None:
+        found = parse.read(kind, raw)
+        if found is None:
             self.adapter.drop(kind, key)
         else:
-            self.adapter.put(kind, fact)
+            self.adapter.put(kind, found)
         self._advance()
 
     def end(self, kind: Foreign, raw: RawObject) -> None:
         """Take in the last version of an object that is gone: it may tell how it ended."""
         self.observe(kind, raw)
-        self.forget(kind, own_gather.key(raw), version_of(raw))
+        self.forget(kind, own_parse.key(raw), version_of(raw))
 
     def forget(self, kind: Foreign, key: ObjectKey, last: Version) -> None:
         """Take in that this very object is gone."""
         if self._versions[kind].bury(key, last):
-            self._said.forget(last.uid)
+            self._emitted.forget(last.uid)
             self._bereft.discard(last.uid)
             self.adapter.drop(kind, key)
             self._advance()
@@ -176,27 +182,27 @@ class AdapterReconciler:
 
     def put(self, kind: Kind, key: ObjectKey, raw: RawObject) -> None:
         """Take in a version of an object of ours (knowledge.Follower)."""
-        self.ledger.put(kind, key, raw)
+        self.observed.put(kind, key, raw)
         self._look(kind, (key,))
         if kind is Kind.MIGRATION:
             self._look(Kind.ENDPOINT, self.adapter.siblings(key))
 
     def put_unreadable(self, kind: Kind, key: ObjectKey, uid: str) -> None:
         """Take in that nobody can read an object of ours (knowledge.Follower)."""
-        self.ledger.put_unreadable(kind, key, uid)
+        self.observed.put_unreadable(kind, key, uid)
         self._look(kind, (key,))
 
     def drop(self, kind: Kind, key: ObjectKey) -> None:
         """Take in that an object of ours is gone (knowledge.Follower)."""
-        self._said.forget(self.ledger.holder(kind, key) or "")
-        if kind is Kind.MIGRATION and key in self.ledger.migrations:
-            self._lost.discard(self.ledger.migrations[key].owner_uid)
-        elif kind is Kind.ENDPOINT and key in self.ledger.endpoints:
-            self._lost.discard(self.ledger.endpoints[key].uid)
-        owner = self._comparison.owner(kind, key)
+        self._emitted.forget(self.observed.blocking_uid(kind, key) or "")
+        if kind is Kind.MIGRATION and key in self.observed.migrations:
+            self._ownerless.discard(self.observed.migrations[key].owner_uid)
+        elif kind is Kind.ENDPOINT and key in self.observed.endpoints:
+            self._ownerless.discard(self.observed.endpoints[key].uid)
+        owner = self._diff.owner(kind, key)
         if owner is not None:
             self._bereft.add(owner.uid)
-        self.ledger.drop(kind, key)
+        self.observed.drop(kind, key)
         self._look(kind, (key,))
 
     @property
@@ -209,14 +215,14 @@ class AdapterReconciler:
     def _leads(self) -> bool:
         return self._decides and self._standby is None
 
-    def _course(self, uid: str) -> Outcome | Undecided | None:
+    def _outcome(self, uid: str) -> Outcome | Undecided | None:
         """Say how a VMIM ended (outcome.Driver), or find out."""
         if not self.is_active:
             return None
-        question = self.adapter.question(uid) if self._leads else None
-        if question is not None:
-            self._queue.add(question)
-        return self.adapter.course(uid)
+        lookup = self.adapter.outcome_lookup(uid) if self._leads else None
+        if lookup is not None:
+            self._queue.add(lookup)
+        return self.adapter.outcome(uid)
 
     def _review(self) -> None:
         """Look at everything; only what differs is written."""
@@ -225,10 +231,10 @@ class AdapterReconciler:
         self._advance()
         for kind in self._rewound:
             self._queue.add(Relist(kind))
-        for wishes in self.adapter.wishes().values():
-            self._pursue(wishes)
-        self._look(Kind.ENDPOINT, list(self.ledger.endpoints))
-        self._look(Kind.MIGRATION, list(self.ledger.migrations))
+        for desired in self.adapter.desired().values():
+            self._pursue(desired)
+        self._look(Kind.ENDPOINT, list(self.observed.endpoints))
+        self._look(Kind.MIGRATION, list(self.observed.migrations))
 
     def _advance(self) -> None:
         """Resolve what has changed, and queue what is to be written."""
@@ -236,60 +242,59 @@ class AdapterReconciler:
             return
         for change in self.adapter.resolve().values():
             self._tell_reconciler(change)
-            self._remark(change.after.remarks)
+            self._tell_of_interfaces(change.after.not_followed)
             self._pursue(change.before)
             self._pursue(change.after)
 
     def _tell_reconciler(self, change: Change) -> None:
         """Let the roles of VMIMs be judged again that may have ended."""
         owners: set[tuple[str, Owner]] = set()
-        for wishes in (change.before, change.after):
-            owners |= {(key.namespace, each.owner) for key, each in wishes.migrations.items()}
+        for desired in (change.before, change.after):
+            owners |= {(key.namespace, each.owner) for key, each in desired.migrations.items()}
         for namespace, owner in owners:
             self._reconciler.doubt(namespace, owner.uid)
 
-    def _pursue(self, wishes: Wishes) -> None:
-        """Queue what differs from *wishes*, and what must be asked for."""
-        self._look(Kind.ENDPOINT, wishes.endpoints)
-        self._look(Kind.MIGRATION, wishes.migrations)
-        for uid in wishes.judged:
-            for kind, key in tuple(self.ledger.of_owner[uid]):
+    def _pursue(self, desired: Desired) -> None:
+        """Queue what differs from *desired*, and what must be asked for."""
+        self._look(Kind.ENDPOINT, desired.endpoints)
+        self._look(Kind.MIGRATION, desired.migrations)
+        for uid in desired.complete_pods:
+            for kind, key in tuple(self.observed.of_owner[uid]):
                 self._look(kind, (key,))
         if self._decides:
-            for need in wishes.needs:
-                self._queue.add(need)
+            for lookup in desired.lookups:
+                self._queue.add(lookup)
 
-    def _remark(self, remarks: Iterable[Remark]) -> None:
-        for remark in remarks:
-            if self._said.is_news(remark.uid, remark) and self._leads:
-                event = KubernetesEvent("NotFollowed", remark.text)
-                self._queue.add(Saying(Foreign.VMI, remark.vmi, remark.uid, event))
+    def _tell_of_interfaces(self, found: Iterable[NotFollowed]) -> None:
+        for each in found:
+            if self._emitted.is_new(each.uid, each) and self._leads:
+                event = KubernetesEvent("NotFollowed", each.text)
+                self._queue.add(Emission(Foreign.VMI, each.vmi, each.uid, event))
 
     def _tell_of_vm(self, migration: LiveMigration, event: KubernetesEvent) -> None:
         """Say it of the VMI, too, which outlives the VMIM and all that goes with it."""
-        vmi = self.adapter.vmi(migration.migration_uid)
+        vmi = self.adapter.vmi_of(migration.migration_uid)
         if vmi is None or not self._leads or event.reason not in LASTING:
             return
         text = f"LiveMigration {migration.key.name}: {event.message}"
         event = KubernetesEvent(event.reason, text, warning=event.warning)
-        self._queue.add(Saying(Foreign.VMI, vmi.key, vmi.uid, event))
+        self._queue.add(Emission(Foreign.VMI, vmi.key, vmi.uid, event))
 
     def _look(self, kind: Kind, keys: Iterable[ObjectKey]) -> None:
         """Queue those objects on which a write is due."""
         if not self._decides or kind is Kind.CONFIGURATION:
             return
-        compared = self._comparison
         for key in keys:
             if self._standby is not None:
                 self._look_over(Subject(kind, key), self._standby)
-            elif compared.is_in_the_way(kind, key):
+            elif self._diff.is_blocked(kind, key):
                 self._clash(kind, key)
-            elif compared.due(kind, key) is not None or compared.is_doubtful(kind, key):
+            elif self._diff.due(kind, key) or self._diff.is_doubtful(kind, key):
                 self._queue.add(Subject(kind, key))
 
     def _look_over(self, subject: Subject, standby: Standby) -> None:
         """Have in mind what the leader should write soon, as long as that is missing."""
-        write = self._comparison.due(subject.kind, subject.key)
+        write = self._diff.due(subject.kind, subject.key)
         if write is None or not diff.is_awaited(write):
             self._awaited.discard(subject)
         elif subject not in self._awaited:
@@ -298,18 +303,18 @@ class AdapterReconciler:
 
     def _clash(self, kind: Kind, key: ObjectKey) -> None:
         """Say it once, to whoever looks at either of the two."""
-        uid = self.ledger.holder(kind, key) or ""
-        owner = self._comparison.owner(kind, key)
-        if owner is None or not self._said.is_news(uid, owner.uid):
+        uid = self.observed.blocking_uid(kind, key) or ""
+        owner = self._diff.owner(kind, key)
+        if owner is None or not self._emitted.is_new(uid, owner.uid):
             return
         owned = ObjectKey(key.namespace, owner.name)
         self._log.warning("name_clash", kind=kind.value, object=str(key), owner=str(owned))
-        is_unreadable = self.ledger.is_unreadable(kind, key)
+        is_unreadable = self.observed.is_unreadable(kind, key)
         why = "breaks the contract" if is_unreadable else "was not made by Handover"
         text = f"{kind} {key.name} {why}; it is left alone, and {owner.kind} {owner.name} has none"
         event = KubernetesEvent("NameClash", text, warning=True)
-        self._queue.add(Saying(kind, key, uid, event))
-        self._queue.add(Saying(owner.kind, owned, owner.uid, event))
+        self._queue.add(Emission(kind, key, uid, event))
+        self._queue.add(Emission(owner.kind, owned, owner.uid, event))
 
     async def _work(self, item: Item) -> None:
         """Do one thing, or raise Temporary."""
@@ -318,9 +323,9 @@ class AdapterReconciler:
         match item:
             case Subject():
                 await self._write(item)
-            case Need():
+            case Lookup():
                 await self._ask(item)
-            case Saying():
+            case Emission():
                 await self._say(item)
             case Relist():
                 await self._relist(item.kind)
@@ -334,7 +339,7 @@ class AdapterReconciler:
         try:
             async for page, version in self._cluster.objects(kind):  # noqa: B007  the last counts
                 for raw in page:
-                    existing[own_gather.key(raw)] = version_of(raw).uid
+                    existing[own_parse.key(raw)] = version_of(raw).uid
                     self.observe(kind, raw)
         except Absent as error:
             raise Unavailable(str(error)) from error
@@ -343,7 +348,7 @@ class AdapterReconciler:
 
     async def _write(self, subject: Subject) -> None:
         self._awaited.discard(subject)
-        if self._leads and self._comparison.is_doubtful(subject.kind, subject.key):
+        if self._leads and self._diff.is_doubtful(subject.kind, subject.key):
             await self._ask_for_owner(subject)
         write = await self._confirmed(subject)
         if write is None:
@@ -373,10 +378,10 @@ class AdapterReconciler:
         if write is None:
             return None
         stands_in = self._standby is not None
-        owner = self._comparison.owner(subject.kind, subject.key)
+        owner = self._diff.owner(subject.kind, subject.key)
         is_bereft = owner is not None and owner.uid in self._bereft
         if stands_in or (is_bereft and isinstance(write, Create)):
-            grounds = self._comparison.grounds(subject.kind, subject.key, with_role=stands_in)
+            grounds = self._diff.grounds(subject.kind, subject.key, with_role=stands_in)
             for kind, key in grounds:
                 await self._look_at(kind, key)
             write = self._ours_to_make(subject)
@@ -386,7 +391,7 @@ class AdapterReconciler:
         return write
 
     def _ours_to_make(self, subject: Subject) -> Write | None:
-        write = self._comparison.due(subject.kind, subject.key)
+        write = self._diff.due(subject.kind, subject.key)
         if self._standby is None or (write is not None and diff.is_awaited(write)):
             return write
         return None
@@ -445,61 +450,61 @@ class AdapterReconciler:
             await self._cluster.delete(made.kind, made.key, made.uid, as_leader=as_leader)
             self._log.info("taken_back", kind=made.kind.value, object=str(made.key))
 
-    async def _ask(self, need: Need) -> None:
+    async def _ask(self, lookup: Lookup) -> None:
         """Ask for an object that no watch has shown; after that its machine knows."""
-        if need.fate_of:
-            await self._ask_for_fate(need)
+        if lookup.outcome_of:
+            await self._ask_for_outcome(lookup)
             return
         try:
-            raw = await self._cluster.get(need.kind, need.key)
+            raw = await self._cluster.get(lookup.kind, lookup.key)
         except Absent:
-            self.adapter.put_absent(need.home, need.uid)
+            self.adapter.put_absent(lookup.vmi, lookup.uid)
         else:
-            self.observe(need.kind, raw)
-            if need in self._needs(need.home):
-                self.adapter.put_absent(need.home, need.uid)
+            self.observe(lookup.kind, raw)
+            if lookup in self._lookups(lookup.vmi):
+                self.adapter.put_absent(lookup.vmi, lookup.uid)
         self._advance()
-        if need.kind is Foreign.VMIM:
-            self._reconciler.doubt(need.key.namespace, need.uid)
+        if lookup.kind is Foreign.VMIM:
+            self._reconciler.doubt(lookup.key.namespace, lookup.uid)
 
-    def _needs(self, home: ObjectKey) -> frozenset[Need]:
-        wishes = self.adapter.wishes().get(home)
-        return frozenset() if wishes is None else wishes.needs
+    def _lookups(self, vmi: ObjectKey) -> frozenset[Lookup]:
+        desired = self.adapter.desired().get(vmi)
+        return frozenset() if desired is None else desired.lookups
 
-    async def _ask_for_fate(self, need: Need) -> None:
+    async def _ask_for_outcome(self, lookup: Lookup) -> None:
         """Judge how a VMIM ended that went without a final phase, by where the guest is now."""
-        await self._look_at(need.kind, need.key)
-        self.adapter.judge(need.home, need.fate_of)
+        await self._look_at(lookup.kind, lookup.key)
+        self.adapter.judge(lookup.vmi, lookup.outcome_of)
         self._advance()
-        for kind, key in tuple(self.ledger.of_owner[need.fate_of]):
+        for kind, key in tuple(self.observed.of_owner[lookup.outcome_of]):
             self._look(kind, (key,))
-        self._reconciler.doubt(need.key.namespace, need.fate_of)
+        self._reconciler.doubt(lookup.key.namespace, lookup.outcome_of)
 
     async def _ask_for_owner(self, subject: Subject) -> None:
         """Find out whether the owner of an object of ours exists that no watch has shown."""
         key = subject.key
         if subject.kind is Kind.ENDPOINT:
-            orphan = self.ledger.endpoints[key]
+            orphan = self.observed.endpoints[key]
             try:
                 await self._cluster.get(Foreign.POD, ObjectKey(key.namespace, orphan.workload))
             except Absent:
-                self._lost.add(orphan.uid)
+                self._ownerless.add(orphan.uid)
             return
-        uid = self.ledger.migrations[key].owner_uid
+        uid = self.observed.migrations[key].owner_uid
         try:
             raw = await self._cluster.get(Foreign.VMIM, key)
         except Absent:
-            self._lost.add(uid)
+            self._ownerless.add(uid)
             return
         self.observe(Foreign.VMIM, raw)
         if raw["metadata"]["uid"] != uid:
-            self._lost.add(uid)
+            self._ownerless.add(uid)
 
-    async def _say(self, saying: Saying) -> None:
+    async def _say(self, emission: Emission) -> None:
         try:
             await self._cluster.emit(
-                saying.kind, saying.key, saying.uid, saying.event, self._clock()
+                emission.kind, emission.key, emission.uid, emission.event, self._clock()
             )
         except (Absent, Conflict, Refused) as error:
             # Its namespace may be going; an Event is not worth a second attempt.
-            self._log.warning("event_lost", about=str(saying), reason=str(error))
+            self._log.warning("event_lost", about=str(emission), reason=str(error))

@@ -1,4 +1,7 @@
-"""What the adapter wants to exist: endpoints and LiveMigrations, as frozen values."""
+"""What is to exist for one VMI, as frozen values: endpoints and LiveMigrations of ours.
+
+And what must be read, or said, on the way there.
+"""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +22,7 @@ class Owner:
 
 
 @dataclass(frozen=True, slots=True)
-class WantedEndpoint:
+class DesiredEndpoint:
     """An endpoint of a launcher pod that lives.
 
     ``ips`` are assumed to be the source's while ``are_assumed``: then they are good enough to
@@ -42,7 +45,7 @@ class WantedEndpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class WantedMigration:
+class DesiredMigration:
     """The LiveMigration of a VMIM. A source that is None, and an outcome, are left as they are."""
 
     key: ObjectKey
@@ -55,22 +58,22 @@ class WantedMigration:
 
 
 @dataclass(frozen=True, slots=True)
-class Need:
-    """An object that the machine *home* must ask for by name before it can decide.
+class Lookup:
+    """An object to be read by name before what *vmi* needs can be decided.
 
-    ``fate_of``: the uid of the VMIM that is gone, where the object may be known, and is to tell
+    ``outcome_of``: the uid of the VMIM that is gone, where the object may be known, and is to tell
     how that ended; what watches have told of it may be older than that end.
     """
 
-    home: ObjectKey
+    vmi: ObjectKey
     kind: Foreign
     key: ObjectKey
     uid: str
-    fate_of: str = ""
+    outcome_of: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Remark:
+class NotFollowed:
     """Something that whoever looks at a VMI should know."""
 
     vmi: ObjectKey
@@ -79,15 +82,15 @@ class Remark:
 
 
 @dataclass(frozen=True, slots=True)
-class Wishes:
-    """All that is wanted for one VMI.
+class Desired:
+    """All that is desired for one VMI.
 
-    ``judged``: uids of pods that have no other endpoints than these; of any other pod nothing is
-    known that would justify to delete one.
+    ``complete_pods``: uids of pods that have no other endpoints than these; of any other pod
+    nothing is known that would justify to delete one.
     """
 
-    endpoints: Mapping[ObjectKey, WantedEndpoint] = field(default_factory=dict)
-    migrations: Mapping[ObjectKey, WantedMigration] = field(default_factory=dict)
-    judged: frozenset[str] = frozenset()
-    needs: frozenset[Need] = frozenset()
-    remarks: tuple[Remark, ...] = ()
+    endpoints: Mapping[ObjectKey, DesiredEndpoint] = field(default_factory=dict)
+    migrations: Mapping[ObjectKey, DesiredMigration] = field(default_factory=dict)
+    complete_pods: frozenset[str] = frozenset()
+    lookups: frozenset[Lookup] = frozenset()
+    not_followed: tuple[NotFollowed, ...] = ()

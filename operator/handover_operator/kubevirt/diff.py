@@ -1,20 +1,22 @@
-"""From wishes and what is there to the one write that is missing. Pure.
+"""From what is desired and what is observed to the one write that is missing. Pure.
 
-Objects of the same name that are not the adapter's are left alone, whatever is wanted.
+Objects of the same name that are not the adapter's are left alone, whatever is desired.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import Any, Final
 
 from handover_api import names
 from handover_api.livemigration import Outcome
 from handover_api.names import ObjectKey
-from handover_operator.kinds import Kind
-from handover_operator.kubevirt.desired import Owner, WantedEndpoint, WantedMigration
-from handover_operator.kubevirt.observed import ADAPTER, Ledger, SeenEndpoint, SeenMigration
-from handover_operator.kubevirt.parse import MIGRATION_UID
+from handover_operator.kinds import Foreign, Kind
+from handover_operator.kubevirt import manifests, vmim_outcome
+from handover_operator.kubevirt.adapter import Adapter
+from handover_operator.kubevirt.desired import DesiredEndpoint, DesiredMigration, Owner
+from handover_operator.kubevirt.observed import Observed, ObservedEndpoint, ObservedMigration
+from handover_operator.roles.outcome import Driver
 
 _AWAITED: Final = frozenset({"source", "target", "armed"})
 """Fields of a LiveMigration from which roles follow."""
@@ -57,74 +59,81 @@ def is_awaited(write: Write) -> bool:
             return False
 
 
-def endpoint(
-    wanted: WantedEndpoint | None, ledger: Ledger, key: ObjectKey, *, is_judged: bool
+def _endpoint(
+    desired: DesiredEndpoint | None, observed: Observed, key: ObjectKey, *, is_complete: bool
 ) -> Write | None:
-    """Compare one endpoint; *is_judged*: its pod may have no endpoint that is not wanted."""
-    seen = ledger.endpoints.get(key)
-    if seen is None:
-        if wanted is None or not wanted.is_makeable or ledger.is_undecided(wanted.after):
+    """Compare one endpoint; *is_complete*: its pod may have no endpoint that is not desired."""
+    found = observed.endpoints.get(key)
+    if found is None:
+        if desired is None or not desired.is_makeable or observed.is_undecided(desired.after):
             return None
-        return Create(_new_endpoint(wanted))
-    if wanted is not None and seen.owner_uid in {wanted.owner.uid, ""}:
-        owner = {} if seen.owner_uid else {"ownerReferences": [_reference(wanted.owner)]}
-        return _patch(seen.version, _labels(wanted, seen) | owner, _spec(wanted, seen))
-    return Delete(seen.uid) if is_judged else None
+        return Create(manifests.endpoint(desired))
+    if desired is not None and found.owner_uid in {desired.owner.uid, ""}:
+        owner = {} if found.owner_uid else {"ownerReferences": [manifests.reference(desired.owner)]}
+        return _patch(found.version, _labels(desired, found) | owner, _spec(desired, found))
+    return Delete(found.uid) if is_complete else None
 
 
-def migration(
-    wanted: WantedMigration | None, seen: SeenMigration | None, fate: Outcome | None, ttl: int
+def _migration(
+    desired: DesiredMigration | None,
+    found: ObservedMigration | None,
+    ended: Outcome | None,
+    ttl: int,
 ) -> Write | None:
     """Compare one LiveMigration.
 
-    *fate*: how the VMIM ended for which it was made, where that is not wanted any more. *ttl*:
+    *ended*: how the VMIM ended for which it was made, where that is not desired any more. *ttl*:
     seconds for which it can be looked at after it has finished.
     """
-    if wanted is not None and wanted.is_makeable:
-        if seen is None:
-            return Create(_new_migration(wanted, ttl))
-        if not _is_made_for(wanted, seen):
-            return Delete(seen.uid)
-    if seen is None or seen.outcome is not None:
+    if desired is not None and desired.is_makeable:
+        if found is None:
+            return Create(manifests.migration(desired, ttl))
+        if not _is_made_for(desired, found):
+            return Delete(found.uid)
+    if found is None or found.outcome is not None:
         return None
-    if wanted is None or not _is_made_for(wanted, seen):
-        return _patch(seen.version, {}, {"outcome": fate.value} if fate is not None else {})
-    if wanted.outcome is not None:
-        return _patch(seen.version, {}, {"outcome": wanted.outcome.value})
-    return _patch(seen.version, _corrected_metadata(wanted, seen), _corrected(wanted, seen, ttl))
+    # Here the end of a VMIM is told. It is the last write: a LiveMigration that is decided takes no
+    # other role from its spec, and what is not as it was made is no trouble any more.
+    if desired is None or not _is_made_for(desired, found):
+        return _patch(found.version, {}, {"outcome": ended.value} if ended is not None else {})
+    if desired.outcome is not None:
+        return _patch(found.version, {}, {"outcome": desired.outcome.value})
+    return _patch(
+        found.version, _corrected_metadata(desired, found), _corrected(desired, found, ttl)
+    )
 
 
-def _is_made_for(wanted: WantedMigration, seen: SeenMigration) -> bool:
+def _is_made_for(desired: DesiredMigration, found: ObservedMigration) -> bool:
     """Whether it is that of this very VMIM, and names no other migration by its id.
 
     Neither can be mended: the id is immutable, and an earlier VMIM of that name had another uid.
     """
-    return seen.owner_uid == seen.course == wanted.owner.uid
+    return found.owner_uid == found.spec_id == desired.owner.uid
 
 
-def _corrected_metadata(wanted: WantedMigration, seen: SeenMigration) -> Mapping[str, Any]:
+def _corrected_metadata(desired: DesiredMigration, found: ObservedMigration) -> Mapping[str, Any]:
     metadata: dict[str, Any] = {}
-    if wanted.not_followed != seen.not_followed:
-        metadata["annotations"] = {names.NOT_FOLLOWED: wanted.not_followed or None}
-    if not seen.has_owner:
-        metadata["ownerReferences"] = [_reference(wanted.owner)]
+    if desired.not_followed != found.not_followed:
+        metadata["annotations"] = {names.NOT_FOLLOWED: desired.not_followed or None}
+    if not found.has_owner:
+        metadata["ownerReferences"] = [manifests.reference(desired.owner)]
     return metadata
 
 
-def _corrected(wanted: WantedMigration, seen: SeenMigration, ttl: int) -> Mapping[str, Any]:
+def _corrected(desired: DesiredMigration, found: ObservedMigration, ttl: int) -> Mapping[str, Any]:
     """Return the fields of the spec that are not as they were made, as a merge patch.
 
     Whoever may edit a LiveMigration could else let its target be any endpoint of the namespace.
     """
     spec: dict[str, Any] = {}
-    source, target = _source(wanted), _target(wanted)
-    if source and seen.source != source:
+    source, target = manifests.source(desired), manifests.target(desired)
+    if source and found.source != source:
         spec["source"] = {"endpoint": None, **source}
-    if seen.target != target:
-        spec["target"] = _replaced(seen.target, target)
-    if wanted.armed is not seen.armed:
-        spec["armed"] = wanted.armed
-    if seen.ttl != ttl:
+    if found.target != target:
+        spec["target"] = _replaced(found.target, target)
+    if desired.armed is not found.armed:
+        spec["armed"] = desired.armed
+    if found.ttl != ttl:
         spec["ttlSecondsAfterFinished"] = ttl
     return spec
 
@@ -139,14 +148,6 @@ def _replaced(before: Mapping[str, Any], after: Mapping[str, Any]) -> Mapping[st
     return patch
 
 
-def _source(wanted: WantedMigration) -> Mapping[str, Any]:
-    return {} if wanted.source is None else {"workload": {"name": wanted.source}}
-
-
-def _target(wanted: WantedMigration) -> Mapping[str, Any]:
-    return {"selector": {"matchLabels": {MIGRATION_UID: wanted.owner.uid}}}
-
-
 def _patch(version: str, metadata: Mapping[str, Any], spec: Mapping[str, Any]) -> Patch | None:
     if not metadata and not spec:
         return None
@@ -154,80 +155,108 @@ def _patch(version: str, metadata: Mapping[str, Any], spec: Mapping[str, Any]) -
     return Patch(body | {"spec": spec} if spec else body)
 
 
-def _labels(wanted: WantedEndpoint, seen: SeenEndpoint) -> dict[str, Any]:
+def _labels(desired: DesiredEndpoint, found: ObservedEndpoint) -> dict[str, Any]:
     """Follow the pod's labels, also in losing some; what others have put there stays."""
     changed: dict[str, str | None] = {
-        key: value for key, value in wanted.labels.items() if seen.labels.get(key) != value
+        key: value for key, value in desired.labels.items() if found.labels.get(key) != value
     }
-    changed |= dict.fromkeys(seen.labels.keys() - seen.foreign_labels - wanted.labels.keys(), None)
+    changed |= dict.fromkeys(
+        found.labels.keys() - found.foreign_labels - desired.labels.keys(), None
+    )
     return {"labels": changed} if changed else {}
 
 
-def _spec(wanted: WantedEndpoint, seen: SeenEndpoint) -> Mapping[str, Any]:
+def _spec(desired: DesiredEndpoint, found: ObservedEndpoint) -> Mapping[str, Any]:
     spec: dict[str, Any] = {}
-    if seen.workload != wanted.owner.name:
-        spec["workload"] = wanted.owner.name
-    if wanted.mac is not None and wanted.mac != seen.mac:
-        spec["mac"] = wanted.mac
-    if wanted.ips and not wanted.are_assumed:
-        written = {ip_address(ip) for ip in seen.ips}
-        if written != {ip_address(ip) for ip in wanted.ips}:
-            spec["ips"] = list(wanted.ips)
+    if found.workload != desired.owner.name:
+        spec["workload"] = desired.owner.name
+    if desired.mac is not None and desired.mac != found.mac:
+        spec["mac"] = desired.mac
+    if desired.ips and not desired.are_assumed:
+        written = {ip_address(ip) for ip in found.ips}
+        if written != {ip_address(ip) for ip in desired.ips}:
+            spec["ips"] = list(desired.ips)
     return spec
 
 
-def _new_endpoint(wanted: WantedEndpoint) -> Mapping[str, Any]:
-    said = wanted.assignment.to_annotations() if wanted.assignment is not None else {}
-    annotations = {key: value for key, value in said.items() if value is not None}
-    mac = {} if wanted.mac is None else {"mac": wanted.mac}
-    return _object(
-        Kind.ENDPOINT,
-        wanted.key,
-        wanted.owner,
-        {"labels": dict(wanted.labels), "annotations": annotations},
-        {"node": wanted.node, "workload": wanted.owner.name, "ips": list(wanted.ips), **mac},
-    )
+@dataclass(slots=True)
+class Diff:
+    """What KubeVirt's objects ask for, beside our own objects as they are.
 
+    *ttl*: seconds for which a LiveMigration can be looked at after it has finished. ``driver``
+    says how a VMIM ended, or finds it out. ``ownerless``: uids of VMIMs that are not there, and of
+    endpoints whose pods are not.
+    """
 
-def _new_migration(wanted: WantedMigration, ttl: int) -> Mapping[str, Any]:
-    source = _source(wanted)
-    note = {names.NOT_FOLLOWED: wanted.not_followed} if wanted.not_followed else {}
-    spec = {
-        "id": wanted.owner.uid,
-        "target": _target(wanted),
-        "armed": wanted.armed,
-        "ttlSecondsAfterFinished": ttl,
-        **({"source": source} if source else {}),
-    }
-    return _object(Kind.MIGRATION, wanted.key, wanted.owner, {"annotations": note}, spec)
+    ttl: int
+    driver: Driver
+    adapter: Adapter = field(default_factory=Adapter)
+    observed: Observed = field(default_factory=Observed)
+    ownerless: set[str] = field(default_factory=set)
 
+    def due(self, kind: Kind, key: ObjectKey) -> Write | None:
+        """Return the write that is missing now."""
+        if self.observed.uid_of_other(kind, key) is not None:
+            return None
+        write = self._missing(kind, key)
+        # Nobody knows what a patch of it would make of it, and there is no making it anew.
+        if self.observed.is_unreadable(kind, key) and not isinstance(write, Delete):
+            return None
+        return write
 
-def _reference(owner: Owner) -> Mapping[str, Any]:
-    return {
-        "apiVersion": owner.kind.api_version,
-        "kind": owner.kind.value,
-        "name": owner.name,
-        "uid": owner.uid,
-        "controller": True,
-    }
+    def _missing(self, kind: Kind, key: ObjectKey) -> Write | None:
+        if kind is Kind.ENDPOINT:
+            found = self.observed.endpoints.get(key)
+            is_complete = found is not None and self.adapter.is_complete(found.owner_uid)
+            desired = self.adapter.endpoint(key)
+            if found is not None and found.uid in self.ownerless:
+                return Delete(found.uid)
+            return _endpoint(desired, self.observed, key, is_complete=is_complete)
+        observed = self.observed.migrations.get(key)
+        ended = None if observed is None else self._ended(observed.owner_uid)
+        return _migration(self.adapter.migration(key), observed, ended, self.ttl)
 
+    def _ended(self, uid: str) -> Outcome | None:
+        """Return how a VMIM ended that is not there any more."""
+        return vmim_outcome.of_unseen(self.driver(uid), is_absent=uid in self.ownerless)
 
-def _object(
-    kind: Kind,
-    key: ObjectKey,
-    owner: Owner,
-    metadata: Mapping[str, Any],
-    spec: Mapping[str, Any],
-) -> Mapping[str, Any]:
-    return {
-        "apiVersion": kind.api_version,
-        "kind": kind.value,
-        "metadata": {
-            **metadata,
-            "name": key.name,
-            "namespace": key.namespace,
-            "annotations": {**metadata["annotations"], names.ADAPTER: ADAPTER},
-            "ownerReferences": [_reference(owner)],
-        },
-        "spec": spec,
-    }
+    def is_doubtful(self, kind: Kind, key: ObjectKey) -> bool:
+        """Whether one of the adapter's own belongs to something that was never seen."""
+        if kind is Kind.ENDPOINT:
+            orphan = self.observed.endpoints.get(key)
+            is_wanted = self.adapter.endpoint(key) is not None
+            return orphan is not None and not orphan.owner_uid and not is_wanted
+        found = self.observed.migrations.get(key)
+        if found is None or found.outcome is not None:
+            return False
+        return (
+            self.adapter.outcome(found.owner_uid) is None and found.owner_uid not in self.ownerless
+        )
+
+    def is_blocked(self, kind: Kind, key: ObjectKey) -> bool:
+        """Whether what is desired cannot be made: its name is another's, or nobody can read it."""
+        if self.observed.blocking_uid(kind, key) is None:
+            return False
+        if kind is Kind.ENDPOINT:
+            endpoint = self.adapter.endpoint(key)
+            return endpoint is not None and endpoint.is_makeable
+        migration = self.adapter.migration(key)
+        return migration is not None and migration.is_makeable
+
+    def owner(self, kind: Kind, key: ObjectKey) -> Owner | None:
+        """Return the foreign object with which this one is to go; None where none is desired."""
+        of = self.adapter.endpoint if kind is Kind.ENDPOINT else self.adapter.migration
+        desired = of(key)
+        return None if desired is None else desired.owner
+
+    def grounds(
+        self, kind: Kind, key: ObjectKey, *, with_role: bool
+    ) -> Iterator[tuple[Foreign, ObjectKey]]:
+        """Return the foreign objects on account of which something is desired."""
+        endpoint = self.adapter.endpoint(key) if kind is Kind.ENDPOINT else None
+        owner = self.owner(kind, key)
+        if owner is not None:
+            yield owner.kind, ObjectKey(key.namespace, owner.name)
+        said = None if endpoint is None else endpoint.assignment
+        if with_role and said is not None and said.migration is not None:
+            yield Foreign.VMIM, ObjectKey(key.namespace, said.migration)

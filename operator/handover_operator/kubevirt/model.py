@@ -12,11 +12,11 @@ from typing import Final
 from handover_api.livemigration import Outcome
 from handover_api.names import ObjectKey
 
-PRIMARY: Final = "eth0"
+PRIMARY_DEVICE: Final = "eth0"
 """The pod's first interface, in its own network namespace."""
 
 
-class Progress(enum.IntEnum):
+class VmimPhase(enum.IntEnum):
     """How far a VMIM is, as far as it makes a difference; the order is that of time."""
 
     WAITING = 0
@@ -32,8 +32,8 @@ class Progress(enum.IntEnum):
 
 
 _OUTCOMES: Final = {
-    Progress.SUCCEEDED: Outcome.SUCCEEDED,
-    Progress.FAILED: Outcome.ABORTED,
+    VmimPhase.SUCCEEDED: Outcome.SUCCEEDED,
+    VmimPhase.FAILED: Outcome.ABORTED,
 }
 
 
@@ -61,7 +61,7 @@ class Attachment:
 
 
 @dataclass(frozen=True, slots=True)
-class Handoff:
+class MigrationState:
     """The VMI's migrationState: it may still be that of an earlier migration."""
 
     migration_uid: str
@@ -78,7 +78,7 @@ class Vmi:
     node: str | None = None
     is_running: bool = False
     interfaces: tuple[Interface, ...] = ()
-    handoff: Handoff | None = None
+    migration_state: MigrationState | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,5 +108,5 @@ class Vmim:
     key: ObjectKey
     uid: str
     vmi: ObjectKey
-    progress: Progress = Progress.WAITING
+    phase: VmimPhase = VmimPhase.WAITING
     source_pod: str | None = None

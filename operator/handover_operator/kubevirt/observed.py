@@ -27,7 +27,7 @@ _OWNERS: Final = {Kind.ENDPOINT: Foreign.POD, Kind.MIGRATION: Foreign.VMIM}
 
 
 @dataclass(frozen=True, slots=True)
-class SeenEndpoint:
+class ObservedEndpoint:
     """A WorkloadEndpoint of the adapter's as the API server has it.
 
     ``owner_uid`` is empty where it has no owner any more. ``foreign_labels``: those of its labels
@@ -45,16 +45,16 @@ class SeenEndpoint:
 
 
 @dataclass(frozen=True, slots=True)
-class SeenMigration:
+class ObservedMigration:
     """A LiveMigration of the adapter's as the API server has it.
 
-    ``course`` is what its spec names as id: the uid of a VMIM.
+    ``spec_id``: the uid of a VMIM, unless somebody else wrote it.
     """
 
     uid: str
     owner_uid: str
     version: str
-    course: str = ""
+    spec_id: str = ""
     source: Side = field(default_factory=dict)
     target: Side = field(default_factory=dict)
     armed: bool = True
@@ -64,34 +64,34 @@ class SeenMigration:
     has_owner: bool = True
 
 
-class Ledger:
+class Observed:
     """All of our objects, by kind and key."""
 
     def __init__(self) -> None:
-        self.endpoints: dict[ObjectKey, SeenEndpoint] = {}
-        self.migrations: dict[ObjectKey, SeenMigration] = {}
+        self.endpoints: dict[ObjectKey, ObservedEndpoint] = {}
+        self.migrations: dict[ObjectKey, ObservedMigration] = {}
         self.of_owner: Multimap[str, tuple[Kind, ObjectKey]] = Multimap()
-        self._strangers: dict[tuple[Kind, ObjectKey], str] = {}
+        self._others: dict[tuple[Kind, ObjectKey], str] = {}
         self._unreadable: dict[tuple[Kind, ObjectKey], str] = {}
 
-    def stranger(self, kind: Kind, key: ObjectKey) -> str | None:
+    def uid_of_other(self, kind: Kind, key: ObjectKey) -> str | None:
         """Return the uid of an object that is not the adapter's; None when there is none."""
-        return self._strangers.get((kind, key))
+        return self._others.get((kind, key))
 
     def is_unreadable(self, kind: Kind, key: ObjectKey) -> bool:
         """Return whether nobody can read an object; of an earlier version it may be known."""
         return (kind, key) in self._unreadable
 
-    def holder(self, kind: Kind, key: ObjectKey) -> str | None:
+    def blocking_uid(self, kind: Kind, key: ObjectKey) -> str | None:
         """Return the uid of what is left alone, because it is not known to be the adapter's."""
         if key in (self.endpoints if kind is Kind.ENDPOINT else self.migrations):
             return None
-        return self.stranger(kind, key) or self._unreadable.get((kind, key))
+        return self.uid_of_other(kind, key) or self._unreadable.get((kind, key))
 
     def is_undecided(self, migration: ObjectKey | None) -> bool:
         """Return whether this is a LiveMigration of the adapter's without an outcome."""
-        seen = None if migration is None else self.migrations.get(migration)
-        return seen is not None and seen.outcome is None
+        observed = None if migration is None else self.migrations.get(migration)
+        return observed is not None and observed.outcome is None
 
     def put(self, kind: Kind, key: ObjectKey, raw: RawObject) -> None:
         """Take in a version of an object."""
@@ -100,7 +100,7 @@ class Ledger:
         self.drop(kind, key)
         owner_uid = _owner_uid(kind, raw)
         if owner_uid is None:
-            self._strangers[kind, key] = raw["metadata"]["uid"]
+            self._others[kind, key] = raw["metadata"]["uid"]
             return
         self.of_owner.add(owner_uid, (kind, key))
         if kind is Kind.ENDPOINT:
@@ -115,15 +115,15 @@ class Ledger:
 
     def drop(self, kind: Kind, key: ObjectKey) -> None:
         """Forget an object; one that is unknown is fine."""
-        self._strangers.pop((kind, key), None)
+        self._others.pop((kind, key), None)
         self._unreadable.pop((kind, key), None)
-        seen: SeenEndpoint | SeenMigration | None = None
+        observed: ObservedEndpoint | ObservedMigration | None = None
         if kind is Kind.ENDPOINT:
-            seen = self.endpoints.pop(key, None)
+            observed = self.endpoints.pop(key, None)
         elif kind is Kind.MIGRATION:
-            seen = self.migrations.pop(key, None)
-        if seen is not None:
-            self.of_owner.remove(seen.owner_uid, (kind, key))
+            observed = self.migrations.pop(key, None)
+        if observed is not None:
+            self.of_owner.remove(observed.owner_uid, (kind, key))
 
 
 def _owner_uid(kind: Kind, raw: RawObject) -> str | None:
@@ -147,9 +147,9 @@ def _controller(kind: Kind, raw: RawObject) -> str:
     return ""
 
 
-def _endpoint(raw: RawObject, owner_uid: str) -> SeenEndpoint:
+def _endpoint(raw: RawObject, owner_uid: str) -> ObservedEndpoint:
     metadata, spec = raw["metadata"], raw["spec"]
-    return SeenEndpoint(
+    return ObservedEndpoint(
         uid=metadata["uid"],
         owner_uid=owner_uid,
         version=metadata["resourceVersion"],
@@ -171,14 +171,14 @@ def _foreign_labels(metadata: RawObject) -> Iterator[str]:
     return (key for key in metadata.get("labels", {}) if f"f:{key}" not in ours)
 
 
-def _migration(raw: RawObject, owner_uid: str) -> SeenMigration:
+def _migration(raw: RawObject, owner_uid: str) -> ObservedMigration:
     metadata, spec = raw["metadata"], raw["spec"]
     outcome = spec.get("outcome")
-    return SeenMigration(
+    return ObservedMigration(
         uid=metadata["uid"],
         owner_uid=owner_uid,
         version=metadata["resourceVersion"],
-        course=spec.get("id") or "",
+        spec_id=spec.get("id") or "",
         source=spec.get("source") or {},
         target=spec.get("target") or {},
         armed=spec.get("armed", True),

@@ -14,14 +14,14 @@ from typing import Any, Final
 from handover_api.names import ObjectKey
 from handover_operator.kinds import Foreign
 from handover_operator.kubevirt.model import (
-    PRIMARY,
+    PRIMARY_DEVICE,
     Attachment,
-    Handoff,
     Interface,
+    MigrationState,
     Pod,
-    Progress,
     Vmi,
     Vmim,
+    VmimPhase,
 )
 from handover_operator.roles.labels import share
 from handover_operator.roles.parse import RawObject, key
@@ -35,15 +35,15 @@ NETWORK_STATUS: Final = "k8s.v1.cni.cncf.io/network-status"
 
 _MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _FINAL: Final = frozenset({"Succeeded", "Failed"})
-_PROGRESS: Final = {
-    "": Progress.WAITING,
-    "WaitingForSync": Progress.WAITING,
-    "Synchronizing": Progress.WAITING,
-    "Pending": Progress.WAITING,
-    "TargetReady": Progress.ARMED,
-    "Running": Progress.ARMED,
-    "Succeeded": Progress.SUCCEEDED,
-    "Failed": Progress.FAILED,
+_PHASES: Final = {
+    "": VmimPhase.WAITING,
+    "WaitingForSync": VmimPhase.WAITING,
+    "Synchronizing": VmimPhase.WAITING,
+    "Pending": VmimPhase.WAITING,
+    "TargetReady": VmimPhase.ARMED,
+    "Running": VmimPhase.ARMED,
+    "Succeeded": VmimPhase.SUCCEEDED,
+    "Failed": VmimPhase.FAILED,
 }
 _BINDINGS: Final = (
     *("bridge", "masquerade", "sriov", "macvtap"),
@@ -81,9 +81,9 @@ def vmi(raw: RawObject) -> Vmi:
     """Read a VirtualMachineInstance."""
     status = _mapping(raw.get("status"))
     state = _mapping(status.get("migrationState"))
-    handoff = None
+    found = None
     if uid := _text(state.get("migrationUid")):
-        handoff = Handoff(
+        found = MigrationState(
             migration_uid=uid,
             source_pod=_text(state.get("sourcePod")),
             target_node=_text(state.get("targetNode")),
@@ -94,7 +94,7 @@ def vmi(raw: RawObject) -> Vmi:
         node=_text(status.get("nodeName")) or None,
         is_running=status.get("phase") == "Running",
         interfaces=tuple(_interfaces(_mapping(raw.get("spec")), status)),
-        handoff=handoff,
+        migration_state=found,
     )
 
 
@@ -105,7 +105,7 @@ def vmim(raw: RawObject) -> Vmim:
         key=found,
         uid=raw["metadata"]["uid"],
         vmi=ObjectKey(found.namespace, _text(_mapping(raw.get("spec")).get("vmiName"))),
-        progress=_PROGRESS.get(_text(status.get("phase")), Progress.SCHEDULING),
+        phase=_PHASES.get(_text(status.get("phase")), VmimPhase.SCHEDULING),
         source_pod=_text(_mapping(status.get("migrationState")).get("sourcePod")) or None,
     )
 
@@ -146,7 +146,7 @@ def _interfaces(spec: Mapping[str, Any], status: Mapping[str, Any]) -> Iterator[
         yield Interface(
             name=name,
             binding=_binding(each),
-            device=PRIMARY if is_primary else device,
+            device=PRIMARY_DEVICE if is_primary else device,
             mac=_mac(each.get("macAddress")) or _mac(seen.get("mac")),
             network="" if is_primary else _text(multus.get("networkName")),
         )

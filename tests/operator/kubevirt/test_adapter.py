@@ -135,11 +135,11 @@ def test_a_binding_that_cannot_keep_the_address_is_told_of(
         vmim(phase="Scheduling"),
     )
     assert world.said() == {}
-    (wishes,) = world.operator.adapter.wishes().values()
-    (remark,) = wishes.remarks
-    assert remark.text.startswith(f"interface default is not followed: {binding} ")
+    (desired,) = world.operator.adapter.desired().values()
+    (refused,) = desired.not_followed
+    assert refused.text.startswith(f"interface default is not followed: {binding} ")
     annotations = world.migration()["metadata"]["annotations"]
-    assert annotations[names.NOT_FOLLOWED] == remark.text
+    assert annotations[names.NOT_FOLLOWED] == refused.text
 
 
 def test_what_is_said_and_named_is_bounded(world: Any, vmi: Build, pod: Build, vmim: Build) -> None:
@@ -429,7 +429,7 @@ def test_long_names_are_no_matter(world: Any, vmi: Build, vmim: Build, pod: Buil
     }
 
 
-def stranger(kind: Kind, name: str, spec: dict[str, Any]) -> dict[str, Any]:
+def others(kind: Kind, name: str, spec: dict[str, Any]) -> dict[str, Any]:
     """Build an object that a person made."""
     metadata = {"name": name, "namespace": "vms", "annotations": {}, "uid": "theirs"}
     return {"apiVersion": kind.api_version, "kind": kind.value, "metadata": metadata, "spec": spec}
@@ -439,8 +439,8 @@ def test_what_people_made_is_left_alone(world: Any, vmi: Build, pod: Build, vmim
     endpoint = {"node": "x", "workload": "mine", "ips": ["10.9.9.9"]}
     migration = {"source": {"workload": {"name": "mine"}}}
     world.apply(
-        stranger(Kind.ENDPOINT, "p1", endpoint),
-        stranger(Kind.MIGRATION, "m", migration),
+        others(Kind.ENDPOINT, "p1", endpoint),
+        others(Kind.MIGRATION, "m", migration),
         vmi(node="a"),
         pod("p1", "a", A),
         vmim(phase="Scheduling", sourcePod="p1"),
@@ -454,7 +454,7 @@ def test_what_people_made_is_left_alone(world: Any, vmi: Build, pod: Build, vmim
 
 def test_a_name_that_becomes_free_is_taken(world: Any, vmi: Build, pod: Build) -> None:
     endpoint = {"node": "x", "workload": "mine", "ips": ["10.9.9.9"]}
-    world.apply(stranger(Kind.ENDPOINT, "p1", endpoint), vmi(node="a"), pod("p1", "a", A))
+    world.apply(others(Kind.ENDPOINT, "p1", endpoint), vmi(node="a"), pod("p1", "a", A))
     world.delete(Kind.ENDPOINT, "p1")
     assert world.settle().endpoint("p1")["spec"]["node"] == "a"
 
@@ -483,7 +483,7 @@ def test_a_forgotten_vm_leaves_nothing_behind(moving: Any) -> None:
     moving.settle()
     adapter = moving.operator.adapter
     assert not any(
-        (adapter._machines, adapter._facts, adapter._wishes, adapter._courses, adapter._pods)
+        (adapter._of_vmi, adapter._objects, adapter._desired, adapter._vmi_of_vmim, adapter._pods)
     )
 
 

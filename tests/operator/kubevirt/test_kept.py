@@ -31,7 +31,7 @@ def test_a_pod_its_endpoint_and_what_was_seen_of_that_have_one_mapping_of_labels
     known = running.operator.reconciler.known.resolver.index.endpoints[key].labels
     assert known["app"] == "web"
     assert running.operator.adapter.endpoint(key).labels is known
-    assert running.operator.kubevirt.ledger.endpoints[key].labels is known
+    assert running.operator.kubevirt.observed.endpoints[key].labels is known
 
 
 def crowd(world: Any, pod: Build, vmi: Build) -> list[tuple[Any, str]]:

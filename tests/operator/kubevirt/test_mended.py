@@ -59,17 +59,17 @@ def test_the_workload_of_an_endpoint_is_mended(running: Any) -> None:
 
 
 def test_a_setting_says_how_long_it_can_be_looked_at(world: Any, vmim: Build) -> None:
-    world.operator.kubevirt._comparison.ttl = 60
+    world.operator.kubevirt._diff.ttl = 60
     world.apply(vmim(phase="Scheduling"))
     assert world.migration()["spec"]["ttlSecondsAfterFinished"] == 60
 
 
 @pytest.mark.parametrize(
-    ("owner_uid", "course"),
+    ("owner_uid", "spec_id"),
     [("never-was", "never-was"), ("uid-m", "another"), ("never-was", "uid-m")],
 )
 def test_a_forged_one_gives_way_to_that_of_the_migration(
-    running: Any, vmim: Build, pod: Build, owner_uid: str, course: str
+    running: Any, vmim: Build, pod: Build, owner_uid: str, spec_id: str
 ) -> None:
     owner = {
         "apiVersion": "kubevirt.io/v1",
@@ -85,7 +85,7 @@ def test_a_forged_one_gives_way_to_that_of_the_migration(
         "annotations": {names.ADAPTER: "kubevirt"},
         "ownerReferences": [owner],
     }
-    spec = {"id": course, "source": {"workload": {"name": "p9"}}}
+    spec = {"id": spec_id, "source": {"workload": {"name": "p9"}}}
     running.apply({"kind": "LiveMigration", "metadata": metadata, "spec": spec})
     running.apply(vmim(phase="Scheduling", sourcePod="p1"), pod("p2", "b", migration="m"))
     assert running.migration()["metadata"]["uid"] != "forged"

@@ -8,8 +8,8 @@ import pytest
 from handover_api import names
 from handover_api.names import ObjectKey
 from handover_operator.kinds import Foreign, Kind
-from handover_operator.kubevirt.desired import Need, Owner
-from handover_operator.kubevirt.items import Item, Made, Subject, is_urgent
+from handover_operator.kubevirt.desired import Lookup, Owner
+from handover_operator.kubevirt.queue_items import Item, Made, Subject, is_urgent
 
 Build = Callable[..., dict[str, Any]]
 SUCCEEDED = {"p1": "source of m Succeeded", "p2": "target of m Succeeded"}
@@ -118,7 +118,7 @@ def test_a_migration_waits_for_no_look_at_what_was_just_told(
         assert running.log.index(f"create {name}") < running.log.index(f"uid {name}")
 
 
-@pytest.mark.parametrize("item", [Subject(Kind.ENDPOINT, KEY), Need(KEY, Foreign.VMI, KEY, "u")])
+@pytest.mark.parametrize("item", [Subject(Kind.ENDPOINT, KEY), Lookup(KEY, Foreign.VMI, KEY, "u")])
 def test_who_may_have_gone_is_asked_after_all_that_is_urgent(item: Item) -> None:
     assert is_urgent(item)
     assert not is_urgent(Made(Kind.ENDPOINT, KEY, "u", Owner(Foreign.POD, "p1", "uid-p1")))
@@ -181,11 +181,11 @@ def test_nothing_is_remembered_of_what_is_gone(
     odd = {"name": "odd", "namespace": "vms", **forged}
     world.apply({"kind": "LiveMigration", "metadata": odd, "spec": spec})
     assert {"NameClash", "NotFollowed"} <= {event.rpartition(" ")[2] for event in world.events}
-    assert world.operator.kubevirt._lost == {"never-was"}
+    assert world.operator.kubevirt._ownerless == {"never-was"}
     for kind, name in (
         *((Kind.ENDPOINT, "p1"), (Kind.MIGRATION, "odd"), (Foreign.VMIM, "m")),
         *((Foreign.POD, "p1"), (Foreign.POD, "p2"), (Foreign.VMI, "vm"), (Foreign.VMI, "vm2")),
     ):
         world.delete(kind, name)
     world.settle()
-    assert (len(world.operator.kubevirt._said), world.operator.kubevirt._lost) == (0, set())
+    assert (len(world.operator.kubevirt._emitted), world.operator.kubevirt._ownerless) == (0, set())
