@@ -1,7 +1,8 @@
-"""What nobody expected, kept where it belongs: one endpoint's fault is never another one's.
+"""Exceptions that nobody expected, kept where they belong: one endpoint's are no other one's.
 
-What raises is counted, logged once with its traceback, told in the endpoint's condition
-Programmed, and tried again with patience. The endpoint's routes stay as they are meanwhile.
+What raises is counted, logged once with its traceback, shown by the endpoint's condition
+Programmed, and tried again (``retry``). The endpoint's routes stay as they are meanwhile.
+A failure that somebody does expect is a value, and no business of this room.
 """
 
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from handover_nodeagent.retry import Retries
 LONGEST: Final = 256
 """Characters of an exception's own words in a condition; a library may quote a whole object."""
 REMEMBERED: Final = 256
-"""Faults that are known to the log; the oldest is forgotten, and logged once more if it is met."""
+"""Exceptions that are known to the log; the oldest is forgotten, and logged again if it is met."""
 
 _log: Final = structlog.get_logger()
 
@@ -24,15 +25,22 @@ Work = Callable[[], object]
 Attempt = Callable[[ObjectKey, str, Work], bool]
 """``Faults.attempt``, for those who meet one endpoint after the other."""
 _Slot = tuple[ObjectKey, str]
+"""An endpoint and what is done for it."""
 
 
 class Faults:
     """The unexpected exceptions of all endpoints, each by its endpoint and by what was done."""
 
-    def __init__(self, told: Callable[[ObjectKey], None]) -> None:
-        """Call *told* with an endpoint whose trouble is another one now."""
-        self._told = told
-        self._again: dict[ObjectKey, dict[str, Work]] = {}
+    def __init__(
+        self, changed: Callable[[ObjectKey], None] | None = None, *, noun: str = "endpoint"
+    ) -> None:
+        """Call *changed* with an endpoint whose trouble is another one now.
+
+        *noun*: what the log calls the objects, where they are not endpoints.
+        """
+        self._changed = changed
+        self._noun = noun
+        self._works: dict[ObjectKey, dict[str, Work]] = {}
         self._troubles: dict[_Slot, str] = {}
         self._retries = Retries[_Slot](self._try_again)
 
@@ -47,21 +55,22 @@ class Faults:
         except Exception as error:  # noqa: BLE001  the root of whatever is done for an endpoint
             self._fail(key, what, work, error)
             return False
-        if key in self._again:
-            self._mend(key, what)
+        # The way of nearly every call: nothing of this endpoint has failed.
+        if key in self._works:
+            self._clear(key, what)
         return True
 
     def trouble(self, key: ObjectKey) -> str:
         """Say what cannot be done for endpoint *key* now; "" when all can."""
-        return "; ".join(self._troubles[key, what] for what in self._again.get(key, ()))
+        return "; ".join(self._troubles[key, what] for what in self._works.get(key, ()))
 
     def has(self, key: ObjectKey, what: str) -> bool:
         """Tell whether *what* of endpoint *key* waits for another attempt."""
-        return what in self._again.get(key, ())
+        return what in self._works.get(key, ())
 
     def forget(self, key: ObjectKey) -> None:
         """Attempt nothing more of an endpoint that is gone."""
-        slots = [(key, what) for what in self._again.pop(key, ())]
+        slots = [(key, what) for what in self._works.pop(key, ())]
         for slot in slots:
             del self._troubles[slot]
         self._retries.succeeded(slots)
@@ -71,26 +80,28 @@ class Faults:
         self._retries.close()
 
     def _fail(self, key: ObjectKey, what: str, work: Work, error: Exception) -> None:
-        note(what, error, endpoint=str(key))
+        note(what, error, **{self._noun: str(key)})
         before = self._troubles.get((key, what))
-        self._again.setdefault(key, {})[what] = work
+        self._works.setdefault(key, {})[what] = work
         self._troubles[key, what] = f"{what}: {describe(error)}"
         self._retries.failed([(key, what)])
-        if self._troubles[key, what] != before:
-            self._told(key)
+        if self._changed and self._troubles[key, what] != before:
+            self._changed(key)
 
-    def _mend(self, key: ObjectKey, what: str) -> None:
-        if self._again[key].pop(what, None) is None:
+    def _clear(self, key: ObjectKey, what: str) -> None:
+        if self._works[key].pop(what, None) is None:
             return
-        if not self._again[key]:
-            del self._again[key]
+        if not self._works[key]:
+            del self._works[key]
         del self._troubles[key, what]
         self._retries.succeeded([(key, what)])
-        self._told(key)
+        if self._changed:
+            self._changed(key)
 
     def _try_again(self, slots: frozenset[_Slot]) -> None:
         for key, what in slots:
-            work = self._again.get(key, {}).get(what)
+            # What was due with it may have had the endpoint forgotten.
+            work = self._works.get(key, {}).get(what)
             if work:
                 self.attempt(key, what, work)
 
@@ -101,6 +112,7 @@ _known: Final[dict[tuple[str, str], None]] = {}
 def note(what: str, error: BaseException, **of: str) -> None:
     """Count an unexpected exception; log it, with its traceback where it is a new one."""
     metrics.FAULTS.labels(what).inc()
+    # Of an exception that comes back each time the first traceback tells all.
     sign = (f"{what} {sorted(of.items())}", describe(error))
     if sign in _known:
         return

@@ -267,7 +267,7 @@ class _Endpoints:
             gc.collect()
             gc.freeze()
 
-    def outage(self, reason: str) -> None:
+    def outage(self, reason: str, *, is_absent: bool) -> None:  # noqa: ARG002  the sink's form
         self._intake.outage = reason
         _log.warning("outage", kind="WorkloadEndpoint", why=reason)
 
@@ -307,9 +307,9 @@ class _Configurations:
         self._is_complete = True
         self._answer()
 
-    def outage(self, reason: str) -> None:
+    def outage(self, reason: str, *, is_absent: bool) -> None:
         _log.warning("outage", kind="HandoverConfiguration", why=reason)
-        if self._agent.configurations.is_absent:
+        if is_absent:
             self._is_complete = True
             self._answer()
 

@@ -17,30 +17,28 @@ from functools import partial
 from typing import Final, NamedTuple, Protocol
 
 from handover_api.names import ObjectKey
-from handover_nodeagent import faults, retry
+from handover_nodeagent import retry
 from handover_nodeagent.api.client import ApiServer
 from handover_nodeagent.api.errors import Absent, ApiError, RawObject, Unavailable, Unreachable
-from handover_nodeagent.retry import Backoff, Retries
+from handover_nodeagent.faults import Faults
+from handover_nodeagent.retry import Backoff
 
 SLICE: Final = 4
 """Objects that are told in one turn of the loop: each may cost a millisecond."""
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Timing:
     """How long a watch waits for what; seconds."""
 
     lifetime: float = 300.0
     """The server ends a watch between this and twice as much."""
     silence: float = 150.0
     """Without any message for so long it is dead; a healthy server sends a bookmark a minute."""
-    calm: float = 5.0
+    proven: float = 5.0
     """What lasted so long was no failure, though nothing was said."""
     first_wait: float = retry.FIRST
     last_wait: float = retry.LAST_OF_SHARED
-
-
-DEFAULT_PACE: Final = Pace()
 
 
 class Sink(Protocol):
@@ -55,18 +53,25 @@ class Sink(Protocol):
     def synced(self) -> None:
         """Know that all that is there was put: after each complete list."""
 
-    def outage(self, reason: str) -> None:
-        """Know that changes may be missed from now on, until the next ``synced``."""
+    def outage(self, reason: str, *, is_absent: bool) -> None:
+        """Know that changes may be missed from now on, until the next ``synced``.
+
+        *is_absent*: the kind is not served at all.
+        """
 
 
 class Identity(NamedTuple):
-    """Which object it is, and which version of it."""
+    """Which object it is, and which version of it.
+
+    Versions are opaque: they are the same or not, and say nothing of what came first.
+    """
 
     uid: str
     version: str
 
 
 Known = Mapping[ObjectKey, Identity]
+Listed = Mapping[ObjectKey, tuple[Identity, RawObject]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +89,12 @@ class Counts:
     lists: int = 0
     messages: int = 0
     restarts: collections.Counter[str] = field(default_factory=collections.Counter)
-    """By reason: ``ended`` by the server, or the name of the ApiError in lower case."""
+    """By reason: ``ended`` by the server, or ``ApiError.reason``."""
 
 
 def identity(raw: RawObject) -> tuple[ObjectKey, Identity]:
     """Return who an object is. Raises Unavailable: no API server sends one without."""
+    # Objects that belong to the whole cluster have no namespace.
     key = ObjectKey(_metadata(raw, "namespace", ""), _metadata(raw, "name"))
     return key, Identity(_metadata(raw, "uid"), _metadata(raw, "resourceVersion"))
 
@@ -102,7 +108,7 @@ def _metadata(raw: RawObject, name: str, default: str | None = None) -> str:
     return found
 
 
-def diff(known: Known, listed: Mapping[ObjectKey, tuple[Identity, RawObject]]) -> Changes:
+def diff(known: Known, listed: Listed) -> Changes:
     """Compare; an object that was deleted and made anew meanwhile is a drop and a put."""
     return Changes(
         drops=tuple(
@@ -115,10 +121,7 @@ def diff(known: Known, listed: Mapping[ObjectKey, tuple[Identity, RawObject]]) -
 
 
 class Watch:
-    """Keeps a sink informed about the objects at *path*, namespaces and all.
-
-    ``is_absent``: the last outage was that the kind is not served at all.
-    """
+    """Keeps a sink informed about the objects at *path*, namespaces and all."""
 
     def __init__(
         self,
@@ -127,50 +130,42 @@ class Watch:
         *,
         sink: Sink,
         field_selector: str = "",
-        pace: Pace = DEFAULT_PACE,
+        timing: Timing | None = None,
     ) -> None:
         self.counts = Counts()
-        self.is_absent = False
         self.known: dict[ObjectKey, Identity] = {}
         self._api = api
         self._path = path
         self._sink = sink
         self._selection = {"fieldSelector": field_selector} if field_selector else {}
-        self._pace = pace
-        self._backoff = Backoff.shared(pace.first_wait, pace.last_wait)
+        self._timing = timing or Timing()
+        self._backoff = Backoff.shared(self._timing.first_wait, self._timing.last_wait)
         self._version = ""
-        self._taken = 0
-        self._untold: dict[ObjectKey, Callable[[], None]] = {}
-        self._retries = Retries[ObjectKey](self._tell_again)
+        self._told = 0
+        self._faults = Faults(noun="object")
 
     async def run(self) -> None:
         """List and watch until cancelled."""
         try:
-            await self._run()
+            while True:
+                try:
+                    await self._list()
+                    await self._follow()
+                except ApiError as error:
+                    self.counts.restarts[error.reason] += 1
+                    is_absent = isinstance(error, Absent)
+                    self._sink.outage(f"{self._path}: {error}", is_absent=is_absent)
+                    await self._backoff.sleep(error.retry_after)
         finally:
-            self._retries.close()
+            self._faults.close()
 
-    async def _run(self) -> None:
-        while True:
-            try:
-                await self._list()
-                await self._follow()
-            except ApiError as error:
-                self.counts.restarts[error.reason] += 1
-                self.is_absent = isinstance(error, Absent)
-                self._sink.outage(f"{self._path}: {error}")
-                await self._backoff.sleep(error.retry_after)
+    # List.
 
     async def _list(self) -> None:
-        listed: dict[ObjectKey, tuple[Identity, RawObject]] = {}
-        version = ""
-        async with contextlib.aclosing(self._api.pages(self._path, self._selection)) as pages:
-            async for page in pages:
-                version = page.version
-                for raw in page.items:
-                    key, found = identity(raw)
-                    listed[key] = found, raw
+        """Bring the sink to all that is there. Raises an ApiError, and then has told nothing."""
+        listed, version = await self._gather()
         self.counts.lists += 1
+        # The watch goes on from here, so that what happens while this list is told is not lost.
         self._version = version
         changes = diff(self.known, listed)
         for key, uid in changes.drops:
@@ -181,14 +176,32 @@ class Watch:
             await self._give_way()
         self._sink.synced()
 
-    async def _give_way(self) -> None:
-        """Let the loop turn after every few objects: a guest may announce itself."""
-        self._taken += 1
-        if self._taken % SLICE == 0:
-            await asyncio.sleep(0)
+    async def _gather(self) -> tuple[Listed, str]:
+        """Return the whole collection and its version.
+
+        It is complete or it raises: half a list would be the end of the other half. Between two
+        pages the first one's version may become too old (410), and all begins anew.
+        """
+        listed: dict[ObjectKey, tuple[Identity, RawObject]] = {}
+        version = ""
+        # Without a resourceVersion, which asks for the newest state: "0" would also take that of
+        # an API server whose cache is behind what is known already.
+        async with contextlib.aclosing(self._api.pages(self._path, self._selection)) as pages:
+            async for page in pages:
+                version = page.version
+                for raw in page.items:
+                    key, found = identity(raw)
+                    listed[key] = found, raw
+        return listed, version
+
+    # Watch.
 
     async def _follow(self) -> None:
-        """Watch again and again until only a list can help. Raises an ApiError."""
+        """Watch again and again until only a list can help. Raises an ApiError.
+
+        Among them Gone (410): the version is too old to go on from. It comes as the answer or, as
+        often, as a message of a watch that began well.
+        """
         loop = asyncio.get_running_loop()
         while True:
             began, heard = loop.time(), self.counts.messages
@@ -196,27 +209,36 @@ class Watch:
             try:
                 await self._watch()
             except Unreachable as error:
+                # A cut connection: nothing is lost, for the next watch goes on where it stood.
                 reason, text = error.reason, str(error)
             finally:
-                has_lasted = loop.time() - began >= self._pace.calm
+                has_lasted = loop.time() - began >= self._timing.proven
                 if has_lasted:
+                    # Not after a list: what breaks every watch would be asked without a rest.
                     self._backoff.reset()
             if not has_lasted and self.counts.messages == heard:
+                # Nothing was said and at once it was over: whether it is the version or the
+                # server, only a list can tell.
                 raise Unreachable(text)
             self.counts.restarts[reason] += 1
             if reason != "ended" or not has_lasted:
                 await self._backoff.sleep()
 
     async def _watch(self) -> None:
-        lifetime = self._pace.lifetime * random.uniform(1, 2)  # noqa: S311  jitter is no secret
+        """Watch from the version that is known, until the server ends it. Raises an ApiError."""
+        # At random, so that the watches of a cluster's nodes do not end in one instant.
+        lifetime = self._timing.lifetime * random.uniform(1, 2)  # noqa: S311  jitter is no secret
+        silence = self._timing.silence
         query = {
             "watch": "1",
+            # A node's objects may rest for days while the collection's versions go on. Bookmarks
+            # bring the newest one, so that the next watch is not answered with 410.
             "allowWatchBookmarks": "true",
             "resourceVersion": self._version,
             "timeoutSeconds": str(math.ceil(lifetime)),
             **self._selection,
         }
-        silence = self._pace.silence
+        # A peer that is cut off ends nothing: who waits for its FIN waits for ever.
         stream = self._api.stream(self._path, query, silence=silence, longest=lifetime + silence)
         async with contextlib.aclosing(stream) as messages:
             async for kind, raw in messages:
@@ -224,18 +246,33 @@ class Watch:
                 await self._give_way()
 
     def _take(self, kind: str, raw: RawObject) -> None:
+        """Take one message; only then is its version where to go on from."""
         if kind == "BOOKMARK":
             self._version = _metadata(raw, "resourceVersion")
         else:
             key, found = identity(raw)
-            before, is_gone = self.known.get(key), kind == "DELETED"
-            # It is gone, or was replaced by another one of its name.
-            if before is not None and is_gone is (before.uid == found.uid):
-                self._drop(key, before.uid)
-            if not is_gone and found != before:
-                self._put(key, found, raw)
+            if kind == "DELETED":
+                self._take_end(key, found)
+            else:
+                self._take_version(key, found, raw)
             self._version = found.version
         self.counts.messages += 1
+
+    def _take_end(self, key: ObjectKey, found: Identity) -> None:
+        before = self.known.get(key)
+        # The end of an object may be told again, or after another one took its name.
+        if before is not None and before.uid == found.uid:
+            self._drop(key, before.uid)
+
+    def _take_version(self, key: ObjectKey, found: Identity, raw: RawObject) -> None:
+        before = self.known.get(key)
+        if before is not None and before.uid != found.uid:
+            self._drop(key, before.uid)
+        # A watch that goes on may repeat what was told before.
+        if found != before:
+            self._put(key, found, raw)
+
+    # Tell.
 
     def _put(self, key: ObjectKey, found: Identity, raw: RawObject) -> None:
         self.known[key] = found
@@ -247,21 +284,12 @@ class Watch:
 
     def _tell(self, key: ObjectKey, tell: Callable[[], None]) -> None:
         """Tell the sink of one object; what it meets is no other object's fault."""
-        if self._untold.pop(key, None):
-            self._retries.succeeded([key])
-        try:
-            tell()
-        except Exception as error:  # noqa: BLE001  the root of whatever a sink does
-            faults.note("object", error, object=str(key))
-            self._untold[key] = tell
-            self._retries.failed([key])
+        # Only the newest is told again: of an older version, or after the end, nobody must hear.
+        self._faults.forget(key)
+        self._faults.attempt(key, "object", tell)
 
-    def _tell_again(self, keys: frozenset[ObjectKey]) -> None:
-        for key in keys & self._untold.keys():
-            try:
-                self._untold[key]()
-            except Exception as error:  # noqa: BLE001  as before
-                faults.note("object", error, object=str(key))
-            else:
-                del self._untold[key]
-                self._retries.succeeded([key])
+    async def _give_way(self) -> None:
+        """Let the loop turn after every few objects: a guest may announce itself."""
+        self._told += 1
+        if self._told % SLICE == 0:
+            await asyncio.sleep(0)

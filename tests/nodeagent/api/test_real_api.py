@@ -31,7 +31,7 @@ from handover_nodeagent.api import access, client, errors, watch
 from handover_nodeagent.api.access import Access, Pem
 from handover_nodeagent.api.client import ApiServer
 from handover_nodeagent.api.errors import Absent, Conflict, Gone, Refused, Unreachable
-from handover_nodeagent.api.watch import Pace, Watch
+from handover_nodeagent.api.watch import Timing, Watch
 from handover_nodeagent.status import report
 from handover_nodeagent.status.kubernetes_events import Event
 from handover_nodeagent.status.report import Reporter
@@ -42,7 +42,7 @@ CRDS = Path(__file__).parents[3] / "crds"
 CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 ENDPOINTS = f"/apis/{names.API_VERSION}/{names.WORKLOAD_ENDPOINTS}"
 NOW = dt.datetime(2026, 11, 24, 12, 0, 0, 250000, tzinfo=dt.UTC)
-QUICK = Pace(first_wait=0.05, last_wait=0.5)
+QUICK = Timing(first_wait=0.05, last_wait=0.5)
 PATIENCE = 60.0
 
 
@@ -90,7 +90,7 @@ class Desk:
     def watch(self, sink: watch.Sink) -> Watch:
         """Watch this node's endpoints."""
         selector = f"spec.node={self.node}"
-        return Watch(self.api, ENDPOINTS, sink=sink, field_selector=selector, pace=QUICK)
+        return Watch(self.api, ENDPOINTS, sink=sink, field_selector=selector, timing=QUICK)
 
 
 class Names(Recorder):
@@ -99,7 +99,7 @@ class Names(Recorder):
     def put(self, raw: Mapping[str, Any]) -> None:
         self._say(f"put {raw['metadata']['name']}")
 
-    def outage(self, reason: str) -> None:
+    def outage(self, reason: str, *, is_absent: bool) -> None:  # noqa: ARG002
         if self.said[-1:] != ["outage"]:
             self._say("outage")
         self.reason = reason
@@ -254,7 +254,7 @@ async def test_a_crd_that_is_removed_takes_nothing_with_it(api: ApiServer) -> No
     await install(api, THING)
     uid = (await api.create(path, body))["metadata"]["uid"]
     sink = Names()
-    watch = Watch(api, "/apis/agent.test/v1/things", sink=sink, pace=QUICK)
+    watch = Watch(api, "/apis/agent.test/v1/things", sink=sink, timing=QUICK)
     async with running(watch):
         await sink.until("synced")
     await delete(api, f"{CRD_PATH}/things.agent.test")
@@ -367,7 +367,7 @@ async def test_who_has_no_rights_is_refused(desk: Desk, api_server: ControlPlane
     async with ApiServer(nobody) as api:
         with pytest.raises(Refused, match=r'403: .*User "nobody" cannot list'):
             await api.get(ENDPOINTS)
-        async with running(Watch(api, ENDPOINTS, sink=sink, pace=QUICK)):
+        async with running(Watch(api, ENDPOINTS, sink=sink, timing=QUICK)):
             await sink.until("outage")
     assert sink.said == ["outage"]
 

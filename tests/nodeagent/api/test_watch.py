@@ -17,12 +17,12 @@ from handover_api.names import ObjectKey
 from handover_nodeagent.api import watch
 from handover_nodeagent.api.access import Access
 from handover_nodeagent.api.client import ApiServer
-from handover_nodeagent.api.watch import Changes, Identity, Pace, Watch
+from handover_nodeagent.api.watch import Changes, Identity, Timing, Watch
 from handover_nodeagent.retry import Backoff
 
 PATH = "/apis/handover.dev/v1alpha1/workloadendpoints"
 SELECTOR = "spec.node=node-a"
-QUICK = Pace(silence=5.0, calm=5.0, first_wait=0.001, last_wait=0.002)
+QUICK = Timing(silence=5.0, proven=5.0, first_wait=0.001, last_wait=0.002)
 BOOKMARK = ("BOOKMARK", {"metadata": {"resourceVersion": "50"}})
 
 Object = Mapping[str, Any]
@@ -39,6 +39,7 @@ class Recorder:
 
     def __init__(self) -> None:
         self.said: list[str] = []
+        self.absences: list[bool] = []
         self._news = asyncio.Event()
 
     def put(self, raw: Object) -> None:
@@ -50,7 +51,8 @@ class Recorder:
     def synced(self) -> None:
         self._say("synced")
 
-    def outage(self, reason: str) -> None:
+    def outage(self, reason: str, *, is_absent: bool) -> None:
+        self.absences.append(is_absent)
         self._say(f"outage {reason.removeprefix(PATH)[2:]}")
 
     async def until(self, text: str, times: int = 1) -> list[str]:
@@ -79,9 +81,9 @@ def recorder() -> Recorder:
 
 
 @contextlib.asynccontextmanager
-async def following(api: ApiServer, sink: Recorder, pace: Pace = QUICK) -> AsyncIterator[Watch]:
+async def following(api: ApiServer, sink: Recorder, timing: Timing = QUICK) -> AsyncIterator[Watch]:
     """Run a watch as long as a test needs it."""
-    made = Watch(api, PATH, sink=sink, field_selector=SELECTOR, pace=pace)
+    made = Watch(api, PATH, sink=sink, field_selector=SELECTOR, timing=timing)
     async with running(made):
         yield made
 
@@ -89,7 +91,7 @@ async def following(api: ApiServer, sink: Recorder, pace: Pace = QUICK) -> Async
 @pytest.fixture
 def start(fake_client: ApiServer, recorder: Recorder) -> Start:
     """Run a watch by the stand-in's client."""
-    return lambda pace=QUICK: following(fake_client, recorder, pace)
+    return lambda timing=QUICK: following(fake_client, recorder, timing)
 
 
 KNOWN = {ObjectKey("ns", "a"): Identity("uid-a", "1")}
@@ -233,7 +235,7 @@ async def test_a_silent_watch_is_begun_again_without_a_word(
     fake_api.then(
         fake_api.list(), fake_api.watch(BOOKMARK), fake_api.watch(("ADDED", build("a", 51)))
     )
-    async with start(Pace(silence=0.3, calm=5.0, first_wait=0.001)):
+    async with start(Timing(silence=0.3, proven=5.0, first_wait=0.001)):
         assert await recorder.until("put a@51") == ["synced", "put a@51"]
 
 
@@ -241,7 +243,7 @@ async def test_a_watch_that_lasted_was_no_failure_though_nothing_was_said(
     fake_api: FakeApi, start: Start, recorder: Recorder
 ) -> None:
     fake_api.then(fake_api.list(), fake_api.watch(), fake_api.watch(("ADDED", build("a", 51))))
-    async with start(Pace(silence=0.05, calm=0.02, first_wait=0.001)):
+    async with start(Timing(silence=0.05, proven=0.02, first_wait=0.001)):
         assert await recorder.until("put a@51") == ["synced", "put a@51"]
 
 
@@ -300,12 +302,15 @@ async def test_a_list_that_expires_between_its_pages_is_begun_again(
 
 
 @pytest.mark.parametrize(
-    "answer",
-    [FakeApi.status(404), FakeApi.plain("404 page not found\n", 404, "text/plain")],
+    ("answer", "expected"),
+    [
+        (FakeApi.status(404), [True, True]),
+        (FakeApi.plain("404 page not found\n", 404, "text/plain"), [False, False]),
+    ],
     ids=["no object", "no such path"],
 )
 async def test_a_collection_that_is_gone_is_an_outage_not_the_end_of_its_objects(
-    fake_api: FakeApi, start: Start, recorder: Recorder, answer: Any
+    fake_api: FakeApi, start: Start, recorder: Recorder, answer: Any, expected: list[bool]
 ) -> None:
     fake_api.then(
         fake_api.list(build("a"), build("b")),
@@ -319,6 +324,7 @@ async def test_a_collection_that_is_gone_is_an_outage_not_the_end_of_its_objects
         said = await recorder.until("synced", 2)
     assert said[:3] == ["put a@1", "put b@1", "synced"]
     assert [line.partition(" ")[0] for line in said[3:6]] == ["outage"] * 3
+    assert recorder.absences == [False, *expected]
     assert said[6:] == ["drop a uid-a", "synced"]
 
 
@@ -373,7 +379,7 @@ async def test_waits_double_until_a_watch_has_lasted(
     fake_api.then(*failing, *failing, *failing, *failing, *failing, fake_api.list())
     fake_api.then(fake_api.watch(BOOKMARK, ending="stay"), fake_api.watch(ending="end"))
     fake_api.then(fake_api.list(), fake_api.watch())
-    async with start(Pace(silence=0.6, calm=0.5)) as running:
+    async with start(Timing(silence=0.6, proven=0.5)) as running:
         running._backoff = waits = Waits()
         await recorder.until("synced", 7)
     assert waits.seen == [1.0, 2.0, 4.0, 8.0, 8.0, 1.0, 2.0]
@@ -398,7 +404,7 @@ async def test_a_dead_server_is_asked_until_it_is_back(
 ) -> None:
     fake = FakeApi().then(FakeApi.list(build("a")), FakeApi.watch(("ADDED", build("b", 11))))
     async with ApiServer(Access(f"http://127.0.0.1:{unused_tcp_port}")) as api:
-        running = asyncio.create_task(Watch(api, PATH, sink=recorder, pace=QUICK).run())
+        running = asyncio.create_task(Watch(api, PATH, sink=recorder, timing=QUICK).run())
         await recorder.until_said(3)
         assert all(line.startswith("outage Cannot connect") for line in recorder.said)
         server = RawTestServer(fake.handle, port=unused_tcp_port)
@@ -436,7 +442,7 @@ async def test_an_object_at_which_its_sink_raises_is_told_again_and_no_others_fa
         await sink.until("put bad@1", times=3)
         sink.mended = True
         await sink.until("put bad@1", times=4)
-        assert watching._untold == {}
+        assert watching._faults.trouble(ObjectKey("ns", "bad")) == ""
 
 
 async def test_a_long_list_lets_the_loop_turn_every_few_objects(
