@@ -1,4 +1,7 @@
-"""Where the API server is and who we are to it: KUBECONFIG, service account, ~/.kube/config."""
+"""Where the API server is and who we are to it: KUBECONFIG, service account, ~/.kube/config.
+
+What a person has to mend is an ``Unconfigured`` with a sentence that says how.
+"""
 
 import base64
 import binascii
@@ -19,6 +22,7 @@ UNSUPPORTED: Final = ("exec", "auth-provider", "username", "proxy-url")
 """What kubeconfig files may ask for and an agent does not do."""
 
 Entry = Mapping[str, Any]
+"""A part of a kubeconfig, which may be anything that YAML can say."""
 
 
 class Unconfigured(Exception):  # noqa: N818  tells a person what to do
@@ -38,6 +42,7 @@ class Pem:
         if self.path is not None:
             yield str(self.path)
             return
+        # OpenSSL's load_cert_chain takes only paths; this one leads to memory of this process.
         descriptor = os.memfd_create("handover-pem")
         try:
             os.write(descriptor, self.text)
@@ -70,6 +75,7 @@ class Access:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         if self.certificate is not None:
+            # A client certificate and its key may stand in one PEM.
             key = self.key or self.certificate
             with self.certificate.as_path() as certificate_path, key.as_path() as key_path:
                 context.load_cert_chain(certificate_path, key_path)
@@ -86,6 +92,8 @@ class TokenFile:
 
     def read(self) -> str:
         """Return the token; the file is read when it is another one. Raises OSError."""
+        # The kubelet puts another file in its place, so that the inode differs whatever the clock
+        # says.
         found = self._path.stat()
         seen = (found.st_ino, found.st_mtime_ns, found.st_size)
         if seen != self._seen:
@@ -125,6 +133,7 @@ def find(
         return from_kubeconfig(
             [Path(part) for part in environment["KUBECONFIG"].split(":") if part]
         )
+    # The kubelet sets it in each pod.
     if environment.get("KUBERNETES_SERVICE_HOST"):
         return _from_service_account(environment, service_account)
     path = (home or Path.home()) / ".kube" / "config"
@@ -145,6 +154,7 @@ def _from_service_account(environment: Mapping[str, str], directory: Path) -> Ac
             )
             raise Unconfigured(message)
     return Access(
+        # The address of an IPv6 Service comes without the brackets that a URL has.
         url=f"https://{f'[{host}]' if ':' in host else host}:{port}",
         authority=Pem(directory / "ca.crt"),
         token_file=directory / "token",
@@ -174,6 +184,7 @@ def from_kubeconfig(paths: list[Path]) -> Access:
                 " client certificate"
             )
             raise Unconfigured(message)
+    # Relative paths in a kubeconfig start at its own folder, as in kubectl.
     return _access(cluster_at.parent, cluster, user_at.parent, user)
 
 
@@ -196,7 +207,8 @@ def _access(cluster_at: Path, cluster: Entry, user_at: Path, user: Entry) -> Acc
 
 
 def _pem(directory: Path, entry: Entry, name: str) -> Pem | None:
-    """Read what *name* points at; inlined text goes before a path, as in kubectl."""
+    """Read what *name* points at."""
+    # Text goes before a path where there are both, as in kubectl.
     if text := entry.get(f"{name}-data"):
         try:
             return Pem(text=base64.b64decode(text, validate=True))

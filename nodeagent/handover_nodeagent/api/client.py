@@ -1,7 +1,7 @@
 """The API server as the agent needs it; foreign exceptions are turned into ours here.
 
-Whatever a server, a proxy or a cable does, a call ends in an answer or in an ``ApiError``. Only a
-Status object counts as the API server's word: an HTML page that says 404 is no deletion.
+Whatever a server, a proxy or a cable does, a call ends in an answer or in an ``ApiError``. What is
+sent is bounded in time, and what comes is bounded in length.
 """
 
 import contextlib
@@ -21,18 +21,23 @@ from handover_nodeagent.api.access import Access, TokenFile
 from handover_nodeagent.api.errors import ApiError, RawObject, Unavailable, Unreachable
 
 JSON_PATCH: Final = "application/json-patch+json"
+"""RFC 6902."""
 PAGE: Final = 100
+"""Objects of one page of a list; more would be in memory at once, beside what is kept of them."""
 TIMEOUT: Final = 30.0
 """Seconds for a whole call; a slow server is as good as none."""
 CONNECT_TIMEOUT: Final = 10.0
+"""Seconds until a connection stands, also for a watch, whose whole call may last for minutes."""
 LONGEST_MESSAGE: Final = 16 << 20
 """Of a watch; etcd takes no object above 1.5 MiB."""
 LONGEST_ANSWER: Final = 256 << 20
 """A page of objects that etcd takes, each as large as it may be."""
-LONGEST_PATIENCE: Final = 60.0
+LONGEST_RETRY_AFTER: Final = 60.0
 """Seconds for which a server may ask to be left alone; a proxy's mistake must not be obeyed."""
 EXCERPT: Final = 120
+"""Octets of an answer that nobody understands, in what is said of it."""
 _SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
+"""A Retry-After that is a number. The other form, a date, comes from no API server (RFC 9110)."""
 
 
 class Page(NamedTuple):
@@ -61,7 +66,7 @@ class ApiServer:
         self._token_file = TokenFile(access.token_file) if access.token_file else None
         self._tls: ssl.SSLContext | None = None
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(socket_factory=_impatient_socket),
+            connector=aiohttp.TCPConnector(socket_factory=_watched_socket),
             cookie_jar=aiohttp.DummyCookieJar(),
         )
 
@@ -92,6 +97,7 @@ class ApiServer:
                 message = f"{path}: the answer is no list"
                 raise Unavailable(message)
             yield Page(items, str(metadata.get("resourceVersion", "")))
+            # Its absence, and an empty one, end the list.
             token = metadata.get("continue") or ""
             if not token:
                 return
@@ -104,11 +110,12 @@ class ApiServer:
         A message of type ERROR is raised. Unreachable when *silence* seconds bring nothing, or all
         takes *longest*. Who stops earlier closes the generator (``contextlib.aclosing``).
         """
-        patience = aiohttp.ClientTimeout(
+        timeout = aiohttp.ClientTimeout(
             total=longest, sock_connect=CONNECT_TIMEOUT, sock_read=silence
         )
         with _translated():
-            async with self._answer(_Request("GET", path, query), patience) as answer:
+            async with self._answer(_Request("GET", path, query), timeout) as answer:
+                # One JSON object a line; aiohttp's own readline raises where its buffer ends.
                 rest = b""
                 async for chunk in answer.content.iter_any():
                     *lines, rest = (rest + chunk).split(b"\n")
@@ -118,6 +125,7 @@ class ApiServer:
                     if len(rest) > LONGEST_MESSAGE:
                         message = "a message of the watch has no end"
                         raise Unavailable(message)
+                # An end is no error by itself; it is one in the middle of a message.
                 if rest.strip():
                     message = "the watch was cut in the middle of a message"
                     raise Unreachable(message)
@@ -142,24 +150,24 @@ class ApiServer:
 
     @contextlib.asynccontextmanager
     async def _answer(
-        self, request: _Request, patience: aiohttp.ClientTimeout
+        self, request: _Request, limits: aiohttp.ClientTimeout
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Send a request and sort the answer; after a 401 once more, with credentials read anew."""
+        """Send a request; after a 401 once more, with credentials read anew. Raises an ApiError."""
         is_second = False
         while True:
-            async with self._send(request, patience) as answer:
+            async with self._send(request, limits) as answer:
                 if answer.status == HTTPStatus.UNAUTHORIZED and not is_second:
                     self._forget_credentials()
                     is_second = True
                     continue
                 if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
-                    raise _sorted(answer, await _content(answer))
+                    raise _error(answer, await _content(answer))
                 yield answer
                 return
 
     @contextlib.asynccontextmanager
     async def _send(
-        self, request: _Request, patience: aiohttp.ClientTimeout
+        self, request: _Request, limits: aiohttp.ClientTimeout
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         headers = {"Accept": "application/json", **self._authorization()}
         if request.body is not None:
@@ -173,7 +181,8 @@ class ApiServer:
                 params=request.query,
                 data=request.body,
                 headers=headers,
-                timeout=patience,
+                timeout=limits,
+                # An API server sends no redirects, and a proxy's leads to none.
                 allow_redirects=False,
                 ssl=self._tls or True,
                 server_hostname=self._access.server_name,
@@ -224,14 +233,15 @@ async def _content(answer: aiohttp.ClientResponse) -> bytes:
     return bytes(content)
 
 
-def _sorted(answer: aiohttp.ClientResponse, content: bytes) -> ApiError:
-    """Sort an answer by what the caller can do about it."""
+def _error(answer: aiohttp.ClientResponse, content: bytes) -> ApiError:
+    """Return what an answer says that is none, by what the caller can do about it."""
     asked = answer.headers.get("Retry-After", "")
-    retry_after = min(float(asked), LONGEST_PATIENCE) if _SECONDS.fullmatch(asked) else 0.0
+    retry_after = min(float(asked), LONGEST_RETRY_AFTER) if _SECONDS.fullmatch(asked) else 0.0
     try:
         status = _parse(content)
     except Unavailable:
         status = {}
+    # Whatever its number: a proxy's page is not the API server's word.
     if status.get("kind") != "Status":
         return Unavailable(f"{answer.status}: {_excerpt(content)}", retry_after)
     return errors.from_status(status, answer.status, retry_after)
@@ -252,6 +262,7 @@ def _parse(content: bytes) -> RawObject:
     try:
         parsed = json.loads(content)
     except (ValueError, RecursionError):
+        # The second for brackets within brackets without end.
         parsed = None
     if not isinstance(parsed, dict):
         message = f"not an object of an API server: {_excerpt(content)}"
@@ -263,13 +274,14 @@ def _excerpt(content: bytes) -> str:
     return repr(content[:EXCERPT].decode(errors="replace"))
 
 
-def _impatient_socket(address: tuple[Any, ...]) -> socket.socket:
+def _watched_socket(address: tuple[Any, ...]) -> socket.socket:
     """Make a socket that notices within half a minute that the other side is dead, not idle."""
     made = socket.socket(*address[:3])
+    # An idle connection is asked after 15 s, three times 5 s apart (tcp(7)).
     made.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 15)
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 5)
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-    # Counts for what was sent and never acknowledged (tcp(7)); milliseconds.
+    # Keepalives rest while something is sent and not acknowledged; then this counts, in ms.
     made.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, 30_000)
     return made

@@ -1,4 +1,8 @@
-"""API objects → values. One that breaks the contract becomes a value that names its field."""
+"""API objects → values. One that breaks the contract becomes a value that names its field.
+
+Nothing raises here: the API server enforces the schema of today, but an object may be older than
+that, or newer than this agent.
+"""
 
 import contextlib
 import ipaddress
@@ -13,6 +17,7 @@ from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import WorkloadEndpoint, WorkloadEndpointStatus
 from handover_nodeagent.network.model import IPAddress
 
+# The agent writes statuses itself: what it cannot read of one is left out, not refused.
 _STATUS: Final = pydantic.TypeAdapter[WorkloadEndpointStatus](Lenient[WorkloadEndpointStatus])
 
 
@@ -40,6 +45,7 @@ def endpoint(raw: Mapping[str, object]) -> WorkloadEndpoint | Unreadable:
     try:
         return WorkloadEndpoint.model_validate(raw)
     except pydantic.ValidationError as error:
+        # The first is enough for a condition; who mends it sees the next.
         first = error.errors(include_url=False)[0]
         metadata = _mapping(raw, "metadata")
         generation = metadata.get("generation")
@@ -77,8 +83,10 @@ def configuration(raw: Mapping[str, object]) -> Configuration:
     return Configuration(
         key(raw).name,
         generation if isinstance(generation, int) else 0,
+        # No spec at all says nothing; one that is a text, say, is a mistake to be told.
         {} if spec is None else spec if isinstance(spec, dict) else None,
         {name: value for name, value in said.items() if isinstance(value, str)},
+        # None is not the empty set: it lets the pauses stand that were told before.
         frozenset(map(str, paused)) if isinstance(paused, list) else None,
     )
 

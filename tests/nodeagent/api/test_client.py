@@ -367,7 +367,7 @@ async def test_a_patch_says_what_it_is_and_whose(fake_api: FakeApi, fake_client:
 
 def test_a_dead_server_is_noticed_within_half_a_minute() -> None:
     """A node that loses its power sends no RST: only the kernel's own questions find that out."""
-    made = client._impatient_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ()))
+    made = client._watched_socket((socket.AF_INET, socket.SOCK_STREAM, 0, "", ()))
     with made:
         assert made.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
         idle, interval, count, unacknowledged = (
