@@ -16,7 +16,8 @@ from handover_api import names
 from handover_api.configuration import Settings
 from handover_nodeagent.kernel import parking, routes
 from handover_nodeagent.kernel.arp_guard.table import GuardTable
-from handover_nodeagent.kernel.netlink import channel as netlink
+from handover_nodeagent.kernel.netlink import answers
+from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import IPAddress
 
 
@@ -63,7 +64,7 @@ async def hand_back(settings: Settings, silent: AbstractSet[IPAddress]) -> Retur
 
 def _hand_back_routes(settings: Settings, silent: AbstractSet[IPAddress]) -> Returned:
     table = settings.route_table
-    with netlink.Channel() as channel:
+    with Channel() as channel:
         parked = [each for each in parking.observe_parked() if each.route.address not in silent]
         results = [parking.unpark(channel, each, table, settings.route_protocol) for each in parked]
         ours = routes.observe(settings.route_protocol, [table])
@@ -73,5 +74,5 @@ def _hand_back_routes(settings: Settings, silent: AbstractSet[IPAddress]) -> Ret
         going = [route for route in ours if route.address in free]
         channel.transact([routes.encode_remove(route) for route in going])
     refused = next((result for result in results if result), 0)
-    trouble = f"a parked route stays: {netlink.describe(refused)}" if refused else ""
+    trouble = f"a parked route stays: {answers.describe(refused)}" if refused else ""
     return Returned(results.count(0), len(going), len(ours) - len(going), trouble)

@@ -20,7 +20,7 @@ from handover_lab.network.namespaces import Namespace
 from handover_lab.toolchain import tools
 from handover_nodeagent.api.access import Access
 from handover_nodeagent.api.client import ApiServer
-from handover_nodeagent.kernel.netlink import channel as netlink
+from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import IPAddress, Route
 
 
@@ -86,9 +86,9 @@ def node() -> Iterator[Node]:
 
 
 @pytest.fixture
-def channel(node: Node) -> Iterator[netlink.Channel]:  # noqa: ARG001 - made in its namespace
+def channel(node: Node) -> Iterator[Channel]:  # noqa: ARG001 - made in its namespace
     """Give a channel of the node."""
-    with netlink.Channel() as it:
+    with Channel() as it:
         yield it
 
 

@@ -19,7 +19,7 @@ from typing import Any, Final, Literal
 from handover_nodeagent import cli, fsm
 from handover_nodeagent.api.client import ApiServer
 from handover_nodeagent.kernel import routes
-from handover_nodeagent.kernel.netlink import channel
+from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.memory import Memory
 from handover_nodeagent.reconcile.alarms import Alarms
 from handover_nodeagent.routes.host_routes import Routes
@@ -30,7 +30,7 @@ Moment = Literal["before", "after"]
 STEPS: Final[dict[str, tuple[Any, str]]] = {
     "hearing": (EndpointListener, "heard"),
     "sending": (Routes, "cut_over"),
-    "answer": (channel.Channel, "_collect"),
+    "answer": (Channel, "_collect"),
     "deciding": (fsm, "step"),
     "gateway": (Alarms, "correct"),
     "alarms": (Alarms, "follow"),

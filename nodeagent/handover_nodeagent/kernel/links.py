@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from handover_nodeagent.kernel import routes
-from handover_nodeagent.kernel.netlink import channel, codec
+from handover_nodeagent.kernel.netlink import codec, dump
 from handover_nodeagent.network.model import IPAddress, Link
 
 _LINK_BODY: Final = struct.Struct("=BxHiII")
@@ -29,14 +29,14 @@ def observe(table: int = 254) -> Mapping[int, Link]:
     Runs in a thread, never in the loop. Raises ObservationError.
     """
     body = _LINK_BODY.pack(0, 0, 0, 0, 0) + codec.number(_EXTENSIONS, _SKIP_STATISTICS)
-    shown = channel.dump(codec.compose(codec.GETLINK, codec.DUMP, body))
+    shown = dump.read(codec.compose(codec.GETLINK, codec.DUMP, body))
     addresses, hosts = _observe_addresses()
     with_default = _observe_default_devices(table)
     found = tuple(decode(message) for message in shown)
     if not found:
         # There is always lo; to believe that all are gone would take every endpoint's link away.
         text = "the kernel shows no link at all"
-        raise channel.ObservationError(text)
+        raise codec.ObservationError(text)
     return {
         link.index: Link(
             link.index,
@@ -53,7 +53,7 @@ def observe(table: int = 254) -> Mapping[int, Link]:
 
 
 def decode(message: bytes) -> Link:
-    """Read a link message: all but addresses and default route. Raises messages.MalformedError."""
+    """Read a link message: all but addresses and default route. Raises codec.MalformedError."""
     _, _, index, flags, _ = codec.unpack(_LINK_BODY, message, codec.HEADER.size)
     found = codec.attributes(message, codec.HEADER.size + _LINK_BODY.size)
     name = codec.to_text(found.get(_NAME, b""))
@@ -67,7 +67,7 @@ def decode(message: bytes) -> Link:
 def decode_address(message: bytes) -> tuple[int, IPAddress]:
     """Read an address message: the link's index and the node's end of it.
 
-    Raises messages.MalformedError.
+    Raises codec.MalformedError.
     """
     _, _, _, _, index = codec.unpack(_ADDRESS_BODY, message, codec.HEADER.size)
     found = codec.attributes(message, codec.HEADER.size + _ADDRESS_BODY.size)
@@ -85,7 +85,7 @@ def _observe_addresses() -> tuple[dict[int, set[IPAddress]], dict[int, set[IPAdd
     request = codec.compose(codec.GETADDR, codec.DUMP, _ADDRESS_BODY.pack(0, 0, 0, 0, 0))
     addresses: dict[int, set[IPAddress]] = {}
     hosts: dict[int, set[IPAddress]] = {}
-    for message in channel.dump(request):
+    for message in dump.read(request):
         index, address = decode_address(message)
         addresses.setdefault(index, set()).add(address)
         if is_host(message):
@@ -97,7 +97,7 @@ def _observe_default_devices(table: int) -> frozenset[int]:
     return frozenset(
         index
         for family in routes.HOST
-        for message in routes.dump(family, table)
+        for message in routes.read_table(family, table)
         if message[routes.PREFIX_LENGTH_AT] == 0
         for index in _devices(message)
     )

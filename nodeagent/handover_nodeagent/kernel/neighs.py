@@ -3,8 +3,8 @@
 import struct
 from typing import Final
 
-from handover_nodeagent.kernel.netlink import channel as netlink
 from handover_nodeagent.kernel.netlink import codec
+from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import IPAddress, Neigh
 
 _BODY: Final = struct.Struct("=BxHiHBB")
@@ -26,13 +26,13 @@ def encode_seed(neigh: Neigh) -> bytes:
     return codec.compose(codec.NEWNEIGH, codec.CREATE | codec.REPLACE, body)
 
 
-def find_mac(channel: netlink.Channel, address: IPAddress, oif: int) -> str | None:
+def find_mac(channel: Channel, address: IPAddress, oif: int) -> str | None:
     """Return the MAC that the kernel knows for *address* on *oif*; it may be old."""
     found = _find(channel, address, oif)
     return found[0] or None if found else None
 
 
-def is_free(channel: netlink.Channel, neigh: Neigh) -> bool:
+def is_free(channel: Channel, neigh: Neigh) -> bool:
     """Tell whether *neigh* contradicts no entry that the kernel goes by now.
 
     What was heard on the wire, or what somebody has fixed, goes before what an object says. An
@@ -45,7 +45,7 @@ def is_free(channel: netlink.Channel, neigh: Neigh) -> bool:
     return not state & _IN_FORCE or mac in {"", neigh.mac.lower()}
 
 
-def _find(channel: netlink.Channel, address: IPAddress, oif: int) -> tuple[str, int] | None:
+def _find(channel: Channel, address: IPAddress, oif: int) -> tuple[str, int] | None:
     """Return MAC and state of an entry; None when there is none, or no answer that is one."""
     # Of a question the kernel refuses each field that it does not go by, the type too.
     answer = channel.ask(codec.compose(codec.GETNEIGH, 0, _key(Neigh(address, oif, ""), 0, 0)))

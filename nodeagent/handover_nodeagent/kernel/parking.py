@@ -14,8 +14,8 @@ from ipaddress import IPv6Address
 from typing import Final
 
 from handover_nodeagent.kernel import routes
-from handover_nodeagent.kernel.netlink import channel as netlink
 from handover_nodeagent.kernel.netlink import codec
+from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import IPAddress, Route, RouteKey
 
 PARKING_TABLE: Final = 5254
@@ -82,7 +82,7 @@ def observe_parked() -> tuple[Foreign, ...]:
     return tuple(_direct(_host_routes(PARKING_TABLE)))
 
 
-def park(channel: netlink.Channel, foreign: Foreign) -> int:
+def park(channel: Channel, foreign: Foreign) -> int:
     """Copy *foreign* to table 5254, then delete it from its own; return an errno.
 
     A copy that fails leaves the original alone. Again, it changes nothing. ESRCH: its owner removed
@@ -108,16 +108,14 @@ def park(channel: netlink.Channel, foreign: Foreign) -> int:
     return removed
 
 
-def copy_anew(channel: netlink.Channel, parked: Foreign) -> int:
+def copy_anew(channel: Channel, parked: Foreign) -> int:
     """Write the copy of *parked* once more, which somebody removed; return an errno."""
     copy = _rewrite(parked.message, codec.NEWROUTE, _NEW_FLAGS, PARKING_TABLE)
     result = channel.transact([copy])[0]
     return 0 if result in _THERE else result
 
 
-def supplant(
-    channel: netlink.Channel, foreign: Foreign, ours: Route, *, crowded: bool = False
-) -> int:
+def supplant(channel: Channel, foreign: Foreign, ours: Route, *, crowded: bool = False) -> int:
     """Put *ours* into the place of *foreign*, which has the same metric; return an errno.
 
     There is no moment without a route. A copy that fails leaves the original alone. *crowded*: a
@@ -141,7 +139,7 @@ def supplant(
     return added
 
 
-def unpark(channel: netlink.Channel, parked: Foreign, table: int, ours: int) -> int:
+def unpark(channel: Channel, parked: Foreign, table: int, ours: int) -> int:
     """Put *parked* back into *table*, then delete the copy; return an errno.
 
     Call it before our own route goes, of protocol *ours*. In IPv6, where it may have our route's
@@ -162,7 +160,7 @@ def unpark(channel: netlink.Channel, parked: Foreign, table: int, ours: int) -> 
     return 0
 
 
-def _take_place(channel: netlink.Channel, holder: Route, replace: bytes, beside: bytes) -> int:
+def _take_place(channel: Channel, holder: Route, replace: bytes, beside: bytes) -> int:
     """Put another route into the place of *holder*, in IPv6; return an errno.
 
     A replace takes the first direct route of its metric, whatever its device (fib6_add_rt2node in
@@ -177,7 +175,7 @@ def _take_place(channel: netlink.Channel, holder: Route, replace: bytes, beside:
     return channel.transact([routes.encode_remove(holder), beside])[1]
 
 
-def _is_first(channel: netlink.Channel, route: Route, *, oif: int = 0) -> bool:
+def _is_first(channel: Channel, route: Route, *, oif: int = 0) -> bool:
     first = routes.winner(channel, route.address, oif=oif)
     return isinstance(first, routes.Entry) and first.direct and first.route == route
 
@@ -189,7 +187,7 @@ def parked_form(foreign: Foreign) -> Foreign:
 
 def _host_routes(table: int, oif: int = 0) -> Iterator[bytes]:
     for family, full in routes.HOST.items():
-        for message in routes.dump(family, table, oif=oif):
+        for message in routes.read_table(family, table, oif=oif):
             if message[routes.PREFIX_LENGTH_AT] == full:
                 yield message
 

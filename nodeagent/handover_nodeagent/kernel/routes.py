@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
-from handover_nodeagent.kernel.netlink import channel as netlink
-from handover_nodeagent.kernel.netlink import codec
+from handover_nodeagent.kernel.netlink import codec, dump
+from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import IPAddress, Route
 
 BODY: Final = struct.Struct("=BBBBBBBBI")
@@ -137,7 +137,7 @@ def encode_remove(route: Route) -> bytes:
     return _encode(codec.DELROUTE, 0, dataclasses.replace(route, carried=b""))
 
 
-def is_certain(channel: netlink.Channel, route: Route) -> bool:
+def is_certain(channel: Channel, route: Route) -> bool:
     """Tell whether a delete of *route* takes that one and no other of its device.
 
     To the kernel metric 0 and protocol 0 stand for any, and table 0 for main. A route that has
@@ -161,7 +161,7 @@ def observe(protocol: int, tables: Iterable[int]) -> tuple[Route, ...]:
         decode(message)
         for table in tables
         for family in HOST
-        for message in dump(family, table, protocol=protocol)
+        for message in read_table(family, table, protocol=protocol)
     )
     ours = [entry.route for entry in entries if entry.is_host and entry.direct]
     # In IPv6 a replace may have made two of one; here they are one, and a remove takes both.
@@ -170,7 +170,7 @@ def observe(protocol: int, tables: Iterable[int]) -> tuple[Route, ...]:
     return (*(route for route in ours if isinstance(route.address, IPv4Address)), *ipv6)
 
 
-def winner(channel: netlink.Channel, address: IPAddress, *, oif: int = 0) -> Entry | int:
+def winner(channel: Channel, address: IPAddress, *, oif: int = 0) -> Entry | int:
     """Ask which route the node itself would take to *address*, as :func:`match` does.
 
     It is ours when ``winner(...).route`` equals our route.
@@ -184,7 +184,7 @@ def winner(channel: netlink.Channel, address: IPAddress, *, oif: int = 0) -> Ent
         return errno.EPROTO
 
 
-def match(channel: netlink.Channel, address: IPAddress, *, oif: int = 0) -> bytes | int:
+def match(channel: Channel, address: IPAddress, *, oif: int = 0) -> bytes | int:
     """Return the winner's route message, or why there is none. A few microseconds.
 
     ENETUNREACH: no route leads there. EHOSTUNREACH, EACCES, EINVAL: one wins that only refuses
@@ -199,7 +199,7 @@ def match(channel: netlink.Channel, address: IPAddress, *, oif: int = 0) -> byte
     return channel.ask(codec.compose(codec.GETROUTE, 0, body))
 
 
-def dump(family: int, table: int, *, protocol: int = 0, oif: int = 0) -> Iterator[bytes]:
+def read_table(family: int, table: int, *, protocol: int = 0, oif: int = 0) -> Iterator[bytes]:
     """Ask for the unicast routes of one table; 0 stands for any protocol, any device.
 
     What the kernel shows beside, because it knows no such filter or family, is left out.
@@ -209,7 +209,7 @@ def dump(family: int, table: int, *, protocol: int = 0, oif: int = 0) -> Iterato
     body += codec.number(TABLE, table)
     if oif:
         body += codec.number(DEVICE, oif)
-    shown = netlink.dump(codec.compose(codec.GETROUTE, codec.DUMP, body))
+    shown = dump.read(codec.compose(codec.GETROUTE, codec.DUMP, body))
     return (message for message in shown if _is_asked_for(message, table, protocol))
 
 
@@ -226,14 +226,14 @@ def _is_asked_for(message: bytes, table: int, protocol: int) -> bool:
 def is_made(message: bytes) -> bool:
     """Tell whether *message* shows a unicast route that somebody made, and no cache entry.
 
-    Raises messages.MalformedError.
+    Raises codec.MalformedError.
     """
     _, _, _, _, _, _, _, kind, flags = codec.unpack(BODY, message, BODY_AT)
     return kind == UNICAST and not flags & _CLONED
 
 
 def decode(message: bytes) -> Entry:
-    """Read a route message. Raises messages.MalformedError."""
+    """Read a route message. Raises codec.MalformedError."""
     family, length, source_length, tos, table, protocol, *_ = codec.unpack(BODY, message, BODY_AT)
     found = codec.attributes(message, ATTRIBUTES_AT)
     # One that is made for some packets only says nothing of the others.

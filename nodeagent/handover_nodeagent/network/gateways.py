@@ -5,13 +5,12 @@ its gateway by another node's MAC is mute for tens of seconds, and one that answ
 alone (``arp_ignore=2``) answers no stranger.
 """
 
-from collections.abc import Iterable
-from typing import Final
+from collections.abc import Iterable, Sequence
+from typing import Final, TypeVar
 
 from handover_api.configuration import Settings
 from handover_api.workloadendpoint import WorkloadEndpointSpec
 from handover_nodeagent.network.model import IPAddress, Link
-from handover_nodeagent.sniff import questions
 
 ASSUMED: Final = (
     "The guest was told where 169.254.1.1 and the interface's link-local address are now; if its "
@@ -19,6 +18,8 @@ ASSUMED: Final = (
 )
 # Calico gives it to all interfaces on all nodes: there is nothing to correct.
 SAME_EVERYWHERE: Final = "ee:ee:ee:ee:ee:ee"
+
+_A = TypeVar("_A", bound=IPAddress)
 
 
 def of(spec: WorkloadEndpointSpec, link: Link, settings: Settings) -> tuple[IPAddress, ...]:
@@ -33,10 +34,15 @@ def of(spec: WorkloadEndpointSpec, link: Link, settings: Settings) -> tuple[IPAd
         guests = [address for address in spec.ips if address.version == version]
         named = _of_version(spec.gateways, version)
         configured = _of_version(settings.gateways, version)
-        nearest = [questions.nearest(configured, guest) for guest in guests if configured]
+        closest = [nearest(configured, guest) for guest in guests if configured]
         on_link = [one for one in _of_version(link.hosts, version) if not one.is_link_local]
-        found += named or nearest or sorted(on_link, key=int)
+        found += named or closest or sorted(on_link, key=int)
     return tuple(dict.fromkeys(found))
+
+
+def nearest(gateways: Sequence[_A], guest: IPAddress) -> _A:
+    """Return the one of *gateways* that has most in front in common with *guest*."""
+    return min(gateways, key=lambda gateway: (int(gateway) ^ int(guest)).bit_length())
 
 
 def is_assumed(spec: WorkloadEndpointSpec, link: Link, known: Iterable[IPAddress]) -> bool:

@@ -8,8 +8,39 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from handover_nodeagent.kernel.netlink.notifications import AddressChanged, LinkChanged, LinkRemoved
 from handover_nodeagent.network.model import IPAddress, Link
+
+
+@dataclass(frozen=True, slots=True)
+class LinkChanged:
+    """A link is there as described: new, renamed, up or down, another MAC, or just as before."""
+
+    index: int
+    name: str
+    mac: str
+    up: bool
+    carrier: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LinkRemoved:
+    """A link is gone, and with it all that hung on it."""
+
+    index: int
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AddressChanged:
+    """The node has, or no longer has, *address* on the link *index*.
+
+    ``is_host``: without a network, as a /32 or /128.
+    """
+
+    index: int
+    address: IPAddress
+    present: bool
+    is_host: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,16 +14,14 @@ import structlog
 from handover_api.names import ObjectKey
 from handover_nodeagent import metrics
 from handover_nodeagent.kernel import links
-from handover_nodeagent.kernel.netlink.channel import ObservationError
+from handover_nodeagent.kernel.netlink.codec import ObservationError
 from handover_nodeagent.kernel.netlink.notifications import (
-    AddressChanged,
     DefaultRouteChanged,
-    LinkChanged,
-    LinkRemoved,
     Notification,
     Notifications,
 )
 from handover_nodeagent.memory import Record
+from handover_nodeagent.network.links import AddressChanged, LinkChanged, LinkRemoved
 from handover_nodeagent.network.model import IPAddress, Link
 from handover_nodeagent.reconcile.intake import Intake
 from handover_nodeagent.reconcile.loop import Reconciler

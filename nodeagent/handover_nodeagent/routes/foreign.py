@@ -13,8 +13,8 @@ from typing import Final
 from handover_api.configuration import Settings
 from handover_nodeagent import metrics
 from handover_nodeagent.kernel import parking, routes
-from handover_nodeagent.kernel.netlink import channel as netlink
-from handover_nodeagent.kernel.netlink import codec
+from handover_nodeagent.kernel.netlink import answers, codec
+from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.kernel.parking import Foreign
 from handover_nodeagent.network.model import IPAddress, Route
 from handover_nodeagent.retry import Buckets
@@ -34,7 +34,7 @@ class ForeignRoutes:
 
     def __init__(
         self,
-        channel: netlink.Channel,
+        channel: Channel,
         settings: Settings,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -202,7 +202,7 @@ class ForeignRoutes:
                     return self._contest(address)
                 result = parking.park(self._channel, foreign)
                 if result not in {0, errno.ESRCH}:
-                    return f"a foreign route stays: {netlink.describe(result)}"
+                    return f"a foreign route stays: {answers.describe(result)}"
                 self._moved(foreign, is_parked=result == 0)
             self.look([address])
             for oif in {foreign.route.oif for foreign in standing}:

@@ -19,7 +19,8 @@ from handover_api.configuration import Mode, Settings
 from handover_nodeagent import metrics
 from handover_nodeagent.fsm.machine import RouteLevel
 from handover_nodeagent.kernel import neighs, parking, routes
-from handover_nodeagent.kernel.netlink import channel
+from handover_nodeagent.kernel.netlink import answers
+from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.kernel.netlink.notifications import RouteChanged
 from handover_nodeagent.kernel.parking import Foreign
 from handover_nodeagent.network import desired, plan
@@ -92,7 +93,7 @@ class Routes:
         self.writes = 0
         self.given_back = 0
         self._settings = settings
-        self._channel = channel.Channel()
+        self._channel = Channel()
         self.foreign = ForeignRoutes(self._channel, settings)
         self._ours = ObservedRoutes()
         self._ahead: set[IPAddress] = set()
@@ -300,7 +301,7 @@ class Routes:
         """
         winner = routes.winner(self._channel, route.address)
         if isinstance(winner, int):
-            return f"the kernel, asked for the way to {route.address}: {channel.describe(winner)}"
+            return f"the kernel, asked for the way to {route.address}: {answers.describe(winner)}"
         return "" if winner.route == route else f"the kernel prefers {winner}"
 
     def _carry_out(self, steps: plan.Plan) -> None:
@@ -428,7 +429,7 @@ class Routes:
         self.writes += 1
         result = self.foreign.supplant(route, crowded=self._collisions.has_gateway(route))
         if result is not None:
-            return result, channel.describe(result)
+            return result, answers.describe(result)
         winners = [routes.winner(self._channel, route.address, oif=oif) for oif in (0, route.oif)]
         seen = [winner for winner in winners if not isinstance(winner, int)]
         if any(winner.route == route for winner in seen):
@@ -469,7 +470,7 @@ class Routes:
         return result, self._channel.explain(0)
 
     def _refuse(self, route: Route, result: int, reason: str) -> None:
-        self.refused[route.address] = f"{route.address}: {reason or channel.describe(result)}"
+        self.refused[route.address] = f"{route.address}: {reason or answers.describe(result)}"
         metrics.ROUTE_ERRORS.labels(errno.errorcode.get(result, str(result))).inc()
 
     def _park(self, address: IPAddress) -> None:

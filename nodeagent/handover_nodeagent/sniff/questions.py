@@ -5,11 +5,12 @@ A probe asks in the name of the guest's own gateway with our interface's MAC: ne
 the guest's MAC alone, so that nobody else hears or answers it.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
-from typing import Final, TypeVar
+from typing import Final
 
+from handover_nodeagent.network import gateways
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.sniff import frames
 
@@ -18,7 +19,6 @@ _ALL_NODES: Final = IPv6Address("ff02::1").packed
 _SOLICITED_NODE: Final = IPv6Address("ff02::1:ff00:0").packed[:13]
 _LINK_LOCAL: Final = IPv6Address("fe80::").packed[:8]
 _IPV6_FLOW: Final = 6 << 28
-_A = TypeVar("_A", bound=IPAddress)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +64,21 @@ class Parties:
 
 
 def compose(
-    parties: Parties, addresses: Iterable[IPAddress], gateways: Iterable[IPAddress] = ()
+    parties: Parties, addresses: Iterable[IPAddress], named: Iterable[IPAddress] = ()
 ) -> Questions:
-    """Build the frames for *addresses*, asked by the guest's *gateways* or their defaults."""
+    """Build the frames for *addresses*, asked by the *named* gateways or their defaults."""
     if parties.guest is None:
         return Questions()
     guest, ours = frames.pack_mac(parties.guest), frames.pack_mac(parties.interface)
     asked = [frames.pack_mac(mac) for mac in (parties.guest, parties.witness) if mac]
     guests = tuple(dict.fromkeys(addresses))
-    usable = [g for g in dict.fromkeys(gateways) if not g.is_unspecified and g not in guests]
+    usable = [g for g in dict.fromkeys(named) if not g.is_unspecified and g not in guests]
     ipv4 = [g for g in usable if isinstance(g, IPv4Address)] or [DEFAULT_GATEWAY]
     link_local = parties.link_local or IPv6Address(_link_local_of(ours))
     ipv6 = [g for g in usable if isinstance(g, IPv6Address)] or [link_local]
     asker = next((g for g in ipv6 if g.is_link_local), link_local)
     # A guest with arp_ignore=2 answers whom it takes for its own subnet alone.
-    asked_by = {a: nearest(ipv4, a) for a in guests if isinstance(a, IPv4Address)}
+    asked_by = {a: gateways.nearest(ipv4, a) for a in guests if isinstance(a, IPv4Address)}
     guests4 = [a for a in guests if isinstance(a, IPv4Address)]
     guests6 = [a for a in guests if isinstance(a, IPv6Address)]
     return Questions(
@@ -90,11 +90,6 @@ def compose(
         ),
         askers=frozenset([*(asked_by.values() or ipv4[:1]), asker]),
     )
-
-
-def nearest(gateways: Sequence[_A], guest: IPAddress) -> _A:
-    """Return the one of *gateways* that has most in front in common with *guest*."""
-    return min(gateways, key=lambda gateway: (int(gateway) ^ int(guest)).bit_length())
 
 
 def arp_request(ours: bytes, guest: bytes, asker: IPv4Address, address: IPv4Address) -> bytes:

@@ -4,7 +4,7 @@ import pytest
 from tests.nodeagent.node import V4, V6, Node
 
 from handover_nodeagent.kernel import neighs
-from handover_nodeagent.kernel.netlink import channel as netlink
+from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import IPAddress, Neigh
 
 pytestmark = pytest.mark.root
@@ -13,7 +13,7 @@ BOTH = pytest.mark.parametrize("address", [V4, V6], ids=["IPv4", "IPv6"])
 
 @BOTH
 def test_a_seed_makes_a_reachable_entry_and_corrects_a_wrong_one(
-    node: Node, channel: netlink.Channel, address: IPAddress
+    node: Node, channel: Channel, address: IPAddress
 ) -> None:
     node.run(f"ip neigh add {address} dev tap0 lladdr 02:00:00:00:00:01 nud permanent")
     seed = Neigh(address, node.tap0, "52:54:00:65:00:02")
@@ -29,7 +29,7 @@ STATES |= {"stale": True, "failed": True, "incomplete": True, "none": True}
 @BOTH
 @pytest.mark.parametrize("state", STATES)
 def test_only_an_entry_that_nothing_goes_by_is_free_for_another_mac(
-    node: Node, channel: netlink.Channel, address: IPAddress, state: str
+    node: Node, channel: Channel, address: IPAddress, state: str
 ) -> None:
     mac = "02:00:00:00:00:01"
     node.run(f"ip neigh add {address} dev tap0 lladdr {mac} nud {state}")
@@ -42,7 +42,7 @@ def test_only_an_entry_that_nothing_goes_by_is_free_for_another_mac(
 
 @BOTH
 def test_the_mac_of_an_entry_is_that_of_its_device(
-    node: Node, channel: netlink.Channel, address: IPAddress
+    node: Node, channel: Channel, address: IPAddress
 ) -> None:
     node.run(f"ip neigh add {address} dev tap0 lladdr 02:00:00:00:00:01 nud stale")
     assert neighs.find_mac(channel, address, node.tap0) == "02:00:00:00:00:01"

@@ -10,8 +10,8 @@ from tests.nodeagent.node import MAIN, OURS, V4, V6, Node
 from tests.nodeagent.privileges import without_privileges
 
 from handover_nodeagent.kernel import parking, routes
-from handover_nodeagent.kernel.netlink import channel as netlink
 from handover_nodeagent.kernel.netlink import codec
+from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import IPAddress, Route
 
 pytestmark = pytest.mark.root
@@ -29,7 +29,7 @@ def foreign(address: IPAddress, **filters: int) -> tuple[parking.Foreign, ...]:
     return parking.observe_others({address}, MAIN, OURS, **filters).direct
 
 
-def set_aside(node: Node, channel: netlink.Channel, route: str) -> parking.Foreign:
+def set_aside(node: Node, channel: Channel, route: str) -> parking.Foreign:
     """Have the only foreign route to an address parked; return its copy."""
     node.run(f"ip route add {route}")
     (found,) = foreign(ip_address(route.split(maxsplit=1)[0]))
@@ -54,7 +54,7 @@ ATTRIBUTES = [
     ("address", "description"), ATTRIBUTES, ids=[text for _, text in ATTRIBUTES]
 )
 def test_a_route_comes_back_with_all_its_attributes(
-    node: Node, channel: netlink.Channel, address: IPAddress, description: str
+    node: Node, channel: Channel, address: IPAddress, description: str
 ) -> None:
     node.run("ip address add 192.0.2.1/24 dev tap0")
     node.run("ip address add fd00:66::1/64 dev tap0 nodad")
@@ -76,7 +76,7 @@ def test_a_route_comes_back_with_all_its_attributes(
     assert parking.observe_parked() == ()
 
 
-def test_a_route_that_expires_goes_on_expiring(node: Node, channel: netlink.Channel) -> None:
+def test_a_route_that_expires_goes_on_expiring(node: Node, channel: Channel) -> None:
     node.run(f"ip -6 route add {V6} dev tap0 expires 600")
     (found,) = foreign(V6)
     parking.park(channel, found)
@@ -86,7 +86,7 @@ def test_a_route_that_expires_goes_on_expiring(node: Node, channel: netlink.Chan
 
 @BOTH
 def test_a_route_by_a_link_without_carrier_is_parked_too(
-    node: Node, channel: netlink.Channel, address: IPAddress
+    node: Node, channel: Channel, address: IPAddress
 ) -> None:
     """Its listing carries flags that tell a state, and that the kernel does not take back."""
     node.run(f"ip route add {address} dev tap1 proto 5")
@@ -98,9 +98,7 @@ def test_a_route_by_a_link_without_carrier_is_parked_too(
 
 
 @BOTH
-def test_parking_again_changes_nothing(
-    node: Node, channel: netlink.Channel, address: IPAddress
-) -> None:
+def test_parking_again_changes_nothing(node: Node, channel: Channel, address: IPAddress) -> None:
     node.run(f"ip route add {address} dev tap0 proto 5")
     (found,) = foreign(address)
     assert [parking.park(channel, found) for _ in range(2)] == [0, 0]
@@ -110,7 +108,7 @@ def test_parking_again_changes_nothing(
 
 @BOTH
 def test_a_route_that_its_owner_removed_meanwhile_is_not_parked(
-    node: Node, channel: netlink.Channel, address: IPAddress
+    node: Node, channel: Channel, address: IPAddress
 ) -> None:
     node.run(f"ip route add {address} dev tap0 proto 5")
     (found,) = foreign(address)
@@ -121,7 +119,7 @@ def test_a_route_that_its_owner_removed_meanwhile_is_not_parked(
 
 @BOTH
 def test_a_route_added_anew_with_other_attributes_takes_its_copys_place(
-    node: Node, channel: netlink.Channel, address: IPAddress
+    node: Node, channel: Channel, address: IPAddress
 ) -> None:
     for attributes in ("proto 5", "proto 6 mtu 1400"):
         node.run(f"ip route add {address} dev tap0 {attributes}")
@@ -134,7 +132,7 @@ def test_a_route_added_anew_with_other_attributes_takes_its_copys_place(
 
 @BOTH
 def test_routes_of_two_devices_are_both_kept(
-    node: Node, channel: netlink.Channel, address: IPAddress
+    node: Node, channel: Channel, address: IPAddress
 ) -> None:
     for device in ("tap0", "tap1"):
         node.run(f"ip -{address.version} route append {address} dev {device} proto 5")
@@ -148,7 +146,7 @@ def test_routes_of_two_devices_are_both_kept(
 
 @BOTH
 def test_it_is_put_back_before_ours_goes(
-    node: Node, channel: netlink.Channel, route: MakeRoute, address: IPAddress
+    node: Node, channel: Channel, route: MakeRoute, address: IPAddress
 ) -> None:
     """In IPv6 with the kernel's default metric 1024 it even has our route's place."""
     node.run(f"ip route add {address} dev tap0 proto 5")
@@ -165,7 +163,7 @@ def test_it_is_put_back_before_ours_goes(
 
 
 def test_where_its_owner_has_put_it_back_ours_stays(
-    node: Node, channel: netlink.Channel, route: MakeRoute
+    node: Node, channel: Channel, route: MakeRoute
 ) -> None:
     """An IPv6 replace would take the first of the metric: ours, on another device."""
     parked = set_aside(node, channel, f"{V6} dev tap1 proto 5")
@@ -178,7 +176,7 @@ def test_where_its_owner_has_put_it_back_ours_stays(
 
 
 def test_it_takes_the_place_of_ours_though_another_device_has_the_first(
-    node: Node, channel: netlink.Channel, route: MakeRoute
+    node: Node, channel: Channel, route: MakeRoute
 ) -> None:
     parked = set_aside(node, channel, f"{V6} dev tap0 proto 5")
     node.run(f"ip route add {V6} dev tap1 proto 6")
@@ -190,7 +188,7 @@ def test_it_takes_the_place_of_ours_though_another_device_has_the_first(
 
 
 def test_ours_takes_the_place_of_its_own_devices_though_another_has_the_first(
-    node: Node, channel: netlink.Channel, route: MakeRoute
+    node: Node, channel: Channel, route: MakeRoute
 ) -> None:
     node.run(f"ip route add {V6} dev tap1 proto 6")
     node.run(f"ip route append {V6} dev tap0 proto 5")
@@ -203,7 +201,7 @@ def test_ours_takes_the_place_of_its_own_devices_though_another_has_the_first(
 
 
 def test_a_place_that_somebody_else_took_meanwhile_is_not_ours(
-    node: Node, channel: netlink.Channel, route: MakeRoute
+    node: Node, channel: Channel, route: MakeRoute
 ) -> None:
     node.run(f"ip route add {V6} dev tap1 proto 6")
     node.run(f"ip route append {V6} dev tap0 proto 5")
@@ -216,7 +214,7 @@ def test_a_place_that_somebody_else_took_meanwhile_is_not_ours(
 
 
 def test_ours_that_is_there_already_is_no_refusal(
-    node: Node, channel: netlink.Channel, route: MakeRoute
+    node: Node, channel: Channel, route: MakeRoute
 ) -> None:
     ours = route(V6, metric=1024)
     assert channel.transact([routes.encode_add(ours)]) == [0]
@@ -228,7 +226,7 @@ def test_ours_that_is_there_already_is_no_refusal(
 
 
 def test_one_that_a_delete_cannot_name_keeps_its_place(
-    node: Node, channel: netlink.Channel, route: MakeRoute
+    node: Node, channel: Channel, route: MakeRoute
 ) -> None:
     """Protocol 0 stands for any."""
     node.run(f"ip route add {V6} dev tap1 proto 6")
@@ -242,7 +240,7 @@ def test_one_that_a_delete_cannot_name_keeps_its_place(
 
 @BOTH
 def test_only_foreign_direct_host_routes_are_found(
-    node: Node, channel: netlink.Channel, route: MakeRoute, address: IPAddress
+    node: Node, channel: Channel, route: MakeRoute, address: IPAddress
 ) -> None:
     gateway = "192.0.2.1/24" if address.version == 4 else "fd00:66::1/64"
     via = "192.0.2.9" if address.version == 4 else "fd00:66::9"
@@ -260,7 +258,7 @@ def test_only_foreign_direct_host_routes_are_found(
     assert len(foreign(address, oif=node.tap1)) == 1
 
 
-class FullChannel(netlink.Channel):
+class FullChannel(Channel):
     """A channel to a kernel that has no room for new routes."""
 
     def transact(self, requests: Sequence[bytes]) -> list[int]:
@@ -279,11 +277,11 @@ def test_what_cannot_be_copied_is_left_alone(node: Node, address: IPAddress) -> 
     assert [found.route] == [one.route for one in foreign(address)]
 
 
-def test_what_cannot_be_put_back_stays_parked(node: Node, channel: netlink.Channel) -> None:
+def test_what_cannot_be_put_back_stays_parked(node: Node, channel: Channel) -> None:
     parked = set_aside(node, channel, f"{V6} dev tap0 proto 5")
 
     def attempt() -> int:
-        with netlink.Channel() as mere:
+        with Channel() as mere:
             return parking.unpark(mere, parked, MAIN, OURS)
 
     assert without_privileges(attempt) == errno.EPERM
@@ -291,7 +289,7 @@ def test_what_cannot_be_put_back_stays_parked(node: Node, channel: netlink.Chann
 
 
 def test_a_route_that_nobody_can_name_is_parked_only_while_it_is_the_first(
-    node: Node, channel: netlink.Channel, route: MakeRoute
+    node: Node, channel: Channel, route: MakeRoute
 ) -> None:
     """Protocol 0 stands for any: its delete would take ours, once its owner has removed it."""
     node.run(f"ip route add {V4} dev tap0 proto 0")

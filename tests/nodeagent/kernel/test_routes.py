@@ -12,8 +12,8 @@ from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 from tests.nodeagent.node import MAIN, OURS, V4, V6, Node
 
 from handover_nodeagent.kernel import routes
-from handover_nodeagent.kernel.netlink import channel as netlink
-from handover_nodeagent.kernel.netlink import codec
+from handover_nodeagent.kernel.netlink import codec, dump
+from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import IPAddress, Route
 
 pytestmark = pytest.mark.root
@@ -63,7 +63,7 @@ def shown(node: Node, address: IPAddress) -> list[str]:
 
 @BOTH
 def test_metric_changes_without_a_moment_in_which_there_is_no_route(
-    channel: netlink.Channel, route: MakeRoute, address: IPAddress
+    channel: Channel, route: MakeRoute, address: IPAddress
 ) -> None:
     monitor = Monitor()
     normal, elevated = route(address, metric=1024), route(address)
@@ -77,7 +77,7 @@ def test_metric_changes_without_a_moment_in_which_there_is_no_route(
 
 @BOTH
 def test_a_route_moves_to_another_device_in_one_step(
-    node: Node, channel: netlink.Channel, route: MakeRoute, address: IPAddress
+    node: Node, channel: Channel, route: MakeRoute, address: IPAddress
 ) -> None:
     monitor = Monitor()
     channel.transact([routes.encode_add(route(address))])
@@ -89,7 +89,7 @@ def test_a_route_moves_to_another_device_in_one_step(
 
 @BOTH
 def test_deleting_one_devices_route_never_takes_the_others(
-    node: Node, channel: netlink.Channel, route: MakeRoute, address: IPAddress
+    node: Node, channel: Channel, route: MakeRoute, address: IPAddress
 ) -> None:
     mine, other = route(address), route(address, oif=node.tap1)
     channel.transact([routes.encode_add(mine)])
@@ -102,7 +102,7 @@ def test_deleting_one_devices_route_never_takes_the_others(
     "difference", [{"metric": 1024}, {"protocol": 89}, {"table": 100}], ids=str
 )
 def test_a_delete_takes_exactly_its_route(
-    channel: netlink.Channel, route: MakeRoute, address: IPAddress, difference: dict[str, int]
+    channel: Channel, route: MakeRoute, address: IPAddress, difference: dict[str, int]
 ) -> None:
     mine = route(address)
     channel.transact([routes.encode_add(mine)])
@@ -112,7 +112,7 @@ def test_a_delete_takes_exactly_its_route(
 
 @BOTH
 def test_a_foreign_route_of_our_metric_is_not_overwritten_by_an_add(
-    node: Node, channel: netlink.Channel, route: MakeRoute, address: IPAddress
+    node: Node, channel: Channel, route: MakeRoute, address: IPAddress
 ) -> None:
     node.run(f"ip route add {address} dev tap1 metric 512 proto 12")
     assert channel.transact([routes.encode_add(route(address))]) == [errno.EEXIST]
@@ -120,19 +120,19 @@ def test_a_foreign_route_of_our_metric_is_not_overwritten_by_an_add(
 
 
 def test_in_ipv6_a_replace_takes_the_first_route_of_its_metric_whatever_its_device(
-    node: Node, channel: netlink.Channel, route: MakeRoute
+    node: Node, channel: Channel, route: MakeRoute
 ) -> None:
     """The kernel's own trap: what plan.diff reckons with when it pairs wanted and observed."""
     for device in ("tap0", "tap1"):
         node.run(f"ip -6 route append {V6} dev {device} metric 512 proto 88")
     assert (route(V6), route(V6, oif=node.tap1)) == routes.observe(OURS, [MAIN])
     assert channel.transact([routes.encode_replace(route(V6, oif=node.tap1))]) == [0]
-    assert len(list(routes.dump(codec.INET6, MAIN, protocol=OURS))) == 2
+    assert len(list(routes.read_table(codec.INET6, MAIN, protocol=OURS))) == 2
     assert (route(V6, oif=node.tap1),) == routes.observe(OURS, [MAIN])
 
 
 def test_an_ipv6_question_that_is_answered_with_ipv4_routes_shows_no_double(
-    monkeypatch: pytest.MonkeyPatch, channel: netlink.Channel, route: MakeRoute
+    monkeypatch: pytest.MonkeyPatch, channel: Channel, route: MakeRoute
 ) -> None:
     """As on a node that was booted without IPv6: here the kernel is asked for what it has not."""
     compose = codec.compose
@@ -144,13 +144,13 @@ def test_an_ipv6_question_that_is_answered_with_ipv4_routes_shows_no_double(
     channel.transact([routes.encode_add(route(one)) for one in (V4, V6)])
     monkeypatch.setattr(codec, "compose", without_ipv6)
     assert routes.observe(OURS, [MAIN]) == (route(V4),)
-    assert list(routes.dump(codec.INET6, MAIN)) == []
+    assert list(routes.read_table(codec.INET6, MAIN)) == []
 
 
 @pytest.mark.parametrize("table", [MAIN, 5254])
 @pytest.mark.usefixtures("node")
 def test_what_a_kernel_that_cannot_filter_shows_beside_is_left_out(
-    monkeypatch: pytest.MonkeyPatch, channel: netlink.Channel, route: MakeRoute, table: int
+    monkeypatch: pytest.MonkeyPatch, channel: Channel, route: MakeRoute, table: int
 ) -> None:
     others = [{"table": 5255}, {"table": 100}, {"table": table, "protocol": 5, "metric": 5}]
     wanted = route(V4, table=table)
@@ -158,16 +158,16 @@ def test_what_a_kernel_that_cannot_filter_shows_beside_is_left_out(
         [routes.encode_add(one) for one in (wanted, *(route(V4, **o) for o in others))]
     )
     unfiltered = codec.compose(codec.GETROUTE, codec.DUMP, b"\2" + bytes(11))
-    shown = netlink.dump(unfiltered)
+    shown = dump.read(unfiltered)
     assert len(shown) > 3
-    monkeypatch.setattr(netlink, "dump", lambda _: shown)
-    found = [routes.decode(one).route for one in routes.dump(codec.INET, table, protocol=OURS)]
-    assert found == [wanted]
+    monkeypatch.setattr(dump, "read", lambda _: shown)
+    found = routes.read_table(codec.INET, table, protocol=OURS)
+    assert [routes.decode(one).route for one in found] == [wanted]
 
 
 @BOTH
 def test_only_our_direct_host_routes_are_observed(
-    node: Node, channel: netlink.Channel, route: MakeRoute, address: IPAddress
+    node: Node, channel: Channel, route: MakeRoute, address: IPAddress
 ) -> None:
     mine, aside = route(address), route(address, table=100, metric=1024)
     channel.transact([routes.encode_add(mine), routes.encode_add(aside)])
@@ -185,7 +185,7 @@ def test_only_our_direct_host_routes_are_observed(
 
 
 def test_link_down_loses_ipv4_routes_silently_and_ipv6_ones_too(
-    node: Node, channel: netlink.Channel, route: MakeRoute
+    node: Node, channel: Channel, route: MakeRoute
 ) -> None:
     both = [route(V4), route(V6)]
     channel.transact([routes.encode_add(one) for one in both])
@@ -196,7 +196,7 @@ def test_link_down_loses_ipv4_routes_silently_and_ipv6_ones_too(
 
 
 def test_routes_follow_a_rename_but_not_an_interface_made_anew(
-    node: Node, channel: netlink.Channel, route: MakeRoute
+    node: Node, channel: Channel, route: MakeRoute
 ) -> None:
     both = [route(V4), route(V6)]
     channel.transact([routes.encode_add(one) for one in both])
@@ -213,7 +213,7 @@ def test_routes_follow_a_rename_but_not_an_interface_made_anew(
 
 @BOTH
 def test_the_kernel_says_which_route_wins(
-    node: Node, channel: netlink.Channel, route: MakeRoute, address: IPAddress
+    node: Node, channel: Channel, route: MakeRoute, address: IPAddress
 ) -> None:
     assert routes.winner(channel, address) == errno.ENETUNREACH
     mine = route(address)
@@ -228,7 +228,7 @@ def test_the_kernel_says_which_route_wins(
     assert Route(address, node.tap1, 5, MAIN, 12) == found.route
 
 
-def test_a_winner_by_a_gateway_is_told_as_it_is(node: Node, channel: netlink.Channel) -> None:
+def test_a_winner_by_a_gateway_is_told_as_it_is(node: Node, channel: Channel) -> None:
     node.run("ip address add 192.0.2.1/24 dev tap1")
     node.run("ip route add default via 192.0.2.9 proto 3 metric 7")
     found = routes.winner(channel, V4)
@@ -236,7 +236,7 @@ def test_a_winner_by_a_gateway_is_told_as_it_is(node: Node, channel: netlink.Cha
 
 
 def test_ten_thousand_foreign_routes_do_not_hide_ours(
-    node: Node, channel: netlink.Channel, route: MakeRoute
+    node: Node, channel: Channel, route: MakeRoute
 ) -> None:
     foreign = (IPv4Address(0x0A000000 + number) for number in range(10_000))
     many = [routes.encode_add(route(one, oif=node.tap1, metric=0, protocol=12)) for one in foreign]
@@ -246,7 +246,7 @@ def test_ten_thousand_foreign_routes_do_not_hide_ours(
 
 
 def test_a_route_without_metric_or_protocol_is_deleted_only_where_it_is_the_first(
-    node: Node, channel: netlink.Channel, route: MakeRoute
+    node: Node, channel: Channel, route: MakeRoute
 ) -> None:
     """To the kernel 0 stands for any: a delete of what is not there would take another one."""
     bare, nobodys = route(V4, metric=0), route(V4, metric=0, protocol=0)
@@ -263,7 +263,7 @@ def test_a_route_without_metric_or_protocol_is_deleted_only_where_it_is_the_firs
     assert shown(node, V4) == ["10.65.0.2 dev tap0 proto 88 metric 512"]
 
 
-def test_a_person_reads_names_not_numbers(node: Node, channel: netlink.Channel) -> None:
+def test_a_person_reads_names_not_numbers(node: Node, channel: Channel) -> None:
     node.run("ip route add 10.65.0.0/24 dev tap0 proto 12 metric 7")
     winner = routes.winner(channel, V4)
     assert str(winner) == "10.65.0.0/24 dev tap0 metric 7 table 254 proto bird"

@@ -10,7 +10,7 @@ from tests.nodeagent.world import CNI_V6, ELEVATED_V4, GUARD, NORMAL_V4, World, 
 from handover_nodeagent import metrics
 from handover_nodeagent.kernel.arp_guard import drift
 from handover_nodeagent.kernel.arp_guard.table import Outcome
-from handover_nodeagent.kernel.netlink import channel
+from handover_nodeagent.kernel.netlink import dump
 from handover_nodeagent.reconcile import guard
 from handover_nodeagent.routes import foreign
 
@@ -187,7 +187,7 @@ async def test_a_dump_that_a_change_interrupted_is_read_again(
     await world.until_says("Programmed", "True", "Programmed")
     world.node.run_batch([f"link add many{n} type veth peer name far-{n}" for n in range(40)])
     interrupted: list[bool] = []
-    read = channel._read_dump
+    read = dump._read_once
 
     def read_restlessly(sock: socket.socket, asked: bytes, found: list[bytes]) -> bool:
         if len(interrupted) == times:
@@ -198,7 +198,7 @@ async def test_a_dump_that_a_change_interrupted_is_read_again(
             interrupted.append(not is_whole)
         return is_whole
 
-    monkeypatch.setattr(channel, "_read_dump", read_restlessly)
+    monkeypatch.setattr(dump, "_read_once", read_restlessly)
     with world.deaf():
         world.node.run("ip route delete 10.65.0.2 dev tap0 metric 1024")
         world.observation.look()

@@ -9,9 +9,9 @@ import pytest
 from tests.nodeagent.world import ELEVATED_V4, NORMAL_V4, World, count
 
 from handover_nodeagent import metrics
-from handover_nodeagent.kernel.netlink import channel as netlink
-from handover_nodeagent.kernel.netlink import codec
-from handover_nodeagent.kernel.netlink.notifications import LinkRemoved, RouteChanged
+from handover_nodeagent.kernel.netlink import answers, codec
+from handover_nodeagent.kernel.netlink.notifications import RouteChanged
+from handover_nodeagent.network.links import LinkRemoved
 from handover_nodeagent.network.model import IPAddress
 
 pytestmark = pytest.mark.root
@@ -187,7 +187,7 @@ async def test_a_refused_cutover_is_tried_again_until_it_succeeds(
     world.announce()
     await world.until_state("Live")
     await world.until_says("Programmed", "False", "Refused")
-    assert netlink.describe(number) in world.message("Programmed")
+    assert answers.describe(number) in world.message("Programmed")
     await world.shows(ELEVATED_V4)
     await world.until_says("Programmed", "True", "Programmed")
     assert count(metrics.ROUTE_ERRORS, errno.errorcode[number]) - before == 3

@@ -13,7 +13,7 @@ from tests.nodeagent.node import Node
 from tests.nodeagent.world import ELEVATED_V4, NORMAL_V4, World
 
 from handover_api.names import ObjectKey
-from handover_nodeagent.kernel.netlink import channel
+from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.sniff import capture, probe
 
 pytestmark = pytest.mark.root
@@ -64,7 +64,7 @@ class Work:
             (world.memory, "keep"),
             (world.loop._publisher, "report"),
             (world.loop.alarms, "follow"),
-            (channel.Channel, "transact"),
+            (Channel, "transact"),
         ):
             monkeypatch.setattr(thing, name, self._counted(getattr(thing, name)))
         send = capture.Capture.send

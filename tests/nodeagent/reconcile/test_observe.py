@@ -10,7 +10,7 @@ from tests.nodeagent.world import NORMAL_V4, World
 
 from handover_api.configuration import Settings
 from handover_nodeagent.kernel import links
-from handover_nodeagent.kernel.netlink.channel import ObservationError
+from handover_nodeagent.kernel.netlink.codec import ObservationError
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.reconcile import observe as observation
 from handover_nodeagent.routes import host_routes

@@ -11,7 +11,7 @@ from tests.nodeagent.world import CNI, CNI_V6, NORMAL_V4, World
 from handover_api.configuration import Settings
 from handover_nodeagent import uninstall
 from handover_nodeagent.kernel import routes
-from handover_nodeagent.kernel.netlink import channel as netlink
+from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import Route
 
 pytestmark = pytest.mark.root
@@ -109,7 +109,7 @@ async def test_copies_that_went_with_their_link_are_not_written_for_it(world: Wo
 
 @pytest.mark.parametrize("is_flushed", [False, True])
 def test_only_what_others_have_a_route_to_is_handed_back(
-    node: Node, channel: netlink.Channel, route: MakeRoute, *, is_flushed: bool
+    node: Node, channel: Channel, route: MakeRoute, *, is_flushed: bool
 ) -> None:
     """Guards: a VM without any route, and without a word."""
     normal = [route(one, metric=1024) for one in (V4, V6)]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 from handover_nodeagent.kernel import syscalls
-from handover_nodeagent.kernel.netlink import channel, codec
+from handover_nodeagent.kernel.netlink import codec, dump
 from handover_nodeagent.network.model import Link
 
 _GET_FILTER: Final = 46
@@ -43,7 +43,7 @@ def at_tcx(links: Iterable[Link]) -> Mapping[str, tuple[str, ...]] | None:
 def _filters(index: int) -> Iterator[str]:
     for parent in _PARENTS:
         request = codec.compose(_GET_FILTER, codec.DUMP, _TC_BODY.pack(0, index, 0, parent, 0))
-        for message in channel.dump(request):
+        for message in dump.read(request):
             start = codec.HEADER.size + _TC_BODY.size
             shown = codec.attributes(message, start)
             if codec.to_text(shown.get(_KIND, b"")) == "bpf" and _OPTIONS in shown:

@@ -14,7 +14,7 @@ from handover_nodeagent.commands.check.traps import Workload
 from handover_nodeagent.kernel import capabilities, links, routes
 from handover_nodeagent.kernel.arp_guard import libnftables, rules
 from handover_nodeagent.kernel.arp_guard.process import NftProcess
-from handover_nodeagent.kernel.netlink.channel import ObservationError
+from handover_nodeagent.kernel.netlink.codec import ObservationError
 from handover_nodeagent.network.model import Link
 
 _SOL_NETLINK: Final = 270
@@ -87,7 +87,7 @@ def _network(settings: Settings) -> Iterator[Finding]:
     entries = [
         routes.decode(message)
         for family in routes.HOST
-        for message in routes.dump(family, settings.route_table)
+        for message in routes.read_table(family, settings.route_table)
     ]
     guests = _leading_to_guests(found, entries, settings.route_protocol)
     workloads = [_workload(link) for link in guests]

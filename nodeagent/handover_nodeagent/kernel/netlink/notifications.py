@@ -12,7 +12,8 @@ from typing import Final
 
 from handover_nodeagent.kernel import links, parking, routes
 from handover_nodeagent.kernel.netlink import codec, subscription, wakeup_filter
-from handover_nodeagent.network.model import IPAddress, Route
+from handover_nodeagent.network.links import AddressChanged, LinkChanged, LinkRemoved
+from handover_nodeagent.network.model import Route
 
 BUDGET: Final = 64
 """Notifications per wake-up; then the loop's other descriptors have their turn."""
@@ -20,38 +21,6 @@ BUDGET: Final = 64
 _FAMILY: Final = struct.Struct("=B")
 _GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 """RTMGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE."""
-
-
-@dataclass(frozen=True, slots=True)
-class LinkChanged:
-    """A link is there as described: new, renamed, up or down, another MAC, or just as before."""
-
-    index: int
-    name: str
-    mac: str
-    up: bool
-    carrier: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class LinkRemoved:
-    """A link is gone, and with it all that hung on it."""
-
-    index: int
-    name: str
-
-
-@dataclass(frozen=True, slots=True)
-class AddressChanged:
-    """The node has, or no longer has, *address* on the link *index*.
-
-    ``is_host``: without a network, as a /32 or /128.
-    """
-
-    index: int
-    address: IPAddress
-    present: bool
-    is_host: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,7 +87,7 @@ class Notifications:
 def decode(message: bytes, table: int) -> Notification | None:
     """Read one notification; None for what concerns nobody, routes of other tables included.
 
-    Raises messages.MalformedError.
+    Raises codec.MalformedError.
     """
     kind = codec.kind_of(message)
     if kind in {codec.NEWROUTE, codec.DELROUTE}:

@@ -19,9 +19,10 @@ from tests.nodeagent.node import MAIN, OURS, V4, V6, Node
 from tests.nodeagent.world import World
 
 from handover_nodeagent.kernel import links, neighs, parking, routes
+from handover_nodeagent.kernel.netlink import answers, codec, notifications
 from handover_nodeagent.kernel.netlink import channel as netlink
-from handover_nodeagent.kernel.netlink import codec, notifications
 from handover_nodeagent.kernel.netlink import subscription as multicast
+from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import Neigh, Route
 from handover_nodeagent.reconcile import observe as observation
 
@@ -85,7 +86,7 @@ def captures(node: Node) -> list[list[bytes]]:
         codec.compose(codec.GETADDR, codec.DUMP, bytes(8)),
         codec.compose(codec.GETNEIGH, codec.DUMP, bytes(12)),
     ]
-    with netlink.Channel() as channel:
+    with Channel() as channel:
         shown = [routes.match(channel, one) for one in (V4, V6)]
     single = [[one] for one in shown if isinstance(one, bytes)]
     return [*map(capture, asked), *single, *([one] for one in told)]
@@ -100,13 +101,13 @@ def read_all(message: bytes) -> None:
         links.decode,
         links.decode_address,
         links._devices,
-        netlink.sentence,
+        answers.sentence,
         functools.partial(notifications.decode, table=MAIN),
         functools.partial(codec.attributes, start=codec.HEADER.size),
         functools.partial(codec.find, start=codec.HEADER.size, kind=1),
     )
     for reader in readers:
-        with contextlib.suppress(netlink.ObservationError):
+        with contextlib.suppress(codec.ObservationError):
             reader(message)
 
 
@@ -116,7 +117,7 @@ def test_no_reader_raises_anything_but_that_it_cannot_read(node: Node) -> None:
     def check(dice: random.Random) -> None:
         for _ in range(50):
             for datagram in mutations.mutate(dice, dice.choice(known)):
-                with contextlib.suppress(netlink.ObservationError):
+                with contextlib.suppress(codec.ObservationError):
                     for message in codec.split(datagram):
                         read_all(message)
                 read_all(datagram)
@@ -176,7 +177,7 @@ class Sockets:
         return self._make if name == "socket" else getattr(socket, name)
 
 
-class MutatedChannel(netlink.Channel):
+class MutatedChannel(Channel):
     """A channel of the real kernel, whose answers are mutated."""
 
     def __init__(self, dice: random.Random) -> None:
@@ -205,7 +206,7 @@ def test_no_observation_raises_anything_but_that_it_failed(
                 parking.observe_parked,
                 links.observe,
             ):
-                with contextlib.suppress(netlink.ObservationError):
+                with contextlib.suppress(codec.ObservationError):
                     observe()
         with MutatedChannel(dice) as channel:
             for address in wanted:

@@ -10,16 +10,14 @@ import pytest
 from tests.nodeagent.node import MAIN, V4, V6, Node
 
 from handover_nodeagent.kernel import parking, routes
-from handover_nodeagent.kernel.netlink import channel as netlink
 from handover_nodeagent.kernel.netlink import codec, notifications, subscription
+from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.kernel.netlink.notifications import (
-    AddressChanged,
     DefaultRouteChanged,
-    LinkChanged,
-    LinkRemoved,
     Notification,
     RouteChanged,
 )
+from handover_nodeagent.network.links import AddressChanged, LinkChanged, LinkRemoved
 from handover_nodeagent.network.model import IPAddress, Route
 
 pytestmark = pytest.mark.root
@@ -69,7 +67,7 @@ class Recorder:
 
 
 @pytest.fixture
-async def recorder(channel: netlink.Channel) -> AsyncIterator[Recorder]:
+async def recorder(channel: Channel) -> AsyncIterator[Recorder]:
     """Listen to all but our own channel."""
     it = Recorder(channel.port)
     yield it
@@ -83,7 +81,7 @@ def told(heard: list[Notification]) -> list[tuple[Route, bool, bool]]:
 
 @BOTH
 async def test_a_foreign_host_route_is_told_and_can_be_parked_at_once(
-    node: Node, channel: netlink.Channel, recorder: Recorder, address: IPAddress
+    node: Node, channel: Channel, recorder: Recorder, address: IPAddress
 ) -> None:
     node.run(f"ip route add {address} dev tap0 proto 5 metric 7 mtu 1400")
     heard = await recorder.all(node)
@@ -101,7 +99,7 @@ async def test_a_foreign_host_route_is_told_and_can_be_parked_at_once(
 @BOTH
 async def test_our_own_changes_are_not_told_but_anybody_elses_are(
     node: Node,
-    channel: netlink.Channel,
+    channel: Channel,
     recorder: Recorder,
     route: Callable[..., Route],
     address: IPAddress,
@@ -115,7 +113,7 @@ async def test_our_own_changes_are_not_told_but_anybody_elses_are(
 
 @BOTH
 async def test_a_gateway_that_takes_our_routes_place_is_told(
-    node: Node, channel: netlink.Channel, recorder: Recorder, route: MakeRoute, address: IPAddress
+    node: Node, channel: Channel, recorder: Recorder, route: MakeRoute, address: IPAddress
 ) -> None:
     gateway, via = ("192.0.2.1/24", "192.0.2.9") if address == V4 else ("fd01::1/64", "fd01::9")
     node.run(f"ip address add {gateway} dev tap1")
@@ -185,7 +183,7 @@ async def test_a_links_life_is_told(node: Node, recorder: Recorder) -> None:
 
 
 async def test_link_down_tells_of_ipv6_routes_only(
-    node: Node, channel: netlink.Channel, recorder: Recorder, route: MakeRoute
+    node: Node, channel: Channel, recorder: Recorder, route: MakeRoute
 ) -> None:
     """Why each link-up is observed afresh: of its lost IPv4 routes nobody is told."""
     channel.transact([routes.encode_add(route(one)) for one in (V4, V6)])
@@ -194,7 +192,7 @@ async def test_link_down_tells_of_ipv6_routes_only(
 
 
 async def test_an_overflow_is_told_and_listening_goes_on(
-    node: Node, channel: netlink.Channel, route: MakeRoute
+    node: Node, channel: Channel, route: MakeRoute
 ) -> None:
     narrow = Recorder(receive_buffer=1)
     many = [IPv4Address(0x0A000000 + number) for number in range(500)]
@@ -210,7 +208,7 @@ async def test_an_overflow_is_told_and_listening_goes_on(
     narrow.close()
 
 
-async def test_a_wake_up_is_bounded(node: Node, channel: netlink.Channel, route: MakeRoute) -> None:
+async def test_a_wake_up_is_bounded(node: Node, channel: Channel, route: MakeRoute) -> None:
     recorder = Recorder()
     many = [IPv4Address(0x0A000000 + number) for number in range(notifications.BUDGET + 1)]
     channel.transact([routes.encode_add(route(one)) for one in many])

@@ -1,0 +1,60 @@
+"""PURE: what the kernel answers: which request it is for, and why one was refused."""
+
+import errno
+import os
+import struct
+from typing import Final
+
+from handover_nodeagent.kernel.netlink import codec
+
+ANSWER: Final = struct.Struct("=IHHIIi")
+"""struct nlmsghdr and what begins struct nlmsgerr of linux/netlink.h: the negative errno. The end
+of a dump (NLMSG_DONE) has a number in the same place."""
+WORD: Final = struct.Struct("=I")
+SEQUENCE_AT: Final = 8
+_FAMILY_AT: Final = codec.HEADER.size
+_GET_AFTER_NEW: Final = 2
+_HAS_TLVS: Final = 0x200
+"""NLM_F_ACK_TLVS: attributes follow, as NETLINK_EXT_ACK has asked for."""
+_ERROR_TEXT: Final = 1
+"""NLMSGERR_ATTR_MSG."""
+
+
+def is_answer(request: bytes, message: bytes) -> bool:
+    """Tell whether *message* is of the type and the family that *request* asks for.
+
+    Each rtnetlink GET has the number of its NEW and two more; the family is the first byte behind
+    the header, and 0 asks for all.
+    """
+    if codec.kind_of(message) != codec.kind_of(request) - _GET_AFTER_NEW:
+        return False
+    family = request[_FAMILY_AT]
+    return len(message) > _FAMILY_AT and family in {0, message[_FAMILY_AT]}
+
+
+def numbered(request: bytes, sequence: int) -> bytes:
+    """Return *request* with its sequence number."""
+    return request[:SEQUENCE_AT] + WORD.pack(sequence) + request[SEQUENCE_AT + WORD.size :]
+
+
+def sentence(answer: bytes) -> str:
+    """Read the errno and, where the kernel gives one, its sentence from a refusal."""
+    _, _, flags, _, _, number = codec.unpack(ANSWER, answer, 0)
+    text = describe(-number)
+    if flags & _HAS_TLVS:
+        # A refusal repeats the header of what it refuses, the end of a dump does not.
+        start = ANSWER.size
+        start += codec.HEADER.size if codec.kind_of(answer) == codec.ERROR else 0
+        try:
+            reason = codec.attributes(answer, start).get(_ERROR_TEXT)
+        except codec.MalformedError:
+            return text
+        text += f" ({codec.to_text(reason)})" if reason else ""
+    return text
+
+
+def describe(number: int) -> str:
+    """Return the errno's sentence; for a missing privilege what to do."""
+    if number == errno.EPERM:
+        return "Operation not permitted: CAP_NET_ADMIN is missing"
+    return os.strerror(number) if number in errno.errorcode else f"errno {number}"
