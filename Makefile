@@ -59,7 +59,7 @@ mutants: prepare  ## Work faults into the decisive modules: do their tests notic
 	@$(LAB).mutants $(ONLY)
 
 soak: prepare tools  ## Two hours of a node's life in ten minutes, and nothing may be left of them
-	@$(LAB).sandbox -- $(LAB).trials.soak
+	@$(LAB).sandbox -- $(LAB).testing.soak
 
 lint:  ## Style, types, layers, and the bars of the house style
 	@$(BIN)/ruff format --check --quiet $(CHECKED)

@@ -6,15 +6,15 @@ import pytest
 import pytest_asyncio
 
 from handover_lab.cluster.cluster import Cluster
-from handover_lab.demo import acts
-from handover_lab.guest import berth
-from handover_lab.images import images
-from handover_lab.network.witness import Witness
+from handover_lab.demo import demonstration
+from handover_lab.guest import cpu_share
+from handover_lab.images import build
+from handover_lab.lab import Lab
+from handover_lab.network.ping_record import Witness
+from handover_lab.testing.scenario import Trial
 from handover_lab.toolchain import requirements
 from handover_lab.toolchain.requirements import NoSandboxError, RequirementError
 from handover_lab.toolchain.tools import ToolsError
-from handover_lab.trials.lab import Lab
-from handover_lab.trials.trial import Trial
 
 
 @pytest.fixture(scope="session")
@@ -34,12 +34,12 @@ def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def lab(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Lab]:
     """Handover on the cluster and a VM that runs; one lab for all tests of the session."""
-    if missing := [archive for archive in images.archives() if not archive.exists()]:
+    if missing := [archive for archive in build.archives() if not archive.exists()]:
         pytest.fail(f"{missing[0].name} is not there: make images builds it", pytrace=False)
-    cluster.load(*images.archives())
+    cluster.load(*build.archives())
     room = tmp_path_factory.mktemp("lab")
     async with Lab.open(cluster, room, lambda _: None) as stage:
-        await stage.install(acts.CONVERGENCE)
+        await stage.install(demonstration.CONVERGENCE)
         await stage.yard.boot(next(iter(cluster.nodes)))
         yield stage
     cluster.helm("uninstall", "handover", "--namespace", "handover-system", "--wait")
@@ -48,7 +48,7 @@ async def lab(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Asy
 @pytest.fixture(scope="module")
 def berthed(lab: Lab) -> Iterator[Lab]:
     """The lab with a VM that pods which start beside it take no processor from."""
-    with berth.made(lab.yard):
+    with cpu_share.made(lab.yard):
         yield lab
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from handover_api import __version__
-from handover_lab.images import base, images
+from handover_lab.images import base, build
 from handover_nodeagent.kernel.arp_guard import rules
 
 pytestmark = pytest.mark.root
@@ -73,14 +73,14 @@ def member(content: tarfile.TarFile, name: str) -> Any:
 
 def read_summary() -> Summary:
     """Return what is told of each image, by its name without the version."""
-    told = json.loads(images.SUMMARY.read_text())
+    told = json.loads(build.SUMMARY.read_text())
     return {each["name"].removesuffix(f":{__version__}"): each for each in told}
 
 
 @pytest.fixture(scope="module")
 def summary() -> Summary:
     """Have both images built, and return what is told of them."""
-    images.build_all()
+    build.build_all()
     return read_summary()
 
 
@@ -104,7 +104,7 @@ def image(request: pytest.FixtureRequest) -> Unpacked:
 def test_what_has_not_changed_is_not_built_again(
     summary: Summary, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    images.build_all()
+    build.build_all()
 
     assert "building" not in capsys.readouterr().out
     assert summary == read_summary()
@@ -238,11 +238,11 @@ def test_scanners_find_the_packages(image: Unpacked, summary: Summary) -> None:
 def test_the_same_inputs_give_the_same_image(
     summary: Summary, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    component = images.COMPONENTS[1]
-    monkeypatch.setattr(images, "OUTPUT", tmp_path)
-    monkeypatch.setattr(images, "SUMMARY", tmp_path / "images.json")
-    monkeypatch.setattr(images, "COMPONENTS", (component,))
+    component = build.COMPONENTS[1]
+    monkeypatch.setattr(build, "OUTPUT", tmp_path)
+    monkeypatch.setattr(build, "SUMMARY", tmp_path / "images.json")
+    monkeypatch.setattr(build, "COMPONENTS", (component,))
 
-    images.build_all()
+    build.build_all()
 
     assert read_summary()[component.name]["digest"] == summary[component.name]["digest"]

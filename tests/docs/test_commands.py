@@ -15,7 +15,7 @@ import yaml
 from handover_lab.cluster.controlplane import ControlPlane
 from handover_lab.docs import chart
 from handover_lab.docs.pages import ROOT, Block, blocks, console_commands, name_of, pages
-from handover_lab.kubevirt import puppets
+from handover_lab.kubevirt import objects
 from handover_lab.network.namespaces import Namespace
 from handover_lab.toolchain import tools
 
@@ -191,7 +191,7 @@ def test_kubectl_understands_every_command_that_an_api_server_alone_can_answer(
             check=False,
         )
 
-    made = [*sorted(chart.CRDS.glob("*.yaml")), puppets.CRDS]
+    made = [*sorted(chart.CRDS.glob("*.yaml")), objects.CRDS]
     assert kubectl("apply", *(f"--filename={path}" for path in made)).returncode == 0
     crds = ("--for=condition=Established", "crd", "--all")
     assert kubectl("wait", "--timeout=30s", *crds).returncode == 0

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from handover_lab.docs.pages import ROOT
-from handover_lab.images import images, licenses, sbom
+from handover_lab.images import build, licenses, sbom
 from handover_lab.images.licenses import UnknownLicenseError
 
 DEP5 = (
@@ -77,10 +77,10 @@ def test_both_forms_of_debians_copyright_files_are_read(
 @pytest.fixture(scope="module")
 def materials() -> list[sbom.Material]:
     """Have both images built, and read them."""
-    images.build_all()
+    build.build_all()
     return [
         sbom.Material(image, licenses.read(Path(image.archive)))
-        for image in images.read_summary().values()
+        for image in build.read_summary().values()
     ]
 
 

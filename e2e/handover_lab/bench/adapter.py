@@ -1,4 +1,4 @@
-"""The part of `make bench-operator` with a KubeVirt, which is only played (puppets.py).
+"""The part of `make bench-operator` with a KubeVirt, which is only played (objects.py).
 
 Timed is the instant that matters for a guest: from its VMIM's phase Scheduling to the role on the
 endpoint of its target pod, with fifty migrations under way, and with fifty begun at one instant.
@@ -19,9 +19,9 @@ from handover_lab.cluster import rest
 from handover_lab.cluster.controlplane import ControlPlane
 from handover_lab.cluster.release import Release
 from handover_lab.cluster.replica import Replica
-from handover_lab.kubevirt import puppets
-from handover_lab.kubevirt.puppets import ALL_VMIMS, CRD, VERSION, VMI, Guest
-from handover_lab.kubevirt.scripted import KubeVirt, Migration
+from handover_lab.kubevirt import objects
+from handover_lab.kubevirt.objects import ALL_VMIMS, CRD, VERSION, VMI, Guest
+from handover_lab.kubevirt.simulated import KubeVirt, Migration
 from handover_lab.processes.waiting import until
 
 NAMESPACE: Final = "vms"
@@ -125,7 +125,7 @@ class Adapter:
         node, ips = NODES[number % len(NODES)], (address(number),)
         guest = Guest(f"vm-{number}", labels={"app": f"app-{number % 7}"})
         metadata = {"name": guest.name, "labels": {**guest.labels, "kubevirt.io/nodeName": node}}
-        interfaces = puppets.reported(guest.mac, ips)
+        interfaces = objects.reported(guest.mac, ips)
         status = {"phase": "Running", "nodeName": node, "interfaces": interfaces}
         body = {
             "apiVersion": VERSION,

@@ -2,6 +2,6 @@
 
 import sys
 
-from handover_lab.demo import demo
+from handover_lab.demo import command
 
-sys.exit(demo.main())
+sys.exit(command.main())

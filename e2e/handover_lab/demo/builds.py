@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
-from handover_lab.images import images
+from handover_lab.images import build
 from handover_lab.network.namespaces import WITH_US
 from handover_lab.toolchain import tools
 
@@ -28,7 +28,7 @@ PROGRAMS: Final = (
 
 COMMANDS: Final[Mapping[str, tuple[str, ...]]] = {
     "tools": (tools.__name__, *PROGRAMS),
-    "images": (images.__package__ or "",),
+    "images": (build.__package__ or "",),
 }
 """The builds and the module that does each. They run side by side: while Go fetches sources, a
 processor is free for the images.

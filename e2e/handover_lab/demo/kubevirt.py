@@ -12,12 +12,12 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
-from handover_lab.demo import acts, demo
-from handover_lab.demo.acts import Show
-from handover_lab.kubevirt.virtlab import VirtLab
-from handover_lab.trials import lab
-from handover_lab.trials.lab import Migrated
-from handover_lab.trials.yard import Move
+from handover_lab import lab
+from handover_lab.demo import command, demonstration
+from handover_lab.demo.demonstration import Show
+from handover_lab.guest.vm import Move
+from handover_lab.kubevirt.lab import VirtLab
+from handover_lab.lab import Migrated
 
 PROGRAM: Final = "handover_lab.demo.kubevirt"
 VMIM: Final = "vmim"
@@ -41,7 +41,7 @@ class KubeVirtDemo(Show[VirtLab]):
             VirtLab.open_yard(self.network, self.room, tell) as yard,
             VirtLab.on(cluster, yard, tell) as stage,
         ):
-            stage.late_ms = acts.LATE_MS
+            stage.late_ms = demonstration.LATE_MS
             await self.without(yard, stage.boot, lambda: self.move_late(stage))
             # The VM stays where it is, and from now on nobody moves its routes any more.
             stage.late_ms = None
@@ -68,7 +68,7 @@ class KubeVirtDemo(Show[VirtLab]):
 
 def main() -> int:
     """Demonstrate Handover beside a played KubeVirt."""
-    return demo.run(PROGRAM, KubeVirtDemo)
+    return command.run(PROGRAM, KubeVirtDemo)
 
 
 if __name__ == "__main__":

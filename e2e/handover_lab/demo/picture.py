@@ -15,8 +15,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from handover_lab.demo import measure
-from handover_lab.demo.measure import Loss, Packet, Switchover
+from handover_lab.network import measure
+from handover_lab.network.measure import Loss, Packet, Switchover
 
 ANSWERED: Final = "#0072B2"
 LOST: Final = "#D55E00"

@@ -11,8 +11,8 @@ from typing import Final, Self
 
 from rich.table import Table
 
-from handover_lab.demo import measure
-from handover_lab.demo.measure import Packet, Switchover
+from handover_lab.network import measure
+from handover_lab.network.measure import Packet, Switchover
 
 MOST_LOST_AFTER_SWITCH: Final = 10
 """Pings 1 ms apart that BGP may lose until every speaker has followed."""

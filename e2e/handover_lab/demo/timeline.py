@@ -14,8 +14,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from handover_lab.demo import story
-from handover_lab.demo.story import Fact, Node, Story, Traffic
+from handover_lab.demo import facts
+from handover_lab.demo.facts import Fact, Node, Story, Traffic
 
 BARS: Final = "▁▂▃▄▅▆▇█"
 KIND_STYLES: Final = {
@@ -66,7 +66,7 @@ class Timeline:
     def tell(self, fact: Fact | Traffic) -> None:
         """Take in one more fact, and show it."""
         before = len(self.story.facts)
-        self.story = story.told(self.story, fact)
+        self.story = facts.told(self.story, fact)
         if self._live is None:
             for new in self.story.facts[before:]:
                 self._console.print(fact_line(self.story, new), soft_wrap=True)
@@ -117,11 +117,11 @@ def node_panel(node: Node) -> Panel:
 
 def phases(now: str) -> Text:
     """Draw the way of a LiveMigration and where on it this one is."""
-    if now not in story.PHASES:
+    if now not in facts.PHASES:
         return Text(f" {now or 'no migration yet'}", KIND_STYLES["phase"] if now else "dim")
-    reached = story.PHASES.index(now)
+    reached = facts.PHASES.index(now)
     text = Text(" ")
-    for index, phase in enumerate(story.PHASES):
+    for index, phase in enumerate(facts.PHASES):
         text.append(" ── " if index else "", "dim")
         style = "dim" if index > reached else "magenta"
         text.append(phase, KIND_STYLES["phase"] + " reverse" if index == reached else style)
@@ -150,8 +150,8 @@ def bar(share: float | None) -> str:
 
 def fact_line(told: Story, fact: Fact) -> Text:
     """Write one fact as a line: seconds since the beginning, where, what kind, what."""
-    where, kind, what = story.line(fact)
-    if isinstance(fact, story.Chapter):
+    where, kind, what = facts.line(fact)
+    if isinstance(fact, facts.Chapter):
         return Text(f"\n {what}", "bold")
     text = Text(f" {(fact.at_ns - told.began_ns) / 1e9:9.4f}  ", "dim")
     text.append(f"{where:<8} {kind:<7} " if kind else "")

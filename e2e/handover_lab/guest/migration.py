@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from handover_lab.demo.measure import Switchover
-from handover_lab.guest.guest import Event, Guest
+from handover_lab.guest.qemu import Event, Guest
+from handover_lab.network.measure import Switchover
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,8 +3,8 @@
 import contextlib
 import sys
 
-from handover_lab.images import images
+from handover_lab.images import build
 
 with contextlib.suppress(KeyboardInterrupt):
-    sys.exit(images.main())
+    sys.exit(build.main())
 sys.exit(130)

@@ -22,9 +22,9 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from packageurl import PackageURL
 
-from handover_lab.images import images, licenses
+from handover_lab.images import build, licenses
 
-REPORT: Final = images.SUMMARY.with_name("licenses.md")
+REPORT: Final = build.SUMMARY.with_name("licenses.md")
 EPOCH: Final = dt.datetime.fromtimestamp(315532800, dt.UTC)
 """The time that all files of the images have."""
 
@@ -35,7 +35,7 @@ NAMES: Final = uuid.UUID("8b0ba9a5-6a0c-5b8e-9f0d-1d7c0e0f3a58")
 class Material:
     """One image with what was read from it."""
 
-    image: images.Image
+    image: build.Image
     licenses: licenses.Licenses
 
 
@@ -43,21 +43,21 @@ def main() -> int:
     """Write both documents and the report; a distribution under the GPL alone is an error."""
     materials = [
         Material(image, licenses.read(Path(image.archive)))
-        for image in images.read_summary().values()
+        for image in build.read_summary().values()
     ]
     for material in materials:
         path = document_path(material.image)
         path.write_text(document(material))
-        print(f"made {path.relative_to(images.ROOT)}")
+        print(f"made {path.relative_to(build.ROOT)}")
     REPORT.write_text(report(materials))
-    print(f"made {REPORT.relative_to(images.ROOT)}")
+    print(f"made {REPORT.relative_to(build.ROOT)}")
     bound = [name for each in materials for name in licenses.gpl_only(each.licenses.python)]
     for name in dict.fromkeys(bound):
         print(f"{name} may be used under the GPL only: no image of ours can have it")
     return 1 if bound else 0
 
 
-def document_path(image: images.Image) -> Path:
+def document_path(image: build.Image) -> Path:
     """Return where the document of an image is, beside its archive."""
     return Path(image.archive).with_suffix(".cdx.json")
 

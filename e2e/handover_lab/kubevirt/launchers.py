@@ -18,11 +18,11 @@ from typing import Final
 from handover_lab.cluster import sticky
 from handover_lab.cluster.node import Node
 from handover_lab.cluster.rest import Api, Object
-from handover_lab.demo.story import Deed
-from handover_lab.guest.guest import Nic, Place
-from handover_lab.kubevirt.puppets import FINAL, POD
-from handover_lab.kubevirt.scripted import KubeVirt
-from handover_lab.trials.yard import Yard
+from handover_lab.demo.facts import Deed
+from handover_lab.guest.qemu import Nic, Place
+from handover_lab.guest.vm import Yard
+from handover_lab.kubevirt.objects import FINAL, POD
+from handover_lab.kubevirt.simulated import KubeVirt
 
 NAMESPACE: Final = "default"
 PATIENCE: Final = 60.0

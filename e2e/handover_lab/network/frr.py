@@ -13,7 +13,7 @@ from pathlib import Path
 from string import Template
 from typing import Final, Self
 
-from handover_lab.guest.guest import Place
+from handover_lab.guest.qemu import Place
 from handover_lab.network.bird import Speaker
 
 TEMPLATE: Final = Path(__file__).with_name("frr.conf.in")

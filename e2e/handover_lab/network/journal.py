@@ -11,8 +11,8 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Self
 
-from handover_lab.demo.observer import when_ns
-from handover_lab.guest.guest import Place
+from handover_lab.cluster.observer import when_ns
+from handover_lab.guest.qemu import Place
 
 MAIN: Final = "254"
 OURS: Final = "88"

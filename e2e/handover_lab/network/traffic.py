@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 
-from handover_lab.demo.measure import Packet
-from handover_lab.guest.guest import Place
+from handover_lab.guest.qemu import Place
 from handover_lab.network import flow
+from handover_lab.network.measure import Packet
 
 Kind = Literal["ping", "udp", "tcp"]
 

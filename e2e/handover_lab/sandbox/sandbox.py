@@ -21,9 +21,9 @@ from pathlib import Path
 from types import FrameType
 from typing import Final, NoReturn
 
-from handover_lab.sandbox import directories, keeper
+from handover_lab.sandbox import directories, supervisor
 from handover_lab.sandbox.directories import NoSuchSandboxError, Room
-from handover_lab.sandbox.keeper import SANDBOX, Keeper
+from handover_lab.sandbox.supervisor import SANDBOX, Keeper
 from handover_lab.terminal.relay import Relay
 
 PROGRAMS: Final = ("unshare", "nsenter", "setpriv", "tini", "ip")
@@ -51,7 +51,7 @@ def run(argv: Sequence[str]) -> int:
     with lock, terminal_kept() as stdin:
         status, fate = call_keeper(room, argv, stdin)
         if not fate:  # somebody has killed the keeper, and with it all that it kept
-            keeper.clear(room)
+            supervisor.clear(room)
             return 128 + signal.SIGKILL
     if fate == "broken":
         message = (
@@ -89,7 +89,7 @@ def call_keeper(room: Room, argv: Sequence[str], stdin: int | None) -> tuple[str
 def be_keeper(it: Keeper, parent: int, argv: Sequence[str], stdin: int | None) -> NoReturn:
     """Be the keeper in the fork, from which nothing returns."""
     try:
-        keeper.die_with_parent(signal.SIGKILL)
+        supervisor.die_with_parent(signal.SIGKILL)
         if os.getppid() == parent:  # else it died before it could be told
             it.keep(argv, stdin)
     except BaseException:  # noqa: BLE001  the fork's root
@@ -130,7 +130,7 @@ def enter(sandbox: str, argv: Sequence[str]) -> NoReturn:
         raise SandboxError(message)
     first = Room.of(sandbox).first.read_text().strip()
     inside = ["sh", "-c", 'cd "$1" && shift && exec "$@"', "sandbox", str(Path.cwd()), *argv]
-    command = ["nsenter", f"--target={first}", *keeper.NAMESPACES, "--", *inside]
+    command = ["nsenter", f"--target={first}", *supervisor.NAMESPACES, "--", *inside]
     os.execvpe(command[0], command, {**os.environ, SANDBOX: sandbox})  # noqa: S606
 
 
@@ -163,7 +163,7 @@ def passing_on(child: int) -> Iterator[None]:
         with contextlib.suppress(ProcessLookupError):
             os.kill(child, number)
 
-    before = {number: signal.signal(number, pass_on) for number in keeper.PASSED_ON}
+    before = {number: signal.signal(number, pass_on) for number in supervisor.PASSED_ON}
     try:
         yield
     finally:

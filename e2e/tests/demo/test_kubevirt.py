@@ -13,14 +13,14 @@ import pytest
 import pytest_asyncio
 from rich.console import Console
 
+from handover_lab import lab
 from handover_lab.cluster.cluster import Cluster
 from handover_lab.cluster.nodenetwork import NodeNetwork
-from handover_lab.demo import acts
+from handover_lab.demo import demonstration
 from handover_lab.demo.kubevirt import KubeVirtDemo
 from handover_lab.demo.timeline import Timeline
-from handover_lab.images import images
+from handover_lab.images import build
 from handover_lab.terminal.screen import Screen
-from handover_lab.trials import lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="module"), pytest.mark.timeout(180)]
 
@@ -55,13 +55,13 @@ async def performed(
     cluster: Cluster, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[Performed]:
     """Perform once for all tests, and leave no trace on the cluster."""
-    if missing := [archive for archive in images.archives() if not archive.exists()]:
+    if missing := [archive for archive in build.archives() if not archive.exists()]:
         pytest.fail(f"{missing[0].name} is not there: make images builds it", pytrace=False)
-    cluster.load(*images.archives())
+    cluster.load(*build.archives())
     room = tmp_path_factory.mktemp("demo")
     output = io.StringIO()
     screen = Screen(Console(file=output, width=110, highlight=False))
-    timeline = Timeline(time.time_ns(), (acts.HOME, acts.AWAY), screen.console)
+    timeline = Timeline(time.time_ns(), (demonstration.HOME, demonstration.AWAY), screen.console)
 
     async def is_there(network: NodeNetwork) -> Cluster:
         assert network is cluster.network
@@ -69,7 +69,7 @@ async def performed(
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lab, "ROOT", room)
-        patch.setattr(acts, "BUILD", room / "build")
+        patch.setattr(demonstration, "BUILD", room / "build")
         show = KubeVirtDemo(cluster.network, is_there, screen, room, timeline)
         status = await show.perform(keep=False)
     report = json.loads((room / "build" / "report.json").read_text())

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from handover_lab.demo import picture
-from handover_lab.demo.measure import Loss, Packet, Switchover
 from handover_lab.demo.picture import Scene
+from handover_lab.network.measure import Loss, Packet, Switchover
 
 MS = 10**6
 STOPPED = 1_700_000_000 * 10**9

@@ -7,8 +7,8 @@ import pytest
 from rich.console import Console
 
 from handover_lab.demo import report
-from handover_lab.demo.measure import Packet, Switchover
 from handover_lab.demo.report import Migration, Report
+from handover_lab.network.measure import Packet, Switchover
 
 MS = 10**6
 GOOD = Migration(

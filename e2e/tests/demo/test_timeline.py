@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from handover_lab.demo import story, timeline
-from handover_lab.demo.story import (
+from handover_lab.demo import facts, timeline
+from handover_lab.demo.facts import (
     Chapter,
     Deed,
     Fact,
@@ -60,10 +60,10 @@ LINES = """
 """
 
 
-def tell(told: Story, facts: list[Fact]) -> Story:
-    """Tell *facts* one after the other."""
-    for fact in facts:
-        told = story.told(told, fact)
+def tell(told: Story, these: list[Fact]) -> Story:
+    """Tell *these* one after the other."""
+    for fact in these:
+        told = facts.told(told, fact)
     return told
 
 
@@ -103,23 +103,23 @@ def test_the_view_fits_the_terminal_and_ends_with_the_latest_fact(height: int) -
 
 
 def test_a_node_shows_what_is_true_now() -> None:
-    node = tell(Story(BEGAN, (story.Node("node-b"),)), FACTS).node("node-b")
+    node = tell(Story(BEGAN, (facts.Node("node-b"),)), FACTS).node("node-b")
 
-    assert story.Node("node-b", "", "", "runs", ("dev tapvm metric 512",)) == node
+    assert facts.Node("node-b", "", "", "runs", ("dev tapvm metric 512",)) == node
 
 
 @pytest.mark.parametrize(
     "fact", [f for f in FACTS if not isinstance(f, Deed | Note | Signal)], ids=repr
 )
 def test_what_is_known_is_not_told_twice(fact: Fact) -> None:
-    once = story.told(Story(BEGAN, ()), fact)
+    once = facts.told(Story(BEGAN, ()), fact)
 
-    assert once == story.told(once, fact)
+    assert once == facts.told(once, fact)
 
 
 def test_a_new_chapter_forgets_the_phase_and_keeps_the_nodes() -> None:
     told = tell(Story(BEGAN, ()), FACTS)
-    after = story.told(told, Chapter(BEGAN, "And back"))
+    after = facts.told(told, Chapter(BEGAN, "And back"))
 
     assert ("And back", "", told.nodes) == (after.title, after.phase, after.nodes)
 
@@ -127,7 +127,7 @@ def test_a_new_chapter_forgets_the_phase_and_keeps_the_nodes() -> None:
 def test_a_flow_keeps_its_place() -> None:
     told = Story(BEGAN, ())
     for flow in (Traffic("ping", 1, 0, ()), Traffic("udp", 1, 0, ()), Traffic("ping", 2, 1, ())):
-        told = story.told(told, flow)
+        told = facts.told(told, flow)
 
     assert (Traffic("ping", 2, 1, ()), Traffic("udp", 1, 0, ())) == told.flows
 
@@ -139,7 +139,7 @@ def test_a_bar_is_as_high_as_the_answered_share(share: float | None, expected: s
     assert expected == timeline.bar(share)
 
 
-@pytest.mark.parametrize("phase", ["", "Aborted", *story.PHASES])
+@pytest.mark.parametrize("phase", ["", "Aborted", *facts.PHASES])
 def test_a_phase_is_named(phase: str) -> None:
     assert (phase or "no migration yet") in timeline.phases(phase).plain
 
@@ -149,12 +149,12 @@ def test_traffic_counts_what_is_settled() -> None:
     sent = [BEGAN + number * 100 * MS for number in range(10)]
     answered = {0: 1, 2: 1, 9: 1}
 
-    flow = story.traffic("ping", sent, answered, now, cell_ns=100 * MS)
+    flow = facts.traffic("ping", sent, answered, now, cell_ns=100 * MS)
 
     # Sent before the last half second: 0 to 4, of which 1, 3 and 4 are lost.
     assert (flow.sent, flow.lost) == (10, 3)
     assert flow.cells[-5:] == (1.0, 0.0, 1.0, 0.0, 0.0)
-    assert list(flow.cells[:-5]) == [None] * (story.CELLS - 5)
+    assert list(flow.cells[:-5]) == [None] * (facts.CELLS - 5)
 
 
 @given(
@@ -166,8 +166,8 @@ def test_traffic_adds_up(packets: list[tuple[int, bool]], cell_ns: int) -> None:
     answered = {number for number, (_, is_answered) in enumerate(packets) if is_answered}
     now = 8 * 10**9
 
-    flow = story.traffic("ping", sent, answered, now, cell_ns)
+    flow = facts.traffic("ping", sent, answered, now, cell_ns)
 
-    settled = {number for number, moment in enumerate(sent) if moment < now - story.GRACE_NS}
+    settled = {number for number, moment in enumerate(sent) if moment < now - facts.GRACE_NS}
     assert len(settled - answered) == flow.lost
     assert len(sent) == flow.sent

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from handover_lab.images import base as imagebase
-from handover_lab.images import images, wheels
-from handover_lab.images.images import Component
+from handover_lab.images import build, wheels
+from handover_lab.images.build import Component
 from handover_lab.toolchain import cache
 from handover_lab.toolchain.steps import StepError, Steps
 
@@ -65,7 +65,7 @@ def test_what_is_not_pinned_is_named() -> None:
         wheels.pinned(("aiohttp", "kopf", "rich"), PINS)
 
 
-@pytest.mark.parametrize("component", images.COMPONENTS, ids=lambda each: each.name)
+@pytest.mark.parametrize("component", build.COMPONENTS, ids=lambda each: each.name)
 def test_everything_an_image_needs_is_pinned(component: Component) -> None:
     assert component.pins.count("==") == len(wheels.closure(component.extra))
 
@@ -123,7 +123,7 @@ def test_a_missing_program_is_named_with_its_package(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(shutil, "which", lambda name: None if name == "buildah" else name)
 
     with pytest.raises(StepError, match="need buildah: run apt-get install buildah"):
-        images.check_machine()
+        build.check_machine()
 
 
 def test_only_root_can_build(
@@ -132,7 +132,7 @@ def test_only_root_can_build(
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     monkeypatch.setattr(shutil, "which", lambda name: name)
 
-    assert images.main([]) == 1
+    assert build.main([]) == 1
     assert capsys.readouterr().err == "Only root can build the images: run sudo make images.\n"
 
 
@@ -216,27 +216,27 @@ def test_an_image_depends_on_its_own_sources_alone(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     base = imagebase.Base("oci-archive:base", {})
-    operator, nodeagent = images.COMPONENTS
-    for component in images.COMPONENTS:
+    operator, nodeagent = build.COMPONENTS
+    for component in build.COMPONENTS:
         for source in (*component.sources, component.containerfile):
-            copy = tmp_path / source.relative_to(images.ROOT)
+            copy = tmp_path / source.relative_to(build.ROOT)
             copy.parent.mkdir(parents=True, exist_ok=True)
             if source.is_dir():
                 shutil.copytree(source, copy, dirs_exist_ok=True)
             else:
                 shutil.copy(source, copy)
-    for path in (*images.RECIPE, images.ROOT / "constraints.txt"):
-        copy = tmp_path / path.relative_to(images.ROOT)
+    for path in (*build.RECIPE, build.ROOT / "constraints.txt"):
+        copy = tmp_path / path.relative_to(build.ROOT)
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(path, copy)
-    recipe = tuple(tmp_path / path.relative_to(images.ROOT) for path in images.RECIPE)
-    monkeypatch.setattr(images, "ROOT", tmp_path)
-    monkeypatch.setattr(images, "RECIPE", recipe)
+    recipe = tuple(tmp_path / path.relative_to(build.ROOT) for path in build.RECIPE)
+    monkeypatch.setattr(build, "ROOT", tmp_path)
+    monkeypatch.setattr(build, "RECIPE", recipe)
     suite = imagebase.NEWEST
-    before = [images.fingerprint(component, base, suite) for component in (operator, nodeagent)]
+    before = [build.fingerprint(component, base, suite) for component in (operator, nodeagent)]
 
     with (tmp_path / "operator" / "handover_operator" / "roles.py").open("a") as file:
         file.write("# another line\n")
 
-    after = [images.fingerprint(component, base, suite) for component in (operator, nodeagent)]
+    after = [build.fingerprint(component, base, suite) for component in (operator, nodeagent)]
     assert (after[0] != before[0], after[1]) == (True, before[1])

@@ -6,17 +6,17 @@ from pathlib import Path
 
 import pytest
 
+from handover_lab import lab
+from handover_lab.cluster import observer
 from handover_lab.cluster.client import Client, ClientError
 from handover_lab.cluster.controlplane import ControlPlane
-from handover_lab.demo import observer
-from handover_lab.demo.observer import Observer, ObserverError
-from handover_lab.demo.story import Fact, Phase, Role
-from handover_lab.kubevirt import puppets
-from handover_lab.trials import lab
+from handover_lab.cluster.observer import Observer, ObserverError
+from handover_lab.demo.facts import Fact, Phase, Role
+from handover_lab.kubevirt import objects
 
 pytestmark = pytest.mark.api
 
-CRDS = (lab.ROOT / "crds", puppets.CRDS)
+CRDS = (lab.ROOT / "crds", objects.CRDS)
 EXAMPLES = sorted(lab.EXAMPLES.glob("*.yaml"))
 
 

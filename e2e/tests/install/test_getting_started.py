@@ -11,10 +11,10 @@ import pytest_asyncio
 from handover_lab.cluster import client
 from handover_lab.cluster.cluster import Cluster
 from handover_lab.docs import pages
-from handover_lab.images import images
+from handover_lab.images import build
+from handover_lab.lab import Lab
 from handover_lab.network import tap
 from handover_lab.toolchain import tools
-from handover_lab.trials.lab import Lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(400)]
 
@@ -62,7 +62,7 @@ class Newcomer:
 @pytest_asyncio.fixture(loop_scope="session")
 async def newcomer(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Newcomer]:
     """Have a cluster with a VM that runs, and nothing of Handover's; nothing of it stays."""
-    if missing := [archive for archive in images.archives() if not archive.exists()]:
+    if missing := [archive for archive in build.archives() if not archive.exists()]:
         pytest.fail(f"{missing[0].name} is not there: make images builds it", pytrace=False)
     cluster.kubectl("delete", "namespace", SPACE[1], "--ignore-not-found")
     async with Lab.open(cluster, tmp_path, lambda _: None) as stage:

@@ -14,7 +14,7 @@ import yaml
 from handover_lab.cluster import client
 from handover_lab.cluster.cluster import Cluster, ClusterError
 from handover_lab.docs.chart import CHART
-from handover_lab.images import images
+from handover_lab.images import build
 from handover_lab.toolchain import tools
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(300)]
@@ -42,9 +42,9 @@ def until(is_so: Callable[[], object], seconds: float = 60) -> None:
 @pytest.fixture(scope="module")
 def installed(cluster: Cluster) -> Iterator[Cluster]:
     """Have the chart installed, and a VM's interface on the first node; no test leaves it."""
-    if missing := [archive for archive in images.archives() if not archive.exists()]:
+    if missing := [archive for archive in build.archives() if not archive.exists()]:
         pytest.fail(f"{missing[0].name} is not there: make images builds it", pytrace=False)
-    cluster.load(*images.archives())
+    cluster.load(*build.archives())
     cluster.nodes["node-a"].run(
         "ip link add tap9 type veth peer name far9; ip link set far9 up; ip link set tap9 up"
     )

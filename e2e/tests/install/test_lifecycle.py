@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 
-from handover_lab.cluster.upkeep import KINDS, Upkeep
-from handover_lab.demo import acts
+from handover_lab.cluster.operations import KINDS, Upkeep
+from handover_lab.demo import demonstration
+from handover_lab.lab import Lab
 from handover_lab.network.journal import OURS, Entry
-from handover_lab.network.witness import Witness
-from handover_lab.trials.lab import Lab
-from handover_lab.trials.trial import ELEVATED, NORMAL, Trial, name_of, settle
+from handover_lab.network.ping_record import Witness
+from handover_lab.testing.scenario import ELEVATED, NORMAL, Trial, name_of, settle
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 
@@ -75,7 +75,7 @@ async def trial(berthed: Lab, upkeep: Upkeep) -> AsyncIterator[Trial]:
         yield recorded
     await berthed.yard.hush()
     unroute_blocks(berthed)
-    await upkeep.upgrade(acts.CONVERGENCE)
+    await upkeep.upgrade(demonstration.CONVERGENCE)
     await settle(berthed)
     home.run(bare)
 
@@ -84,7 +84,7 @@ async def test_an_install_takes_over_a_vm_that_is_there(trial: Trial, witness: W
     """Guards parking: first our route, then the plug-in's away."""
     began = begin(witness)
 
-    await trial.lab.install(acts.CONVERGENCE)
+    await trial.lab.install(demonstration.CONVERGENCE)
     await trial.begin()
 
     await taken_over(trial, witness, began)
@@ -133,7 +133,7 @@ async def test_an_install_goes_on_from_what_an_uninstall_kept(
     """Guards an agent's start: what it finds as it should be it leaves alone."""
     before, began = await left(trial), begin(witness)
 
-    await upkeep.install(acts.CONVERGENCE, *CHANGED)
+    await upkeep.install(demonstration.CONVERGENCE, *CHANGED)
 
     assert await left(trial) == before
     assert await changes(trial, began) == []
@@ -169,7 +169,7 @@ async def test_an_install_takes_over_again_what_was_handed_back(
     """Guards the request for the hand-back: it was another installation's."""
     began = begin(witness)
 
-    await upkeep.install(acts.CONVERGENCE)
+    await upkeep.install(demonstration.CONVERGENCE)
 
     await taken_over(trial, witness, began)
     unroute_blocks(trial.lab)

@@ -14,14 +14,14 @@ from dataclasses import dataclass, field
 import pytest
 import pytest_asyncio
 
-from handover_lab.cluster.upkeep import NEW_VERSION, NEXT, Upkeep, tag_next
-from handover_lab.demo import observer
-from handover_lab.demo.measure import Switchover
-from handover_lab.demo.observer import Object
+from handover_lab.cluster import observer
+from handover_lab.cluster.observer import Object
+from handover_lab.cluster.operations import NEW_VERSION, NEXT, Upkeep, tag_next
 from handover_lab.demo.report import MOST_LOST_AFTER_SWITCH
-from handover_lab.network.witness import Witness
-from handover_lab.trials.lab import Lab, Migrated
-from handover_lab.trials.trial import ELEVATED, NORMAL, Trial, name_of
+from handover_lab.lab import Lab, Migrated
+from handover_lab.network.measure import Switchover
+from handover_lab.network.ping_record import Witness
+from handover_lab.testing.scenario import ELEVATED, NORMAL, Trial, name_of
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 

@@ -9,11 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from handover_lab.demo import measure
-from handover_lab.demo.measure import Packet
 from handover_lab.guest import initramfs
-from handover_lab.network import flow
+from handover_lab.network import flow, measure
 from handover_lab.network.flow import ANSWERED, BROKEN, RECORD, SENT
+from handover_lab.network.measure import Packet
 from handover_lab.network.namespaces import Namespace
 from handover_lab.network.traffic import Flow, Kind, Recording, TrafficError
 

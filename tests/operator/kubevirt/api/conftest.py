@@ -14,8 +14,8 @@ from handover_lab.cluster.controlplane import ControlPlane
 from handover_lab.cluster.release import Release
 from handover_lab.cluster.replica import Replica
 from handover_lab.cluster.rest import Api, ApiError
-from handover_lab.kubevirt.puppets import CRD, POD, Puppets
-from handover_lab.kubevirt.scripted import KubeVirt
+from handover_lab.kubevirt.objects import CRD, POD, Puppets
+from handover_lab.kubevirt.simulated import KubeVirt
 from handover_lab.processes.waiting import until
 from handover_lab.toolchain.tools import ToolsError
 from handover_operator import kinds

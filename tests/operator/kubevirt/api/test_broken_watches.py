@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 import yaml
 
-from handover_lab.kubevirt.puppets import Guest
+from handover_lab.kubevirt.objects import Guest
 
 pytestmark = pytest.mark.api
 

@@ -9,8 +9,8 @@ from typing import Any, Final
 import pytest
 
 from handover_lab.cluster.release import LEASE
-from handover_lab.kubevirt.puppets import Guest
-from handover_lab.kubevirt.scripted import STEPS
+from handover_lab.kubevirt.objects import Guest
+from handover_lab.kubevirt.simulated import STEPS
 from handover_operator.kube.lease import Periods
 
 pytestmark = pytest.mark.api

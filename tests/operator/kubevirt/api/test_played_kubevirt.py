@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 
 from handover_api import names
-from handover_lab.kubevirt.puppets import POD, VMIM, Guest
-from handover_lab.kubevirt.scripted import STEPS
+from handover_lab.kubevirt.objects import POD, VMIM, Guest
+from handover_lab.kubevirt.simulated import STEPS
 from handover_lab.processes import waiting
 from handover_operator.kinds import Kind
 

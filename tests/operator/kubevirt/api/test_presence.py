@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from kubernetes_asyncio import client, config
 
-from handover_lab.kubevirt.puppets import ALL_VMIMS, CRD, Guest
+from handover_lab.kubevirt.objects import ALL_VMIMS, CRD, Guest
 from handover_operator.kinds import Foreign
 from handover_operator.kube.client import Cluster
 from handover_operator.kube.errors import Unserved

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from handover_lab.cluster.rest import Api, ApiError
-from handover_lab.kubevirt.puppets import CRD
+from handover_lab.kubevirt.objects import CRD
 from handover_operator.kinds import KUBEVIRT, Kind
 
 Raw = dict[str, Any]

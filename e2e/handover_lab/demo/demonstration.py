@@ -1,0 +1,297 @@
+"""The demonstration itself: the same VM moves without Handover, then with it, there and back."""
+
+import abc
+import asyncio
+import contextlib
+import functools
+import json
+import os
+import shlex
+import sys
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Final, Generic, TypeVar
+
+from handover_api import __version__
+from handover_lab import lab
+from handover_lab.cluster.cluster import Cluster
+from handover_lab.cluster.nodenetwork import NodeNetwork
+from handover_lab.demo import builds, facts, picture, report, timeline
+from handover_lab.demo.fact_order import Desk
+from handover_lab.demo.facts import Fact, Traffic
+from handover_lab.demo.picture import Scene
+from handover_lab.demo.report import Migration, Report
+from handover_lab.demo.timeline import Timeline
+from handover_lab.guest import initramfs
+from handover_lab.guest.vm import Move, Yard
+from handover_lab.lab import Lab, Migrated
+from handover_lab.network import manual_cutover, measure
+from handover_lab.network.traffic import Recording
+from handover_lab.sandbox import sandbox
+from handover_lab.terminal.screen import Screen
+from handover_lab.toolchain import tools
+
+Stage = TypeVar("Stage", bound=Lab)
+
+BUILD: Final = lab.ROOT / "build" / "demo"
+HOME, AWAY = "node-a", "node-b"
+LATE_MS: Final = 1000
+WATCH_S: Final = 1.0
+"""So long the quiet before and after a migration is shown."""
+
+CONVERGENCE: Final = "configuration.liveMigrationRouteConvergenceTime=3s"
+"""Shorter than the default, so that nobody has to wait for the end."""
+
+Starter = Callable[[NodeNetwork], Awaitable[Cluster]]
+"""Starts a cluster on nodes, with our images on each."""
+
+
+@dataclass
+class Show(abc.ABC, Generic[Stage]):
+    """One demonstration on the nodes of *network*, and what it has found so far."""
+
+    opening: ClassVar[str]
+    """What is done when Handover is there."""
+    migrations: ClassVar[tuple[str, ...]]
+    """The examples that move the VM, one after the other."""
+    glances: ClassVar[tuple[str, ...]]
+    """What kubectl is asked while the target waits for the VM."""
+    looks: ClassVar[tuple[str, ...]]
+    """What it is asked at the end."""
+    hints: ClassVar[tuple[str, ...]]
+    """What a person can let it do who keeps the cluster."""
+
+    network: NodeNetwork
+    start_cluster: Starter
+    screen: Screen
+    room: Path
+    timeline: Timeline
+    desk: Desk = field(init=False)
+    on_air: bool = False
+    rows: list[Migration] = field(default_factory=list)
+    baseline: Migration | None = None
+    scenes: list[Scene] = field(default_factory=list)
+    """Without Handover, then with it."""
+    glimpse: list[tuple[str, str]] = field(default_factory=list)
+    """Commands and their answers while the target waited for the VM."""
+
+    def __post_init__(self) -> None:
+        self.desk = Desk(self.tell)
+
+    @abc.abstractmethod
+    def open(self) -> contextlib.AbstractAsyncContextManager[Stage]:
+        """Show the VM without Handover, and prepare what Handover is then installed on."""
+
+    @abc.abstractmethod
+    async def begin(self, stage: Stage) -> None:
+        """Let Handover serve the VM where it runs."""
+
+    @abc.abstractmethod
+    async def migrate(self, stage: Stage, manifest: Path) -> Migrated:
+        """Migrate once as *manifest* says; the first time with a glimpse."""
+
+    async def perform(self, *, keep: bool) -> int:
+        """Show everything, publish what it proved, and return the exit status.
+
+        With *keep* it never returns: the VM obeys whatever migration is applied, until Ctrl-C or,
+        where nobody sits at a terminal and our caller is let go, until the sandbox is ended.
+        """
+        async with self.desk.open(), self.open() as stage:
+            await self.install(stage)
+            await self.with_handover(stage)
+            await self.epilogue(stage)
+            found = self.found()
+            publish(self.screen, found, self.scenes)
+            write_down(self.timeline)
+            status = 1 if found.faults else 0
+            if keep:
+                explain(self.screen, stage.cluster, self.hints)
+                if sys.stdin.isatty():
+                    self.screen.note("Ctrl-C ends it.")
+                else:
+                    sandbox.release(status)
+                await stage.drive(self.screen.trouble)
+        return status
+
+    async def without(
+        self,
+        yard: Yard,
+        boot: Callable[[str], Awaitable[None]],
+        move_late: Callable[[], Awaitable[Move]],
+    ) -> None:
+        """Let the VM's route follow by hand, LATE_MS after the VM; *move_late* does both."""
+        self.screen.headline("Without Handover")
+        self.screen.note(
+            "A VM boots on node-a and moves to node-b. Its route is moved by hand, a second late."
+        )
+        async with self.live(f"The VM moves from {HOME} to {AWAY}, its route a second later"):
+            await boot(HOME)
+            manual_cutover.route(self.network.nodes[HOME], yard.port(HOME), manual_cutover.NORMAL)
+            await yard.send()
+            await asyncio.sleep(WATCH_S)
+            move = await move_late()
+            await asyncio.sleep(WATCH_S)
+            recordings = await yard.hush()
+        self.baseline = row(move, recordings, None)
+        assert move.hand is not None
+        packets = recordings["ping"].packets()
+        self.scenes.append(Scene(packets, move.switchover, move.hand.routed_ns))
+
+    async def install(self, stage: Stage) -> None:
+        """Install Handover as a user would."""
+        self.screen.headline("With Handover")
+        line = f"helm install handover charts/handover --set {CONVERGENCE} --wait"
+        with self.screen.step(line, line):
+            await stage.install(CONVERGENCE)
+
+    async def with_handover(self, stage: Stage) -> None:
+        """Let the VM move there and back under one steady flow."""
+        moved = []
+        async with self.live(self.opening):
+            await self.begin(stage)
+            await stage.yard.send()
+            await asyncio.sleep(WATCH_S)
+            for name in self.migrations:
+                self.chapter(f"kubectl apply -f examples/{name}.yaml")
+                moved.append(await self.migrate(stage, lab.EXAMPLES / f"{name}.yaml"))
+                await asyncio.sleep(WATCH_S)
+            recordings = await stage.yard.hush()
+        for one in moved:
+            self.rows.append(row(one.move, recordings, one))
+        first = moved[0]
+        cutover_ns = first.cutover.at_ns if first.cutover else first.move.switchover.resumed_ns
+        packets = recordings["ping"].packets()
+        self.scenes.append(Scene(packets, first.move.switchover, cutover_ns))
+
+    async def catch_glimpse(self, stage: Lab) -> None:
+        """See what kubectl says while the target waits, the first time that it does."""
+        if not self.glimpse:
+            for line in self.glances:
+                self.glimpse.append((f"kubectl {line}", await stage.kubectl(*shlex.split(line))))
+
+    async def epilogue(self, stage: Stage) -> None:
+        """Show what a user of the cluster sees, before the migration and now."""
+        self.screen.headline("What kubectl said while the target waited for the VM")
+        for line, answer in self.glimpse:
+            self.screen.command(line, answer)
+        self.screen.headline("What it says now")
+        for line in self.looks:
+            self.screen.command(f"kubectl {line}", await stage.kubectl(*shlex.split(line)))
+
+    def found(self) -> Report:
+        """Sum up."""
+        more = {name: (str(tools.locate(name)), *tools.TOOLS[name].ask) for name in builds.PROGRAMS}
+        ours = {"handover": __version__, "guest's linux": initramfs.build().version}
+        versions = report.versions(more) | ours
+        return Report(tuple(self.rows), self.baseline, versions)
+
+    def tell(self, fact: Fact | Traffic) -> None:
+        """Show a fact; between two live views it is only taken in."""
+        if self.on_air:
+            self.timeline.tell(fact)
+        else:
+            self.timeline.story = facts.told(self.timeline.story, fact)
+
+    @contextlib.asynccontextmanager
+    async def live(self, title: str) -> AsyncIterator[None]:
+        """Show the timeline for a while, under *title*."""
+        # What happened just now is still on its way through the desk, before and after.
+        await asyncio.sleep(WATCH_S / 2)
+        with self.timeline:
+            self.on_air = True
+            self.chapter(title)
+            yield
+            await asyncio.sleep(WATCH_S / 2)
+            self.on_air = False
+
+    def chapter(self, title: str) -> None:
+        """Give what follows a title."""
+        self.desk.take(facts.Chapter(time.time_ns(), title))
+
+
+class Demo(Show[Lab]):
+    """`make demo`: somebody applies LiveMigrations, and the lab moves the VM as they say."""
+
+    opening = "kubectl apply -f examples/workloadendpoints.yaml"
+    migrations = ("livemigration", "livemigration-back")
+    glances = ("get lm", "get wep", "describe wep")
+    looks = ("get pods --all-namespaces -o wide", "get lm", "get wep")
+    hints = ("get wep,lm", "delete lm --all", "apply -f examples/livemigration.yaml")
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[Lab]:
+        """Move the VM between bare nodes at first: the cluster may still be in the making."""
+        async with Lab.open_yard(self.network, self.room, self.desk.take) as yard:
+            move_late = functools.partial(yard.move_by_hand, HOME, AWAY, LATE_MS)
+            await self.without(yard, yard.boot, move_late)
+            with self.screen.step("moving the VM back", f"the VM is back on {HOME}"):
+                await yard.move_by_hand(AWAY, HOME, 0)
+                manual_cutover.unroute(self.network.nodes[HOME], yard.nic, manual_cutover.NORMAL)
+            cluster = await self.start_cluster(self.network)
+            async with Lab.on(cluster, yard, self.desk.take) as stage:
+                yield stage
+
+    async def begin(self, stage: Lab) -> None:
+        """Apply the VM's endpoints."""
+        await stage.apply(*lab.read(lab.ENDPOINTS))
+        await stage.in_state("vm-on-node-a", "Base")
+
+    async def migrate(self, stage: Lab, manifest: Path) -> Migrated:
+        """Migrate once as *manifest* says; the first time with a glimpse."""
+        (migration,) = lab.read(manifest)
+        await stage.prepare(migration)
+        await self.catch_glimpse(stage)
+        return await stage.complete(migration)
+
+
+def row(move: Move, recordings: Mapping[str, Recording], migrated: Migrated | None) -> Migration:
+    """Measure one migration from what the flows recorded."""
+    session = recordings["TCP session"]
+    cutover = migrated.cutover if migrated else None
+    return Migration.measured(
+        (move.source, move.target),
+        move.switchover,
+        move.packets(recordings["ping"]),
+        cutover=(cutover.signal, cutover.route_us) if cutover else None,
+        tcp_survived=measure.survived(
+            move.packets(session), broken=session.broken, resumed_ns=move.switchover.resumed_ns
+        ),
+    )
+
+
+def explain(screen: Screen, cluster: Cluster, hints: Sequence[str]) -> None:
+    """Say how the cluster that stays can be used, and write the command for it."""
+    script = BUILD / "kubectl"
+    enter = (sys.executable, "-m", sandbox.__name__, "--enter", sandbox.current() or "", "--")
+    inside = ("env", f"KUBECONFIG={cluster.kubeconfig}", str(tools.locate("kubectl")))
+    script.write_text(f'#!/bin/sh\nexec {shlex.join((*enter, *inside))} "$@"\n')
+    script.chmod(0o755)
+    screen.headline("It goes on running")
+    command = script.relative_to(lab.ROOT)
+    screen.note("Look around, and move the VM as often as you like:")
+    for line in hints:
+        screen.console.print(f"  {command} {line}")
+
+
+def write_down(shown: Timeline) -> None:
+    """Keep the whole story, of which a screen shows the end."""
+    lines = (timeline.fact_line(shown.story, fact).plain for fact in shown.story.facts)
+    (BUILD / "timeline.txt").write_text("\n".join(lines) + "\n")
+
+
+def publish(screen: Screen, found: Report, scenes: list[Scene]) -> None:
+    """Write the report and the picture, and show the summary."""
+    BUILD.mkdir(parents=True, exist_ok=True)
+    (BUILD / "report.json").write_text(json.dumps(found.to_object(), indent=2) + "\n")
+    without, with_handover = scenes
+    written = picture.draw(with_handover, without, BUILD / "migration")
+    screen.headline("Summary")
+    screen.console.print(found.table())
+    for path in (*written, BUILD / "report.json"):
+        screen.note(f"  {path.relative_to(lab.ROOT)}")
+    for fault in found.faults:
+        screen.fault(fault)
+    if found.faults:
+        screen.note(found.advice(os.getloadavg()[0], os.cpu_count() or 1))

@@ -1,0 +1,39 @@
+"""A share of the processors for the VM, as a node with its pods has one.
+
+Without it an emulated guest hardly runs while pods start beside it. Its answers then come late and
+in bursts, of which it loses a part itself: that must not pass for a network that loses.
+"""
+
+import contextlib
+from collections.abc import Iterator
+from typing import Final
+
+from handover_lab.cluster.nodegroup import NodeGroup
+from handover_lab.guest.vm import Yard
+from handover_lab.network import tap
+from handover_lab.toolchain import requirements
+
+ROOM: Final = 30_000
+"""How many packets may wait in a tap: half a minute of them at one per millisecond."""
+
+
+@contextlib.contextmanager
+def made(yard: Yard) -> Iterator[None]:
+    """Give the VM of *yard* its share, and room for what arrives for it; its end is the VM's."""
+    group = NodeGroup.make(requirements.check(), "guests")
+    group.prefer()
+    for guest in yard.guests.values():
+        # One that has ended, as with the berth before, boots in this one.
+        with contextlib.suppress(ProcessLookupError):
+            group.take(guest.pid)
+    nodes = yard.ground.nodes.values()
+    for node in nodes:
+        tap.queue(node, yard.nic.tap, ROOM)
+    yard.berth = group
+    try:
+        yield
+    finally:
+        yard.berth = None
+        for node in nodes:
+            tap.queue(node, yard.nic.tap)
+        group.end()

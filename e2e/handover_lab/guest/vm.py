@@ -1,0 +1,264 @@
+"""The VM and the network around it, without Kubernetes: taps, BIRD, one guest, flows to it."""
+
+import asyncio
+import contextlib
+import itertools
+import time
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Literal
+
+from handover_lab.cluster.nodegroup import NodeGroup
+from handover_lab.demo import facts
+from handover_lab.demo.facts import Fact, Traffic
+from handover_lab.guest import migration
+from handover_lab.guest.migration import SHORT_PAUSE, Limits
+from handover_lab.guest.qemu import Guest, GuestError, Nic, Place, Vm
+from handover_lab.network import manual_cutover, measure, route_watch, tap
+from handover_lab.network.bird import Bird, Speaker
+from handover_lab.network.manual_cutover import Cutover, Hand
+from handover_lab.network.measure import Packet, Switchover
+from handover_lab.network.traffic import Flow, Kind, Recording
+
+Family = Literal[4, 6]
+FLOWS: Final[tuple[tuple[str, Kind, Family, float], ...]] = (
+    ("ping", "ping", 4, 1),
+    ("ping v6", "ping", 6, 5),
+    ("UDP echo", "udp", 4, 10),
+    ("TCP session", "tcp", 4, 20),
+)
+"""Name, kind, family, interval in milliseconds; the first one is what figures are taken of."""
+
+FIRST, LAST = -10, 5
+GLANCE_S: Final = 0.1
+CELL_NS: Final = 50_000_000
+SETTLED_NS: Final = 300_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """Where everything stands: the nodes, and the router between them, which is the client too."""
+
+    router: Place
+    nodes: Mapping[str, Place]
+    mesh: Sequence[Speaker]
+    """Of the router, then of each node in the same order."""
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """One migration of the VM: the stretch of time that belongs to it, and its instants."""
+
+    source: str
+    target: str
+    began_ns: int
+    switchover: Switchover
+    ended_ns: int
+    hand: Cutover | None = None
+    """When the route was moved by hand."""
+
+    def packets(self, recording: Recording) -> tuple[Packet, ...]:
+        """Return the packets of this migration."""
+        return measure.between(recording.packets(), self.began_ns, self.ended_ns)
+
+
+@dataclass(frozen=True, slots=True)
+class Ranked:
+    """A place whose programs get a processor before others, or after them.
+
+    An emulated guest takes all it can get. On real nodes it would not stand in the way of those
+    who have to answer within a millisecond.
+    """
+
+    place: Place
+    niceness: int
+
+    def command(self, *argv: str) -> list[str]:
+        """Compose what runs *argv* there."""
+        return self.place.command("nice", f"--adjustment={self.niceness}", *argv)
+
+
+class Yard:
+    """One VM on the nodes of *ground*; *tell* hears what happens to it and to its traffic."""
+
+    def __init__(
+        self, room: Path, ground: Ground, vm: Vm, tell: Callable[[Fact | Traffic], None]
+    ) -> None:
+        self.room = room
+        self.ground = ground
+        self.vm = vm
+        self.guests: dict[str, Guest] = {}
+        self.flows: dict[str, Flow] = {}
+        self.berth: NodeGroup | None = None
+        """Where the VM has a share of the processors of its own (berth.py)."""
+        self._tell = tell
+        self._home = ""
+        self._birds: list[Bird] = []
+        self._numbers = itertools.count(1)
+
+    @property
+    def nic(self) -> Nic:
+        """The VM's first interface."""
+        return self.vm.nics[0]
+
+    @property
+    def addresses(self) -> Mapping[Family, str]:
+        """The VM's address in each family."""
+        return {6 if ":" in address else 4: address for address in self.nic.addresses}
+
+    @property
+    def home(self) -> str:
+        """The node on which the VM runs, also while another one's QEMU waits for it."""
+        return self._home
+
+    @contextlib.asynccontextmanager
+    async def open(self) -> AsyncIterator[None]:
+        """Furnish the nodes, start BIRD everywhere; at the end all that started here is ended."""
+        watches: list[asyncio.Task[None]] = []
+        try:
+            mesh = self.ground.mesh
+            for place, speaker in zip(self._places.values(), mesh, strict=True):
+                bird = Bird.start(Ranked(place, FIRST), speaker, mesh, self.room)
+                self._birds.append(bird)
+            self.furnish()
+            watches = [asyncio.create_task(self._watch_routes(name)) for name in self._places]
+            watches.append(asyncio.create_task(self._watch_flows()))
+            await asyncio.gather(*(speaker.established() for speaker in self._birds))
+            yield
+        finally:
+            for watch in watches:
+                watch.cancel()
+            await asyncio.gather(*watches, return_exceptions=True)
+            await self._end_all()
+
+    def furnish(self) -> None:
+        """Lay a tap on each node."""
+        for node in self.ground.nodes.values():
+            tap.add(node, self.nic.tap)
+
+    def lodging(self, node: str) -> Place:
+        """Tell where on *node* a QEMU finds its tap."""
+        return self.ground.nodes[node]
+
+    def port(self, node: str) -> Nic:
+        """Tell by which interface *node* itself reaches the VM."""
+        assert node in self.ground.nodes
+        return self.nic
+
+    async def boot(self, node: str) -> None:
+        """Boot the VM on *node*."""
+        self._tell(facts.Guest(time.time_ns(), node, "boots"))
+        self._home = node
+        guest = await self._start(node, incoming=False)
+        await guest.ready()
+        self._tell(facts.Guest(time.time_ns(), node, "runs"))
+
+    async def send(self) -> None:
+        """Begin all flows, after ending those of before, and wait until each is answered."""
+        await self.hush()
+        for name, kind, family, interval_ms in FLOWS:
+            path = self.room / f"flow-{next(self._numbers)}"
+            address = self.addresses[family]
+            self.flows[name] = Flow.start(self.ground.router, kind, address, interval_ms, path)
+        for flow in self.flows.values():
+            await flow.answered()
+
+    async def hush(self) -> dict[str, Recording]:
+        """End all flows and return what they recorded."""
+        recordings = await asyncio.gather(*(flow.stop() for flow in self.flows.values()))
+        ended = dict(zip(self.flows, recordings, strict=True))
+        self.flows.clear()
+        return ended
+
+    async def answered(self) -> None:
+        """Wait until each flow has had an answer some time after now."""
+        settled = time.time_ns() + SETTLED_NS
+        for flow in self.flows.values():
+            await flow.answered(settled)
+
+    async def await_vm(self, node: str) -> Guest:
+        """Start the empty QEMU on *node* into which the VM can move."""
+        guest = await self._start(node, incoming=True)
+        self._tell(facts.Guest(time.time_ns(), node, "awaited"))
+        return guest
+
+    async def move(self, source: str, target: str, limits: Limits = SHORT_PAUSE) -> Switchover:
+        """Let QEMU move the VM; the target's QEMU waits already, the source's stays, paused.
+
+        Raises:
+            GuestError: QEMU could not; the VM runs on at the source.
+        """
+        channel = self.room / f"migration-{next(self._numbers)}"
+        try:
+            switchover = await migration.migrate(
+                self.guests[source], self.guests[target], channel, limits
+            )
+        except GuestError:
+            self._tell(facts.Note(time.time_ns(), "QEMU could not move the VM"))
+            raise
+        self._home = target
+        self._tell(facts.Guest(switchover.stopped_ns, source, "paused"))
+        self._tell(facts.Guest(switchover.resumed_ns, target, "runs"))
+        return switchover
+
+    async def end(self, node: str) -> None:
+        """End the QEMU on *node*, whatever it does."""
+        guest = self.guests.pop(node, None)
+        if len(self.guests) == 1:
+            # A guest that failed after its switchover runs on where it came from.
+            (self._home,) = self.guests
+        if guest:
+            await guest.end()
+            self._tell(facts.Guest(time.time_ns(), node, ""))
+
+    async def move_by_hand(self, source: str, target: str, delay_ms: int) -> Move:
+        """Move the VM and, *delay_ms* after its first RARP, its routes: all without Handover."""
+        nodes, began = self.ground.nodes, time.time_ns()
+        await self.await_vm(target)
+        hand = await Hand.wait(nodes[target], self.port(target), delay_ms)
+        try:
+            switchover = await self.move(source, target)
+            cutover = await hand.cutover()
+        finally:
+            await hand.end()
+        await self.end(source)
+        await self.answered()
+        ended = time.time_ns()
+        manual_cutover.unroute(nodes[source], self.port(source), manual_cutover.NORMAL)
+        manual_cutover.route(nodes[target], self.port(target), manual_cutover.NORMAL)
+        manual_cutover.unroute(nodes[target], self.port(target), manual_cutover.ELEVATED)
+        return Move(source, target, began, switchover, ended, cutover)
+
+    @property
+    def _places(self) -> Mapping[str, Place]:
+        return {"router": self.ground.router, **self.ground.nodes}
+
+    async def _start(self, node: str, *, incoming: bool) -> Guest:
+        console = self.room / f"console-{node}.log"
+        place = Ranked(self.lodging(node), LAST)
+        guest = await Guest.start(place, self.vm, console, incoming=incoming)
+        if self.berth:
+            self.berth.take(guest.pid)
+        self.guests[node] = guest
+        return guest
+
+    async def _watch_routes(self, name: str) -> None:
+        async for route in route_watch.watch(self._places[name], name, self.addresses[4]):
+            self._tell(route)
+
+    async def _watch_flows(self) -> None:
+        while True:
+            await asyncio.sleep(GLANCE_S)
+            for name, flow in self.flows.items():
+                seen = flow.recording
+                seen.read()
+                now = time.time_ns()
+                self._tell(facts.traffic(name, seen.sent, seen.answered, now, CELL_NS))
+
+    async def _end_all(self) -> None:
+        await self.hush()
+        for node in list(self.guests):
+            await self.end(node)
+        for speaker in self._birds:
+            speaker.stop()

@@ -1,0 +1,87 @@
+"""What happens to a VM's routes at one place, as the kernel tells it, told as facts of a story."""
+
+import asyncio
+import contextlib
+import datetime as dt
+from collections.abc import AsyncGenerator, Iterator
+from dataclasses import dataclass, field
+from typing import Self
+
+from handover_lab.demo.facts import Route
+from handover_lab.guest.qemu import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One line of `ip -tshort -oneline monitor route`."""
+
+    at_ns: int
+    address: str
+    device: str
+    via: str
+    metric: str
+    present: bool
+
+    @classmethod
+    def read(cls, line: str) -> Self | None:
+        """Read a line of a host route in the main table; anything else is None."""
+        moment, _, rest = line.strip().removeprefix("[").partition("] ")
+        words = rest.split()
+        present = words[:1] != ["Deleted"]
+        words = words if present else words[1:]
+        # A default, a kind ("local", "broadcast") or another table is named; a host route is not.
+        if not words or words[0].isalpha() or "table" in words:
+            return None
+        facts = dict(zip(words[1::2], words[2::2], strict=False))
+        at = dt.datetime.fromisoformat(moment).replace(tzinfo=dt.UTC)
+        return cls(
+            int(at.timestamp()) * 10**9 + at.microsecond * 1000,
+            words[0],
+            facts.get("dev", ""),
+            facts.get("via", ""),
+            facts.get("metric", "0"),
+            present,
+        )
+
+    @property
+    def how(self) -> str:
+        """Where the packets go, and how much the kernel likes that."""
+        way = f"via {self.via}" if self.via else f"dev {self.device}"
+        return f"{way} metric {self.metric}"
+
+
+@dataclass
+class Known:
+    """The routes to one address; the kernel does not say what a replaced one was."""
+
+    node: str
+    by_metric: dict[str, str] = field(default_factory=dict)
+
+    def take_in(self, change: Change) -> Iterator[Route]:
+        """Yield the facts that *change* amounts to."""
+        old = self.by_metric.pop(change.metric, None)
+        if old is not None and old != change.how:
+            yield Route(change.at_ns, self.node, old, present=False)
+        if change.present:
+            self.by_metric[change.metric] = change.how
+        yield Route(change.at_ns, self.node, change.how, present=change.present)
+
+
+async def watch(place: Place, node: str, address: str) -> AsyncGenerator[Route, None]:
+    """Tell each change of the routes to *address* at *place* until cancelled."""
+    argv = ("env", "TZ=UTC", "ip", "-tshort", "-oneline", "monitor", "route")
+    process = await asyncio.create_subprocess_exec(
+        *place.command(*argv), stdout=asyncio.subprocess.PIPE
+    )
+    assert process.stdout is not None
+    known = Known(node)
+    try:
+        async for line in process.stdout:
+            change = Change.read(line.decode())
+            if change is not None and change.address == address:
+                for route in known.take_in(change):
+                    yield route
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+        await process.wait()

@@ -1,0 +1,99 @@
+"""The node agent, with a place to die at before and after each step of its work.
+
+    python -m handover_lab.testing.faults FILE run
+
+is the agent's command line. While FILE says "before answer" or "after memory", the process kills
+itself when it comes to that moment, once: FILE is gone then. The agent knows nothing of it: the
+functions that do the steps are wrapped from outside.
+"""
+
+import functools
+import inspect
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from handover_nodeagent import cli, fsm
+from handover_nodeagent.api.client import ApiServer
+from handover_nodeagent.kernel import routes
+from handover_nodeagent.kernel.netlink.channel import Channel
+from handover_nodeagent.memory import Memory
+from handover_nodeagent.reconcile.alarms import Alarms
+from handover_nodeagent.routes.host_routes import Routes
+from handover_nodeagent.sniff.endpoint_listener import EndpointListener
+
+Moment = Literal["before", "after"]
+
+STEPS: Final[dict[str, tuple[Any, str]]] = {
+    "hearing": (EndpointListener, "heard"),
+    "sending": (Routes, "cut_over"),
+    "answer": (Channel, "_collect"),
+    "deciding": (fsm, "step"),
+    "gateway": (Alarms, "correct"),
+    "alarms": (Alarms, "follow"),
+    "question": (EndpointListener, "ask"),
+    "timer": (Alarms, "_pop"),
+    "exchange": (Routes, "_carry_out"),
+    "removal": (routes, "encode_remove"),
+    "memory": (Memory, "_store"),
+    "rename": (Path, "replace"),
+    "report": (ApiServer, "patch"),
+}
+"""Each step by the function that does it.
+
+"answer": the kernel has our messages, we take what it says to them. "exchange": routes change
+otherwise than in a prepared cutover; "removal": what was to be added is in, and what has to go is
+about to. "rename": a file of the memory is written and gets its name.
+"""
+
+
+class Reaper:
+    """Knows from *order*, a file, when to strike."""
+
+    def __init__(self, order: Path) -> None:
+        self._order = order
+
+    def strike(self, moment: Moment, step: str) -> None:
+        """Die here, when that is the order."""
+        try:
+            if self._order.read_text() != f"{moment} {step}":
+                return
+        except FileNotFoundError:
+            return
+        self._order.unlink()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    def wrap(self, step: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        """Put a moment before, and one after, each call of *work*."""
+
+        @functools.wraps(work)
+        def called(*words: object, **more: object) -> object:
+            self.strike("before", step)
+            done = work(*words, **more)
+            self.strike("after", step)
+            return done
+
+        @functools.wraps(work)
+        async def awaited(*words: object, **more: object) -> object:
+            self.strike("before", step)
+            promise: Awaitable[object] = work(*words, **more)
+            done = await promise
+            self.strike("after", step)
+            return done
+
+        return awaited if inspect.iscoroutinefunction(work) else called
+
+
+def main() -> None:
+    """Wrap every step, and be the agent."""
+    reaper = Reaper(Path(sys.argv.pop(1)))
+    for step, (owner, name) in STEPS.items():
+        setattr(owner, name, reaper.wrap(step, getattr(owner, name)))
+    cli.app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""A migration during which node agents are killed, and what is left of it on the nodes."""
+
+import asyncio
+import functools
+import json
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Self
+
+from handover_lab.cluster.node import Node
+from handover_lab.guest.migration import SHORT_PAUSE
+from handover_lab.guest.qemu import Nic
+from handover_lab.network.journal import Entry
+from handover_lab.network.measure import Switchover
+from handover_lab.network.ping_record import Witness
+from handover_lab.processes.waiting import until
+from handover_lab.testing.agent_processes import StandIn
+from handover_lab.testing.scenario import Trial, name_of
+from handover_nodeagent.kernel.arp_guard import rules
+
+PARKING: Final = "5254"
+MEMORY: Final = "/run/handover/endpoints"
+
+
+@dataclass
+class Attack:
+    """One migration of a trial; its steps are taken one by one."""
+
+    trial: Trial
+    agents: Mapping[str, StandIn]
+    witness: Witness
+    began_ns: int = field(default_factory=time.time_ns)
+    name: str = ""
+    switchover: Switchover | None = None
+
+    @property
+    def source(self) -> StandIn:
+        """The agents of the node that the VM leaves."""
+        return self.agents[self.trial.here]
+
+    @property
+    def target(self) -> StandIn:
+        """The agents of the node that it moves to."""
+        return self.agents[self.trial.there]
+
+    async def prepare(self) -> None:
+        """Announce the migration, and wait until Handover is ready for it."""
+        migration = self.trial.migration()
+        self.name = migration["metadata"]["name"]
+        await self.trial.lab.prepare(migration)
+
+    async def move(self) -> Switchover:
+        """Let QEMU move the VM."""
+        move = self.trial.lab.yard.move
+        self.switchover = await move(self.trial.here, self.trial.there, SHORT_PAUSE)
+        return self.switchover
+
+    async def routed(self) -> None:
+        """Wait until the target has a route to each address."""
+        journal = self.trial.journals[self.trial.there]
+        for address in self.trial.lab.yard.nic.addresses:
+            await journal.until(functools.partial(self._is_news, address))
+
+    async def live(self) -> None:
+        """Wait until the target is Live, and its agent has done all that belongs to it."""
+        node = self.trial.lab.cluster.nodes[self.trial.there]
+        await self.trial.lab.in_state(name_of(node.name), "Live")
+        await until(
+            functools.partial(asyncio.to_thread, Remains.of, node),
+            lambda found: "Live" in found.remembered.values(),
+            "a memory of the target's life",
+        )
+
+    async def succeed(self) -> None:
+        """Say that the migration succeeded."""
+        lab = self.trial.lab
+        await self.live()
+        await lab.say_outcome(self.name, "Succeeded")
+        await lab.yard.end(self.trial.here)
+
+    async def end(self) -> None:
+        """See it end as a migration does that nobody disturbs."""
+        lab = self.trial.lab
+        await lab.in_phase(self.name, "Succeeded")
+        await lab.in_state(name_of(self.trial.here), "Withdrawn")
+        await lab.in_state(name_of(self.trial.there), "Base")
+        await lab.yard.answered()
+        await self.trial.catch_up()
+
+    def changes(self, node: str, address: str) -> list[Entry]:
+        """Return how the agent's routes to *address* changed since the attack began."""
+        return [e for e in self.trial.journals[node].of(address) if self._is_news(address, e)]
+
+    def preferred_ns(self, address: str) -> int:
+        """Return when the router began to send packets for *address* to the target."""
+        (there,) = (one for one in self.trial.lab.cluster.mesh if one.name == self.trial.there)
+        ways = {there.address4, there.address6}
+        return next(
+            entry.at_ns
+            for entry in self.trial.journals["router"].of(address)
+            if entry.present and entry.way in ways and entry.at_ns > self.began_ns
+        )
+
+    def _is_news(self, address: str, entry: Entry) -> bool:
+        return entry.address == address and entry.is_ours and entry.at_ns > self.began_ns
+
+
+@dataclass(frozen=True, slots=True)
+class Remains:
+    """What agents keep on a node: routes set aside, the guard, endpoints with their states."""
+
+    parked: Sequence[str]
+    guard: Mapping[str, frozenset[str]]
+    remembered: Mapping[str, str]
+
+    @classmethod
+    def of(cls, node: Node) -> Self:
+        """Look at *node*."""
+        routes = (
+            node.run(f"ip -{family} route show table {PARKING} 2>/dev/null || true")
+            for family in (4, 6)
+        )
+        guard = rules.parse(node.run("nft --json list table arp handover")) or {}
+        show = "echo $file; cat $file 2>/dev/null || true; echo"
+        files = node.run(f"cd {MEMORY}; for file in *; do {show}; done")
+        names, contents = files.splitlines()[::2], files.splitlines()[1::2]
+        return cls(
+            "".join(routes).splitlines(),
+            {name: frozenset(map(str, guarded)) for name, guarded in guard.items()},
+            dict(zip(names, map(state_of, contents), strict=True)),
+        )
+
+    @classmethod
+    def proper(cls, nic: Nic, node: str, state: str) -> Self:
+        """Return what should be there for the one VM whose endpoint is in *state*."""
+        guarded = frozenset(address for address in nic.addresses if ":" not in address)
+        return cls([], {nic.tap: guarded}, {f"default.{name_of(node)}.json": state})
+
+
+def standing(changes: Iterable[Entry]) -> Iterator[frozenset[int]]:
+    """Yield the metrics of the routes that stand before, between and after the *changes*."""
+    metrics: set[int] = set()
+    yield frozenset(metrics)
+    for entry in changes:
+        (metrics.add if entry.present else metrics.discard)(entry.metric)
+        yield frozenset(metrics)
+
+
+def state_of(record: str) -> str:
+    """Return the state in which an agent remembers an endpoint; none in a file that is gone."""
+    content: dict[str, Any] = json.loads(record or "{}")
+    return str(content.get("stood", {}).get("state", ""))

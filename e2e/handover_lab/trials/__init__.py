@@ -1,1 +1,0 @@
-"""One VM's migrations under test: traffic, faults, agents that die."""

@@ -1,0 +1,176 @@
+"""The demonstration's words and files; what it shows is in the tests of the lab."""
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+from rich.console import Console
+
+from handover_lab import lab
+from handover_lab.demo import builds, command, demonstration, kubevirt
+from handover_lab.demo.picture import Scene
+from handover_lab.demo.report import Report
+from handover_lab.guest import initramfs
+from handover_lab.guest.vm import Move
+from handover_lab.lab import Cutover, Migrated
+from handover_lab.network.measure import Switchover
+from handover_lab.network.traffic import Recording
+from handover_lab.sandbox import sandbox
+from handover_lab.terminal.screen import Screen
+
+MS = 10**6
+RESUMED = 1_000 * MS
+MOVE = Move("node-a", "node-b", 0, Switchover(1 * MS, RESUMED - 6 * MS, RESUMED), 2_500 * MS)
+CUTOVER = Cutover("RARP", 424.0, RESUMED + MS)
+
+
+@pytest.fixture
+def output() -> io.StringIO:
+    """What a person reads."""
+    return io.StringIO()
+
+
+@pytest.fixture
+def screen(output: io.StringIO) -> Screen:
+    """A screen that is no terminal."""
+    return Screen(Console(file=output, width=100, highlight=False))
+
+
+def recording(lost: range, *, broken: bool = False) -> Recording:
+    """Record 2000 packets, one per millisecond; those in *lost* had no answer."""
+    seen = Recording(Path("none"), [number * MS for number in range(2000)], broken=broken)
+    seen.answered = {n: n * MS + MS // 2 for n in range(2000) if n not in lost}
+    return seen
+
+
+def flows(*, broken: bool = False) -> dict[str, Recording]:
+    """Record a good migration: six pings in the guest's pause and three after it are lost."""
+    pings = recording(range(994, 1003))
+    return {"ping": pings, "TCP session": recording(range(0), broken=broken)}
+
+
+def test_a_migration_is_measured_from_its_flows() -> None:
+    row = demonstration.row(MOVE, flows(), Migrated(MOVE, CUTOVER))
+
+    assert (row.source, row.target) == ("node-a", "node-b")
+    assert (row.guest_pause_ms, row.lost, row.lost_after_switch) == (6.0, 9, 3)
+    assert (row.signal, row.announcement_to_route_us) == ("RARP", 424.0)
+    assert row.tcp_survived
+
+
+def test_without_handover_nobody_reports_a_signal() -> None:
+    row = demonstration.row(MOVE, flows(), None)
+
+    assert (row.signal, row.announcement_to_route_us) == (None, None)
+
+
+def test_a_broken_session_did_not_survive() -> None:
+    assert not demonstration.row(MOVE, flows(broken=True), None).tcp_survived
+
+
+def test_report_and_picture_are_written_and_named(
+    screen: Screen, output: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(demonstration, "BUILD", tmp_path / "demo")
+    monkeypatch.setattr(lab, "ROOT", tmp_path)
+    row = demonstration.row(MOVE, flows(), Migrated(MOVE, CUTOVER))
+    scene = Scene(flows()["ping"].packets(), MOVE.switchover, CUTOVER.at_ns)
+
+    report = Report((row,), demonstration.row(MOVE, flows(), None))
+    demonstration.publish(screen, report, [scene, scene])
+
+    written = json.loads((tmp_path / "demo" / "report.json").read_text())
+    assert written["migrations"][0]["lost_after_switch"] == 3
+    assert written["baseline"]["signal"] is None
+    for name in ("migration.png", "migration.svg", "report.json"):
+        assert (tmp_path / "demo" / name).stat().st_size > 0
+        assert f"demo/{name}" in output.getvalue()
+    assert "✗" not in output.getvalue()
+
+
+def test_a_fault_is_named(screen: Screen, output: io.StringIO) -> None:
+    screen.fault("node-a → node-b: the TCP session broke")
+
+    assert output.getvalue() == "✗ node-a → node-b: the TCP session broke\n"
+
+
+def test_a_step_that_fails_is_named_and_its_error_goes_on(
+    screen: Screen, output: io.StringIO
+) -> None:
+    def fail() -> None:
+        with screen.step("doing it", "it is done"):
+            screen.say("half of it")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail()
+    assert output.getvalue() == "  doing it …\n  half of it\n✗ doing it\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (RuntimeError("no more room"), "no more room"),
+        (TimeoutError(), "TimeoutError"),
+        (subprocess.CalledProcessError(2, ["ip", "link"], stderr=b"busy\n"), "ip link: busy"),
+        (subprocess.CalledProcessError(2, ["ip", "link"]), "ip link: 2"),
+    ],
+)
+def test_an_error_is_one_sentence(error: BaseException, said: str) -> None:
+    assert command.sentence(error) == said
+
+
+def test_who_is_not_root_is_told_so(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["demo"])
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(sandbox, "current", lambda: None)
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)]
+
+    status = command.main()
+
+    for number, handler in zip((signal.SIGTERM, signal.SIGHUP), handlers, strict=True):
+        signal.signal(number, handler)
+    assert status == 1
+    assert capsys.readouterr().out == (
+        "✗ The demo ended early: only root can make namespaces and start nodes in them:"
+        " sudo make demo\n"
+    )
+
+
+@pytest.mark.parametrize("program", [command, kubevirt])
+def test_each_demonstration_goes_into_the_sandbox_as_itself(
+    monkeypatch: pytest.MonkeyPatch, screen: Screen, tmp_path: Path, program: ModuleType
+) -> None:
+    entered: list[tuple[str, ...]] = []
+
+    def enter(argv: tuple[str, ...]) -> int:
+        entered.append(argv)
+        return 7
+
+    monkeypatch.setattr("sys.argv", ["demo", "--keep"])
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(Path, "exists", lambda _: True)
+    monkeypatch.setattr(command, "BUILDS", tmp_path)
+    monkeypatch.setattr(builds, "COMMANDS", {})
+    monkeypatch.setattr(initramfs, "build", lambda: None)
+    monkeypatch.setattr(sandbox, "run", enter)
+
+    assert command.outside(screen, program.PROGRAM) == 7
+    assert entered == [(*command.PATIENT, sys.executable, "-m", program.PROGRAM, "--keep")]
+
+
+@pytest.mark.parametrize("program", [command, kubevirt])
+def test_each_demonstration_is_a_program(program: ModuleType) -> None:
+    help_ = (sys.executable, "-m", program.PROGRAM, "--help")
+    done = subprocess.run(help_, capture_output=True, text=True, check=False)
+
+    assert done.returncode == 0, done.stderr
+    assert "--keep" in done.stdout
