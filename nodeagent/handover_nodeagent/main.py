@@ -34,7 +34,7 @@ from handover_nodeagent.routes import host_routes
 from handover_nodeagent.settings import AgentSettings
 from handover_nodeagent.status import health, inspection, local_socket
 from handover_nodeagent.status.report import Reporter
-from handover_nodeagent.supervision import Healer, Supervisor
+from handover_nodeagent.supervision import ExceptionHandler, Supervisor
 
 CONFIGURATION_PATIENCE: Final = 3.0
 """Seconds for which a start waits for the configuration; then it goes by what it remembers.
@@ -141,7 +141,7 @@ class Agent:
         """Work until cancelled; after an uninstall that asks for it, hand back and stand still."""
         async with asyncio.TaskGroup() as group:
             # It outlives the work: a node that was handed back is no reason to start again.
-            group.create_task(self.supervisor.watch())
+            group.create_task(self.supervisor.beat())
             work = group.create_task(self._work())
             await self.uninstalled.wait()
             work.cancel()
@@ -363,7 +363,7 @@ async def run(settings: AgentSettings) -> None:
         except OSError as error:
             message = f"cannot serve /healthz, /readyz and /metrics (HANDOVER_PORT): {error}"
             raise Unusable(message) from error
-        Healer(asyncio.get_running_loop(), agent.heal)
+        ExceptionHandler(asyncio.get_running_loop(), agent.heal)
         work = asyncio.create_task(agent.run())
         _take_signals(agent, work)
         try:
@@ -381,9 +381,9 @@ async def run(settings: AgentSettings) -> None:
 
 def _places(settings: AgentSettings, agent: Agent) -> Iterator[health.Place]:
     """Say where what is served; on all addresses is on the node's own, too."""
-    sick, unready = agent.supervisor.sick, agent.unready
+    unhealthy, unready = agent.supervisor.unhealthy, agent.unready
     # Who cannot be relied on is not ready either, whatever it knew before.
-    served = health.pages(sick=sick, unready=lambda: sick() or unready())
+    served = health.pages(unhealthy=unhealthy, unready=lambda: unhealthy() or unready())
     served["/metrics"] = health.Metrics(metrics.render)
     addresses = {settings.listen_address, settings.metrics_address or settings.listen_address}
     everywhere = addresses & {"::", "0.0.0.0"}  # noqa: S104  as somebody has configured it

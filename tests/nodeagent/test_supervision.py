@@ -7,7 +7,14 @@ import pytest
 
 from handover_nodeagent import faults, metrics, supervision
 from handover_nodeagent.retry import Backoff
-from handover_nodeagent.supervision import BLIND, MOST, STILL, WINDOW, Healer, Supervisor
+from handover_nodeagent.supervision import (
+    MOST,
+    STUCK_AFTER,
+    UNREADABLE_AFTER,
+    WINDOW,
+    ExceptionHandler,
+    Supervisor,
+)
 
 PATIENCE = 20.0
 
@@ -17,8 +24,8 @@ class World:
 
     def __init__(self) -> None:
         self.now = 100.0
-        self.blindness = ""
-        self.supervisor = Supervisor(lambda: self.now, lambda: self.blindness)
+        self.unreadable = ""
+        self.supervisor = Supervisor(lambda: self.now, lambda: self.unreadable)
 
 
 @pytest.fixture
@@ -51,7 +58,7 @@ async def test_what_raises_is_begun_anew(world: World) -> None:
     runs = asyncio.Event()
     task = asyncio.create_task(world.supervisor.keep("work", failing(MOST - 1, runs)))
     await asyncio.wait_for(runs.wait(), PATIENCE)
-    assert world.supervisor.sick() == ""
+    assert world.supervisor.unhealthy() == ""
     task.cancel()
 
 
@@ -88,53 +95,53 @@ async def test_liveness_names_what_does_not_run(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(faults, "note", lambda *_: failed.set())
     task = asyncio.create_task(world.supervisor.keep("reports", failing(9, asyncio.Event())))
     await asyncio.wait_for(failed.wait(), PATIENCE)
-    assert world.supervisor.sick() == "reports does not run: ArithmeticError: attempt 0"
+    assert world.supervisor.unhealthy() == "reports does not run: ArithmeticError: attempt 0"
     task.cancel()
 
 
 async def test_liveness_ends_with_the_turns_of_the_loop(world: World) -> None:
-    pulse = asyncio.create_task(world.supervisor.watch())
+    heartbeat = asyncio.create_task(world.supervisor.beat())
     await asyncio.sleep(0)
-    assert world.supervisor.sick() == ""
-    world.now += STILL + 1
-    assert world.supervisor.sick() == f"the loop has not turned for {STILL + 1:.0f} s"
-    pulse.cancel()
+    assert world.supervisor.unhealthy() == ""
+    world.now += STUCK_AFTER + 1
+    assert world.supervisor.unhealthy() == f"the loop has not turned for {STUCK_AFTER + 1:.0f} s"
+    heartbeat.cancel()
 
 
 async def test_liveness_ends_where_the_kernel_cannot_be_read_for_long(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervision, "PULSE", 0)
-    pulse = asyncio.create_task(world.supervisor.watch())
+    monkeypatch.setattr(supervision, "HEARTBEAT", 0)
+    heartbeat = asyncio.create_task(world.supervisor.beat())
     await asyncio.sleep(0)
-    world.blindness = "Too many open files"
-    world.now += BLIND
+    world.unreadable = "Too many open files"
+    world.now += UNREADABLE_AFTER
     for _ in range(4):
         await asyncio.sleep(0)
-    assert world.supervisor.sick() == ""
+    assert world.supervisor.unhealthy() == ""
     world.now += 1
     for _ in range(4):
         await asyncio.sleep(0)
-    assert world.supervisor.sick() == "the kernel cannot be read: Too many open files"
-    world.blindness = ""
+    assert world.supervisor.unhealthy() == "the kernel cannot be read: Too many open files"
+    world.unreadable = ""
     for _ in range(4):
         await asyncio.sleep(0)
-    assert world.supervisor.sick() == ""
-    pulse.cancel()
+    assert world.supervisor.unhealthy() == ""
+    heartbeat.cancel()
 
 
-async def test_what_nobody_caught_is_counted_and_healed_once_a_while(
+async def test_what_nobody_caught_is_counted_and_recovered_once_a_while(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(supervision, "PULSE", 0.01)
-    loop, healed = asyncio.get_running_loop(), asyncio.Event()
-    healings: list[None] = []
+    monkeypatch.setattr(supervision, "HEARTBEAT", 0.01)
+    loop, recovered = asyncio.get_running_loop(), asyncio.Event()
+    recoveries: list[None] = []
 
-    def heal() -> None:
-        healings.append(None)
-        healed.set()
+    def recover() -> None:
+        recoveries.append(None)
+        recovered.set()
 
-    Healer(loop, heal)
+    ExceptionHandler(loop, recover)
     before = metrics.FAULTS.labels("callback")._value.get()
 
     def raising() -> None:
@@ -142,6 +149,6 @@ async def test_what_nobody_caught_is_counted_and_healed_once_a_while(
 
     for _ in range(100):
         loop.call_soon(raising)
-    await asyncio.wait_for(healed.wait(), PATIENCE)
+    await asyncio.wait_for(recovered.wait(), PATIENCE)
     assert metrics.FAULTS.labels("callback")._value.get() == before + 100
-    assert len(healings) == 1
+    assert len(recoveries) == 1

@@ -19,19 +19,20 @@ from handover_nodeagent import faults
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 MOST: Final = 64
 """Connections of all listeners; the oldest is closed for one more, so that none can be kept out."""
-TURN: Final = 16
-"""Connections that are accepted in one turn: so far below ``MOST`` that who asks at once is
-answered, two turns later, before it could be the oldest."""
-QUEUE: Final = 1024
-"""Connections that the kernel keeps until then: one more would have to knock again a second later,
+ACCEPTED: Final = 16
+"""Connections that are accepted in one turn of the loop: so far below ``MOST`` that who asks at
+once is answered, two turns later, before it could be the oldest."""
+BACKLOG: Final = 1024
+"""Connections that the kernel keeps until then: one more would have to come again a second later,
 and who is behind a crowd must not."""
-PATIENCE: Final = 5.0
+TIMEOUT: Final = 5.0
 """Seconds for a whole connection, header and answer included."""
 LONGEST_HEAD: Final = 8 * 1024
+"""Octets of a request before its empty line; what comes then is not read."""
 FRESH: Final = 1.0
 """Seconds for which a page of metrics is answered again, instead of made anew."""
 
-Ailment = Callable[[], str]
+Check = Callable[[], str]
 """Returns what is wrong, in one sentence; empty when all is well."""
 
 
@@ -54,9 +55,9 @@ class Place(NamedTuple):
     pages: Mapping[str, Page]
 
 
-def pages(*, sick: Ailment, unready: Ailment) -> dict[str, Page]:
+def pages(*, unhealthy: Check, unready: Check) -> dict[str, Page]:
     """Return what the kubelet asks for."""
-    return {"/healthz": lambda: _verdict(sick()), "/readyz": lambda: _verdict(unready())}
+    return {"/healthz": lambda: _result(unhealthy()), "/readyz": lambda: _result(unready())}
 
 
 class Metrics:
@@ -76,9 +77,10 @@ class Metrics:
         return self._made
 
 
-def _verdict(ailment: str) -> Answer:
-    if ailment:
-        return Answer(f"{ailment}\n".encode(), HTTPStatus.SERVICE_UNAVAILABLE)
+def _result(trouble: str) -> Answer:
+    if trouble:
+        # To the kubelet every status from 400 on is a failed probe.
+        return Answer(f"{trouble}\n".encode(), HTTPStatus.SERVICE_UNAVAILABLE)
     return Answer(b"ok\n")
 
 
@@ -87,6 +89,7 @@ class Server:
 
     def __init__(self, places: Iterable[Place]) -> None:
         """Take the places at once. Raises OSError when one cannot be had."""
+        # In the order of arrival.
         self._connections: collections.OrderedDict[asyncio.Transport, None]
         self._connections = collections.OrderedDict()
         self._sockets: list[tuple[socket.socket, Mapping[str, Page]]] = []
@@ -111,7 +114,7 @@ class Server:
     def close(self) -> None:
         """Answer nobody any more."""
         self._loop.call_soon_threadsafe(self._stop)
-        self._thread.join(PATIENCE)
+        self._thread.join(TIMEOUT)
         self._close_sockets()
 
     def admit(self, transport: asyncio.Transport) -> None:
@@ -129,10 +132,11 @@ class Server:
         asyncio.set_event_loop(self._loop)
         for sock, served in self._sockets:
             made = functools.partial(_Connection, self, served)
-            server = self._loop.create_server(made, sock=sock, backlog=TURN)
+            server = self._loop.create_server(made, sock=sock, backlog=ACCEPTED)
             self._servers.append(self._loop.run_until_complete(server))
-            # The loop knows one number for both.
-            sock.listen(QUEUE)
+            # create_server's backlog is both how many are accepted in a turn and listen(2)'s; only
+            # the first was meant.
+            sock.listen(BACKLOG)
         self._loop.run_forever()
         self._loop.close()
 
@@ -162,7 +166,7 @@ class _Connection(asyncio.Protocol):
         self._transport = transport
         self._server.admit(transport)
         loop = asyncio.get_running_loop()
-        self._deadline = loop.call_later(PATIENCE, transport.abort)
+        self._deadline = loop.call_later(TIMEOUT, transport.abort)
 
     def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002  the form
         self._deadline.cancel()
@@ -171,6 +175,7 @@ class _Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._transport.is_closing():
             return
+        # Where the head ends the answer begins: what a GET may bring besides is of no interest.
         self._head += data
         if b"\r\n\r\n" in self._head or b"\n\n" in self._head:
             self._reply()
@@ -216,7 +221,7 @@ def _listen(address: str, port: int) -> socket.socket:
             # "::" is all addresses of both families.
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, int(address != "::"))
         sock.bind((address, port))
-        sock.listen(QUEUE)
+        sock.listen(BACKLOG)
     except OSError:
         sock.close()
         raise

@@ -1,4 +1,4 @@
-"""The door for a person on the node: a unix socket in the state directory, root's alone.
+"""A unix socket in the state directory, root's alone, by which a person on the node may ask.
 
 Who connects is sent one document and the connection is closed. Nothing is read from it, so that
 nothing can be asked for that would disturb the agent.
@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Final
 
 NAME: Final = "agent.sock"
-PATIENCE: Final = 5.0
+TIMEOUT: Final = 5.0
 """Seconds for a whole answer; who reads more slowly is left alone."""
 _MODE: Final = 0o600
+"""connect(2) to a unix socket needs the right to write it: root has it, and nobody else."""
 _CHUNK: Final = 64 * 1024
 
 
@@ -27,7 +28,7 @@ async def serve(directory: Path, answer: Callable[[], Awaitable[bytes]]) -> asyn
 
     async def reply(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(TIMEOUT):
                 writer.write(await answer())
                 await writer.drain()
         writer.close()
@@ -40,7 +41,8 @@ def ask(directory: Path) -> bytes:
     path = directory / NAME
     received = bytearray()
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-        client.settimeout(2 * PATIENCE)
+        # Longer than the agent takes, so that its own end is seen and not ours.
+        client.settimeout(2 * TIMEOUT)
         try:
             client.connect(str(path))
             while chunk := client.recv(_CHUNK):
@@ -61,12 +63,13 @@ def ask(directory: Path) -> bytes:
 
 
 def _bind(directory: Path) -> socket.socket:
-    """Take the place of a dead agent's socket, which would be in the way."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / NAME
+    # A socket's file outlives its process; bind(2) would find it in the way.
     path.unlink(missing_ok=True)
     server = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        # Before the mode is set nobody else gets in: listen(2) comes only with the server.
         server.bind(str(path))
         path.chmod(_MODE)
     except OSError:

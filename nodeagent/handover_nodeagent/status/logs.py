@@ -31,6 +31,7 @@ class Writer:
         self._lines = collections.deque[bytes]()
         self._size = 0
         self._busy = False
+        # A Condition and no queue.Queue: the bound is of octets, and a flush has an end.
         self._change = threading.Condition()
         # A daemon: a reader that is stuck must not hold up the process's end.
         threading.Thread(target=self._run, name="log", daemon=True).start()
@@ -59,6 +60,7 @@ class Writer:
                 self._busy = True
                 text = b"".join(self._lines)
                 self._lines.clear()
+            # Without the lock, for this is what may last; until then the lines count as waiting.
             self._write(text)
             with self._change:
                 self._size -= len(text)
@@ -68,7 +70,7 @@ class Writer:
             try:
                 text = text[os.write(self._descriptor, text) :]
             except OSError:
-                # Nobody is there to be told.
+                # Standard error itself is gone: there is nobody to tell.
                 return
 
 
@@ -102,7 +104,7 @@ def configure(level: str, fmt: str) -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    # The console's renderer writes tracebacks itself.
+    # The console's renderer writes tracebacks itself, and a person there wants them whole.
     renderers: list[structlog.typing.Processor] = (
         [structlog.dev.ConsoleRenderer()]
         if fmt == "console"
@@ -113,6 +115,7 @@ def configure(level: str, fmt: str) -> None:
         ]
     )
     writer = Writer(sys.stderr.fileno())
+    # The thread is a daemon's: without this the last lines would end with it.
     atexit.register(writer.flush)
     handler = _Handler(writer)
     handler.setFormatter(
@@ -125,6 +128,7 @@ def configure(level: str, fmt: str) -> None:
         )
     )
     root = logging.getLogger()
+    # Whatever a library has put there would write its lines in a form of its own.
     root.handlers = [handler]
     root.setLevel(level.upper())
     structlog.configure(

@@ -24,7 +24,7 @@ class Agent:
     """How an agent is, as its callables would say."""
 
     def __init__(self) -> None:
-        self.sick = ""
+        self.unhealthy = ""
         self.unready = ""
         self.rendered: list[str] = []
         self.port = 0
@@ -34,7 +34,7 @@ class Agent:
         return b"handover 1\n"
 
     def serve(self, *addresses: str) -> Server:
-        pages = health.pages(sick=lambda: self.sick, unready=lambda: self.unready)
+        pages = health.pages(unhealthy=lambda: self.unhealthy, unready=lambda: self.unready)
         pages["/metrics"] = Metrics(self.render)
         return Server(Place(address, self.port, pages) for address in addresses)
 
@@ -66,7 +66,7 @@ async def test_what_is_wrong_is_said(agent: Agent) -> None:
     assert await read(agent, "/healthz") == (HTTPStatus.OK, "ok\n")
     expected = (HTTPStatus.SERVICE_UNAVAILABLE, "the first list is not complete\n")
     assert await read(agent, "/readyz") == expected
-    agent.sick = "the loop stood still"
+    agent.unhealthy = "the loop stood still"
     assert await read(agent, "/healthz") == (503, "the loop stood still\n")
 
 
@@ -116,7 +116,7 @@ async def test_a_crowd_that_says_nothing_keeps_nobody_out(agent: Agent) -> None:
     try:
         assert await asyncio.wait_for(read(agent, "/healthz"), 2) == (HTTPStatus.OK, "ok\n")
         assert await asyncio.wait_for(read(agent, "/metrics"), 2) == (200, "handover 1\n")
-        assert sum(map(has_ended, idle)) >= CROWD - health.MOST - 2 * health.TURN
+        assert sum(map(has_ended, idle)) >= CROWD - health.MOST - 2 * health.ACCEPTED
     finally:
         for each in idle:
             each.close()
@@ -134,7 +134,7 @@ def ends(client: socket.socket) -> bool:
 def test_who_says_nothing_is_left_after_a_while(
     agent: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(health, "PATIENCE", 0.05)
+    monkeypatch.setattr(health, "TIMEOUT", 0.05)
     with socket.create_connection(("127.0.0.1", agent.port), timeout=20) as idle:
         idle.send(b"GET /healthz HTTP/1.1\r\n")
         assert ends(idle)
@@ -177,17 +177,17 @@ def test_liveness_is_for_the_node_and_metrics_for_who_scrapes(
 
 
 @pytest.mark.parametrize(
-    ("sick", "unready", "expected"),
+    ("unhealthy", "unready", "expected"),
     [("", "", b"ok\n"), ("", "not yet", b"not yet\n"), ("stuck", "", b"stuck\n")],
 )
-def test_who_is_sick_is_not_ready(sick: str, unready: str, expected: bytes) -> None:
-    (place,) = main._places(AgentSettings(node_name="n"), fake_agent(sick, unready))
+def test_who_is_unhealthy_is_not_ready(unhealthy: str, unready: str, expected: bytes) -> None:
+    (place,) = main._places(AgentSettings(node_name="n"), fake_agent(unhealthy, unready))
     assert place.pages["/readyz"]().body == expected
 
 
-def fake_agent(sick: str, unready: str) -> main.Agent:
+def fake_agent(unhealthy: str, unready: str) -> main.Agent:
     """Make what an agent says of itself."""
     made = types.SimpleNamespace(
-        supervisor=types.SimpleNamespace(sick=lambda: sick), unready=lambda: unready
+        supervisor=types.SimpleNamespace(unhealthy=lambda: unhealthy), unready=lambda: unready
     )
     return cast("main.Agent", made)
