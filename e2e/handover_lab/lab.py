@@ -11,11 +11,9 @@ import time
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Final, Self
+from typing import ClassVar, Final, Self
 
-import yaml
-
-from handover_lab.cluster import observer
+from handover_lab.cluster import manifests, observer
 from handover_lab.cluster.client import Client, ClientError
 from handover_lab.cluster.cluster import Cluster
 from handover_lab.cluster.nodenetwork import NodeNetwork
@@ -26,12 +24,6 @@ from handover_lab.guest.qemu import GuestError, Nic, Vm
 from handover_lab.guest.vm import Ground, Move, Yard
 from handover_lab.network.measure import Switchover
 
-ROOT: Final = Path(__file__).resolve().parents[3]
-EXAMPLES: Final = ROOT / "examples"
-CHART: Final = ROOT / "charts" / "handover"
-RELEASE: Final = ("handover", str(CHART), "--namespace", "handover-system", "--create-namespace")
-
-ENDPOINTS: Final = EXAMPLES / "workloadendpoints.yaml"
 INSTALL: Final = "2m"
 CUTOVER_S: Final = 10
 RESPITE_S: Final = 1.0
@@ -100,7 +92,7 @@ class Lab:
     ) -> AsyncIterator[Yard]:
         """Prepare nodes for the VM of the examples, on which no cluster has to run yet."""
         ground = Ground(network.router, network.nodes, network.mesh)
-        yard = cls.yards(room, ground, vm_of(read(ENDPOINTS)), tell)
+        yard = cls.yards(room, ground, vm_of(manifests.read(manifests.ENDPOINTS)), tell)
         take_precedence(network)
         async with yard.open():
             yield yard
@@ -132,7 +124,7 @@ class Lab:
         options = [part for value in values for part in ("--set", value)]
         wait = ("--wait", "--timeout", INSTALL)
         try:
-            await self.client.run("helm", "install", *RELEASE, *options, *wait)
+            await self.client.run("helm", "install", *manifests.RELEASE, *options, *wait)
         except ClientError as error:
             pods = await self.kubectl("get", "pods", "--all-namespaces", "--output", "wide")
             message = f"{error}\n{pods}"
@@ -306,11 +298,6 @@ def side_of(migration: Object, side: str) -> str:
     """Return the node of the endpoint that *migration*'s status names as source or target."""
     sides = observer.status(migration).get(side, ())
     return str(sides[0]["node"]) if sides else ""
-
-
-def read(path: Path) -> list[dict[str, Any]]:
-    """Read all objects of a manifest."""
-    return [thing for thing in yaml.safe_load_all(path.read_text()) if thing]
 
 
 def vm_of(endpoints: Iterable[Object]) -> Vm:

@@ -9,6 +9,7 @@ from pathlib import Path
 from string import Template
 from typing import Final, Self
 
+from handover_lab import paths
 from handover_lab.cluster.nodegroup import NodeGroup
 from handover_lab.images import archive
 from handover_lab.network.namespaces import Namespace
@@ -17,7 +18,7 @@ from handover_lab.processes.daemon import Daemon
 from handover_lab.sandbox import directories
 from handover_lab.toolchain import requirements, tools
 
-SOURCES: Final = Path(__file__).resolve().parents[2] / "node"
+SOURCES: Final = paths.SOURCES / "node"
 KINDS: Final = ("net", "uts", "mount")
 CTR: Final = ("ctr", "--namespace", "k8s.io")
 

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Final, Self
 
 from handover_api import __version__
-from handover_lab import lab
-from handover_lab.cluster import observer
+from handover_lab.cluster import manifests, observer
 from handover_lab.cluster.client import Client, ClientError
 from handover_lab.cluster.node import CTR, Node
 from handover_lab.images import build
@@ -67,12 +66,12 @@ class Upkeep:
 
     async def install(self, *values: str) -> None:
         """Install; *values* are "name=value"."""
-        await self.client.run("helm", "install", *lab.RELEASE, *DONE, *settings(values))
+        await self.client.run("helm", "install", *manifests.RELEASE, *DONE, *settings(values))
 
     async def upgrade(self, *values: str) -> None:
         """Upgrade, and return when all pods are those of the new manifests."""
         options = ("--install", "--reset-then-reuse-values", *DONE, *settings(values))
-        await self.client.run("helm", "upgrade", *lab.RELEASE, *options)
+        await self.client.run("helm", "upgrade", *manifests.RELEASE, *options)
 
     async def roll_back(self) -> None:
         """Go back to what was installed before the last upgrade."""

@@ -22,7 +22,7 @@ from typing import Any, Final
 
 from rich.console import Console
 
-from handover_lab import lab
+from handover_lab import paths
 from handover_lab.cluster.cluster import Cluster
 from handover_lab.cluster.nodenetwork import NodeNetwork
 from handover_lab.demo import demonstration
@@ -38,7 +38,7 @@ PATIENT: Final = ("env", "--block-signal=INT")
 """Lets a Ctrl-C wait until somebody is prepared for it, and not hit an import."""
 
 PROGRAM: Final = "handover_lab.demo"
-BUILDS: Final = lab.ROOT / "build" / "builds"
+BUILDS: Final = paths.BUILD / "builds"
 Performance = type[Show[Any]]
 
 STOPPED: Final = 130

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import ClassVar, Final, Generic, TypeVar
 
 from handover_api import __version__
-from handover_lab import lab
+from handover_lab import paths
+from handover_lab.cluster import manifests
 from handover_lab.cluster.cluster import Cluster
 from handover_lab.cluster.nodenetwork import NodeNetwork
 from handover_lab.demo import builds, facts, picture, report, timeline
@@ -35,7 +36,7 @@ from handover_lab.toolchain import tools
 
 Stage = TypeVar("Stage", bound=Lab)
 
-BUILD: Final = lab.ROOT / "build" / "demo"
+BUILD: Final = paths.BUILD / "demo"
 HOME, AWAY = "node-a", "node-b"
 LATE_MS: Final = 1000
 WATCH_S: Final = 1.0
@@ -155,7 +156,7 @@ class Show(abc.ABC, Generic[Stage]):
             await asyncio.sleep(WATCH_S)
             for name in self.migrations:
                 self.chapter(f"kubectl apply -f examples/{name}.yaml")
-                moved.append(await self.migrate(stage, lab.EXAMPLES / f"{name}.yaml"))
+                moved.append(await self.migrate(stage, paths.EXAMPLES / f"{name}.yaml"))
                 await asyncio.sleep(WATCH_S)
             recordings = await stage.yard.hush()
         for one in moved:
@@ -235,12 +236,12 @@ class Demo(Show[Lab]):
 
     async def begin(self, stage: Lab) -> None:
         """Apply the VM's endpoints."""
-        await stage.apply(*lab.read(lab.ENDPOINTS))
+        await stage.apply(*manifests.read(manifests.ENDPOINTS))
         await stage.in_state("vm-on-node-a", "Base")
 
     async def migrate(self, stage: Lab, manifest: Path) -> Migrated:
         """Migrate once as *manifest* says; the first time with a glimpse."""
-        (migration,) = lab.read(manifest)
+        (migration,) = manifests.read(manifest)
         await stage.prepare(migration)
         await self.catch_glimpse(stage)
         return await stage.complete(migration)
@@ -269,7 +270,7 @@ def explain(screen: Screen, cluster: Cluster, hints: Sequence[str]) -> None:
     script.write_text(f'#!/bin/sh\nexec {shlex.join((*enter, *inside))} "$@"\n')
     script.chmod(0o755)
     screen.headline("It goes on running")
-    command = script.relative_to(lab.ROOT)
+    command = script.relative_to(paths.ROOT)
     screen.note("Look around, and move the VM as often as you like:")
     for line in hints:
         screen.console.print(f"  {command} {line}")
@@ -290,7 +291,7 @@ def publish(screen: Screen, found: Report, scenes: list[Scene]) -> None:
     screen.headline("Summary")
     screen.console.print(found.table())
     for path in (*written, BUILD / "report.json"):
-        screen.note(f"  {path.relative_to(lab.ROOT)}")
+        screen.note(f"  {path.relative_to(paths.ROOT)}")
     for fault in found.faults:
         screen.fault(fault)
     if found.faults:

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Final
 
-from handover_lab import lab
+from handover_lab import paths
 from handover_lab.demo import command, demonstration
 from handover_lab.demo.demonstration import Show
 from handover_lab.guest.vm import Move
@@ -63,7 +63,7 @@ class KubeVirtDemo(Show[VirtLab]):
         return await stage.follow(manifest)
 
     def _manifest(self, name: str) -> Path:
-        return lab.EXAMPLES / f"{name}.yaml"
+        return paths.EXAMPLES / f"{name}.yaml"
 
 
 def main() -> int:

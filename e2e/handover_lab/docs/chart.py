@@ -16,11 +16,12 @@ from typing import Any, Final
 import yaml
 
 from handover_api import __version__
+from handover_lab import paths
 from handover_lab.docs import chart_rules
 
-ROOT: Final = Path(__file__).resolve().parents[3]
-CHART: Final = ROOT / "charts" / "handover"
-CRDS: Final = ROOT / "crds"
+ROOT: Final = paths.ROOT
+CHART: Final = paths.CHART
+CRDS: Final = paths.CRDS
 CONFIGURATION: Final = CRDS / "handoverconfigurations.yaml"
 BEGIN: Final = "<!-- values: made by `make chart` -->\n"
 END: Final = "<!-- end of values -->\n"

@@ -7,8 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-ROOT: Final = Path(__file__).parents[3]
-DOCS: Final = ROOT / "docs"
+from handover_lab import paths
+
+ROOT: Final = paths.ROOT
+DOCS: Final = paths.DOCS
 OTHERS: Final = (
     *("README.md", "CONTRIBUTING.md", "SECURITY.md", "ARCHITECTURE.md"),
     "charts/handover/README.md",

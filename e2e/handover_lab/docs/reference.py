@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_settings import BaseSettings
 
 from handover_api.livemigration import LiveMigration
+from handover_lab import paths
 from handover_lab.docs import chart
 from handover_nodeagent import metrics as agent_metrics
 from handover_nodeagent.configuration import VARIABLES
@@ -28,8 +29,8 @@ from handover_operator.kinds import Kind
 from handover_operator.observability import metrics as operator_metrics
 from handover_operator.settings import OperatorSettings
 
-ROOT: Final = Path(__file__).resolve().parents[3]
-PAGES: Final = ROOT / "docs" / "reference"
+ROOT: Final = paths.ROOT
+PAGES: Final = paths.DOCS / "reference"
 MADE: Final = "<!-- Made by `make docs` from {source}: change that, then make it again. -->"
 DEEPEST: Final = 3
 """How many fields below spec or status have rows of their own."""

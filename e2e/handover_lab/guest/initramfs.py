@@ -19,7 +19,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-SOURCES: Final = Path(__file__).resolve().parents[2] / "guest"
+from handover_lab import paths
+
+SOURCES: Final = paths.SOURCES / "guest"
 RECIPE: Final = 2
 """Part of the cache key: raise it when the steps below change."""
 

@@ -10,7 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Final
 
-SOURCE: Final = Path(__file__).resolve().parents[2] / "node" / "pause.c"
+from handover_lab import paths
+
+SOURCE: Final = paths.SOURCES / "node" / "pause.c"
 PAUSE: Final = "handover.dev/pause:1"
 """The image of every pod's first process."""
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from handover_api import __version__
+from handover_lab import paths
 from handover_lab.guest.initramfs import alone
 from handover_lab.images import base as imagebase
 from handover_lab.images import buildah, wheels
@@ -24,7 +25,7 @@ from handover_lab.images.base import SUITES, Base, Suite
 from handover_lab.toolchain import cache
 from handover_lab.toolchain.steps import StepError, Steps
 
-ROOT: Final = Path(__file__).resolve().parents[3]
+ROOT: Final = paths.ROOT
 OUTPUT: Final = ROOT / "build" / "images"
 SUMMARY: Final = ROOT / "build" / "images.json"
 MIB: Final = 1 << 20

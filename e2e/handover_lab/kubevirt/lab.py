@@ -11,8 +11,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, Final, Self
 
-from handover_lab import lab
-from handover_lab.cluster import observer, sticky
+from handover_lab.cluster import manifests, observer, sticky
 from handover_lab.cluster.cluster import Cluster
 from handover_lab.cluster.observer import Observer
 from handover_lab.cluster.rest import Api
@@ -96,7 +95,7 @@ class VirtLab(Lab):
         Raises:
             GuestError: KubeVirt says that it failed.
         """
-        (vmim,) = lab.read(manifest)
+        (vmim,) = manifests.read(manifest)
         name, vmims = vmim["metadata"]["name"], self._observers[VMIMS]
         await vmims.until(lambda seen: name not in seen, f"the end of another {name}")
         await self.kubectl("apply", "--filename", str(manifest))
@@ -113,7 +112,7 @@ class VirtLab(Lab):
         """Apply the VMIM of *manifest*, and return when Handover has finished as well."""
         began = time.time_ns()
         move = await self.carry_out(manifest)
-        (vmim,) = lab.read(manifest)
+        (vmim,) = manifests.read(manifest)
         way = move.source, move.target
         return await self.conclude(vmim["metadata"]["name"], way, began, move.switchover)
 

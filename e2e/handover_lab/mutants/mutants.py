@@ -28,9 +28,10 @@ from typing import Any, Final
 import pytest
 from hypothesis import Phase, settings
 
+from handover_lab import paths
 from handover_lab.mutants.mutation import Change, changes
 
-ROOT: Final = Path(__file__).parents[3]
+ROOT: Final = paths.ROOT
 EXPLAINED: Final = ROOT / "tests" / "mutants.toml"
 REPORT: Final = ROOT / "build" / "mutants.json"
 BAR: Final = 90.0

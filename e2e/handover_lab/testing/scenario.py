@@ -16,7 +16,8 @@ from typing import Any, Final, Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from handover_lab import lab
+from handover_lab import paths
+from handover_lab.cluster import manifests
 from handover_lab.guest.qemu import Guest, GuestError, Place
 from handover_lab.guest.vm import Move
 from handover_lab.lab import Lab
@@ -87,7 +88,7 @@ class Trial:
 
     def endpoint(self, node: str, **spec: object) -> dict[str, Any]:
         """Compose the VM's endpoint on *node* after the examples."""
-        examples = {thing["spec"]["node"]: thing for thing in lab.read(lab.ENDPOINTS)}
+        examples = {thing["spec"]["node"]: thing for thing in manifests.read(manifests.ENDPOINTS)}
         endpoint = copy.deepcopy(examples[node])
         endpoint["spec"] |= {"awaitRole": node != self.here, **spec}
         return endpoint
@@ -98,7 +99,7 @@ class Trial:
 
     def migration(self, **spec: object) -> dict[str, Any]:
         """Compose a LiveMigration of the VM from *here* to *there*."""
-        (example,) = lab.read(lab.EXAMPLES / "livemigration.yaml")
+        (example,) = manifests.read(paths.EXAMPLES / "livemigration.yaml")
         migration = copy.deepcopy(example)
         migration["metadata"]["name"] = f"trial-{next(NUMBERS)}"
         migration["spec"] |= {

@@ -24,10 +24,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from handover_lab import paths
 from handover_lab.toolchain import gobuild
 from handover_lab.toolchain.gobuild import Build, BuildError, Meter, Stage
 
-MODULE: Final = Path(__file__).resolve().parents[2] / "tools"
+MODULE: Final = paths.SOURCES / "tools"
 
 Version = tuple[int, ...]
 

@@ -12,7 +12,7 @@ from types import ModuleType
 import pytest
 from rich.console import Console
 
-from handover_lab import lab
+from handover_lab import paths
 from handover_lab.demo import builds, command, demonstration, kubevirt
 from handover_lab.demo.picture import Scene
 from handover_lab.demo.report import Report
@@ -78,7 +78,7 @@ def test_report_and_picture_are_written_and_named(
     screen: Screen, output: io.StringIO, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(demonstration, "BUILD", tmp_path / "demo")
-    monkeypatch.setattr(lab, "ROOT", tmp_path)
+    monkeypatch.setattr(paths, "ROOT", tmp_path)
     row = demonstration.row(MOVE, flows(), Migrated(MOVE, CUTOVER))
     scene = Scene(flows()["ping"].packets(), MOVE.switchover, CUTOVER.at_ns)
 

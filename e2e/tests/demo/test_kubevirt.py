@@ -13,7 +13,7 @@ import pytest
 import pytest_asyncio
 from rich.console import Console
 
-from handover_lab import lab
+from handover_lab import paths
 from handover_lab.cluster.cluster import Cluster
 from handover_lab.cluster.nodenetwork import NodeNetwork
 from handover_lab.demo import demonstration
@@ -68,7 +68,7 @@ async def performed(
         return cluster
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lab, "ROOT", room)
+        patch.setattr(paths, "ROOT", room)
         patch.setattr(demonstration, "BUILD", room / "build")
         show = KubeVirtDemo(cluster.network, is_there, screen, room, timeline)
         status = await show.perform(keep=False)

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from handover_lab import lab
-from handover_lab.cluster import observer
+from handover_lab import paths
+from handover_lab.cluster import manifests, observer
 from handover_lab.cluster.client import Client, ClientError
 from handover_lab.cluster.controlplane import ControlPlane
 from handover_lab.cluster.observer import Observer, ObserverError
@@ -16,8 +16,8 @@ from handover_lab.kubevirt import objects
 
 pytestmark = pytest.mark.api
 
-CRDS = (lab.ROOT / "crds", objects.CRDS)
-EXAMPLES = sorted(lab.EXAMPLES.glob("*.yaml"))
+CRDS = (paths.ROOT / "crds", objects.CRDS)
+EXAMPLES = sorted(paths.EXAMPLES.glob("*.yaml"))
 
 
 Kubectl = Callable[..., Awaitable[str]]
@@ -48,13 +48,14 @@ async def test_the_api_takes_an_example_as_it_is_written(kubectl: Kubectl, path:
     await kubectl("delete", "resourcequotas", "--all")
     said = await kubectl("apply", "--validate=strict", "--filename", str(path))
 
-    assert said.count("created") == len(lab.read(path))
+    assert said.count("created") == len(manifests.read(path))
 
 
 def test_migrations_name_endpoints_that_are_among_the_examples() -> None:
-    endpoints = {thing["metadata"]["name"]: thing["spec"] for thing in lab.read(lab.ENDPOINTS)}
+    found = manifests.read(manifests.ENDPOINTS)
+    endpoints = {each["metadata"]["name"]: each["spec"] for each in found}
     there, back = (
-        lab.read(lab.EXAMPLES / f"{name}.yaml")[0]["spec"]
+        manifests.read(paths.EXAMPLES / f"{name}.yaml")[0]["spec"]
         for name in ("livemigration", "livemigration-back")
     )
 
@@ -67,10 +68,10 @@ def test_migrations_name_endpoints_that_are_among_the_examples() -> None:
 
 def test_a_vm_moves_there_and_back_by_vmims_of_two_names() -> None:
     """The LiveMigration of a VMIM has its name, and outlives it until it is collected."""
-    vmims = [lab.read(lab.EXAMPLES / f"{name}.yaml")[0] for name in ("vmim", "vmim-back")]
+    vmims = [manifests.read(paths.EXAMPLES / f"{name}.yaml")[0] for name in ("vmim", "vmim-back")]
 
     assert len({vmim["metadata"]["name"] for vmim in vmims}) == 2
-    (endpoint, _) = lab.read(lab.ENDPOINTS)
+    (endpoint, _) = manifests.read(manifests.ENDPOINTS)
     assert {vmim["spec"]["vmiName"] for vmim in vmims} == {endpoint["spec"]["workload"]}
 
 
@@ -80,8 +81,8 @@ async def test_the_observer_tells_what_happens(client: Client, kubectl: Kubectl)
         await Observer.watch(client, kind, told.append)
         for kind in ("livemigrations", "workloadendpoints")
     ]
-    await kubectl("apply", "--filename", str(lab.ENDPOINTS))
-    await kubectl("apply", "--filename", str(lab.EXAMPLES / "livemigration.yaml"))
+    await kubectl("apply", "--filename", str(manifests.ENDPOINTS))
+    await kubectl("apply", "--filename", str(paths.EXAMPLES / "livemigration.yaml"))
     await migrations.until(lambda seen: "vm-to-node-b" in seen, "a migration")
     await endpoints.until(lambda seen: "vm-on-node-b" in seen, "an endpoint")
 
