@@ -5,26 +5,27 @@ import itertools
 from collections.abc import Collection, Iterable
 from typing import Final
 
-MANY: Final = 5
-"""Names that a sentence holds; who needs the rest knows by then where to look."""
+# Who needs the rest knows by then where to look.
+FEW: Final = 5
+"""Things that a sentence names; the rest is counted."""
+# The API server would take 32 KiB of a message, of each condition, and etcd keeps each version.
 LONGEST: Final = 2048
-"""Characters of a condition's message. The API takes 32 KiB of one, and etcd keeps each version."""
+"""Characters of a condition's message."""
 
 
-def some(names: Collection[str]) -> str:
-    """Return the first few *names* in order, and how many more there are; never a list of all."""
-    first = ", ".join(heapq.nsmallest(MANY, names))
-    more = len(names) - MANY
-    return f"{first} and {more} more" if more > 0 else first
-
-
-def clipped(text: str, longest: int = LONGEST) -> str:
-    """Return *text*, its end left out where it is too long."""
-    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+def name_few(names: Collection[str]) -> str:
+    """Name the first few *names* in order: "a, b, c, d, e and 7 more"."""
+    return enumerate_few(heapq.nsmallest(FEW, names), len(names))
 
 
 def enumerate_few(texts: Iterable[str], total: int, separator: str = ", ") -> str:
     """Name the first few of *total* things; the texts of the rest are never made."""
-    named = list(itertools.islice(texts, MANY))
+    named = list(itertools.islice(texts, FEW))
     more = total - len(named)
-    return separator.join(named) + (f"{separator}and {more} more" if more > 0 else "")
+    # "a, b and 3 more", but "a; b; and 3 more": a part that has commas of its own needs its stop.
+    return separator.join(named) + (f"{separator.rstrip(', ')} and {more} more" if more > 0 else "")
+
+
+def clip(text: str, longest: int = LONGEST) -> str:
+    """Return *text*, its end left out where it is too long."""
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"

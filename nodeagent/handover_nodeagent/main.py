@@ -126,7 +126,7 @@ class Agent:
     def pause(self, namespaces: frozenset[str] | None) -> None:
         """Leave the endpoints of *namespaces* as they are; None: what was told before holds."""
         if namespaces is not None and namespaces != self.reconciler.enforcer.paused:
-            named = wording.some(namespaces) or "none any more"
+            named = wording.name_few(namespaces) or "none any more"
             _log.warning("namespaces_paused", namespaces=named)
             self.memory.keep_paused(namespaces)
             self.intake.pause(namespaces)

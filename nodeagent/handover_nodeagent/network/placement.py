@@ -113,7 +113,7 @@ def _by_route(endpoint: WorkloadEndpoint, node: NodeLinks, calico: str) -> Link 
     ]
     if len(free) == 1:
         return free[0]
-    names = wording.some([link.name for link in free or routed])
+    names = wording.name_few([link.name for link in free or routed])
     leave = f"direct routes to its addresses leave by {names}"
     if free:
         return Unplaced(EndpointReason.INTERFACE_AMBIGUOUS, f"{leave}: name one in spec.interface")
@@ -147,4 +147,4 @@ def objection(link: Link, gateways: AbstractSet[IPAddress], *, is_led: bool) -> 
         return f"interface {link.name} has the node's default route"
     harmless = link.hosts if is_led else link.hosts & gateways
     own = [str(one) for one in link.addresses - harmless if not one.is_link_local]
-    return f"interface {link.name} has the node's address {wording.some(own)}" if own else ""
+    return f"interface {link.name} has the node's address {wording.name_few(own)}" if own else ""

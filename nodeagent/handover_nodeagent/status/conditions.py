@@ -140,7 +140,7 @@ def _date(
         type=draft.type,
         status=draft.status,
         reason=draft.reason,
-        message=wording.clipped(draft.message),
+        message=wording.clip(draft.message),
         last_transition_time=since,
         observed_generation=generation,
     )
@@ -263,6 +263,6 @@ def _listening(facts: Facts) -> _Draft:
 
 def _shared(sharers: Mapping[IPAddress, tuple[ObjectKey, ...]]) -> str:
     return "; ".join(
-        f"{address} is also named by {wording.some([str(key) for key in keys])}"
+        f"{address} is also named by {wording.name_few([str(key) for key in keys])}"
         for address, keys in sharers.items()
     )

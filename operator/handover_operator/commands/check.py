@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from handover_api import names
+from handover_api import names, wording
 from handover_api.conditions import ConfigurationCondition, EndpointCondition
 from handover_api.configuration import is_braked
 from handover_api.names import ObjectKey
@@ -17,8 +17,6 @@ from handover_operator.kube.errors import Absent, Temporary
 
 KINDS: Final = frozenset({names.LIVE_MIGRATIONS, names.WORKLOAD_ENDPOINTS, names.CONFIGURATIONS})
 _REVIEWS: Final = "/apis/authorization.k8s.io/v1/subjectaccessreviews"
-_NAMED: Final = 5
-"""So many nodes are named in a sentence; the rest is counted."""
 _APPS: Final = "/apis/apps/v1/namespaces"
 
 OPERATOR_RIGHTS: Final = (
@@ -182,11 +180,10 @@ def configured(count: int, behind: Collection[str]) -> Finding:
     """Judge what the agents of *count* endpoints say; *behind* are the nodes of those that fail."""
     if not behind:
         return Finding(f"agents: those of {count} endpoints go by the newest configuration")
-    named = ", ".join(sorted(behind)[:_NAMED])
-    more = f" and {len(behind) - _NAMED} more" if len(behind) > _NAMED else ""
     return Finding(
         f"agents: those of {len(behind)} nodes keep to an older configuration",
-        f"{named}{more}: condition Configured of the endpoints there says which value is wrong",
+        f"{wording.name_few(behind)}: "
+        "condition Configured of the endpoints there says which value is wrong",
     )
 
 

@@ -67,7 +67,7 @@ class Namespaces:
     def _tell(self) -> None:
         if self._paused != self._reported:
             self._reported = self._paused
-            named = wording.enumerate_few(sorted(self._paused), len(self._paused))
+            named = wording.name_few(self._paused)
             self._log.warning("namespaces_paused", paused=named or "none any more")
         self._listener(self._paused)
 

@@ -10,10 +10,10 @@ An endpoint that exists is kept until its pod has ended, whatever is thought of 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from handover_api import wording
 from handover_api.assignment import Assignment
 from handover_api.livemigration import Outcome
 from handover_api.names import ObjectKey
-from handover_api.wording import enumerate_few
 from handover_api.workloadendpoint import Role
 from handover_operator.kinds import Foreign
 from handover_operator.kubevirt import bindings
@@ -93,7 +93,7 @@ def _not_followed(objects: VmiObjects) -> Iterator[NotFollowed]:
     if vmi is None or not refused:
         return
     if any(_is_live(objects, pod) for pod in objects.pods.values()):
-        yield NotFollowed(vmi.key, vmi.uid, enumerate_few(refused, len(refused), "; "))
+        yield NotFollowed(vmi.key, vmi.uid, wording.enumerate_few(refused, len(refused), "; "))
 
 
 def _is_live(objects: VmiObjects, pod: Pod) -> bool:
@@ -177,7 +177,7 @@ def _migration(objects: VmiObjects, vmim: Vmim) -> DesiredMigration:
         source=None if source is None or outcome is not None else source.key.name,
         armed=vmim.phase is VmimPhase.ARMED,
         outcome=outcome,
-        not_followed=enumerate_few(refused, len(refused), "; "),
+        not_followed=wording.enumerate_few(refused, len(refused), "; "),
         is_makeable=outcome is None and (has_target or vmim.phase > VmimPhase.WAITING),
     )
 

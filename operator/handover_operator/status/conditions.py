@@ -10,10 +10,10 @@ import datetime as dt
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from handover_api import wording
 from handover_api.conditions import MigrationCondition as Type
 from handover_api.conditions import MigrationReason as Reason
 from handover_api.livemigration import LiveMigration, Phase, Source, Target
-from handover_api.wording import enumerate_few
 from handover_api.workloadendpoint import State
 from handover_operator.roles.model import Endpoint
 from handover_operator.status import following, phases
@@ -92,14 +92,16 @@ def _target_ready(context: Context) -> Draft:
     if reason is Reason.AGENT_SILENT and context.absent_nodes:
         return _node_absent(context)
     missing = (_missing(target, uid, progress) for target in unready)
-    return Draft(holds=False, reason=reason, message=enumerate_few(missing, len(unready), "; "))
+    return Draft(
+        holds=False, reason=reason, message=wording.enumerate_few(missing, len(unready), "; ")
+    )
 
 
 def _node_absent(context: Context) -> Draft:
     """Where a silent agent has no node, say that instead."""
     lost = [each for each in context.progress.targets if each.node in context.absent_nodes]
     texts = (f"{_where(each)}: there is no such node" for each in lost)
-    message = enumerate_few(texts, len(lost), "; ")
+    message = wording.enumerate_few(texts, len(lost), "; ")
     return Draft(holds=False, reason=Reason.NODE_ABSENT, message=message)
 
 
@@ -171,7 +173,7 @@ def _awaited(context: Context) -> str:
     """Name the targets whose agents have not returned them to Base; SourceLingers has its own."""
     slow = phases.unconverged(context.migration, context.progress, context.now)
     texts = (f"{_where(target)} in state {target.state}" for target in slow)
-    states = enumerate_few(texts, len(slow))
+    states = wording.enumerate_few(texts, len(slow))
     return f"waits for {states}" if states else ""
 
 
@@ -258,7 +260,7 @@ _UNTIL_DECIDED: Final = {
 
 
 def _listed(endpoints: Sequence[Endpoint]) -> str:
-    return enumerate_few(map(_where, endpoints), len(endpoints))
+    return wording.enumerate_few(map(_where, endpoints), len(endpoints))
 
 
 def _where(endpoint: Endpoint) -> str:

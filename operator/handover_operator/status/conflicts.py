@@ -7,10 +7,10 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, NamedTuple
 
+from handover_api import wording
 from handover_api.conditions import MigrationReason
 from handover_api.livemigration import LiveMigration
 from handover_api.names import ObjectKey
-from handover_api.wording import enumerate_few
 from handover_operator.roles.index import Index
 from handover_operator.roles.model import Endpoint
 from handover_operator.roles.rules import Judgement
@@ -65,7 +65,7 @@ def find(
         ),
         (
             MigrationReason.TARGETS_ON_TWO_NODES,
-            [f"the targets are on several nodes: {enumerate_few(sorted(nodes), len(nodes))}"],
+            [f"the targets are on several nodes: {wording.name_few(nodes)}"],
             int(len(nodes) > 1),
         ),
     )
@@ -73,7 +73,7 @@ def find(
     if not present:
         return None
     texts = itertools.chain.from_iterable(texts for _, texts, _ in present)
-    message = enumerate_few(texts, sum(count for _, _, count in present), "; ")
+    message = wording.enumerate_few(texts, sum(count for _, _, count in present), "; ")
     return Conflict(present[0][0], message)
 
 

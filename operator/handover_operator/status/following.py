@@ -7,10 +7,9 @@ import datetime as dt
 from collections.abc import Iterable, Sequence
 from typing import Final
 
-from handover_api import names
+from handover_api import names, wording
 from handover_api.conditions import MigrationCondition, MigrationReason
 from handover_api.livemigration import LiveMigration, Outcome
-from handover_api.wording import enumerate_few
 from handover_api.workloadendpoint import Role, State
 from handover_operator.roles.model import Address, Endpoint
 from handover_operator.status.progress import Progress
@@ -65,7 +64,7 @@ def _union(endpoints: Iterable[Endpoint]) -> set[Address]:
 
 def _listed(ips: Iterable[Address]) -> str:
     ips = list(ips)
-    return enumerate_few(sorted(str(ip) for ip in ips), len(ips))
+    return wording.enumerate_few(sorted(str(ip) for ip in ips), len(ips))
 
 
 def obstacle(migration: LiveMigration, progress: Progress, now: dt.datetime) -> str:
@@ -112,16 +111,16 @@ def _missing(migration: LiveMigration, progress: Progress, now: dt.datetime) -> 
     if not targets:
         gone = sorted({side.endpoint for side in migration.status.target} & progress.absent)
         if gone:
-            listed = enumerate_few(gone, len(gone))
+            listed = wording.enumerate_few(gone, len(gone))
             return f"the target's endpoint was deleted before its guest was heard: {listed}"
         return "no WorkloadEndpoint of a target was known"
     unattended = [target for target in targets if is_unattended(migration, target, now)]
     if unattended:
-        nodes = sorted({target.node for target in unattended})
-        return f"no agent has acted upon the target's role on {enumerate_few(nodes, len(nodes))}"
+        nodes = {target.node for target in unattended}
+        return f"no agent has acted upon the target's role on {wording.name_few(nodes)}"
     states = (
         f"{each.key.name} on {each.node} in state {each.state}"
         f"{'' if each.routed else ' without routes'}"
         for each in targets
     )
-    return f"no target has heard its guest: {enumerate_few(states, len(targets))}"
+    return f"no target has heard its guest: {wording.enumerate_few(states, len(targets))}"

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from handover_api import wording
 from handover_api.conditions import MigrationCondition as Type
 from handover_api.conditions import MigrationReason as Reason
 from handover_api.livemigration import LiveMigrationStatus, Phase
-from handover_api.wording import enumerate_few
 from handover_operator.roles.parse import Unreadable
 
 
@@ -46,11 +46,11 @@ def describe(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterato
     """Compare two statuses of one migration; the order is the order in which things happen."""
     yield from _alarms(before, after)
     if after.phase is Phase.READY and before.phase is not Phase.READY:
-        nodes = enumerate_few((side.node for side in after.target), _count(after))
+        nodes = wording.enumerate_few((side.node for side in after.target), _count(after))
         yield KubernetesEvent("Ready", f"the target is listening on {nodes}")
     if _changed(before, after, Type.CUT_OVER):
         told = list(_cutovers(after))
-        text = enumerate_few(told, len(told), "; ")
+        text = wording.enumerate_few(told, len(told), "; ")
         yield KubernetesEvent("CutOver", text or "every target is live")
     if after.phase is Phase.SUCCEEDED and before.phase is not Phase.SUCCEEDED:
         yield KubernetesEvent(

@@ -66,7 +66,7 @@ def router_advertisements(workloads: Collection[Workload]) -> Iterator[Finding]:
         return
     names = sorted(one.name for one in workloads if one.accepts_ra)
     if names:
-        text = f"on for {wording.some(names)}: one packet of a guest's reroutes this node"
+        text = f"on for {wording.name_few(names)}: one packet of a guest's reroutes this node"
         remedy = f"sysctl net.ipv6.conf.{names[0]}.accept_ra=0 (and of default, for those to come)"
         yield warn("accept_ra", text, remedy)
     else:
@@ -77,7 +77,7 @@ def unread(workloads: Iterable[Workload]) -> Iterator[Finding]:
     """Say what nobody could look at, so that no silence is taken for a good answer."""
     names = sorted({f"{name} of {one.name}" for one in workloads for name in one.unread})
     if names:
-        text = f"{wording.some(names)} could not be read; nothing is said about it"
+        text = f"{wording.name_few(names)} could not be read; nothing is said about it"
         yield warn("sysctl", text, "run it where /proc/sys of the node's network can be read")
 
 
@@ -88,7 +88,7 @@ def proxy_arp(workloads: Collection[Workload], guarded: Collection[str]) -> Iter
         return
     open_ones = [one.name for one in workloads if one.proxy_arp and one.name not in guarded]
     if open_ones:
-        text = f"on without an ARP guard on {wording.some(open_ones)}"
+        text = f"on without an ARP guard on {wording.name_few(open_ones)}"
         remedy = (
             "give the workload a WorkloadEndpoint with this interface: else the host may answer "
             "the guest's question for its own address, and the guest waits up to 10 s"
@@ -105,7 +105,7 @@ def protocol(number: int, names: Mapping[int, str], foreign: Collection[str]) ->
     """
     remedy = "set routeProtocol to a number that nobody uses on any node"
     if foreign:
-        shown = "; ".join(sorted(foreign)[:3])
+        shown = wording.enumerate_few(sorted(foreign), len(foreign), "; ")
         yield fail("protocol", f"routes that are not ours carry number {number}: {shown}", remedy)
     elif names.get(number, "handover") not in _OURS:
         text = f"rt_protos gives number {number} to {names[number]}"
@@ -122,7 +122,7 @@ def gateway_mac(workloads: Collection[Workload]) -> Iterator[Finding]:
     elif len(macs) == 1:
         yield ok("gateway MAC", f"{macs[0]} on all here; each other node must show the same")
     else:
-        text = f"the workloads' interfaces have {len(macs)} MACs here: {', '.join(macs[:4])}"
+        text = f"the workloads' interfaces have {len(macs)} MACs here: {wording.name_few(macs)}"
         remedy = (
             "give all of them, on all nodes, one MAC (Calico takes ee:ee:ee:ee:ee:ee): else a "
             "guest depends on our correction of its gateway's entry after each migration"
@@ -148,7 +148,7 @@ def host_routing(
         text = f"Calico's eBPF data plane is here ({where or ', '.join(links)})"
         yield fail(check, text, "use Calico's iptables or nftables data plane")
     elif names:
-        text = f"programs are attached to {where}: {', '.join(sorted(names)[:4])}"
+        text = f"programs are attached to {where}: {wording.name_few(names)}"
         yield warn(check, text, "make sure that they leave forwarding to the kernel's routes")
     elif blind:
         yield ok(check, f"no program seen; {blind} cannot be asked for here")

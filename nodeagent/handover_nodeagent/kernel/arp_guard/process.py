@@ -178,7 +178,7 @@ def _complaint(buffer: bytes) -> str:
     # Such as "<cmdline>:1:1-30: Error: ...", which says nothing to who has not seen the command.
     is_place = place.count(":") > 1 and " " not in place
     return (
-        wording.clipped(text if is_place else first, _LAST_WORDS)
+        wording.clip(text if is_place else first, _LAST_WORDS)
         .removeprefix("netlink: ")
         .removeprefix("Error: ")
     )

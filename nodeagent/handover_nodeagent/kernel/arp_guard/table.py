@@ -101,7 +101,7 @@ class GuardTable:
                 return done
             if done.trouble:
                 complaints.append(done.trouble)
-        return Outcome("; ".join(list(dict.fromkeys(complaints))[: wording.MANY]))
+        return Outcome("; ".join(list(dict.fromkeys(complaints))[: wording.FEW]))
 
     def _run(self, commands: str) -> Outcome:
         return outcome(self._process.run(commands))
@@ -116,4 +116,4 @@ def outcome(answer: Answer) -> Outcome:
 def _unnamed(guard: ArpGuard) -> Outcome:
     """Say which interfaces stay without a guard because nft cannot name them."""
     names = [repr(name) for name in guard if not rules.is_writable(name)]
-    return Outcome(f"nftables cannot name interface {wording.some(names)}") if names else DONE
+    return Outcome(f"nftables cannot name interface {wording.name_few(names)}") if names else DONE
