@@ -10,7 +10,8 @@ _M_ARENA_MAX: Final = -8
 
 def main() -> None:
     """Run the command line."""
-    # One heap for all threads: what each of them once needed for a dump would stay with it.
+    # One heap for all threads: what each of them once needed for a dump would stay with it. It is
+    # said before the first thread, which would have its own by then.
     ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
     # structlog imports rich, which comes with typer, for tracebacks that we do not draw: 3 MiB.
     sys.modules.setdefault("rich", None)  # type: ignore[arg-type]

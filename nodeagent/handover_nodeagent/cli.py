@@ -1,4 +1,7 @@
-"""The command line of the node agent."""
+"""The command line of the node agent: parses, and calls; what it ends with is an exit status.
+
+2: somebody has to change what the agent was told; 1: it could not do its work.
+"""
 
 import asyncio
 from typing import Annotated
@@ -18,6 +21,7 @@ app = typer.Typer(
     name="handover-nodeagent",
     no_args_is_help=True,
     rich_markup_mode=None,
+    # They need rich, which the program keeps out of its memory.
     pretty_exceptions_enable=False,
     help="""Handover's node agent: moves the routes of live-migrating VMs at the switchover.
 
@@ -77,6 +81,7 @@ def run() -> None:
     structlog.get_logger().info(
         "starting", version=handover_api.__version__, node=settings.node_name
     )
+    # Misconfiguration apart, all that ends an agent is one of these, with a sentence for a person.
     try:
         asyncio.run(main.run(settings))
     except (access.Unconfigured, main.Broken, main.Unusable) as error:

@@ -22,15 +22,17 @@ VARIABLES: Final = {
     f"{PREFIX}{name.upper()}": field.alias or name for name, field in Settings.model_fields.items()
 }
 """Environment variable → field of HandoverConfiguration."""
-_NO_OBJECT: Final = "handover.dev/no-object"
-"""Stands in for a spec that is none; no field of the kind has such a name."""
+# Of these two the environment can hold several; all other fields are one word.
 _LISTS: Final = frozenset({"allowedCIDRs", "gateways"})
+# The most that a layer could allow: what is wrong even so, no HandoverConfiguration can mend.
 _WIDEST: Final = {
     "ipv4NormalRoutePriority": 2147483646,
     "ipv6NormalRoutePriority": 2147483646,
     "ipv4ElevatedRoutePriority": 1,
     "ipv6ElevatedRoutePriority": 1,
 }
+_NO_OBJECT: Final = "handover.dev/no-object"
+"""Stands in for a spec that is none; no field of the kind has such a name."""
 
 Spec = Mapping[str, object]
 
@@ -72,16 +74,19 @@ def effective(
     *environment* is what :func:`overrides` returns. Fields that nobody knows are ignored.
     """
     default = default_spec or {}
+    # Priorities must be the same on all nodes: routers compare those of one node with another's.
     node = {
         name: value
         for name, value in (node_spec or {}).items()
         if name not in configuration.DEFAULT_ONLY
     }
+    # Each layer is read upon those below it, so that the one that spoils the whole is named.
     settings = _read(DEFAULT_LAYER, default)
     if not isinstance(settings, Invalid) and node:
         settings = _read(NODE_LAYER, {**default, **node})
     if not isinstance(settings, Invalid) and environment:
         settings = _read(ENVIRONMENT_LAYER, {**default, **node, **environment})
+    # Last: a person who stops everything must not be overruled by a node's own mode.
     return settings if isinstance(settings, Invalid) else braked(settings, default_spec)
 
 
@@ -107,5 +112,6 @@ def _read(layer: str, spec: Spec) -> Settings | Invalid:
         return Settings.model_validate(dict(spec))
     except pydantic.ValidationError as error:
         first = error.errors(include_url=False)[0]
+        # pydantic's own words before those of our validators.
         message = first["msg"].removeprefix("Value error, ")
         return Invalid(layer, model.field_path(first["loc"]), message)

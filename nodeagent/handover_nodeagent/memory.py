@@ -1,7 +1,8 @@
 """What survives a SIGKILL: one small file per endpoint in the state directory (``/run/handover``).
 
 Written behind, never on the way to a route, each file whole or not at all. A file that cannot be
-read counts as none: kernel and guest go before it anyway.
+read counts as none: kernel and guest go before it anyway. The names of the fields are on disks,
+where an older or a newer agent reads them.
 """
 
 import asyncio
@@ -27,13 +28,12 @@ from handover_nodeagent.network.model import IPAddress, Route
 from handover_nodeagent.retry import Backoff, Retry
 
 DELAY: Final = 0.02
-"""Seconds for which changes are collected before they are written."""
-
-PATIENCE: Final = 1.0
-"""Seconds until what could not be written is tried again."""
-
+"""Seconds for which changes are collected before they are written: a cutover makes several."""
+RETRY_AFTER: Final = 1.0
+"""Seconds until what could not be written is tried again. Always the same, for as long as it is
+not there a SIGKILL costs what it says."""
 LONGEST: Final = 200
-"""Characters of a file name, before the suffixes."""
+"""Characters of a file name, before the suffixes: with them below NAME_MAX, 255 (limits.h)."""
 
 _log: Final = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ _Known = Annotated[_T | None, pydantic.WrapValidator(_read_or_forget)]
 """What a newer agent wrote and this one cannot read counts as absent, and takes nothing along."""
 
 
-class _Place(Model):
+class _Stood(Model):
     """``restart.Remembered`` as JSON."""
 
     state: State
@@ -74,7 +74,7 @@ class Record(Model):
     """One file: an endpoint as last seen and where it stood, or the routes that outlived it."""
 
     endpoint: _Known[WorkloadEndpoint] = None
-    stood: _Known[_Place] = None
+    stood: _Known[_Stood] = None
     cutover: _Known[Cutover] = None
     learned_mac: _Known[str] = None
     interface: _Known[str] = None
@@ -94,8 +94,9 @@ class Record(Model):
         interface: str | None,
     ) -> Self:
         """Make the record of an endpoint; of its metadata only what a restart needs stays."""
+        # Labels and owners are the operator's business, and the largest part of an object.
         metadata = endpoint.metadata.model_copy(update={"labels": {}, "owner_references": ()})
-        place = _Place(**dataclasses.asdict(stood))
+        place = _Stood(**dataclasses.asdict(stood))
         return cls(
             endpoint=WorkloadEndpoint(metadata=metadata, spec=endpoint.spec),
             stood=place,
@@ -150,11 +151,13 @@ class Memory:
         self._directory = directory / "endpoints"
         self._configuration = directory / "configuration.json"
         self._paused = directory / "paused.json"
+        # Each is made when it is written: what changes ten times meanwhile is composed once.
         self._pending: dict[ObjectKey, Callable[[], Record | None]] = {}
+        # One thread, so that files are written in the order in which they were handed to it.
         self._thread = ThreadPoolExecutor(1, "memory")
         self._timer: asyncio.TimerHandle | None = None
         self._failed: dict[ObjectKey, Record | None] = {}
-        self._retry = Retry(self._try_again, Backoff(PATIENCE, PATIENCE))
+        self._retry = Retry(self._try_again, Backoff(RETRY_AFTER, RETRY_AFTER))
 
     def load(self) -> dict[ObjectKey, Record]:
         """Read all files. For a thread, or before the loop runs."""
@@ -178,10 +181,7 @@ class Memory:
 
     def load_configuration(self) -> dict[str, Any] | None:
         """Read the HandoverConfigurations as they were last; None where there is no such memory."""
-        try:
-            content = json.loads(self._configuration.read_text())
-        except (OSError, ValueError):
-            return None
+        content = _load_json(self._configuration)
         if not isinstance(content, dict):
             return None
         return {name: spec for name, spec in content.items() if isinstance(spec, dict)}
@@ -193,10 +193,7 @@ class Memory:
 
     def load_paused(self) -> frozenset[str]:
         """Read which namespaces were paused last."""
-        try:
-            content = json.loads(self._paused.read_text())
-        except (OSError, ValueError):
-            return frozenset()
+        content = _load_json(self._paused)
         return frozenset(map(str, content)) if isinstance(content, list) else frozenset()
 
     def keep_paused(self, namespaces: Iterable[str]) -> None:
@@ -206,6 +203,7 @@ class Memory:
     async def flush(self) -> None:
         """Write what is pending, and wait for it."""
         self._write()
+        # It comes after all that was handed to the thread before.
         await asyncio.get_running_loop().run_in_executor(self._thread, _nothing)
 
     def close(self) -> None:
@@ -218,6 +216,7 @@ class Memory:
             self._timer.cancel()
             self._timer = None
         made: dict[ObjectKey, Record | None] = {}
+        # On the loop, where nothing changes meanwhile; only the writing is the thread's.
         for key, make in self._pending.items():
             try:
                 made[key] = make()
@@ -236,6 +235,7 @@ class Memory:
 
     def _wait(self, failed: Mapping[ObjectKey, Record | None]) -> None:
         """Try again later what nobody has said anew by then."""
+        # What is pending is newer than what has just failed.
         self._failed |= {key: failed[key] for key in failed.keys() - self._pending.keys()}
         self._retry.failed()
 
@@ -250,6 +250,7 @@ class Memory:
             return self._put(key, record)
         except Exception as error:  # noqa: BLE001  the root of one file in a thread
             faults.note("memory", error, endpoint=str(key))
+            # What cannot be written as JSON now cannot a second later either.
             return True
 
     def _put(self, key: ObjectKey, record: Record | None) -> bool:
@@ -264,6 +265,8 @@ class Memory:
             else:
                 # Somebody may have cleared it away; the next life must not know less for that.
                 path.parent.mkdir(parents=True, exist_ok=True)
+                # Under another name first: rename(2) leaves the old file or the new one, never a
+                # part. No fsync: /run is memory, and a boot takes the kernel's routes with it.
                 draft = path.with_suffix(".draft")
                 draft.write_text(text)
                 draft.replace(path)
@@ -275,6 +278,15 @@ class Memory:
             return False
         self.trouble = ""
         return True
+
+
+def _load_json(path: Path) -> object:
+    """Read a file; None where there is none that can be read."""
+    try:
+        content: object = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
+    return content
 
 
 def _same(record: Record | None) -> Record | None:
@@ -304,8 +316,10 @@ def _read(path: Path) -> tuple[ObjectKey, Record | None]:
         return key, None
     raw = content.get("endpoint")
     if record.endpoint:
+        # The name of the file may be a digest; the object says who it is.
         return record.endpoint.key, record
     if not isinstance(raw, dict):
         return key, record if record.routes else None
+    # A newer agent's object: its addresses are left alone until the API tells what it is.
     _log.warning("the state file %s has an endpoint that nobody can read", path.name)
     return parse.key(raw), record.model_copy(update={"spared": parse.addresses(raw)})

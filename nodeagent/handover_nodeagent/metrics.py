@@ -1,4 +1,4 @@
-"""What Prometheus can ask the agent."""
+"""What Prometheus can ask the agent; names and labels are users' and stay as they are."""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final
@@ -9,8 +9,10 @@ from prometheus_client.registry import Collector
 
 from handover_api import __version__
 
+# Our own: the library's default one adds figures of the Python process.
 REGISTRY: Final = CollectorRegistry()
 
+# Seconds; finest below a millisecond, in which an announcement becomes a route.
 _FAST: Final = (
     *(0.00005, 0.0001, 0.0002, 0.0003, 0.0005),
     *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0),

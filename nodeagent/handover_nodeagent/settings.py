@@ -1,4 +1,8 @@
-"""What the agent reads from its environment: every name begins with HANDOVER_."""
+"""What the agent reads from its environment: every name begins with HANDOVER_.
+
+It is read once, before anything else: what is wrong ends the start with a sentence that names the
+variable, and not an agent that runs without it.
+"""
 
 import os
 from collections.abc import Mapping
@@ -19,6 +23,8 @@ class Misconfigured(Exception):  # noqa: N818  tells a person what to do
 class AgentSettings(BaseSettings):
     """Settings of the agent's process; the fields of HandoverConfiguration are ``overrides``."""
 
+    # The fields of HandoverConfiguration share the prefix, hence "ignore". A variable that a chart
+    # sets to nothing is as good as none.
     model_config = SettingsConfigDict(
         env_prefix=configuration.PREFIX, frozen=True, extra="ignore", env_ignore_empty=True
     )
@@ -72,6 +78,7 @@ def read() -> AgentSettings:
         settings = AgentSettings()
     except pydantic.ValidationError as error:
         raise Misconfigured(_sentence(error)) from None
+    # The rest depends on objects that may change; this no object can mend.
     found = configuration.complaint(settings.overrides)
     if found is not None:
         raise Misconfigured(_override_sentence(found))

@@ -166,7 +166,7 @@ async def test_what_could_not_be_written_is_tried_again_as_it_is_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody has to change for what is unwritten; who does is written at once."""
-    monkeypatch.setattr(memory, "PATIENCE", 0.01)
+    monkeypatch.setattr(memory, "RETRY_AFTER", 0.01)
     (tmp_path / "state").write_text("a file in the way")
     it, errors = Memory(tmp_path / "state"), metrics.MEMORY_ERRORS._value.get()
     it.keep(KEY, record)
