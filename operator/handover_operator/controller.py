@@ -239,7 +239,7 @@ class Reconciler:
     def _queue_shared(self, keys: Iterable[ObjectKey], now: dt.datetime) -> None:
         endpoints, sharing = self.known.resolver.index.endpoints, self.known.sharing
         for key in keys:
-            if key in endpoints and endpoints[key].shared != sharing.said(key, now):
+            if key in endpoints and endpoints[key].shared != sharing.message(key, now):
                 self._queue.add(Subject(Kind.ENDPOINT, key))
 
     def _queue_leaders_own(self, migrations: Iterable[ObjectKey]) -> None:
@@ -308,7 +308,7 @@ class Reconciler:
             return
         shared = endpoint.shared
         if self._standby is None:
-            shared = self.known.sharing.said(subject.key, self._clock())
+            shared = self.known.sharing.message(subject.key, self._clock())
         annotations: dict[str, str | None] = {}
         if verdict.assignment != endpoint.assignment:
             annotations |= verdict.assignment.to_annotations()

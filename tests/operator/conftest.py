@@ -1,4 +1,4 @@
-"""Builders of facts, and a small world that plays the operator's pure core through a scenario."""
+"""Builders of objects, and a small world that plays the operator's pure core through a scenario."""
 
 import dataclasses
 import datetime as dt

@@ -80,6 +80,12 @@ TESTS: Final[Mapping[str, Sequence[str]]] = {
         f"{_OPERATOR}/roles/test_rules.py",
         f"{_OPERATOR}/roles/test_resolver.py",
     ),
+    "handover_operator.roles.summaries": (
+        f"{_OPERATOR}/roles/test_resolver_cases.py",
+        f"{_OPERATOR}/roles/test_outcome.py",
+        f"{_OPERATOR}/roles/test_rules.py",
+        f"{_OPERATOR}/roles/test_resolver.py",
+    ),
     "handover_operator.roles.outcome": (
         f"{_OPERATOR}/roles/test_outcome.py",
         f"{_OPERATOR}/roles/test_rules.py",

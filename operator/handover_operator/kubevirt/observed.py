@@ -14,7 +14,7 @@ from handover_api.livemigration import Outcome
 from handover_api.names import ObjectKey
 from handover_operator.kinds import Foreign, Kind
 from handover_operator.roles import labels
-from handover_operator.roles.index import Multimap
+from handover_operator.roles.multimap import Multimap
 from handover_operator.roles.parse import RawObject
 
 ADAPTER: Final = "kubevirt"

@@ -1,4 +1,4 @@
-"""KubeVirt's objects → facts. What is absent, or in a form that we do not know, is left out.
+"""KubeVirt's objects → values of model.py. What is absent, or in an unknown form, is left out.
 
 KubeVirt's schemas are loose and change with its releases: nothing here may raise.
 """

@@ -38,7 +38,7 @@ Traits = frozenset[Trait]
 NONE: Final[Traits] = frozenset()
 
 
-class Tally(Generic[K]):
+class TraitCounts(Generic[K]):
     """Counts by key; a key of which nothing is true takes no room."""
 
     def __init__(self) -> None:
@@ -46,6 +46,8 @@ class Tally(Generic[K]):
 
     def __getitem__(self, key: K) -> Traits:
         counts = self._counts.get(key)
+        # What is asked is always whether there is one, never how many: equal answers mark nothing
+        # anew.
         return NONE if counts is None else frozenset(each for each in Trait if counts[each])
 
     def __len__(self) -> int:
@@ -67,6 +69,7 @@ class Tally(Generic[K]):
         counts = self._counts[key]
         for trait in traits:
             counts[trait] -= 1
+        # Many thousand migrations come and go; what none of them needs any more must not stay.
         if not any(counts):
             del self._counts[key]
 
@@ -74,6 +77,8 @@ class Tally(Generic[K]):
 def of_member(endpoint: Endpoint, role: Role, migration_uid: str) -> Traits:
     """Return what *endpoint* is for a migration whose spec gives it this role."""
     if role is Role.TARGET:
+        # Of a target the spec alone says only where it is; what it was told counts with its
+        # carriers.
         return frozenset({Trait.ALIVE}) if endpoint.is_alive_for(migration_uid) else NONE
     found = {Trait.SOURCE}
     if endpoint.routed:
@@ -91,6 +96,7 @@ def of_carrier(endpoint: Endpoint) -> Traits:
         return NONE
     found: set[Trait] = set()
     said = endpoint.assignment
+    # One that was told of an end keeps the role that ended, and may still have routes of it.
     if Role.SOURCE in (said.role, said.ended_role):
         found |= _of_source(endpoint, uid)
     if Role.TARGET in (said.role, said.ended_role):
@@ -110,6 +116,7 @@ def _of_source(endpoint: Endpoint, uid: str) -> set[Trait]:
         found.add(Trait.TOLD_OF_SUCCESS)
     if endpoint.has_ended(Role.SOURCE, uid, Outcome.ABORTED):
         found.add(Trait.SOURCE_TOLD_OF_ABORT)
+    # An agent may put routes back at any time, until it was told that the guest has left.
     if endpoint.routed or not is_left:
         found.add(Trait.SERVING)
     return found

@@ -1,25 +1,24 @@
 """Who concerns whom: LiveMigrations and endpoints, joined by name, workload and label.
 
-Endpoints offer *handles* (their name, their workload, each label), migrations seek them. Two that
-share a handle are candidates, so that a change of one object looks at those few others only.
+As an indexer of client-go does, it files endpoints under *keys* (their name, their workload, each
+label) and migrations under the keys of what they look for. Two that share a key are candidates, so
+that a change of one object looks at those few others only.
 """
 
 from collections.abc import Iterator, Mapping
 from collections.abc import Set as AbstractSet
-from typing import Final, Generic, NamedTuple, TypeVar
+from typing import Final, NamedTuple
 
 from handover_api.livemigration import LiveMigration, Source, Target
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Role
-from handover_operator.roles import counts, selectors
-from handover_operator.roles.counts import Tally, Traits
+from handover_operator.roles import counts, labels
+from handover_operator.roles.counts import TraitCounts, Traits
 from handover_operator.roles.model import Endpoint
+from handover_operator.roles.multimap import Multimap
 
-K = TypeVar("K")
-V = TypeVar("V")
-
-Handle = tuple[str, ...]
-Course = tuple[str, str]
+IndexKey = tuple[str, ...]
+MigrationId = tuple[str, str]
 """Namespace and migration uid: the same migration, also when its object was made anew."""
 
 _NOTHING: Final[Mapping[ObjectKey, "Match"]] = {}
@@ -36,40 +35,6 @@ class Match(NamedTuple):
     contested: bool = False
 
 
-class Multimap(Generic[K, V]):
-    """Sets by key; a key without values takes no room.
-
-    Most keys have one value, such as all that name one VM: a set for each would be most of it all.
-    """
-
-    def __init__(self) -> None:
-        self._values: dict[K, tuple[V] | set[V]] = {}
-
-    def __getitem__(self, key: K) -> AbstractSet[V]:
-        found = self._values.get(key, ())
-        return found if isinstance(found, set) else frozenset(found)
-
-    def add(self, key: K, value: V) -> None:
-        """Put *value* into the set of *key*."""
-        found = self._values.get(key)
-        if found is None:
-            self._values[key] = (value,)
-        elif isinstance(found, set):
-            found.add(value)
-        elif found != (value,):
-            self._values[key] = {*found, value}
-
-    def remove(self, key: K, value: V) -> None:
-        """Take *value*, which is there, out of the set of *key*."""
-        found = self._values[key]
-        if isinstance(found, set) and len(found) > 1:
-            found.remove(value)
-        elif value in found:
-            del self._values[key]
-        else:
-            raise KeyError(value)
-
-
 def match(migration: LiveMigration, endpoint: Endpoint) -> Match | None:
     """Return what *migration* makes of *endpoint*, of the same namespace.
 
@@ -83,55 +48,61 @@ def match(migration: LiveMigration, endpoint: Endpoint) -> Match | None:
     by_selector = (
         target is not None
         and target.selector is not None
-        and selectors.is_match(target.selector, endpoint.labels)
+        and labels.is_match(target.selector, endpoint.labels)
     )
     is_target = target is not None and (
         by_selector
         or (target.endpoint is not None and target.endpoint.name == endpoint.key.name)
         or (target.workload is not None and target.workload.name == endpoint.workload)
     )
+    # As target it would take its routes out while the guest still runs there.
     if is_source:
         return Match(Role.SOURCE, contested=is_target)
     return Match(Role.TARGET, by_selector=by_selector) if is_target else None
 
 
-def course_of(migration: LiveMigration) -> Course:
+def migration_id(migration: LiveMigration) -> MigrationId:
     """Return what stays the same when *migration* is deleted and made anew."""
     return migration.key.namespace, migration.migration_uid
 
 
-def carried(endpoint: Endpoint) -> Course | None:
+def carried_id(endpoint: Endpoint) -> MigrationId | None:
     """Return the migration that the annotations of *endpoint* speak of."""
     migration_uid = endpoint.assignment.migration_uid
     return None if migration_uid is None else (endpoint.key.namespace, migration_uid)
 
 
-def _offers(endpoint: Endpoint) -> Iterator[Handle]:
+def _keys_of_endpoint(endpoint: Endpoint) -> Iterator[IndexKey]:
     namespace, name = endpoint.key
+    # For selectors that name no label which a match must carry: empty ones, NotIn, DoesNotExist.
     yield "any", namespace
     yield "endpoint", namespace, name
     yield "workload", namespace, endpoint.workload
     for key, value in endpoint.labels.items():
+        # Both forms, since a selector may ask for a value or only for the key.
         yield "label", namespace, key
         yield "label", namespace, key, value
 
 
-def _seeks(migration: LiveMigration) -> set[Handle]:
+def _keys_of_migration(migration: LiveMigration) -> set[IndexKey]:
     namespace = migration.key.namespace
-    handles: set[Handle] = set()
+    keys: set[IndexKey] = set()
     for side in (migration.spec.source, migration.spec.target):
         if side is not None and side.endpoint is not None:
-            handles.add(("endpoint", namespace, side.endpoint.name))
+            keys.add(("endpoint", namespace, side.endpoint.name))
         if side is not None and side.workload is not None:
-            handles.add(("workload", namespace, side.workload.name))
+            keys.add(("workload", namespace, side.workload.name))
     target = migration.spec.target
     if target is not None and target.selector is not None:
-        anchors = selectors.anchors(target.selector)
-        handles |= {("label", namespace, *anchor) for anchor in anchors} or {("any", namespace)}
-    return handles
+        # One of its labels is enough to find the candidates; ``match`` then holds them against the
+        # whole selector.
+        found = labels.index_labels(target.selector)
+        keys |= {("label", namespace, *each) for each in found} or {("any", namespace)}
+    return keys
 
 
 def _sides(migration: LiveMigration) -> tuple[Source | None, Target | None, str]:
+    # The uid belongs to them: what an endpoint is for a migration is counted by it.
     return migration.spec.source, migration.spec.target, migration.migration_uid
 
 
@@ -141,14 +112,14 @@ class Index:
     def __init__(self) -> None:
         self.endpoints: dict[ObjectKey, Endpoint] = {}
         self.migrations: dict[ObjectKey, LiveMigration] = {}
-        self._offered: Multimap[Handle, ObjectKey] = Multimap()
-        self._sought: Multimap[Handle, ObjectKey] = Multimap()
-        self._carriers: Multimap[Course, ObjectKey] = Multimap()
-        self._named: Multimap[Course, ObjectKey] = Multimap()
+        self._endpoints_by_key: Multimap[IndexKey, ObjectKey] = Multimap()
+        self._migrations_by_key: Multimap[IndexKey, ObjectKey] = Multimap()
+        self._carriers: Multimap[MigrationId, ObjectKey] = Multimap()
+        self._with_id: Multimap[MigrationId, ObjectKey] = Multimap()
         self._members: dict[ObjectKey, dict[ObjectKey, Match]] = {}
         self._claims: dict[ObjectKey, dict[ObjectKey, Match]] = {}
-        self._of_members: Tally[ObjectKey] = Tally()
-        self._of_carriers: Tally[Course] = Tally()
+        self._of_members: TraitCounts[ObjectKey] = TraitCounts()
+        self._of_carriers: TraitCounts[MigrationId] = TraitCounts()
 
     def members(self, migration: ObjectKey) -> Mapping[ObjectKey, Match]:
         """Return the endpoints that the spec of *migration* matches."""
@@ -158,21 +129,21 @@ class Index:
         """Return the migrations whose spec matches *endpoint*."""
         return self._claims.get(endpoint, _NOTHING)
 
-    def carriers(self, course: Course) -> AbstractSet[ObjectKey]:
+    def carriers(self, identity: MigrationId) -> AbstractSet[ObjectKey]:
         """Return the endpoints whose annotations carry this migration's uid."""
-        return self._carriers[course]
+        return self._carriers[identity]
 
-    def named(self, course: Course) -> AbstractSet[ObjectKey]:
+    def with_id(self, identity: MigrationId) -> AbstractSet[ObjectKey]:
         """Return the LiveMigrations with this uid: mostly one, none when it was deleted."""
-        return self._named[course]
+        return self._with_id[identity]
 
     def traits_of_members(self, migration: ObjectKey) -> Traits:
         """Return what is true of any endpoint that the spec of *migration* matches."""
         return self._of_members[migration]
 
-    def traits_of_carriers(self, course: Course) -> Traits:
+    def traits_of_carriers(self, identity: MigrationId) -> Traits:
         """Return what is true of any endpoint whose annotations carry this migration's uid."""
-        return self._of_carriers[course]
+        return self._of_carriers[identity]
 
     def put_endpoint(self, endpoint: Endpoint) -> None:
         """Add *endpoint*, or replace what was known of it."""
@@ -182,15 +153,18 @@ class Index:
             self._drop(before)
         self._carry(endpoint)
         if before is not None:
+            # Nearly every update is a status report, which no migration matches by: the keys stay,
+            # and only what the endpoint is for its migrations is counted anew.
             if (before.workload, before.labels) == (endpoint.workload, endpoint.labels):
                 self._recount(before, endpoint)
                 return
+            # By what it was: counts must fall by exactly what they rose by.
             self._unlink_endpoint(before)
-        seekers: set[ObjectKey] = set()
-        for handle in _offers(endpoint):
-            self._offered.add(handle, endpoint.key)
-            seekers |= self._sought[handle]
-        for key in seekers:
+        candidates: set[ObjectKey] = set()
+        for index_key in _keys_of_endpoint(endpoint):
+            self._endpoints_by_key.add(index_key, endpoint.key)
+            candidates |= self._migrations_by_key[index_key]
+        for key in candidates:
             self._link(self.migrations[key], endpoint)
 
     def drop_endpoint(self, endpoint: Endpoint) -> None:
@@ -203,37 +177,38 @@ class Index:
         """Add *migration*, or replace what was known of it."""
         before = self.migrations.get(migration.key)
         if before is not None:
-            self._named.remove(course_of(before), before.key)
+            self._with_id.remove(migration_id(before), before.key)
         self.migrations[migration.key] = migration
-        self._named.add(course_of(migration), migration.key)
+        self._with_id.add(migration_id(migration), migration.key)
         if before is not None:
+            # Our own writes of its status come back as updates, too.
             if _sides(before) == _sides(migration):
                 return
             self._unlink_migration(before)
         candidates: set[ObjectKey] = set()
-        for handle in _seeks(migration):
-            self._sought.add(handle, migration.key)
-            candidates |= self._offered[handle]
+        for index_key in _keys_of_migration(migration):
+            self._migrations_by_key.add(index_key, migration.key)
+            candidates |= self._endpoints_by_key[index_key]
         for key in candidates:
             self._link(migration, self.endpoints[key])
 
     def drop_migration(self, migration: LiveMigration) -> None:
         """Forget *migration*, which is known."""
         del self.migrations[migration.key]
-        self._named.remove(course_of(migration), migration.key)
+        self._with_id.remove(migration_id(migration), migration.key)
         self._unlink_migration(migration)
 
     def _carry(self, endpoint: Endpoint) -> None:
-        course = carried(endpoint)
-        if course is not None:
-            self._carriers.add(course, endpoint.key)
-            self._of_carriers.add(course, counts.of_carrier(endpoint))
+        identity = carried_id(endpoint)
+        if identity is not None:
+            self._carriers.add(identity, endpoint.key)
+            self._of_carriers.add(identity, counts.of_carrier(endpoint))
 
     def _drop(self, endpoint: Endpoint) -> None:
-        course = carried(endpoint)
-        if course is not None:
-            self._carriers.remove(course, endpoint.key)
-            self._of_carriers.remove(course, counts.of_carrier(endpoint))
+        identity = carried_id(endpoint)
+        if identity is not None:
+            self._carriers.remove(identity, endpoint.key)
+            self._of_carriers.remove(identity, counts.of_carrier(endpoint))
 
     def _recount(self, before: Endpoint, after: Endpoint) -> None:
         """Count anew what *after* is for each migration that matches it, as it did before."""
@@ -251,16 +226,16 @@ class Index:
             self._of_members.add(migration.key, traits)
 
     def _unlink_endpoint(self, endpoint: Endpoint) -> None:
-        for handle in _offers(endpoint):
-            self._offered.remove(handle, endpoint.key)
+        for index_key in _keys_of_endpoint(endpoint):
+            self._endpoints_by_key.remove(index_key, endpoint.key)
         for key, found in self._claims.pop(endpoint.key, _NOTHING).items():
             del self._members[key][endpoint.key]
             uid = self.migrations[key].migration_uid
             self._of_members.remove(key, counts.of_member(endpoint, found.role, uid))
 
     def _unlink_migration(self, migration: LiveMigration) -> None:
-        for handle in _seeks(migration):
-            self._sought.remove(handle, migration.key)
+        for index_key in _keys_of_migration(migration):
+            self._migrations_by_key.remove(index_key, migration.key)
         uid = migration.migration_uid
         for key, found in self._members.pop(migration.key, _NOTHING).items():
             del self._claims[key][migration.key]

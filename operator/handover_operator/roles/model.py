@@ -42,6 +42,7 @@ class Endpoint:
     routed: bool = False
     cutover: Cutover | None = None
     shared: str = ""
+    # Not compared: our own annotation, echoed, is no change that anybody has to look at.
     resource_version: str = field(default="", compare=False)
 
     def is_carrying(self, role: Role, migration_uid: str) -> bool:
@@ -81,6 +82,7 @@ class Endpoint:
         uid = said.migration_uid
         if uid is None or not self.has_ended(Role.TARGET, uid, Outcome.ABORTED):
             return False
+        # With a role the agent still acts upon what was said before the abort.
         if self.acted_role is not None or self.state is State.ASKING:
             return False
         return self.routed and self.is_alive_for(uid)

@@ -17,7 +17,7 @@ from handover_api.livemigration import LiveMigration, Outcome, Phase
 from handover_api.workloadendpoint import Role
 from handover_operator.roles import counts
 from handover_operator.roles.counts import Trait, Traits
-from handover_operator.roles.index import Index, course_of
+from handover_operator.roles.index import Index, migration_id
 from handover_operator.roles.model import Endpoint
 
 _DECIDED: Final[Mapping[Phase | None, Outcome]] = {
@@ -39,7 +39,7 @@ Driver = Callable[[str], Outcome | Undecided | None]
 
 
 @dataclass(frozen=True, slots=True)
-class View:
+class Summary:
     """How one migration was decided, and what its endpoints make of it."""
 
     decision: Outcome | None = None
@@ -74,7 +74,7 @@ def sources(index: Index, migration: LiveMigration) -> Sequence[Endpoint]:
     uid = migration.migration_uid
     members = index.members(migration.key)
     found: list[Endpoint] = []
-    for key in sorted({*members, *index.carriers(course_of(migration))}):
+    for key in sorted({*members, *index.carriers(migration_id(migration))}):
         endpoint = index.endpoints[key]
         if (
             (key in members and members[key].role is Role.SOURCE)
@@ -85,16 +85,19 @@ def sources(index: Index, migration: LiveMigration) -> Sequence[Endpoint]:
     return found
 
 
-def orphaned(seen: Traits) -> Outcome:
+def orphaned(traits: Traits) -> Outcome:
     """Decide a migration whose object is gone, from what was told so far and from life.
 
     What the sources were told stands, so that a restart in the middle changes nothing.
     """
-    if Trait.TOLD_OF_SUCCESS in seen:
+    # Whoever was told of it, source or target, proves that it was decided so.
+    if Trait.TOLD_OF_SUCCESS in traits:
         return Outcome.SUCCEEDED
-    if Trait.SOURCE_TOLD_OF_ABORT in seen and Trait.UNTOLD not in seen:
+    # An abort is told to all at once, but a source also loses its role when a spec changes: only
+    # when no source still carries one was it the end.
+    if Trait.SOURCE_TOLD_OF_ABORT in traits and Trait.UNTOLD not in traits:
         return Outcome.ABORTED
-    return Outcome.SUCCEEDED if Trait.ARRIVED in seen else Outcome.ABORTED
+    return Outcome.SUCCEEDED if Trait.ARRIVED in traits else Outcome.ABORTED
 
 
 def had_source(migration: LiveMigration) -> bool:
@@ -105,29 +108,32 @@ def had_source(migration: LiveMigration) -> bool:
     )
 
 
-def has_lost_source(migration: LiveMigration, seen: View, *, was_resolved: bool) -> bool:
+def has_lost_source(migration: LiveMigration, summary: Summary, *, had_source: bool) -> bool:
     """Nobody drives *migration*, its guest is on the target, and its source is no more."""
     return (
-        seen.decision is None
-        and seen.alive
-        and was_resolved
-        and Trait.SOURCE not in seen.traits
+        summary.decision is None
+        and summary.alive
+        and had_source
+        and Trait.SOURCE not in summary.traits
         and not migration.is_controlled
     )
 
 
-def finish(endpoint: Endpoint, seen: View) -> Assignment:
+def finish(endpoint: Endpoint, summary: Summary) -> Assignment:
     """Return what *endpoint* is told now that nobody gives its role any more.
 
     An undecided migration has lost it by a change of spec or labels: the role is aborted. Where
     one target is alive, the others are told Aborted: the guest is not there.
     """
     said = endpoint.assignment
-    told = seen.decision or Outcome.ABORTED
+    told = summary.decision or Outcome.ABORTED
     if told is Outcome.SUCCEEDED and said.role is Role.TARGET:
-        if seen.is_lingering:
+        # The source goes first: beside its routes a target of normal priority would get half the
+        # traffic.
+        if summary.is_lingering:
             return said
-        if seen.alive and not endpoint.is_alive_for(said.migration_uid or ""):
+        # Of several targets the guest runs on one; a route on another would answer for nobody.
+        if summary.alive and not endpoint.is_alive_for(said.migration_uid or ""):
             told = Outcome.ABORTED
     return dataclasses.replace(
         said,
@@ -140,17 +146,18 @@ def finish(endpoint: Endpoint, seen: View) -> Assignment:
     )
 
 
-def corrected(endpoint: Endpoint, seen: Traits) -> Assignment:
+def corrected(endpoint: Endpoint, traits: Traits) -> Assignment:
     """Return what *endpoint* is told once its guest has contradicted an abort.
 
     Packets go before the word: the guest runs on a target that was told of an abort. The source is
     told that it left, and asks its guest first; the target keeps its elevated routes until no
-    source can serve any more. *seen*: of all endpoints of this migration.
+    source can serve any more. *traits*: of all endpoints of this migration.
     """
     said = endpoint.assignment
-    if said.outcome is not Outcome.ABORTED or Trait.CONTRADICTING not in seen:
+    # Only an abort can be contradicted: after a success the source was told to let go already.
+    if said.outcome is not Outcome.ABORTED or Trait.CONTRADICTING not in traits:
         return said
-    is_followed = endpoint.is_contradicting() and Trait.SERVING not in seen
+    is_followed = endpoint.is_contradicting() and Trait.SERVING not in traits
     if said.ended_role is Role.SOURCE or is_followed:
         return dataclasses.replace(said, outcome=Outcome.SUCCEEDED, armed=True)
     return said

@@ -1,4 +1,4 @@
-"""API objects → facts. An object that breaks the contract becomes a value that names its field."""
+"""API objects → values of model.py; one that breaks the contract → a value that names its field."""
 
 import sys
 from collections.abc import Mapping
@@ -87,8 +87,10 @@ def key(raw: RawObject) -> ObjectKey:
 
 
 def _unreadable(raw: RawObject, error: pydantic.ValidationError) -> Unreadable:
+    # One is enough to mend the object, and a hostile one may have thousands.
     first = error.errors(include_url=False)[0]
     spec = raw.get("spec")
+    # Nothing of an object that breaks the contract is certain, not even that its spec is a mapping.
     named = spec.get("id") if isinstance(spec, dict) else None
     return Unreadable(
         key=key(raw),

@@ -5,7 +5,6 @@ places only: a decided migration gives nothing new, and its targets keep their r
 sources were told and have no routes.
 """
 
-import dataclasses
 import datetime as dt
 import enum
 from collections.abc import Sequence
@@ -21,9 +20,10 @@ from handover_operator.roles import counts, outcome
 from handover_operator.roles.counts import Traits
 from handover_operator.roles.index import Match
 from handover_operator.roles.model import Endpoint
-from handover_operator.roles.outcome import View
+from handover_operator.roles.outcome import Summary
 
 Age = tuple[dt.datetime, str]
+_Given = tuple[Assignment, "Reason"]
 
 _OLDEST: Final[Age] = (dt.datetime.min.replace(tzinfo=dt.UTC), "")
 
@@ -49,7 +49,7 @@ class Claim:
 
     migration: LiveMigration
     match: Match
-    view: View
+    summary: Summary
     superseded: bool
 
 
@@ -58,27 +58,20 @@ class Holder:
     """The migration of which the endpoint's annotations speak; None: its object is gone."""
 
     migration: LiveMigration | None
-    view: View
+    summary: Summary
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """What the annotations of an endpoint must say, and by which rule.
 
-    ``superseded``: the claims that come too late.
+    ``claimants``: the undecided migrations that match it; ``superseded``: those that come too late.
     """
 
     assignment: Assignment
     reason: Reason
+    claimants: frozenset[ObjectKey] = frozenset()
     superseded: frozenset[ObjectKey] = frozenset()
-
-
-@dataclass(frozen=True, slots=True)
-class Judgement:
-    """A verdict, and the undecided migrations that had a claim."""
-
-    verdict: Verdict
-    claimants: frozenset[ObjectKey]
 
 
 def age(migration: LiveMigration) -> Age:
@@ -100,23 +93,23 @@ def assign(
     claims: Sequence[Claim],
     holder: Holder | None,
     settled: Age | None = None,
-    seen: Traits = counts.NONE,
+    traits: Traits = counts.NONE,
 ) -> Verdict:
     """Apply the rules; without a *holder* nobody may end the role that is there.
 
     *settled*: the age of the migration that has moved the guest to this endpoint, or away from it,
     for good. What an older one would make of it is over, though that one is told so later.
-    *seen*: what is true of the endpoints that were told of the same migration.
+    *traits*: what is true of the endpoints that were told of the same migration.
     """
+    # In this order: who comes too late has no say; then who gives a role; only then who ends one.
     current = [claim for claim in claims if _is_current(claim, endpoint.assignment, settled)]
-    verdict = _given(endpoint, current, holder) or _left(endpoint, holder, seen)
-    if len(current) == len(claims):
-        return verdict
-    late = {claim.migration.key for claim in claims} - {claim.migration.key for claim in current}
-    return dataclasses.replace(verdict, superseded=frozenset(late))
+    assignment, reason = _given(endpoint, current, holder) or _left(endpoint, holder, traits)
+    claimants = frozenset(claim.migration.key for claim in claims)
+    late = claimants.difference(claim.migration.key for claim in current)
+    return Verdict(assignment, reason, claimants, late)
 
 
-def _given(endpoint: Endpoint, current: Sequence[Claim], holder: Holder | None) -> Verdict | None:
+def _given(endpoint: Endpoint, current: Sequence[Claim], holder: Holder | None) -> _Given | None:
     """Return the role that somebody gives, or that is kept a while; None: there is none."""
     sources = [claim for claim in current if claim.match.role is Role.SOURCE]
     targets = [
@@ -124,29 +117,31 @@ def _given(endpoint: Endpoint, current: Sequence[Claim], holder: Holder | None) 
         for claim in current
         if claim.match.role is Role.TARGET
         and not _is_superseded(
-            endpoint, claim.migration.migration_uid, age(claim.migration), claim.view, sources
+            endpoint, claim.migration.migration_uid, age(claim.migration), claim.summary, sources
         )
     ]
+    # A guest that is on its way goes before one that may leave: both roles are never there at once.
     if targets:
         by_selector = any(claim.match.by_selector for claim in targets)
         reason = Reason.TARGET_BY_SELECTOR if by_selector else Reason.TARGET_BY_NAME
-        return Verdict(_give(Role.TARGET, targets), reason)
+        return _give(Role.TARGET, targets), reason
     if _is_held(endpoint, holder, sources):
-        return Verdict(endpoint.assignment, Reason.HELD)
+        return endpoint.assignment, Reason.HELD
     if sources:
-        return Verdict(_give(Role.SOURCE, sources), Reason.SOURCE_BY_NAME)
+        return _give(Role.SOURCE, sources), Reason.SOURCE_BY_NAME
     return None
 
 
-def _left(endpoint: Endpoint, holder: Holder | None, seen: Traits) -> Verdict:
+def _left(endpoint: Endpoint, holder: Holder | None, traits: Traits) -> _Given:
     """Return what is said of an endpoint to which nobody gives a role."""
     said = endpoint.assignment
+    # What was told of an end is never taken back, but for packets that contradict an abort.
     if said.role is None:
-        corrected = outcome.corrected(endpoint, seen)
-        return Verdict(corrected, Reason.NONE if corrected == said else Reason.CONTRADICTED)
+        corrected = outcome.corrected(endpoint, traits)
+        return corrected, Reason.NONE if corrected == said else Reason.CONTRADICTED
     if holder is None:
-        return Verdict(said, Reason.HELD)
-    return Verdict(outcome.finish(endpoint, holder.view), Reason.ENDED)
+        return said, Reason.HELD
+    return outcome.finish(endpoint, holder.summary), Reason.ENDED
 
 
 def _is_current(claim: Claim, said: Assignment, settled: Age | None) -> bool:
@@ -159,10 +154,13 @@ def _is_current(claim: Claim, said: Assignment, settled: Age | None) -> bool:
         return True
     if settled is None:
         return not (claim.superseded and said.outcome is Outcome.SUCCEEDED)
+    # Not by uid, which orders two of one second at random.
     return age(claim.migration)[0] >= settled[0]
 
 
 def _give(role: Role, claims: Sequence[Claim]) -> Assignment:
+    # Of several that give the role the newest is written, and a newer one anew, so that the agent
+    # begins a new episode for it.
     newest = max((claim.migration for claim in claims), key=age)
     return Assignment(
         role=role,
@@ -178,14 +176,16 @@ def _is_held(endpoint: Endpoint, holder: Holder | None, sources: Sequence[Claim]
     said = endpoint.assignment
     if said.role is not Role.TARGET or said.migration_uid is None or holder is None:
         return False
-    if outcome.finish(endpoint, holder.view) != said:
+    # Where the end would change nothing yet, the target waits for its sources to be told.
+    if outcome.finish(endpoint, holder.summary) != said:
         return False
+    # The age of one that is gone is unknown; any migration that is there is taken as newer.
     held_since = _OLDEST if holder.migration is None else age(holder.migration)
-    return not _is_superseded(endpoint, said.migration_uid, held_since, holder.view, sources)
+    return not _is_superseded(endpoint, said.migration_uid, held_since, holder.summary, sources)
 
 
 def _is_superseded(
-    endpoint: Endpoint, migration_uid: str, since: Age, seen: View, sources: Sequence[Claim]
+    endpoint: Endpoint, migration_uid: str, since: Age, summary: Summary, sources: Sequence[Claim]
 ) -> bool:
     """The guest that arrived here leaves again, with a newer migration that names us source.
 
@@ -196,5 +196,5 @@ def _is_superseded(
     return (
         bool(newer)
         and endpoint.is_alive_for(migration_uid)
-        and (not seen.routed or any(claim.view.alive for claim in newer))
+        and (not summary.routed or any(claim.summary.alive for claim in newer))
     )

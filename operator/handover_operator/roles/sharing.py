@@ -10,8 +10,8 @@ from typing import Final
 
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State
-from handover_operator.roles.index import Multimap
 from handover_operator.roles.model import Address, Endpoint
+from handover_operator.roles.multimap import Multimap
 
 SHARED_FOR: Final = dt.timedelta(seconds=10)
 """So long it must last: reports come one after the other, and an address of a pod that has ended
@@ -38,10 +38,12 @@ class Sharing:
     def put(self, endpoint: Endpoint) -> None:
         """Take in an endpoint, new or changed."""
         before = self._serving.get(endpoint.key)
+        # Without a route its node attracts nothing, whatever its spec names.
         after = endpoint if endpoint.routed else None
         if before is None and after is None:
             return
-        if before is not None and after is not None and _facts(before) == _facts(after):
+        # Most reports change none of these; what is said of the others stays as it is.
+        if before is not None and after is not None and _compared(before) == _compared(after):
             self._serving[endpoint.key] = endpoint
             return
         self.drop(endpoint.key)
@@ -74,6 +76,7 @@ class Sharing:
                 self._waiting.discard(key)
                 continue
             self._rivals[key] = rival
+            # The clock runs from the first rival on, whoever takes its place meanwhile.
             if key not in self._since:
                 self._since[key] = now
                 self._waiting.add(key)
@@ -86,7 +89,7 @@ class Sharing:
         due = (self._since[key] + SHARED_FOR for key in self._waiting)
         return min((moment for moment in due if moment > now), default=None)
 
-    def said(self, key: ObjectKey, now: dt.datetime) -> str:
+    def message(self, key: ObjectKey, now: dt.datetime) -> str:
         """Return what must be said of an endpoint; nothing where it has its addresses alone."""
         since = self._since.get(key)
         if since is None or now - since < SHARED_FOR:
@@ -101,6 +104,7 @@ class Sharing:
         if endpoint is None:
             return None
         named = self._rivals.get(key)
+        # Another name in each report would be a new message, a write and an Event each time.
         if named is not None and self._is_named(endpoint, *named):
             return named
         return next(self._others(endpoint), None)
@@ -119,12 +123,13 @@ class Sharing:
         other = self._serving.get(key)
         return (
             other is not None
+            # On one node two pods of one guest come and go; its kernel has one route for both.
             and other.node != endpoint.node
             and not _has_migration(endpoint, other)
         )
 
 
-def _facts(endpoint: Endpoint) -> tuple[object, ...]:
+def _compared(endpoint: Endpoint) -> tuple[object, ...]:
     said = endpoint.assignment
     return endpoint.node, endpoint.ips, endpoint.state, said.migration_uid, said.role
 
@@ -132,6 +137,7 @@ def _facts(endpoint: Endpoint) -> tuple[object, ...]:
 def _has_migration(one: Endpoint, other: Endpoint) -> bool:
     """A migration moves the guest from one to the other; two that are back in Base have none."""
     uids = {one.assignment.migration_uid, other.assignment.migration_uid}
+    # What two different migrations, or none, make of them explains nothing.
     if None in uids or len(uids) > 1:
         return False
     has_role = one.assignment.role is not None or other.assignment.role is not None

@@ -32,8 +32,10 @@ class Coalescer:
         self, key: Hashable, before: LiveMigrationStatus, after: LiveMigrationStatus, now: float
     ) -> float:
         """Return how many seconds the difference may wait; nothing when there is none."""
+        # A write that cannot wait takes along what has waited.
         if before == after or is_urgent(before, after):
             return 0.0
+        # From the first change on, not the last: agents that go on reporting must not put it off.
         return max(self._since.setdefault(key, now) + COALESCE_FOR - now, 0.0)
 
     def forget(self, key: Hashable) -> None:

@@ -36,6 +36,7 @@ class Context(NamedTuple):
 
 def drafts(context: Context) -> Mapping[Type, Draft]:
     """Return the conditions of which something is to be said now."""
+    # A finished status is a record. Packets alone may still add to it (a late cancel).
     if context.migration.status.phase in phases.FINISHED:
         wanted = {Type.CONTRADICTED}
     elif context.progress.decision is not None:
@@ -117,6 +118,7 @@ def _unready(context: Context, targets: Iterable[Endpoint]) -> Reason:
 
 def _awaits_agent(target: Endpoint, migration_uid: str, progress: Progress) -> bool:
     """Its agent was told of this migration, and has not acted."""
+    # Its role is not this migration's, so its agent has nothing to act upon.
     if target.key in progress.superseded or _serves_another(target, migration_uid):
         return False
     return target.acted_uid != migration_uid
@@ -129,6 +131,7 @@ def _serves_another(target: Endpoint, migration_uid: str) -> bool:
 
 def _missing(target: Endpoint, migration_uid: str, progress: Progress) -> str:
     where = _where(target)
+    # From what a person can change to what only the agent can: the first that holds is said.
     if target.key in progress.superseded:
         return f"{where} was moved since by a newer migration"
     if _serves_another(target, migration_uid):
@@ -198,6 +201,7 @@ def _conflicted(context: Context) -> Draft | None:
 def _address_kept(context: Context) -> Draft | None:
     """Present once the network could not follow."""
     migration, progress = context.migration, context.progress
+    # Said while the guest still is where it was: then a person can cancel.
     found = following.address_obstacle(migration, progress.sources, progress.targets)
     if found is not None:
         return Draft(holds=False, reason=found[0], message=found[1])
@@ -224,6 +228,7 @@ def _source_lingers(context: Context) -> Draft | None:
     """Present once a source kept its targets waiting; a new reason when it takes too long."""
     before = context.migration.status.condition(Type.SOURCE_LINGERS)
     if context.progress.lingering:
+        # One that lingers for a second time has its time anew.
         is_waiting = before is not None and before.status == "True"
         since = before.last_transition_time if before and is_waiting else context.now
         late = context.now - since >= LINGERS_AFTER

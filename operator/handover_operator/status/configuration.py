@@ -97,6 +97,7 @@ def status(
     return HandoverConfigurationStatus(
         mode=_mode(found, default),
         paused_namespaces=namespaces,
+        # Conditions that only a later version of ours knows stay as they are.
         conditions=tuple({**before, **after}.values()),
     )
 
@@ -116,6 +117,7 @@ def _of_application(application: Application) -> list[tuple[Type, Draft]]:
 
 def _mode(found: HandoverConfiguration, default: HandoverConfiguration | None) -> str:
     """Return the mode that this object comes to, with the default below and the brake above it."""
+    # The brake is an annotation, so that it goes before every spec, a node's own included.
     if default is not None and is_braked(default.metadata.annotations):
         return Mode.PAUSED.value
     inherited = default.spec.get("mode", Mode.ACTIVE) if default else Mode.ACTIVE

@@ -13,7 +13,7 @@ from handover_api.livemigration import LiveMigration
 from handover_api.names import ObjectKey
 from handover_operator.roles.index import Index
 from handover_operator.roles.model import Endpoint
-from handover_operator.roles.rules import Judgement
+from handover_operator.roles.rules import Verdict
 
 _SINCE: Final = (
     "was moved since by a newer LiveMigration: this one gives it no role; make a new one instead"
@@ -33,7 +33,7 @@ def find(
     migration: LiveMigration,
     targets: Sequence[Endpoint],
     superseded: frozenset[ObjectKey],
-    judged: Mapping[ObjectKey, Judgement],
+    judged: Mapping[ObjectKey, Verdict],
 ) -> Conflict | None:
     """Return the gravest reason, and the first few of all of them.
 
@@ -78,11 +78,11 @@ def find(
 
 
 def _claims(
-    index: Index, migration: ObjectKey, judged: Mapping[ObjectKey, Judgement]
+    index: Index, migration: ObjectKey, judged: Mapping[ObjectKey, Verdict]
 ) -> Iterator[str]:
-    for key, judgement in sorted(judged.items(), key=lambda each: each[0]):
+    for key, verdict in sorted(judged.items(), key=lambda each: each[0]):
         claims = index.claims(key)
-        for other in sorted(judgement.claimants - {migration}):
+        for other in sorted(verdict.claimants - {migration}):
             if other in claims:
                 role = claims[other].role
                 yield f"endpoint {key.name} is {role} of LiveMigration {other.name} as well"

@@ -77,12 +77,15 @@ def obstacle(migration: LiveMigration, progress: Progress, now: dt.datetime) -> 
     kept = migration.status.condition(MigrationCondition.ADDRESS_KEPT)
     known = kept if kept is not None and kept.status == "False" else None
     found = address_obstacle(migration, progress.sources, progress.targets)
+    # Other addresses go first: then a target that was heard has routes that lead nobody to the
+    # guest.
     if known is not None and known.reason == MigrationReason.ADDRESS_CHANGED:
         return known.message
     if found is not None and found[0] is MigrationReason.ADDRESS_CHANGED:
         return found[1]
     if _has_followed(migration, progress):
         return ""
+    # Some interfaces are not followed, and none of the others was heard either.
     if known is not None or found is not None:
         return known.message if known is not None else found[1] if found is not None else ""
     return _missing(migration, progress, now)
@@ -114,6 +117,7 @@ def _missing(migration: LiveMigration, progress: Progress, now: dt.datetime) -> 
             listed = wording.enumerate_few(gone, len(gone))
             return f"the target's endpoint was deleted before its guest was heard: {listed}"
         return "no WorkloadEndpoint of a target was known"
+    # A missing agent explains all that comes after it.
     unattended = [target for target in targets if is_unattended(migration, target, now)]
     if unattended:
         nodes = {target.node for target in unattended}

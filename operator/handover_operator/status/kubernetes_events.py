@@ -20,7 +20,9 @@ class KubernetesEvent:
     warning: bool = False
 
 
+# Reasons of TargetReady that do not pass by themselves; the others are the ordinary course.
 _LONELY: Final = {Reason.AGENT_SILENT, Reason.NODE_ABSENT}
+# These two are alarms by their status; their end is none.
 _ALARMING: Final = {(Type.CONFLICTED, "True"), (Type.ADDRESS_KEPT, "False")}
 _WATCHED: Final = (
     Type.CONFLICTED,
@@ -44,6 +46,7 @@ def shared(text: str) -> KubernetesEvent:
 
 def describe(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterator[KubernetesEvent]:
     """Compare two statuses of one migration; the order is the order in which things happen."""
+    # What a person must look at goes first: with it the rest makes sense.
     yield from _alarms(before, after)
     if after.phase is Phase.READY and before.phase is not Phase.READY:
         nodes = wording.enumerate_few((side.node for side in after.target), _count(after))
@@ -99,6 +102,8 @@ def _changed(before: LiveMigrationStatus, after: LiveMigrationStatus, wanted: Ty
     old, new = before.condition(wanted), after.condition(wanted)
     if new is None:
         return False
+    # A condition that begins as False says that nothing is wrong, but for AddressKept, which is
+    # present only once something was.
     if old is None:
         return new.status == "True" or wanted is Type.ADDRESS_KEPT
     return (old.status, old.reason, old.message) != (new.status, new.reason, new.message)

@@ -57,6 +57,7 @@ def status(
         target=targets[:SIDES],
         target_count=len(targets) if len(targets) > SIDES else None,
         start_time=before.start_time or (None if phase is Phase.PENDING else now),
+        # Set once: a target that was ready and is not any more was ready for all that.
         ready_time=before.ready_time or (now if phase is Phase.READY else None),
         cutover_time=before.cutover_time
         or (_cutover_time(migration, progress, now) if has_cut_over else None),
@@ -92,14 +93,17 @@ def _clocks(migration: LiveMigration, progress: Progress) -> Iterator[dt.datetim
         return
     lingers = status.condition(Type.SOURCE_LINGERS)
     if progress.lingering and lingers is not None and lingers.reason == Reason.WITHDRAWING:
+        # Then Withdrawing becomes StillRouted, which is worth an Event.
         yield lingers.last_transition_time + conditions.LINGERS_AFTER
     ready = status.condition(Type.TARGET_READY)
     is_awaited = ready is not None and ready.reason == Reason.AWAITING_AGENT
+    # Then AwaitingAgent becomes AgentSilent, though no object changes.
     if progress.decision is None and is_awaited and status.start_time is not None:
         yield status.start_time + following.SILENT_AFTER
     until = following.deadline(migration)
     uid = migration.migration_uid
     is_silent = any(target.acted_uid != uid for target in progress.targets)
+    # Then a target whose agent never acted is waited for no longer (following.is_settled).
     if progress.decision is Outcome.SUCCEEDED and is_silent and until is not None:
         yield until
 
@@ -107,6 +111,7 @@ def _clocks(migration: LiveMigration, progress: Progress) -> Iterator[dt.datetim
 def expiry(migration: LiveMigration) -> dt.datetime | None:
     """Return when a finished migration is to be deleted (spec.ttlSecondsAfterFinished)."""
     ttl, completed = migration.spec.ttl_seconds_after_finished, migration.status.completion_time
+    # As a Job's: no ttl, no deletion, whatever the migration looks like.
     if ttl is None or completed is None or migration.status.phase not in phases.FINISHED:
         return None
     return completed + dt.timedelta(seconds=ttl)

@@ -17,10 +17,13 @@ def phase(migration: LiveMigration, progress: Progress, now: dt.datetime) -> Pha
     if progress.decision is Outcome.SUCCEEDED:
         if not has_converged(migration, progress, now):
             return Phase.CONVERGING
+        # A success that nobody has seen is none (following.py).
         stood_in_the_way = following.obstacle(migration, progress, now)
         return Phase.NOT_FOLLOWED if stood_in_the_way else Phase.SUCCEEDED
+    # Until all are told it counts as under way: an agent may still act upon a role of it.
     if progress.decision is Outcome.ABORTED and not progress.untold:
         return Phase.ABORTED
+    # Before the questions of readiness: the guest may have moved before anybody was ready.
     if any(target.is_alive_for(migration.migration_uid) for target in progress.targets):
         return Phase.LIVE
     if not (is_source_resolved(migration, progress) and is_target_resolved(migration, progress)):

@@ -12,7 +12,7 @@ from handover_api.livemigration import LiveMigration, Outcome
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Role
 from handover_operator.roles import outcome
-from handover_operator.roles.index import Index, course_of
+from handover_operator.roles.index import Index, migration_id
 from handover_operator.roles.model import Endpoint
 from handover_operator.roles.resolver import Resolver
 from handover_operator.status import conflicts
@@ -53,7 +53,7 @@ def describe(resolver: Resolver, key: ObjectKey) -> Progress:
     """
     index = resolver.index
     migration, decided = index.migrations[key], resolver.decision(key)
-    carriers = [index.endpoints[each] for each in sorted(index.carriers(course_of(migration)))]
+    carriers = [index.endpoints[each] for each in sorted(index.carriers(migration_id(migration)))]
     progress = Progress(
         decision=decided,
         had_source=resolver.had_source(key),
@@ -64,6 +64,7 @@ def describe(resolver: Resolver, key: ObjectKey) -> Progress:
         return _undecided(progress, resolver, migration)
     uid = migration.migration_uid
     held = any(carrier.is_carrying(Role.TARGET, uid) for carrier in carriers)
+    # Without a target that waits nobody is hurt by a source that lingers.
     is_waiting = decided is Outcome.SUCCEEDED and held
     sources, targets = (_told(carriers, role) for role in Role)
     return dataclasses.replace(
@@ -72,6 +73,7 @@ def describe(resolver: Resolver, key: ObjectKey) -> Progress:
         targets=targets,
         lingering=_lingering(index, migration) if is_waiting else (),
         heard=_is_heard(index, migration),
+        # Of a decided migration only: until then every target that lives is welcome.
         contradicting=tuple(target for target in targets if target.is_contradicting()),
         serving=tuple(
             source
@@ -83,17 +85,16 @@ def describe(resolver: Resolver, key: ObjectKey) -> Progress:
 
 def _undecided(progress: Progress, resolver: Resolver, migration: LiveMigration) -> Progress:
     index = resolver.index
+    # Sorted, as the carriers are: one order gives one message, and an equal status is not written.
     members = sorted(index.members(migration.key).items())
     sources, targets = (
         tuple(index.endpoints[key] for key, found in members if found.role is role) for role in Role
     )
     # An endpoint that no turn of the resolver has reached so far is in nobody's way yet.
     judged = {
-        key: judgement for key, _ in members if (judgement := resolver.judgement(key)) is not None
+        key: verdict for key, _ in members if (verdict := resolver.last_verdict(key)) is not None
     }
-    superseded = frozenset(
-        key for key, each in judged.items() if migration.key in each.verdict.superseded
-    )
+    superseded = frozenset(key for key, each in judged.items() if migration.key in each.superseded)
     return dataclasses.replace(
         progress,
         sources=sources,

@@ -12,7 +12,7 @@ from handover_api.workloadendpoint import State
 from handover_operator.roles import outcome
 from handover_operator.roles.counts import Trait, Traits
 from handover_operator.roles.model import Endpoint
-from handover_operator.roles.outcome import Undecided, View
+from handover_operator.roles.outcome import Summary, Undecided
 
 Migration = Callable[..., LiveMigration]
 Build = Callable[..., Endpoint]
@@ -431,34 +431,34 @@ def test_without_an_object_what_was_told_decides_and_then_life(
     ],
 )
 def test_what_a_view_says(seen: set[Trait], *, alive: bool, routed: bool, lingering: bool) -> None:
-    view = View(traits=frozenset(seen))
-    assert (view.alive, view.routed, view.is_lingering) == (alive, routed, lingering)
-    assert view.decision is None
+    summary = Summary(traits=frozenset(seen))
+    assert (summary.alive, summary.routed, summary.is_lingering) == (alive, routed, lingering)
+    assert summary.decision is None
 
 
 LOST: Traits = frozenset({Trait.ALIVE})
 
 
 @pytest.mark.parametrize(
-    ("view", "owners", "was_resolved", "expected"),
+    ("summary", "owners", "had_source", "expected"),
     [
-        (View(None, LOST), [], True, True),
-        (View(Outcome.ABORTED, LOST), [], True, False),
-        (View(None), [], True, False),
-        (View(None, LOST | {Trait.SOURCE}), [], True, False),
-        (View(None, LOST), DRIVEN, True, False),
-        (View(None, LOST), [], False, False),
+        (Summary(None, LOST), [], True, True),
+        (Summary(Outcome.ABORTED, LOST), [], True, False),
+        (Summary(None), [], True, False),
+        (Summary(None, LOST | {Trait.SOURCE}), [], True, False),
+        (Summary(None, LOST), DRIVEN, True, False),
+        (Summary(None, LOST), [], False, False),
     ],
 )
 def test_a_source_is_lost_only_where_all_says_so(
     migration: Migration,
-    view: View,
+    summary: Summary,
     owners: Any,
     *,
-    was_resolved: bool,
+    had_source: bool,
     expected: bool,
 ) -> None:
-    found = outcome.has_lost_source(migration(owners=owners), view, was_resolved=was_resolved)
+    found = outcome.has_lost_source(migration(owners=owners), summary, had_source=had_source)
     assert found is expected
 
 

@@ -1,4 +1,4 @@
-"""API objects become facts; what breaks the contract is named by its field."""
+"""API objects become values; what breaks the contract is named by its field."""
 
 import copy
 from typing import Any

@@ -13,7 +13,7 @@ from handover_api.assignment import Assignment
 from handover_api.livemigration import LiveMigration, Outcome
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, Role, Signal, State
-from handover_operator.roles import rules, selectors
+from handover_operator.roles import labels, rules
 from handover_operator.roles.model import Endpoint
 from handover_operator.roles.resolver import Resolver
 from handover_operator.status import progress
@@ -37,7 +37,7 @@ def matched(migration: LiveMigration, endpoint: Endpoint) -> Role | None:
             return role
     target = migration.spec.target
     if target is not None and target.selector is not None:
-        return Role.TARGET if selectors.is_match(target.selector, endpoint.labels) else None
+        return Role.TARGET if labels.is_match(target.selector, endpoint.labels) else None
     return None
 
 
@@ -564,11 +564,11 @@ def test_nothing_is_kept_of_what_is_gone_also_while_nobody_resolves(
         for name in (f"b{number}", f"m{number}", f"x{number}"):
             resolver.drop_endpoint(ObjectKey("default", name))
             resolver.drop_migration(ObjectKey("default", name))
-    held = {**vars(resolver), **vars(resolver.index)}
+    held = {**vars(resolver), **vars(resolver.index), **vars(resolver._summaries)}
     sizes = {name: len(value) for name, value in held.items() if hasattr(value, "__len__")}
     assert sizes == dict.fromkeys(sizes, 0)
     assert len(sizes) >= 10
-    for name in ("_offered", "_sought", "_carriers", "_named"):
+    for name in ("_endpoints_by_key", "_migrations_by_key", "_carriers", "_with_id"):
         assert held[name]._values == {}
 
 
@@ -618,6 +618,7 @@ def test_what_was_counted_step_by_step_is_what_a_fresh_count_gives(history: list
     for thing in known.values():
         play(fresh, thing, {})
     for key, migration in fresh.index.migrations.items():
-        course = (key.namespace, migration.migration_uid)
-        assert resolver.index.traits_of_members(key) == fresh.index.traits_of_members(key)
-        assert resolver.index.traits_of_carriers(course) == fresh.index.traits_of_carriers(course)
+        identity = (key.namespace, migration.migration_uid)
+        index = fresh.index
+        assert resolver.index.traits_of_members(key) == index.traits_of_members(key)
+        assert resolver.index.traits_of_carriers(identity) == index.traits_of_carriers(identity)

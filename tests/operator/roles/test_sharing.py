@@ -42,7 +42,7 @@ def told(*endpoints: Endpoint) -> dict[str, str]:
         sharing.put(each)
     sharing.settle(NOW)
     sharing.settle(LATER)
-    return {each.key.name: sharing.said(each.key, LATER) for each in endpoints}
+    return {each.key.name: sharing.message(each.key, LATER) for each in endpoints}
 
 
 def test_both_are_named_to_each_other(serve: Build) -> None:
@@ -96,11 +96,11 @@ def test_it_must_last_and_then_wakes_once(serve: Build) -> None:
     sharing.put(serve("a"))
     sharing.put(serve("b"))
     assert sharing.settle(NOW) == {key("a"), key("b")}
-    assert (sharing.said(key("a"), NOW), sharing.wake(NOW)) == ("", LATER)
+    assert (sharing.message(key("a"), NOW), sharing.wake(NOW)) == ("", LATER)
     soon = LATER - dt.timedelta(microseconds=1)
-    assert (sharing.settle(soon), sharing.said(key("a"), soon)) == (frozenset(), "")
+    assert (sharing.settle(soon), sharing.message(key("a"), soon)) == (frozenset(), "")
     assert sharing.settle(LATER) == {key("a"), key("b")}
-    assert sharing.said(key("a"), LATER)
+    assert sharing.message(key("a"), LATER)
     assert sharing.wake(LATER) is None
 
 
@@ -121,7 +121,7 @@ def test_it_is_over_for_both(serve: Build, how: str) -> None:
         case _:
             sharing.put(serve("b", node="node-a"))
     assert sharing.settle(LATER) == {key("a"), key("b")}
-    assert (sharing.said(key("a"), LATER), sharing.said(key("b"), LATER)) == ("", "")
+    assert (sharing.message(key("a"), LATER), sharing.message(key("b"), LATER)) == ("", "")
     assert sharing.wake(LATER) is None
 
 
@@ -130,11 +130,11 @@ def test_who_was_named_stays_named_when_a_third_one_comes(serve: Build) -> None:
     for name in "ab":
         sharing.put(serve(name))
     sharing.settle(NOW)
-    before = sharing.said(key("a"), LATER)
+    before = sharing.message(key("a"), LATER)
     for number in range(50):
         sharing.put(serve(f"c{number}"))
     sharing.settle(LATER)
-    assert sharing.said(key("a"), LATER) == before
+    assert sharing.message(key("a"), LATER) == before
 
 
 def test_another_version_that_serves_alike_marks_nothing(serve: Build) -> None:
