@@ -59,6 +59,7 @@ class Release:
 
 async def findings(cluster: Cluster, release: Release) -> AsyncIterator[Finding]:
     """Look at everything; what cannot be asked is a finding, too."""
+    # In the order in which one depends on the other: the first that fails is the one to mend.
     checks = (
         *(_kinds, _operator, _agents, _configuration, _configured),
         *(_operator_rights, _agent_rights, _kubevirt),
@@ -66,6 +67,7 @@ async def findings(cluster: Cluster, release: Release) -> AsyncIterator[Finding]
     for check in checks:
         try:
             yield await check(cluster, release)
+        # The others may still be told, and a person sees all that is wrong at once.
         except (Temporary, Absent) as error:
             subject = check.__name__.strip("_").replace("_", " ")
             yield Finding(subject, f"the API server does not tell: {error}")
@@ -151,6 +153,7 @@ def operator(deployment: Mapping[str, Any]) -> Finding:
 
 def _is_stale(found: Mapping[str, Any]) -> bool:
     """Return whether its controller has not seen the newest version so far."""
+    # A status that speaks of an earlier spec says nothing of the pods of this one.
     observed: int = found["status"].get("observedGeneration", 0)
     generation: int = found["metadata"].get("generation", 0)
     return observed < generation
@@ -165,6 +168,7 @@ def configuration(found: Mapping[str, Any]) -> Finding:
         if condition.get("status") != "True":
             why = condition.get("message") or "no operator has said so far"
             return Finding("HandoverConfiguration default", f"not {kind.value}: {why}")
+    # True, but of the version before: the operators may not run.
     if said[ConfigurationCondition.ACCEPTED].get("observedGeneration", 0) < generation:
         return Finding("HandoverConfiguration default", "no operator has seen its newest version")
     subject = f"HandoverConfiguration default: mode {found['status'].get('mode', '?')}"
@@ -197,6 +201,7 @@ def agents(daemonset: Mapping[str, Any]) -> Finding:
     wanted, ready = status.get("desiredNumberScheduled", 0), status.get("numberReady", 0)
     name = daemonset["metadata"]["name"]
     subject = f"node agents: {ready} of {wanted} nodes have one that is ready"
+    # No pod is missing then, and yet no guest is followed anywhere.
     if not wanted:
         return Finding(subject, "no node is chosen: see nodeagent.nodeSelector and .tolerations")
     if _is_stale(daemonset) or status.get("updatedNumberScheduled", 0) < wanted:
@@ -210,6 +215,8 @@ def agents(daemonset: Mapping[str, Any]) -> Finding:
 async def _rights(
     cluster: Cluster, namespace: str, account: str, rights: tuple[tuple[str, str, str, str], ...]
 ) -> Finding:
+    # The API server's name for a service account; a SubjectAccessReview asks for somebody else,
+    # which this command's own account may do.
     user = f"system:serviceaccount:{namespace}:{account}"
     missing = []
     for group, resource, subresource, verb in rights:

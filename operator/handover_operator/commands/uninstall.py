@@ -41,9 +41,12 @@ async def hand_back(cluster: Cluster, seconds: float) -> Left:
         async for page, _ in cluster.objects(Kind.CONFIGURATION)
         for raw in page
     }
+    # Routes that stay need nobody's word, and an agent may not even be there to give one.
     if not any(spec.get("onUninstall") == OnUninstall.HAND_BACK for spec in specs.values()):
         return Left()
+    # A new value each time, so that an agent also hears a second try, or one after a rollback.
     mark = {"metadata": {"annotations": {names.UNINSTALL: str(uuid.uuid4())}}}
+    # On ``default``, which all agents read; not on each node's, of which there may be none.
     await cluster.patch(Kind.CONFIGURATION, ObjectKey("", names.DEFAULT_CONFIGURATION), mark)
     loop = asyncio.get_running_loop()
     deadline = loop.time() + seconds
@@ -77,4 +80,5 @@ def _has_handed_back(status: RawObject) -> bool:
 def _hands_back(node: str, specs: Specs) -> bool:
     default = specs.get(names.DEFAULT_CONFIGURATION, {})
     own = specs.get(f"{names.NODE_CONFIGURATION_PREFIX}{node}", {})
+    # As the agents read them: a node's own fields go over the default's.
     return {**default, **own}.get("onUninstall") == OnUninstall.HAND_BACK

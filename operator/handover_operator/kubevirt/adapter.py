@@ -48,6 +48,8 @@ class Adapter:
         before = self._objects.get((kind, found.key))
         if before == found:
             return
+        # Under its old name it is a new object, or another VMI's: what was known of it there must
+        # go.
         if before is not None and (before.uid != found.uid or _vmi_key(before) != _vmi_key(found)):
             self.drop(kind, found.key)
         self._objects[kind, found.key] = found
@@ -71,7 +73,9 @@ class Adapter:
         if uid is None:
             return
         objects.vmim_uids.add(uid)
+        # The VMIM itself knows better, and may have come first.
         self._vmi_of_vmim.setdefault(uid, pod.vmi)
+        # KubeVirt writes uid and name together: without the name somebody has changed the pod.
         if pod.migration_name is None and uid not in objects.vmims:
             objects.absent.add(uid)
 
@@ -90,6 +94,8 @@ class Adapter:
             case Vmim():
                 del objects.vmims[found.uid]
                 objects.absent.add(found.uid)
+                # The phase goes with the object; how it ended is asked for as long as its
+                # LiveMigration is.
                 if found.phase.outcome is not None:
                     objects.ended[found.uid] = found.phase.outcome
 
@@ -101,6 +107,8 @@ class Adapter:
     def put_complete(self) -> None:
         """Take in that all objects were listed: what a pod refers to and nobody saw is absent."""
         for key, desired in ((key, vmi.resolve(each)) for key, each in self._of_vmi.items()):
+            # Only now: before all lists are read, what nobody has seen so far may be on the next
+            # page.
             for lookup in desired.lookups:
                 self._touch(key).absent.add(lookup.uid)
 
@@ -110,6 +118,7 @@ class Adapter:
         for key in self._stale:
             objects = self._of_vmi[key]
             before, after = self._desired.get(key, NOTHING), vmi.resolve(objects)
+            # Resolved first, so that what was desired for the last of them is taken back.
             if not objects:
                 self._discard(key, objects)
             if before != after:
@@ -176,6 +185,7 @@ class Adapter:
     def _discard(self, key: ObjectKey, objects: VmiObjects) -> None:
         del self._of_vmi[key]
         for uid in objects.vmim_uids:
+            # A VMIM made anew under another VMI has its entry from that one.
             if self._vmi_of_vmim.get(uid) == key:
                 del self._vmi_of_vmim[uid]
 

@@ -65,12 +65,14 @@ def _endpoint(
     """Compare one endpoint; *is_complete*: its pod may have no endpoint that is not desired."""
     found = observed.endpoints.get(key)
     if found is None:
+        # Made now, it would get a role from a migration whose end is not written so far.
         if desired is None or not desired.is_makeable or observed.is_undecided(desired.after):
             return None
         return Create(manifests.endpoint(desired))
     if desired is not None and found.owner_uid in {desired.owner.uid, ""}:
         owner = {} if found.owner_uid else {"ownerReferences": [manifests.reference(desired.owner)]}
         return _patch(found.version, _labels(desired, found) | owner, _spec(desired, found))
+    # While a VMI, or its interfaces, are unknown, an endpoint that nobody wants is left alone.
     return Delete(found.uid) if is_complete else None
 
 
@@ -128,6 +130,7 @@ def _corrected(desired: DesiredMigration, found: ObservedMigration, ttl: int) ->
     spec: dict[str, Any] = {}
     source, target = manifests.source(desired), manifests.target(desired)
     if source and found.source != source:
+        # The schema allows one of the two: in a merge patch the other must be null.
         spec["source"] = {"endpoint": None, **source}
     if found.target != target:
         spec["target"] = _replaced(found.target, target)
@@ -170,9 +173,11 @@ def _spec(desired: DesiredEndpoint, found: ObservedEndpoint) -> Mapping[str, Any
     spec: dict[str, Any] = {}
     if found.workload != desired.owner.name:
         spec["workload"] = desired.owner.name
+    # Without a macAddress in the VMI's spec KubeVirt reports one late: what was known stays.
     if desired.mac is not None and desired.mac != found.mac:
         spec["mac"] = desired.mac
     if desired.ips and not desired.are_assumed:
+        # As addresses: fd00::1 and fd00:0::1 are one, and their order says nothing.
         written = {ip_address(ip) for ip in found.ips}
         if written != {ip_address(ip) for ip in desired.ips}:
             spec["ips"] = list(desired.ips)
@@ -196,6 +201,7 @@ class Diff:
 
     def due(self, kind: Kind, key: ObjectKey) -> Write | None:
         """Return the write that is missing now."""
+        # Somebody else's: neither changed nor deleted, even where ours is missing for it.
         if self.observed.uid_of_other(kind, key) is not None:
             return None
         write = self._missing(kind, key)
@@ -209,6 +215,7 @@ class Diff:
             found = self.observed.endpoints.get(key)
             is_complete = found is not None and self.adapter.is_complete(found.owner_uid)
             desired = self.adapter.endpoint(key)
+            # Its pod is gone, and no owner reference took it along.
             if found is not None and found.uid in self.ownerless:
                 return Delete(found.uid)
             return _endpoint(desired, self.observed, key, is_complete=is_complete)

@@ -20,6 +20,7 @@ def endpoint(desired: DesiredEndpoint) -> Mapping[str, Any]:
         Kind.ENDPOINT,
         desired.key,
         desired.owner,
+        # All labels of the pod: selectors of LiveMigrations, others' too, are held against them.
         {"labels": dict(desired.labels), "annotations": annotations},
         {"node": desired.node, "workload": desired.owner.name, "ips": list(desired.ips), **mac},
     )
@@ -28,6 +29,7 @@ def endpoint(desired: DesiredEndpoint) -> Mapping[str, Any]:
 def migration(desired: DesiredMigration, ttl: int) -> Mapping[str, Any]:
     """Compose a LiveMigration; *ttl*: seconds that it stays after it has finished."""
     moves_from = source(desired)
+    # Said at once: a person can still cancel, or knows why the addresses do not follow.
     note = {names.NOT_FOLLOWED: desired.not_followed} if desired.not_followed else {}
     spec = {
         "id": desired.owner.uid,
@@ -46,6 +48,7 @@ def source(desired: DesiredMigration) -> Mapping[str, Any]:
 
 def target(desired: DesiredMigration) -> Mapping[str, Any]:
     """Compose the target of a LiveMigration: the pods that its VMIM made, by KubeVirt's label."""
+    # By label, not by name: the target pod may not be there when the LiveMigration is made.
     return {"selector": {"matchLabels": {MIGRATION_UID: desired.owner.uid}}}
 
 
@@ -56,6 +59,7 @@ def reference(owner: Owner) -> Mapping[str, Any]:
         "kind": owner.kind.value,
         "name": owner.name,
         "uid": owner.uid,
+        # By this the operator knows that somebody drives the migration and will say how it ends.
         "controller": True,
     }
 

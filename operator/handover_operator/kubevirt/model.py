@@ -19,8 +19,12 @@ PRIMARY_DEVICE: Final = "eth0"
 class VmimPhase(enum.IntEnum):
     """How far a VMIM is, as far as it makes a difference; the order is that of time."""
 
+    # "", Pending, and the phases in which two clusters synchronize: no target pod exists.
     WAITING = 0
+    # From here on a target pod may exist; also what a later KubeVirt may call a phase.
     SCHEDULING = 1
+    # TargetReady and Running: before TargetReady the pod's own kernel may answer for the VM, with
+    # the VM's MAC (kubevirt#17195).
     ARMED = 2
     SUCCEEDED = 3
     FAILED = 4

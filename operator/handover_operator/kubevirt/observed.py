@@ -99,6 +99,7 @@ class Observed:
             return
         self.drop(kind, key)
         owner_uid = _owner_uid(kind, raw)
+        # Its uid is enough: an Event tells of the clash of names.
         if owner_uid is None:
             self._others[kind, key] = raw["metadata"]["uid"]
             return
@@ -134,6 +135,7 @@ def _owner_uid(kind: Kind, raw: RawObject) -> str | None:
     if raw["metadata"].get("annotations", {}).get(names.ADAPTER) != ADAPTER:
         return None
     said: str = raw["spec"].get("id") or "" if kind is Kind.MIGRATION else ""
+    # spec.id outlives the owner reference, which `kubectl delete --cascade=orphan` takes away.
     return _controller(kind, raw) or said
 
 
@@ -141,6 +143,7 @@ def _controller(kind: Kind, raw: RawObject) -> str:
     """Return the uid of the owner, of the kind that the adapter gives; empty without one."""
     wanted = (_OWNERS[kind].api_version, _OWNERS[kind].value)
     for owner in raw["metadata"].get("ownerReferences", []):
+        # Anybody may add further owners; only a controller of this kind is the adapter's word.
         if (owner["apiVersion"], owner["kind"]) == wanted and owner.get("controller"):
             uid: str = owner["uid"]
             return uid
@@ -154,6 +157,7 @@ def _endpoint(raw: RawObject, owner_uid: str) -> ObservedEndpoint:
         owner_uid=owner_uid,
         version=metadata["resourceVersion"],
         workload=spec["workload"],
+        # The schema takes either case; parse.py reads KubeVirt's as lower case.
         mac=(spec.get("mac") or "").lower() or None,
         ips=tuple(spec["ips"]),
         labels=labels.share(metadata.get("labels", {})),
@@ -165,7 +169,10 @@ def _foreign_labels(metadata: RawObject) -> Iterator[str]:
     """Return the labels that are not ours, by the API server's account of who wrote what."""
     ours: set[str] = set()
     for entry in metadata.get("managedFields", []):
+        # What a pod has lost is taken away, what a person has added stays. Only managedFields tells
+        # the two apart: the API server keeps it for merge patches, too.
         if entry.get("manager") == names.OPERATOR_FIELD_MANAGER:
+            # fieldsV1 spells each label f:<key>.
             fields = entry.get("fieldsV1", {}).get("f:metadata", {}).get("f:labels", {})
             ours |= fields.keys()
     return (key for key in metadata.get("labels", {}) if f"f:{key}" not in ours)

@@ -36,6 +36,7 @@ NETWORK_STATUS: Final = "k8s.v1.cni.cncf.io/network-status"
 _MAC: Final = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}")
 _FINAL: Final = frozenset({"Succeeded", "Failed"})
 _PHASES: Final = {
+    # WaitingForSync and Synchronizing: only between clusters (VEP 24).
     "": VmimPhase.WAITING,
     "WaitingForSync": VmimPhase.WAITING,
     "Synchronizing": VmimPhase.WAITING,
@@ -59,6 +60,8 @@ def pod(raw: RawObject) -> Pod | None:
     metadata = raw["metadata"]
     labels, annotations = _strings(metadata.get("labels")), _strings(metadata.get("annotations"))
     owner = _owner(metadata)
+    # Hot-plug attachment pods belong to a launcher, not to the VMI; helpers for
+    # WaitForFirstConsumer volumes carry a launcher's labels and owner, and this annotation.
     if owner is None or labels.get(GROUP) != LAUNCHER or PROVISIONING in annotations:
         return None
     status, found = _mapping(raw.get("status")), key(raw)
@@ -82,6 +85,7 @@ def vmi(raw: RawObject) -> Vmi:
     status = _mapping(raw.get("status"))
     state = _mapping(status.get("migrationState"))
     found = None
+    # Spelled so here, and migrationUID in the two states below it, which local migrations lack.
     if uid := _text(state.get("migrationUid")):
         found = MigrationState(
             migration_uid=uid,
@@ -106,6 +110,7 @@ def vmim(raw: RawObject) -> Vmim:
         uid=raw["metadata"]["uid"],
         vmi=ObjectKey(found.namespace, _text(_mapping(raw.get("spec")).get("vmiName"))),
         phase=_PHASES.get(_text(status.get("phase")), VmimPhase.SCHEDULING),
+        # Until its end a VMIM's own migrationState holds the source pod alone.
         source_pod=_text(_mapping(status.get("migrationState")).get("sourcePod")) or None,
     )
 
@@ -124,6 +129,7 @@ def read(kind: Foreign, raw: RawObject) -> Pod | Vmi | Vmim | None:
 def _owner(metadata: Mapping[str, Any]) -> Mapping[str, Any] | None:
     """Return the VMI that controls a pod."""
     for owner in _mappings(metadata.get("ownerReferences")):
+        # One owner at most is the controller. KubeVirt's version may change, its group does not.
         is_vmi = owner.get("kind") == Foreign.VMI
         if is_vmi and owner.get("controller") and owner["apiVersion"].startswith(f"{GROUP}/"):
             return owner
@@ -137,6 +143,7 @@ def _interfaces(spec: Mapping[str, Any], status: Mapping[str, Any]) -> Iterator[
     devices = _mapping(_mapping(spec.get("domain")).get("devices"))
     for each in _mappings(devices.get("interfaces")):
         name = _text(each.get("name"))
+        # A hot-unplugged interface stays in the spec, marked so.
         if name not in networks or each.get("state") == "absent":
             continue
         multus = _mapping(networks[name].get("multus"))
@@ -147,6 +154,7 @@ def _interfaces(spec: Mapping[str, Any], status: Mapping[str, Any]) -> Iterator[
             name=name,
             binding=_binding(each),
             device=PRIMARY_DEVICE if is_primary else device,
+            # Without a macAddress in the spec it is known only once the guest runs.
             mac=_mac(each.get("macAddress")) or _mac(seen.get("mac")),
             network="" if is_primary else _text(multus.get("networkName")),
         )
@@ -154,6 +162,7 @@ def _interfaces(spec: Mapping[str, Any], status: Mapping[str, Any]) -> Iterator[
 
 def _device(name: str) -> str:
     """Return how KubeVirt names the pod's interface of a network (since 1.0)."""
+    # 14 characters in all: an interface's name has 15 at most (IFNAMSIZ, linux/if.h).
     return f"pod{hashlib.sha256(name.encode()).hexdigest()[:11]}"
 
 
@@ -168,6 +177,7 @@ def _binding(interface: Mapping[str, Any]) -> str:
 def _attachments(annotation: str) -> Iterator[Attachment]:
     """Read network-status: JSON that CNI plug-ins write."""
     try:
+        # Of the network-plumbing working group's de-facto standard; absent without Multus.
         entries = json.loads(annotation) if annotation else []
     except ValueError:
         return

@@ -61,6 +61,7 @@ Item = Subject | Emission | Lookup | Relist | Made
 
 def is_urgent(item: Item) -> bool:
     """Whether an agent may be waiting for it, or for what depends on its answer."""
+    # Roles wait for both: an answer, and an endpoint that carries one.
     is_question = isinstance(item, Lookup | Relist)
     return is_question or (isinstance(item, Subject) and item.kind is Kind.ENDPOINT)
 
@@ -79,6 +80,7 @@ class Emitted:
         emitted = self._by_uid.setdefault(uid, set())
         before = len(emitted)
         emitted.add(what)
+        # Of a set only its size tells whether the value was new, with one look-up.
         return len(emitted) > before
 
     def forget(self, uid: str) -> None:

@@ -70,6 +70,7 @@ def resolve(objects: VmiObjects) -> Desired:
     return Desired(
         endpoints=endpoints,
         migrations=migrations,
+        # Of these pods every endpoint is listed above: one that is not, though it is there, may go.
         complete_pods=frozenset(
             pod.uid for pod in objects.pods.values() if pod.is_final or _is_live(objects, pod)
         ),
@@ -84,6 +85,7 @@ def _lookups(objects: VmiObjects) -> Iterator[Lookup]:
         if not _is_of(pod, objects.vmi) and pod.vmi_uid not in objects.absent:
             yield Lookup(pod.vmi, Foreign.VMI, pod.vmi, pod.vmi_uid)
         uid, name = pod.migration_uid, pod.migration_name
+        # The labels of a migration stay on its pod for ever: only the VMIM says whether it goes on.
         if uid and name and uid not in objects.vmims and uid not in objects.absent:
             yield Lookup(pod.vmi, Foreign.VMIM, ObjectKey(pod.key.namespace, name), uid)
 
@@ -116,6 +118,8 @@ def _endpoints(objects: VmiObjects, pod: Pod) -> Iterator[DesiredEndpoint]:
         if bindings.refusal(interface) is not None:
             continue
         ips = bindings.addresses(pod, interface)
+        # A CNI installs its route with the pod's network, before the kubelet reports podIPs; and a
+        # guest that can be followed keeps its addresses.
         are_assumed = not ips and assignment is not None and source is not None
         if are_assumed and source is not None:
             ips = bindings.addresses(source, interface)
@@ -128,6 +132,7 @@ def _endpoints(objects: VmiObjects, pod: Pod) -> Iterator[DesiredEndpoint]:
             are_assumed=are_assumed,
             labels=pod.labels,
             assignment=assignment,
+            # Its VMIM ended, its LiveMigration may not know so far (desired.DesiredEndpoint).
             after=vmim.key if vmim is not None and assignment is None else None,
             is_makeable=may_be_made and bool(ips),
         )
@@ -136,6 +141,7 @@ def _endpoints(objects: VmiObjects, pod: Pod) -> Iterator[DesiredEndpoint]:
 def _key(pod: Pod, interface: Interface) -> ObjectKey:
     """Name the endpoint after its pod, and a further one after its device as well."""
     name = pod.key.name
+    # The first has the pod's name, which other drivers of migrations can know.
     if interface.device != PRIMARY_DEVICE:
         name = f"{name}.{interface.device}"
     return ObjectKey(pod.key.namespace, name)
@@ -143,6 +149,7 @@ def _key(pod: Pod, interface: Interface) -> ObjectKey:
 
 def _assignment(vmim: Vmim | None) -> Assignment | None:
     """Return the role with which the endpoint of a pod is made, by the VMIM that made the pod."""
+    # A pod whose migration failed must not look like a target; one that succeeded is none any more.
     if vmim is None or vmim.phase.outcome is not None:
         return None
     return Assignment(
@@ -162,6 +169,8 @@ def _is_or_starts_in(objects: VmiObjects, pod: Pod) -> bool:
     assert objects.vmi is not None
     uid = pod.migration_uid
     if uid is None:
+        # Before the guest starts its VMI has no node: the pod that no migration made is where it
+        # will.
         return objects.vmi.node in {None, pod.node}
     is_known = uid in objects.vmims or uid in objects.absent
     return is_known and objects.is_running_in(pod)
@@ -174,10 +183,12 @@ def _migration(objects: VmiObjects, vmim: Vmim) -> DesiredMigration:
     return DesiredMigration(
         key=vmim.key,
         owner=Owner(Foreign.VMIM, vmim.key.name, vmim.uid),
+        # Of one that is over the source stays as it was written.
         source=None if source is None or outcome is not None else source.key.name,
         armed=vmim.phase is VmimPhase.ARMED,
         outcome=outcome,
         not_followed=wording.enumerate_few(refused, len(refused), "; "),
+        # None for one that waits, perhaps for long, and none for one that is over.
         is_makeable=outcome is None and (has_target or vmim.phase > VmimPhase.WAITING),
     )
 
@@ -197,6 +208,7 @@ def _source(objects: VmiObjects, vmim: Vmim | None) -> Pod | None:
         if pod.migration_uid != vmim.uid and _is_of(pod, vmi) and pod.node is not None
     ]
     said = [vmim.source_pod]
+    # Compared, since it stays that of the earlier migration until the hand-over of this one.
     if vmi.migration_state is not None and vmi.migration_state.migration_uid == vmim.uid:
         said.insert(0, vmi.migration_state.source_pod)
     for name in said:
@@ -204,4 +216,5 @@ def _source(objects: VmiObjects, vmim: Vmim | None) -> Pod | None:
             if pod.key.name == name:
                 return pod
     here = [pod for pod in candidates if not pod.is_final and pod.node == vmi.node]
+    # After A→B→A there may be two for a while: no source is better than a wrong one.
     return here[0] if len(here) == 1 else None

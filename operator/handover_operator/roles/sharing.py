@@ -104,7 +104,7 @@ class Sharing:
         if endpoint is None:
             return None
         named = self._rivals.get(key)
-        # Another name in each report would be a new message, a write and an Event each time.
+        # Another name in each report would be another message, and a write, each time.
         if named is not None and self._is_named(endpoint, *named):
             return named
         return next(self._others(endpoint), None)
@@ -123,7 +123,7 @@ class Sharing:
         other = self._serving.get(key)
         return (
             other is not None
-            # On one node two pods of one guest come and go; its kernel has one route for both.
+            # One kernel has one route to an address, whoever has it there.
             and other.node != endpoint.node
             and not _has_migration(endpoint, other)
         )

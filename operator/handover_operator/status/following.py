@@ -77,8 +77,7 @@ def obstacle(migration: LiveMigration, progress: Progress, now: dt.datetime) -> 
     kept = migration.status.condition(MigrationCondition.ADDRESS_KEPT)
     known = kept if kept is not None and kept.status == "False" else None
     found = address_obstacle(migration, progress.sources, progress.targets)
-    # Other addresses go first: then a target that was heard has routes that lead nobody to the
-    # guest.
+    # Other addresses count also where the guest was heard: who talks to the old ones finds nobody.
     if known is not None and known.reason == MigrationReason.ADDRESS_CHANGED:
         return known.message
     if found is not None and found[0] is MigrationReason.ADDRESS_CHANGED:

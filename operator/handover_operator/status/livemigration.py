@@ -57,7 +57,7 @@ def status(
         target=targets[:SIDES],
         target_count=len(targets) if len(targets) > SIDES else None,
         start_time=before.start_time or (None if phase is Phase.PENDING else now),
-        # Set once: a target that was ready and is not any more was ready for all that.
+        # Times are of the first time: what was ready once and is not any more was ready then.
         ready_time=before.ready_time or (now if phase is Phase.READY else None),
         cutover_time=before.cutover_time
         or (_cutover_time(migration, progress, now) if has_cut_over else None),
