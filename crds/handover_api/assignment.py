@@ -8,6 +8,7 @@ from handover_api import names
 from handover_api.livemigration import Outcome
 from handover_api.workloadendpoint import Role
 
+# Looked up, not converted: annotations are free text that anybody may write, and never an error.
 _ROLES: Final = {role.value: role for role in Role}
 _OUTCOMES: Final = {outcome.value: outcome for outcome in Outcome}
 
@@ -39,6 +40,7 @@ class Assignment:
             role=_ROLES.get(annotations.get(names.ROLE, "")),
             migration=annotations.get(names.MIGRATION),
             migration_uid=annotations.get(names.MIGRATION_UID),
+            # Absent means armed, as in spec.armed.
             armed=annotations.get(names.ARMED) != "false",
             outcome=_OUTCOMES.get(annotations.get(names.OUTCOME, "")),
             ended_role=_ROLES.get(annotations.get(names.ENDED_ROLE, "")),

@@ -1,4 +1,9 @@
-"""Condition types and their reasons: what ``kubectl describe`` and ``kubectl wait`` can meet."""
+"""Condition types and their reasons: what ``kubectl describe`` and ``kubectl wait`` can meet.
+
+Each name is a promise to whoever waits for it: none is renamed, none changes its meaning. A new one
+is named here, decided in the ``status/conditions.py`` of the program that writes it, and explained
+in docs/conditions.md and in the schema (``crds/*.yaml``); tests compare all of these.
+"""
 
 import enum
 
@@ -6,12 +11,14 @@ import enum
 class MigrationCondition(enum.StrEnum):
     """Condition types of a LiveMigration."""
 
+    # True in the end, if all goes well.
     SOURCE_RESOLVED = "SourceResolved"
     TARGET_RESOLVED = "TargetResolved"
     TARGET_READY = "TargetReady"
     CUT_OVER = "CutOver"
     CONVERGED = "Converged"
     FINISHED = "Finished"
+    # These are there only once something was wrong.
     CONFLICTED = "Conflicted"
     SOURCE_LINGERS = "SourceLingers"
     ADDRESS_KEPT = "AddressKept"
@@ -55,6 +62,7 @@ class MigrationReason(enum.StrEnum):
 class EndpointCondition(enum.StrEnum):
     """Condition types of a WorkloadEndpoint."""
 
+    # These and Configured are always there, the others while there is something to say.
     PROGRAMMED = "Programmed"
     LISTENING = "Listening"
     STILL_ALIVE = "StillAlive"
@@ -66,6 +74,7 @@ class EndpointCondition(enum.StrEnum):
     INTERFACE_DOUBTED = "InterfaceDoubted"
 
 
+# One reason may serve several conditions; message and type say the rest.
 class EndpointReason(enum.StrEnum):
     """Reasons of a WorkloadEndpoint's conditions."""
 
@@ -99,6 +108,7 @@ class EndpointReason(enum.StrEnum):
     WOULD_BE_REFUSED = "WouldBeRefused"
 
 
+# The operator's word alone: what an agent makes of a configuration its endpoints' Configured says.
 class ConfigurationCondition(enum.StrEnum):
     """Condition types of a HandoverConfiguration."""
 

@@ -24,6 +24,7 @@ DEFAULT_ONLY: Final = frozenset(
 )
 """Fields of ``default`` alone: all nodes must agree on these, routers compare them."""
 
+# A Linux metric has 32 bits, and in IPv6 a 0 would become 1024 (IP6_RT_PRIO_USER).
 Metric = Annotated[int, pydantic.Field(ge=1, le=2147483646)]
 
 
@@ -40,6 +41,7 @@ def is_braked(annotations: Mapping[str, str]) -> bool:
 
     On ``default`` it is for all endpoints, on a namespace for those in it.
     """
+    # Whatever else stands there brakes: who is in a hurry may mistype it.
     return annotations.get(names.PAUSED, "false") != "false"
 
 
@@ -58,7 +60,7 @@ class OnUninstall(enum.StrEnum):
 
 
 class Settings(Model):
-    """A complete, valid configuration of one node."""
+    """A complete, valid configuration of one node; the schema tells the same defaults."""
 
     mode: Mode = Mode.ACTIVE
     ipv4_normal_route_priority: Metric = 1024
@@ -77,6 +79,7 @@ class Settings(Model):
     ] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
     gateways: Annotated[tuple[IPv4Address | IPv6Address, ...], pydantic.Field(max_length=64)] = ()
 
+    # What the schema's CEL rules say, once more: the environment of one node passes no API server.
     @pydantic.model_validator(mode="after")
     def _agree(self) -> Self:
         if self.ipv4_elevated_route_priority >= self.ipv4_normal_route_priority:
@@ -95,6 +98,7 @@ class Settings(Model):
         if self.target_timeout <= dt.timedelta():
             message = "targetTimeout must be above 0"
             raise ValueError(message)
+        # As far apart as the probes of an asking; faster ones would fill a paused guest's queue.
         fastest = dt.timedelta(milliseconds=20)
         if dt.timedelta() < self.probe_interval < fastest:
             message = "probeInterval must be 0 (off) or at least 20ms"

@@ -12,13 +12,14 @@ from handover_api.workloadendpoint import Cutover, State
 
 
 class Phase(enum.StrEnum):
-    """The API's summary of one LiveMigration."""
+    """The API's summary of one LiveMigration, in the order in which one comes by them."""
 
     PENDING = "Pending"
     PREPARING = "Preparing"
     READY = "Ready"
     LIVE = "Live"
     CONVERGING = "Converging"
+    # The last three are final.
     SUCCEEDED = "Succeeded"
     NOT_FOLLOWED = "NotFollowed"
     ABORTED = "Aborted"
@@ -53,14 +54,14 @@ class LabelSelector(Model):
 
 
 class Source(Model):
-    """Exactly one of the fields is set."""
+    """From where: exactly one of the fields is set."""
 
     workload: NamedReference | None = None
     endpoint: NamedReference | None = None
 
 
 class Target(Model):
-    """Exactly one of the fields is set."""
+    """To where: exactly one of the fields is set; a selector may match several endpoints."""
 
     selector: LabelSelector | None = None
     workload: NamedReference | None = None
@@ -68,13 +69,18 @@ class Target(Model):
 
 
 class LiveMigrationSpec(Model):
-    """What whoever drives the migration says."""
+    """What whoever drives the migration says: a person, another controller or our KubeVirt adapter.
+
+    ``armed`` false: only a RARP counts as announcement so far. ``id`` is the migration's uid where
+    the object may be deleted and made anew; ``outcome`` is set once, and neither ever changes.
+    """
 
     source: Source | None = None
     target: Target | None = None
     id: str | None = None
     armed: bool = True
     outcome: Outcome | None = None
+    # As in batch/v1 Job: seconds, an int32.
     ttl_seconds_after_finished: Annotated[int, pydantic.Field(ge=0, le=2**31 - 1)] | None = None
 
 
@@ -88,8 +94,13 @@ class SideStatus(Model):
 
 
 class LiveMigrationStatus(Model):
-    """Written by the operator only."""
+    """Written by the operator only.
 
+    ``source`` and ``target`` hold at most 64 entries each, as the schema allows; the counts say how
+    many there are. The times are those at which phases began, each said once.
+    """
+
+    # None throughout: no operator has seen the object so far.
     phase: Phase | None = None
     observed_generation: int | None = None
     source: tuple[SideStatus, ...] = ()
@@ -127,9 +138,13 @@ class LiveMigration(Model):
     @property
     def migration_uid(self) -> str:
         """What ``handover.dev/migration-uid`` carries: spec.id, else metadata.uid."""
+        # The object's own uid would make another migration of one that is restored from a backup.
         return self.spec.id or self.metadata.uid
 
     @property
     def is_controlled(self) -> bool:
-        """Somebody drives this migration, and says by spec.outcome how it ended."""
+        """Somebody drives this migration, and says by spec.outcome how it ended.
+
+        That is its controller; a mere owner only takes the object along when it goes.
+        """
         return any(owner.controller for owner in self.metadata.owner_references)

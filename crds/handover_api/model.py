@@ -12,6 +12,7 @@ from typing import Annotated, Any, Final, TypeVar
 import pydantic
 from pydantic.alias_generators import to_camel
 
+# In microseconds, the finest that a timedelta holds; Go's own "ns" is none of the schema's.
 _UNITS: Final = {
     "h": 3_600_000_000,
     "m": 60_000_000,
@@ -24,6 +25,7 @@ _UNITS: Final = {
 # which is how CEL and Go keep a duration.
 _TERM: Final = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,3}(?![0-9uµ]))?)(ms|us|µs|h|m|s)")
 _DURATION: Final = re.compile(rf"(?:{_TERM.pattern})+")
+# The schema's maxLength.
 _LONGEST_DURATION: Final = 20
 
 
@@ -105,6 +107,7 @@ def _read_leniently(value: object, read: pydantic.ValidatorFunctionWrapHandler) 
     try:
         return read(value)
     except pydantic.ValidationError as error:
+        # Field by field: one that a newer version has changed must not cost the others.
         wrong = {each["loc"][0] for each in error.errors(include_url=False) if each["loc"]}
         fields = value.items() if isinstance(value, dict) else ()
         return read({name: field for name, field in fields if name not in wrong})

@@ -10,6 +10,8 @@ LIVE_MIGRATIONS: Final = "livemigrations"
 WORKLOAD_ENDPOINTS: Final = "workloadendpoints"
 CONFIGURATIONS: Final = "handoverconfigurations"
 
+# The role annotations, which assignment.py reads and writes as one value. They are annotations, not
+# status, because two programs write the endpoint: the operator these, the agent its status.
 ROLE: Final = f"{GROUP}/role"
 MIGRATION: Final = f"{GROUP}/migration"
 MIGRATION_UID: Final = f"{GROUP}/migration-uid"
@@ -20,6 +22,8 @@ ENDED_ROLE: Final = f"{GROUP}/ended-role"
 ADDRESS_SHARED: Final = f"{GROUP}/address-shared"
 """On an endpoint, by the operator: which other node serves an address of it, too."""
 
+# On what the KubeVirt adapter has made: that it is the adapter's, and what of the VM it cannot
+# follow.
 ADAPTER: Final = f"{GROUP}/adapter"
 NOT_FOLLOWED: Final = f"{GROUP}/not-followed"
 
@@ -29,6 +33,7 @@ UNINSTALL: Final = f"{GROUP}/uninstall"
 PAUSED: Final = f"{GROUP}/paused"
 """A person's brake, on HandoverConfiguration ``default`` or on a namespace; no apply touches it."""
 
+# The only names of a HandoverConfiguration; the second one is followed by the node's.
 DEFAULT_CONFIGURATION: Final = "default"
 NODE_CONFIGURATION_PREFIX: Final = "node."
 

@@ -18,7 +18,7 @@ class Role(enum.StrEnum):
 
 
 class State(enum.StrEnum):
-    """Where an endpoint's machine in the node agent stands."""
+    """The states of an endpoint's machine in the node agent; docs/states.md draws them."""
 
     BASE = "Base"
     TARGET = "Target"
@@ -28,6 +28,7 @@ class State(enum.StrEnum):
     ASKING = "Asking"
 
 
+# The values are the API's own: a message may quote them, and kubectl prints them.
 class Signal(enum.StrEnum):
     """The frame that proved the guest alive."""
 
@@ -41,6 +42,7 @@ def _lower(value: object) -> object:
     return value.lower() if isinstance(value, str) else value
 
 
+# Lower case with colons, however it was given: MACs are compared as text.
 MacAddress = Annotated[
     str,
     pydantic.BeforeValidator(_lower),
@@ -49,10 +51,15 @@ MacAddress = Annotated[
 
 
 class WorkloadEndpointSpec(Model):
-    """Which interface, on which node, with which addresses."""
+    """Which interface, on which node, with which addresses.
+
+    ``ips`` and ``gateways`` have no prefix length. ``await_role``: no routes before a role or an
+    outcome was given.
+    """
 
     node: str
     workload: str
+    # Linux allows an interface's name 15 characters (IFNAMSIZ counts the final NUL).
     interface: Annotated[str, pydantic.StringConstraints(min_length=1, max_length=15)] | None = None
     mac: MacAddress | None = None
     ips: tuple[IPv4Address | IPv6Address, ...]
@@ -61,7 +68,7 @@ class WorkloadEndpointSpec(Model):
 
 
 class RouteStatus(Model):
-    """A route of this endpoint that is in the node's kernel."""
+    """A route of this endpoint that is in the node's kernel, in rtnetlink's own numbers."""
 
     address: IPv4Address | IPv6Address
     metric: int
@@ -70,7 +77,10 @@ class RouteStatus(Model):
 
 
 class Cutover(Model):
-    """What the agent measured when the route followed the guest."""
+    """What the agent measured when the route followed the guest.
+
+    From the frame's arrival to the kernel's acknowledgment of the last route, at ``time``.
+    """
 
     signal: Signal
     announcement_to_route_microseconds: int
@@ -79,12 +89,17 @@ class Cutover(Model):
 
 
 class WorkloadEndpointStatus(Model):
-    """Written by the node agent only."""
+    """Written by the node agent only.
+
+    ``since``: when the state was entered; ``deadline``: when it ends by itself. Role and uid are
+    those that the agent has acted upon, which may be older than the annotations.
+    """
 
     state: State | None = None
     since: Moment | None = None
     deadline: Moment | None = None
     role: Role | None = None
+    # The generated name would be migrationUid, which is not how Kubernetes writes abbreviations.
     migration_uid: str | None = pydantic.Field(default=None, alias="migrationUID")
     interface: str | None = None
     routes: tuple[RouteStatus, ...] = ()
