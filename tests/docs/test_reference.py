@@ -19,7 +19,7 @@ from handover_lab.docs.pages import DOCS, ROOT
 from handover_nodeagent.fsm.commands import EventReason
 
 CONDITIONS = (DOCS / "conditions.md").read_text()
-NOTICE = re.compile(r'(?:Notice\(|event\((?:[^()"]*,)?)\s*"([A-Z]\w+)"')
+EVENT = re.compile(r'[Ee]vent\((?:[^()"]*,)?\s*"([A-Z]\w+)"')
 
 
 @pytest.mark.parametrize("path", reference.generated(), ids=lambda path: path.name)
@@ -85,7 +85,7 @@ def written_events() -> Iterator[str]:
     """Yield the reasons that stand as words in the sources of both programs."""
     for folder in ("operator", "nodeagent"):
         for path in (ROOT / folder).rglob("*.py"):
-            yield from NOTICE.findall(path.read_text())
+            yield from EVENT.findall(path.read_text())
 
 
 def test_the_search_for_events_finds_those_that_are_known() -> None:
