@@ -20,8 +20,8 @@ from handover_lab.cluster.nodenetwork import NodeNetwork
 from handover_lab.cluster.observer import Object, Objects, Observer
 from handover_lab.demo.facts import Fact, Note, Traffic
 from handover_lab.guest.migration import SHORT_PAUSE, Limits
-from handover_lab.guest.qemu import GuestError, Nic, Vm
-from handover_lab.guest.vm import Ground, Move, Yard
+from handover_lab.guest.qemu import GuestError, Nic, VmSpec
+from handover_lab.guest.vm import Move, Topology, Vm
 from handover_lab.network.measure import Switchover
 
 INSTALL: Final = "2m"
@@ -63,47 +63,47 @@ class Migrated:
 class Lab:
     """A cluster and one VM on its nodes, with its endpoints and migrations as the API has them."""
 
-    yards: ClassVar[type[Yard]] = Yard
+    vm_type: ClassVar[type[Vm]] = Vm
     """Where the VM stands on a node."""
 
-    def __init__(self, cluster: Cluster, yard: Yard, tell: Callable[[Fact], None]) -> None:
+    def __init__(self, cluster: Cluster, vm: Vm, tell: Callable[[Fact], None]) -> None:
         self.cluster = cluster
-        self.yard = yard
-        self.client = Client(cluster.kubeconfig, yard.room)
+        self.vm = vm
+        self.client = Client(cluster.kubeconfig, vm.directory)
         self._tell = tell
         self._observers: dict[str, Observer] = {}
 
     @classmethod
     @contextlib.asynccontextmanager
     async def open(
-        cls, cluster: Cluster, room: Path, tell: Callable[[Fact | Traffic], None]
+        cls, cluster: Cluster, directory: Path, tell: Callable[[Fact | Traffic], None]
     ) -> AsyncIterator[Self]:
-        """Prepare the nodes of *cluster* for the VM of the examples; *room* is for files."""
+        """Prepare the nodes of *cluster* for the VM of the examples; *directory* is for files."""
         async with (
-            cls.open_yard(cluster.network, room, tell) as yard,
-            cls.on(cluster, yard, tell) as lab,
+            cls.open_vm(cluster.network, directory, tell) as vm,
+            cls.on(cluster, vm, tell) as lab,
         ):
             yield lab
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open_yard(
-        cls, network: NodeNetwork, room: Path, tell: Callable[[Fact | Traffic], None]
-    ) -> AsyncIterator[Yard]:
+    async def open_vm(
+        cls, network: NodeNetwork, directory: Path, tell: Callable[[Fact | Traffic], None]
+    ) -> AsyncIterator[Vm]:
         """Prepare nodes for the VM of the examples, on which no cluster has to run yet."""
-        ground = Ground(network.router, network.nodes, network.mesh)
-        yard = cls.yards(room, ground, vm_of(manifests.read(manifests.ENDPOINTS)), tell)
+        topology = Topology(network.router, network.nodes, network.mesh)
+        vm = cls.vm_type(directory, topology, vm_of(manifests.read(manifests.ENDPOINTS)), tell)
         take_precedence(network)
-        async with yard.open():
-            yield yard
+        async with vm.open():
+            yield vm
 
     @classmethod
     @contextlib.asynccontextmanager
     async def on(
-        cls, cluster: Cluster, yard: Yard, tell: Callable[[Fact], None]
+        cls, cluster: Cluster, vm: Vm, tell: Callable[[Fact], None]
     ) -> AsyncIterator[Self]:
         """Join *cluster* and the VM on its nodes."""
-        lab = cls(cluster, yard, tell)
+        lab = cls(cluster, vm, tell)
         try:
             yield lab
         finally:
@@ -143,7 +143,7 @@ class Lab:
 
     async def boot(self, node: str) -> None:
         """Boot the VM on *node*."""
-        await self.yard.boot(node)
+        await self.vm.boot(node)
 
     async def kubectl(self, *arguments: str, text: str = "") -> str:
         """Run kubectl as the cluster's administrator and return what it says."""
@@ -182,7 +182,7 @@ class Lab:
     async def prepare(self, migration: Object) -> None:
         """Announce *migration*, start the empty target, and wait until Handover is ready for it."""
         await self.apply(migration)
-        await self.yard.await_vm(self.node_of(migration, "target"))
+        await self.vm.start_target(self.node_of(migration, "target"))
         await self.in_phase(migration["metadata"]["name"], "Ready")
 
     async def migrate(self, migration: Object, limits: Limits = SHORT_PAUSE) -> Migrated:
@@ -201,13 +201,13 @@ class Lab:
         seen = self.migrations.objects.get(name, migration)
         source, target = (side_of(seen, side) for side in SIDES)
         try:
-            switchover = await self.yard.move(source, target, limits)
+            switchover = await self.vm.move(source, target, limits)
         except BaseException:
             await self.say_outcome(name, "Aborted")
-            await self.yard.end(target)
+            await self.vm.end(target)
             raise
         await self.say_outcome(name, "Succeeded")
-        await self.yard.end(source)
+        await self.vm.end(source)
         return await self.conclude(name, (source, target), began, switchover)
 
     async def conclude(
@@ -223,7 +223,7 @@ class Lab:
                 lambda seen: Cutover.of(seen.get(name, {})), "a cutover", CUTOVER_S
             )
         await self.in_phase(name, *ENDED, seconds=60)
-        await self.yard.answered()
+        await self.vm.answered()
         move = Move(*way, began_ns, switchover, time.time_ns())
         return Migrated(move, Cutover.of(self.migrations.objects.get(name, {})))
 
@@ -249,20 +249,20 @@ class Lab:
 
     async def _obey(self, migration: Object) -> None:
         """Move the VM as *migration* says; one that asks for where it is already has succeeded."""
-        name, home = migration["metadata"]["name"], self.yard.home
+        name, home = migration["metadata"]["name"], self.vm.home
         source, target = (side_of(migration, side) for side in SIDES)
         if target == home:
             await self.say_outcome(name, "Succeeded")
         elif source == home:
-            await self.yard.await_vm(target)
+            await self.vm.start_target(target)
             await self.complete(migration)
         else:
             await self.say_outcome(name, "Aborted")
 
     async def _tidy(self) -> None:
         """End each QEMU but the one in which the VM runs."""
-        for node in set(self.yard.guests) - {self.yard.home}:
-            await self.yard.end(node)
+        for node in set(self.vm.guests) - {self.vm.home}:
+            await self.vm.end(node)
 
     @staticmethod
     def _wanted(migrations: Objects) -> list[Object]:
@@ -300,7 +300,7 @@ def side_of(migration: Object, side: str) -> str:
     return str(sides[0]["node"]) if sides else ""
 
 
-def vm_of(endpoints: Iterable[Object]) -> Vm:
+def vm_of(endpoints: Iterable[Object]) -> VmSpec:
     """Build the VM that *endpoints* describe; it is the same on every node."""
     spec = next(iter(endpoints))["spec"]
-    return Vm(spec["workload"], (Nic(spec["interface"], spec["mac"], tuple(spec["ips"])),))
+    return VmSpec(spec["workload"], (Nic(spec["interface"], spec["mac"], tuple(spec["ips"])),))

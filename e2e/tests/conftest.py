@@ -10,8 +10,8 @@ from handover_lab.demo import demonstration
 from handover_lab.guest import cpu_share
 from handover_lab.images import build
 from handover_lab.lab import Lab
-from handover_lab.network.ping_record import Witness
-from handover_lab.testing.scenario import Trial
+from handover_lab.network.ping_record import PingRecord
+from handover_lab.testing.scenario import Scenario
 from handover_lab.toolchain import requirements
 from handover_lab.toolchain.requirements import NoSandboxError, RequirementError
 from handover_lab.toolchain.tools import ToolsError
@@ -37,30 +37,30 @@ async def lab(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Asy
     if missing := [archive for archive in build.archives() if not archive.exists()]:
         pytest.fail(f"{missing[0].name} is not there: make images builds it", pytrace=False)
     cluster.load(*build.archives())
-    room = tmp_path_factory.mktemp("lab")
-    async with Lab.open(cluster, room, lambda _: None) as stage:
-        await stage.install(demonstration.CONVERGENCE)
-        await stage.yard.boot(next(iter(cluster.nodes)))
-        yield stage
+    directory = tmp_path_factory.mktemp("lab")
+    async with Lab.open(cluster, directory, lambda _: None) as lab:
+        await lab.install(demonstration.CONVERGENCE)
+        await lab.vm.boot(next(iter(cluster.nodes)))
+        yield lab
     cluster.helm("uninstall", "handover", "--namespace", "handover-system", "--wait")
 
 
 @pytest.fixture(scope="module")
-def berthed(lab: Lab) -> Iterator[Lab]:
+def with_cpu_share(lab: Lab) -> Iterator[Lab]:
     """The lab with a VM that pods which start beside it take no processor from."""
-    with cpu_share.made(lab.yard):
+    with cpu_share.reserved(lab.vm):
         yield lab
 
 
 @pytest.fixture(scope="module")
-def witness(lab: Lab) -> Iterator[Witness]:
+def ping_record(lab: Lab) -> Iterator[PingRecord]:
     """Who tells the network's losses from the guest's own."""
-    with Witness.called(lab.cluster.nodes, lab.yard.nic.tap) as called:
+    with PingRecord.kept(lab.cluster.nodes, lab.vm.nic.tap) as called:
         yield called
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def trial(lab: Lab) -> AsyncIterator[Trial]:
+async def scenario(lab: Lab) -> AsyncIterator[Scenario]:
     """The lab in order, with traffic to its VM, for one test."""
-    async with Trial.open(lab) as opened:
+    async with Scenario.open(lab) as opened:
         yield opened

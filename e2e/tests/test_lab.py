@@ -10,7 +10,7 @@ from handover_lab import lab
 from handover_lab.cluster.client import ClientError
 from handover_lab.lab import Lab
 
-Act = Callable[[], Awaitable[None]]
+Action = Callable[[], Awaitable[None]]
 
 
 class Migrations:
@@ -32,14 +32,14 @@ class Migrations:
         }
 
 
-class Yard:
+class Vm:
     """The VM, on node-a at first."""
 
     def __init__(self) -> None:
         self.home = "node-a"
         self.guests = {"node-a": None}
 
-    async def await_vm(self, node: str) -> None:
+    async def start_target(self, node: str) -> None:
         self.guests[node] = None
 
     async def end(self, node: str) -> None:
@@ -50,7 +50,7 @@ class Kept(Lab):
     """A lab without a cluster."""
 
     def __init__(self) -> None:
-        self.yard = Yard()  # type: ignore[assignment]
+        self.vm = Vm()  # type: ignore[assignment]
         self._observers = {"livemigrations": Migrations()}  # type: ignore[dict-item]
         self.said: list[str] = []
         self.trouble: Exception | None = None
@@ -58,8 +58,8 @@ class Kept(Lab):
     async def complete(self, migration: Any, *_: object) -> Any:
         if self.trouble:
             raise self.trouble
-        self.yard._home = self.yard.home = "node-b"  # type: ignore[misc]
-        await self.yard.end("node-a")
+        self.vm._home = self.vm.home = "node-b"  # type: ignore[misc]
+        await self.vm.end("node-a")
         await self.say_outcome(migration["metadata"]["name"], "Succeeded")
 
     async def say_outcome(self, name: str, outcome: str) -> None:
@@ -96,7 +96,7 @@ async def test_every_migration_gets_its_outcome(
     it = Kept()
     it.migrations.put("m", *way, phase)  # type: ignore[attr-defined]
     assert await driven(it, lambda: it.said) == []
-    assert (it.said, it.yard.home, list(it.yard.guests)) == ([said], home, [home])
+    assert (it.said, it.vm.home, list(it.vm.guests)) == ([said], home, [home])
 
 
 @pytest.mark.parametrize(
@@ -129,4 +129,4 @@ async def test_after_a_migration_that_failed_the_next_one_is_followed(
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     assert (complaints, it.said) == ([complaint], ["m2 Succeeded"])
-    assert list(it.yard.guests) == ["node-b"]
+    assert list(it.vm.guests) == ["node-b"]

@@ -53,7 +53,7 @@ class Node:
         """
         group = NodeGroup.make(sandbox, name)
         directory.mkdir(parents=True)
-        setup = ("sh", str(SOURCES / "setup.sh"), name, str(directories.ROOMS), *group.programs)
+        setup = ("sh", str(SOURCES / "setup.sh"), name, str(directories.PARENT), *group.programs)
         try:
             namespace = Namespace.make(name, *setup, kinds=KINDS)
         except BaseException:

@@ -54,12 +54,12 @@ class Pod:
         return cls(metadata["name"], spec.get("nodeName", ""), container["image"], started_ns)
 
 
-class UpkeepError(RuntimeError):
+class OperationsError(RuntimeError):
     """A command did not say what it had to; the text is what it said instead."""
 
 
 @dataclass(frozen=True, slots=True)
-class Upkeep:
+class Operations:
     """The owner's hand."""
 
     client: Client
@@ -113,7 +113,7 @@ class Upkeep:
             await asyncio.sleep(PAUSE)
         pods = await self.client.run("kubectl", "get", "pods", *NAMESPACE, "--output", "wide")
         message = f"{holder} leads, and of these pods none:\n{pods}"
-        raise UpkeepError(message)
+        raise OperationsError(message)
 
     async def said(self, pod: Pod, text: str, seconds: float = 60) -> None:
         """Wait until *pod* has logged *text*.
@@ -184,7 +184,7 @@ async def found(process: asyncio.subprocess.Process, text: str) -> None:
         if text in said[-1]:
             return
     message = f"{text!r} was not in:\n{''.join(said[-20:])}"
-    raise UpkeepError(message)
+    raise OperationsError(message)
 
 
 def settings(values: tuple[str, ...]) -> list[str]:

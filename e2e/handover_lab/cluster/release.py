@@ -52,8 +52,8 @@ class Release:
         client = Client(plane.kubeconfig, directory)
         text = await client.run("helm", "template", NAME, str(CHART), f"--namespace={NAMESPACE}")
         manifests = [each for each in yaml.safe_load_all(text) if each]
-        room = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
-        wanted = [room, *(each for each in manifests if each["kind"] in kinds)]
+        namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
+        wanted = [namespace, *(each for each in manifests if each["kind"] in kinds)]
         apply = ("apply", "--server-side", "--force-conflicts", "--filename=-")
         await client.run("kubectl", *apply, text=yaml.safe_dump_all(wanted))
         account = ("token", OPERATOR, f"--namespace={NAMESPACE}", "--duration=12h")

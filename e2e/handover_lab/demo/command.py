@@ -27,7 +27,7 @@ from handover_lab.cluster.cluster import Cluster
 from handover_lab.cluster.nodenetwork import NodeNetwork
 from handover_lab.demo import demonstration
 from handover_lab.demo.builds import Builds
-from handover_lab.demo.demonstration import Show
+from handover_lab.demo.demonstration import Demonstration
 from handover_lab.demo.timeline import Timeline
 from handover_lab.guest import initramfs
 from handover_lab.images import build
@@ -39,7 +39,7 @@ PATIENT: Final = ("env", "--block-signal=INT")
 
 PROGRAM: Final = "handover_lab.demo"
 BUILDS: Final = paths.BUILD / "builds"
-Performance = type[Show[Any]]
+Kind = type[Demonstration[Any]]
 
 STOPPED: Final = 130
 LOG_WIDTH: Final = 110
@@ -52,9 +52,11 @@ def main() -> int:
     return run(PROGRAM, demonstration.Demo)
 
 
-def run(program: str, show: Performance) -> int:
-    """Give a *show* as the module *program*, and return its exit status."""
-    parser = argparse.ArgumentParser(prog=f"python -m {program}", description=show.__doc__)
+def run(program: str, demonstration_type: Kind) -> int:
+    """Give a demonstration as the module *program*, and return its exit status."""
+    parser = argparse.ArgumentParser(
+        prog=f"python -m {program}", description=demonstration_type.__doc__
+    )
     parser.add_argument("--keep", action="store_true", help="leave everything running at the end")
     keep = parser.parse_args().keep
     screen = Screen(Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH))
@@ -66,7 +68,7 @@ def run(program: str, show: Performance) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
         if not sandbox.current():
             return outside(screen, program)
-        return inside(screen, show, keep=keep)
+        return inside(screen, demonstration_type, keep=keep)
     except KeyboardInterrupt:
         screen.note("Stopped; nothing is left behind.")
         return STOPPED
@@ -101,19 +103,19 @@ def outside(screen: Screen, program: str) -> int:
     with Builds.started(BUILDS) as builds:
         with screen.step("building the guest", "the guest's kernel and initramfs are there"):
             initramfs.build()
-        # What is missing on this machine is known by now, and need not wait for the first act.
+        # What this machine lacks is known by now, and need not wait for the first migration.
         builds.check()
         return sandbox.run((*PATIENT, sys.executable, "-m", program, *sys.argv[1:]))
 
 
-def inside(screen: Screen, show: Performance, *, keep: bool) -> int:
+def inside(screen: Screen, demonstration_type: Kind, *, keep: bool) -> int:
     """Make the nodes and perform; the cluster is started when the show asks for it."""
     # What an earlier demonstration proved must not pass for what this one did.
     shutil.rmtree(demonstration.BUILD, ignore_errors=True)
-    room = sandbox.files()
+    directory = sandbox.files()
     with contextlib.ExitStack() as undo:
         with screen.step("making two nodes", "two nodes and a router between them are there"):
-            network = NodeNetwork.start(room / "cluster")
+            network = NodeNetwork.start(directory / "cluster")
             undo.callback(network.stop)
 
         async def start(network: NodeNetwork) -> Cluster:
@@ -123,7 +125,9 @@ def inside(screen: Screen, show: Performance, *, keep: bool) -> int:
 
         nodes = (demonstration.HOME, demonstration.AWAY)
         timeline = Timeline(time.time_ns(), nodes, screen.console)
-        return asyncio.run(show(network, start, screen, room, timeline).perform(keep=keep))
+        return asyncio.run(
+            demonstration_type(network, start, screen, directory, timeline).perform(keep=keep)
+        )
 
 
 async def start_cluster(screen: Screen, network: NodeNetwork) -> Cluster:

@@ -20,13 +20,13 @@ from handover_lab.cluster import manifests
 from handover_lab.cluster.cluster import Cluster
 from handover_lab.cluster.nodenetwork import NodeNetwork
 from handover_lab.demo import builds, facts, picture, report, timeline
-from handover_lab.demo.fact_order import Desk
+from handover_lab.demo.fact_order import FactOrder
 from handover_lab.demo.facts import Fact, Traffic
 from handover_lab.demo.picture import Scene
 from handover_lab.demo.report import Migration, Report
 from handover_lab.demo.timeline import Timeline
 from handover_lab.guest import initramfs
-from handover_lab.guest.vm import Move, Yard
+from handover_lab.guest.vm import Move, Vm
 from handover_lab.lab import Lab, Migrated
 from handover_lab.network import manual_cutover, measure
 from handover_lab.network.traffic import Recording
@@ -34,7 +34,7 @@ from handover_lab.sandbox import sandbox
 from handover_lab.terminal.screen import Screen
 from handover_lab.toolchain import tools
 
-Stage = TypeVar("Stage", bound=Lab)
+LabT = TypeVar("LabT", bound=Lab)
 
 BUILD: Final = paths.BUILD / "demo"
 HOME, AWAY = "node-a", "node-b"
@@ -45,53 +45,53 @@ WATCH_S: Final = 1.0
 CONVERGENCE: Final = "configuration.liveMigrationRouteConvergenceTime=3s"
 """Shorter than the default, so that nobody has to wait for the end."""
 
-Starter = Callable[[NodeNetwork], Awaitable[Cluster]]
+ClusterStarter = Callable[[NodeNetwork], Awaitable[Cluster]]
 """Starts a cluster on nodes, with our images on each."""
 
 
 @dataclass
-class Show(abc.ABC, Generic[Stage]):
+class Demonstration(abc.ABC, Generic[LabT]):
     """One demonstration on the nodes of *network*, and what it has found so far."""
 
     opening: ClassVar[str]
     """What is done when Handover is there."""
     migrations: ClassVar[tuple[str, ...]]
     """The examples that move the VM, one after the other."""
-    glances: ClassVar[tuple[str, ...]]
+    commands_before: ClassVar[tuple[str, ...]]
     """What kubectl is asked while the target waits for the VM."""
-    looks: ClassVar[tuple[str, ...]]
+    commands_after: ClassVar[tuple[str, ...]]
     """What it is asked at the end."""
     hints: ClassVar[tuple[str, ...]]
     """What a person can let it do who keeps the cluster."""
 
     network: NodeNetwork
-    start_cluster: Starter
+    start_cluster: ClusterStarter
     screen: Screen
-    room: Path
+    directory: Path
     timeline: Timeline
-    desk: Desk = field(init=False)
-    on_air: bool = False
+    fact_order: FactOrder = field(init=False)
+    is_shown: bool = False
     rows: list[Migration] = field(default_factory=list)
     baseline: Migration | None = None
     scenes: list[Scene] = field(default_factory=list)
     """Without Handover, then with it."""
-    glimpse: list[tuple[str, str]] = field(default_factory=list)
+    answers_before: list[tuple[str, str]] = field(default_factory=list)
     """Commands and their answers while the target waited for the VM."""
 
     def __post_init__(self) -> None:
-        self.desk = Desk(self.tell)
+        self.fact_order = FactOrder(self.tell)
 
     @abc.abstractmethod
-    def open(self) -> contextlib.AbstractAsyncContextManager[Stage]:
+    def open(self) -> contextlib.AbstractAsyncContextManager[LabT]:
         """Show the VM without Handover, and prepare what Handover is then installed on."""
 
     @abc.abstractmethod
-    async def begin(self, stage: Stage) -> None:
+    async def begin(self, lab: LabT) -> None:
         """Let Handover serve the VM where it runs."""
 
     @abc.abstractmethod
-    async def migrate(self, stage: Stage, manifest: Path) -> Migrated:
-        """Migrate once as *manifest* says; the first time with a glimpse."""
+    async def migrate(self, lab: LabT, manifest: Path) -> Migrated:
+        """Migrate once as *manifest* says; the first time with a look at the objects."""
 
     async def perform(self, *, keep: bool) -> int:
         """Show everything, publish what it proved, and return the exit status.
@@ -99,26 +99,26 @@ class Show(abc.ABC, Generic[Stage]):
         With *keep* it never returns: the VM obeys whatever migration is applied, until Ctrl-C or,
         where nobody sits at a terminal and our caller is let go, until the sandbox is ended.
         """
-        async with self.desk.open(), self.open() as stage:
-            await self.install(stage)
-            await self.with_handover(stage)
-            await self.epilogue(stage)
+        async with self.fact_order.open(), self.open() as lab:
+            await self.install(lab)
+            await self.with_handover(lab)
+            await self.show_objects(lab)
             found = self.found()
             publish(self.screen, found, self.scenes)
             write_down(self.timeline)
             status = 1 if found.faults else 0
             if keep:
-                explain(self.screen, stage.cluster, self.hints)
+                explain(self.screen, lab.cluster, self.hints)
                 if sys.stdin.isatty():
                     self.screen.note("Ctrl-C ends it.")
                 else:
                     sandbox.release(status)
-                await stage.drive(self.screen.trouble)
+                await lab.drive(self.screen.trouble)
         return status
 
     async def without(
         self,
-        yard: Yard,
+        vm: Vm,
         boot: Callable[[str], Awaitable[None]],
         move_late: Callable[[], Awaitable[Move]],
     ) -> None:
@@ -129,36 +129,38 @@ class Show(abc.ABC, Generic[Stage]):
         )
         async with self.live(f"The VM moves from {HOME} to {AWAY}, its route a second later"):
             await boot(HOME)
-            manual_cutover.route(self.network.nodes[HOME], yard.port(HOME), manual_cutover.NORMAL)
-            await yard.send()
+            manual_cutover.add_routes(
+                self.network.nodes[HOME], vm.node_nic(HOME), manual_cutover.NORMAL
+            )
+            await vm.start_flows()
             await asyncio.sleep(WATCH_S)
             move = await move_late()
             await asyncio.sleep(WATCH_S)
-            recordings = await yard.hush()
+            recordings = await vm.stop_flows()
         self.baseline = row(move, recordings, None)
-        assert move.hand is not None
+        assert move.by_hand is not None
         packets = recordings["ping"].packets()
-        self.scenes.append(Scene(packets, move.switchover, move.hand.routed_ns))
+        self.scenes.append(Scene(packets, move.switchover, move.by_hand.routed_ns))
 
-    async def install(self, stage: Stage) -> None:
+    async def install(self, lab: LabT) -> None:
         """Install Handover as a user would."""
         self.screen.headline("With Handover")
         line = f"helm install handover charts/handover --set {CONVERGENCE} --wait"
         with self.screen.step(line, line):
-            await stage.install(CONVERGENCE)
+            await lab.install(CONVERGENCE)
 
-    async def with_handover(self, stage: Stage) -> None:
+    async def with_handover(self, lab: LabT) -> None:
         """Let the VM move there and back under one steady flow."""
         moved = []
         async with self.live(self.opening):
-            await self.begin(stage)
-            await stage.yard.send()
+            await self.begin(lab)
+            await lab.vm.start_flows()
             await asyncio.sleep(WATCH_S)
             for name in self.migrations:
                 self.chapter(f"kubectl apply -f examples/{name}.yaml")
-                moved.append(await self.migrate(stage, paths.EXAMPLES / f"{name}.yaml"))
+                moved.append(await self.migrate(lab, paths.EXAMPLES / f"{name}.yaml"))
                 await asyncio.sleep(WATCH_S)
-            recordings = await stage.yard.hush()
+            recordings = await lab.vm.stop_flows()
         for one in moved:
             self.rows.append(row(one.move, recordings, one))
         first = moved[0]
@@ -166,20 +168,22 @@ class Show(abc.ABC, Generic[Stage]):
         packets = recordings["ping"].packets()
         self.scenes.append(Scene(packets, first.move.switchover, cutover_ns))
 
-    async def catch_glimpse(self, stage: Lab) -> None:
+    async def ask_before(self, lab: Lab) -> None:
         """See what kubectl says while the target waits, the first time that it does."""
-        if not self.glimpse:
-            for line in self.glances:
-                self.glimpse.append((f"kubectl {line}", await stage.kubectl(*shlex.split(line))))
+        if not self.answers_before:
+            for line in self.commands_before:
+                self.answers_before.append(
+                    (f"kubectl {line}", await lab.kubectl(*shlex.split(line)))
+                )
 
-    async def epilogue(self, stage: Stage) -> None:
+    async def show_objects(self, lab: LabT) -> None:
         """Show what a user of the cluster sees, before the migration and now."""
         self.screen.headline("What kubectl said while the target waited for the VM")
-        for line, answer in self.glimpse:
+        for line, answer in self.answers_before:
             self.screen.command(line, answer)
         self.screen.headline("What it says now")
-        for line in self.looks:
-            self.screen.command(f"kubectl {line}", await stage.kubectl(*shlex.split(line)))
+        for line in self.commands_after:
+            self.screen.command(f"kubectl {line}", await lab.kubectl(*shlex.split(line)))
 
     def found(self) -> Report:
         """Sum up."""
@@ -190,7 +194,7 @@ class Show(abc.ABC, Generic[Stage]):
 
     def tell(self, fact: Fact | Traffic) -> None:
         """Show a fact; between two live views it is only taken in."""
-        if self.on_air:
+        if self.is_shown:
             self.timeline.tell(fact)
         else:
             self.timeline.story = facts.told(self.timeline.story, fact)
@@ -198,53 +202,55 @@ class Show(abc.ABC, Generic[Stage]):
     @contextlib.asynccontextmanager
     async def live(self, title: str) -> AsyncIterator[None]:
         """Show the timeline for a while, under *title*."""
-        # What happened just now is still on its way through the desk, before and after.
+        # What happened just now is still being put in order, before and after.
         await asyncio.sleep(WATCH_S / 2)
         with self.timeline:
-            self.on_air = True
+            self.is_shown = True
             self.chapter(title)
             yield
             await asyncio.sleep(WATCH_S / 2)
-            self.on_air = False
+            self.is_shown = False
 
     def chapter(self, title: str) -> None:
         """Give what follows a title."""
-        self.desk.take(facts.Chapter(time.time_ns(), title))
+        self.fact_order.take(facts.Chapter(time.time_ns(), title))
 
 
-class Demo(Show[Lab]):
+class Demo(Demonstration[Lab]):
     """`make demo`: somebody applies LiveMigrations, and the lab moves the VM as they say."""
 
     opening = "kubectl apply -f examples/workloadendpoints.yaml"
     migrations = ("livemigration", "livemigration-back")
-    glances = ("get lm", "get wep", "describe wep")
-    looks = ("get pods --all-namespaces -o wide", "get lm", "get wep")
+    commands_before = ("get lm", "get wep", "describe wep")
+    commands_after = ("get pods --all-namespaces -o wide", "get lm", "get wep")
     hints = ("get wep,lm", "delete lm --all", "apply -f examples/livemigration.yaml")
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[Lab]:
         """Move the VM between bare nodes at first: the cluster may still be in the making."""
-        async with Lab.open_yard(self.network, self.room, self.desk.take) as yard:
-            move_late = functools.partial(yard.move_by_hand, HOME, AWAY, LATE_MS)
-            await self.without(yard, yard.boot, move_late)
+        async with Lab.open_vm(self.network, self.directory, self.fact_order.take) as vm:
+            move_late = functools.partial(vm.move_by_hand, HOME, AWAY, LATE_MS)
+            await self.without(vm, vm.boot, move_late)
             with self.screen.step("moving the VM back", f"the VM is back on {HOME}"):
-                await yard.move_by_hand(AWAY, HOME, 0)
-                manual_cutover.unroute(self.network.nodes[HOME], yard.nic, manual_cutover.NORMAL)
+                await vm.move_by_hand(AWAY, HOME, 0)
+                manual_cutover.delete_routes(
+                    self.network.nodes[HOME], vm.nic, manual_cutover.NORMAL
+                )
             cluster = await self.start_cluster(self.network)
-            async with Lab.on(cluster, yard, self.desk.take) as stage:
-                yield stage
+            async with Lab.on(cluster, vm, self.fact_order.take) as lab:
+                yield lab
 
-    async def begin(self, stage: Lab) -> None:
+    async def begin(self, lab: Lab) -> None:
         """Apply the VM's endpoints."""
-        await stage.apply(*manifests.read(manifests.ENDPOINTS))
-        await stage.in_state("vm-on-node-a", "Base")
+        await lab.apply(*manifests.read(manifests.ENDPOINTS))
+        await lab.in_state("vm-on-node-a", "Base")
 
-    async def migrate(self, stage: Lab, manifest: Path) -> Migrated:
-        """Migrate once as *manifest* says; the first time with a glimpse."""
+    async def migrate(self, lab: Lab, manifest: Path) -> Migrated:
+        """Migrate once as *manifest* says; the first time with a look at the objects."""
         (migration,) = manifests.read(manifest)
-        await stage.prepare(migration)
-        await self.catch_glimpse(stage)
-        return await stage.complete(migration)
+        await lab.prepare(migration)
+        await self.ask_before(lab)
+        return await lab.complete(migration)
 
 
 def row(move: Move, recordings: Mapping[str, Recording], migrated: Migrated | None) -> Migration:

@@ -18,7 +18,7 @@ HOLD_NS: Final = 400_000_000
 GLANCE_S: Final = 0.05
 
 
-class Desk:
+class FactOrder:
     """Takes facts in from everywhere and passes them on, in order, to *tell*."""
 
     def __init__(self, tell: Callable[[Fact | Traffic], None]) -> None:

@@ -14,53 +14,53 @@ from typing import Final
 
 from handover_lab import paths
 from handover_lab.demo import command, demonstration
-from handover_lab.demo.demonstration import Show
+from handover_lab.demo.demonstration import Demonstration
 from handover_lab.guest.vm import Move
-from handover_lab.kubevirt.lab import VirtLab
+from handover_lab.kubevirt.lab import KubeVirtLab
 from handover_lab.lab import Migrated
 
 PROGRAM: Final = "handover_lab.demo.kubevirt"
 VMIM: Final = "vmim"
 
 
-class KubeVirtDemo(Show[VirtLab]):
+class KubeVirtDemo(Demonstration[KubeVirtLab]):
     """Demonstrate Handover beside a KubeVirt that is played."""
 
     opening = "The operator has found KubeVirt, and its VM"
     migrations = (VMIM, "vmim-back")
-    glances = ("get vmim,lm", "get wep", "describe lm")
-    looks = ("get pods --all-namespaces -o wide", "get vmi,vmim", "get lm,wep")
+    commands_before = ("get vmim,lm", "get wep", "describe lm")
+    commands_after = ("get pods --all-namespaces -o wide", "get vmi,vmim", "get lm,wep")
     hints = ("get vmi,vmim,lm,wep", "delete vmim --all", f"apply -f examples/{VMIM}.yaml")
 
     @contextlib.asynccontextmanager
-    async def open(self) -> AsyncIterator[VirtLab]:
+    async def open(self) -> AsyncIterator[KubeVirtLab]:
         """Start the cluster first: the VM's pods need it, though routes are moved by hand."""
-        tell = self.desk.take
+        tell = self.fact_order.take
         cluster = await self.start_cluster(self.network)
         async with (
-            VirtLab.open_yard(self.network, self.room, tell) as yard,
-            VirtLab.on(cluster, yard, tell) as stage,
+            KubeVirtLab.open_vm(self.network, self.directory, tell) as vm,
+            KubeVirtLab.on(cluster, vm, tell) as lab,
         ):
-            stage.late_ms = demonstration.LATE_MS
-            await self.without(yard, stage.boot, lambda: self.move_late(stage))
+            lab.late_ms = demonstration.LATE_MS
+            await self.without(vm, lab.boot, lambda: self.move_late(lab))
             # The VM stays where it is, and from now on nobody moves its routes any more.
-            stage.late_ms = None
-            await stage.kubectl("delete", "--filename", str(self._manifest(VMIM)), "--wait")
-            yield stage
+            lab.late_ms = None
+            await lab.kubectl("delete", "--filename", str(self._manifest(VMIM)), "--wait")
+            yield lab
 
-    async def move_late(self, stage: VirtLab) -> Move:
+    async def move_late(self, lab: KubeVirtLab) -> Move:
         """Move the VM from HOME to AWAY, and its route by hand, LATE_MS after it."""
         self.chapter(f"kubectl apply -f examples/{VMIM}.yaml")
-        return await stage.carry_out(self._manifest(VMIM))
+        return await lab.carry_out(self._manifest(VMIM))
 
-    async def begin(self, stage: VirtLab) -> None:
+    async def begin(self, lab: KubeVirtLab) -> None:
         """Wait until the VM has its endpoint, which nobody applies."""
-        await stage.served()
+        await lab.served()
 
-    async def migrate(self, stage: VirtLab, manifest: Path) -> Migrated:
-        """Migrate once as *manifest* says; the first time with a glimpse."""
-        stage.look = lambda: self.catch_glimpse(stage)
-        return await stage.follow(manifest)
+    async def migrate(self, lab: KubeVirtLab, manifest: Path) -> Migrated:
+        """Migrate once as *manifest* says; the first time with a look at the objects."""
+        lab.look = lambda: self.ask_before(lab)
+        return await lab.follow(manifest)
 
     def _manifest(self, name: str) -> Path:
         return paths.EXAMPLES / f"{name}.yaml"

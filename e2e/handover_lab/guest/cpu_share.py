@@ -9,31 +9,31 @@ from collections.abc import Iterator
 from typing import Final
 
 from handover_lab.cluster.nodegroup import NodeGroup
-from handover_lab.guest.vm import Yard
+from handover_lab.guest.vm import Vm
 from handover_lab.network import tap
 from handover_lab.toolchain import requirements
 
-ROOM: Final = 30_000
+QUEUE_PACKETS: Final = 30_000
 """How many packets may wait in a tap: half a minute of them at one per millisecond."""
 
 
 @contextlib.contextmanager
-def made(yard: Yard) -> Iterator[None]:
-    """Give the VM of *yard* its share, and room for what arrives for it; its end is the VM's."""
+def reserved(vm: Vm) -> Iterator[None]:
+    """Give *vm* its share, and room for what arrives for it; its end is the VM's."""
     group = NodeGroup.make(requirements.check(), "guests")
     group.prefer()
-    for guest in yard.guests.values():
-        # One that has ended, as with the berth before, boots in this one.
+    for guest in vm.guests.values():
+        # One that has ended, as with the share before, boots in this one.
         with contextlib.suppress(ProcessLookupError):
             group.take(guest.pid)
-    nodes = yard.ground.nodes.values()
+    nodes = vm.topology.nodes.values()
     for node in nodes:
-        tap.queue(node, yard.nic.tap, ROOM)
-    yard.berth = group
+        tap.queue(node, vm.nic.tap, QUEUE_PACKETS)
+    vm.cpu_share = group
     try:
         yield
     finally:
-        yard.berth = None
+        vm.cpu_share = None
         for node in nodes:
-            tap.queue(node, yard.nic.tap)
+            tap.queue(node, vm.nic.tap)
         group.end()

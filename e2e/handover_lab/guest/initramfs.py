@@ -72,9 +72,9 @@ def build() -> Image:
     finished = cache() / recipe_key()
     with alone(finished.with_suffix(".lock")):
         if not finished.exists():
-            with tempfile.TemporaryDirectory(dir=finished.parent) as room:
-                assemble(Path(room) / "image", Path(room))
-                (Path(room) / "image").rename(finished)
+            with tempfile.TemporaryDirectory(dir=finished.parent) as directory:
+                assemble(Path(directory) / "image", Path(directory))
+                (Path(directory) / "image").rename(finished)
     return Image(
         finished / "vmlinuz", finished / "initramfs", (finished / "version").read_text().strip()
     )
@@ -104,17 +104,17 @@ def alone(lock: Path) -> Iterator[None]:
         yield
 
 
-def assemble(image: Path, room: Path) -> None:
-    """Make the three files of an image, with *room* for what is only needed on the way."""
+def assemble(image: Path, directory: Path) -> None:
+    """Make the three files of an image, with *directory* for what is only needed on the way."""
     for program, package in NEEDS.items():
         if shutil.which(program) is None:
             message = f"The guest needs {program}: run apt-get install {package}."
             raise GuestUnavailableError(message)
     image.mkdir()
-    tree = room / "tree"
+    tree = directory / "tree"
     (tree / "modules").mkdir(parents=True)
-    unpacked = room / "unpacked"
-    run("dpkg-deb", "--extract", str(download_kernel(room)), str(unpacked))
+    unpacked = directory / "unpacked"
+    run("dpkg-deb", "--extract", str(download_kernel(directory)), str(unpacked))
     (kernel,) = (unpacked / "boot").glob("vmlinuz-*")
     shutil.copy(kernel, image / "vmlinuz")
     (image / "version").write_text(kernel.name.removeprefix("vmlinuz-") + "\n")
@@ -123,7 +123,7 @@ def assemble(image: Path, room: Path) -> None:
     pack(tree, image / "initramfs")
 
 
-def download_kernel(room: Path) -> Path:
+def download_kernel(directory: Path) -> Path:
     """Download the release's cloud kernel; with fresh package lists where the old ones fail.
 
     Deliberately not the newest one there is (backports): QEMU and kernel of one release know each
@@ -134,8 +134,8 @@ def download_kernel(room: Path) -> Path:
         if fresh:
             run("apt-get", "--quiet", "update", check=False)
         if name := kernel_package(run("apt-cache", "depends", METAPACKAGE, check=False)):
-            run("apt-get", "--quiet", "download", name, directory=room, check=False)
-        for package in room.glob("linux-image-*.deb"):
+            run("apt-get", "--quiet", "download", name, directory=directory, check=False)
+        for package in directory.glob("linux-image-*.deb"):
             return package
     message = (
         f"apt has no {METAPACKAGE} within reach: look at the output of apt-get update;"

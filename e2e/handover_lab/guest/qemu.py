@@ -58,7 +58,7 @@ class Nic:
 
 
 @dataclass(frozen=True, slots=True)
-class Vm:
+class VmSpec:
     """What stays the same wherever the VM runs."""
 
     name: str
@@ -84,11 +84,11 @@ class Event:
         return cls(key, moment["seconds"] * 10**9 + moment["microseconds"] * 1000)
 
 
-def command_line(vm: Vm, image: initramfs.Image, qmp: int, *, incoming: bool) -> list[str]:
+def command_line(spec: VmSpec, image: initramfs.Image, qmp: int, *, incoming: bool) -> list[str]:
     """Compose QEMU's arguments; *qmp* is the descriptor of its end of the connection."""
     words = ["console=ttyS0", "quiet", "panic=-1"]
-    argv = [*MACHINE, "-name", vm.name, "-m", f"{vm.memory_kib}k"]
-    for index, nic in enumerate(vm.nics):
+    argv = [*MACHINE, "-name", spec.name, "-m", f"{spec.memory_kib}k"]
+    for index, nic in enumerate(spec.nics):
         words.append(f"handover.eth{index}={','.join(nic.addresses)}")
         # romfile= because the boot ROM comes with a package that nobody else here needs.
         argv += [
@@ -104,11 +104,11 @@ def command_line(vm: Vm, image: initramfs.Image, qmp: int, *, incoming: bool) ->
 class Guest:
     """One QEMU process: the VM itself, or the empty machine that waits for it."""
 
-    def __init__(self, vm: Vm, process: asyncio.subprocess.Process, console: Path) -> None:
-        self.vm = vm
+    def __init__(self, spec: VmSpec, process: asyncio.subprocess.Process, console: Path) -> None:
+        self.spec = spec
         self.events: list[Event] = []
         self._process = process
-        self._client = QMPClient(vm.name)
+        self._client = QMPClient(spec.name)
         self._news = asyncio.Condition()
         self._booted = False
         self._ended = False
@@ -116,14 +116,16 @@ class Guest:
         self._tasks = [asyncio.create_task(self._read_console(console))]
 
     @classmethod
-    async def start(cls, place: Place, vm: Vm, console: Path, *, incoming: bool = False) -> Self:
+    async def start(
+        cls, place: Place, spec: VmSpec, console: Path, *, incoming: bool = False
+    ) -> Self:
         """Start QEMU for *vm* at *place*; its console goes to the file *console*.
 
         Raises:
             GuestError: QEMU did not start, for instance because the tap is missing.
         """
         ours, theirs = socket.socketpair()
-        argv = command_line(vm, initramfs.build(), theirs.fileno(), incoming=incoming)
+        argv = command_line(spec, initramfs.build(), theirs.fileno(), incoming=incoming)
         with theirs:
             process = await asyncio.create_subprocess_exec(
                 *place.command(*argv),
@@ -132,7 +134,7 @@ class Guest:
                 stderr=asyncio.subprocess.STDOUT,
                 pass_fds=(theirs.fileno(),),
             )
-        guest = cls(vm, process, console)
+        guest = cls(spec, process, console)
         listener = EventListener()
         guest._client.register_listener(listener)
         guest._tasks.append(asyncio.create_task(guest._read_events(listener)))
@@ -186,7 +188,7 @@ class Guest:
     def fail(self, what: str) -> NoReturn:
         """Raise the error that tells *what* went wrong and what the console said last."""
         lines = "\n".join(f"  {line}" for line in self._last) or "  (silent)"
-        message = f"{what}. Last lines of {self.vm.name}'s console:\n{lines}"
+        message = f"{what}. Last lines of {self.spec.name}'s console:\n{lines}"
         raise GuestError(message)
 
     async def _wait(self, is_so: Callable[[], bool], seconds: float, otherwise: str) -> None:

@@ -14,10 +14,10 @@ from handover_lab.demo import facts
 from handover_lab.demo.facts import Fact, Traffic
 from handover_lab.guest import migration
 from handover_lab.guest.migration import SHORT_PAUSE, Limits
-from handover_lab.guest.qemu import Guest, GuestError, Nic, Place, Vm
+from handover_lab.guest.qemu import Guest, GuestError, Nic, Place, VmSpec
 from handover_lab.network import manual_cutover, measure, route_watch, tap
 from handover_lab.network.bird import Bird, Speaker
-from handover_lab.network.manual_cutover import Cutover, Hand
+from handover_lab.network.manual_cutover import Cutover, ManualCutover
 from handover_lab.network.measure import Packet, Switchover
 from handover_lab.network.traffic import Flow, Kind, Recording
 
@@ -37,7 +37,7 @@ SETTLED_NS: Final = 300_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class Topology:
     """Where everything stands: the nodes, and the router between them, which is the client too."""
 
     router: Place
@@ -55,7 +55,7 @@ class Move:
     began_ns: int
     switchover: Switchover
     ended_ns: int
-    hand: Cutover | None = None
+    by_hand: Cutover | None = None
     """When the route was moved by hand."""
 
     def packets(self, recording: Recording) -> tuple[Packet, ...]:
@@ -64,7 +64,7 @@ class Move:
 
 
 @dataclass(frozen=True, slots=True)
-class Ranked:
+class Niced:
     """A place whose programs get a processor before others, or after them.
 
     An emulated guest takes all it can get. On real nodes it would not stand in the way of those
@@ -79,19 +79,23 @@ class Ranked:
         return self.place.command("nice", f"--adjustment={self.niceness}", *argv)
 
 
-class Yard:
-    """One VM on the nodes of *ground*; *tell* hears what happens to it and to its traffic."""
+class Vm:
+    """One VM on the nodes of *topology*; *tell* hears what happens to it and to its traffic."""
 
     def __init__(
-        self, room: Path, ground: Ground, vm: Vm, tell: Callable[[Fact | Traffic], None]
+        self,
+        directory: Path,
+        topology: Topology,
+        spec: VmSpec,
+        tell: Callable[[Fact | Traffic], None],
     ) -> None:
-        self.room = room
-        self.ground = ground
-        self.vm = vm
+        self.directory = directory
+        self.topology = topology
+        self.spec = spec
         self.guests: dict[str, Guest] = {}
         self.flows: dict[str, Flow] = {}
-        self.berth: NodeGroup | None = None
-        """Where the VM has a share of the processors of its own (berth.py)."""
+        self.cpu_share: NodeGroup | None = None
+        """Where the VM has a share of the processors of its own (cpu_share.py)."""
         self._tell = tell
         self._home = ""
         self._birds: list[Bird] = []
@@ -100,7 +104,7 @@ class Yard:
     @property
     def nic(self) -> Nic:
         """The VM's first interface."""
-        return self.vm.nics[0]
+        return self.spec.nics[0]
 
     @property
     def addresses(self) -> Mapping[Family, str]:
@@ -114,14 +118,14 @@ class Yard:
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Furnish the nodes, start BIRD everywhere; at the end all that started here is ended."""
+        """Add taps to the nodes, start BIRD everywhere; all that started here ends with it."""
         watches: list[asyncio.Task[None]] = []
         try:
-            mesh = self.ground.mesh
+            mesh = self.topology.mesh
             for place, speaker in zip(self._places.values(), mesh, strict=True):
-                bird = Bird.start(Ranked(place, FIRST), speaker, mesh, self.room)
+                bird = Bird.start(Niced(place, FIRST), speaker, mesh, self.directory)
                 self._birds.append(bird)
-            self.furnish()
+            self.add_taps()
             watches = [asyncio.create_task(self._watch_routes(name)) for name in self._places]
             watches.append(asyncio.create_task(self._watch_flows()))
             await asyncio.gather(*(speaker.established() for speaker in self._birds))
@@ -132,18 +136,18 @@ class Yard:
             await asyncio.gather(*watches, return_exceptions=True)
             await self._end_all()
 
-    def furnish(self) -> None:
+    def add_taps(self) -> None:
         """Lay a tap on each node."""
-        for node in self.ground.nodes.values():
+        for node in self.topology.nodes.values():
             tap.add(node, self.nic.tap)
 
-    def lodging(self, node: str) -> Place:
+    def qemu_place(self, node: str) -> Place:
         """Tell where on *node* a QEMU finds its tap."""
-        return self.ground.nodes[node]
+        return self.topology.nodes[node]
 
-    def port(self, node: str) -> Nic:
+    def node_nic(self, node: str) -> Nic:
         """Tell by which interface *node* itself reaches the VM."""
-        assert node in self.ground.nodes
+        assert node in self.topology.nodes
         return self.nic
 
     async def boot(self, node: str) -> None:
@@ -154,17 +158,17 @@ class Yard:
         await guest.ready()
         self._tell(facts.Guest(time.time_ns(), node, "runs"))
 
-    async def send(self) -> None:
+    async def start_flows(self) -> None:
         """Begin all flows, after ending those of before, and wait until each is answered."""
-        await self.hush()
+        await self.stop_flows()
         for name, kind, family, interval_ms in FLOWS:
-            path = self.room / f"flow-{next(self._numbers)}"
+            path = self.directory / f"flow-{next(self._numbers)}"
             address = self.addresses[family]
-            self.flows[name] = Flow.start(self.ground.router, kind, address, interval_ms, path)
+            self.flows[name] = Flow.start(self.topology.router, kind, address, interval_ms, path)
         for flow in self.flows.values():
             await flow.answered()
 
-    async def hush(self) -> dict[str, Recording]:
+    async def stop_flows(self) -> dict[str, Recording]:
         """End all flows and return what they recorded."""
         recordings = await asyncio.gather(*(flow.stop() for flow in self.flows.values()))
         ended = dict(zip(self.flows, recordings, strict=True))
@@ -177,7 +181,7 @@ class Yard:
         for flow in self.flows.values():
             await flow.answered(settled)
 
-    async def await_vm(self, node: str) -> Guest:
+    async def start_target(self, node: str) -> Guest:
         """Start the empty QEMU on *node* into which the VM can move."""
         guest = await self._start(node, incoming=True)
         self._tell(facts.Guest(time.time_ns(), node, "awaited"))
@@ -189,7 +193,7 @@ class Yard:
         Raises:
             GuestError: QEMU could not; the VM runs on at the source.
         """
-        channel = self.room / f"migration-{next(self._numbers)}"
+        channel = self.directory / f"migration-{next(self._numbers)}"
         try:
             switchover = await migration.migrate(
                 self.guests[source], self.guests[target], channel, limits
@@ -214,32 +218,32 @@ class Yard:
 
     async def move_by_hand(self, source: str, target: str, delay_ms: int) -> Move:
         """Move the VM and, *delay_ms* after its first RARP, its routes: all without Handover."""
-        nodes, began = self.ground.nodes, time.time_ns()
-        await self.await_vm(target)
-        hand = await Hand.wait(nodes[target], self.port(target), delay_ms)
+        nodes, began = self.topology.nodes, time.time_ns()
+        await self.start_target(target)
+        by_hand = await ManualCutover.wait(nodes[target], self.node_nic(target), delay_ms)
         try:
             switchover = await self.move(source, target)
-            cutover = await hand.cutover()
+            cutover = await by_hand.cutover()
         finally:
-            await hand.end()
+            await by_hand.end()
         await self.end(source)
         await self.answered()
         ended = time.time_ns()
-        manual_cutover.unroute(nodes[source], self.port(source), manual_cutover.NORMAL)
-        manual_cutover.route(nodes[target], self.port(target), manual_cutover.NORMAL)
-        manual_cutover.unroute(nodes[target], self.port(target), manual_cutover.ELEVATED)
+        manual_cutover.delete_routes(nodes[source], self.node_nic(source), manual_cutover.NORMAL)
+        manual_cutover.add_routes(nodes[target], self.node_nic(target), manual_cutover.NORMAL)
+        manual_cutover.delete_routes(nodes[target], self.node_nic(target), manual_cutover.ELEVATED)
         return Move(source, target, began, switchover, ended, cutover)
 
     @property
     def _places(self) -> Mapping[str, Place]:
-        return {"router": self.ground.router, **self.ground.nodes}
+        return {"router": self.topology.router, **self.topology.nodes}
 
     async def _start(self, node: str, *, incoming: bool) -> Guest:
-        console = self.room / f"console-{node}.log"
-        place = Ranked(self.lodging(node), LAST)
-        guest = await Guest.start(place, self.vm, console, incoming=incoming)
-        if self.berth:
-            self.berth.take(guest.pid)
+        console = self.directory / f"console-{node}.log"
+        place = Niced(self.qemu_place(node), LAST)
+        guest = await Guest.start(place, self.spec, console, incoming=incoming)
+        if self.cpu_share:
+            self.cpu_share.take(guest.pid)
         self.guests[node] = guest
         return guest
 
@@ -257,7 +261,7 @@ class Yard:
                 self._tell(facts.traffic(name, seen.sent, seen.answered, now, CELL_NS))
 
     async def _end_all(self) -> None:
-        await self.hush()
+        await self.stop_flows()
         for node in list(self.guests):
             await self.end(node)
         for speaker in self._birds:

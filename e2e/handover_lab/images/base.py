@@ -114,7 +114,7 @@ class Base:
 def prepare(steps: Steps, suite: Suite, *, fresh: bool = False) -> Base:
     """Return our base, made now where the cache does not have it or *fresh* asks for it."""
     name = f"base-{recipe_key(suite)}"
-    finished = cache.entry(name, lambda room: assemble(room, suite, steps), fresh=fresh)
+    finished = cache.entry(name, lambda directory: assemble(directory, suite, steps), fresh=fresh)
     packages = json.loads((finished / "packages.json").read_text())
     return Base(f"oci-archive:{finished / 'base.tar'}", packages)
 
@@ -125,9 +125,9 @@ def recipe_key(suite: Suite) -> str:
     return hashlib.sha256(f"{recipe}{platform.machine()}".encode()).hexdigest()[:16]
 
 
-def assemble(room: Path, suite: Suite, steps: Steps) -> None:
-    """Make ``base.tar`` and ``packages.json`` in the result of *room*."""
-    root, base = room / "root", room / cache.RESULT
+def assemble(directory: Path, suite: Suite, steps: Steps) -> None:
+    """Make ``base.tar`` and ``packages.json`` in the result of *directory*."""
+    root, base = directory / "root", directory / cache.RESULT
     base.mkdir()
     steps.run(
         "unpacking Debian's Python and libnftables, the images' base",
@@ -139,7 +139,7 @@ def assemble(room: Path, suite: Suite, steps: Steps) -> None:
         *mirrors(suite),
     )
     (base / "packages.json").write_text(json.dumps(trim(root), indent=2))
-    furnish(root, suite)
+    add_taps(root, suite)
     steps.run(
         "compiling Python's library",
         *("chroot", root, "/usr/bin/python3", "-m", "compileall", "-q"),
@@ -148,7 +148,7 @@ def assemble(room: Path, suite: Suite, steps: Steps) -> None:
     steps.run("listing the shared libraries", "ldconfig", "-r", root)
     # It notes when each library was made; only ldconfig reads it.
     shutil.rmtree(root / "var" / "cache" / "ldconfig")
-    containerfile = room / "Containerfile"
+    containerfile = directory / "Containerfile"
     containerfile.write_text(CONTAINERFILE)
     archive = f"oci-archive:{base / 'base.tar'}"
     buildah.build(steps, "packing the images' base", containerfile, root, archive)
@@ -207,7 +207,7 @@ def remove_files(root: Path, archive: Path) -> None:
                 (root / member.name).unlink(missing_ok=True)
 
 
-def furnish(root: Path, suite: Suite) -> None:
+def add_taps(root: Path, suite: Suite) -> None:
     """Add the few files that maintainer scripts would have made."""
     for name, text in FILES.items():
         (root / name).write_text(text)

@@ -170,14 +170,14 @@ def fingerprint(component: Component, base: Base, suite: Suite) -> str:
 
 def build(component: Component, base: Base, inputs: str, packages: Path, steps: Steps) -> Image:
     """Build one image; the old archive stays until the new one is complete."""
-    room = OUTPUT / f"{component.name}.room"
+    directory = OUTPUT / f"{component.name}.scratch"
     name = f"{component.name}:{__version__}"
-    with cache.emptied(room):
-        site = room / "context" / "site"
+    with cache.emptied(directory):
+        site = directory / "context" / "site"
         site.parent.mkdir()
         shutil.copytree(packages, site, symlinks=True)
         wheels.add_own(component.sources, component.name, site)
-        archive = room / component.archive.name
+        archive = directory / component.archive.name
         buildah.build(
             steps,
             f"building {name}",

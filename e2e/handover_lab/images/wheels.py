@@ -80,12 +80,12 @@ def installed(pins: str, suite: Suite, steps: Steps) -> Path:
     """Return a directory with the pinned packages installed; it is only to be copied."""
     recipe = f"{RECIPE}{suite.glibc}{suite.python}{CLUTTER}{platform.machine()}{pins}"
     key = hashlib.sha256(recipe.encode()).hexdigest()[:16]
-    return cache.entry(f"site-{key}", lambda room: install(pins, suite, room, steps))
+    return cache.entry(f"site-{key}", lambda directory: install(pins, suite, directory, steps))
 
 
-def install(pins: str, suite: Suite, room: Path, steps: Steps) -> None:
-    """Install the pinned packages as the result of *room*, without what no program loads."""
-    site, requirements = room / cache.RESULT, room / "requirements.txt"
+def install(pins: str, suite: Suite, directory: Path, steps: Steps) -> None:
+    """Install the pinned packages as the result of *directory*, without what no program loads."""
+    site, requirements = directory / cache.RESULT, directory / "requirements.txt"
     requirements.write_text(pins)
     tags = (f"manylinux_2_{minor}_{platform.machine()}" for minor in range(suite.glibc, 4, -1))
     steps.run(

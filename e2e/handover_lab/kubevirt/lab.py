@@ -17,9 +17,9 @@ from handover_lab.cluster.observer import Observer
 from handover_lab.cluster.rest import Api
 from handover_lab.demo.facts import Fact
 from handover_lab.guest.qemu import GuestError
-from handover_lab.guest.vm import Move, Yard
+from handover_lab.guest.vm import Move, Vm
 from handover_lab.kubevirt import objects
-from handover_lab.kubevirt.launchers import Launchers, LauncherYard
+from handover_lab.kubevirt.launchers import Launchers, LauncherVm
 from handover_lab.kubevirt.objects import FINAL
 from handover_lab.kubevirt.simulated import Migration
 from handover_lab.lab import Lab, Migrated
@@ -34,16 +34,16 @@ async def nothing() -> None:
     """Look at nothing."""
 
 
-class VirtLab(Lab):
+class KubeVirtLab(Lab):
     """The stage (:class:`scripted.Stage`) on which KubeVirt moves a real VM."""
 
-    yards: ClassVar[type[Yard]] = LauncherYard
-    yard: LauncherYard
+    vm_type: ClassVar[type[Vm]] = LauncherVm
+    vm: LauncherVm
     kubevirt: Launchers
     _serving: asyncio.Task[None]
 
-    def __init__(self, cluster: Cluster, yard: Yard, tell: Callable[[Fact], None]) -> None:
-        super().__init__(cluster, yard, tell)
+    def __init__(self, cluster: Cluster, vm: Vm, tell: Callable[[Fact], None]) -> None:
+        super().__init__(cluster, vm, tell)
         self.look: Callable[[], Awaitable[None]] = nothing
         """What is to be done while the target waits for the VM."""
         self.late_ms: int | None = None
@@ -53,21 +53,21 @@ class VirtLab(Lab):
     @classmethod
     @contextlib.asynccontextmanager
     async def on(
-        cls, cluster: Cluster, yard: Yard, tell: Callable[[Fact], None]
+        cls, cluster: Cluster, vm: Vm, tell: Callable[[Fact], None]
     ) -> AsyncIterator[Self]:
         """Join *cluster* and the VM on its nodes, and let KubeVirt serve."""
         async with (
             Api.connect(cluster.kubeconfig) as api,
-            super().on(cluster, yard, tell) as stage,
-            stage.played(Launchers(api, cluster.nodes, tell)),
+            super().on(cluster, vm, tell) as lab,
+            lab.simulated(Launchers(api, cluster.nodes, tell)),
         ):
-            yield stage
+            yield lab
 
     @contextlib.asynccontextmanager
-    async def played(self, kubevirt: Launchers) -> AsyncIterator[None]:
+    async def simulated(self, kubevirt: Launchers) -> AsyncIterator[None]:
         """Have KubeVirt in the cluster, which carries out whatever VMIM is applied."""
         for node in self.cluster.nodes.values():
-            sticky.install(node, self.yard.nic.addresses)
+            sticky.install(node, self.vm.nic.addresses)
         self.kubevirt = kubevirt
         await kubevirt.install()
         self._observers[VMIMS] = await Observer.watch(self.client, VMIMS, self._tell)
@@ -80,14 +80,14 @@ class VirtLab(Lab):
 
     async def boot(self, node: str) -> None:
         """Make the VM as a user of KubeVirt does; its launcher pod starts on *node*."""
-        guest = objects.Guest(self.yard.vm.name, mac=self.yard.nic.mac)
-        pod = await self.kubevirt.start(guest, node, self.yard.nic.addresses)
-        await self._take_in(node, pod)
-        await self.yard.boot(node)
+        guest = objects.Guest(self.vm.spec.name, mac=self.vm.nic.mac)
+        pod = await self.kubevirt.start(guest, node, self.vm.nic.addresses)
+        await self._use_pod(node, pod)
+        await self.vm.boot(node)
 
     async def served(self) -> None:
         """Wait until Handover serves the VM where it runs."""
-        await self.in_state(self.yard.lodgings[self.yard.home].pod, "Base")
+        await self.in_state(self.vm.pods_by_node[self.vm.home].pod, "Base")
 
     async def carry_out(self, manifest: Path) -> Move:
         """Apply the VMIM of *manifest*, and return when KubeVirt has carried it out.
@@ -131,13 +131,13 @@ class VirtLab(Lab):
     async def place(self, migration: Migration) -> tuple[str, Sequence[str]]:
         """Choose the other node; the CNI keeps the addresses."""
         (there,) = self.cluster.nodes.keys() - {migration.vmi["status"]["nodeName"]}
-        return there, self.yard.nic.addresses
+        return there, self.vm.nic.addresses
 
     async def receive(self, migration: Migration) -> None:
         """Let a QEMU in the target pod wait for the VM."""
-        await self._take_in(migration.node, migration.target_pod)
+        await self._use_pod(migration.node, migration.target_pod)
         if self.late_ms is None:
-            await self.yard.await_vm(migration.node)
+            await self.vm.start_target(migration.node)
 
     async def move(self, migration: Migration) -> bool:
         """Move the VM; False when QEMU could not."""
@@ -146,21 +146,21 @@ class VirtLab(Lab):
         try:
             self._moves[migration.name] = await self._move(source, target)
         except GuestError:
-            await self.yard.end(target)
+            await self.vm.end(target)
             return False
         return True
 
-    async def _take_in(self, node: str, pod: str) -> None:
-        await self.yard.take_in(await self.kubevirt.lodging(pod))
+    async def _use_pod(self, node: str, pod: str) -> None:
+        await self.vm.use_pod(await self.kubevirt.launcher_pod(pod))
         if self.late_ms is not None:
-            manual_cutover.bare(self.cluster.nodes[node], self.yard.port(node))
+            manual_cutover.delete_cni_routes(self.cluster.nodes[node], self.vm.node_nic(node))
 
     async def _move(self, source: str, target: str) -> Move:
         if self.late_ms is not None:
-            return await self.yard.move_by_hand(source, target, self.late_ms)
+            return await self.vm.move_by_hand(source, target, self.late_ms)
         began = time.time_ns()
-        switchover = await self.yard.move(source, target)
-        await self.yard.end(source)
+        switchover = await self.vm.move(source, target)
+        await self.vm.end(source)
         return Move(source, target, began, switchover, time.time_ns())
 
     async def _meanwhile(self, waiting: Awaitable[None]) -> None:

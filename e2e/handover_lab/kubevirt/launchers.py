@@ -20,7 +20,7 @@ from handover_lab.cluster.node import Node
 from handover_lab.cluster.rest import Api, Object
 from handover_lab.demo.facts import Deed
 from handover_lab.guest.qemu import Nic, Place
-from handover_lab.guest.vm import Yard
+from handover_lab.guest.vm import Vm
 from handover_lab.kubevirt.objects import FINAL, POD
 from handover_lab.kubevirt.simulated import KubeVirt
 
@@ -41,7 +41,7 @@ ip link set k6t-eth0 up
 
 
 @dataclass(frozen=True, slots=True)
-class Lodging:
+class LauncherPod:
     """The network namespace of a launcher pod: where its QEMU stands."""
 
     node: Node
@@ -67,27 +67,27 @@ class Lodging:
             raise RuntimeError(message)
 
 
-class LauncherYard(Yard):
+class LauncherVm(Vm):
     """A VM whose QEMUs stand in launcher pods, of which each node has one at most that runs."""
 
-    lodgings: dict[str, Lodging]
+    pods_by_node: dict[str, LauncherPod]
 
-    def furnish(self) -> None:
+    def add_taps(self) -> None:
         """Lay nothing: the CNI does it, pod by pod."""
-        self.lodgings = {}
+        self.pods_by_node = {}
 
-    def lodging(self, node: str) -> Place:
+    def qemu_place(self, node: str) -> Place:
         """Tell where on *node* a QEMU finds its tap."""
-        return self.lodgings[node]
+        return self.pods_by_node[node]
 
-    def port(self, node: str) -> Nic:
+    def node_nic(self, node: str) -> Nic:
         """Tell by which interface *node* itself reaches the VM."""
-        return replace(self.nic, tap=self.lodgings[node].interface)
+        return replace(self.nic, tap=self.pods_by_node[node].interface)
 
-    async def take_in(self, lodging: Lodging) -> None:
+    async def use_pod(self, launcher_pod: LauncherPod) -> None:
         """Use this pod for what starts on its node from now on."""
-        await lodging.bind(self.nic.tap)
-        self.lodgings[lodging.node.name] = lodging
+        await launcher_pod.bind(self.nic.tap)
+        self.pods_by_node[launcher_pod.node.name] = launcher_pod
 
 
 class Launchers(KubeVirt):
@@ -125,11 +125,11 @@ class Launchers(KubeVirt):
         await self._until(pod, lambda status: status["phase"] in FINAL)
         self._tell(Deed(time.time_ns(), node, "pod", f"{pod} has ended"))
 
-    async def lodging(self, pod: str) -> Lodging:
+    async def launcher_pod(self, pod: str) -> LauncherPod:
         """Return where the QEMU of a pod that runs has its place."""
         node = self._nodes[(await self.get(POD, pod))["spec"]["nodeName"]]
         (pid,) = await asyncio.to_thread(node.pids, pod, NAMESPACE)
-        return Lodging(node, pod, pid)
+        return LauncherPod(node, pod, pid)
 
     async def _until(self, pod: str, is_so: Callable[[Object], object]) -> Object:
         """Wait until the status of *pod* is as wanted; return the pod."""

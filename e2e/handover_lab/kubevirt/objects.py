@@ -48,7 +48,7 @@ class Guest:
         }
 
 
-class Puppets:
+class KubeVirtObjects:
     """KubeVirt's objects in one namespace, and those who write them.
 
     ``ballast``: bytes that each launcher pod has in it beside what anybody reads.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import Any, Final, Protocol
 
 from handover_lab.cluster.rest import Object
-from handover_lab.kubevirt.objects import FINAL, VMI, VMIM, Puppets, now
+from handover_lab.kubevirt.objects import FINAL, VMI, VMIM, KubeVirtObjects, now
 
 FINALIZER: Final = "kubevirt.io/migrationJobFinalize"
 
@@ -24,7 +24,7 @@ STEPS: Final = (
 class Migration:
     """One VMIM on its way; every step is what one writer does at one instant, or a few."""
 
-    def __init__(self, kubevirt: Puppets, vmim: Object, vmi: Object) -> None:
+    def __init__(self, kubevirt: KubeVirtObjects, vmim: Object, vmi: Object) -> None:
         self.name: str = vmim["metadata"]["name"]
         self.uid: str = vmim["metadata"]["uid"]
         self.vmi = vmi
@@ -166,7 +166,7 @@ class Migration:
         await self._kubevirt.patch_vmi(self._vmi, {"status": {"migrationState": fields}})
 
 
-class KubeVirt(Puppets):
+class KubeVirt(KubeVirtObjects):
     """KubeVirt in one namespace."""
 
     async def request(self, vmi: str, name: str) -> Migration:
@@ -180,7 +180,7 @@ class KubeVirt(Puppets):
         vmi = await self.get(VMI, vmim["spec"]["vmiName"])
         return Migration(self, vmim, vmi)
 
-    async def serve(self, stage: "Stage") -> None:
+    async def serve(self, mover: "GuestMover") -> None:
         """Carry out every VMIM that anybody applies, one after the other, until cancelled."""
         done: set[str] = set()
         while True:
@@ -189,11 +189,11 @@ class KubeVirt(Puppets):
                 uid = vmim["metadata"]["uid"]
                 if uid not in done and vmim.get("status", {}).get("phase") not in FINAL:
                     done.add(uid)
-                    await perform(await self.migration(vmim["metadata"]["name"]), stage)
+                    await perform(await self.migration(vmim["metadata"]["name"]), mover)
             await asyncio.sleep(0.1)
 
 
-class Stage(Protocol):
+class GuestMover(Protocol):
     """Where a real guest moves while KubeVirt is only played."""
 
     async def place(self, migration: Migration) -> tuple[str, Sequence[str]]:
@@ -206,13 +206,13 @@ class Stage(Protocol):
         """Move the guest; return when it runs on the target, or False when it does not."""
 
 
-async def perform(migration: Migration, stage: Stage) -> None:
+async def perform(migration: Migration, mover: GuestMover) -> None:
     """Carry out one migration."""
-    migration.node, migration.ips = await stage.place(migration)
+    migration.node, migration.ips = await mover.place(migration)
     await migration.until("prepare")
-    await stage.receive(migration)
+    await mover.receive(migration)
     await migration.until("detect")
-    if await stage.move(migration):
+    if await mover.move(migration):
         await migration.until("end_source")
     else:
         await migration.fail()

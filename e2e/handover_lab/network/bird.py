@@ -64,9 +64,11 @@ class Bird:
         self._files = files
 
     @classmethod
-    def start(cls, place: Place, speaker: Speaker, mesh: Sequence[Speaker], room: Path) -> Self:
-        """Start BIRD for *speaker* at *place*; its files stand in the directory *room*."""
-        files = room / f"bird-{speaker.name}"
+    def start(
+        cls, place: Place, speaker: Speaker, mesh: Sequence[Speaker], directory: Path
+    ) -> Self:
+        """Start BIRD for *speaker* at *place*; its files stand in *directory*."""
+        files = directory / f"bird-{speaker.name}"
         files.with_suffix(".conf").write_text(configuration(speaker, mesh))
         argv = ("bird", "-f", "-c", f"{files}.conf", "-s", f"{files}.ctl", "-P", f"{files}.pid")
         with files.with_suffix(".log").open("wb") as log:

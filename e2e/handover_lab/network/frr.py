@@ -54,17 +54,19 @@ class Frr:
     """One running FRR: zebra and bgpd, with sockets of their own."""
 
     place: Place
-    room: Path
+    directory: Path
     daemons: list[subprocess.Popen[bytes]]
 
     @classmethod
-    def start(cls, place: Place, speaker: Speaker, mesh: Sequence[Speaker], room: Path) -> Self:
-        """Start FRR for *speaker* at *place*; FRR's own user must be able to reach *room*.
+    def start(
+        cls, place: Place, speaker: Speaker, mesh: Sequence[Speaker], directory: Path
+    ) -> Self:
+        """Start FRR for *speaker* at *place*; FRR's own user must be able to reach *directory*.
 
         Raises:
             FrrError: a daemon ended at once.
         """
-        files = room / f"frr-{speaker.name}"
+        files = directory / f"frr-{speaker.name}"
         files.mkdir()
         (files / "frr.conf").write_text(configuration(speaker, mesh))
         user = pwd.getpwnam(USER)
@@ -79,26 +81,31 @@ class Frr:
         """Start one daemon, and wait until it can be asked."""
         argv = (
             str(PROGRAMS / program),
-            *("--config_file", f"{self.room}/frr.conf", "--pid_file", f"{self.room}/{program}.pid"),
-            *("--socket", f"{self.room}/zserv.api", "--vty_socket", str(self.room)),
+            *(
+                "--config_file",
+                f"{self.directory}/frr.conf",
+                "--pid_file",
+                f"{self.directory}/{program}.pid",
+            ),
+            *("--socket", f"{self.directory}/zserv.api", "--vty_socket", str(self.directory)),
             *("--vty_port", "0", "--log", "stdout", *options),
         )
-        with (self.room / f"{program}.log").open("wb") as log:
+        with (self.directory / f"{program}.log").open("wb") as log:
             daemon = subprocess.Popen(
                 self.place.command(*argv), stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
         self.daemons.append(daemon)
         deadline = time.monotonic() + 30
-        while not (self.room / f"{program}.vty").exists():
+        while not (self.directory / f"{program}.vty").exists():
             if daemon.poll() is not None or time.monotonic() > deadline:
-                said = (self.room / f"{program}.log").read_text()[-500:]
+                said = (self.directory / f"{program}.log").read_text()[-500:]
                 message = f"FRR's {program} did not start. Its log:\n{said}"
                 raise FrrError(message)
             time.sleep(0.02)
 
     def ask(self, question: str) -> str:
         """Put one question to bgpd and zebra, as vtysh would; no answer is an empty string."""
-        argv = self.place.command("vtysh", "--vty_socket", str(self.room), "-c", question)
+        argv = self.place.command("vtysh", "--vty_socket", str(self.directory), "-c", question)
         return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
 
     def stop(self) -> None:

@@ -35,7 +35,7 @@ class Cutover:
     routed_ns: int
 
 
-class Hand:
+class ManualCutover:
     """The process that waits on the target node."""
 
     def __init__(self, process: asyncio.subprocess.Process) -> None:
@@ -68,26 +68,26 @@ class Hand:
             await self._process.wait()
 
 
-def route(place: Place, nic: Nic, metric: str) -> None:
+def add_routes(place: Place, nic: Nic, metric: str) -> None:
     """Set the host routes of *nic* at *place*, tagged as the agent tags its own."""
     for address in nic.addresses:
-        subprocess.run(place.command(*command("replace", nic.tap, address, metric)), check=True)
+        subprocess.run(place.command(*ip_route("replace", nic.tap, address, metric)), check=True)
 
 
-def unroute(place: Place, nic: Nic, metric: str) -> None:
+def delete_routes(place: Place, nic: Nic, metric: str) -> None:
     """Take those host routes away again."""
     for address in nic.addresses:
-        subprocess.run(place.command(*command("delete", nic.tap, address, metric)), check=True)
+        subprocess.run(place.command(*ip_route("delete", nic.tap, address, metric)), check=True)
 
 
-def bare(place: Place, nic: Nic) -> None:
+def delete_cni_routes(place: Place, nic: Nic) -> None:
     """Take a CNI's own routes to *nic* away: BIRD sees one per address, that of the best metric."""
     for family in ("-4", "-6"):
         flush = ("ip", family, "route", "flush", "dev", nic.tap, "proto", "boot")
         subprocess.run(place.command(*flush), check=True)
 
 
-def command(verb: str, device: str, address: str, metric: str) -> list[str]:
+def ip_route(verb: str, device: str, address: str, metric: str) -> list[str]:
     """Compose the ip command for one host route."""
     words = ["ip", "route", verb, address, "dev", device, "metric", metric, "proto", PROTOCOL]
     return words if ":" in address else [*words, "scope", "link"]
@@ -110,16 +110,16 @@ def main() -> None:
     parser.add_argument("mac")
     parser.add_argument("delay_ms", type=int)
     parser.add_argument("addresses", nargs="+")
-    wish = parser.parse_args()
+    arguments = parser.parse_args()
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as listener:
         listener.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
-        listener.bind((wish.tap, ETH_P_RARP))
+        listener.bind((arguments.tap, ETH_P_RARP))
         sys.stdout.buffer.write(LISTENING)
         sys.stdout.flush()
-        heard = first_rarp(listener, wish.mac)
-        time.sleep(wish.delay_ms / 1000)
-        for address in wish.addresses:
-            subprocess.run(command("replace", wish.tap, address, ELEVATED), check=True)
+        heard = first_rarp(listener, arguments.mac)
+        time.sleep(arguments.delay_ms / 1000)
+        for address in arguments.addresses:
+            subprocess.run(ip_route("replace", arguments.tap, address, ELEVATED), check=True)
         print(heard, time.time_ns(), flush=True)
 
 

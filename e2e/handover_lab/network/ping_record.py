@@ -16,7 +16,7 @@ WRAP: Final = 1 << 16
 """A sequence number of ICMP is this much of a ping's number; a stretch of time has fewer pings."""
 
 TABLE: Final = """
-table inet witness {{
+table inet ping_record {{
     set delivered {{ typeof icmp sequence; size 65536; flags dynamic; }}
     set answered {{ typeof icmp sequence; size 65536; flags dynamic; }}
     chain passing {{
@@ -28,7 +28,7 @@ table inet witness {{
 """
 
 
-class Witness:
+class PingRecord:
     """The notes of all nodes."""
 
     def __init__(self, nodes: Mapping[str, Network]) -> None:
@@ -36,19 +36,19 @@ class Witness:
 
     @classmethod
     @contextlib.contextmanager
-    def called(cls, nodes: Mapping[str, Network], tap: str) -> Iterator[Self]:
+    def kept(cls, nodes: Mapping[str, Network], tap: str) -> Iterator[Self]:
         """Let *nodes* take notes of their interface *tap*."""
         for node in nodes.values():
             node.run(f"nft '{TABLE.format(tap=tap)}'")
         yield cls(nodes)
         for node in nodes.values():
-            node.run("nft delete table inet witness")
+            node.run("nft delete table inet ping_record")
 
     def forget(self) -> None:
         """Begin the notes anew: a new stretch of time."""
         for node in self._nodes.values():
             for name in ("delivered", "answered"):
-                node.run(f"nft flush set inet witness {name}")
+                node.run(f"nft flush set inet ping_record {name}")
 
     def unanswered(self, node: str) -> frozenset[int]:
         """Return the numbers, modulo `WRAP`, of pings that the guest on *node* had and lost."""
@@ -56,6 +56,6 @@ class Witness:
         return delivered - answered
 
     def _noted(self, node: str, name: str) -> frozenset[int]:
-        listing = self._nodes[node].run(f"nft --json list set inet witness {name}")
+        listing = self._nodes[node].run(f"nft --json list set inet ping_record {name}")
         (found,) = (each["set"] for each in json.loads(listing)["nftables"] if "set" in each)
         return frozenset(found.get("elem", ()))

@@ -1,7 +1,7 @@
-"""What a sandbox has on the disk: one room each, in which its keeper holds a lock while it lives.
+"""What sandboxes have on the disk: a directory each, with a lock that its supervisor holds.
 
-A room whose lock is free belonged to a sandbox that was killed. One lock over all rooms orders
-who makes, judges and sweeps them.
+A directory whose lock is free belonged to a sandbox that was killed. One lock over all of them
+orders who makes, judges and sweeps them.
 """
 
 import contextlib
@@ -17,7 +17,7 @@ from typing import IO, Final, Self
 
 from handover_lab.processes import cgroups
 
-ROOMS: Final = Path("/var/lib/handover-lab")
+PARENT: Final = Path("/var/lib/handover-lab")
 
 
 class NoSuchSandboxError(LookupError):
@@ -25,19 +25,19 @@ class NoSuchSandboxError(LookupError):
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
+class SandboxDirectory:
     """The directory of one sandbox."""
 
     path: Path
 
     @classmethod
     def of(cls, sandbox: str) -> Self:
-        """Return the room of the living sandbox with this id."""
-        room = cls(ROOMS / sandbox)
+        """Return the directory of the living sandbox with this id."""
+        directory = cls(PARENT / sandbox)
         if sandbox not in {other.id for other in living()}:
             message = f"No sandbox {sandbox} is there; --list shows those that are."
             raise NoSuchSandboxError(message)
-        return room
+        return directory
 
     @property
     def id(self) -> str:
@@ -60,17 +60,17 @@ class Room:
         return self.path / "command"
 
     @property
-    def bell(self) -> Path:
-        """The socket on which the inside speaks to the keeper."""
-        return self.path / "bell"
+    def control(self) -> Path:
+        """The socket on which the inside speaks to its supervisor."""
+        return self.path / "control"
 
-    def ring(self, text: str) -> None:
-        """Say something to the keeper."""
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bell:
-            bell.sendto(text.encode(), str(self.bell))
+    def send(self, text: str) -> None:
+        """Send the supervisor a command."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as control:
+            control.sendto(text.encode(), str(self.control))
 
     def lock(self) -> IO[str] | None:
-        """Take the lock that means "alive"; None when its keeper has it."""
+        """Take the lock that means "alive"; None when its supervisor has it."""
         file = (self.path / "lock").open("a")
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -85,62 +85,64 @@ class Room:
             fcntl.flock(file, fcntl.LOCK_EX)
 
     def clear(self) -> None:
-        """Remove it, unless somebody has; for who has ordered all rooms."""
+        """Remove it, unless somebody has; for who holds the lock over all."""
         if self.path.exists():
             shutil.rmtree(self.path)
 
 
 @contextlib.contextmanager
-def ordered() -> Iterator[None]:
-    """Be the only one who looks at all rooms; where none is left, nothing is."""
+def locked() -> Iterator[None]:
+    """Be the only one who looks at all directories; where none is left, nothing is."""
     # The lock is on the directory around, the only one that is sure to stay.
-    around = os.open(ROOMS.parent, os.O_RDONLY | os.O_DIRECTORY)
+    around = os.open(PARENT.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:
         fcntl.flock(around, fcntl.LOCK_EX)
-        ROOMS.mkdir(mode=0o700, exist_ok=True)
+        PARENT.mkdir(mode=0o700, exist_ok=True)
         yield
-        if not all_rooms():
-            ROOMS.rmdir()
+        if not all_directories():
+            PARENT.rmdir()
     finally:
         os.close(around)
 
 
-def claim(command: str) -> tuple[Room, IO[str]]:
-    """Make a new room for *command*; it is ours while the returned lock is open."""
-    with ordered():
-        room = Room(ROOMS / secrets.token_hex(3))
-        room.files.mkdir(parents=True)
-        room.command.write_text(command)
-        lock = room.lock()
+def claim(command: str) -> tuple[SandboxDirectory, IO[str]]:
+    """Make a new directory for *command*; it is ours while the returned lock is open."""
+    with locked():
+        directory = SandboxDirectory(PARENT / secrets.token_hex(3))
+        directory.files.mkdir(parents=True)
+        directory.command.write_text(command)
+        lock = directory.lock()
         assert lock is not None
-        return room, lock
+        return directory, lock
 
 
-def living() -> list[Room]:
-    """List the rooms of all living sandboxes."""
-    with ordered():
-        return [room for room in all_rooms() if not is_dead(room)]
+def living() -> list[SandboxDirectory]:
+    """List the directories of all living sandboxes."""
+    with locked():
+        return [directory for directory in all_directories() if not is_dead(directory)]
 
 
 def sweep() -> list[Path]:
     """Remove what killed sandboxes have left; return the groups that would not go."""
-    with ordered():
-        rooms = all_rooms()
-        dead = [room for room in rooms if is_dead(room)]
-        left = cgroups.remove_others({room.id for room in rooms} - {room.id for room in dead})
-        for room in dead:
-            room.clear()
+    with locked():
+        all_of_them = all_directories()
+        dead = [directory for directory in all_of_them if is_dead(directory)]
+        left = cgroups.remove_others(
+            {directory.id for directory in all_of_them} - {directory.id for directory in dead}
+        )
+        for directory in dead:
+            directory.clear()
         return left
 
 
-def all_rooms() -> list[Room]:
-    """List the rooms of the living and of the dead."""
-    return [Room(path) for path in sorted(ROOMS.iterdir())]
+def all_directories() -> list[SandboxDirectory]:
+    """List those of the living and of the dead."""
+    return [SandboxDirectory(path) for path in sorted(PARENT.iterdir())]
 
 
-def is_dead(room: Room) -> bool:
+def is_dead(directory: SandboxDirectory) -> bool:
     """Whether nobody keeps it any more."""
-    lock = room.lock()
+    lock = directory.lock()
     if lock:
         lock.close()
     return lock is not None

@@ -1,10 +1,10 @@
 """Runs a command as root in namespaces of its own, so that whatever ends it ends all of it.
 
 Three processes hold a sandbox. The one that was called waits, and passes signals on. Its child,
-the keeper, starts the first process of the namespaces (tini). The kernel kills each of them when
-the one before it dies, and with the first process of a pid namespace every other. What no
-namespace takes along, control groups and files, the keeper removes; where the end was a SIGKILL,
-the next sandbox does.
+the supervisor, starts the first process of the namespaces (tini). The kernel kills each of them
+when the one before it dies, and with the first process of a pid namespace every other. What no
+namespace takes along, control groups and files, the supervisor removes; where the end was a
+SIGKILL, the next sandbox does.
 """
 
 import argparse
@@ -22,8 +22,8 @@ from types import FrameType
 from typing import Final, NoReturn
 
 from handover_lab.sandbox import directories, supervisor
-from handover_lab.sandbox.directories import NoSuchSandboxError, Room
-from handover_lab.sandbox.supervisor import SANDBOX, Keeper
+from handover_lab.sandbox.directories import NoSuchSandboxError, SandboxDirectory
+from handover_lab.sandbox.supervisor import SANDBOX, Supervisor
 from handover_lab.terminal.relay import Relay
 
 PROGRAMS: Final = ("unshare", "nsenter", "setpriv", "tini", "ip")
@@ -47,11 +47,11 @@ def run(argv: Sequence[str]) -> int:
     check_machine()
     for group in directories.sweep():
         say(f"{group} is left from an earlier run, and still in use.")
-    room, lock = directories.claim(shlex.join(argv))
-    with lock, terminal_kept() as stdin:
-        status, fate = call_keeper(room, argv, stdin)
-        if not fate:  # somebody has killed the keeper, and with it all that it kept
-            supervisor.clear(room)
+    directory, lock = directories.claim(shlex.join(argv))
+    with lock, terminal_restored() as stdin:
+        status, fate = fork_supervisor(directory, argv, stdin)
+        if not fate:  # somebody has killed the supervisor, and with it all that it ran
+            supervisor.clear(directory)
             return 128 + signal.SIGKILL
     if fate == "broken":
         message = (
@@ -61,23 +61,25 @@ def run(argv: Sequence[str]) -> int:
         raise SandboxError(message)
     if fate == "released":
         command = f"{sys.executable} -m handover_lab.sandbox"
-        say(f"It stays up as sandbox {room.id}.")
-        say(f"  Run something in it:  {command} --enter {room.id} -- COMMAND")
-        say(f"  End it:               {command} --end {room.id}")
+        say(f"It stays up as sandbox {directory.id}.")
+        say(f"  Run something in it:  {command} --enter {directory.id} -- COMMAND")
+        say(f"  End it:               {command} --end {directory.id}")
     return int(status)
 
 
-def call_keeper(room: Room, argv: Sequence[str], stdin: int | None) -> tuple[str, str]:
-    """Fork the keeper, and wait for its report: exit status and fate; nothing when it died."""
-    reports, telling = os.pipe()
+def fork_supervisor(
+    directory: SandboxDirectory, argv: Sequence[str], stdin: int | None
+) -> tuple[str, str]:
+    """Fork the supervisor, and wait for its report: exit status and fate; nothing when it died."""
+    reports, report_end = os.pipe()
     relay = Relay()
     we = os.getpid()
     child = os.fork()
     if child == 0:
         os.close(reports)
         relay.enter_child()
-        be_keeper(Keeper(room, telling), we, argv, stdin)
-    os.close(telling)
+        be_supervisor(Supervisor(directory, report_end), we, argv, stdin)
+    os.close(report_end)
     with passing_on(child), relay.enter_parent(), os.fdopen(reports) as stream:
         relay.carry_until(reports)
         report = stream.readline().split()
@@ -86,8 +88,8 @@ def call_keeper(room: Room, argv: Sequence[str], stdin: int | None) -> tuple[str
     return (report[0], report[1]) if report else ("", "")
 
 
-def be_keeper(it: Keeper, parent: int, argv: Sequence[str], stdin: int | None) -> NoReturn:
-    """Be the keeper in the fork, from which nothing returns."""
+def be_supervisor(it: Supervisor, parent: int, argv: Sequence[str], stdin: int | None) -> NoReturn:
+    """Be the supervisor in the fork, from which nothing returns."""
     try:
         supervisor.die_with_parent(signal.SIGKILL)
         if os.getppid() == parent:  # else it died before it could be told
@@ -110,12 +112,12 @@ def release(status: int = 0) -> None:
     for standard in range(3):
         os.dup2(nowhere, standard)
     os.close(nowhere)
-    Room(directories.ROOMS / os.environ[SANDBOX]).ring(f"release {status}")
+    SandboxDirectory(directories.PARENT / os.environ[SANDBOX]).send(f"release {status}")
 
 
 def files() -> Path:
     """Return a directory of the sandbox that we are in; it goes with the sandbox."""
-    return Room(directories.ROOMS / os.environ[SANDBOX]).files
+    return SandboxDirectory(directories.PARENT / os.environ[SANDBOX]).files
 
 
 def enter(sandbox: str, argv: Sequence[str]) -> NoReturn:
@@ -128,7 +130,7 @@ def enter(sandbox: str, argv: Sequence[str]) -> NoReturn:
     if current():
         message = "From inside a sandbox no other one can be entered."
         raise SandboxError(message)
-    first = Room.of(sandbox).first.read_text().strip()
+    first = SandboxDirectory.of(sandbox).first.read_text().strip()
     inside = ["sh", "-c", 'cd "$1" && shift && exec "$@"', "sandbox", str(Path.cwd()), *argv]
     command = ["nsenter", f"--target={first}", *supervisor.NAMESPACES, "--", *inside]
     os.execvpe(command[0], command, {**os.environ, SANDBOX: sandbox})  # noqa: S606
@@ -140,9 +142,9 @@ def end(sandbox: str) -> None:
     Raises:
         NoSuchSandboxError: there is none with this id.
     """
-    room = Room.of(sandbox)
-    room.ring("end")
-    room.await_end()
+    directory = SandboxDirectory.of(sandbox)
+    directory.send("end")
+    directory.await_end()
 
 
 def check_machine() -> None:
@@ -172,7 +174,7 @@ def passing_on(child: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def terminal_kept() -> Iterator[int | None]:
+def terminal_restored() -> Iterator[int | None]:
     """Take the terminal back afterwards: tini gives it to the command. Yields what stdin is.
 
     In the background there is none to give: the command must not take it from the foreground.
@@ -227,8 +229,8 @@ def main() -> int:
 def perform(chosen: argparse.Namespace, command: Sequence[str]) -> int:
     """Do what was chosen on the command line."""
     if chosen.list:
-        for room in directories.living():
-            print(f"{room.id}  {room.command.read_text()}")
+        for directory in directories.living():
+            print(f"{directory.id}  {directory.command.read_text()}")
     elif chosen.end:
         end(chosen.end)
     elif chosen.enter:

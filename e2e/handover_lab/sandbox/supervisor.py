@@ -15,7 +15,7 @@ from typing import Final
 from handover_lab.network.namespaces import WITH_US
 from handover_lab.processes import cgroups
 from handover_lab.sandbox import directories
-from handover_lab.sandbox.directories import Room
+from handover_lab.sandbox.directories import SandboxDirectory
 
 SANDBOX: Final = "HANDOVER_SANDBOX"
 """The environment variable that names the sandbox to those in it."""
@@ -46,11 +46,11 @@ _PR_SET_PDEATHSIG: Final = 1
 _libc: Final = ctypes.CDLL(None, use_errno=True)
 
 
-class Keeper:
+class Supervisor:
     """Keeps one sandbox; *reports* is the pipe on which its caller reads how it ended."""
 
-    def __init__(self, room: Room, reports: int) -> None:
-        self._room = room
+    def __init__(self, directory: SandboxDirectory, reports: int) -> None:
+        self._directory = directory
         self._reports = reports
         self._released = False
         self._killed = False
@@ -59,32 +59,32 @@ class Keeper:
         """Run *argv* in the sandbox until all of it has ended, and clear up."""
         try:
             status = asyncio.run(self._serve(argv, stdin))
-            is_broken = status > 0 and not self._room.first.exists()
+            is_broken = status > 0 and not self._directory.first.exists()
         finally:
-            clear(self._room)
+            clear(self._directory)
         if self._killed:
             status = -signal.SIGKILL
         if not self._released:
             self._report(128 - status if status < 0 else status, "broken" if is_broken else "ended")
 
     async def _serve(self, argv: Sequence[str], stdin: int | None) -> int:
-        """Start the first process, pass signals and hear the bell until it ends."""
+        """Start the first process, pass signals and obey commands until it ends."""
         loop = asyncio.get_running_loop()
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bell:
-            bell.bind(str(self._room.bell))
-            environment = {**os.environ, SANDBOX: self._room.id}
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as control:
+            control.bind(str(self._directory.control))
+            environment = {**os.environ, SANDBOX: self._directory.id}
             process = await asyncio.create_subprocess_exec(
-                *first_process(self._room, argv), env=environment, stdin=stdin
+                *first_process(self._directory, argv), env=environment, stdin=stdin
             )
             for number in PASSED_ON:
                 loop.add_signal_handler(number, self._pass_on, process, number)
-            loop.add_reader(bell, lambda: self._hear(process, bell.recv(64).decode().split()))
+            loop.add_reader(control, lambda: self._obey(process, control.recv(64).decode().split()))
             status = await process.wait()
-            loop.remove_reader(bell)
+            loop.remove_reader(control)
         return status
 
-    def _hear(self, process: asyncio.subprocess.Process, words: Sequence[str]) -> None:
-        """Obey the bell."""
+    def _obey(self, process: asyncio.subprocess.Process, words: Sequence[str]) -> None:
+        """Obey one command from inside."""
         match words:
             case ["release", status]:
                 self._release(int(status))
@@ -97,12 +97,12 @@ class Keeper:
         """Give a signal to what runs inside, or end what has not begun."""
         if self._released and number == signal.SIGHUP:
             return  # only the terminal from which it was called is gone
-        if not self._room.first.exists():
+        if not self._directory.first.exists():
             process.kill()
             return
         self._killed |= number == signal.SIGKILL
         with contextlib.suppress(ProcessLookupError):
-            os.kill(int(self._room.first.read_text()), number)
+            os.kill(int(self._directory.first.read_text()), number)
 
     def _release(self, status: int) -> None:
         """Let the caller go; from now on the sandbox lives without it."""
@@ -115,18 +115,18 @@ class Keeper:
             os.write(self._reports, f"{status} {fate}\n".encode())
 
 
-def first_process(room: Room, argv: Sequence[str]) -> list[str]:
+def first_process(directory: SandboxDirectory, argv: Sequence[str]) -> list[str]:
     """Compose the command that makes the namespaces and runs *argv* in them."""
     unshare = [*WITH_US, "unshare", *NAMESPACES, "--fork", "--kill-child=KILL"]
-    words = ["sandbox", f"handover-{room.id}", str(room.first), *argv]
+    words = ["sandbox", f"handover-{directory.id}", str(directory.first), *argv]
     return [*unshare, "--propagation", "private", "sh", "-ec", SETUP, *words]
 
 
-def clear(room: Room) -> None:
+def clear(directory: SandboxDirectory) -> None:
     """Remove all that the sandbox has left; its processes are gone or going."""
-    cgroups.remove_of(room.id)
-    with directories.ordered():
-        room.clear()
+    cgroups.remove_of(directory.id)
+    with directories.locked():
+        directory.clear()
 
 
 def die_with_parent(number: int) -> None:

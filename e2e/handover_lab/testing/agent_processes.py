@@ -30,7 +30,7 @@ NOWHERE: Final = "handover.dev/nowhere"
 PATIENCE: Final = 20.0
 
 
-class StandInError(RuntimeError):
+class AgentProcessError(RuntimeError):
     """An agent did not do what the test is about; the text has its last words."""
 
 
@@ -42,24 +42,24 @@ class Death:
     status: int
 
 
-class StandIn:
+class AgentProcess:
     """The agents of one node, one after the other."""
 
-    def __init__(self, node: Node, room: Path, kubeconfig: Path) -> None:
+    def __init__(self, node: Node, directory: Path, kubeconfig: Path) -> None:
         self.deaths: list[Death] = []
-        self._mourned = 0
+        self._deaths_seen = 0
         self._node = node
         self._kubeconfig = kubeconfig
-        self._order = room / f"order-{node.name}"
-        self._log = room / f"agent-{node.name}.log"
+        self._order = directory / f"order-{node.name}"
+        self._log = directory / f"agent-{node.name}.log"
         self._news = asyncio.Condition()
         self._process: asyncio.subprocess.Process | None = None
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, node: Node, room: Path, kubeconfig: Path) -> AsyncIterator[Self]:
-        """Keep an agent running on *node*; *room* is for its log."""
-        it = cls(node, room, kubeconfig)
+    async def open(cls, node: Node, directory: Path, kubeconfig: Path) -> AsyncIterator[Self]:
+        """Keep an agent running on *node*; *directory* is for its log."""
+        it = cls(node, directory, kubeconfig)
         living = asyncio.create_task(it._live())
         try:
             yield it
@@ -70,7 +70,7 @@ class StandIn:
 
     def order(self, fault: str) -> None:
         """Have the agent die when it comes to that moment (``faults``), once."""
-        self._mourned = len(self.deaths)
+        self._deaths_seen = len(self.deaths)
         draft = self._order.with_suffix(".draft")
         draft.write_text(fault)
         draft.replace(self._order)
@@ -78,12 +78,12 @@ class StandIn:
     def kill(self) -> None:
         """Have the agent die now."""
         assert self._process is not None
-        self._mourned = len(self.deaths)
+        self._deaths_seen = len(self.deaths)
         self._process.kill()
 
     async def death(self) -> Death:
         """Wait for the death that was ordered last."""
-        number = self._mourned
+        number = self._deaths_seen
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE), self._news:
                 await self._news.wait_for(lambda: len(self.deaths) > number)
@@ -115,7 +115,7 @@ class StandIn:
         """Raise the error that tells *what* went wrong, and what was logged last."""
         last = "\n".join(self._log.read_text().splitlines()[-20:])
         message = f"{what}; its log ends:\n{last}"
-        raise StandInError(message)
+        raise AgentProcessError(message)
 
     def _sights(self) -> Iterator[int]:
         """Yield when an agent saw its endpoint for the first time."""
@@ -160,32 +160,34 @@ class StandIn:
 
 
 @contextlib.asynccontextmanager
-async def take_over(stage: Lab, room: Path) -> AsyncIterator[Mapping[str, StandIn]]:
-    """Let stand-ins work on all nodes, and the pods again afterwards."""
-    await select_nodes(stage, "true")
-    await stage.kubectl("wait", *PODS, "--for=delete", "--timeout=60s")
+async def take_over(lab: Lab, directory: Path) -> AsyncIterator[Mapping[str, AgentProcess]]:
+    """Let processes of ours work on all nodes, and the pods again afterwards."""
+    await select_nodes(lab, "true")
+    await lab.kubectl("wait", *PODS, "--for=delete", "--timeout=60s")
     async with contextlib.AsyncExitStack() as stack:
         agents = {}
-        for name, node in stage.cluster.nodes.items():
-            kubeconfig = room / f"{name}.kubeconfig"
+        for name, node in lab.cluster.nodes.items():
+            kubeconfig = directory / f"{name}.kubeconfig"
             kubeconfig.touch(mode=0o600)
-            kubeconfig.write_text(json.dumps(await credentials(stage, name)))
-            agents[name] = await stack.enter_async_context(StandIn.open(node, room, kubeconfig))
+            kubeconfig.write_text(json.dumps(await credentials(lab, name)))
+            agents[name] = await stack.enter_async_context(
+                AgentProcess.open(node, directory, kubeconfig)
+            )
         yield agents
-    await select_nodes(stage, None)
-    await stage.kubectl("rollout", "status", *DAEMONSET, "--timeout=60s")
+    await select_nodes(lab, None)
+    await lab.kubectl("rollout", "status", *DAEMONSET, "--timeout=60s")
 
 
-async def select_nodes(stage: Lab, nowhere: str | None) -> None:
+async def select_nodes(lab: Lab, nowhere: str | None) -> None:
     """Let the DaemonSet have pods on no node, or again on all."""
     spec = {"template": {"spec": {"nodeSelector": {NOWHERE: nowhere}}}}
-    await stage.kubectl("patch", *DAEMONSET, "--patch", json.dumps({"spec": spec}))
+    await lab.kubectl("patch", *DAEMONSET, "--patch", json.dumps({"spec": spec}))
 
 
-async def credentials(stage: Lab, node: str) -> dict[str, object]:
+async def credentials(lab: Lab, node: str) -> dict[str, object]:
     """Compose the kubeconfig of *node*'s agent: like its pod's, its token names the node."""
     bound = ("--bound-object-kind=Node", f"--bound-object-name={node}")
-    token = await stage.kubectl("create", "token", "handover-nodeagent", *SPACE, *bound)
-    config: dict[str, Any] = yaml.safe_load(stage.cluster.kubeconfig.read_text())
+    token = await lab.kubectl("create", "token", "handover-nodeagent", *SPACE, *bound)
+    config: dict[str, Any] = yaml.safe_load(lab.cluster.kubeconfig.read_text())
     config["users"] = [{"name": config["users"][0]["name"], "user": {"token": token.strip()}}]
     return config

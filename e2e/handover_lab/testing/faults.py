@@ -50,13 +50,13 @@ about to. "rename": a file of the memory is written and gets its name.
 """
 
 
-class Reaper:
-    """Knows from *order*, a file, when to strike."""
+class FaultInjector:
+    """Kills this process when *order*, a file, says so."""
 
     def __init__(self, order: Path) -> None:
         self._order = order
 
-    def strike(self, moment: Moment, step: str) -> None:
+    def die_if_ordered(self, moment: Moment, step: str) -> None:
         """Die here, when that is the order."""
         try:
             if self._order.read_text() != f"{moment} {step}":
@@ -71,17 +71,17 @@ class Reaper:
 
         @functools.wraps(work)
         def called(*words: object, **more: object) -> object:
-            self.strike("before", step)
+            self.die_if_ordered("before", step)
             done = work(*words, **more)
-            self.strike("after", step)
+            self.die_if_ordered("after", step)
             return done
 
         @functools.wraps(work)
         async def awaited(*words: object, **more: object) -> object:
-            self.strike("before", step)
+            self.die_if_ordered("before", step)
             promise: Awaitable[object] = work(*words, **more)
             done = await promise
-            self.strike("after", step)
+            self.die_if_ordered("after", step)
             return done
 
         return awaited if inspect.iscoroutinefunction(work) else called
@@ -89,9 +89,9 @@ class Reaper:
 
 def main() -> None:
     """Wrap every step, and be the agent."""
-    reaper = Reaper(Path(sys.argv.pop(1)))
+    injector = FaultInjector(Path(sys.argv.pop(1)))
     for step, (owner, name) in STEPS.items():
-        setattr(owner, name, reaper.wrap(step, getattr(owner, name)))
+        setattr(owner, name, injector.wrap(step, getattr(owner, name)))
     cli.app()
 
 

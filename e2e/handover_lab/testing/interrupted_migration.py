@@ -13,10 +13,10 @@ from handover_lab.guest.migration import SHORT_PAUSE
 from handover_lab.guest.qemu import Nic
 from handover_lab.network.journal import Entry
 from handover_lab.network.measure import Switchover
-from handover_lab.network.ping_record import Witness
+from handover_lab.network.ping_record import PingRecord
 from handover_lab.processes.waiting import until
-from handover_lab.testing.agent_processes import StandIn
-from handover_lab.testing.scenario import Trial, name_of
+from handover_lab.testing.agent_processes import AgentProcess
+from handover_lab.testing.scenario import Scenario, name_of
 from handover_nodeagent.kernel.arp_guard import rules
 
 PARKING: Final = "5254"
@@ -24,81 +24,83 @@ MEMORY: Final = "/run/handover/endpoints"
 
 
 @dataclass
-class Attack:
-    """One migration of a trial; its steps are taken one by one."""
+class InterruptedMigration:
+    """One migration of a scenario; its steps are taken one by one."""
 
-    trial: Trial
-    agents: Mapping[str, StandIn]
-    witness: Witness
+    scenario: Scenario
+    agents: Mapping[str, AgentProcess]
+    ping_record: PingRecord
     began_ns: int = field(default_factory=time.time_ns)
     name: str = ""
     switchover: Switchover | None = None
 
     @property
-    def source(self) -> StandIn:
+    def source(self) -> AgentProcess:
         """The agents of the node that the VM leaves."""
-        return self.agents[self.trial.here]
+        return self.agents[self.scenario.here]
 
     @property
-    def target(self) -> StandIn:
+    def target(self) -> AgentProcess:
         """The agents of the node that it moves to."""
-        return self.agents[self.trial.there]
+        return self.agents[self.scenario.there]
 
     async def prepare(self) -> None:
         """Announce the migration, and wait until Handover is ready for it."""
-        migration = self.trial.migration()
+        migration = self.scenario.migration()
         self.name = migration["metadata"]["name"]
-        await self.trial.lab.prepare(migration)
+        await self.scenario.lab.prepare(migration)
 
     async def move(self) -> Switchover:
         """Let QEMU move the VM."""
-        move = self.trial.lab.yard.move
-        self.switchover = await move(self.trial.here, self.trial.there, SHORT_PAUSE)
+        move = self.scenario.lab.vm.move
+        self.switchover = await move(self.scenario.here, self.scenario.there, SHORT_PAUSE)
         return self.switchover
 
     async def routed(self) -> None:
         """Wait until the target has a route to each address."""
-        journal = self.trial.journals[self.trial.there]
-        for address in self.trial.lab.yard.nic.addresses:
+        journal = self.scenario.journals[self.scenario.there]
+        for address in self.scenario.lab.vm.nic.addresses:
             await journal.until(functools.partial(self._is_news, address))
 
     async def live(self) -> None:
         """Wait until the target is Live, and its agent has done all that belongs to it."""
-        node = self.trial.lab.cluster.nodes[self.trial.there]
-        await self.trial.lab.in_state(name_of(node.name), "Live")
+        node = self.scenario.lab.cluster.nodes[self.scenario.there]
+        await self.scenario.lab.in_state(name_of(node.name), "Live")
         await until(
-            functools.partial(asyncio.to_thread, Remains.of, node),
+            functools.partial(asyncio.to_thread, AgentState.of, node),
             lambda found: "Live" in found.remembered.values(),
             "a memory of the target's life",
         )
 
     async def succeed(self) -> None:
         """Say that the migration succeeded."""
-        lab = self.trial.lab
+        lab = self.scenario.lab
         await self.live()
         await lab.say_outcome(self.name, "Succeeded")
-        await lab.yard.end(self.trial.here)
+        await lab.vm.end(self.scenario.here)
 
     async def end(self) -> None:
         """See it end as a migration does that nobody disturbs."""
-        lab = self.trial.lab
+        lab = self.scenario.lab
         await lab.in_phase(self.name, "Succeeded")
-        await lab.in_state(name_of(self.trial.here), "Withdrawn")
-        await lab.in_state(name_of(self.trial.there), "Base")
-        await lab.yard.answered()
-        await self.trial.catch_up()
+        await lab.in_state(name_of(self.scenario.here), "Withdrawn")
+        await lab.in_state(name_of(self.scenario.there), "Base")
+        await lab.vm.answered()
+        await self.scenario.catch_up()
 
     def changes(self, node: str, address: str) -> list[Entry]:
-        """Return how the agent's routes to *address* changed since the attack began."""
-        return [e for e in self.trial.journals[node].of(address) if self._is_news(address, e)]
+        """Return how the agent's routes to *address* changed since this migration began."""
+        return [e for e in self.scenario.journals[node].of(address) if self._is_news(address, e)]
 
     def preferred_ns(self, address: str) -> int:
         """Return when the router began to send packets for *address* to the target."""
-        (there,) = (one for one in self.trial.lab.cluster.mesh if one.name == self.trial.there)
+        (there,) = (
+            one for one in self.scenario.lab.cluster.mesh if one.name == self.scenario.there
+        )
         ways = {there.address4, there.address6}
         return next(
             entry.at_ns
-            for entry in self.trial.journals["router"].of(address)
+            for entry in self.scenario.journals["router"].of(address)
             if entry.present and entry.way in ways and entry.at_ns > self.began_ns
         )
 
@@ -107,7 +109,7 @@ class Attack:
 
 
 @dataclass(frozen=True, slots=True)
-class Remains:
+class AgentState:
     """What agents keep on a node: routes set aside, the guard, endpoints with their states."""
 
     parked: Sequence[str]

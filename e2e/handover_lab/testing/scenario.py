@@ -1,4 +1,4 @@
-"""One trial: the VM at home on a node, fresh endpoints, traffic, and a journal of all routes."""
+"""One scenario: the VM at home on a node, fresh endpoints, traffic, and a journal of all routes."""
 
 import asyncio
 import contextlib
@@ -24,7 +24,7 @@ from handover_lab.lab import Lab
 from handover_lab.network import measure
 from handover_lab.network.journal import Entry, Journal
 from handover_lab.network.measure import Loss
-from handover_lab.network.ping_record import WRAP, Witness
+from handover_lab.network.ping_record import WRAP, PingRecord
 
 NUMBERS: Final = itertools.count(1)
 ELEVATED: Final = 512
@@ -35,7 +35,7 @@ AGENTS: Final = ("pods", "--namespace", "handover-system", "--output", "json")
 
 
 @dataclass
-class Trial:
+class Scenario:
     """What one test works with; *here* is where the VM runs at first, *there* the other node."""
 
     lab: Lab
@@ -46,30 +46,30 @@ class Trial:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, stage: Lab) -> AsyncIterator[Self]:
-        """Bring *stage* into order, whatever the trial before did, and let traffic flow."""
-        await settle(stage)
-        async with cls.record(stage) as trial:
-            await trial.begin()
-            await stage.yard.send()
+    async def open(cls, lab: Lab) -> AsyncIterator[Self]:
+        """Bring *lab* into order, whatever the scenario before did, and let traffic flow."""
+        await settle(lab)
+        async with cls.record(lab) as scenario:
+            await scenario.begin()
+            await lab.vm.start_flows()
             try:
-                yield trial
+                yield scenario
             finally:
-                await stage.yard.hush()
+                await lab.vm.stop_flows()
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def record(cls, stage: Lab) -> AsyncIterator[Self]:
-        """Keep journals of *stage*, of which nothing is changed."""
-        here = stage.yard.home
-        (there,) = stage.cluster.nodes.keys() - {here}
-        places: dict[str, Place] = {"router": stage.cluster.router, **stage.cluster.nodes}
+    async def record(cls, lab: Lab) -> AsyncIterator[Self]:
+        """Keep journals of *lab*, of which nothing is changed."""
+        here = lab.vm.home
+        (there,) = lab.cluster.nodes.keys() - {here}
+        places: dict[str, Place] = {"router": lab.cluster.router, **lab.cluster.nodes}
         async with contextlib.AsyncExitStack() as journals:
             opened = {
                 name: await journals.enter_async_context(Journal.open(place))
                 for name, place in places.items()
             }
-            yield cls(stage, here, there, opened)
+            yield cls(lab, here, there, opened)
 
     async def begin(self) -> None:
         """Make the VM's endpoints, and wait for its routes where it is."""
@@ -79,12 +79,12 @@ class Trial:
     @property
     def source(self) -> Guest:
         """The QEMU from which the VM moves."""
-        return self.lab.yard.guests[self.here]
+        return self.lab.vm.guests[self.here]
 
     @property
     def target(self) -> Guest:
         """The QEMU into which it moves."""
-        return self.lab.yard.guests[self.there]
+        return self.lab.vm.guests[self.there]
 
     def endpoint(self, node: str, **spec: object) -> dict[str, Any]:
         """Compose the VM's endpoint on *node* after the examples."""
@@ -101,7 +101,7 @@ class Trial:
         """Compose a LiveMigration of the VM from *here* to *there*."""
         (example,) = manifests.read(paths.EXAMPLES / "livemigration.yaml")
         migration = copy.deepcopy(example)
-        migration["metadata"]["name"] = f"trial-{next(NUMBERS)}"
+        migration["metadata"]["name"] = f"scenario-{next(NUMBERS)}"
         migration["spec"] |= {
             side: {"endpoint": {"name": name_of(node)}}
             for side, node in (("source", self.here), ("target", self.there))
@@ -119,18 +119,18 @@ class Trial:
             await journal.catch_up()
 
     async def lost_by_network(
-        self, witness: Witness, since_ns: int, move: Move | None = None, home: str = ""
+        self, ping_record: PingRecord, since_ns: int, move: Move | None = None, home: str = ""
     ) -> int:
         """Count the pings since then that neither the guest nor its pause in *move* has lost.
 
-        The *witness* took notes for all of the time. Without a *move* the guest ran at *home*; if
+        The *ping_record* covers all of the time. Without a *move* the guest ran at *home*; if
         that is not said either, where its only QEMU is.
         """
-        now, flow = time.time_ns(), self.lab.yard.flows["ping"]
+        now, flow = time.time_ns(), self.lab.vm.flows["ping"]
         await flow.overtaken(now)
-        own = {node: witness.unanswered(node) for node in self.lab.cluster.nodes}
+        own = {node: ping_record.unanswered(node) for node in self.lab.cluster.nodes}
         homes = (
-            (number, self.home_at(packet.sent_ns, move) if move else home or self.lab.yard.home)
+            (number, self.home_at(packet.sent_ns, move) if move else home or self.lab.vm.home)
             for number, packet in enumerate(flow.recording.packets())
             if since_ns <= packet.sent_ns < now and packet.answered_ns is None
         )
@@ -144,7 +144,7 @@ class Trial:
 
     async def loss(self, *moves: Move) -> list[Mapping[str, Loss]]:
         """End the flows, and return what each of them felt of each of *moves*."""
-        recordings = await self.lab.yard.hush()
+        recordings = await self.lab.vm.stop_flows()
         return [
             {name: measure.loss(move.packets(r), move.switchover) for name, r in recordings.items()}
             for move in moves
@@ -258,15 +258,15 @@ def is_agent(pod: Mapping[str, Any]) -> bool:
     return any(owner["kind"] == "DaemonSet" for owner in owners)
 
 
-async def settle(stage: Lab) -> None:
+async def settle(lab: Lab) -> None:
     """Leave one QEMU, in which the VM runs, and no object of ours; boot the VM where it is gone."""
-    await stage.kubectl("delete", "livemigrations,workloadendpoints", "--all", "--wait")
-    for node, guest in list(stage.yard.guests.items()):
+    await lab.kubectl("delete", "livemigrations,workloadendpoints", "--all", "--wait")
+    for node, guest in list(lab.vm.guests.items()):
         if not await is_running(guest):
-            await stage.yard.end(node)
-    if not stage.yard.guests:
-        await stage.yard.boot(next(iter(stage.cluster.nodes)))
-    await stage.endpoints.until(lambda seen: not seen, "the end of all endpoints")
+            await lab.vm.end(node)
+    if not lab.vm.guests:
+        await lab.vm.boot(next(iter(lab.cluster.nodes)))
+    await lab.endpoints.until(lambda seen: not seen, "the end of all endpoints")
 
 
 async def is_running(guest: Guest) -> bool:

@@ -19,13 +19,13 @@ def entry(name: str, make: Callable[[Path], None], *, fresh: bool = False) -> Pa
     needs the same entry meanwhile waits for it.
     """
     finished = directory() / name
-    room = finished.with_name(f"{name}.room")
+    scratch = finished.with_name(f"{name}.scratch")
     with alone(finished.with_name(f"{name}.lock")):
         if fresh or not finished.exists():
-            with emptied(room):
-                make(room)
+            with emptied(scratch):
+                make(scratch)
                 shutil.rmtree(finished, ignore_errors=True)
-                (room / RESULT).rename(finished)
+                (scratch / RESULT).rename(finished)
     return finished
 
 
@@ -38,11 +38,11 @@ def directory() -> Path:
 
 
 @contextlib.contextmanager
-def emptied(room: Path) -> Iterator[None]:
-    """Make *room* a new directory that goes at the end; a killed build may have left an old one."""
-    shutil.rmtree(room, ignore_errors=True)
-    room.mkdir(parents=True)
+def emptied(scratch: Path) -> Iterator[None]:
+    """Make *scratch* an empty directory that goes at the end; a killed build leaves an old one."""
+    shutil.rmtree(scratch, ignore_errors=True)
+    scratch.mkdir(parents=True)
     try:
         yield
     finally:
-        shutil.rmtree(room, ignore_errors=True)
+        shutil.rmtree(scratch, ignore_errors=True)

@@ -16,7 +16,7 @@ from handover_lab.cluster.nodenetwork import NodeNetworkError
 from handover_lab.images import archive
 from handover_lab.processes.daemon import DaemonError
 from handover_lab.sandbox import directories
-from handover_lab.sandbox.directories import Room
+from handover_lab.sandbox.directories import SandboxDirectory
 from handover_lab.toolchain import requirements
 
 pytestmark = pytest.mark.cluster
@@ -128,9 +128,9 @@ def test_a_host_path_below_run_is_the_own_of_each_node(cluster: Cluster, node_a:
     path = {"path": "/run/handover", "type": "DirectoryOrCreate"}
     mount = {"volumeMounts": [{"name": "state", "mountPath": "/state"}]}
     volumes = [{"name": "state", "hostPath": path}]
-    create(cluster, pod("keeper", "node-a", volumes=volumes, container=mount))
+    create(cluster, pod("writer", "node-a", volumes=volumes, container=mount))
 
-    execute(cluster, "keeper", "touch", "/state/here")
+    execute(cluster, "writer", "touch", "/state/here")
 
     assert node_a.run("ls /run/handover") == "here\n"
     assert cluster.nodes["node-b"].run("ls /run").split().count("handover") == 0
@@ -185,7 +185,7 @@ def test_a_node_keeps_the_kernel_settings_of_the_machine(node_a: Node) -> None:
 
 
 def test_files_of_the_sandbox_are_the_same_on_every_node(cluster: Cluster, node_a: Node) -> None:
-    file = Room(directories.ROOMS / requirements.check()).files / "note"
+    file = SandboxDirectory(directories.PARENT / requirements.check()).files / "note"
 
     node_a.run(f"echo same > {file}")
 
@@ -242,7 +242,7 @@ ONCE = """
 import json, os, pathlib, subprocess, sys
 from handover_lab.cluster.cluster import Cluster
 
-room = pathlib.Path(sys.argv[1])
+directory = pathlib.Path(sys.argv[1])
 
 def say(*argv):
     return subprocess.run(argv, capture_output=True, text=True, check=True).stdout.splitlines()
@@ -255,11 +255,11 @@ def what_is_there():
         "mounts": pathlib.Path("/proc/self/mounts").read_text().splitlines(),
         "links": say("ip", "-brief", "-4", "address"),
         "routes": say("ip", "route"),
-        "files": [str(path) for path in room.rglob("*")],
+        "files": [str(path) for path in directory.rglob("*")],
     }
 
 before = what_is_there()
-cluster = Cluster.start(room / "cluster", say=lambda text: None)
+cluster = Cluster.start(directory / "cluster", say=lambda text: None)
 cluster.kubectl("get", "nodes")
 during = what_is_there()
 if "killed" in sys.argv:
@@ -271,11 +271,11 @@ print(json.dumps([before, during, what_is_there()]))
 """
 
 
-def once(room: Path, *words: str) -> subprocess.CompletedProcess[str]:
+def once(directory: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Start and stop a cluster in a sandbox of its own."""
     python = (sys.executable, "-m", "handover_lab.sandbox", "--", sys.executable, "-c", ONCE)
     return subprocess.run(
-        [*python, str(room), *words], capture_output=True, text=True, check=False, timeout=120
+        [*python, str(directory), *words], capture_output=True, text=True, check=False, timeout=120
     )
 
 

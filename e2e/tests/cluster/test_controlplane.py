@@ -292,8 +292,10 @@ def test_with_controllers_a_deployment_s_pod_finds_its_node(tmp_path: Path) -> N
     with plane(tmp_path, controllers=True) as it:
         config = it.kubeconfig
         ready = {"conditions": [{"type": "Ready", "status": "True"}]}
-        room = {"cpu": "4", "memory": "4Gi", "pods": "10"}
-        status = yaml.safe_dump({"status": {**ready, "capacity": room, "allocatable": room}})
+        capacity = {"cpu": "4", "memory": "4Gi", "pods": "10"}
+        status = yaml.safe_dump(
+            {"status": {**ready, "capacity": capacity, "allocatable": capacity}}
+        )
         kubectl(config, "create", "--filename=-", manifest=node("node-a"))
         kubectl(config, "patch", "node/node-a", "--subresource=status", f"--patch={status}")
         kubectl(config, "patch", "node/node-a", "--type=merge", '--patch={"spec":{"taints":null}}')

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from handover_lab.cluster import observer
-from handover_lab.demo.fact_order import Desk
+from handover_lab.demo.fact_order import FactOrder
 from handover_lab.demo.facts import Deed, Fact, Note, Phase, Role, Signal, State, Traffic
 
 NOW = 1_795_528_486_000_000_000
@@ -116,7 +116,7 @@ async def test_a_fact_that_took_longer_to_arrive_still_goes_first() -> None:
     told: list[Fact | Traffic] = []
     now = time.time_ns()
     early, late = Phase(now, "Ready"), Phase(now + 1_000_000, "Live")
-    news = Desk(told.append)
+    news = FactOrder(told.append)
     async with news.open():
         news.take(late)
         news.take(early)
@@ -129,14 +129,14 @@ def test_traffic_is_passed_on_at_once() -> None:
     told: list[Fact | Traffic] = []
     flow = Traffic("ping", 1, 0, ())
 
-    Desk(told.append).take(flow)
+    FactOrder(told.append).take(flow)
 
     assert told == [flow]
 
 
 def test_facts_ripen() -> None:
     told: list[Fact | Traffic] = []
-    news = Desk(told.append)
+    news = FactOrder(told.append)
     for moment in (30, 10, 20):
         news.take(Phase(moment, "Ready"))
 

@@ -44,7 +44,7 @@ class Performed:
     report: dict[str, Any]
     timeline: list[str]
 
-    def act(self, number: int) -> list[str]:
+    def part(self, number: int) -> list[str]:
         """Return the lines of one chapter that applies a VMIM; the first is without Handover."""
         begins = [n for n, line in enumerate(self.timeline) if "kubectl apply" in line]
         return self.timeline[begins[number] : [*begins[1:], None][number]]
@@ -58,7 +58,7 @@ async def performed(
     if missing := [archive for archive in build.archives() if not archive.exists()]:
         pytest.fail(f"{missing[0].name} is not there: make images builds it", pytrace=False)
     cluster.load(*build.archives())
-    room = tmp_path_factory.mktemp("demo")
+    directory = tmp_path_factory.mktemp("demo")
     output = io.StringIO()
     screen = Screen(Console(file=output, width=110, highlight=False))
     timeline = Timeline(time.time_ns(), (demonstration.HOME, demonstration.AWAY), screen.console)
@@ -68,12 +68,12 @@ async def performed(
         return cluster
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(paths, "ROOT", room)
-        patch.setattr(demonstration, "BUILD", room / "build")
-        show = KubeVirtDemo(cluster.network, is_there, screen, room, timeline)
+        patch.setattr(paths, "ROOT", directory)
+        patch.setattr(demonstration, "BUILD", directory / "build")
+        show = KubeVirtDemo(cluster.network, is_there, screen, directory, timeline)
         status = await show.perform(keep=False)
-    report = json.loads((room / "build" / "report.json").read_text())
-    told = (room / "build" / "timeline.txt").read_text().splitlines()
+    report = json.loads((directory / "build" / "report.json").read_text())
+    told = (directory / "build" / "timeline.txt").read_text().splitlines()
     yield Performed(status, output.getvalue(), report, told)
     for words in LEFT:
         await asyncio.to_thread(cluster.kubectl, *words)
@@ -104,7 +104,7 @@ async def test_without_handover_it_would_be_worse(performed: Performed) -> None:
 @pytest.mark.parametrize("number", [1, 2])
 async def test_each_does_its_part_in_time(performed: Performed, number: int) -> None:
     """Nobody waits for Handover, and it is ready when the VM comes."""
-    lines = performed.act(number)
+    lines = performed.part(number)
     target = ("node-a", "node-b")[number - 1]
 
     def first(pattern: str) -> int:

@@ -13,10 +13,10 @@ import pytest
 
 from handover_lab.guest import initramfs, migration
 from handover_lab.guest.migration import POSTCOPY, SHORT_PAUSE, Limits
-from handover_lab.guest.qemu import Guest, GuestError, Nic, Vm
+from handover_lab.guest.qemu import Guest, GuestError, Nic, VmSpec
 from handover_lab.network import manual_cutover, measure, tap
 from handover_lab.network.bird import Bird
-from handover_lab.network.manual_cutover import Cutover, Hand
+from handover_lab.network.manual_cutover import Cutover, ManualCutover
 from handover_lab.network.measure import Loss, Switchover
 from handover_lab.network.namespaces import Namespace, connect
 from handover_lab.network.traffic import Flow, Kind
@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 NIC = Nic("tapvm", "52:54:00:65:00:02", ("10.65.0.2", "fd00:65::2"))
-VM = Vm("vm", (NIC,))
+VM = VmSpec("vm", (NIC,))
 FLOWS: dict[Kind, float] = {"ping": 1, "udp": 10, "tcp": 20}
 SECOND = 10**9
 
@@ -38,7 +38,7 @@ SECOND = 10**9
 class Lab:
     """A router that is also the client, two nodes, and one VM that runs on the first of them."""
 
-    room: Path
+    directory: Path
     router: Namespace
     nodes: list[Namespace]
     flows: dict[str, Flow] = field(default_factory=dict)
@@ -51,14 +51,14 @@ class Lab:
 
     async def start(self, node: Namespace, *, incoming: bool = False) -> Guest:
         """Start the VM's QEMU on *node*; it ends with the test."""
-        console = self.room / "console.log"
+        console = self.directory / "console.log"
         self.guests.append(await Guest.start(node, VM, console, incoming=incoming))
         return self.guest
 
     async def flow(self, address: str) -> None:
         """Begin the three flows to *address* and wait until all are answered."""
         for kind, interval_ms in FLOWS.items():
-            path = self.room / kind
+            path = self.directory / kind
             self.flows[kind] = Flow.start(self.router, kind, address, interval_ms, path)
         for flow in self.flows.values():
             await flow.answered()
@@ -67,9 +67,9 @@ class Lab:
         """Migrate the VM from the first node to the second and move its route by hand."""
         source, (_, there) = self.guest, self.nodes
         began = time.time_ns()
-        hand = await Hand.wait(there, NIC, delay_ms)
+        hand = await ManualCutover.wait(there, NIC, delay_ms)
         target = await self.start(there, incoming=True)
-        switchover = await migration.migrate(source, target, self.room / "migration", limits)
+        switchover = await migration.migrate(source, target, self.directory / "migration", limits)
         cutover = await hand.cutover()
         for flow in self.flows.values():
             await flow.answered(cutover.routed_ns)
@@ -80,9 +80,9 @@ class Lab:
     async def settle(self) -> None:
         """Do what comes after the cutover; the second node becomes the first."""
         here, there = self.nodes
-        manual_cutover.unroute(here, NIC, manual_cutover.NORMAL)
-        manual_cutover.route(there, NIC, manual_cutover.NORMAL)
-        manual_cutover.unroute(there, NIC, manual_cutover.ELEVATED)
+        manual_cutover.delete_routes(here, NIC, manual_cutover.NORMAL)
+        manual_cutover.add_routes(there, NIC, manual_cutover.NORMAL)
+        manual_cutover.delete_routes(there, NIC, manual_cutover.ELEVATED)
         self.nodes.reverse()
         for flow in self.flows.values():
             await flow.answered(time.time_ns() + SECOND // 2)
@@ -116,15 +116,15 @@ async def lab(tmp_path: Path) -> AsyncIterator[Lab]:
         for place, speaker in zip((router, *nodes), speakers, strict=True):
             birds.append(Bird.start(place, speaker, speakers, tmp_path))
             cleanup.callback(birds[-1].stop)
-        yard = Lab(tmp_path, router, nodes)
-        cleanup.push_async_callback(end_all, lambda: [g.end for g in yard.guests])
-        cleanup.push_async_callback(end_all, lambda: [f.stop for f in yard.flows.values()])
+        vm = Lab(tmp_path, router, nodes)
+        cleanup.push_async_callback(end_all, lambda: [g.end for g in vm.guests])
+        cleanup.push_async_callback(end_all, lambda: [f.stop for f in vm.flows.values()])
         for node in nodes:
             tap.add(node, NIC.tap)
-        await yard.start(nodes[0])
-        await asyncio.gather(yard.guest.ready(), *(speaker.established() for speaker in birds))
-        manual_cutover.route(nodes[0], NIC, manual_cutover.NORMAL)
-        yield yard
+        await vm.start(nodes[0])
+        await asyncio.gather(vm.guest.ready(), *(speaker.established() for speaker in birds))
+        manual_cutover.add_routes(nodes[0], NIC, manual_cutover.NORMAL)
+        yield vm
 
 
 async def end_all(enders: Callable[[], list[Callable[[], Awaitable[object]]]]) -> None:
@@ -172,10 +172,12 @@ async def test_a_cancelled_migration_announces_nothing_and_the_guest_runs_on(lab
     await lab.flow("10.65.0.2")
     here, there = lab.nodes
     source = lab.guest
-    hand = await Hand.wait(there, NIC)
+    hand = await ManualCutover.wait(there, NIC)
     target = await lab.start(there, incoming=True)
     slow = Limits(bytes_per_second=migration.CRAWL)
-    running = asyncio.create_task(migration.migrate(source, target, lab.room / "migration", slow))
+    running = asyncio.create_task(
+        migration.migrate(source, target, lab.directory / "migration", slow)
+    )
     await source.expect("MIGRATION:active")
     await source.expect("RESUME")
 
@@ -196,7 +198,9 @@ async def test_a_target_that_dies_leaves_the_guest_at_its_source(lab: Lab) -> No
     source = lab.guest
     target = await lab.start(lab.nodes[1], incoming=True)
     slow = Limits(bytes_per_second=migration.CRAWL)
-    running = asyncio.create_task(migration.migrate(source, target, lab.room / "migration", slow))
+    running = asyncio.create_task(
+        migration.migrate(source, target, lab.directory / "migration", slow)
+    )
     await source.expect("RESUME")
 
     await target.end()

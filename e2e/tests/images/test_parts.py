@@ -137,13 +137,13 @@ def test_only_root_can_build(
 
 
 def test_a_room_that_a_killed_build_left_is_emptied_and_removed(tmp_path: Path) -> None:
-    room = tmp_path / "room"
-    (room / "old").mkdir(parents=True)
+    directory = tmp_path / "scratch"
+    (directory / "old").mkdir(parents=True)
 
-    with cache.emptied(room):
-        assert list(room.iterdir()) == []
+    with cache.emptied(directory):
+        assert list(directory.iterdir()) == []
 
-    assert not room.exists()
+    assert not directory.exists()
 
 
 def test_what_the_cache_has_is_not_made_again(
@@ -152,9 +152,9 @@ def test_what_the_cache_has_is_not_made_again(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     made: list[str] = []
 
-    def make(room: Path) -> None:
+    def make(directory: Path) -> None:
         made.append("entry")
-        (room / cache.RESULT).write_text(f"number {len(made)}")
+        (directory / cache.RESULT).write_text(f"number {len(made)}")
 
     first = cache.entry("one", make).read_text()
     again = cache.entry("one", make).read_text()
@@ -167,8 +167,8 @@ def test_a_failure_leaves_nothing_in_the_cache(
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
 
-    def fail(room: Path) -> None:
-        (room / "half").touch()
+    def fail(directory: Path) -> None:
+        (directory / "half").touch()
         message = "packing failed"
         raise StepError(message)
 

@@ -33,23 +33,23 @@ STEPS = {
 class Newcomer:
     """Has a checkout, a kubeconfig, and what the page says that one needs."""
 
-    stage: Lab
-    room: Path
+    lab: Lab
+    directory: Path
 
     def equip(self) -> None:
         """Put the two clients where a shell finds them."""
         for name in ("helm", "kubectl"):
-            (self.room / name).symlink_to(tools.locate(name))
+            (self.directory / name).symlink_to(tools.locate(name))
 
     async def types(self, line: str) -> str:
         """Type a line in the checkout, or on each node what only works there; return the answer."""
         if line.startswith("make "):
             return "made before"
         if line.startswith("ctr "):
-            nodes = self.stage.cluster.nodes.values()
+            nodes = self.lab.cluster.nodes.values()
             return "".join(node.run(f"cd {pages.ROOT} && {line}") for node in nodes)
-        environment = dict(client.environment(self.stage.cluster.kubeconfig, self.room))
-        environment["PATH"] = f"{self.room}:{environment['PATH']}"
+        environment = dict(client.environment(self.lab.cluster.kubeconfig, self.directory))
+        environment["PATH"] = f"{self.directory}:{environment['PATH']}"
         pipe = asyncio.subprocess.PIPE
         process = await asyncio.create_subprocess_shell(
             line, cwd=pages.ROOT, env=environment, stdout=pipe, stderr=asyncio.subprocess.STDOUT
@@ -65,34 +65,34 @@ async def newcomer(cluster: Cluster, tmp_path: Path) -> AsyncIterator[Newcomer]:
     if missing := [archive for archive in build.archives() if not archive.exists()]:
         pytest.fail(f"{missing[0].name} is not there: make images builds it", pytrace=False)
     cluster.kubectl("delete", "namespace", SPACE[1], "--ignore-not-found")
-    async with Lab.open(cluster, tmp_path, lambda _: None) as stage:
-        newcomer = Newcomer(stage, tmp_path)
+    async with Lab.open(cluster, tmp_path, lambda _: None) as lab:
+        newcomer = Newcomer(lab, tmp_path)
         newcomer.equip()
-        await stage.yard.boot(HOME)
+        await lab.vm.boot(HOME)
         yield newcomer
     cluster.kubectl("delete", "livemigrations,workloadendpoints", "--all")
     cluster.helm("uninstall", "handover", *SPACE, "--wait")
     cluster.kubectl("delete", "handoverconfigurations", "--all")
     cluster.kubectl("delete", "namespace", SPACE[1])
     for node in cluster.nodes.values():
-        tap.remove(node, stage.yard.nic.tap)
+        tap.remove(node, lab.vm.nic.tap)
 
 
 async def test_who_types_all_of_it_ends_with_a_migrated_vm(newcomer: Newcomer) -> None:
-    stage, said = newcomer.stage, dict[str, str]()
+    lab, said = newcomer.lab, dict[str, str]()
 
     for line in pages.typed("getting-started.md", "On a KubeVirt cluster"):
         if line == LISTENS:
             # The routes are in: from here on the VM is in use.
-            await stage.yard.send()
-            await stage.yard.await_vm(AWAY)
+            await lab.vm.start_flows()
+            await lab.vm.start_target(AWAY)
         said[line] = await newcomer.types(line)
         if line == LISTENS:
-            await stage.yard.move(HOME, AWAY)
-            await stage.yard.answered()
+            await lab.vm.move(HOME, AWAY)
+            await lab.vm.answered()
 
     assert [seen for seen, line in STEPS.items() if seen not in said[line]] == []
-    where = stage.cluster.router.run(f"ip route get {stage.yard.addresses[4]}")
-    assert f"via {stage.cluster.nodes[AWAY].address} " in where
-    flows = await stage.yard.hush()
+    where = lab.cluster.router.run(f"ip route get {lab.vm.addresses[4]}")
+    assert f"via {lab.cluster.nodes[AWAY].address} " in where
+    flows = await lab.vm.stop_flows()
     assert not flows["TCP session"].broken

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 import pytest
 import pytest_asyncio
 
-from handover_lab.cluster.operations import KINDS, Upkeep
+from handover_lab.cluster.operations import KINDS, Operations
 from handover_lab.demo import demonstration
 from handover_lab.lab import Lab
 from handover_lab.network.journal import OURS, Entry
-from handover_lab.network.ping_record import Witness
-from handover_lab.testing.scenario import ELEVATED, NORMAL, Trial, name_of, settle
+from handover_lab.network.ping_record import PingRecord
+from handover_lab.testing.scenario import ELEVATED, NORMAL, Scenario, name_of, settle
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 
@@ -50,131 +50,133 @@ BLOCKS = ("10.65.0.0/24", "fd00:65::/64")
 
 
 @pytest.fixture(scope="module")
-def upkeep(lab: Lab) -> Upkeep:
+def operations(lab: Lab) -> Operations:
     """Have an owner of the cluster."""
-    return Upkeep(lab.client)
+    return Operations(lab.client)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def trial(berthed: Lab, upkeep: Upkeep) -> AsyncIterator[Trial]:
+async def scenario(with_cpu_share: Lab, operations: Operations) -> AsyncIterator[Scenario]:
     """A cluster that never heard of Handover, and a VM that its CNI has made reachable."""
-    tap = berthed.yard.nic.tap
+    tap = with_cpu_share.vm.nic.tap
     bare = BARE.format(tap=tap)
-    await settle(berthed)
-    await upkeep.uninstall()
-    await berthed.close_eyes()
-    await berthed.kubectl("delete", "crd", *(f"{kind}.handover.dev" for kind in KINDS))
-    for node in berthed.cluster.nodes.values():
+    await settle(with_cpu_share)
+    await operations.uninstall()
+    await with_cpu_share.close_eyes()
+    await with_cpu_share.kubectl("delete", "crd", *(f"{kind}.handover.dev" for kind in KINDS))
+    for node in with_cpu_share.cluster.nodes.values():
         node.run(bare)
-    home = berthed.cluster.nodes[berthed.yard.home]
-    for address in berthed.yard.nic.addresses:
+    home = with_cpu_share.cluster.nodes[with_cpu_share.vm.home]
+    for address in with_cpu_share.vm.nic.addresses:
         home.run(f"ip route add {address} dev {tap}")
-    route_blocks(berthed)
-    await berthed.yard.send()
-    async with Trial.record(berthed) as recorded:
+    route_blocks(with_cpu_share)
+    await with_cpu_share.vm.start_flows()
+    async with Scenario.record(with_cpu_share) as recorded:
         yield recorded
-    await berthed.yard.hush()
-    unroute_blocks(berthed)
-    await upkeep.upgrade(demonstration.CONVERGENCE)
-    await settle(berthed)
+    await with_cpu_share.vm.stop_flows()
+    unroute_blocks(with_cpu_share)
+    await operations.upgrade(demonstration.CONVERGENCE)
+    await settle(with_cpu_share)
     home.run(bare)
 
 
-async def test_an_install_takes_over_a_vm_that_is_there(trial: Trial, witness: Witness) -> None:
+async def test_an_install_takes_over_a_vm_that_is_there(
+    scenario: Scenario, ping_record: PingRecord
+) -> None:
     """Guards parking: first our route, then the plug-in's away."""
-    began = begin(witness)
+    began = begin(ping_record)
 
-    await trial.lab.install(demonstration.CONVERGENCE)
-    await trial.begin()
+    await scenario.lab.install(demonstration.CONVERGENCE)
+    await scenario.begin()
 
-    await taken_over(trial, witness, began)
+    await taken_over(scenario, ping_record, began)
     # From now on it is Handover's route, or none.
-    unroute_blocks(trial.lab)
-    assert await trial.lost_by_network(witness, began) == 0
+    unroute_blocks(scenario.lab)
+    assert await scenario.lost_by_network(ping_record, began) == 0
 
 
 async def test_changed_values_take_effect_without_a_gap(
-    trial: Trial, upkeep: Upkeep, witness: Witness
+    scenario: Scenario, operations: Operations, ping_record: PingRecord
 ) -> None:
     """Guards the order of a change: first the new metric, then the old one away."""
-    began = begin(witness)
+    began = begin(ping_record)
 
-    await upkeep.upgrade(*CHANGED, "configuration.probeInterval=100ms")
+    await operations.upgrade(*CHANGED, "configuration.probeInterval=100ms")
 
-    for address in trial.lab.yard.nic.addresses:
-        await until(trial, trial.here, Change(began, address, NORMAL, present=False))
-        assert trial.changes(trial.here, address, began) == [(HIGH, True), (NORMAL, False)]
-    assert await trial.lost_by_network(witness, began) == 0
-    configured = json.loads(await trial.lab.kubectl("get", "hc", "default", "--output", "json"))
+    for address in scenario.lab.vm.nic.addresses:
+        await until(scenario, scenario.here, Change(began, address, NORMAL, present=False))
+        assert scenario.changes(scenario.here, address, began) == [(HIGH, True), (NORMAL, False)]
+    assert await scenario.lost_by_network(ping_record, began) == 0
+    configured = json.loads(await scenario.lab.kubectl("get", "hc", "default", "--output", "json"))
     assert configured["spec"]["probeInterval"] == "100ms"
-    for node in (trial.here, trial.there):
-        told = await trial.metrics(node)
+    for node in (scenario.here, scenario.there):
+        told = await scenario.metrics(node)
         assert told[GENERATION, DEFAULT] == configured["metadata"]["generation"]
-    await migrates(trial, witness, [(HIGHER, True), (HIGH, True), (HIGHER, False)])
+    await migrates(scenario, ping_record, [(HIGHER, True), (HIGH, True), (HIGHER, False)])
 
 
 async def test_an_uninstall_keeps_routes_guard_and_objects(
-    trial: Trial, upkeep: Upkeep, witness: Witness
+    scenario: Scenario, operations: Operations, ping_record: PingRecord
 ) -> None:
-    before, began = await left(trial), begin(witness)
+    before, began = await left(scenario), begin(ping_record)
 
-    await upkeep.uninstall()
+    await operations.uninstall()
 
-    assert await upkeep.pods() == []
-    assert await left(trial) == before
+    assert await operations.pods() == []
+    assert await left(scenario) == before
     assert all(before.guards)
-    assert await changes(trial, began) == []
-    assert await trial.lost_by_network(witness, began) == 0
+    assert await changes(scenario, began) == []
+    assert await scenario.lost_by_network(ping_record, began) == 0
 
 
 async def test_an_install_goes_on_from_what_an_uninstall_kept(
-    trial: Trial, upkeep: Upkeep, witness: Witness
+    scenario: Scenario, operations: Operations, ping_record: PingRecord
 ) -> None:
     """Guards an agent's start: what it finds as it should be it leaves alone."""
-    before, began = await left(trial), begin(witness)
+    before, began = await left(scenario), begin(ping_record)
 
-    await upkeep.install(demonstration.CONVERGENCE, *CHANGED)
+    await operations.install(demonstration.CONVERGENCE, *CHANGED)
 
-    assert await left(trial) == before
-    assert await changes(trial, began) == []
-    assert await trial.lost_by_network(witness, began) == 0
-    await migrates(trial, witness, [(HIGHER, True), (HIGH, True), (HIGHER, False)])
+    assert await left(scenario) == before
+    assert await changes(scenario, began) == []
+    assert await scenario.lost_by_network(ping_record, began) == 0
+    await migrates(scenario, ping_record, [(HIGHER, True), (HIGH, True), (HIGHER, False)])
 
 
 async def test_an_uninstall_hands_the_node_back(
-    trial: Trial, upkeep: Upkeep, witness: Witness
+    scenario: Scenario, operations: Operations, ping_record: PingRecord
 ) -> None:
     """Guards the order of handing back: first the plug-in's route, then ours away."""
-    before, began = await left(trial), begin(witness)
-    await upkeep.upgrade(*USUAL, "configuration.onUninstall=handBack")
-    route_blocks(trial.lab)
+    before, began = await left(scenario), begin(ping_record)
+    await operations.upgrade(*USUAL, "configuration.onUninstall=handBack")
+    route_blocks(scenario.lab)
 
-    await upkeep.uninstall()
+    await operations.uninstall()
 
-    after = await left(trial)
+    after = await left(scenario)
     assert after.objects == before.objects
     assert not any(after.guards)
-    await trial.catch_up()
-    for address in trial.lab.yard.nic.addresses:
-        assert [route.protocol for route in standing(trial, address)] == [FOREIGN]
-        assert not is_parked(trial, address)
-        assert always_routed(trial, address)
-        await until(trial, "router", Change(began, address, present=False))
-    assert await trial.lost_by_network(witness, began) == 0
+    await scenario.catch_up()
+    for address in scenario.lab.vm.nic.addresses:
+        assert [route.protocol for route in standing(scenario, address)] == [FOREIGN]
+        assert not is_parked(scenario, address)
+        assert always_routed(scenario, address)
+        await until(scenario, "router", Change(began, address, present=False))
+    assert await scenario.lost_by_network(ping_record, began) == 0
 
 
 async def test_an_install_takes_over_again_what_was_handed_back(
-    trial: Trial, upkeep: Upkeep, witness: Witness
+    scenario: Scenario, operations: Operations, ping_record: PingRecord
 ) -> None:
     """Guards the request for the hand-back: it was another installation's."""
-    began = begin(witness)
+    began = begin(ping_record)
 
-    await upkeep.install(demonstration.CONVERGENCE)
+    await operations.install(demonstration.CONVERGENCE)
 
-    await taken_over(trial, witness, began)
-    unroute_blocks(trial.lab)
-    assert await trial.lost_by_network(witness, began) == 0
-    session = (await trial.lab.yard.hush())["TCP session"]
+    await taken_over(scenario, ping_record, began)
+    unroute_blocks(scenario.lab)
+    assert await scenario.lost_by_network(ping_record, began) == 0
+    session = (await scenario.lab.vm.stop_flows())["TCP session"]
     assert not session.broken
 
 
@@ -206,78 +208,80 @@ class Change:
         )
 
 
-def begin(witness: Witness) -> int:
+def begin(ping_record: PingRecord) -> int:
     """Begin a stretch of time in which losses are counted; return the time."""
-    witness.forget()
+    ping_record.forget()
     return time.time_ns()
 
 
-async def until(trial: Trial, place: str, change: Change) -> None:
+async def until(scenario: Scenario, place: str, change: Change) -> None:
     """Wait for a change at *place*."""
-    await trial.journals[place].until(change.is_it)
+    await scenario.journals[place].until(change.is_it)
 
 
-async def taken_over(trial: Trial, witness: Witness, since_ns: int) -> None:
+async def taken_over(scenario: Scenario, ping_record: PingRecord, since_ns: int) -> None:
     """See that ours have come into the place of the plug-in's routes, without a moment of none."""
-    await trial.lab.in_state(name_of(trial.here), "Base")
-    await trial.catch_up()
-    for address in trial.lab.yard.nic.addresses:
-        ours = [(route.protocol, route.metric) for route in standing(trial, address)]
+    await scenario.lab.in_state(name_of(scenario.here), "Base")
+    await scenario.catch_up()
+    for address in scenario.lab.vm.nic.addresses:
+        ours = [(route.protocol, route.metric) for route in standing(scenario, address)]
         assert ours == [(OURS, NORMAL)]
-        assert is_parked(trial, address)
-        assert always_routed(trial, address)
-        await until(trial, "router", Change(since_ns, address))
-    assert await trial.lost_by_network(witness, since_ns) == 0
+        assert is_parked(scenario, address)
+        assert always_routed(scenario, address)
+        await until(scenario, "router", Change(since_ns, address))
+    assert await scenario.lost_by_network(ping_record, since_ns) == 0
 
 
-async def migrates(trial: Trial, witness: Witness, expected: list[tuple[int, bool]]) -> None:
+async def migrates(
+    scenario: Scenario, ping_record: PingRecord, expected: list[tuple[int, bool]]
+) -> None:
     """Let the VM move once; *expected* are the changes of its routes where it goes."""
-    began = begin(witness)
-    migrated = await trial.lab.migrate(trial.migration())
-    assert await trial.lost_by_network(witness, began, migrated.move) < LOST_IF_AWAY
-    for address in trial.lab.yard.nic.addresses:
-        assert trial.changes(trial.there, address, began) == expected
-    trial.turn()
+    began = begin(ping_record)
+    migrated = await scenario.lab.migrate(scenario.migration())
+    assert await scenario.lost_by_network(ping_record, began, migrated.move) < LOST_IF_AWAY
+    for address in scenario.lab.vm.nic.addresses:
+        assert scenario.changes(scenario.there, address, began) == expected
+    scenario.turn()
 
 
-async def left(trial: Trial) -> Left:
+async def left(scenario: Scenario) -> Left:
     """See what is there."""
-    nodes = trial.lab.cluster.nodes.values()
+    nodes = scenario.lab.cluster.nodes.values()
     show = "nft list table arp handover 2>/dev/null || true"
     kinds = ",".join((*KINDS, "crd"))
-    found = json.loads(await trial.lab.kubectl("get", kinds, "--output", "json"))
+    found = json.loads(await scenario.lab.kubectl("get", kinds, "--output", "json"))
     uids = {(each["metadata"]["name"], each["metadata"]["uid"]) for each in found["items"]}
     return Left(tuple(node.run(show) for node in nodes), frozenset(uids))
 
 
-async def changes(trial: Trial, since_ns: int) -> list[Entry]:
+async def changes(scenario: Scenario, since_ns: int) -> list[Entry]:
     """Return every change of a route to the VM since then, anywhere."""
-    await trial.catch_up()
-    addresses = trial.lab.yard.nic.addresses
-    entries = (entry for journal in trial.journals.values() for entry in journal.entries)
+    await scenario.catch_up()
+    addresses = scenario.lab.vm.nic.addresses
+    entries = (entry for journal in scenario.journals.values() for entry in journal.entries)
     return [entry for entry in entries if entry.address in addresses and entry.at_ns > since_ns]
 
 
-def standing(trial: Trial, address: str) -> frozenset[Entry]:
+def standing(scenario: Scenario, address: str) -> frozenset[Entry]:
     """Return the routes to *address* that the VM's node has now."""
-    *_, (_, routes) = trial.journals[trial.here].moments(address)
+    *_, (_, routes) = scenario.journals[scenario.here].moments(address)
     return routes
 
 
-def always_routed(trial: Trial, address: str) -> bool:
+def always_routed(scenario: Scenario, address: str) -> bool:
     """Whether the VM's node has had a way to *address* at each moment, its own or BIRD's."""
-    return all(routes for _, routes in trial.journals[trial.here].moments(address))
+    return all(routes for _, routes in scenario.journals[scenario.here].moments(address))
 
 
-def is_parked(trial: Trial, address: str) -> bool:
+def is_parked(scenario: Scenario, address: str) -> bool:
     """Whether the plug-in's route to *address* is in the parking table now."""
-    entries = trial.journals[trial.here].entries
+    entries = scenario.journals[scenario.here].entries
     return [e for e in entries if e.address == address and e.table == PARKING][-1].present
 
 
 def route_blocks(lab: Lab) -> None:
     """Let the router find the addresses of the VM's node, as it does without Handover."""
-    home = next(speaker for speaker in lab.cluster.mesh if speaker.name == lab.yard.home)
+    home = next(speaker for speaker in lab.cluster.mesh if speaker.name == lab.vm.home)
     for block, way in zip(BLOCKS, (home.address4, home.address6), strict=True):
         lab.cluster.router.run(f"ip route replace {block} via {way}")
 

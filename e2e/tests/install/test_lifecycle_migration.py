@@ -16,12 +16,12 @@ import pytest_asyncio
 
 from handover_lab.cluster import observer
 from handover_lab.cluster.observer import Object
-from handover_lab.cluster.operations import NEW_VERSION, NEXT, Upkeep, tag_next
+from handover_lab.cluster.operations import NEW_VERSION, NEXT, Operations, tag_next
 from handover_lab.demo.report import MOST_LOST_AFTER_SWITCH
 from handover_lab.lab import Lab, Migrated
 from handover_lab.network.measure import Switchover
-from handover_lab.network.ping_record import Witness
-from handover_lab.testing.scenario import ELEVATED, NORMAL, Trial, name_of
+from handover_lab.network.ping_record import PingRecord
+from handover_lab.testing.scenario import ELEVATED, NORMAL, Scenario, name_of
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 
@@ -37,17 +37,17 @@ ENDPOINTS = "handover_nodeagent_endpoints"
 
 
 @pytest.fixture(scope="module")
-def upkeep(lab: Lab) -> Upkeep:
+def operations(lab: Lab) -> Operations:
     """Have an owner of the cluster, and a new version of Handover."""
     for node in lab.cluster.nodes.values():
         tag_next(node)
-    return Upkeep(lab.client)
+    return Operations(lab.client)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="session")
-async def stream(berthed: Lab) -> AsyncIterator[Trial]:
+async def stream(with_cpu_share: Lab) -> AsyncIterator[Scenario]:
     """One VM under one stream of traffic."""
-    async with Trial.open(berthed) as opened:
+    async with Scenario.open(with_cpu_share) as opened:
         yield opened
 
 
@@ -55,19 +55,19 @@ async def stream(berthed: Lab) -> AsyncIterator[Trial]:
 class Bill:
     """What the migrations cost, of which each began when its test did."""
 
-    trial: Trial
-    witness: Witness
+    scenario: Scenario
+    ping_record: PingRecord
     began_ns: int = 0
     costs: list[int] = field(default_factory=list)
 
     def open(self) -> None:
         """Begin with the next test."""
-        self.witness.forget()
+        self.ping_record.forget()
         self.began_ns = time.time_ns()
 
     async def cost(self, migrated: Migrated) -> int:
         """Count the pings that the network has lost since the test began."""
-        return await self.trial.lost_by_network(self.witness, self.began_ns, migrated.move)
+        return await self.scenario.lost_by_network(self.ping_record, self.began_ns, migrated.move)
 
     async def charge(self, migrated: Migrated) -> None:
         """See that it was not more than where the agent has to start first, and write it down."""
@@ -76,101 +76,107 @@ class Bill:
 
 
 @pytest.fixture(scope="module")
-def bill(stream: Trial, witness: Witness) -> Bill:
+def bill(stream: Scenario, ping_record: PingRecord) -> Bill:
     """What all of it costs."""
-    return Bill(stream, witness)
+    return Bill(stream, ping_record)
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def trial(stream: Trial, bill: Bill) -> AsyncIterator[Trial]:
+async def scenario(stream: Scenario, bill: Bill) -> AsyncIterator[Scenario]:
     """The VM wherever the test before has brought it; afterwards, it has moved."""
-    if stream.lab.yard.home != stream.here:
+    if stream.lab.vm.home != stream.here:
         stream.turn()
     bill.open()
     yield stream
-    await stream.lab.yard.answered()
+    await stream.lab.vm.answered()
     await stream.catch_up()
-    for address in stream.lab.yard.nic.addresses:
+    for address in stream.lab.vm.nic.addresses:
         assert stream.changes(stream.there, address, bill.began_ns) == MOVED
         assert stream.changes(stream.here, address, bill.began_ns) == [(NORMAL, False)]
 
 
 async def test_an_upgrade_waits_for_the_guest_that_is_awaited(
-    trial: Trial, upkeep: Upkeep, bill: Bill
+    scenario: Scenario, operations: Operations, bill: Bill
 ) -> None:
     """Guards the agent's stop: on SIGTERM in Target it serves on."""
-    migration = trial.migration()
-    await trial.lab.prepare(migration)
-    old = await upkeep.agent(trial.there)
+    migration = scenario.migration()
+    await scenario.lab.prepare(migration)
+    old = await operations.agent(scenario.there)
     async with asyncio.TaskGroup() as group:
-        group.create_task(upkeep.upgrade(*NEW_VERSION))
-        await upkeep.said(old, "serving_on")
-        migrated = await trial.lab.complete(migration)
+        group.create_task(operations.upgrade(*NEW_VERSION))
+        await operations.said(old, "serving_on")
+        migrated = await scenario.lab.complete(migration)
 
-    assert {pod.tag for pod in await upkeep.pods()} == {NEXT}
+    assert {pod.tag for pod in await operations.pods()} == {NEXT}
     assert migrated.cutover is not None
     assert migrated.cutover.signal == "RARP"
     await bill.charge(migrated)
 
 
 async def test_a_rollback_finds_the_guest_that_has_just_come(
-    trial: Trial, upkeep: Upkeep, bill: Bill
+    scenario: Scenario, operations: Operations, bill: Bill
 ) -> None:
     """Guards an agent's start: the kernel's elevated route tells it that the guest is here."""
-    migration = trial.migration()
-    await trial.lab.prepare(migration)
-    switchover = await move(trial)
+    migration = scenario.migration()
+    await scenario.lab.prepare(migration)
+    switchover = await move(scenario)
 
-    await upkeep.roll_back()
+    await operations.roll_back()
 
-    assert NEXT not in {pod.tag for pod in await upkeep.pods()}
-    assert await states(trial, trial.there) == {"Live": 1}
-    migrated = await conclude(trial, migration, switchover)
+    assert NEXT not in {pod.tag for pod in await operations.pods()}
+    assert await states(scenario, scenario.there) == {"Live": 1}
+    migrated = await conclude(scenario, migration, switchover)
     await bill.charge(migrated)
 
 
-async def test_an_upgrade_changes_no_deadline(trial: Trial, upkeep: Upkeep, bill: Bill) -> None:
+async def test_an_upgrade_changes_no_deadline(
+    scenario: Scenario, operations: Operations, bill: Bill
+) -> None:
     """Guards the agent's memory: its successor ends TimeWait when it would have."""
-    await trial.configure(liveMigrationRouteConvergenceTime=f"{CONVERGENCE_S}s")
-    migration = trial.migration()
-    await trial.lab.prepare(migration)
-    switchover = await move(trial)
+    await scenario.configure(liveMigrationRouteConvergenceTime=f"{CONVERGENCE_S}s")
+    migration = scenario.migration()
+    await scenario.lab.prepare(migration)
+    switchover = await move(scenario)
     async with asyncio.TaskGroup() as group:
-        concluding = group.create_task(conclude(trial, migration, switchover))
-        await trial.lab.in_state(name_of(trial.there), "TimeWait")
-        deadline = observer.when_ns(trial.seen(trial.there)["status"]["deadline"])
-        old = await upkeep.agent(trial.there)
+        concluding = group.create_task(conclude(scenario, migration, switchover))
+        await scenario.lab.in_state(name_of(scenario.there), "TimeWait")
+        deadline = observer.when_ns(scenario.seen(scenario.there)["status"]["deadline"])
+        old = await operations.agent(scenario.there)
 
-        await upkeep.upgrade("nodeagent.podAnnotations.upgrade=third", "nodeagent.maxUnavailable=2")
+        await operations.upgrade(
+            "nodeagent.podAnnotations.upgrade=third", "nodeagent.maxUnavailable=2"
+        )
 
-        new = await upkeep.agent(trial.there)
+        new = await operations.agent(scenario.there)
         assert new.name != old.name
-        assert await states(trial, trial.there) == {"TimeWait": 1}
+        assert await states(scenario, scenario.there) == {"TimeWait": 1}
 
-    await trial.configure(liveMigrationRouteConvergenceTime="3s")
-    await trial.catch_up()
-    for address in trial.lab.yard.nic.addresses:
-        reverted = [entry for entry in trial.journals[trial.there].of(address) if entry.is_ours]
+    await scenario.configure(liveMigrationRouteConvergenceTime="3s")
+    await scenario.catch_up()
+    for address in scenario.lab.vm.nic.addresses:
+        reverted = [
+            entry for entry in scenario.journals[scenario.there].of(address) if entry.is_ours
+        ]
         assert deadline <= reverted[-1].at_ns < new.started_ns + CONVERGENCE_S * 10**9
     await bill.charge(concluding.result())
 
 
 async def test_an_agent_that_is_killed_costs_its_restart_and_two_probes(
-    trial: Trial, bill: Bill
+    scenario: Scenario, bill: Bill
 ) -> None:
     """Guards the question at an agent's start: this QEMU and its guest announce nothing at all."""
-    migration = trial.migration()
-    await trial.lab.prepare(migration)
-    await trial.target.execute("migrate-set-parameters", {"announce-rounds": 0})
-    killed = await trial.agent(trial.there)
+    migration = scenario.migration()
+    await scenario.lab.prepare(migration)
+    await scenario.target.execute("migrate-set-parameters", {"announce-rounds": 0})
+    killed = await scenario.agent(scenario.there)
     for pid in killed:
         os.kill(pid, signal.SIGKILL)
     async with asyncio.TaskGroup() as group:
-        moving = group.create_task(move(trial))
-        await trial.succeeded(trial.there, killed)
+        moving = group.create_task(move(scenario))
+        await scenario.succeeded(scenario.there, killed)
         ready = time.time_ns()
 
-    migrated = await conclude(trial, migration, moving.result())
+    migrated = await conclude(scenario, migration, moving.result())
     assert migrated.cutover is not None
     assert migrated.cutover.signal == "Probe"
     away_ms = max(0, ready - migrated.move.switchover.resumed_ns) // 10**6
@@ -179,73 +185,73 @@ async def test_an_agent_that_is_killed_costs_its_restart_and_two_probes(
 
 
 async def test_kubelet_and_containerd_start_again_under_a_migration(
-    trial: Trial, upkeep: Upkeep, bill: Bill
+    scenario: Scenario, operations: Operations, bill: Bill
 ) -> None:
-    migration = trial.migration()
-    await trial.lab.prepare(migration)
-    for name in (trial.here, trial.there):
-        pod, agent = await upkeep.agent(name), await trial.agent(name)
-        trial.lab.cluster.nodes[name].restart_containerd()
-        trial.lab.cluster.nodes[name].restart_kubelet()
-        await upkeep.answers(pod)
-        assert await trial.agent(name) == agent
+    migration = scenario.migration()
+    await scenario.lab.prepare(migration)
+    for name in (scenario.here, scenario.there):
+        pod, agent = await operations.agent(name), await scenario.agent(name)
+        scenario.lab.cluster.nodes[name].restart_containerd()
+        scenario.lab.cluster.nodes[name].restart_kubelet()
+        await operations.answers(pod)
+        assert await scenario.agent(name) == agent
 
-    migrated = await trial.lab.complete(migration)
+    migrated = await scenario.lab.complete(migration)
     await bill.charge(migrated)
 
 
 async def test_both_nodes_are_drained_and_the_operator_moves_with_a_migration(
-    trial: Trial, upkeep: Upkeep, bill: Bill
+    scenario: Scenario, operations: Operations, bill: Bill
 ) -> None:
     """Guards the budget: the second drain waits until the first operator works elsewhere."""
-    migration = trial.migration()
-    await trial.lab.prepare(migration)
-    agents = [await trial.agent(node) for node in (trial.here, trial.there)]
-    first = (await upkeep.leader()).node
-    (second,) = trial.lab.cluster.nodes.keys() - {first}
+    migration = scenario.migration()
+    await scenario.lab.prepare(migration)
+    agents = [await scenario.agent(node) for node in (scenario.here, scenario.there)]
+    first = (await operations.leader()).node
+    (second,) = scenario.lab.cluster.nodes.keys() - {first}
 
     try:
-        await upkeep.drain(first)
-        assert (await upkeep.leader()).node == second
-        async with upkeep.drain_that_waits(second):
-            switchover = await move(trial)
-            await upkeep.uncordon(first)
-        assert (await upkeep.leader()).node == first
-        migrated = await conclude(trial, migration, switchover)
+        await operations.drain(first)
+        assert (await operations.leader()).node == second
+        async with operations.drain_that_waits(second):
+            switchover = await move(scenario)
+            await operations.uncordon(first)
+        assert (await operations.leader()).node == first
+        migrated = await conclude(scenario, migration, switchover)
     finally:
         for node in (first, second):
-            await upkeep.uncordon(node)
+            await operations.uncordon(node)
 
-    assert agents == [await trial.agent(node) for node in (trial.here, trial.there)]
+    assert agents == [await scenario.agent(node) for node in (scenario.here, scenario.there)]
     await bill.charge(migrated)
 
 
-async def test_none_of_it_costs_more_than_any_migration(stream: Trial, bill: Bill) -> None:
+async def test_none_of_it_costs_more_than_any_migration(stream: Scenario, bill: Bill) -> None:
     """Of them all, because others may need the processors just when a route has to move."""
     assert statistics.median(bill.costs) <= MOST_LOST_AFTER_SWITCH
-    session = (await stream.lab.yard.hush())["TCP session"]
+    session = (await stream.lab.vm.stop_flows())["TCP session"]
     assert not session.broken
 
 
-async def move(trial: Trial) -> Switchover:
+async def move(scenario: Scenario) -> Switchover:
     """Let the VM move, and Handover follow; nobody says how it ended."""
-    switchover = await trial.lab.yard.move(trial.here, trial.there)
-    await trial.lab.in_state(name_of(trial.there), "Live")
+    switchover = await scenario.lab.vm.move(scenario.here, scenario.there)
+    await scenario.lab.in_state(name_of(scenario.there), "Live")
     return switchover
 
 
-async def conclude(trial: Trial, migration: Object, switchover: Switchover) -> Migrated:
+async def conclude(scenario: Scenario, migration: Object, switchover: Switchover) -> Migrated:
     """Say that *migration* succeeded, and wait until Handover is done."""
     name = migration["metadata"]["name"]
-    await trial.lab.say_outcome(name, "Succeeded")
-    await trial.lab.yard.end(trial.here)
-    way = (trial.here, trial.there)
-    return await trial.lab.conclude(name, way, switchover.began_ns, switchover)
+    await scenario.lab.say_outcome(name, "Succeeded")
+    await scenario.lab.vm.end(scenario.here)
+    way = (scenario.here, scenario.there)
+    return await scenario.lab.conclude(name, way, switchover.began_ns, switchover)
 
 
-async def states(trial: Trial, node: str) -> dict[str, float]:
+async def states(scenario: Scenario, node: str) -> dict[str, float]:
     """Ask the agent that is on *node* now how many endpoints it has in which state."""
-    told = await trial.metrics(node)
+    told = await scenario.metrics(node)
     return {
         dict(labels)["state"]: value
         for (name, labels), value in told.items()

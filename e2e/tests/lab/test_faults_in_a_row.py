@@ -17,13 +17,13 @@ import pytest
 import pytest_asyncio
 
 from handover_lab.guest import migration
-from handover_lab.guest.qemu import Guest, Nic, Vm
+from handover_lab.guest.qemu import Guest, Nic, VmSpec
 from handover_lab.lab import Lab
 from handover_lab.network import tap
 from handover_lab.network.measure import between
 from handover_lab.network.traffic import Flow
 from handover_lab.testing import scenario
-from handover_lab.testing.scenario import ELEVATED, NORMAL, Trial
+from handover_lab.testing.scenario import ELEVATED, NORMAL, Scenario
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 
@@ -41,25 +41,25 @@ ADDRESSES: Final = tuple(address for nic in NICS for address in nic.addresses)
 class Pod:
     """One place in which the VM runs, or has run: QEMU and its taps."""
 
-    trial: Trial
+    scenario: Scenario
     name: str
     node: str
-    vm: Vm
+    spec: VmSpec
     guest: Guest
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, trial: Trial, name: str, node: str) -> AsyncIterator[Self]:
+    async def open(cls, scenario: Scenario, name: str, node: str) -> AsyncIterator[Self]:
         """Start QEMU; in any pod but the first it waits for the VM."""
         nics = tuple(
             dataclasses.replace(nic, tap=f"{name}-{number}") for number, nic in enumerate(NICS)
         )
-        vm, place = Vm("twin", nics), trial.lab.cluster.nodes[node]
+        spec, place = VmSpec("twin", nics), scenario.lab.cluster.nodes[node]
         for nic in nics:
             tap.add(place, nic.tap)
-        console = trial.lab.yard.room / f"console-{name}.log"
-        guest = await Guest.start(place, vm, console, incoming=name != "first")
-        pod = cls(trial, name, node, vm, guest)
+        console = scenario.lab.vm.directory / f"console-{name}.log"
+        guest = await Guest.start(place, spec, console, incoming=name != "first")
+        pod = cls(scenario, name, node, spec, guest)
         try:
             yield pod
         finally:
@@ -69,8 +69,8 @@ class Pod:
     def endpoints(self) -> list[dict[str, Any]]:
         """What a CNI would write of it."""
         endpoints = []
-        for nic in self.vm.nics:
-            endpoint = self.trial.endpoint(self.node, workload=self.name)
+        for nic in self.spec.nics:
+            endpoint = self.scenario.endpoint(self.node, workload=self.name)
             endpoint["metadata"] |= {"name": nic.tap, "labels": {"pod": self.name}}
             endpoint["spec"] |= {"interface": nic.tap, "mac": nic.mac, "ips": list(nic.addresses)}
             endpoint["spec"]["awaitRole"] = self.name != "first"
@@ -79,30 +79,30 @@ class Pod:
 
     async def in_state(self, state: str) -> None:
         """Wait until its agent reports *state* of both interfaces."""
-        for nic in self.vm.nics:
-            await self.trial.lab.in_state(nic.tap, state)
+        for nic in self.spec.nics:
+            await self.scenario.lab.in_state(nic.tap, state)
 
     def routes(self, address: str) -> list[tuple[int, set[int]]]:
         """Return at each change on the node which metrics the routes by its interfaces had."""
-        taps = {nic.tap for nic in self.vm.nics}
+        taps = {nic.tap for nic in self.spec.nics}
         return [
             (entry.at_ns, {one.metric for one in standing if one.is_ours and one.way in taps})
-            for entry, standing in self.trial.journals[self.node].moments(address)
+            for entry, standing in self.scenario.journals[self.node].moments(address)
         ]
 
     async def end(self) -> None:
         """End it like a pod: QEMU, endpoints, interfaces; a second time changes nothing."""
         await self.guest.end()
-        await self.trial.lab.kubectl("delete", "wep", "--selector", f"pod={self.name}", "--wait")
-        for nic in self.vm.nics:
+        await self.scenario.lab.kubectl("delete", "wep", "--selector", f"pod={self.name}", "--wait")
+        for nic in self.spec.nics:
             with contextlib.suppress(subprocess.CalledProcessError):
-                tap.remove(self.trial.lab.cluster.nodes[self.node], nic.tap)
+                tap.remove(self.scenario.lab.cluster.nodes[self.node], nic.tap)
 
 
 async def announce(old: Pod, new: Pod) -> str:
     """Announce that the VM will move; return the migration's name."""
-    lab = old.trial.lab
-    live = old.trial.migration()
+    lab = old.scenario.lab
+    live = old.scenario.migration()
     live["spec"] |= {
         "source": {"workload": {"name": old.name}},
         "target": {"selector": {"matchLabels": {"pod": new.name}}},
@@ -113,22 +113,22 @@ async def announce(old: Pod, new: Pod) -> str:
 
 async def move(name: str, old: Pod, new: Pod) -> None:
     """Move the VM when Handover is ready."""
-    lab = old.trial.lab
+    lab = old.scenario.lab
     await lab.in_phase(name, "Ready")
-    await migration.migrate(old.guest, new.guest, lab.yard.room / name)
+    await migration.migrate(old.guest, new.guest, lab.vm.directory / name)
     await new.in_state("Live")
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def recorded(lab: Lab) -> AsyncIterator[Trial]:
+async def recorded(lab: Lab) -> AsyncIterator[Scenario]:
     """The lab in order, with a journal of all routes."""
     await scenario.settle(lab)
-    async with Trial.record(lab) as opened:
+    async with Scenario.record(lab) as opened:
         yield opened
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def pods(recorded: Trial) -> AsyncIterator[tuple[Pod, Pod, Pod]]:
+async def pods(recorded: Scenario) -> AsyncIterator[tuple[Pod, Pod, Pod]]:
     """The VM in its first pod, and two that wait for it: one elsewhere, and one on its node."""
     home, away = recorded.lab.cluster.nodes
     async with (
@@ -147,7 +147,7 @@ async def pings(lab: Lab, pods: tuple[Pod, ...]) -> AsyncIterator[dict[str, Flow
     """Pings to all addresses, to the first one once in a millisecond."""
     pings: dict[str, Flow] = {}
     for number, address in enumerate(ADDRESSES):
-        path = lab.yard.room / f"row-{number}"
+        path = lab.vm.directory / f"row-{number}"
         interval = 5 if number else 1
         pings[address] = Flow.start(lab.cluster.router, "ping", address, interval, path)
     for ping in pings.values():
@@ -166,7 +166,7 @@ async def test_a_vm_returns_at_once_to_a_node_where_its_old_pod_still_is(
     late end takes nothing of that.
     """
     first, second, third = pods
-    lab = first.trial.lab
+    lab = first.scenario.lab
     there = await announce(first, second)
     await move(there, first, second)
     back = await announce(second, third)
@@ -182,7 +182,7 @@ async def test_a_vm_returns_at_once_to_a_node_where_its_old_pod_still_is(
     for ping in pings.values():
         await ping.answered(time.time_ns() + UNDER_WAY)
     ended_ns = time.time_ns()
-    await first.trial.catch_up()
+    await first.scenario.catch_up()
     for address, ping in pings.items():
         serves(third, address)
         for old in (first, second):
@@ -204,15 +204,15 @@ def serves(pod: Pod, address: str) -> None:
 
 def follows(pods: tuple[Pod, ...], address: str) -> int:
     """See that the router has turned to one of *pods* after the other; return when to the last."""
-    stage = pods[0].trial
+    lab = pods[0].scenario
     names = {
         way: speaker.name
-        for speaker in stage.lab.cluster.mesh
+        for speaker in lab.lab.cluster.mesh
         for way in (speaker.address4, speaker.address6)
     }
     turns = [
         (names[entry.way], entry.at_ns)
-        for entry in stage.journals["router"].of(address)
+        for entry in lab.journals["router"].of(address)
         if entry.present
     ]
     ways = [(name, next(group)[1]) for name, group in itertools.groupby(turns, lambda one: one[0])]

@@ -9,8 +9,8 @@ import pytest
 from handover_lab.cluster import observer
 from handover_lab.cluster.observer import Object
 from handover_lab.guest.migration import SHORT_PAUSE
-from handover_lab.network.ping_record import Witness
-from handover_lab.testing.scenario import ELEVATED, NORMAL, Trial, name_of
+from handover_lab.network.ping_record import PingRecord
+from handover_lab.testing.scenario import ELEVATED, NORMAL, Scenario, name_of
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
@@ -25,64 +25,64 @@ def lingers(migration: Object) -> str:
 
 
 async def test_a_source_that_keeps_its_routes_gets_no_traffic_back(
-    trial: Trial, witness: Witness
+    scenario: Scenario, ping_record: PingRecord
 ) -> None:
     """Guards the order of telling: beside a dead source a target of the same priority loses half.
 
     The target keeps its elevated priority, long after the convergence time, until no source has
     routes any more.
     """
-    witness.forget()
-    migration = trial.migration()
+    ping_record.forget()
+    migration = scenario.migration()
     name = migration["metadata"]["name"]
-    await trial.lab.prepare(migration)
-    pids = await trial.agent(trial.here)
+    await scenario.lab.prepare(migration)
+    pids = await scenario.agent(scenario.here)
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:
-        switchover = await trial.lab.yard.move(trial.here, trial.there, SHORT_PAUSE)
-        await trial.lab.in_state(name_of(trial.there), "Live")
+        switchover = await scenario.lab.vm.move(scenario.here, scenario.there, SHORT_PAUSE)
+        await scenario.lab.in_state(name_of(scenario.there), "Live")
         settled = time.time_ns() + SETTLED
-        await trial.lab.say_outcome(name, "Succeeded")
-        await trial.lab.yard.end(trial.here)
+        await scenario.lab.say_outcome(name, "Succeeded")
+        await scenario.lab.vm.end(scenario.here)
 
-        await trial.lab.migrations.until(
+        await scenario.lab.migrations.until(
             lambda seen: lingers(seen[name]) == "StillRouted", "a source that lingers"
         )
-        await trial.catch_up()
-        assert observer.phase_of(trial.lab.migrations.objects[name]) == "Converging"
-        for address in trial.lab.yard.nic.addresses:
-            assert trial.changes(trial.there, address) == [(ELEVATED, True)]
-            assert trial.changes(trial.here, address) == [(NORMAL, True)]
+        await scenario.catch_up()
+        assert observer.phase_of(scenario.lab.migrations.objects[name]) == "Converging"
+        for address in scenario.lab.vm.nic.addresses:
+            assert scenario.changes(scenario.there, address) == [(ELEVATED, True)]
+            assert scenario.changes(scenario.here, address) == [(NORMAL, True)]
     finally:
         for pid in pids:
             os.kill(pid, signal.SIGCONT)
 
-    await trial.lab.in_phase(name, "Succeeded")
-    await trial.lab.yard.answered()
-    await trial.catch_up()
-    for address in trial.lab.yard.nic.addresses:
-        assert trial.changes(trial.there, address)[-2:] == [(NORMAL, True), (ELEVATED, False)]
-        assert trial.ways_back(address, settled) == []
-    assert await trial.lost_by_network(witness, settled, home=trial.there) == 0
+    await scenario.lab.in_phase(name, "Succeeded")
+    await scenario.lab.vm.answered()
+    await scenario.catch_up()
+    for address in scenario.lab.vm.nic.addresses:
+        assert scenario.changes(scenario.there, address)[-2:] == [(NORMAL, True), (ELEVATED, False)]
+        assert scenario.ways_back(address, settled) == []
+    assert await scenario.lost_by_network(ping_record, settled, home=scenario.there) == 0
     assert switchover.resumed_ns < settled
-    assert not (await trial.lab.yard.hush())["TCP session"].broken
+    assert not (await scenario.lab.vm.stop_flows())["TCP session"].broken
 
 
 async def test_a_source_endpoint_that_nobody_deletes_gets_no_traffic_back(
-    trial: Trial, witness: Witness
+    scenario: Scenario, ping_record: PingRecord
 ) -> None:
     """Guards Withdrawn: neither a new agent nor a touched object gives the source a route."""
-    witness.forget()
-    migrated = await trial.lab.migrate(trial.migration())
+    ping_record.forget()
+    migrated = await scenario.lab.migrate(scenario.migration())
     settled = migrated.cutover.at_ns + SETTLED if migrated.cutover else 0
 
-    await trial.lab.kubectl("label", "workloadendpoint", name_of(trial.here), "touched=yes")
-    await trial.replace_agent(trial.here)
+    await scenario.lab.kubectl("label", "workloadendpoint", name_of(scenario.here), "touched=yes")
+    await scenario.replace_agent(scenario.here)
 
-    await trial.lab.yard.answered()
-    await trial.catch_up()
-    for address in trial.lab.yard.nic.addresses:
-        assert trial.changes(trial.here, address) == [(NORMAL, True), (NORMAL, False)]
-        assert trial.ways_back(address, settled) == []
-    assert await trial.lost_by_network(witness, settled, home=trial.there) == 0
+    await scenario.lab.vm.answered()
+    await scenario.catch_up()
+    for address in scenario.lab.vm.nic.addresses:
+        assert scenario.changes(scenario.here, address) == [(NORMAL, True), (NORMAL, False)]
+        assert scenario.ways_back(address, settled) == []
+    assert await scenario.lost_by_network(ping_record, settled, home=scenario.there) == 0

@@ -8,7 +8,7 @@ import pytest
 from handover_lab.cluster import observer
 from handover_lab.demo.report import MOST_LOST_AFTER_SWITCH
 from handover_lab.guest.migration import LONG_PAUSE, POSTCOPY, Limits
-from handover_lab.testing.scenario import ELEVATED, NORMAL, Trial, name_of
+from handover_lab.testing.scenario import ELEVATED, NORMAL, Scenario, name_of
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
@@ -18,14 +18,14 @@ LOST_IF_LATE = 200
 ROUTED = "handover_nodeagent_announcement_to_route_seconds"
 
 
-async def test_a_vm_moves_there_and_back_and_its_network_follows(trial: Trial) -> None:
+async def test_a_vm_moves_there_and_back_and_its_network_follows(scenario: Scenario) -> None:
     """Of several moves, because others may need the processors just when a route has to move."""
     migrated = []
     for _ in range(4):
-        migrated.append(await trial.lab.migrate(trial.migration()))
-        trial.turn()
+        migrated.append(await scenario.lab.migrate(scenario.migration()))
+        scenario.turn()
 
-    felt = await trial.loss(*(one.move for one in migrated))
+    felt = await scenario.loss(*(one.move for one in migrated))
     for one, flows in zip(migrated, felt, strict=True):
         assert one.cutover is not None
         assert one.cutover.signal == "RARP"
@@ -39,48 +39,50 @@ async def test_a_vm_moves_there_and_back_and_its_network_follows(trial: Trial) -
 
 
 @pytest.mark.parametrize("limits", [LONG_PAUSE, POSTCOPY], ids=["long pause", "post-copy"])
-async def test_the_network_follows_whatever_way_qemu_takes(trial: Trial, limits: Limits) -> None:
+async def test_the_network_follows_whatever_way_qemu_takes(
+    scenario: Scenario, limits: Limits
+) -> None:
     """Whoever waited for the migration's end would be late: post-copy ends long after RESUME."""
-    migrated = await trial.lab.migrate(trial.migration(), limits)
+    migrated = await scenario.lab.migrate(scenario.migration(), limits)
 
-    (felt,) = await trial.loss(migrated.move)
+    (felt,) = await scenario.loss(migrated.move)
     assert migrated.cutover is not None
     assert felt["ping"].lost_after_switch < LOST_IF_LATE
     assert felt["TCP session"].lost == 0
 
 
-async def test_the_target_has_a_route_at_each_moment_after_its_first(trial: Trial) -> None:
+async def test_the_target_has_a_route_at_each_moment_after_its_first(scenario: Scenario) -> None:
     """Guards the order at a change of metric: delete, then add is a withdrawal in all of BGP."""
-    await trial.lab.migrate(trial.migration())
-    await trial.catch_up()
+    await scenario.lab.migrate(scenario.migration())
+    await scenario.catch_up()
 
-    for address in trial.lab.yard.nic.addresses:
-        assert trial.changes(trial.there, address) == [
+    for address in scenario.lab.vm.nic.addresses:
+        assert scenario.changes(scenario.there, address) == [
             (ELEVATED, True),
             (NORMAL, True),
             (ELEVATED, False),
         ]
-        assert trial.changes(trial.here, address) == [(NORMAL, True), (NORMAL, False)]
-        for entry, standing in trial.journals[trial.here].moments(address):
+        assert scenario.changes(scenario.here, address) == [(NORMAL, True), (NORMAL, False)]
+        for entry, standing in scenario.journals[scenario.here].moments(address):
             assert standing or not entry.is_ours
 
 
-async def test_api_and_prometheus_tell_how_long_the_route_took(trial: Trial) -> None:
-    before = await trial.metrics(trial.there)
+async def test_api_and_prometheus_tell_how_long_the_route_took(scenario: Scenario) -> None:
+    before = await scenario.metrics(scenario.there)
 
-    migrated = await trial.lab.migrate(trial.migration())
+    migrated = await scenario.lab.migrate(scenario.migration())
 
-    seen = trial.seen(trial.there)["status"]["lastCutover"]
+    seen = scenario.seen(scenario.there)["status"]["lastCutover"]
     uid = seen.pop("migrationUID")
-    (migration,) = trial.lab.migrations.objects.values()
+    (migration,) = scenario.lab.migrations.objects.values()
     (side,) = migration["status"]["target"]
     assert uid == migration["metadata"]["uid"]
     assert side["cutover"] == seen
-    assert side["node"] == trial.there
+    assert side["node"] == scenario.there
     route_s = seen["announcementToRouteMicroseconds"] / 1e6
-    after = await trial.metrics(trial.there)
+    after = await scenario.metrics(scenario.there)
     none = frozenset[tuple[str, str]]()
-    endpoint = frozenset({("namespace", "default"), ("name", name_of(trial.there))})
+    endpoint = frozenset({("namespace", "default"), ("name", name_of(scenario.there))})
     grown = {key: value - before.get(key, 0) for key, value in after.items()}
     assert grown[f"{ROUTED}_count", none] == 1
     assert grown[f"{ROUTED}_sum", none] == pytest.approx(route_s, abs=2e-6)

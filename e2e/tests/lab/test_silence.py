@@ -13,9 +13,9 @@ from handover_lab.guest import migration as qemu
 from handover_lab.guest.migration import CRAWL, Limits
 from handover_lab.guest.qemu import GuestError, Nic
 from handover_lab.network.journal import MAIN, Entry
-from handover_lab.network.ping_record import Witness
+from handover_lab.network.ping_record import PingRecord
 from handover_lab.processes.waiting import until
-from handover_lab.testing.scenario import ELEVATED, Trial, name_of
+from handover_lab.testing.scenario import ELEVATED, Scenario, name_of
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
@@ -23,74 +23,74 @@ PARKING = "5254"
 SLOWLY = Limits(bytes_per_second=CRAWL)
 
 
-async def cancelled(trial: Trial, name: str) -> None:
+async def cancelled(scenario: Scenario, name: str) -> None:
     """Let QEMU call it off, and the driver say so."""
-    await qemu.cancel(trial.source)
-    await trial.lab.say_outcome(name, "Aborted")
+    await qemu.cancel(scenario.source)
+    await scenario.lab.say_outcome(name, "Aborted")
 
 
-async def failed(trial: Trial, name: str) -> None:
+async def failed(scenario: Scenario, name: str) -> None:
     """Let the target's QEMU die with half of the memory, and the driver say so."""
-    old = len(trial.source.events)
-    await trial.lab.yard.end(trial.there)
-    await trial.source.expect(*qemu.FAILURES, after=old)
-    await trial.lab.say_outcome(name, "Aborted")
+    old = len(scenario.source.events)
+    await scenario.lab.vm.end(scenario.there)
+    await scenario.source.expect(*qemu.FAILURES, after=old)
+    await scenario.lab.say_outcome(name, "Aborted")
 
 
-async def given_up(trial: Trial, name: str) -> None:
+async def given_up(scenario: Scenario, name: str) -> None:
     """Let the driver say so while QEMU still sends memory."""
-    await trial.lab.say_outcome(name, "Aborted")
-    await trial.lab.in_state(name_of(trial.there), "Withdrawn")
-    await qemu.cancel(trial.source)
+    await scenario.lab.say_outcome(name, "Aborted")
+    await scenario.lab.in_state(name_of(scenario.there), "Withdrawn")
+    await qemu.cancel(scenario.source)
 
 
-async def forgotten(trial: Trial, name: str) -> None:
+async def forgotten(scenario: Scenario, name: str) -> None:
     """Let somebody delete the object while QEMU still sends memory."""
-    await trial.lab.delete("livemigration", name)
-    await trial.lab.in_state(name_of(trial.there), "Withdrawn")
-    await qemu.cancel(trial.source)
+    await scenario.lab.delete("livemigration", name)
+    await scenario.lab.in_state(name_of(scenario.there), "Withdrawn")
+    await qemu.cancel(scenario.source)
 
 
 @pytest.mark.parametrize("end", [cancelled, failed, given_up, forgotten])
 async def test_a_migration_that_does_not_happen_changes_no_route(
-    trial: Trial, witness: Witness, end: Callable[[Trial, str], Awaitable[None]]
+    scenario: Scenario, ping_record: PingRecord, end: Callable[[Scenario, str], Awaitable[None]]
 ) -> None:
     """Guards the way from Target to Withdrawn: elsewhere the target takes the traffic for 30 s."""
-    witness.forget()
+    ping_record.forget()
     began = time.time_ns()
-    migration = trial.migration()
-    await trial.lab.prepare(migration)
-    old = len(trial.source.events)
-    moving = asyncio.create_task(trial.lab.yard.move(trial.here, trial.there, SLOWLY))
+    migration = scenario.migration()
+    await scenario.lab.prepare(migration)
+    old = len(scenario.source.events)
+    moving = asyncio.create_task(scenario.lab.vm.move(scenario.here, scenario.there, SLOWLY))
     try:
-        await trial.source.expect("RESUME", after=old)
-        await end(trial, migration["metadata"]["name"])
+        await scenario.source.expect("RESUME", after=old)
+        await end(scenario, migration["metadata"]["name"])
         with pytest.raises(GuestError, match="ended as"):
             await moving
     finally:
         moving.cancel()
-    await trial.lab.in_state(name_of(trial.there), "Withdrawn")
-    await trial.lab.yard.end(trial.there)
-    await trial.lab.yard.answered()
-    await trial.catch_up()
-    for address in trial.lab.yard.nic.addresses:
-        target = trial.journals[trial.there].of(address)
+    await scenario.lab.in_state(name_of(scenario.there), "Withdrawn")
+    await scenario.lab.vm.end(scenario.there)
+    await scenario.lab.vm.answered()
+    await scenario.catch_up()
+    for address in scenario.lab.vm.nic.addresses:
+        target = scenario.journals[scenario.there].of(address)
         assert [entry for entry in target if entry.is_ours] == []
-        for journal in trial.journals.values():
+        for journal in scenario.journals.values():
             assert [entry for entry in journal.of(address) if entry.at_ns > began] == []
-    assert await trial.lost_by_network(witness, began, home=trial.here) == 0
-    assert not (await trial.lab.yard.hush())["TCP session"].broken
+    assert await scenario.lost_by_network(ping_record, began, home=scenario.here) == 0
+    assert not (await scenario.lab.vm.stop_flows())["TCP session"].broken
 
 
 @pytest_asyncio.fixture(loop_scope="session")
-async def plugin(trial: Trial) -> AsyncIterator[Callable[[], None]]:
+async def plugin(scenario: Scenario) -> AsyncIterator[Callable[[], None]]:
     """A CNI plug-in that installs host routes of its own for the VM on the target's node."""
-    node, nic = trial.lab.cluster.nodes[trial.there], trial.lab.yard.nic
+    node, nic = scenario.lab.cluster.nodes[scenario.there], scenario.lab.vm.nic
     yield lambda: install(node, nic)
-    await trial.lab.kubectl("delete", "workloadendpoints", "--all", "--wait")
+    await scenario.lab.kubectl("delete", "workloadendpoints", "--all", "--wait")
     # As long as an agent knows the endpoint it writes a parked copy anew that somebody removes.
     await until(
-        lambda: trial.known(trial.there), lambda number: number == 0, "a forgotten endpoint"
+        lambda: scenario.known(scenario.there), lambda number: number == 0, "a forgotten endpoint"
     )
     for address in nic.addresses:
         for table in (PARKING, MAIN):
@@ -108,41 +108,43 @@ STEPS = ("endpoint", "migration", "plug-in")
 
 @pytest.mark.parametrize("first", range(len(STEPS)), ids=[f"{step} first" for step in STEPS])
 async def test_no_order_of_events_gives_a_target_a_route_before_its_vm(
-    trial: Trial, plugin: Callable[[], None], first: int
+    scenario: Scenario, plugin: Callable[[], None], first: int
 ) -> None:
     """Guards awaitRole and the parking of foreign routes, in IPv6 also below the one of BGP."""
-    await trial.lab.delete("workloadendpoint", name_of(trial.there))
+    await scenario.lab.delete("workloadendpoint", name_of(scenario.there))
     await until(
-        lambda: trial.known(trial.there), lambda number: number == 0, "an agent without endpoints"
+        lambda: scenario.known(scenario.there),
+        lambda number: number == 0,
+        "an agent without endpoints",
     )
-    migration = trial.migration()
+    migration = scenario.migration()
     for step in (*STEPS[first:], *STEPS[:first]):
         if step == "endpoint":
-            await trial.lab.apply(trial.endpoint(trial.there))
+            await scenario.lab.apply(scenario.endpoint(scenario.there))
         elif step == "migration":
-            await trial.lab.apply(migration)
+            await scenario.lab.apply(migration)
         else:
             plugin()
-    await trial.lab.yard.await_vm(trial.there)
-    journal = trial.journals[trial.there]
-    for address in trial.lab.yard.nic.addresses:
+    await scenario.lab.vm.start_target(scenario.there)
+    journal = scenario.journals[scenario.there]
+    for address in scenario.lab.vm.nic.addresses:
         await journal.until(functools.partial(is_gone, address))
-        assert is_parked(trial.lab.cluster.nodes[trial.there], address)
-    await trial.lab.in_phase(migration["metadata"]["name"], "Ready")
+        assert is_parked(scenario.lab.cluster.nodes[scenario.there], address)
+    await scenario.lab.in_phase(migration["metadata"]["name"], "Ready")
 
-    migrated = await trial.lab.complete(migration)
+    migrated = await scenario.lab.complete(migration)
 
-    await trial.catch_up()
-    (felt,) = await trial.loss(migrated.move)
+    await scenario.catch_up()
+    (felt,) = await scenario.loss(migrated.move)
     assert felt["TCP session"].lost == 0
-    for address in trial.lab.yard.nic.addresses:
+    for address in scenario.lab.vm.nic.addresses:
         entries = [e for e in journal.entries if e.address == address]
         ours = [e for e in entries if e.is_ours]
         assert ours[0].metric == ELEVATED
         assert ours[0].at_ns > migrated.move.switchover.resumed_ns
         plugins = [e.present for e in entries if is_foreign(e)]
         assert plugins[:2] == [True, False]
-        assert is_parked(trial.lab.cluster.nodes[trial.there], address)
+        assert is_parked(scenario.lab.cluster.nodes[scenario.there], address)
 
 
 def is_parked(node: Node, address: str) -> bool:

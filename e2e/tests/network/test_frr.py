@@ -76,16 +76,16 @@ def route(node: Namespace, verb: str, metric: int) -> None:
 
 
 @pytest.fixture
-def room() -> Iterator[Path]:
+def directory() -> Iterator[Path]:
     """A directory that FRR's own user can reach, with a name short enough for a socket."""
     with tempfile.TemporaryDirectory(prefix="handover-frr-") as name:
-        room = Path(name)
-        room.chmod(0o755)
-        yield room
+        directory = Path(name)
+        directory.chmod(0o755)
+        yield directory
 
 
 @pytest.fixture
-async def mesh(room: Path) -> AsyncIterator[Mesh]:
+async def mesh(directory: Path) -> AsyncIterator[Mesh]:
     """The mesh, established, with the VM's normal routes on node a."""
     with ExitStack() as cleanup:
         router, a, b = (Namespace.make(name) for name in ("router", "node-a", "node-b"))
@@ -94,7 +94,7 @@ async def mesh(room: Path) -> AsyncIterator[Mesh]:
         speakers = []
         members = connect(router, [a, b])
         for place, member in zip((router, a, b), members, strict=True):
-            speakers.append(Frr.start(place, member, members, room))
+            speakers.append(Frr.start(place, member, members, directory))
             cleanup.callback(speakers[-1].stop)
         for node in (a, b):
             node.run("ip link add vm up type veth peer name guest && ip link set guest up")

@@ -1,4 +1,4 @@
-"""The witness beside a guest that is a namespace: it answers, is deaf, or is not reached at all."""
+"""The record beside a guest that is a namespace: it answers, is deaf, or is not reached at all."""
 
 import subprocess
 from collections.abc import Iterator
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from handover_lab.network.namespaces import Namespace
-from handover_lab.network.ping_record import Witness
+from handover_lab.network.ping_record import PingRecord
 
 pytestmark = pytest.mark.root
 
@@ -48,28 +48,28 @@ def ping(client: Namespace) -> bool:
 
 
 def test_a_ping_that_was_answered_is_nobody_s_loss(places: dict[str, Namespace]) -> None:
-    with Witness.called({"node": places["node"]}, "tap") as witness:
+    with PingRecord.kept({"node": places["node"]}, "tap") as ping_record:
         assert ping(places["client"])
 
-        assert witness.unanswered("node") == frozenset()
+        assert ping_record.unanswered("node") == frozenset()
 
 
 def test_a_ping_that_the_guest_had_is_its_own_loss(places: dict[str, Namespace]) -> None:
     assert ping(places["client"])
     places["guest"].run(DEAF)
-    with Witness.called({"node": places["node"]}, "tap") as witness:
+    with PingRecord.kept({"node": places["node"]}, "tap") as ping_record:
         assert not ping(places["client"])
 
-        assert witness.unanswered("node") == {0}
-        witness.forget()
-        assert witness.unanswered("node") == frozenset()
+        assert ping_record.unanswered("node") == {0}
+        ping_record.forget()
+        assert ping_record.unanswered("node") == frozenset()
 
 
 def test_a_ping_that_never_came_to_the_guest_is_the_network_s(
     places: dict[str, Namespace],
 ) -> None:
     places["node"].run(f"ip route add blackhole {GUEST}")
-    with Witness.called({"node": places["node"]}, "tap") as witness:
+    with PingRecord.kept({"node": places["node"]}, "tap") as ping_record:
         assert not ping(places["client"])
 
-        assert witness.unanswered("node") == frozenset()
+        assert ping_record.unanswered("node") == frozenset()

@@ -20,7 +20,7 @@ import pytest
 
 from handover_lab.processes import cgroups
 from handover_lab.sandbox import directories, sandbox
-from handover_lab.sandbox.directories import NoSuchSandboxError, Room
+from handover_lab.sandbox.directories import NoSuchSandboxError, SandboxDirectory
 from handover_lab.sandbox.sandbox import SandboxError
 
 MISSING = [name for name in sandbox.PROGRAMS if shutil.which(name) is None]
@@ -58,7 +58,7 @@ class Living:
     """The number of its pid namespace."""
 
     @property
-    def keeper(self) -> int:
+    def supervisor(self) -> int:
         """The process that keeps it."""
         pid = self.caller.pid
         return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
@@ -105,7 +105,7 @@ class Sandboxes:
         assert caller.stdout is not None
         up, name = caller.stdout.readline().split()
         assert up == "up"
-        first = Room(directories.ROOMS / name).first.read_text().strip()
+        first = SandboxDirectory(directories.PARENT / name).first.read_text().strip()
         self.living.append(Living(caller, name, Path(f"/proc/{first}/ns/pid").stat().st_ino))
         return self.living[-1]
 
@@ -217,7 +217,7 @@ def test_the_end_of_the_command_ends_what_it_has_left_running(sandboxes: Sandbox
     assert it.caller.wait(PATIENCE) == 3
     assert inhabitants(it.space) == []
     assert groups_of(it.id) == []
-    assert not (directories.ROOMS / it.id).exists()
+    assert not (directories.PARENT / it.id).exists()
 
 
 def test_a_signal_reaches_the_command(sandboxes: Sandboxes) -> None:
@@ -237,14 +237,14 @@ def test_sigkill_of_the_caller_ends_all_of_it(sandboxes: Sandboxes) -> None:
 
 
 def test_the_next_start_clears_up_after_a_killed_one(sandboxes: Sandboxes) -> None:
-    it = sandboxes.start(f"{NODE} touch {directories.ROOMS}/$HANDOVER_SANDBOX/files/large")
+    it = sandboxes.start(f"{NODE} touch {directories.PARENT}/$HANDOVER_SANDBOX/files/large")
     it.caller.kill()
     it.caller.wait()
     assert len(groups_of(it.id)) == len(cgroups.hierarchies())
-    assert (directories.ROOMS / it.id / "files/large").exists()
+    assert (directories.PARENT / it.id / "files/large").exists()
     assert run("true").returncode == 0
     assert groups_of(it.id) == []
-    assert not (directories.ROOMS / it.id).exists()
+    assert not (directories.PARENT / it.id).exists()
 
 
 def test_the_next_start_clears_groups_whose_room_is_gone() -> None:
@@ -266,18 +266,18 @@ def test_groups_of_others_stay() -> None:
 
 def test_sigkill_of_the_keeper_ends_all_of_it(sandboxes: Sandboxes) -> None:
     it = sandboxes.start(NODE)
-    os.kill(it.keeper, signal.SIGKILL)
+    os.kill(it.supervisor, signal.SIGKILL)
     assert it.caller.wait(PATIENCE) == 137
     it.await_deserted()
     assert groups_of(it.id) == []
-    assert not (directories.ROOMS / it.id).exists()
+    assert not (directories.PARENT / it.id).exists()
 
 
 def test_two_live_side_by_side(sandboxes: Sandboxes) -> None:
     first, second = sandboxes.start(NODE), sandboxes.start(NODE)
     assert first.id != second.id
     assert first.space != second.space
-    assert {first.id, second.id} <= {room.id for room in directories.living()}
+    assert {first.id, second.id} <= {directory.id for directory in directories.living()}
     second.caller.terminate()
     assert second.caller.wait(PATIENCE) == 143
     assert len(groups_of(first.id)) == len(cgroups.hierarchies())
@@ -338,7 +338,7 @@ def test_a_released_one_ends_when_it_is_told_to(released: Living) -> None:
     sandbox.end(released.id)
     assert inhabitants(released.space) == []
     assert groups_of(released.id) == []
-    assert not (directories.ROOMS / released.id).exists()
+    assert not (directories.PARENT / released.id).exists()
 
 
 def test_one_that_will_not_end_is_ended(
@@ -381,7 +381,9 @@ def test_where_namespaces_are_forbidden_it_says_so_and_leaves_nothing() -> None:
     assert done.returncode == 1
     assert "This machine does not let root make namespaces (in a container" in done.stderr
     assert "Traceback" not in done.stderr
-    assert [room.id for room in directories.living()] == [room.id for room in before]
+    assert [directory.id for directory in directories.living()] == [
+        directory.id for directory in before
+    ]
 
 
 @dataclass

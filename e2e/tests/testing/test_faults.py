@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 import pytest
 
 from handover_lab.testing import faults
-from handover_lab.testing.faults import Reaper
+from handover_lab.testing.faults import FaultInjector
 
 
 class DiedError(Exception):
@@ -37,7 +37,7 @@ def order(tmp_path: Path) -> Path:
 @pytest.fixture(params=["sync", "async"])
 def work(order: Path, request: pytest.FixtureRequest) -> Callable[[list[str]], Any]:
     """Add to a list, in a function that can die."""
-    reaper = Reaper(order)
+    injector = FaultInjector(order)
 
     def add(done: list[str]) -> None:
         done.append("done")
@@ -46,8 +46,8 @@ def work(order: Path, request: pytest.FixtureRequest) -> Callable[[list[str]], A
         add(done)
 
     if request.param == "sync":
-        return reaper.wrap("step", add)
-    awaited = reaper.wrap("step", await_it)
+        return injector.wrap("step", add)
+    awaited = injector.wrap("step", await_it)
     return lambda done: asyncio.run(awaited(done))
 
 

@@ -351,10 +351,11 @@ def test_progress_is_one_line_from_time_to_time() -> None:
         for done in range(3):
             meter.show(Stage("compiling packages", done, 3, "fmt"))
         meter.show(Stage("linking programs", 0, 7))
-    assert (
-        screen.getvalue()
-        == "   0 s  compiling packages 0 of 3  fmt\n   0 s  linking programs 0 of 7\n"
-    )
+    lines = [re.fullmatch(r" *\d+ s  (.*)", line) for line in screen.getvalue().splitlines()]
+    assert [line and line[1] for line in lines] == [
+        "compiling packages 0 of 3  fmt",
+        "linking programs 0 of 7",
+    ]
 
 
 def test_progress_is_one_moving_line_on_a_terminal() -> None:

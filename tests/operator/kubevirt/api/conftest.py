@@ -14,7 +14,7 @@ from handover_lab.cluster.controlplane import ControlPlane
 from handover_lab.cluster.release import Release
 from handover_lab.cluster.replica import Replica
 from handover_lab.cluster.rest import Api, ApiError
-from handover_lab.kubevirt.objects import CRD, POD, Puppets
+from handover_lab.kubevirt.objects import CRD, POD, KubeVirtObjects
 from handover_lab.kubevirt.simulated import KubeVirt
 from handover_lab.processes.waiting import until
 from handover_lab.toolchain.tools import ToolsError
@@ -46,7 +46,9 @@ class Desk:
     def __init__(self, api: Api, namespace: str, *, played: bool = True) -> None:
         self.api = api
         self.namespace = namespace
-        self.kubevirt: Puppets = KubeVirt(api, namespace) if played else Puppets(api, namespace)
+        self.kubevirt: KubeVirtObjects = (
+            KubeVirt(api, namespace) if played else KubeVirtObjects(api, namespace)
+        )
         self.history: dict[str, list[str]] = {}
 
     def path(self, kind: Kind, name: str = "") -> str:
