@@ -21,7 +21,7 @@ from handover_operator.roles.sharing import Sharing
 from handover_operator.status.configuration import Application
 
 
-class Follower(Protocol):
+class Listener(Protocol):
     """Is shown every version of every object that counts."""
 
     def put(self, kind: Kind, key: ObjectKey, raw: RawObject) -> None:
@@ -34,7 +34,7 @@ class Follower(Protocol):
         """Take in that an object is gone."""
 
 
-class Knowledge:
+class Cache:
     """All objects of our kinds.
 
     ``application``: how the last apply of ``default`` went, where this operator applies it.
@@ -52,7 +52,7 @@ class Knowledge:
         self.paused: frozenset[str] | None = None
         self.doubtful: set[str] = set()
         self.complaints: set[tuple[Kind, ObjectKey]] = set()
-        self.followers: list[Follower] = []
+        self.listeners: list[Listener] = []
         self._versions = {kind: Versions() for kind in Kind}
         self._log = structlog.get_logger()
 
@@ -83,12 +83,12 @@ class Knowledge:
         found = self._take(kind, key, raw)
         if found is not None:
             self._complain(kind, found)
-            for follower in self.followers:
-                follower.put_unreadable(kind, key, version.uid)
+            for listener in self.listeners:
+                listener.put_unreadable(kind, key, version.uid)
         else:
             self.unreadable.pop((kind, key), None)
-            for follower in self.followers:
-                follower.put(kind, key, raw)
+            for listener in self.listeners:
+                listener.put(kind, key, raw)
 
     def forget(self, kind: Kind, key: ObjectKey, last: Version) -> bool:
         """Take in that this very object is gone; return whether it was known."""
@@ -164,8 +164,8 @@ class Knowledge:
     def _drop(self, kind: Kind, key: ObjectKey) -> None:
         self.unreadable.pop((kind, key), None)
         self.complaints.discard((kind, key))
-        for follower in self.followers:
-            follower.drop(kind, key)
+        for listener in self.listeners:
+            listener.drop(kind, key)
         match kind:
             case Kind.ENDPOINT:
                 self.resolver.drop_endpoint(key)

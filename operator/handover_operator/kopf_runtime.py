@@ -22,7 +22,7 @@ from yarl import URL
 from handover_api import names
 from handover_api.names import ObjectKey
 from handover_operator import kinds
-from handover_operator.controller import Reconciler
+from handover_operator.controller import Controller
 from handover_operator.kinds import Kind
 from handover_operator.kube.errors import Unavailable
 from handover_operator.kube.resync import Resync
@@ -44,7 +44,7 @@ _is_kopfs: Final = contextvars.ContextVar("is_kopfs", default=False)
 class Memo:
     """What the handlers need (Kopf's ``memo``), while Kopf runs once."""
 
-    controller: Reconciler
+    controller: Controller
     resync: Resync
     configuration: client.Configuration
     _token: str | None = None

@@ -12,7 +12,7 @@ import structlog
 import yaml
 
 from handover_operator import kopf_app
-from handover_operator.controller import Reconciler
+from handover_operator.controller import Controller
 from handover_operator.kinds import Kind
 from handover_operator.kopf_runtime import Memo
 from handover_operator.kube import client, resync, retry, watch
@@ -22,7 +22,7 @@ from handover_operator.kube.leadership import Leadership
 from handover_operator.kube.namespaces import Namespaces
 from handover_operator.kube.resync import Resync
 from handover_operator.kube.standby import Standby
-from handover_operator.kubevirt.controller import AdapterReconciler
+from handover_operator.kubevirt.controller import KubeVirtController
 from handover_operator.kubevirt.discovery import Discovery
 from handover_operator.observability import health, metrics
 from handover_operator.settings import OperatorSettings
@@ -37,28 +37,28 @@ async def run(settings: OperatorSettings) -> None:
     given = read_default(settings.configuration_file)
     configuration = await client.connect()
     api = Cluster(configuration)
-    reconciler = Reconciler(api, _now)
-    default = Default(api, reconciler, given)
-    reconciler.known.followers.append(default)
+    controller = Controller(api, _now)
+    default = Default(api, controller, given)
+    controller.cache.listeners.append(default)
     ttl = settings.migration_ttl
-    adapter = AdapterReconciler(api, reconciler, _now, ttl) if settings.kubevirt else None
+    adapter = KubeVirtController(api, controller, _now, ttl) if settings.kubevirt else None
     if adapter is not None:
         adapter.is_configured = default.has_been_there
     metrics.watch(
-        lambda: len(reconciler) + (0 if adapter is None else len(adapter)),
-        lambda: reconciler.denied() + (0 if adapter is None else adapter.denied()),
-        reconciler.known.shared,
-        reconciler.known,
+        lambda: len(controller) + (0 if adapter is None else len(adapter)),
+        lambda: controller.denied() + (0 if adapter is None else adapter.denied()),
+        controller.cache.shared,
+        controller.cache,
     )
     try:
         server = await health.serve(
-            settings.listen_address, settings.port, lambda: _unready(reconciler, adapter, default)
+            settings.listen_address, settings.port, lambda: _unready(controller, adapter, default)
         )
     except OSError as error:
         await api.close()
         message = f"cannot serve /healthz, /readyz and /metrics (HANDOVER_PORT): {error}"
         raise Unusable(message) from error
-    work = asyncio.create_task(_work(settings, api, reconciler, adapter, default))
+    work = asyncio.create_task(_work(settings, api, controller, adapter, default))
     _take_signals(work)
     try:
         with contextlib.suppress(asyncio.CancelledError):
@@ -72,47 +72,47 @@ async def run(settings: OperatorSettings) -> None:
 async def _work(
     settings: OperatorSettings,
     api: Cluster,
-    reconciler: Reconciler,
-    adapter: AdapterReconciler | None,
+    controller: Controller,
+    adapter: KubeVirtController | None,
     default: Default,
 ) -> None:
     work = asyncio.current_task()
     assert work is not None
     # Kopf does not tell when its first lists are complete, so that there are ours before it.
-    await retry.insist(reconciler.load, "the first lists")
+    await retry.insist(controller.load, "the first lists")
     discovery: Discovery | None = None
     if adapter is not None:
         discovery = Discovery(api, adapter, settings.sweep_interval)
         await discovery.begin()
     resync.freeze()
     structlog.get_logger().info("synced")
-    writers = (reconciler, adapter) if adapter is not None else (reconciler,)
+    writers = (controller, adapter) if adapter is not None else (controller,)
     async with asyncio.TaskGroup() as group:
         group.create_task(default.run())
         group.create_task(_lead(settings, api, writers, default))
-        group.create_task(Namespaces(api, reconciler.take_paused).run())
+        group.create_task(Namespaces(api, controller.take_paused).run())
         if discovery is not None:
             group.create_task(discovery.run())
-        sweeper = Resync(reconciler.sweep, settings.sweep_interval)
+        sweeper = Resync(controller.sweep, settings.sweep_interval)
         group.create_task(sweeper.run())
         await retry.keep_running(
-            lambda: _watch(api, reconciler, sweeper, work), lambda: sweeper.lists
+            lambda: _watch(api, controller, sweeper, work), lambda: sweeper.lists
         )
 
 
 async def _watch(
-    api: Cluster, reconciler: Reconciler, sweeper: Resync, work: asyncio.Task[None]
+    api: Cluster, controller: Controller, sweeper: Resync, work: asyncio.Task[None]
 ) -> None:
     """Let Kopf watch our kinds until it ends; it looks once for what is served."""
     await watch.require(api, Kind)
-    memo = Memo(reconciler, sweeper, api.configuration)
+    memo = Memo(controller, sweeper, api.configuration)
     await kopf_app.run(memo, lambda: _take_signals(work))
 
 
 async def _lead(
     settings: OperatorSettings,
     api: Cluster,
-    writers: Sequence[Reconciler | AdapterReconciler],
+    writers: Sequence[Controller | KubeVirtController],
     default: Default,
 ) -> None:
     """Govern while this replica leads, else stand by; govern always, where it is the only one."""
@@ -131,7 +131,7 @@ async def _lead(
 
 async def _stand_by(
     settings: OperatorSettings,
-    writers: Sequence[Reconciler | AdapterReconciler],
+    writers: Sequence[Controller | KubeVirtController],
     standby: Standby,
 ) -> None:
     """Write until cancelled what a migration waits for and nobody else writes."""
@@ -142,7 +142,7 @@ async def _stand_by(
 
 async def _govern(
     settings: OperatorSettings,
-    writers: Sequence[Reconciler | AdapterReconciler],
+    writers: Sequence[Controller | KubeVirtController],
     default: Default,
 ) -> None:
     """Write until cancelled: everything that only the leader does."""
@@ -162,9 +162,9 @@ def _take_signals(work: asyncio.Task[None]) -> None:
         loop.add_signal_handler(number, work.cancel)
 
 
-def _unready(reconciler: Reconciler, adapter: AdapterReconciler | None, default: Default) -> str:
+def _unready(controller: Controller, adapter: KubeVirtController | None, default: Default) -> str:
     """Return why this replica is not ready, which is why it could not lead; "" when it is."""
-    if not reconciler.synced:
+    if not controller.synced:
         return "the first lists are not complete"
     if adapter is not None and not adapter.has_begun:
         return "nobody knows so far whether there is a KubeVirt, or its objects are not listed"

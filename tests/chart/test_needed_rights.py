@@ -21,11 +21,10 @@ from tests.chart.needs import NEEDY, ROOM, Needy
 from handover_api import names
 from handover_api.names import ObjectKey
 from handover_lab.cluster.controlplane import ControlPlane
-from handover_operator.controller import Reconciler
+from handover_operator.controller import Controller
 from handover_operator.kinds import Kind
 from handover_operator.kube.client import Cluster
 from handover_operator.kube.errors import Outdated, Refused
-from handover_operator.subject import Subject
 
 pytestmark = pytest.mark.api
 
@@ -220,15 +219,15 @@ async def test_the_operator_reads_again_what_somebody_else_has_changed(
         config_file=str(api_server.credentials(NEEDY)), client_configuration=configuration
     )
     api = Cluster(configuration)
-    reconciler = Reconciler(api, lambda: NOW)
+    controller = Controller(api, lambda: NOW)
     stale = {"metadata": {"resourceVersion": "1"}, **({"status": {}} if subresource else {})}
 
     try:
         with pytest.raises(Refused, match=f'cannot get resource "{kind.plural}"'):
-            await reconciler._patch(Subject(kind, key), stale, subresource=subresource)
+            await controller._writer.patch(kind, key, stale, subresource=subresource)
         needy.rights.add(("handover.dev", kind.plural, "get"))
         needy.write_role()
         with pytest.raises(Outdated):
-            await reconciler._patch(Subject(kind, key), stale, subresource=subresource)
+            await controller._writer.patch(kind, key, stale, subresource=subresource)
     finally:
         await api.close()

@@ -11,8 +11,8 @@ import structlog
 
 from handover_api import names
 from handover_api.names import ObjectKey
-from handover_operator import controller
-from handover_operator.controller import Reconciler
+from handover_operator import controller as room
+from handover_operator.controller import Controller
 from handover_operator.kinds import AnyKind, Kind, Watched
 from handover_operator.kube import retry
 from handover_operator.kube.client import Cluster
@@ -159,22 +159,22 @@ def memory() -> Memory:
 
 
 @pytest.fixture
-async def reconciler(memory: Memory) -> AsyncIterator[Reconciler]:
-    """Run a reconciler that has not listed anything yet."""
-    reconciler = Reconciler(memory, lambda: memory.now)
-    task = asyncio.create_task(reconciler.run(2))
-    yield reconciler
-    if reconciler.synced:
-        await settle(reconciler)
+async def controller(memory: Memory) -> AsyncIterator[Controller]:
+    """Run a controller that has not listed anything yet."""
+    controller = Controller(memory, lambda: memory.now)
+    task = asyncio.create_task(controller.run(2))
+    yield controller
+    if controller.synced:
+        await settle(controller)
         await assert_idle()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
 
 
-async def settle(reconciler: Reconciler) -> None:
+async def settle(controller: Controller) -> None:
     """Wait until everything is written."""
     async with asyncio.timeout(10):
-        while len(reconciler):  # noqa: ASYNC110  the queue has no other sign
+        while len(controller):  # noqa: ASYNC110  the queue has no other sign
             await asyncio.sleep(0.001)
 
 
@@ -192,7 +192,7 @@ async def assert_idle() -> None:
 
 
 async def test_nothing_is_decided_before_the_first_lists_are_complete(
-    memory: Memory, reconciler: Reconciler
+    memory: Memory, controller: Controller
 ) -> None:
     endpoint = memory.stored[Kind.ENDPOINT, ObjectKey(NAMESPACE, "a")]
     endpoint["metadata"]["annotations"] = {
@@ -200,196 +200,196 @@ async def test_nothing_is_decided_before_the_first_lists_are_complete(
         names.MIGRATION: "m1",
         names.MIGRATION_UID: "uid-m1",
     }
-    reconciler.observe(Kind.ENDPOINT, copy.deepcopy(endpoint))
-    await settle(reconciler)
+    controller.observe(Kind.ENDPOINT, copy.deepcopy(endpoint))
+    await settle(controller)
     assert memory.patches == []
-    await reconciler.load()
-    await settle(reconciler)
+    await controller.load()
+    await settle(controller)
     assert memory.patches == ["m1/status"]
     assert memory.role("a") == "source"
 
 
-async def test_a_conflict_is_read_again_and_written(memory: Memory, reconciler: Reconciler) -> None:
+async def test_a_conflict_is_read_again_and_written(memory: Memory, controller: Controller) -> None:
     memory.meanwhile = list(memory.stored)
-    await reconciler.load()
-    await settle(reconciler)
+    await controller.load()
+    await settle(controller)
     assert sorted(memory.patches) == ["a", "m1/status"]
     assert memory.role("a") == "source"
 
 
-async def test_an_outage_is_tried_again(memory: Memory, reconciler: Reconciler) -> None:
-    await reconciler.load()
+async def test_an_outage_is_tried_again(memory: Memory, controller: Controller) -> None:
+    await controller.load()
     memory.outages = 2
-    await settle(reconciler)
+    await settle(controller)
     assert sorted(memory.patches) == ["a", "m1/status"]
 
 
 async def test_an_older_version_than_the_last_is_ignored(
-    memory: Memory, reconciler: Reconciler
+    memory: Memory, controller: Controller
 ) -> None:
     old = await memory.get(Kind.ENDPOINT, ObjectKey(NAMESPACE, "a"))
-    await reconciler.load()
-    await settle(reconciler)
+    await controller.load()
+    await settle(controller)
     memory.patches.clear()
-    reconciler.observe(Kind.ENDPOINT, old)
-    await settle(reconciler)
+    controller.observe(Kind.ENDPOINT, old)
+    await settle(controller)
     assert memory.patches == []
 
 
 async def test_the_end_of_a_former_object_of_that_name_means_nothing(
-    memory: Memory, reconciler: Reconciler
+    memory: Memory, controller: Controller
 ) -> None:
-    await reconciler.load()
-    reconciler.forget(
+    await controller.load()
+    controller.forget(
         Kind.ENDPOINT, ObjectKey(NAMESPACE, "a"), Version("uid-of-another", memory.version + 1)
     )
-    assert ObjectKey(NAMESPACE, "a") in reconciler.known.resolver.index.endpoints
+    assert ObjectKey(NAMESPACE, "a") in controller.cache.resolver.index.endpoints
 
 
 async def test_an_object_made_anew_under_its_name_is_another_one(
-    memory: Memory, reconciler: Reconciler
+    memory: Memory, controller: Controller
 ) -> None:
-    await reconciler.load()
-    await settle(reconciler)
-    reconciler.observe(Kind.ENDPOINT, memory.put(Kind.ENDPOINT, "a", SPEC, uid="second"))
-    await settle(reconciler)
+    await controller.load()
+    await settle(controller)
+    controller.observe(Kind.ENDPOINT, memory.put(Kind.ENDPOINT, "a", SPEC, uid="second"))
+    await settle(controller)
     assert memory.role("a") == "source"
 
 
 async def test_an_answer_that_comes_after_the_deletion_revives_nothing(
-    memory: Memory, reconciler: Reconciler
+    memory: Memory, controller: Controller
 ) -> None:
-    await reconciler.load()
+    await controller.load()
     key = ObjectKey(NAMESPACE, "a")
     late = memory.stored[Kind.ENDPOINT, key]
-    reconciler.forget(Kind.ENDPOINT, key, Version("uid-a", memory.version + 1))
-    await settle(reconciler)
-    reconciler.observe(Kind.ENDPOINT, late)
-    assert key not in reconciler.known.resolver.index.endpoints
+    controller.forget(Kind.ENDPOINT, key, Version("uid-a", memory.version + 1))
+    await settle(controller)
+    controller.observe(Kind.ENDPOINT, late)
+    assert key not in controller.cache.resolver.index.endpoints
 
 
-async def test_what_vanished_unseen_is_forgotten(memory: Memory, reconciler: Reconciler) -> None:
-    await reconciler.load()
-    await settle(reconciler)
+async def test_what_vanished_unseen_is_forgotten(memory: Memory, controller: Controller) -> None:
+    await controller.load()
+    await settle(controller)
     memory.put(Kind.CONFIGURATION, "default", {})
     del memory.stored[Kind.MIGRATION, ObjectKey(NAMESPACE, "m1")]
-    await reconciler.sweep()
-    await settle(reconciler)
+    await controller.sweep()
+    await settle(controller)
     assert memory.role("a") is None
 
 
-async def test_what_is_newer_than_the_list_is_kept(reconciler: Reconciler) -> None:
-    await reconciler.load()
-    reconciler.retain(Kind.ENDPOINT, {}, 0)
-    assert ObjectKey(NAMESPACE, "a") in reconciler.known.resolver.index.endpoints
+async def test_what_is_newer_than_the_list_is_kept(controller: Controller) -> None:
+    await controller.load()
+    controller.retain(Kind.ENDPOINT, {}, 0)
+    assert ObjectKey(NAMESPACE, "a") in controller.cache.resolver.index.endpoints
 
 
-async def test_a_kind_that_is_gone_is_an_outage(memory: Memory, reconciler: Reconciler) -> None:
-    await reconciler.load()
+async def test_a_kind_that_is_gone_is_an_outage(memory: Memory, controller: Controller) -> None:
+    await controller.load()
     memory.outages = 1
-    sweeper = Resync(reconciler.sweep, interval=0.001)
+    sweeper = Resync(controller.sweep, interval=0.001)
     task = asyncio.create_task(sweeper.run())
     async with asyncio.timeout(10):
         while memory.outages:  # noqa: ASYNC110  counts down by itself
             await asyncio.sleep(0.001)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
-    assert ObjectKey(NAMESPACE, "a") in reconciler.known.resolver.index.endpoints
+    assert ObjectKey(NAMESPACE, "a") in controller.cache.resolver.index.endpoints
 
 
-async def test_the_first_lists_wait_for_the_crds(memory: Memory, reconciler: Reconciler) -> None:
+async def test_the_first_lists_wait_for_the_crds(memory: Memory, controller: Controller) -> None:
     memory.outages = 2
-    await retry.insist(reconciler.load, "the first lists")
-    assert reconciler.synced
+    await retry.insist(controller.load, "the first lists")
+    assert controller.synced
 
 
 async def test_a_malformed_migration_keeps_its_roles_until_it_is_deleted(
-    memory: Memory, reconciler: Reconciler
+    memory: Memory, controller: Controller
 ) -> None:
-    await reconciler.load()
-    await settle(reconciler)
-    reconciler.observe(Kind.MIGRATION, memory.put(Kind.MIGRATION, "m1", {"armed": "perhaps"}))
-    await settle(reconciler)
+    await controller.load()
+    await settle(controller)
+    controller.observe(Kind.MIGRATION, memory.put(Kind.MIGRATION, "m1", {"armed": "perhaps"}))
+    await settle(controller)
     assert memory.role("a") == "source"
     assert memory.events == ["m1 Malformed"]
-    reconciler.forget(
+    controller.forget(
         Kind.MIGRATION, ObjectKey(NAMESPACE, "m1"), Version("uid-m1", memory.version + 1)
     )
-    await settle(reconciler)
+    await settle(controller)
     assert memory.role("a") is None
 
 
 async def test_all_configurations_are_judged_again_when_the_default_changes(
-    memory: Memory, reconciler: Reconciler
+    memory: Memory, controller: Controller
 ) -> None:
     memory.put(Kind.CONFIGURATION, "node.x", {})
     default = {"ipv4NormalRoutePriority": 600}
-    await reconciler.load()
-    await settle(reconciler)
-    reconciler.observe(Kind.CONFIGURATION, memory.put(Kind.CONFIGURATION, "default", default))
-    assert len(reconciler) == 2
-    await settle(reconciler)
-    reconciler.forget(
+    await controller.load()
+    await settle(controller)
+    controller.observe(Kind.CONFIGURATION, memory.put(Kind.CONFIGURATION, "default", default))
+    assert len(controller) == 2
+    await settle(controller)
+    controller.forget(
         Kind.CONFIGURATION, ObjectKey("", "default"), Version("uid-default", memory.version + 1)
     )
-    await settle(reconciler)
-    assert list(reconciler.known.configurations) == ["node.x"]
+    await settle(controller)
+    assert list(controller.cache.configurations) == ["node.x"]
 
 
 async def test_a_finished_migration_is_deleted_in_time(
-    memory: Memory, reconciler: Reconciler
+    memory: Memory, controller: Controller
 ) -> None:
     finished = {"phase": "Aborted", "completionTime": (NOW - dt.timedelta(9)).isoformat()}
     memory.put(Kind.MIGRATION, "m0", {**SOURCE, "ttlSecondsAfterFinished": 1}, status=finished)
-    await reconciler.load()
-    await settle(reconciler)
+    await controller.load()
+    await settle(controller)
     assert (Kind.MIGRATION, ObjectKey(NAMESPACE, "m0")) not in memory.stored
 
 
 @pytest.mark.parametrize("outcome", ["Succeeded", "Aborted"])
 async def test_a_migration_whose_target_has_no_agent_leaves_the_operator_idle(
-    memory: Memory, reconciler: Reconciler, outcome: str
+    memory: Memory, controller: Controller, outcome: str
 ) -> None:
     both = {**SOURCE, "target": {"workload": {"name": "b"}}}
     memory.put(Kind.ENDPOINT, "b", {**SPEC, "workload": "b", "node": "without-an-agent"})
     memory.put(Kind.MIGRATION, "m1", both)
-    await reconciler.load()
-    await settle(reconciler)
+    await controller.load()
+    await settle(controller)
     await assert_idle()
     memory.now += dt.timedelta(seconds=5)
     found = memory.stored[Kind.MIGRATION, ObjectKey(NAMESPACE, "m1")]
     decided = memory.put(Kind.MIGRATION, "m1", {**both, "outcome": outcome}, status=found["status"])
-    reconciler.observe(Kind.MIGRATION, decided)
-    await settle(reconciler)
+    controller.observe(Kind.MIGRATION, decided)
+    await settle(controller)
     memory.now += dt.timedelta(seconds=60)
-    reconciler.observe(Kind.ENDPOINT, memory.put(Kind.ENDPOINT, "c", SPEC))
-    await settle(reconciler)
+    controller.observe(Kind.ENDPOINT, memory.put(Kind.ENDPOINT, "c", SPEC))
+    await settle(controller)
     await assert_idle()
 
 
-async def test_a_restored_backup_is_news(memory: Memory, reconciler: Reconciler) -> None:
+async def test_a_restored_backup_is_news(memory: Memory, controller: Controller) -> None:
     """The numbers of all versions, and what there is, are those of some time ago."""
-    await reconciler.load()
-    await reconciler.sweep()
+    await controller.load()
+    await controller.sweep()
     backup, version = copy.deepcopy(memory.stored), memory.version
     memory.put(Kind.ENDPOINT, "later", {**SPEC, "workload": "b"})
     for _ in range(20):
         memory.touch(Kind.ENDPOINT, ObjectKey(NAMESPACE, "a"))
-    await reconciler.load()
-    await settle(reconciler)
-    await reconciler.sweep()
+    await controller.load()
+    await settle(controller)
+    await controller.sweep()
     assert memory.role("a") == "source"
     memory.stored, memory.version = backup, version
     memory.stored[Kind.ENDPOINT, ObjectKey(NAMESPACE, "a")]["metadata"]["annotations"] = {}
     memory.patches.clear()
-    await reconciler.sweep()
-    await settle(reconciler)
+    await controller.sweep()
+    await settle(controller)
     assert memory.role("a") == "source"
-    assert ObjectKey(NAMESPACE, "later") not in reconciler.known.resolver.index.endpoints
+    assert ObjectKey(NAMESPACE, "later") not in controller.cache.resolver.index.endpoints
 
 
 async def test_a_fault_with_one_object_keeps_no_other_from_its_role(
-    memory: Memory, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+    memory: Memory, controller: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory.put(Kind.ENDPOINT, "bad", {**SPEC, "workload": "a"})
     assign = rules.assign
@@ -401,18 +401,18 @@ async def test_a_fault_with_one_object_keeps_no_other_from_its_role(
 
     monkeypatch.setattr(rules, "assign", fragile)
     with structlog.testing.capture_logs() as logs:
-        await reconciler.load()
-        await settle(reconciler)
+        await controller.load()
+        await settle(controller)
     assert (memory.role("a"), memory.role("bad")) == ("source", None)
     assert [line["object"] for line in logs if line["event"] == "cannot_decide"] == ["default/bad"]
     monkeypatch.undo()
-    await reconciler.sweep()
-    await settle(reconciler)
+    await controller.sweep()
+    await settle(controller)
     assert memory.role("bad") == "source"
 
 
 async def test_an_object_that_cannot_be_taken_in_ends_no_list(
-    memory: Memory, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+    memory: Memory, controller: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory.put(Kind.ENDPOINT, "0-bad", SPEC)
     read = parse.endpoint
@@ -423,13 +423,13 @@ async def test_an_object_that_cannot_be_taken_in_ends_no_list(
         return read(raw)
 
     monkeypatch.setattr(parse, "endpoint", fragile)
-    await reconciler.load()
-    await settle(reconciler)
+    await controller.load()
+    await settle(controller)
     assert memory.role("a") == "source"
 
 
 async def test_that_another_replica_leads_is_no_failed_write(
-    memory: Memory, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+    memory: Memory, controller: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     answers = [NotLeading("another replica leads")]
     patch = memory.patch
@@ -445,18 +445,18 @@ async def test_that_another_replica_leads_is_no_failed_write(
 
     before = failed()
     monkeypatch.setattr(memory, "patch", refused)
-    await reconciler.load()
-    await settle(reconciler)
+    await controller.load()
+    await settle(controller)
     assert (memory.role("a"), failed()) == ("source", before)
 
 
 async def test_work_beyond_one_turn_goes_on_in_the_next(
-    memory: Memory, reconciler: Reconciler, monkeypatch: pytest.MonkeyPatch
+    memory: Memory, controller: Controller, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(controller, "BUDGET", 1)
+    monkeypatch.setattr(room, "BUDGET", 1)
     for number in range(20):
         memory.put(Kind.ENDPOINT, f"a{number}", SPEC)
-    await reconciler.load()
+    await controller.load()
     async with asyncio.timeout(20):
         while memory.patches.count("m1/status") == 0 or len(memory.patches) < 22:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
@@ -464,7 +464,7 @@ async def test_work_beyond_one_turn_goes_on_in_the_next(
 
 
 async def test_an_address_that_two_nodes_serve_is_said_on_both_until_it_is_over(
-    memory: Memory, reconciler: Reconciler
+    memory: Memory, controller: Controller
 ) -> None:
     route = {"address": "10.0.0.1", "metric": 1024, "table": 254, "protocol": 88}
     serving = {"state": "Base", "routes": [route]}
@@ -476,19 +476,19 @@ async def test_an_address_that_two_nodes_serve_is_said_on_both_until_it_is_over(
         raw = memory.stored[Kind.ENDPOINT, ObjectKey(NAMESPACE, name)]
         return raw["metadata"]["annotations"].get(names.ADDRESS_SHARED)
 
-    await reconciler.load()
-    await settle(reconciler)
+    await controller.load()
+    await settle(controller)
     assert (said("x"), said("y")) == (None, None)
     memory.now += dt.timedelta(seconds=10)
-    await reconciler.sweep()
-    await settle(reconciler)
+    await controller.sweep()
+    await settle(controller)
     assert said("x") == "10.0.0.1 is also served by default/y on node-y"
     assert said("y") == "10.0.0.1 is also served by default/x on node-x"
     assert sorted(memory.events) == ["x AddressShared", "y AddressShared"]
-    assert reconciler.known.shared() == 2
+    assert controller.cache.shared() == 2
     key = ObjectKey(NAMESPACE, "y")
     del memory.stored[Kind.ENDPOINT, key]
-    reconciler.forget(Kind.ENDPOINT, key, Version("uid-y", memory.version + 1))
-    await settle(reconciler)
+    controller.forget(Kind.ENDPOINT, key, Version("uid-y", memory.version + 1))
+    await settle(controller)
     assert said("x") is None
     assert len(memory.events) == 2

@@ -42,7 +42,7 @@ class Api(Protocol):
 
 
 class Listener(Protocol):
-    """Is told how it went (reconcile.Reconciler)."""
+    """Is told how it went (reconcile.Controller)."""
 
     def take_application(self, application: Application) -> None:
         """Take in the newest answer; the object's conditions and an Event tell it."""
@@ -64,7 +64,7 @@ class Default:
         metrics.APPLIED.set(spec is None)
 
     def put(self, kind: Kind, key: ObjectKey, raw: RawObject) -> None:
-        """Take in a version of an object (knowledge.Follower)."""
+        """Take in a version of an object (cache.Listener)."""
         if not _is_default(kind, key):
             return
         self._was_there = True
@@ -73,10 +73,10 @@ class Default:
             self._asked.set()
 
     def put_unreadable(self, kind: Kind, key: ObjectKey, uid: str) -> None:
-        """Let it be: what was applied last stands (knowledge.Follower)."""
+        """Let it be: what was applied last stands (cache.Listener)."""
 
     def drop(self, kind: Kind, key: ObjectKey) -> None:
-        """Take in that an object is gone (knowledge.Follower)."""
+        """Take in that an object is gone (cache.Listener)."""
         if _is_default(kind, key):
             self._known = None
             self._asked.set()

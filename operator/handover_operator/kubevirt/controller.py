@@ -2,7 +2,7 @@
 
 Like reconcile.py it writes level-triggered, only while ``run`` runs, and where this replica does
 not lead only what a migration waits for and the leader has not written (standby.py). Our own
-objects come to it from the reconciler, and every answer to a write goes back there first: there is
+objects come to it from the controller, and every answer to a write goes back there first: there is
 one place that knows them. What KubeVirt or a person made is never written.
 """
 
@@ -15,7 +15,7 @@ import structlog
 
 from handover_api.livemigration import LiveMigration, Outcome
 from handover_api.names import ObjectKey
-from handover_operator.controller import Reconciler
+from handover_operator.controller import Controller
 from handover_operator.kinds import Foreign, Kind
 from handover_operator.kube.client import Cluster
 from handover_operator.kube.errors import (
@@ -56,7 +56,7 @@ class Unconfigured(Temporary):
     """An agent that saw an endpoint now would act on what nobody has asked for."""
 
 
-class AdapterReconciler:
+class KubeVirtController:
     """Keeps what is known of KubeVirt's world, and writes what follows from it.
 
     No endpoint is made before ``is_configured``. *ttl*: seconds for which a LiveMigration can be
@@ -68,7 +68,7 @@ class AdapterReconciler:
     def __init__(
         self,
         cluster: Cluster,
-        reconciler: Reconciler,
+        controller: Controller,
         clock: Callable[[], dt.datetime],
         ttl: int = 3600,
     ) -> None:
@@ -79,7 +79,7 @@ class AdapterReconciler:
         self.has_begun = False
         self.is_configured: Callable[[], bool] = lambda: True
         self._cluster = cluster
-        self._reconciler = reconciler
+        self._controller = controller
         self._clock = clock
         self._queue: WorkQueue[Item] = WorkQueue(self._work, is_urgent)
         self._versions = {kind: Versions() for kind in Foreign}
@@ -91,9 +91,9 @@ class AdapterReconciler:
         self._standby: Standby | None = None
         self._awaited: set[Subject] = set()
         self._log = structlog.get_logger()
-        reconciler.known.followers.append(self)
-        reconciler.known.resolver.driver = self._outcome
-        reconciler.on_event = self._tell_of_vm
+        controller.cache.listeners.append(self)
+        controller.cache.resolver.driver = self._outcome
+        controller.on_event = self._tell_of_vm
 
     def __len__(self) -> int:
         """Count the objects that wait to be written or asked for."""
@@ -125,7 +125,7 @@ class AdapterReconciler:
         for change in self.adapter.resolve().values():
             for each in change.after.not_followed:
                 self._emitted.is_new(each.uid, each)
-        self._reconciler.doubt_all()
+        self._controller.doubt_all()
         self._review()
 
     def stop(self) -> None:
@@ -138,7 +138,7 @@ class AdapterReconciler:
         self._ownerless.clear()
         self._bereft.clear()
         self._emitted.clear()
-        self._reconciler.doubt_all()
+        self._controller.doubt_all()
 
     def observe(self, kind: Foreign, raw: RawObject) -> None:
         """Take in one version of an object; an older one than the last is ignored."""
@@ -181,19 +181,19 @@ class AdapterReconciler:
             self.forget(kind, key, last)
 
     def put(self, kind: Kind, key: ObjectKey, raw: RawObject) -> None:
-        """Take in a version of an object of ours (knowledge.Follower)."""
+        """Take in a version of an object of ours (cache.Listener)."""
         self.observed.put(kind, key, raw)
         self._look(kind, (key,))
         if kind is Kind.MIGRATION:
             self._look(Kind.ENDPOINT, self.adapter.siblings(key))
 
     def put_unreadable(self, kind: Kind, key: ObjectKey, uid: str) -> None:
-        """Take in that nobody can read an object of ours (knowledge.Follower)."""
+        """Take in that nobody can read an object of ours (cache.Listener)."""
         self.observed.put_unreadable(kind, key, uid)
         self._look(kind, (key,))
 
     def drop(self, kind: Kind, key: ObjectKey) -> None:
-        """Take in that an object of ours is gone (knowledge.Follower)."""
+        """Take in that an object of ours is gone (cache.Listener)."""
         self._emitted.forget(self.observed.blocking_uid(kind, key) or "")
         if kind is Kind.MIGRATION and key in self.observed.migrations:
             self._ownerless.discard(self.observed.migrations[key].owner_uid)
@@ -241,18 +241,18 @@ class AdapterReconciler:
         if not self.is_active:
             return
         for change in self.adapter.resolve().values():
-            self._tell_reconciler(change)
+            self._tell_controller(change)
             self._tell_of_interfaces(change.after.not_followed)
             self._pursue(change.before)
             self._pursue(change.after)
 
-    def _tell_reconciler(self, change: Change) -> None:
+    def _tell_controller(self, change: Change) -> None:
         """Let the roles of VMIMs be judged again that may have ended."""
         owners: set[tuple[str, Owner]] = set()
         for desired in (change.before, change.after):
             owners |= {(key.namespace, each.owner) for key, each in desired.migrations.items()}
         for namespace, owner in owners:
-            self._reconciler.doubt(namespace, owner.uid)
+            self._controller.doubt(namespace, owner.uid)
 
     def _pursue(self, desired: Desired) -> None:
         """Queue what differs from *desired*, and what must be asked for."""
@@ -361,7 +361,7 @@ class AdapterReconciler:
             metrics.WRITES.labels(subject.kind.value, "conflict").inc()
             with contextlib.suppress(Absent):
                 raw = await self._cluster.get(subject.kind, subject.key)
-                self._reconciler.observe(subject.kind, raw)
+                self._controller.observe(subject.kind, raw)
             raise Outdated(str(error)) from error
         except Temporary:
             metrics.WRITES.labels(subject.kind.value, "failed").inc()
@@ -408,7 +408,7 @@ class AdapterReconciler:
             self.observe(kind, raw)
 
     async def _send(self, subject: Subject, write: Write) -> None:
-        """Send one write, and let the reconciler take in the answer."""
+        """Send one write, and let the controller take in the answer."""
         kind, key = subject.kind, subject.key
         as_leader = self._standby is None
         match write:
@@ -417,16 +417,16 @@ class AdapterReconciler:
                     message = "HandoverConfiguration default is not there so far"
                     raise Unconfigured(message)
                 raw = await self._cluster.create(kind, key.namespace, body, as_leader=as_leader)
-                self._reconciler.observe(kind, raw)
+                self._controller.observe(kind, raw)
                 self._log.info("made", kind=kind.value, object=str(key))
                 owned = raw["metadata"]["ownerReferences"][0]
                 owner = Owner(Foreign(owned["kind"]), owned["name"], owned["uid"])
                 self._queue.add(Made(kind, key, raw["metadata"]["uid"], owner))
             case Patch(body):
-                uid = self._reconciler.known.uid(kind, key)
+                uid = self._controller.cache.uid(kind, key)
                 raw = await self._cluster.patch(kind, key, body, as_leader=as_leader)
-                if self._reconciler.known.uid(kind, key) == uid == raw["metadata"]["uid"]:
-                    self._reconciler.observe(kind, raw)
+                if self._controller.cache.uid(kind, key) == uid == raw["metadata"]["uid"]:
+                    self._controller.observe(kind, raw)
                 self._log.info(
                     "changed", kind=kind.value, object=str(key), spec=body.get("spec", {})
                 )
@@ -465,7 +465,7 @@ class AdapterReconciler:
                 self.adapter.put_absent(lookup.vmi, lookup.uid)
         self._advance()
         if lookup.kind is Foreign.VMIM:
-            self._reconciler.doubt(lookup.key.namespace, lookup.uid)
+            self._controller.doubt(lookup.key.namespace, lookup.uid)
 
     def _lookups(self, vmi: ObjectKey) -> frozenset[Lookup]:
         desired = self.adapter.desired().get(vmi)
@@ -478,7 +478,7 @@ class AdapterReconciler:
         self._advance()
         for kind, key in tuple(self.observed.of_owner[lookup.outcome_of]):
             self._look(kind, (key,))
-        self._reconciler.doubt(lookup.key.namespace, lookup.outcome_of)
+        self._controller.doubt(lookup.key.namespace, lookup.outcome_of)
 
     async def _ask_for_owner(self, subject: Subject) -> None:
         """Find out whether the owner of an object of ours exists that no watch has shown."""

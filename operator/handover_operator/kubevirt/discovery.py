@@ -18,7 +18,7 @@ from handover_operator.kube.client import Cluster
 from handover_operator.kube.errors import Absent, Temporary
 from handover_operator.kube.resync import Resync
 from handover_operator.kube.watch import Watch
-from handover_operator.kubevirt.controller import AdapterReconciler
+from handover_operator.kubevirt.controller import KubeVirtController
 from handover_operator.observability import metrics
 from handover_operator.roles.parse import RawObject
 
@@ -37,10 +37,10 @@ ORDER: Final = (Foreign.POD, Foreign.VMI, Foreign.VMIM)
 class Discovery:
     """Starts and stops the adapter, and feeds it (watch.Sink)."""
 
-    def __init__(self, cluster: Cluster, adapter: AdapterReconciler, sweep_interval: float) -> None:
+    def __init__(self, cluster: Cluster, adapter: KubeVirtController, interval: float) -> None:
         self._cluster = cluster
         self._adapter = adapter
-        self._resync = Resync(self._sweep, sweep_interval)
+        self._resync = Resync(self._sweep, interval)
         self._watches: tuple[Watch[Foreign], ...] = ()
         self._log = structlog.get_logger()
 

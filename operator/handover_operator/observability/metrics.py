@@ -153,7 +153,7 @@ START_TO_END: Final = Histogram(
 
 
 class Known(Protocol):
-    """What is known of the cluster (knowledge.Knowledge)."""
+    """What is known of the cluster (cache.Cache)."""
 
     def count(self, kind: Kind) -> int:
         """Count the objects of a kind."""

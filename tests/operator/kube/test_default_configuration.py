@@ -79,7 +79,7 @@ class Server:
 
 
 class Listener:
-    """What the reconciler was told."""
+    """What the controller was told."""
 
     def __init__(self) -> None:
         self.told: list[Application] = []

@@ -1,4 +1,4 @@
-"""A cluster in memory with KubeVirt in it, and the operator's real reconcilers that look at it."""
+"""A cluster in memory with KubeVirt in it, and the operator's real controllers that look at it."""
 
 import asyncio
 import copy
@@ -13,14 +13,14 @@ import pytest
 
 from handover_api import names
 from handover_api.names import ObjectKey
-from handover_operator.controller import Reconciler
+from handover_operator.controller import Controller
 from handover_operator.kinds import AnyKind, Foreign, Kind, Plain, Watched
 from handover_operator.kube.client import Cluster
 from handover_operator.kube.errors import Absent, Conflict, Temporary
 from handover_operator.kube.standby import Standby
 from handover_operator.kube.versions import version_of
 from handover_operator.kubevirt.adapter import Adapter
-from handover_operator.kubevirt.controller import AdapterReconciler
+from handover_operator.kubevirt.controller import KubeVirtController
 from handover_operator.roles import parse
 from handover_operator.roles.parse import RawObject
 from handover_operator.status.kubernetes_events import KubernetesEvent
@@ -251,19 +251,19 @@ class Job:
 
 
 class Operator:
-    """One operator process: the real reconcilers, whose work the test does step by step."""
+    """One operator process: the real controllers, whose work the test does step by step."""
 
     def __init__(self, world: "World") -> None:
         self.world = world
         self.server = Server(world)
-        self.reconciler = Reconciler(self.server, lambda: NOW)
-        self.kubevirt = AdapterReconciler(self.server, self.reconciler, lambda: NOW)
-        self.queues = (Queue(self.reconciler._write), Queue(self.kubevirt._work))
+        self.controller = Controller(self.server, lambda: NOW)
+        self.kubevirt = KubeVirtController(self.server, self.controller, lambda: NOW)
+        self.queues = (Queue(self.controller._work), Queue(self.kubevirt._work))
         self.jobs: list[Job] = []
-        self.reconciler._queue, self.kubevirt._queue = self.queues  # type: ignore[assignment]
-        self.reconciler._runs = self.kubevirt._runs = True
-        self.reconciler._coalescer.seconds_left = lambda *_: 0.0  # type: ignore[method-assign]
-        self.reconciler.synced = True
+        self.controller._queue, self.kubevirt._queue = self.queues  # type: ignore[assignment]
+        self.controller._runs = self.kubevirt._runs = True
+        self.controller._migrations.coalescer.seconds_left = lambda *_: 0.0  # type: ignore[method-assign]
+        self.controller.synced = True
         self.kubevirt.is_active = True
 
     @property
@@ -273,10 +273,10 @@ class Operator:
 
     def load(self, stored: Mapping[Place, Raw]) -> None:
         """List all, as at a start, before anything is decided."""
-        self.reconciler.synced = self.kubevirt.is_active = False
+        self.controller.synced = self.kubevirt.is_active = False
         for (kind, _), raw in stored.items():
             self.observe(kind, raw)
-        self.world.call(self.reconciler.start)
+        self.world.call(self.controller.start)
         self.world.call(self.kubevirt.start)
 
     def stand_by(self, standby: Standby | None) -> None:
@@ -286,10 +286,10 @@ class Operator:
         for queue in self.queues:
             queue.clear()
             queue.active.clear()
-        self.reconciler._awaited.clear()
+        self.controller._awaited.clear()
         self.kubevirt._awaited.clear()
-        self.reconciler._standby = self.kubevirt._standby = standby
-        self.world.call(self.reconciler._review)
+        self.controller._standby = self.kubevirt._standby = standby
+        self.world.call(self.controller._review)
         self.world.call(self.kubevirt._review)
 
     def pass_time(self, seconds: float) -> None:
@@ -305,7 +305,7 @@ class Operator:
         if isinstance(kind, Foreign):
             self.world.call(lambda: self.kubevirt.observe(kind, raw))
         else:
-            self.world.call(lambda: self.reconciler.observe(kind, raw))
+            self.world.call(lambda: self.controller.observe(kind, raw))
 
     def forget(self, kind: AnyKind, raw: Raw) -> None:
         """Take in the last version of an object that is gone."""
@@ -313,7 +313,7 @@ class Operator:
             self.world.call(lambda: self.kubevirt.end(kind, raw))
         else:
             key, last = parse.key(raw), version_of(raw)
-            self.world.call(lambda: self.reconciler.forget(kind, key, last))
+            self.world.call(lambda: self.controller.forget(kind, key, last))
 
     def choices(self) -> list[Callable[[], None]]:
         """Return every piece of work that may be done next; the order is always the same."""
@@ -436,7 +436,7 @@ class World:
         if isinstance(kind, Foreign):
             self.call(lambda: self.operator.kubevirt.retain(kind, existing, self.version))
         else:
-            self.call(lambda: self.operator.reconciler.retain(kind, existing, self.version))
+            self.call(lambda: self.operator.controller.retain(kind, existing, self.version))
 
     def listed(self, kind: AnyKind) -> list[Raw]:
         """Return all objects of a kind."""

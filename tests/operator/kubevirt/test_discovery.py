@@ -61,10 +61,10 @@ async def test_what_is_unserved_for_long_is_gone() -> None:
 
 def is_ready(adapter: object, *, synced: bool = True, trouble: str = "") -> bool:
     """Ask as /readyz does."""
-    reconciler: Any = SimpleNamespace(synced=synced)
+    controller: Any = SimpleNamespace(synced=synced)
     default: Any = SimpleNamespace(trouble=trouble)
     found: Any = adapter
-    return not main._unready(reconciler, found, default)
+    return not main._unready(controller, found, default)
 
 
 async def test_a_replica_is_ready_when_it_could_lead() -> None:

@@ -7,10 +7,10 @@ from typing import Any
 
 from handover_api.names import ObjectKey
 from handover_lab.processes.waiting import until
-from handover_operator.controller import Reconciler
+from handover_operator.controller import Controller
 from handover_operator.kinds import AnyKind, Foreign, Kind
 from handover_operator.kube.client import Cluster
-from handover_operator.kubevirt.controller import AdapterReconciler
+from handover_operator.kubevirt.controller import KubeVirtController
 from handover_operator.roles.parse import RawObject
 from handover_operator.status.kubernetes_events import KubernetesEvent
 
@@ -48,7 +48,7 @@ async def test_the_first_endpoint_waits_for_the_configuration(
 ) -> None:
     there, cluster = False, Creations()
     asked: list[bool] = []
-    adapter = AdapterReconciler(cluster, Reconciler(cluster, lambda: NOW), lambda: NOW)
+    adapter = KubeVirtController(cluster, Controller(cluster, lambda: NOW), lambda: NOW)
 
     def is_there() -> bool:
         asked.append(there)

@@ -28,7 +28,7 @@ def test_a_pod_its_endpoint_and_what_was_seen_of_that_have_one_mapping_of_labels
     for kind in (Foreign.POD, Kind.ENDPOINT):
         running.operator.observe(kind, anew(running.stored[kind, running.key("p1")]))
     key = running.key("p1")
-    known = running.operator.reconciler.known.resolver.index.endpoints[key].labels
+    known = running.operator.controller.cache.resolver.index.endpoints[key].labels
     assert known["app"] == "web"
     assert running.operator.adapter.endpoint(key).labels is known
     assert running.operator.kubevirt.observed.endpoints[key].labels is known
@@ -63,5 +63,5 @@ def test_what_is_kept_of_a_vm_is_small_however_large_its_pod_is(
         kept, _ = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-    assert operator.reconciler.known.count(Kind.ENDPOINT) == VMS
+    assert operator.controller.cache.count(Kind.ENDPOINT) == VMS
     assert kept / VMS < MOST

@@ -1,0 +1,110 @@
+"""WorkloadEndpoints: their roles as annotations, and which of their addresses others serve."""
+
+import datetime as dt
+from collections.abc import Callable
+
+import structlog
+
+from handover_api import names
+from handover_api.names import ObjectKey
+from handover_operator.cache import Cache
+from handover_operator.kinds import Kind
+from handover_operator.kube.errors import Absent
+from handover_operator.kube.standby import Standby
+from handover_operator.kube.writer import Writer
+from handover_operator.observability import metrics
+from handover_operator.reconcile.request import DONE, Result
+from handover_operator.roles.model import Endpoint
+from handover_operator.roles.rules import Verdict
+from handover_operator.status import kubernetes_events
+
+
+class Endpoints:
+    """Writes what the resolver decides, in one patch for each endpoint and change."""
+
+    def __init__(self, cache: Cache, writer: Writer, clock: Callable[[], dt.datetime]) -> None:
+        self._cache = cache
+        self._writer = writer
+        self._clock = clock
+        self._log = structlog.get_logger()
+
+    async def reconcile(self, key: ObjectKey, standby: Standby | None) -> Result:
+        """Bring one endpoint up to date; with *standby* only where the leader has not."""
+        if standby is not None and not await self._has_leader_missed(key, standby):
+            return DONE
+        endpoint = self._cache.resolver.index.endpoints.get(key)
+        # Asked for now, not when it was queued: what is written is what is true at this moment.
+        verdict = self._cache.resolver.verdict(key)
+        if endpoint is None or verdict is None:
+            return DONE
+        shared = endpoint.shared
+        if standby is None:
+            shared = self._cache.sharing.message(key, self._clock())
+        annotations: dict[str, str | None] = {}
+        if verdict.assignment != endpoint.assignment:
+            annotations |= verdict.assignment.to_annotations()
+        if shared != endpoint.shared:
+            annotations[names.ADDRESS_SHARED] = shared or None
+        if not annotations:
+            return DONE
+        metadata = {"resourceVersion": endpoint.resource_version, "annotations": annotations}
+        patch = {"metadata": metadata}
+        if not await self._writer.patch(Kind.ENDPOINT, key, patch, as_leader=standby is None):
+            return DONE
+        if verdict.assignment != endpoint.assignment:
+            self._report(endpoint, verdict)
+        if shared and not endpoint.shared:
+            return Result((kubernetes_events.shared(shared),), endpoint.uid)
+        return DONE
+
+    def lacks_role(self, key: ObjectKey) -> bool:
+        """Whether an endpoint lacks a role, or has one of another migration."""
+        endpoint = self._cache.resolver.index.endpoints.get(key)
+        verdict = self._cache.resolver.verdict(key)
+        if endpoint is None or verdict is None or verdict.assignment.role is None:
+            return False
+        return verdict.assignment != endpoint.assignment
+
+    async def _has_leader_missed(self, key: ObjectKey, standby: Standby) -> bool:
+        """Say whether a role must be given that the leader has not given, and note that.
+
+        A watch of ours may be late, and then the leader, who knows better, would be contradicted:
+        every migration that has a say is read anew first.
+        """
+        if not self.lacks_role(key):
+            return False
+        for migration in self._concerned(key):
+            try:
+                await self._writer.refresh(Kind.MIGRATION, migration)
+            except Absent:
+                if migration in self._cache.resolver.index.migrations:
+                    return False
+        if not self.lacks_role(key):
+            return False
+        standby.note_missed()
+        metrics.STOOD_IN.labels(Kind.ENDPOINT.value).inc()
+        return True
+
+    def _concerned(self, key: ObjectKey) -> set[ObjectKey]:
+        """Return the migrations that claim an endpoint, and the one whose role it carries."""
+        index = self._cache.resolver.index
+        found = set(index.claims(key))
+        carried = index.endpoints[key].assignment
+        if carried.role is not None and carried.migration is not None:
+            found.add(ObjectKey(key.namespace, carried.migration))
+        return found
+
+    def _report(self, endpoint: Endpoint, verdict: Verdict) -> None:
+        metrics.count_role(endpoint.assignment, verdict)
+        written = verdict.assignment
+        self._log.info(
+            "role",
+            endpoint=str(endpoint.key),
+            node=endpoint.node,
+            role=written.role and written.role.value,
+            migration=written.migration,
+            uid=written.migration_uid,
+            outcome=written.outcome and written.outcome.value,
+            ended_role=written.ended_role and written.ended_role.value,
+            reason=verdict.reason.value,
+        )
