@@ -1,1 +1,1 @@
-"""What a person types on a node, beside ``run``."""
+"""What a person types on a node, beside ``run``: none of it changes anything."""

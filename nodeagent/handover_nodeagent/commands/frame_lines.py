@@ -1,4 +1,7 @@
-"""PURE: a frame as one line for a person, whether it counts or not; no bytes whatsoever raise."""
+"""A frame as one line for a person, whether it counts or not; no bytes whatsoever raise.
+
+It reads by the formats of ``sniff/frames.py``, but says also what that module has no use for.
+"""
 
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
@@ -16,12 +19,13 @@ _FLAGS: Final = (
     (frames.NA_SOLICITED, "solicited"),
     (frames.NA_OVERRIDE, "override"),
 )
+# Two MACs and the EtherType (IEEE 802.3); no tag is looked for, as none is seen here.
 _HEADER: Final = 14
+# Enough of a frame that nobody can read to tell one from another, and still one line.
 _SHOWN: Final = 32
-"""Octets of a frame that nobody can read."""
 
 
-def line(octets: bytes) -> str:
+def describe(octets: bytes) -> str:
     """Describe a frame: who sends it to whom, what it says, and how long it is."""
     if len(octets) < _HEADER:
         return f"{_hex(octets)}, {len(octets)} bytes"
@@ -30,6 +34,7 @@ def line(octets: bytes) -> str:
 
 
 def _body(kind: int, octets: bytes) -> str:
+    """Describe what follows the header; what is too short for its kind is shown as octets."""
     if kind in {frames.ETH_P_ARP, frames.ETH_P_RARP} and len(octets) >= frames.ARP.size:
         return _arp("ARP" if kind == frames.ETH_P_ARP else "RARP", octets)
     if kind == frames.ETH_P_IPV6 and len(octets) >= frames.ND.size:
@@ -39,6 +44,7 @@ def _body(kind: int, octets: bytes) -> str:
 
 def _arp(name: str, octets: bytes) -> str:
     _, _, _, *form, operation, sha, spa, tha, tpa = frames.ARP.unpack_from(octets)
+    # Other hardware and protocols have addresses of other lengths, which the format cannot unpack.
     if tuple(form) != frames.ETHERNET_IPV4:
         return f"{name} of another kind {_hex(octets[_HEADER:])}"
     said = _OPERATIONS.get(operation, f"operation {operation}")
@@ -56,6 +62,7 @@ def _discovery(octets: bytes) -> str:
     way = f"{IPv6Address(source)} > {IPv6Address(receiver)}"
     if header != frames.IPPROTO_ICMPV6 or kind not in _MESSAGES:
         return f"IPv6 {way} next header {header}"
+    # A solicitation has no flags: those bits are reserved there (RFC 4861, 4.3).
     names = [name for bit, name in _FLAGS if flags & bit and kind == frames.ND_ADVERT]
     marks = f" ({', '.join(names)})" if names else ""
     return f"IPv6 {way} neighbor {_MESSAGES[kind]}{marks} for {IPv6Address(target)}"

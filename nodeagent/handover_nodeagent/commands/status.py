@@ -34,12 +34,14 @@ def status(
     Reads the running agent over a socket in its state directory; it asks no API server and
     changes nothing. With -o json each endpoint comes with its whole status.
     """
+    # The running agent alone knows: what is in the API is what it reported last.
     try:
         answer = local_socket.ask(state_directory)
         snapshot = Snapshot.model_validate_json(answer)
     except local_socket.Unanswered as error:
         typer.echo(f"handover-nodeagent: {error}", err=True)
         raise typer.Exit(1) from None
+    # During an upgrade the command may be newer than the agent that it asks.
     except pydantic.ValidationError:
         typer.echo("handover-nodeagent: the running agent is of another version", err=True)
         raise typer.Exit(1) from None

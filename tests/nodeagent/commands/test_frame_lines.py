@@ -26,21 +26,21 @@ LINES = {
 
 @pytest.mark.parametrize(("octets", "expected"), LINES.values(), ids=LINES.keys())
 def test_each_frame_is_a_line(octets: bytes, expected: str) -> None:
-    assert expected in frame_lines.line(octets)
+    assert expected in frame_lines.describe(octets)
 
 
 def test_a_line_says_who_sends_to_whom_and_how_long_it_is() -> None:
-    line = frame_lines.line(GARP)
+    line = frame_lines.describe(GARP)
     assert line.startswith(f"{GUEST} > ff:ff:ff:ff:ff:ff ARP ")
     assert line.endswith(f", {len(GARP)} bytes")
 
 
 @given(st.sampled_from([GARP, NA, RARP, b""]), st.integers(0, 90), st.binary(max_size=120))
 def test_no_bytes_raise_and_no_line_is_long(base: bytes, length: int, rest: bytes) -> None:
-    line = frame_lines.line(base[:length] + rest)
+    line = frame_lines.describe(base[:length] + rest)
     assert "\n" not in line
     assert len(line) < 300
 
 
 def test_the_longest_frame_is_one_short_line() -> None:
-    assert len(frame_lines.line(bytes(9000))) < 300
+    assert len(frame_lines.describe(bytes(9000))) < 300

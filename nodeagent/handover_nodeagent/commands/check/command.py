@@ -26,6 +26,9 @@ def check(
 ) -> None:
     """Look for what would keep the agent from working on this node, and say what to do.
 
+    It looks at the configuration, the kernel's settings for the workloads' interfaces, eBPF
+    programs, routes of BGP speakers, nftables, the state directory and the rights in the API.
+
     Run it where the agent runs, for instance with kubectl exec in its pod. It changes nothing.
     Exit status 1 when something fails.
     """
@@ -33,12 +36,13 @@ def check(
     if output is Output.JSON:
         typer.echo(json.dumps([one.to_object() for one in found], indent=2))
     else:
-        typer.echo(findings.lines(found))
+        typer.echo(findings.render(found))
     raise typer.Exit(findings.has_failed(found))
 
 
 def gather(state_directory: Path, *, ask_api: bool) -> list[Finding]:
     """Look at everything."""
+    # First, as the other checks judge by the settings.
     settings, found = settings_in_force(state_directory)
     found += surroundings.look(settings)
     found.append(surroundings.state_directory(state_directory))
@@ -49,6 +53,7 @@ def gather(state_directory: Path, *, ask_api: bool) -> list[Finding]:
 
 def settings_in_force(directory: Path) -> tuple[Settings, list[Finding]]:
     """Return what the agent remembers of the configuration, with the environment over it."""
+    # The agent's own memory: what it acts by while the API server is away.
     memory = Memory(directory)
     specs = memory.load_configuration()
     memory.close()
@@ -58,6 +63,7 @@ def settings_in_force(directory: Path) -> tuple[Settings, list[Finding]]:
     effective = configuration.effective(
         known.get(names.DEFAULT_CONFIGURATION), known.get(node), overrides
     )
+    # Nothing is known of an invalid one: the other checks go by the defaults.
     if isinstance(effective, Invalid):
         return Settings(), [findings.fail("configuration", str(effective), "correct this field")]
     if specs is None:

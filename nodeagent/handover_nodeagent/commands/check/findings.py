@@ -1,4 +1,4 @@
-"""PURE: what a check found, and what to do about it."""
+"""What a check found, and what to do about it."""
 
 import enum
 from collections.abc import Callable, Iterable
@@ -54,10 +54,11 @@ def attempt(check: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
     return found
 
 
+# Below the message: behind the verdict's column.
 _INDENTED: Final = "\n" + " " * 6
 
 
-def lines(findings: Iterable[Finding]) -> str:
+def render(findings: Iterable[Finding]) -> str:
     """Write them for a person: one line each, and what to do below."""
     return "\n".join(
         f"{one.verdict:<4}  {one.check}: {one.message}"

@@ -10,7 +10,9 @@ from handover_nodeagent.api.errors import ApiError
 from handover_nodeagent.commands.check import traps
 from handover_nodeagent.commands.check.findings import Finding, fail
 
+# A review of one's own rights is allowed to everybody (system:basic-user).
 _PATH: Final = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
+# A person waits: an API server that takes longer is a finding in itself.
 _TIMEOUT: Final = 5.0
 
 
@@ -27,6 +29,7 @@ class Right(NamedTuple):
         return f"{self.verb} {self.resource}{part}"
 
 
+# What the chart's ClusterRole gives to the agent.
 NEEDED: Final = (
     Right("list", names.GROUP, names.WORKLOAD_ENDPOINTS),
     Right("watch", names.GROUP, names.WORKLOAD_ENDPOINTS),
@@ -53,6 +56,7 @@ async def look() -> list[Finding]:
 
 
 async def _is_allowed(api: ApiServer, right: Right) -> bool:
+    """Ask for one right in all namespaces."""
     attributes = {
         "verb": right.verb,
         "group": right.group,

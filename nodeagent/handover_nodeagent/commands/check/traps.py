@@ -1,4 +1,4 @@
-"""PURE: judgments of what a node is like; each takes values and returns findings."""
+"""Judgments of what a node is like; each takes values and returns findings."""
 
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -8,13 +8,19 @@ from handover_api import wording
 from handover_api.configuration import Settings
 from handover_nodeagent.commands.check.findings import Finding, fail, ok, warn
 
+# Protocol numbers of rtnetlink.h (RTPROT_BIRD, RTPROT_ZEBRA …): who has set a route.
 BIRD: Final = 12
 FRR: Final = {11: "zebra", 186: "bgpd", 187: "isisd", 188: "ospfd", 189: "ripd", 192: "eigrpd"}
+# The name that the documentation proposes for rt_protos.
 _OURS: Final = frozenset({"handover"})
+# As /proc/<pid>/comm has them.
 _SPEAKERS: Final = frozenset({"bird", "bird6", "bgpd", "zebra", "gobgpd"})
+# Of rp_filter (Documentation/networking/ip-sysctl.rst): 1 is strict (RFC 3704).
 _LOOSE: Final = 2
 _NOBODY: Final = "not looked at: no workload's interface is here"
+# FRR gives all its kernel routes this one metric (zebra's NL_DEFAULT_ROUTE_METRIC).
 _FRR_METRIC: Final = 20
+# How the programs and the links of their data planes are called.
 _CILIUM: Final = ("cil_", "cilium_", "from-container", "from-netdev")
 _CALICO: Final = ("calico_", "cali_")
 _BPF_LINKS: Final = ("cilium_", "bpfin.cali", "bpfout.cali")
@@ -141,6 +147,7 @@ def host_routing(
     names = [name for found in programs.values() for name in found]
     where = ", ".join(sorted(programs))
     links = [name for name in links if name.startswith(_BPF_LINKS)]
+    # Both data planes forward in eBPF, past the routes of the kernel.
     if any(name.startswith(_CILIUM) for name in names) or any("cilium" in one for one in links):
         text = f"Cilium is here ({where or ', '.join(links)}) and may route past kernel routes"
         yield fail(check, text, "set bpf.hostLegacyRouting=true in Cilium's values")
@@ -163,6 +170,7 @@ def speakers(
     elevated = settings.ipv4_elevated_route_priority, settings.ipv6_elevated_route_priority
     normal = settings.ipv4_normal_route_priority, settings.ipv6_normal_route_priority
     found = set(metrics)
+    # Ours must win while a guest moves and give way afterwards: BIRD's belong in between.
     bird = metrics.get(BIRD, ())
     if bird and min(bird) <= max(elevated):
         text = f"BIRD's routes have metric {min(bird)}, which beats our elevated {max(elevated)}"

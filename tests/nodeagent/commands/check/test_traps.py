@@ -139,7 +139,7 @@ def test_lines_say_what_to_do_below() -> None:
         findings.warn("b", "hm", "look"),
         findings.fail("c", "x", "y"),
     ]
-    assert findings.lines(found).splitlines() == [
+    assert findings.render(found).splitlines() == [
         "ok    a: fine",
         "warn  b: hm",
         "      -> look",
