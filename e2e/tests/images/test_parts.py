@@ -28,8 +28,8 @@ zlib==1 \\
 def test_the_agent_gets_no_kopf_no_kubernetes_client_and_no_scapy() -> None:
     packages = set(wheels.closure("nodeagent"))
 
-    assert {"aiohttp", "pydantic", "typer"} <= packages
-    heavy = {"kopf", "kubernetes-asyncio", "pyroute2", "scapy"}
+    assert {"aiohttp", "pydantic", "pyroute2", "typer"} <= packages
+    heavy = {"kopf", "kubernetes-asyncio", "scapy"}
     assert not (heavy | {"pytest", "handover"}) & packages
 
 

@@ -11,7 +11,7 @@ from handover_api.configuration import Settings
 from handover_nodeagent.commands.check import findings, programs, traps
 from handover_nodeagent.commands.check.findings import Finding, fail, ok
 from handover_nodeagent.commands.check.traps import Workload
-from handover_nodeagent.kernel import capabilities, links, routes
+from handover_nodeagent.kernel import capabilities, routes
 from handover_nodeagent.kernel.arp_guard import libnftables, rules
 from handover_nodeagent.kernel.arp_guard.process import NftProcess
 from handover_nodeagent.kernel.netlink.codec import ObservationError
@@ -83,12 +83,11 @@ def trial() -> str:
 
 
 def _network(settings: Settings) -> Iterator[Finding]:
-    found = links.observe(settings.route_table)
-    entries = [
-        routes.decode(message)
-        for family in routes.HOST
-        for message in routes.read_table(family, settings.route_table)
-    ]
+    # Here and not above: the agent is the same program, and has no use for what this imports.
+    from handover_nodeagent.commands.check import observation  # noqa: PLC0415
+
+    observed = observation.observe(settings.route_table)
+    found, entries = observed.links, observed.entries
     guests = _leading_to_guests(found, entries, settings.route_protocol)
     workloads = [_workload(link) for link in guests]
     yield from traps.unread(workloads)
@@ -100,12 +99,15 @@ def _network(settings: Settings) -> Iterator[Finding]:
         for entry in entries
         if entry.route.protocol == settings.route_protocol and not (entry.is_host and entry.direct)
     ]
+    yield from traps.rules(observed.rules, settings.route_table)
     number = settings.route_protocol
     yield from findings.attempt(
         "protocol", lambda: traps.protocol(number, protocol_names(), foreign)
     )
     yield from traps.gateway_mac(workloads)
-    yield from findings.attempt("eBPF host routing", lambda: _ebpf(found.values()))
+    yield from findings.attempt(
+        "eBPF host routing", lambda: _ebpf(found.values(), observed.programs)
+    )
     metrics: dict[int, set[int]] = {}
     for entry in entries:
         metrics.setdefault(entry.route.protocol, set()).add(entry.route.metric)
@@ -166,10 +168,10 @@ class _Sysctls:
             return 0
 
 
-def _ebpf(found: Iterable[Link]) -> Iterator[Finding]:
+def _ebpf(found: Iterable[Link], at_tc: Mapping[str, tuple[str, ...]]) -> Iterator[Finding]:
     looked_at = tuple(found)
     tcx = programs.at_tcx(looked_at)
-    attached = {**(tcx or {}), **programs.at_tc(looked_at)}
+    attached = {**(tcx or {}), **at_tc}
     names = (link.name for link in looked_at)
     yield from traps.host_routing(attached, names, "" if tcx is not None else "tcx programs")
 

@@ -17,6 +17,7 @@ _OURS: Final = frozenset({"handover"})
 _SPEAKERS: Final = frozenset({"bird", "bird6", "bgpd", "zebra", "gobgpd"})
 # Of rp_filter (Documentation/networking/ip-sysctl.rst): 1 is strict (RFC 3704).
 _LOOSE: Final = 2
+_LOCAL: Final = 255
 _NOBODY: Final = "not looked at: no workload's interface is here"
 # FRR gives all its kernel routes this one metric (zebra's NL_DEFAULT_ROUTE_METRIC).
 _FRR_METRIC: Final = 20
@@ -40,6 +41,24 @@ class Workload:
     proxy_arp: bool
     accepts_ra: bool = False
     unread: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A rule of the routing policy database. ``selector`` is "" where it takes every packet.
+
+    ``table`` is where it looks, 0 where it does something else: ``action``.
+    """
+
+    family: int
+    priority: int
+    selector: str
+    table: int
+    action: str = ""
+
+    def __str__(self) -> str:
+        does = self.action or f"lookup {self.table}"
+        return f"{self.priority}: {self.selector or 'all'} {does}"
 
 
 def privileges(missing: Collection[str]) -> Iterator[Finding]:
@@ -102,6 +121,32 @@ def proxy_arp(workloads: Collection[Workload], guarded: Collection[str]) -> Iter
         yield warn("proxy_arp", text, remedy)
     else:
         yield ok("proxy_arp", "off, or guarded, on the workloads' interfaces")
+
+
+def rules(found: Iterable[Rule], table: int) -> Iterator[Finding]:
+    """Judge the rules: our routes count for the packets that are looked up in *table*."""
+    by_family: dict[int, list[Rule]] = {}
+    for rule in sorted(found, key=lambda one: one.priority):
+        by_family.setdefault(rule.family, []).append(rule)
+    before: list[Rule] = []
+    for rules_ in by_family.values():
+        ends = [rule for rule in rules_ if rule.table == table and not rule.selector]
+        if not ends:
+            text = f"no rule looks every packet up in table {table}: our routes are not used"
+            yield fail("rules", text, f"set routeTable to main, or: ip rule add lookup {table}")
+            return
+        # A rule to our own table takes nothing away from it, and the local one has no guest.
+        before += [
+            rule
+            for rule in rules_
+            if rule.priority < ends[0].priority and rule.table not in {table, _LOCAL}
+        ]
+    if before:
+        text = f"some go before table {table}: {wording.name_few(sorted(map(str, before)))}"
+        remedy = "make sure that no packet for a guest is among those that they take"
+        yield warn("rules", text, remedy)
+    else:
+        yield ok("rules", f"every packet is looked up in table {table}")
 
 
 def protocol(number: int, names: Mapping[int, str], foreign: Collection[str]) -> Iterator[Finding]:

@@ -32,7 +32,7 @@ def test_a_plain_node_is_fine_and_left_as_it_was(node: Node) -> None:
     assert [one for one in found if one.verdict is not Verdict.OK and one.check != "BGP"] == []
     assert {one.check for one in found} == {
         *("privileges", "AF_PACKET", "netlink", "nftables", "nftables arp", "rp_filter"),
-        *("proxy_arp", "accept_ra", "protocol", "gateway MAC", "eBPF host routing", "BGP"),
+        *("proxy_arp", "accept_ra", "rules", "protocol", "gateway MAC", "eBPF host routing", "BGP"),
     }
     assert node.run("nft list ruleset") == ""
 
@@ -141,3 +141,20 @@ def test_a_state_directory_that_cannot_be_written_fails(tmp_path: Path) -> None:
     found = surroundings.state_directory(tmp_path / "file")
     assert found.verdict is Verdict.FAIL
     assert str(tmp_path / "file") in found.message
+
+
+def test_a_rule_that_goes_before_our_table_is_found(node: Node) -> None:
+    assert look("rules") == [(Verdict.OK, "every packet is looked up in table 254")]
+    node.run("ip rule add from 10.0.0.0/8 lookup 100 priority 100")
+    node.run("ip -6 rule add iif tap0 fwmark 0x10 blackhole priority 7")
+    ((verdict, message),) = look("rules")
+    assert verdict is Verdict.WARN
+    assert "100: from 10.0.0.0/8 lookup 100" in message
+    assert "7: iif tap0 fwmark 0x10 blackhole" in message
+
+
+def test_a_table_that_no_rule_leads_to_is_found(node: Node) -> None:
+    node.run("ip rule add from 10.0.0.0/8 lookup 100 priority 100")
+    ((verdict, message),) = look("rules", Settings(route_table=100))
+    assert verdict is Verdict.FAIL
+    assert "no rule looks every packet up in table 100" in message

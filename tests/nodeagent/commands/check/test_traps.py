@@ -7,7 +7,7 @@ import pytest
 from handover_api.configuration import Settings
 from handover_nodeagent.commands.check import findings, traps
 from handover_nodeagent.commands.check.findings import Finding, Verdict
-from handover_nodeagent.commands.check.traps import Workload
+from handover_nodeagent.commands.check.traps import Rule, Workload
 
 OK, WARN, FAIL = Verdict.OK, Verdict.WARN, Verdict.FAIL
 ONE = "ee:ee:ee:ee:ee:ee"
@@ -61,6 +61,34 @@ def test_the_protocol_number_is_ours_alone(
     names: Mapping[int, str], foreign: Collection[str], verdict: Verdict, message: str
 ) -> None:
     assert told(traps.protocol(88, names, foreign)) == [(verdict, message)]
+
+
+LOCAL, MAIN = Rule(2, 0, "", 255), Rule(2, 32766, "", 254)
+FROM, TO_MAIN = Rule(2, 100, "from 10.0.0.0/8", 100), Rule(2, 50, "to 10.65.0.2/32", 254)
+ALL_ELSEWHERE, BLACKHOLE = Rule(2, 7, "", 100), Rule(10, 7, "iif tap0", 0, "blackhole")
+IPV6 = Rule(10, 32766, "", 254)
+
+
+@pytest.mark.parametrize(
+    ("rules", "verdict", "message"),
+    [
+        ((LOCAL, MAIN), OK, "every packet is looked up in table 254"),
+        ((MAIN, Rule(2, 32767, "", 253)), OK, "every packet is looked up in table 254"),
+        ((TO_MAIN, MAIN), OK, "every packet is looked up in table 254"),
+        ((MAIN, FROM), WARN, "some go before table 254: 100: from 10.0.0.0/8 lookup 100"),
+        ((MAIN, ALL_ELSEWHERE), WARN, "some go before table 254: 7: all lookup 100"),
+        ((MAIN, IPV6, BLACKHOLE), WARN, "some go before table 254: 7: iif tap0 blackhole"),
+        ((FROM, TO_MAIN), FAIL, "no rule looks every packet up in table 254: "),
+        ((MAIN, BLACKHOLE), FAIL, "no rule looks every packet up in table 254: "),
+    ],
+    ids=str,
+)
+def test_what_goes_before_our_table_may_take_a_guests_packets(
+    rules: Collection[Rule], verdict: Verdict, message: str
+) -> None:
+    ((judged, said),) = told(traps.rules(rules, 254))
+    assert judged is verdict
+    assert said.startswith(message)
 
 
 def test_the_gateway_has_one_mac() -> None:
