@@ -27,8 +27,9 @@ from handover_nodeagent.configuration import Invalid
 from handover_nodeagent.fsm.machine import RouteLevel
 from handover_nodeagent.kernel import capabilities, scheduling
 from handover_nodeagent.memory import Memory
+from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.reconcile.intake import Intake
-from handover_nodeagent.reconcile.loop import Reconciler
+from handover_nodeagent.reconcile.loop import Reconciler, Start
 from handover_nodeagent.reconcile.observe import Observation
 from handover_nodeagent.routes import host_routes
 from handover_nodeagent.settings import AgentSettings
@@ -58,8 +59,20 @@ class Broken(Exception):  # noqa: N818  tells a person what to do
 class Agent:
     """All parts of a running agent."""
 
-    def __init__(self, settings: AgentSettings, memory: Memory, api: ApiServer) -> None:
-        """Wire them; nothing runs so far."""
+    def __init__(
+        self,
+        settings: AgentSettings,
+        memory: Memory,
+        api: ApiServer,
+        *,
+        api_servers: frozenset[IPAddress] = frozenset(),
+        awaits: Callable[[bool], None] = lambda _: None,
+    ) -> None:
+        """Wire them; nothing runs so far.
+
+        No endpoint can have one of *api_servers*. Call *awaits* when the first guest is awaited
+        (True), and when none is any more.
+        """
         self.settings = settings
         self.memory = memory
         remembered = memory.load_configuration()
@@ -75,9 +88,8 @@ class Agent:
             self.supervisor.keep("reports", self.reporter.run, is_vital=False)
         )
         start, why = self.effective(Settings())
-        self.reconciler = Reconciler(start, self.reporter, memory)
-        self.reconciler.misconfigured = why
-        self.reconciler.enforcer.paused = memory.load_paused()
+        begin = Start(start, why, memory.load_paused(), api_servers)
+        self.reconciler = Reconciler(begin, self.reporter, memory, awaits)
         self.intake = Intake(self.reconciler, self.reporter, memory)
         self.observation = Observation(self.reconciler)
         selector = f"spec.node={settings.node_name}"
@@ -348,16 +360,15 @@ async def _end(what: str, end: Callable[[], object]) -> None:
 
 async def run(settings: AgentSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises Unusable, Broken or access.Unconfigured."""
-    expectation = _hurry(settings)
+    awaits = _raise_priority(settings)
     _raise_limits()
     for sentence in capabilities.missing():
         _log.error("privilege", trouble=sentence)
     memory = Memory(settings.state_directory)
     found = access.find(os.environ)
     async with ApiServer(found) as api:
-        agent = Agent(settings, memory, api)
-        agent.reconciler.alarms.expectation = expectation
-        agent.reconciler.interfaces.api_servers = access.addresses(found, os.environ)
+        own = access.addresses(found, os.environ)
+        agent = Agent(settings, memory, api, api_servers=own, awaits=awaits)
         try:
             server = health.Server(_places(settings, agent))
         except OSError as error:
@@ -393,7 +404,7 @@ def _places(settings: AgentSettings, agent: Agent) -> Iterator[health.Place]:
         yield health.Place(address, settings.port, pages)
 
 
-def _hurry(settings: AgentSettings) -> Callable[[bool], None]:
+def _raise_priority(settings: AgentSettings) -> Callable[[bool], None]:
     """Have the loop's thread run soon after a frame has woken it.
 
     Return what is to be told whether a guest is awaited: only then it goes before others.

@@ -17,7 +17,7 @@ from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Signal, WorkloadEndpointStatus
 from handover_nodeagent.memory import Memory
 from handover_nodeagent.reconcile.intake import Intake
-from handover_nodeagent.reconcile.loop import Reconciler
+from handover_nodeagent.reconcile.loop import Reconciler, Start
 from handover_nodeagent.reconcile.observe import Observation
 from handover_nodeagent.sniff.verdict import Accepted
 from handover_nodeagent.status.kubernetes_events import Event
@@ -89,8 +89,8 @@ class World:
     async def start(self, *, synced: bool = True) -> "World":
         """Begin a life; the API tells of no endpoint so far."""
         self.memory = Memory(self.directory)
-        self.loop = Reconciler(self.settings, self.desk, self.memory)  # type: ignore[arg-type]
-        self.loop.enforcer.paused = self.paused
+        start = Start(self.settings, paused=self.paused)
+        self.loop = Reconciler(start, self.desk, self.memory)  # type: ignore[arg-type]
         self.intake = Intake(self.loop, self.desk, self.memory)  # type: ignore[arg-type]
         self.observation = Observation(self.loop)
         await self.observation.begin(self.intake, self.memory.load())
@@ -240,7 +240,7 @@ class World:
         endpoint = self.loop.endpoints[ObjectKey("default", name)]
         signal = Signal.PROBE if is_answer else Signal.RARP
         accepted = Accepted(signal, bytes.fromhex(MAC.replace(":", "")), is_answer)
-        self.loop.heard(endpoint.key, endpoint.machine.episode, accepted, time.time_ns())
+        self.loop.cutovers.heard(endpoint.key, endpoint.machine.episode, accepted, time.time_ns())
 
     @contextlib.contextmanager
     def deaf(self) -> Iterator[None]:

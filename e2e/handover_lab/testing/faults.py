@@ -22,21 +22,24 @@ from handover_nodeagent.kernel import routes
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.memory import Memory
 from handover_nodeagent.reconcile.alarms import Alarms
-from handover_nodeagent.routes.host_routes import Routes
+from handover_nodeagent.reconcile.cutover import Cutovers
+from handover_nodeagent.reconcile.listening import Listening
+from handover_nodeagent.reconcile.loop import Reconciler
+from handover_nodeagent.routes.programming import Programming
 from handover_nodeagent.sniff.endpoint_listener import EndpointListener
 
 Moment = Literal["before", "after"]
 
 STEPS: Final[dict[str, tuple[Any, str]]] = {
     "hearing": (EndpointListener, "heard"),
-    "sending": (Routes, "cut_over"),
+    "sending": (Cutovers, "_send"),
     "answer": (Channel, "_collect"),
     "deciding": (fsm, "step"),
-    "gateway": (Alarms, "correct"),
-    "alarms": (Alarms, "follow"),
+    "gateway": (Listening, "announce_gateway"),
+    "listening": (Reconciler, "follow_machine"),
     "question": (EndpointListener, "ask"),
-    "timer": (Alarms, "_pop"),
-    "exchange": (Routes, "_carry_out"),
+    "timer": (Alarms, "_fire"),
+    "exchange": (Programming, "run"),
     "removal": (routes, "encode_remove"),
     "memory": (Memory, "_store"),
     "rename": (Path, "replace"),

@@ -41,10 +41,10 @@ def around(*steps: str) -> tuple[str, ...]:
 
 TO_CUT_OVER: Final = (
     *("hearing", "sending", "answer", "deciding", "gateway"),
-    *("attendance", "memory", "rename", "report"),
+    *("listening", "memory", "rename", "report"),
 )
 UNHEARD: Final = ("before hearing", "before sending")
-PREPARING: Final = around("deciding", "attendance", "memory", "report")
+PREPARING: Final = around("deciding", "listening", "memory", "report")
 WITHDRAWING: Final = (
     *around("deciding", "question", "timer", "exchange", "memory", "report"),
     "before removal",

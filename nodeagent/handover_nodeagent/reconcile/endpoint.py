@@ -17,16 +17,31 @@ from handover_nodeagent.network import admission as addresses
 from handover_nodeagent.network import gateways, placement
 from handover_nodeagent.network.admission import Admission
 from handover_nodeagent.network.desired import LocalEndpoint
-from handover_nodeagent.network.model import Link
+from handover_nodeagent.network.model import Link, Route
 from handover_nodeagent.network.placement import Unplaced
-from handover_nodeagent.routes.host_routes import Prepared
 from handover_nodeagent.sniff import probe
 from handover_nodeagent.sniff.endpoint_listener import EndpointListener, ListenSpec
 
 
 @dataclass(frozen=True, slots=True)
-class Heard:
-    """An announcement, the guest's MAC, and when it came, in realtime ns.
+class Prepared:
+    """A Target's cutover as bytes; all of them leave in one send.
+
+    ``asked`` has each request's route, None where it seeds a neighbor's entry.
+    """
+
+    requests: tuple[bytes, ...]
+    asked: tuple[Route | None, ...]
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """The routes of both families."""
+        return tuple(route for route in self.asked if route)
+
+
+@dataclass(frozen=True, slots=True)
+class Announcement:
+    """What was heard, the guest's MAC, and when the kernel received it, in realtime ns.
 
     ``sent`` went out for it already.
     """
@@ -55,7 +70,7 @@ class Endpoint:
     cutover: Cutover | None = None
     listener: EndpointListener | None = None
     prepared: Prepared | None = None
-    heard: Heard | None = None
+    announcement: Announcement | None = None
     timer: Timer | None = None
     alarm: asyncio.TimerHandle | None = None
     overdue: bool = False
@@ -164,5 +179,6 @@ class Endpoint:
                 alarm.cancel()
         if self.listener:
             self.listener.close()
-        self.alarm = self.overdue_alarm = self.listener = self.prepared = self.heard = None
+        self.alarm = self.overdue_alarm = self.listener = self.prepared = None
+        self.announcement = None
         return self

@@ -3,7 +3,7 @@
 import asyncio
 import itertools
 from collections.abc import Callable, Iterable
-from typing import Final
+from typing import Final, NamedTuple
 
 from handover_api.configuration import Mode, Settings
 from handover_api.names import ObjectKey
@@ -13,7 +13,7 @@ from handover_nodeagent.network.model import ArpGuard, IPAddress
 from handover_nodeagent.reconcile.guard import GuardReconciler
 from handover_nodeagent.reconcile.link_index import LinkIndex
 from handover_nodeagent.retry import Retries
-from handover_nodeagent.routes.host_routes import Routes
+from handover_nodeagent.routes.host_routes import Applied, Routes
 
 _NONE_OF_THE_KERNELS: Final = (
     "live_migration_route_convergence_time",
@@ -24,36 +24,53 @@ _NONE_OF_THE_KERNELS: Final = (
 )
 SLICE: Final = 16
 """Addresses that are applied in one turn of the loop, as many as one endpoint may have."""
-Told = Callable[[Iterable[ObjectKey]], None]
+
+
+class Trouble(NamedTuple):
+    """What the kernel refused for an address, and what went wrong here; "" for nothing."""
+
+    refused: str
+    fault: str
 
 
 class Enforcer:
     """The kernel as the endpoints want it; left alone until :meth:`release`.
 
-    As long as not all endpoints are known, one could take another one's route out. ``observe`` is
-    called when only a look at everything helps; ``blindness`` says why there can be none now.
-    ``paused``: the namespaces whose endpoints are left as they are.
+    As long as not all endpoints are known, one could take another one's route out.
+    ``look_wanted`` is set when only a look at everything helps; ``blindness`` says why there can
+    be none now. ``paused``: the namespaces whose endpoints are left as they are.
     """
 
-    def __init__(self, settings: Settings, link_index: LinkIndex, told: Told) -> None:
-        """Call *told* with the endpoints for which it came out otherwise than before."""
+    def __init__(
+        self,
+        settings: Settings,
+        link_index: LinkIndex,
+        paused: frozenset[str],
+        report: Callable[[Iterable[ObjectKey]], None],
+    ) -> None:
+        """Call *report* with the endpoints for which it came out otherwise than before."""
         self.routes = Routes(settings)
-        self.guard = GuardReconciler(self._wanted_guard, self._tell_everybody)
+        self.guard = GuardReconciler(self._wanted_guard, self._report_all)
         self.blindness = ""
         self.handed_back = False
-        self.paused = frozenset[str]()
-        self.observe: Callable[[], None] = _nothing
+        self.paused = paused
+        self.look_wanted = asyncio.Event()
         self.settings = settings
         self._link_index = link_index
-        self._told = told
+        self._report = report
         self._held: list[Affected] | None = []
         self._was_held = True
         self._is_complete = False
         self._retries = Retries[IPAddress](self.reapply)
+        self._refused: dict[IPAddress, str] = {}
         self._faulty: dict[IPAddress, str] = {}
         self._later: dict[IPAddress, None] = {}
         self._next: asyncio.Handle | None = None
         self._spared: dict[ObjectKey, frozenset[IPAddress]] = {}
+
+    def look(self) -> None:
+        """Have everything observed soon."""
+        self.look_wanted.set()
 
     def hold(self) -> None:
         """Leave the kernel alone until :meth:`follow`."""
@@ -70,15 +87,19 @@ class Enforcer:
         self.apply(affected)
         self.guard.replace()
 
-    def apply(self, affected: Affected, *, give_back: bool = True) -> None:
-        """Make routes and guard what is desired where something was *affected*."""
+    def apply(self, affected: Affected, *, give_back: bool = True) -> int:
+        """Make routes and guard what is desired where something was *affected*.
+
+        Return how many foreign routes were given back at once.
+        """
         if self._held is not None:
             self._held.append(affected)
-            return
+            return 0
         first = frozenset(itertools.islice(affected.addresses, SLICE))
         self._later.update(dict.fromkeys(affected.addresses - first))
-        self._apply(Affected(first, affected.interfaces), give_back=give_back)
+        given_back = self._apply(Affected(first, affected.interfaces), give_back=give_back)
         self._go_on()
+        return given_back
 
     def _go_on(self) -> None:
         """Apply the rest a slice at a time: between two a guest may announce itself."""
@@ -93,39 +114,50 @@ class Enforcer:
         try:
             # What is desired now counts, which may have changed meanwhile.
             self.apply(Affected(addresses))
-            self._told(self.routes.desired.endpoints_with(addresses))
+            self._report(self.routes.desired.endpoints_with(addresses))
         finally:
             self._go_on()
 
-    def _apply(self, affected: Affected, *, give_back: bool) -> None:
+    def _apply(self, affected: Affected, *, give_back: bool) -> int:
         before = {address: self.trouble(address) for address in affected.addresses}
-        # A route on a device that nobody has told us of may be that of an endpoint to come.
-        self.routes.devices = None if self._is_complete else self._link_index.taken
-        self._reach(affected.addresses, give_back=give_back)
+        applied = self._apply_routes(affected.addresses, give_back=give_back)
         self.guard.touch(affected.interfaces)
         changed = [address for address, was in before.items() if was != self.trouble(address)]
         if changed:
-            self._told(self.routes.desired.endpoints_with(changed))
-        self._mind(affected.addresses)
+            self._report(self.routes.desired.endpoints_with(changed))
+        if applied.is_doubtful:
+            self.look()
+        self._plan_retries(affected.addresses)
+        return applied.given_back
 
-    def _reach(self, addresses: frozenset[IPAddress], *, give_back: bool) -> None:
+    def _apply_routes(self, addresses: frozenset[IPAddress], *, give_back: bool) -> Applied:
         """Apply; where that raises one by one, so that one address is no other one's trouble."""
         for address in addresses & self._faulty.keys():
             del self._faulty[address]
+        # A route on a device that nobody has told us of may be that of an endpoint to come.
+        removable = None if self._is_complete else self._link_index.devices
         try:
-            self.routes.apply(addresses, give_back=give_back)
+            applied = self.routes.apply(addresses, give_back=give_back, removable=removable)
         except Exception as error:  # noqa: BLE001  the root of what is done for each address
             if len(addresses) > 1:
-                for address in addresses:
-                    self._reach(frozenset({address}), give_back=give_back)
-                return
+                one_by_one = (frozenset({address}) for address in addresses)
+                return Applied.union(
+                    self._apply_routes(one, give_back=give_back) for one in one_by_one
+                )
             (address,) = addresses
             faults.note("routes", error, address=str(address))
             self._faulty[address] = f"{address}: {faults.describe(error)}"
+            self._refused.pop(address, None)
+            return Applied()
+        # What was left as it is has the refusal that it had.
+        for address in applied.addresses & self._refused.keys():
+            del self._refused[address]
+        self._refused.update(applied.refused)
+        return applied
 
-    def trouble(self, address: IPAddress) -> tuple[str, str]:
-        """Say what the kernel refused for *address*, and what went wrong here; "" for nothing."""
-        return self.routes.refused.get(address, ""), self._faulty.get(address, "")
+    def trouble(self, address: IPAddress) -> Trouble:
+        """Say what *address* lacks, and why."""
+        return Trouble(self._refused.get(address, ""), self._faulty.get(address, ""))
 
     def spare(self, key: ObjectKey, addresses: Iterable[IPAddress]) -> frozenset[IPAddress]:
         """Leave the routes of *addresses* alone as long as no endpoint that is known has them.
@@ -174,13 +206,13 @@ class Enforcer:
         if before.mode is not settings.mode:
             self.guard.replace()
         if before.route_table != settings.route_table:
-            self.observe()
+            self.look()
 
     def seen(self, trouble: str = "") -> None:
         """Know that the kernel could be read, or the *trouble* with it."""
         was_blind, self.blindness = self.blindness, trouble
         if was_blind != trouble:
-            self._tell_everybody()
+            self._report_all()
 
     def close(self) -> None:
         """Try nothing again; what is in the kernel stays."""
@@ -190,12 +222,9 @@ class Enforcer:
         self._later.clear()
         self.routes.close()
 
-    def _mind(self, addresses: frozenset[IPAddress]) -> None:
+    def _plan_retries(self, addresses: frozenset[IPAddress]) -> None:
         """Plan another attempt for what was refused."""
-        refused = addresses & (self.routes.refused.keys() | self._faulty.keys())
-        if self.routes.is_doubtful:
-            self.routes.is_doubtful = False
-            self.observe()
+        refused = addresses & (self._refused.keys() | self._faulty.keys())
         self._retries.succeeded(addresses - refused)
         self._retries.failed(refused)
 
@@ -205,16 +234,12 @@ class Enforcer:
         desired = self.routes.desired
         return desired.guard(desired.everything().interfaces if interfaces is None else interfaces)
 
-    def _tell_everybody(self) -> None:
+    def _report_all(self) -> None:
         desired = self.routes.desired
-        self._told(desired.endpoints_with(desired.everything().addresses))
+        self._report(desired.endpoints_with(desired.everything().addresses))
 
 
 def _concerns_kernel(before: Settings, after: Settings) -> bool:
     """Tell whether another configuration makes another network; most fields do."""
     same = {name: getattr(after, name) for name in _NONE_OF_THE_KERNELS}
     return before.model_copy(update=same) != after
-
-
-def _nothing() -> None:
-    """Stand in for whoever observes."""

@@ -58,7 +58,7 @@ class Intake:
                 reconciler.orphans.keep(left)
             if record.endpoint:
                 self._unconfirmed.add(key)
-                reconciler.meet(record.endpoint, record)
+                reconciler.start(record.endpoint, record)
             elif record.spared:
                 self._unconfirmed.add(key)
                 reconciler.enforcer.spare(key, record.spared)
@@ -77,7 +77,7 @@ class Intake:
         self._reporter.learn(obj.key, obj.metadata.uid, obj.status)
         endpoint = self._reconciler.endpoints.get(obj.key)
         if endpoint is None or endpoint.uid != obj.metadata.uid:
-            self._reconciler.meet(obj, None)
+            self._reconciler.start(obj, None)
             return
         self._reconciler.enforcer.spare(obj.key, ())
         # The status is the agent's own; what it was at first is all that ever counts.
@@ -130,16 +130,16 @@ class Intake:
         concerned = enforcer.paused ^ namespaces
         endpoints = [one for one in reconciler.endpoints.values() if one.key.namespace in concerned]
         for endpoint in endpoints:
-            reconciler.digest(endpoint)
+            reconciler.cutovers.catch_up(endpoint)
         enforcer.paused = namespaces
         enforcer.hold()
         for endpoint in endpoints:
             endpoint.is_paused = endpoint.key.namespace in namespaces
             reconciler.routes.desired.put(endpoint.local(reconciler.settings))
             if self._leaves(endpoint.key):
-                reconciler.alarms.follow(endpoint, reconciler.routes, reconciler.settings)
+                reconciler.follow_machine(endpoint)
             else:
-                reconciler.meet(endpoint.object, endpoint.record())
+                reconciler.start(endpoint.object, endpoint.record())
         enforcer.follow(reconciler.settings, Affected(), {})
         if self.is_synced:
             self._drop_unconfirmed()
@@ -164,17 +164,17 @@ class Intake:
         guard = desired.guard(desired.everything().interfaces)
         addresses = desired.everything().addresses
         for endpoint in reconciler.endpoints.values():
-            reconciler.digest(endpoint)
+            reconciler.cutovers.catch_up(endpoint)
         reconciler.enforcer.hold()
         reconciler.enforcer.configure(settings)
         for endpoint in tuple(reconciler.endpoints.values()):
             endpoint.admission = reconciler.interfaces.admit(endpoint.object, endpoint.link)
             reconciler.routes.desired.put(endpoint.local(settings))
             if is_resumed and not endpoint.is_paused:
-                reconciler.meet(endpoint.object, endpoint.record())
+                reconciler.start(endpoint.object, endpoint.record())
         reconciler.enforcer.follow(before, Affected(addresses), guard)
         for endpoint in reconciler.endpoints.values():
-            reconciler.alarms.follow(endpoint, reconciler.routes, settings)
+            reconciler.follow_machine(endpoint)
         if is_resumed and self.is_synced:
             self._drop_unconfirmed()
 

@@ -1,6 +1,6 @@
-"""Where the endpoints live: which interface each has, and which of its addresses it may have.
+"""Which interface each has, and which of its addresses it may have.
 
-Follows what the kernel tells of links and routes, and calls ``moved`` for each endpoint of which
+Follows what the kernel tells of links and routes, and has each endpoint relocated of which
 that makes a difference.
 """
 
@@ -12,6 +12,7 @@ from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State, WorkloadEndpoint
 from handover_nodeagent.faults import Attempt
 from handover_nodeagent.network import admission as admissions
+from handover_nodeagent.network import placement
 from handover_nodeagent.network.links import LinkDiff, Links
 from handover_nodeagent.network.model import IPAddress, Link
 from handover_nodeagent.network.placement import Unplaced
@@ -20,32 +21,39 @@ from handover_nodeagent.reconcile.enforce import Enforcer
 from handover_nodeagent.reconcile.link_index import LinkIndex
 
 
-class Moved(Protocol):
+class Loop(Protocol):
     """Who follows an endpoint; called synchronously on the loop."""
 
-    def __call__(self, endpoint: Endpoint, *, is_elsewhere: bool) -> None:
+    def relocate(self, endpoint: Endpoint, *, is_elsewhere: bool) -> None:
         """Follow its addresses or, where it *is_elsewhere*, another interface or none."""
+
+    def prepare_anew(self, keys: Iterable[ObjectKey]) -> None:
+        """Have prepared cutovers carry what their owners' routes are known to carry by now."""
 
 
 class Interfaces:
-    """The interfaces and addresses of all *endpoints*, which the loop alone adds and removes."""
+    """The interfaces and addresses of all *endpoints*, which the loop alone adds and removes.
+
+    ``links`` are all of the node's.
+    """
 
     def __init__(
         self,
         endpoints: Mapping[ObjectKey, Endpoint],
         link_index: LinkIndex,
         enforcer: Enforcer,
-        moved: Moved,
+        api_servers: frozenset[IPAddress],
+        loop: Loop,
         attempt: Attempt,
     ) -> None:
-        """Call *moved* of those that live elsewhere; *attempt* what concerns one of them alone."""
+        """Call *attempt* with what concerns one endpoint alone; none has one of *api_servers*."""
         self.links = Links()
-        self.api_servers = frozenset[IPAddress]()
+        self._api_servers = api_servers
         self._endpoints = endpoints
         self._link_index = link_index
         self._enforcer = enforcer
         self._routes = enforcer.routes
-        self._moved = moved
+        self._loop = loop
         self._attempt = attempt
 
     def admit(self, obj: WorkloadEndpoint, link: Link | None) -> admissions.Admission:
@@ -58,15 +66,29 @@ class Interfaces:
             route.address for route in ours if not self._routes.foreign.has_parked(route.address)
         }
         settings, own = self._enforcer.settings, self.links.addresses
-        return admissions.admit(obj.spec.ips, settings, own, served, self.api_servers)
+        return admissions.admit(obj.spec.ips, settings, own, served, self._api_servers)
 
     def find(self, obj: WorkloadEndpoint, *, remembered: str | None = None) -> Link | Unplaced:
-        """Look for the endpoint's interface."""
-        return self._link_index.find(obj, self.links, self._routes, remembered=remembered)
+        """Look for the link that is, or may become, the endpoint's.
+
+        What it had stays, or what is *remembered* and has its routes: where nothing tells a link
+        any more, and where one is refused.
+        """
+        links, own = self.links, self._link_index.of(obj.key)
+        routed = self._routes.foreign.devices(obj.spec.ips)
+        devices = frozenset[int]().union(*routed.values())
+        taken = {index for index in devices if self._link_index.is_others(index, own)}
+        held = links.by_index.get(own) if own else links.by_name.get(remembered or "")
+        if held and not own:
+            has_routes = bool(self._routes.routes_of(obj.spec.ips, held.index))
+            held = held if has_routes or held.index in devices else None
+        current = held.index if held else None
+        node = placement.NodeLinks(links.by_index, links.by_name, routed, taken, current)
+        return placement.place(obj, node)
 
     def take_in(self, endpoint: Endpoint) -> None:
         """Note where the endpoint lives; see whom the kernel takes for its guest."""
-        self._link_index.take(endpoint.key, endpoint.interface_names, endpoint.link)
+        self._link_index.put(endpoint.key, endpoint.interface_names, endpoint.link)
         self.look_below(endpoint)
         self.look_for_mac(endpoint)
 
@@ -83,7 +105,7 @@ class Interfaces:
 
     def let_go(self, endpoint: Endpoint) -> None:
         """Forget an endpoint that is gone; another one may have been waiting for its interface."""
-        self._link_index.leave(endpoint.key)
+        self._link_index.remove(endpoint.key)
         if endpoint.link:
             self._offer(endpoint.link)
 
@@ -98,7 +120,7 @@ class Interfaces:
                 # The next look is to find the difference again.
                 endpoint.placement = before
                 raise
-            self._moved(endpoint, is_elsewhere=True)
+            self._loop.relocate(endpoint, is_elsewhere=True)
 
     def _look(self, key: ObjectKey) -> None:
         """Look again for the interface of one of many: what it meets is its own."""
@@ -122,56 +144,48 @@ class Interfaces:
             # It may leave by any interface, which may be the endpoint's.
             is_hidden = any(map(foreign.is_covered, addresses))
         if is_hidden:
-            self._enforcer.observe()
+            self._enforcer.look()
 
-    def changed(self, diff: LinkDiff | None) -> None:
+    def link_changed(self, diff: LinkDiff | None) -> None:
         """Follow a link that came, went or changed."""
         if diff is None:
             return
         desired = self._routes.desired
-        touched: set[IPAddress] = set()
+        affected: set[IPAddress] = set()
         if diff.before and diff.lost_routes:
-            touched |= self._routes.lose(diff.before.index)
+            affected |= self._routes.lose(diff.before.index)
         if diff.before and diff.after is None:
-            touched |= desired.drop_link(diff.before.index).addresses
+            affected |= desired.drop_link(diff.before.index).addresses
         if diff.came_up and diff.after:
             index = diff.after.index
-            touched |= {route.address for route in desired.orphans() if route.oif == index}
+            affected |= {route.address for route in desired.orphans() if route.oif == index}
         for key in self._link_index.concerned(diff):
             self._look(key)
         for link in filter(None, {diff.before, diff.after}):
             self._offer(link)
         if _own(diff.before) != _own(diff.after):
-            touched |= self._routes.readdressed(_own(diff.before) - self.links.addresses)
+            affected |= self._routes.readdressed(_own(diff.before) - self.links.addresses)
             self._admit_again(_own(diff.before) ^ _own(diff.after))
-        self._enforcer.reapply(touched)
+        self._enforcer.reapply(affected)
 
-    def routed(self, address: IPAddress) -> None:
+    def route_changed(self, address: IPAddress) -> None:
         """Follow a direct host route that somebody else added or removed."""
-        for key in self._link_index.standing() & self._routes.desired.endpoints_with([address]):
+        for key in self._link_index.unplaced() & self._routes.desired.endpoints_with([address]):
             self._look(key)
         self._enforcer.reapply([address])
-        self._prepare_anew(self._routes.desired.endpoints_with([address]))
+        self._loop.prepare_anew(self._routes.desired.endpoints_with([address]))
 
     def observed(self) -> None:
         """Follow what the kernel was found to have."""
-        for key in self._link_index.standing():
+        for key in self._link_index.unplaced():
             self._look(key)
         self._enforcer.reapply_all()
-        self._prepare_anew(self._endpoints)
-
-    def _prepare_anew(self, keys: Iterable[ObjectKey]) -> None:
-        """Have cutovers carry what their owners' routes are known to carry by now."""
-        for key in keys:
-            endpoint = self._endpoints[key]
-            if endpoint.prepared:
-                local = endpoint.local(self._enforcer.settings)
-                endpoint.prepared = self._routes.prepare(local)
+        self._loop.prepare_anew(self._endpoints)
 
     def _offer(self, link: Link) -> None:
         """Let the endpoints without an interface look whether *link* is theirs."""
         holders = self._routes.desired.endpoints_with(self._routes.foreign.leading_to(link.index))
-        for key in self._link_index.standing() & holders:
+        for key in self._link_index.unplaced() & holders:
             self._look(key)
 
     def _admit_again(self, changed: frozenset[IPAddress]) -> None:
@@ -182,7 +196,7 @@ class Interfaces:
 
     def _readmit(self, endpoint: Endpoint) -> None:
         endpoint.admission = self.admit(endpoint.object, endpoint.link)
-        self._moved(endpoint, is_elsewhere=False)
+        self._loop.relocate(endpoint, is_elsewhere=False)
 
 
 def _own(link: Link | None) -> frozenset[IPAddress]:

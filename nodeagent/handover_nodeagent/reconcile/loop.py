@@ -7,9 +7,8 @@ log lines, metrics, memory and reports follow when the routes are in.
 import asyncio
 import dataclasses
 import datetime as dt
-import time
-from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 from typing import Final, NamedTuple
 
@@ -18,10 +17,10 @@ import structlog
 from handover_api import names
 from handover_api.assignment import Assignment
 from handover_api.conditions import EndpointReason
-from handover_api.configuration import Settings
+from handover_api.configuration import Mode, Settings
 from handover_api.names import ObjectKey
-from handover_api.workloadendpoint import Cutover, Signal, State, WorkloadEndpoint
-from handover_nodeagent import faults, fsm, metrics
+from handover_api.workloadendpoint import State, WorkloadEndpoint
+from handover_nodeagent import fsm, metrics
 from handover_nodeagent.faults import Faults
 from handover_nodeagent.fsm import commands, inputs, restart
 from handover_nodeagent.fsm.commands import EventReason
@@ -35,28 +34,23 @@ from handover_nodeagent.network.desired import Affected
 from handover_nodeagent.network.model import IPAddress, Link
 from handover_nodeagent.reconcile import publish
 from handover_nodeagent.reconcile.alarms import Alarms
-from handover_nodeagent.reconcile.endpoint import Endpoint, Heard
+from handover_nodeagent.reconcile.cutover import Cutovers
+from handover_nodeagent.reconcile.endpoint import Endpoint
 from handover_nodeagent.reconcile.enforce import Enforcer
 from handover_nodeagent.reconcile.interfaces import Interfaces
 from handover_nodeagent.reconcile.link_index import LinkIndex
+from handover_nodeagent.reconcile.listening import Listening
 from handover_nodeagent.reconcile.orphans import Orphan, Orphans
 from handover_nodeagent.reconcile.publish import Publisher
-from handover_nodeagent.sniff.verdict import Accepted
 from handover_nodeagent.status.conditions import Facts, Stub
 from handover_nodeagent.status.report import Reporter
 
 EPISODES: Final = 1_000_000
 """Apart by so much are the episodes of two machines, of which one may follow the other."""
-BREATH: Final = 0.001
-"""Seconds between a prepared cutover and the machine's step."""
-BREATHS: Final = 5
-"""So many at most, while guests go on announcing themselves."""
 START: Final = "start"
 UPDATE: Final = "update"
 FOLLOW: Final = "follow"
 WARNINGS: Final = frozenset({EventReason.STILL_ALIVE, EventReason.ORPHAN_ROUTE})
-
-_EPOCH: Final = dt.datetime(1970, 1, 1, tzinfo=dt.UTC)
 
 _log: Final = structlog.get_logger()
 
@@ -70,33 +64,59 @@ class Unstarted(NamedTuple):
     """By the API, so that its status is known."""
 
 
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What a reconciler begins with.
+
+    ``misconfigured``: why the newest configuration does not count, "" when it does. ``paused``:
+    the namespaces that are. ``api_servers``: the addresses that no endpoint can have.
+    """
+
+    settings: Settings
+    misconfigured: str = ""
+    paused: frozenset[str] = frozenset()
+    api_servers: frozenset[IPAddress] = frozenset()
+
+
+def _ignore(_: bool) -> None:  # noqa: FBT001  stands in for whoever wants to know
+    """Stand in for whoever wants to know whether a guest is awaited."""
+
+
 class Reconciler:
     """Every endpoint of this node, and the world that is made to follow them."""
 
-    def __init__(self, settings: Settings, reporter: Reporter, memory: Memory) -> None:
-        """Touch nothing so far but the sockets that the kernel is asked through."""
-        self.settings = settings
-        self.misconfigured = ""
+    def __init__(
+        self,
+        start: Start,
+        reporter: Reporter,
+        memory: Memory,
+        awaits: Callable[[bool], None] = _ignore,
+    ) -> None:
+        """Touch nothing so far but the sockets that the kernel is asked through.
+
+        Call *awaits* when the first guest is awaited (True), and when none is any more.
+        """
+        self.settings = start.settings
+        self.misconfigured = start.misconfigured
         self.endpoints: dict[ObjectKey, Endpoint] = {}
         self.unstarted: dict[ObjectKey, Unstarted] = {}
         self.faults = Faults(self._faulted)
         link_index = LinkIndex()
-        self.enforcer = Enforcer(settings, link_index, self.report)
+        self.enforcer = Enforcer(start.settings, link_index, start.paused, self.report)
         self.routes = self.enforcer.routes
         self.interfaces = Interfaces(
-            self.endpoints, link_index, self.enforcer, self._relocate, self.faults.attempt
+            self.endpoints, link_index, self.enforcer, start.api_servers, self, self.faults.attempt
         )
         self.orphans = Orphans(self.enforcer, memory, self.interfaces.links)
-        self.alarms = Alarms(self, self.feed, self._overdue, _now)
+        self.cutovers = Cutovers(self.endpoints, self.enforcer, self)
+        self.listening = Listening(self.cutovers)
+        self.alarms = Alarms(self, _now, awaits)
         self._memory = memory
         self._publisher = Publisher(
             reporter, self.describe, _now, self.endpoints, self.faults.attempt
         )
         self._moved = asyncio.Event()
         self._episode = 0
-        self._received_ns = 0
-        self._heard_at = 0.0
-        self._cut_over = deque[Endpoint]()
 
     # What others want to know.
 
@@ -122,93 +142,20 @@ class Reconciler:
             endpoint.retire()
         self.flush()
 
-    # What guests and kernel say.
-
-    def heard(self, key: ObjectKey, episode: int, accepted: Accepted, received_at: int) -> None:
-        """Take an announcement: the way to the route.
-
-        What is prepared goes out at once. The machine steps a moment later, or before anything else
-        happens to it: twenty guests that announce at the same instant all get their routes first.
-        """
-        endpoint = self.endpoints.get(key)
-        if endpoint is None or endpoint.machine.episode != episode:
-            return
-        event = Announced(episode, accepted.signal, accepted.is_answer)
-        prepared, endpoint.prepared = endpoint.prepared, None
-        if prepared is None:
-            self._take(endpoint, Heard(event, accepted.mac, received_at))
-        elif endpoint.heard is None:
-            try:
-                self.routes.cut_over(prepared)
-            except Exception as error:  # noqa: BLE001  the root of a cutover; costs nothing else
-                faults.note("cutover", error, endpoint=str(key))
-                self._take(endpoint, Heard(event, accepted.mac, received_at))
-                return
-            endpoint.heard = Heard(event, accepted.mac, received_at, prepared)
-            loop = asyncio.get_running_loop()
-            self._heard_at = loop.time()
-            self._cut_over.append(endpoint)
-            if len(self._cut_over) == 1:
-                loop.call_later(BREATH, self._breathe, BREATHS - 1)
-
-    def _breathe(self, left: int) -> None:
-        """Let one machine step, unless other guests have just announced themselves.
-
-        Their routes go first, also between two steps.
-        """
-        loop = asyncio.get_running_loop()
-        if left and loop.time() - self._heard_at < BREATH:
-            loop.call_later(BREATH, self._breathe, left - 1)
-            return
-        try:
-            self.digest(self._cut_over.popleft())
-        finally:
-            # Whatever one of them meets, the others have their turn.
-            if self._cut_over:
-                loop.call_soon(self._breathe, left)
-
-    def digest(self, endpoint: Endpoint) -> None:
-        """Step on what was heard, unless something else was faster to ask for it."""
-        heard, endpoint.heard = endpoint.heard, None
-        if heard and heard.sent:
-            self.routes.catch_up(heard.sent)
-        if heard and self.endpoints.get(endpoint.key) is endpoint:
-            self._take(endpoint, heard)
-
-    def _take(self, endpoint: Endpoint, heard: Heard) -> None:
-        is_news = endpoint.mac is None
-        if is_news:
-            endpoint.learned_mac = heard.mac
-        before = endpoint.machine
-        self._received_ns = heard.received_ns
-        self.feed(endpoint, heard.event)
-        if is_news:
-            self.routes.seed(endpoint.local(self.settings))
-            if endpoint.machine is before:
-                # The guest can be asked from now on.
-                self._settle(endpoint, Step(before))
-
-    def unaskable(self, key: ObjectKey, episode: int) -> None:
-        """Take that a guest cannot be asked."""
-        endpoint = self.endpoints.get(key)
-        if endpoint is not None:
-            self.feed(endpoint, Unaskable(episode))
-
-    def listening_changed(self, key: ObjectKey) -> None:
-        """Report that a listener was lost or is back."""
-        endpoint = self.endpoints.get(key)
-        if endpoint is not None:
-            self._publisher.report(endpoint)
-
     # From an event to the world.
 
-    def feed(self, endpoint: Endpoint, event: Event) -> None:
-        """Step an endpoint's machine, and bring the world to where it stands then."""
-        what = type(event).__name__
-        self.faults.attempt(endpoint.key, what, partial(self._feed, endpoint, event))
+    def feed(self, endpoint: Endpoint, event: Event, received_ns: int = 0) -> None:
+        """Step an endpoint's machine, and bring the world to where it stands then.
 
-    def _feed(self, endpoint: Endpoint, event: Event) -> None:
-        self.digest(endpoint)
+        What a guest announced was received at *received_ns*, in realtime ns.
+        """
+        what = type(event).__name__
+        step = partial(self._feed, endpoint, event, received_ns)
+        self.faults.attempt(endpoint.key, what, step)
+
+    def _feed(self, endpoint: Endpoint, event: Event, received_ns: int = 0) -> None:
+        # What the guest said before comes first, so that the order of events stays.
+        self.cutovers.catch_up(endpoint)
         if endpoint.is_paused or self.endpoints.get(endpoint.key) is not endpoint:
             return
         if isinstance(event, FellSilent) and self.faults.has(endpoint.key, FOLLOW):
@@ -221,55 +168,77 @@ class Reconciler:
         if step.impossible and step.input:
             metrics.IMPOSSIBLE.labels(before.state, step.input).inc()
         elif step.machine is None:
-            self._bury(endpoint, step)
+            self._remove(endpoint, step)
         elif step.machine is before and isinstance(event, Announced):
             # A guest may send such frames as fast as it can: nothing else follows from them.
-            self._question(endpoint, step)
+            self._ask(endpoint, step)
         else:
             endpoint.machine = step.machine
-            self._settle(endpoint, step)
-        self._publisher.told(endpoint, before, step)
+            self._settle(endpoint, step, received_ns)
+        self._publisher.stepped(endpoint, before, step)
         self._moved.set()
 
-    def _settle(self, endpoint: Endpoint, step: Step) -> None:
+    def settle(self, endpoint: Endpoint) -> None:
+        """Let the world follow a machine that has not changed, as what is known of it has."""
+        self._settle(endpoint, Step(endpoint.machine))
+
+    def _settle(self, endpoint: Endpoint, step: Step, received_ns: int = 0) -> None:
         """Let the world follow the machine, and again where that fails, until it steps anew."""
 
         def follow() -> None:
             if endpoint.machine is step.machine and self.endpoints.get(endpoint.key) is endpoint:
-                self._let_follow(endpoint, step)
+                self._follow(endpoint, step, received_ns)
 
         self.faults.attempt(endpoint.key, FOLLOW, follow)
 
-    def _let_follow(self, endpoint: Endpoint, step: Step) -> None:
-        """Let routes, then guest, listening, timers and memory follow the machine."""
-        self._follow(endpoint)
+    def _follow(self, endpoint: Endpoint, step: Step, received_ns: int) -> None:
+        """Let routes, then guest, listener, timers and memory follow the machine.
+
+        The routes first, as all else can wait; the report last, as it says how all of it went.
+        """
+        self._apply(endpoint)
         for command in step.commands:
             if isinstance(command, commands.AnnounceGateway):
-                self._correct(endpoint)
+                self._announce_gateway(endpoint)
             elif isinstance(command, commands.RecordCutover):
-                self._record(endpoint, command.signal)
+                endpoint.cutover = self.cutovers.measure(endpoint, command.signal, received_ns)
+                self._publisher.cut_over(endpoint.key, endpoint.cutover)
         if endpoint.machine.state is State.ASKING:
             self.interfaces.look_for_mac(endpoint)
-        self.alarms.follow(endpoint, self.routes, self.settings)
-        self._question(endpoint, step)
-        self._tell(endpoint, step)
+        self.follow_machine(endpoint)
+        self._ask(endpoint, step)
+        self._emit(endpoint, step)
         if not endpoint.is_paused:
             self._memory.keep(endpoint.key, endpoint.record)
         self._publisher.report(endpoint)
 
-    def _correct(self, endpoint: Endpoint) -> None:
+    def follow_machine(self, endpoint: Endpoint) -> None:
+        """Let listener, prepared cutover and timers follow the machine; while paused, none."""
+        if self.settings.mode is Mode.PAUSED or endpoint.is_paused:
+            self._leave(endpoint)
+            return
+        self.listening.follow(endpoint, self.settings)
+        self.cutovers.prepare(endpoint)
+        self.alarms.follow(endpoint, self.settings)
+
+    def _leave(self, endpoint: Endpoint) -> None:
+        """Hear and await nothing more of an endpoint."""
+        endpoint.retire()
+        self.alarms.forget(endpoint)
+
+    def _announce_gateway(self, endpoint: Endpoint) -> None:
         """Tell the guest where its gateway is now, and a person where that is a guess."""
-        self.alarms.correct(endpoint, self.settings)
+        self.listening.announce_gateway(endpoint, self.settings)
         spec, link = endpoint.object.spec, endpoint.link
         if link and gateways.is_assumed(spec, link, gateways.of(spec, link, self.settings)):
             self._publisher.event(endpoint, "GatewayAssumed", gateways.ASSUMED)
 
-    def _question(self, endpoint: Endpoint, step: Step) -> None:
+    def _ask(self, endpoint: Endpoint, step: Step) -> None:
         """Ask the guest what the machine wants asked."""
         for command in step.commands:
-            self.alarms.question(endpoint, command)
+            self.listening.ask(endpoint, command)
 
-    def _tell(self, endpoint: Endpoint, step: Step) -> None:
+    def _emit(self, endpoint: Endpoint, step: Step) -> None:
         """Emit the Events that the machine wants emitted."""
         for command in step.commands:
             if isinstance(command, commands.EmitEvent):
@@ -277,32 +246,16 @@ class Reconciler:
                 text = commands.SENTENCES[reason]
                 self._publisher.event(endpoint, reason, text, warning=reason in WARNINGS)
 
-    def _overdue(self, endpoint: Endpoint) -> None:
+    def overdue(self, endpoint: Endpoint) -> None:
+        """Report a Target that has heard nothing for too long; it listens on."""
         endpoint.overdue, endpoint.overdue_alarm = True, None
         text = "The guest has not announced itself yet; its routes wait for that"
         self._publisher.event(endpoint, "TargetTimeout", text, warning=True)
         self._publisher.report(endpoint)
 
-    def _record(self, endpoint: Endpoint, signal: Signal) -> None:
-        """Note when the last of the guest's routes was in, by its own acknowledgment.
-
-        One that was in before the announcement took no time; where none is, there is only now.
-        """
-        oif = endpoint.link.index if endpoint.link else 0
-        known = self.routes.acknowledged_ns(endpoint.admission.allowed, oif)
-        last = max(*known, self._received_ns) if known else time.time_ns()
-        microseconds = max(0, last - self._received_ns) // 1000
-        endpoint.cutover = Cutover(
-            signal=signal,
-            announcement_to_route_microseconds=microseconds,
-            time=_moment(last),
-            migration_uid=endpoint.machine.uid,
-        )
-        self._publisher.cut_over(endpoint)
-
     # Endpoints that come, change and go.
 
-    def meet(self, obj: WorkloadEndpoint, record: Record | None) -> None:
+    def start(self, obj: WorkloadEndpoint, record: Record | None) -> None:
         """Start an endpoint's machine from what is found, in place of one of the same name."""
         key, waiting = obj.key, self.unstarted.get(obj.key)
         is_told = record is None
@@ -320,10 +273,10 @@ class Reconciler:
         obj, record, _ = self.unstarted[key]
         known = self.endpoints.pop(obj.key, None)
         if known:
-            self.digest(known)
-            self.alarms.leave(known)
+            self.cutovers.catch_up(known)
+            self._leave(known)
         if known and known.uid != obj.metadata.uid:
-            self._publisher.gone(known)
+            self._publisher.removed(known)
         admission = self.interfaces.admit(obj, None)
         self.routes.foreign.look(admission.allowed)
         place = self.interfaces.find(obj, remembered=record.interface if record else None)
@@ -352,7 +305,7 @@ class Reconciler:
         self.enforcer.spare(key, ())
         self._settle(endpoint, step)
         self.orphans.make_way(key)
-        self._publisher.met(endpoint, found)
+        self._publisher.started(endpoint, found)
         self.report(self.routes.desired.endpoints_with(admission.allowed))
 
     def update(self, endpoint: Endpoint, obj: WorkloadEndpoint) -> None:
@@ -377,7 +330,7 @@ class Reconciler:
             self.routes.foreign.look(endpoint.admission.allowed)
             self.interfaces.look_again(endpoint)
             self.interfaces.look_below(endpoint)
-            self._relocate(endpoint, is_elsewhere=False)
+            self.relocate(endpoint, is_elsewhere=False)
             self.report(concerned | self.routes.desired.endpoints_with(endpoint.admission.allowed))
         link = endpoint.link
         routes_in = bool(link and self.routes.routes_of(endpoint.admission.allowed, link.index))
@@ -390,12 +343,12 @@ class Reconciler:
             self._memory.keep(endpoint.key, endpoint.record)
             self._publisher.report(endpoint)
 
-    def _bury(self, endpoint: Endpoint, step: Step) -> None:
+    def _remove(self, endpoint: Endpoint, step: Step) -> None:
         """Forget an endpoint whose machine is gone; its routes may outlive it."""
         self.faults.forget(endpoint.key)
         is_orphan = commands.KeepOrphan() in step.commands
         had_routes = endpoint.machine.level is not RouteLevel.NONE
-        self.alarms.leave(endpoint)
+        self._leave(endpoint)
         del self.endpoints[endpoint.key]
         affected = self.routes.desired.drop(endpoint.key, orphan=is_orphan)
         if is_orphan and endpoint.link:
@@ -409,35 +362,38 @@ class Reconciler:
         if is_orphan and orphans and endpoint.link:
             named = gateways.of(endpoint.object.spec, endpoint.link, self.settings)
             self.orphans.keep(Orphan(endpoint.key, orphans, endpoint.mac, named))
-        self._tell(endpoint, step)
-        self._publisher.gone(endpoint)
+        self._emit(endpoint, step)
+        self._publisher.removed(endpoint)
         self.report(self.routes.desired.endpoints_with(affected.addresses))
         self.interfaces.let_go(endpoint)
 
-    def _follow(self, endpoint: Endpoint) -> None:
+    def _apply(self, endpoint: Endpoint) -> None:
         """Bring desired network and kernel to where the endpoint stands now."""
         self._enforce(endpoint, self.routes.desired.put(endpoint.local(self.settings)))
 
     def _enforce(self, endpoint: Endpoint, affected: Affected, *, give_back: bool = True) -> None:
-        before = self.routes.given_back
-        self.enforcer.apply(affected, give_back=give_back)
-        if self.routes.given_back > before:
-            text = f"{self.routes.given_back - before} routes of the CNI are back in their table"
+        given_back = self.enforcer.apply(affected, give_back=give_back)
+        if given_back:
+            text = f"{given_back} routes of the CNI are back in their table"
             self._publisher.event(endpoint, "RoutesGivenBack", text)
 
-    def _relocate(self, endpoint: Endpoint, *, is_elsewhere: bool) -> None:
+    def relocate(self, endpoint: Endpoint, *, is_elsewhere: bool) -> None:
         """Follow the endpoint to another interface, or to other addresses."""
-        relocate = partial(self._let_relocate, endpoint, is_elsewhere=is_elsewhere)
+        relocate = partial(self._relocate, endpoint, is_elsewhere=is_elsewhere)
         self.faults.attempt(endpoint.key, "relocate", relocate)
 
-    def _let_relocate(self, endpoint: Endpoint, *, is_elsewhere: bool) -> None:
+    def _relocate(self, endpoint: Endpoint, *, is_elsewhere: bool) -> None:
         if self.endpoints.get(endpoint.key) is not endpoint:
             return
-        self._follow(endpoint)
-        self.alarms.follow(endpoint, self.routes, self.settings)
+        self._apply(endpoint)
+        self.follow_machine(endpoint)
         if is_elsewhere and endpoint.listener:
             endpoint.listener.start_probes()
         self._publisher.report(endpoint)
+
+    def prepare_anew(self, keys: Iterable[ObjectKey]) -> None:
+        """Have prepared cutovers carry what their owners' routes are known to carry by now."""
+        self.cutovers.prepare_anew(keys)
 
     def unreadable(self, stub: Stub, addresses: Iterable[IPAddress], why: str) -> None:
         """Leave alone what an endpoint has of which nobody can tell what it is to have.
@@ -457,7 +413,7 @@ class Reconciler:
     def heal(self) -> None:
         """Let listening and timers of all endpoints follow their machines once more."""
         for endpoint in tuple(self.endpoints.values()):
-            follow = partial(self.alarms.follow, endpoint, self.routes, self.settings)
+            follow = partial(self.follow_machine, endpoint)
             self.faults.attempt(endpoint.key, "heal", follow)
 
     # What is known of an endpoint as a whole.
@@ -484,11 +440,6 @@ class Reconciler:
         described = publish.describe(endpoint, self.enforcer, self.settings, self.misconfigured)
         found = (described.internal_error, self.faults.trouble(endpoint.key))
         return dataclasses.replace(described, internal_error="; ".join(filter(None, found)))
-
-
-def _moment(nanoseconds: int) -> dt.datetime:
-    """Return a time of the kernel's realtime clock."""
-    return _EPOCH + dt.timedelta(microseconds=nanoseconds // 1000)
 
 
 def _now() -> dt.datetime:

@@ -55,7 +55,7 @@ class Observation:
 
     def __init__(self, reconciler: Reconciler) -> None:
         self._reconciler = reconciler
-        self._wanted = asyncio.Event()
+        self._wanted = reconciler.enforcer.look_wanted
         self._news = 0
         self._begun = False
         self._notifications = Notifications(
@@ -64,7 +64,6 @@ class Observation:
             table=reconciler.settings.route_table,
             own_port=reconciler.routes.port,
         )
-        reconciler.enforcer.observe = self.look
 
     async def begin(self, intake: Intake, records: Mapping[ObjectKey, Record]) -> None:
         """Start *intake* from the kernel and the last agent's *records*."""
@@ -100,7 +99,7 @@ class Observation:
         view = await self._observe(self._known)
         self._reconciler.routes.load(view.observed)
         for diff in self._reconciler.interfaces.links.replace_all(view.links):
-            self._reconciler.interfaces.changed(diff)
+            self._reconciler.interfaces.link_changed(diff)
         self._reconciler.interfaces.observed()
         await asyncio.sleep(REST)
         return view.is_current
@@ -140,7 +139,7 @@ class Observation:
 
     def _state(self) -> tuple[int, int]:
         """Return what differs when something happened between."""
-        return self._news, self._reconciler.routes.writes
+        return self._news, self._reconciler.routes.tables.writes
 
     def _heard(self, notification: Notification) -> None:
         self._news += 1
@@ -148,15 +147,15 @@ class Observation:
             return
         reconciler = self._reconciler
         if isinstance(notification, LinkChanged):
-            reconciler.interfaces.changed(reconciler.interfaces.links.change(notification))
+            reconciler.interfaces.link_changed(reconciler.interfaces.links.change(notification))
         elif isinstance(notification, LinkRemoved):
-            reconciler.interfaces.changed(reconciler.interfaces.links.remove(notification))
+            reconciler.interfaces.link_changed(reconciler.interfaces.links.remove(notification))
         elif isinstance(notification, AddressChanged):
-            reconciler.interfaces.changed(reconciler.interfaces.links.readdress(notification))
+            reconciler.interfaces.link_changed(reconciler.interfaces.links.readdress(notification))
         elif isinstance(notification, DefaultRouteChanged):
             self.look()
-        elif reconciler.routes.heard(notification):
-            reconciler.interfaces.routed(notification.route.address)
+        elif reconciler.routes.notified(notification):
+            reconciler.interfaces.route_changed(notification.route.address)
 
     def _overflow(self) -> None:
         metrics.OVERFLOWS.inc()

@@ -14,7 +14,7 @@ from handover_api.conditions import EndpointReason
 from handover_api.configuration import Settings
 from handover_api.model import Condition
 from handover_api.names import ObjectKey
-from handover_api.workloadendpoint import State
+from handover_api.workloadendpoint import Cutover, State
 from handover_nodeagent import faults, metrics
 from handover_nodeagent.faults import Attempt
 from handover_nodeagent.fsm import commands
@@ -66,7 +66,7 @@ class Publisher:
         self._states: dict[ObjectKey, State] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def met(self, endpoint: Endpoint, found: Found) -> None:
+    def started(self, endpoint: Endpoint, found: Found) -> None:
         """Tell that an endpoint was seen for the first time."""
         self._count(endpoint.key, endpoint.machine.state)
         state = endpoint.machine.state
@@ -82,7 +82,7 @@ class Publisher:
             )
         )
 
-    def told(self, endpoint: Endpoint, before: Machine, step: Step) -> None:
+    def stepped(self, endpoint: Endpoint, before: Machine, step: Step) -> None:
         """Tell what one event did to an endpoint's machine, if anything."""
         after = step.machine
         if step.input is None or (after and after.state is before.state and not step.impossible):
@@ -92,13 +92,11 @@ class Publisher:
         metrics.TRANSITIONS.labels(before.state, state, step.input).inc()
         self._line(lambda: _transition(endpoint, before, after, step))
 
-    def cut_over(self, endpoint: Endpoint) -> None:
+    def cut_over(self, key: ObjectKey, cutover: Cutover) -> None:
         """Tell what the network's share of a switchover was."""
-        cutover = endpoint.cutover
-        assert cutover is not None
         seconds = cutover.announcement_to_route_microseconds / 1e6
         metrics.ANNOUNCEMENT_TO_ROUTE.observe(seconds)
-        metrics.LAST_CUTOVER.labels(*endpoint.key).set(seconds)
+        metrics.LAST_CUTOVER.labels(*key).set(seconds)
 
     def event(
         self, endpoint: Endpoint, reason: str, message: str, *, warning: bool = False
@@ -117,7 +115,7 @@ class Publisher:
         status = stub.but(reason, message, self._clock())
         self._soon(lambda: self._reporter.want(stub.key, stub.uid, status))
 
-    def gone(self, endpoint: Endpoint) -> None:
+    def removed(self, endpoint: Endpoint) -> None:
         """Tell nothing more of an endpoint."""
         self._unreported.pop(endpoint.key, None)
         self._conditions.pop(endpoint.uid, None)
@@ -217,7 +215,7 @@ def describe(
         is_owned=endpoint.is_owned(settings),
         routes=ours,
         refusals=(
-            *(trouble for one in allowed if (trouble := enforcer.trouble(one)[0])),
+            *(trouble for one in allowed if (trouble := enforcer.trouble(one).refused)),
             *([f"the kernel cannot be read: {enforcer.blindness}"] if enforcer.blindness else ()),
         ),
         shadowed_by="; ".join(rivals),
@@ -227,7 +225,7 @@ def describe(
         has_listener=endpoint.listener is not None and endpoint.listener.is_open,
         cannot_listen=endpoint.listener.trouble if endpoint.listener else "",
         internal_error="; ".join(
-            trouble for one in allowed if (trouble := enforcer.trouble(one)[1])
+            trouble for one in allowed if (trouble := enforcer.trouble(one).fault)
         ),
         is_overdue=endpoint.overdue,
         cutover=endpoint.cutover,

@@ -23,7 +23,7 @@ class RouteAttributes:
         """The addresses whose routes are less than their owner's were."""
         return frozenset(self._refused)
 
-    def dress(self, route: Route, owners: bytes | None, ours: Iterable[Route]) -> Route:
+    def complete(self, route: Route, owners: bytes | None, ours: Iterable[Route]) -> Route:
         """Return *route* with what it is to carry.
 
         *owners* is what the owner's route has now, None where there is none to be seen; *ours*

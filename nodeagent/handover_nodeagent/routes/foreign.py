@@ -94,7 +94,7 @@ class ForeignRoutes:
         """Tell whether there is something to give back."""
         return bool(self._parked.get(address))
 
-    def directions(self, addresses: Iterable[IPAddress]) -> Mapping[IPAddress, AbstractSet[int]]:
+    def devices(self, addresses: Iterable[IPAddress]) -> Mapping[IPAddress, AbstractSet[int]]:
         """Return the devices of foreign direct routes to *addresses*, parked ones included."""
         return {
             address: {

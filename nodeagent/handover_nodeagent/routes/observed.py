@@ -36,7 +36,7 @@ class ObservedRoutes:
         self._routes.setdefault(route.address, []).append(route)
         self._acknowledged[route.key] = now
 
-    def heard(self, route: Route) -> None:
+    def note(self, route: Route) -> None:
         """Know that somebody else added *route*, or changed what it carries."""
         self.drop(route)
         self._routes.setdefault(route.address, []).append(route)

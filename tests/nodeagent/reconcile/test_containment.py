@@ -17,6 +17,7 @@ from handover_nodeagent.fsm.machine import Machine
 from handover_nodeagent.network import placement
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.reconcile import enforce
+from handover_nodeagent.routes.host_routes import Applied
 from handover_nodeagent.sniff import endpoint_listener, listener
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("mute")]
@@ -221,8 +222,8 @@ async def test_a_prepared_cutover_that_raises_is_one_that_was_not_prepared(
 ) -> None:
     world.put(said="target")
     await world.until_listening()
-    routes = world.loop.routes
-    monkeypatch.setattr(routes, "cut_over", fault.over(routes.cut_over, lambda _: True))
+    cutovers = world.loop.cutovers
+    monkeypatch.setattr(cutovers, "_send", fault.over(cutovers._send, lambda _: True))
     world.announce()
     assert world.state() == "Live"
     await world.shows(ELEVATED_V4)
@@ -417,10 +418,10 @@ async def test_a_change_that_concerns_many_lets_the_loop_turn(
     routes, turns, sizes = world.loop.routes, list[int](), list[int]()
     apply, loop = routes.apply, asyncio.get_running_loop()
 
-    def counted(addresses: frozenset[IPAddress], **how: Any) -> None:
+    def counted(addresses: frozenset[IPAddress], **how: Any) -> Applied:
         sizes.append(len(addresses))
         loop.call_soon(turns.append, len(sizes))
-        apply(addresses, **how)
+        return apply(addresses, **how)
 
     monkeypatch.setattr(routes, "apply", counted)
     world.configure(ipv4NormalRoutePriority=2048)

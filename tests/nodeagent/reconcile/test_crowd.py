@@ -13,9 +13,8 @@ from tests.nodeagent.world import ELEVATED_V4, MAC, NORMAL_V4, RARP, World
 
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Signal
-from handover_nodeagent.reconcile import loop as reconcile
-from handover_nodeagent.reconcile.endpoint import Endpoint
-from handover_nodeagent.routes.host_routes import Prepared
+from handover_nodeagent.reconcile import cutover
+from handover_nodeagent.reconcile.endpoint import Endpoint, Prepared
 from handover_nodeagent.sniff.verdict import Accepted
 
 pytestmark = pytest.mark.root
@@ -99,7 +98,7 @@ async def test_twenty_announcements_at_once_have_twenty_routes_before_any_report
 def announce(world: World, name: str) -> None:
     endpoint = world.loop.endpoints[ObjectKey("default", name)]
     accepted = Accepted(Signal.RARP, bytes.fromhex(MAC.replace(":", "")))
-    world.loop.heard(endpoint.key, endpoint.machine.episode, accepted, time.time_ns())
+    world.loop.cutovers.heard(endpoint.key, endpoint.machine.episode, accepted, time.time_ns())
 
 
 @pytest.mark.usefixtures("mute")
@@ -107,17 +106,17 @@ async def test_a_machine_waits_until_no_other_guest_has_just_announced_itself(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Guards: twenty guests' routes go before one guest's step and reports."""
-    breath = 0.05
-    monkeypatch.setattr(reconcile, "BREATH", breath)
+    quiet = 0.05
+    monkeypatch.setattr(cutover, "QUIET", quiet)
     for number in range(2):
         world.put(f"vm{number}", said="target", ips=[f"10.65.1.{number}"])
     loop = asyncio.get_running_loop()
     announce(world, "vm0")
     announced: list[float] = []
-    loop.call_later(0.6 * breath, announce, world, "vm1")
-    loop.call_later(0.6 * breath, lambda: announced.append(loop.time()))
+    loop.call_later(0.6 * quiet, announce, world, "vm1")
+    loop.call_later(0.6 * quiet, lambda: announced.append(loop.time()))
     await world.until(lambda: world.state("vm0") == "Live")
-    assert loop.time() - announced[0] >= 0.99 * breath
+    assert loop.time() - announced[0] >= 0.99 * quiet
 
 
 @pytest.mark.usefixtures("mute")
@@ -128,11 +127,11 @@ async def test_a_guest_may_announce_itself_between_two_steps(
     for number in range(3):
         world.put(f"vm{number}", said="target", ips=[f"10.65.1.{number}"])
     await world.until_listening("vm2")
-    cut_over, seen = world.loop.routes.cut_over, list[str]()
+    send, seen = world.loop.cutovers._send, list[str]()
 
     def note(prepared: Prepared) -> None:
         seen.append(world.state("vm1"))
-        cut_over(prepared)
+        send(prepared)
 
     async def await_first_step() -> None:
         await world.loop.moved()
@@ -140,7 +139,7 @@ async def test_a_guest_may_announce_itself_between_two_steps(
 
     third = asyncio.create_task(await_first_step())
     await asyncio.sleep(0)
-    monkeypatch.setattr(world.loop.routes, "cut_over", note)
+    monkeypatch.setattr(world.loop.cutovers, "_send", note)
     announce(world, "vm0")
     announce(world, "vm1")
     await third
@@ -155,15 +154,15 @@ async def test_a_step_that_fails_keeps_no_other_machine_from_its_own(
     """Guards the one timer of all: else whoever announces itself later would never be Live."""
     for number in range(3):
         world.put(f"vm{number}", said="target", ips=[f"10.65.1.{number}"])
-    digest, failed = world.loop.digest, list[str]()
+    catch_up, failed = world.loop.cutovers.catch_up, list[str]()
 
     def fail_once(endpoint: Endpoint) -> None:
         if endpoint.key.name == "vm0" and not failed:
             failed.append("vm0")
             raise ArithmeticError
-        digest(endpoint)
+        catch_up(endpoint)
 
-    monkeypatch.setattr(world.loop, "digest", fail_once)
+    monkeypatch.setattr(world.loop.cutovers, "catch_up", fail_once)
     announce(world, "vm0")
     announce(world, "vm1")
     await world.until(lambda: world.state("vm1") == "Live")
@@ -177,14 +176,14 @@ async def test_a_machine_does_not_wait_for_ever(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Guards: guests that go on announcing themselves do not hold up the first one's step."""
-    breath = 0.03
-    monkeypatch.setattr(reconcile, "BREATH", breath)
-    monkeypatch.setattr(reconcile, "BREATHS", 2)
+    quiet = 0.03
+    monkeypatch.setattr(cutover, "QUIET", quiet)
+    monkeypatch.setattr(cutover, "ROUNDS", 2)
     for number in range(40):
         world.put(f"vm{number}", said="target", ips=[f"10.65.1.{number}"])
     loop = asyncio.get_running_loop()
     for number in range(40):
-        loop.call_later(0.6 * breath * number, announce, world, f"vm{number}")
+        loop.call_later(0.6 * quiet * number, announce, world, f"vm{number}")
     await world.until(lambda: world.state("vm0") == "Live")
     assert world.loop.endpoints[ObjectKey("default", "vm39")].prepared is not None
     await world.until(lambda: world.state("vm39") == "Live")
@@ -235,7 +234,7 @@ async def test_endpoints_that_came_and_went_leave_no_trace(world: World) -> None
     assert not routes.foreign._standing
     assert not world.loop.endpoints
     assert not world.loop._publisher._conditions
-    assert not routes.refused
+    assert not world.loop.enforcer._refused
     await world.until(lambda: not list((world.directory / "endpoints").iterdir()))
 
 

@@ -150,7 +150,7 @@ async def test_a_route_of_ours_stays_while_nobody_can_name_its_endpoints_interfa
     world.put(ips=BOTH)
     await world.shows(NORMAL_V4, NORMAL_V6)
     gone = LinkRemoved(world.node.tap0, "tap0")
-    shown = [route for one in BOTH for route in world.loop.routes._ours.of(ip_address(one))]
+    shown = [route for one in BOTH for route in world.loop.routes.tables.ours.of(ip_address(one))]
     world.observation._heard(gone)
     await world.until_says("Programmed", "False", "InterfaceNotFound")
     for route in shown:

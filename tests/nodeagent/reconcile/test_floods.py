@@ -63,7 +63,7 @@ class Work:
             (world.loop.enforcer, "apply"),
             (world.memory, "keep"),
             (world.loop._publisher, "report"),
-            (world.loop.alarms, "follow"),
+            (world.loop, "follow_machine"),
             (Channel, "transact"),
         ):
             monkeypatch.setattr(thing, name, self._counted(getattr(thing, name)))

@@ -245,7 +245,7 @@ async def test_what_happens_right_after_an_announcement_comes_after_it(world: Wo
     await world.until_listening()
     endpoint = world.loop.endpoints[ObjectKey("default", "vm")]
     accepted = Accepted(Signal.RARP, bytes.fromhex(MAC.replace(":", "")))
-    world.loop.heard(endpoint.key, endpoint.machine.episode, accepted, time.time_ns())
+    world.loop.cutovers.heard(endpoint.key, endpoint.machine.episode, accepted, time.time_ns())
     world.loop.enforcer.reapply(endpoint.admission.allowed)
     assert [line for line in world.routes() if "metric 512" in line]
     world.put(said="target Succeeded")

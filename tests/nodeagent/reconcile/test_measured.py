@@ -78,7 +78,7 @@ async def test_a_route_that_was_refused_at_first_is_in_when_it_is_in(
     world.put(said="target")
     await world.until_listening()
     refuse(world, monkeypatch, 16, times=1)
-    slow_down(monkeypatch, world.loop.routes, "catch_up")
+    slow_down(monkeypatch, world.loop.cutovers, "catch_up")
     world.announce()
     await world.until_state("Live")
     assert microseconds(world) > SLOW * 1e6
@@ -109,7 +109,6 @@ async def test_a_cutover_of_a_guest_without_a_known_mac_is_prepared_without_neig
     kinds = {}
     for name, endpoint in world.loop.endpoints.items():
         assert endpoint.prepared
-        parts = [requests for requests, _ in endpoint.prepared.parts]
-        kinds[name.name] = [[codec.kind_of(one) for one in requests] for requests in parts]
+        kinds[name.name] = [codec.kind_of(one) for one in endpoint.prepared.requests]
     add, seed = codec.NEWROUTE, codec.NEWNEIGH
-    assert kinds == {"known": [[seed, add]], "vm": [[add], [add]]}
+    assert kinds == {"known": [seed, add], "vm": [add, add]}

@@ -18,8 +18,7 @@ def kinds(world: World) -> list[int]:
     """Return which messages are prepared."""
     prepared = world.loop.endpoints[KEY].prepared
     assert prepared is not None
-    requests = [request for sent, _ in prepared.parts for request in sent]
-    return [codec.HEADER.unpack_from(request)[1] for request in requests]
+    return [codec.HEADER.unpack_from(request)[1] for request in prepared.requests]
 
 
 @pytest.mark.parametrize("mac", [None, MAC], ids=["MAC unknown", "MAC known"])
@@ -36,6 +35,6 @@ async def test_both_routes_go_in_and_the_guests_neighbor_entries_with_them(
     for address in BOTH:
         shown = node.run(f"ip neigh show {address} dev tap0 nud reachable")
         assert f"lladdr {MAC}" in shown
-    assert world.loop.routes.refused == {}
+    assert world.loop.enforcer._refused == {}
     await world.at_rest()
     await world.shows(*ROUTES)

@@ -123,9 +123,9 @@ async def test_a_setting_that_is_none_of_the_kernels_touches_nothing_there(world
     world.put()
     await world.until(lambda: "10.65.0.2" in world.node.run(GUARD))
     before = count(metrics.GUARD, "change"), count(metrics.GUARD, "replace")
-    writes = world.loop.routes.writes
+    writes = world.loop.routes.tables.writes
     world.configure(targetTimeout="5m", probeInterval="100ms")
-    assert world.loop.routes.writes == writes
+    assert world.loop.routes.tables.writes == writes
     world.configure(ipv4NormalRoutePriority=2048)
     await world.shows("10.65.0.2 dev tap0 ... metric 2048")
     await asyncio.sleep(0.05)

@@ -32,30 +32,30 @@ def wearing(carried: bytes, route: Route = ROUTE) -> Route:
 def test_the_owners_route_goes_before_ours(
     owners: bytes | None, ours: list[Route], expected: bytes
 ) -> None:
-    assert RouteAttributes().dress(ROUTE, owners, ours).carried == expected
+    assert RouteAttributes().complete(ROUTE, owners, ours).carried == expected
 
 
 def test_what_was_seen_is_known_when_nothing_shows_it_any_more() -> None:
     carried = RouteAttributes()
-    assert carried.dress(ROUTE, b"mtu", []).carried == b"mtu"
-    assert carried.dress(ROUTE, None, [wearing(b"src")]).carried == b"mtu"
-    assert carried.dress(ELSEWHERE, None, []).carried == b""
-    assert carried.dress(wearing(b"old"), b"", []).carried == b""
-    assert carried.dress(ROUTE, None, []).carried == b""
-    carried.dress(ROUTE, b"mtu", [])
+    assert carried.complete(ROUTE, b"mtu", []).carried == b"mtu"
+    assert carried.complete(ROUTE, None, [wearing(b"src")]).carried == b"mtu"
+    assert carried.complete(ELSEWHERE, None, []).carried == b""
+    assert carried.complete(wearing(b"old"), b"", []).carried == b""
+    assert carried.complete(ROUTE, None, []).carried == b""
+    carried.complete(ROUTE, b"mtu", [])
     carried.forget(ROUTE.address)
-    assert carried.dress(ROUTE, None, []).carried == b""
+    assert carried.complete(ROUTE, None, []).carried == b""
 
 
 def test_what_the_kernel_refused_is_left_out_until_it_may_be_taken() -> None:
     carried = RouteAttributes()
-    carried.refuse(carried.dress(ROUTE, b"src", []))
+    carried.refuse(carried.complete(ROUTE, b"src", []))
     assert carried.refused == {ROUTE.address}
-    assert carried.dress(ROUTE, b"src", []).carried == b""
-    assert carried.dress(ROUTE, b"mtu", []).carried == b"mtu"
+    assert carried.complete(ROUTE, b"src", []).carried == b""
+    assert carried.complete(ROUTE, b"mtu", []).carried == b"mtu"
     carried.allow()
     assert carried.refused == frozenset()
-    assert carried.dress(ROUTE, b"src", []).carried == b"src"
+    assert carried.complete(ROUTE, b"src", []).carried == b"src"
     carried.refuse(wearing(b"src"))
     carried.forget(ROUTE.address)
     carried.forget(ROUTE.address)

@@ -39,8 +39,8 @@ def test_what_the_kernel_took_has_its_place_and_its_time() -> None:
 def test_what_somebody_else_added_or_removed_is_known() -> None:
     mirror = loaded(ROUTE)
     worn = dataclasses.replace(ROUTE, carried=b"mtu")
-    mirror.heard(worn)
-    mirror.heard(ELSEWHERE)
+    mirror.note(worn)
+    mirror.note(ELSEWHERE)
     assert [one.carried for one in mirror.of(ROUTE.address)] == [b"mtu", b""]
     mirror.drop(ROUTE)
     mirror.drop(ROUTE)

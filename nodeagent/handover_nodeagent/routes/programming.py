@@ -1,0 +1,269 @@
+"""Where routes of ours are added, replaced and removed: one plan on its way into the kernel.
+
+What is new goes in before anything goes out, and where it was refused the former route stays: a
+guest that has a route keeps one. What the kernel said to each request is known afterwards.
+"""
+
+import dataclasses
+import errno
+import time
+from collections.abc import Mapping, Sequence
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from ipaddress import IPv4Address
+from typing import Final
+
+from handover_nodeagent import metrics
+from handover_nodeagent.kernel import neighs, routes
+from handover_nodeagent.kernel.netlink import answers
+from handover_nodeagent.kernel.netlink.channel import Channel
+from handover_nodeagent.network.desired import DesiredNetwork
+from handover_nodeagent.network.model import IPAddress, Route
+from handover_nodeagent.network.plan import Plan
+from handover_nodeagent.routes.attributes import RouteAttributes
+from handover_nodeagent.routes.collisions import Collisions
+from handover_nodeagent.routes.foreign import ForeignRoutes
+from handover_nodeagent.routes.observed import ObservedRoutes
+
+TWINS: Final = 4
+"""Routes of ours of one key and on one device that are removed in one turn."""
+
+# What was to be removed and is not there, or went with its device, is removed.
+_REMOVED: Final = frozenset({0, errno.ESRCH, errno.ENODEV})
+_PRESENT: Final = frozenset({0, errno.EEXIST})
+
+
+class Tables:
+    """The kernel's routes as far as they are known, and the socket by which we change them.
+
+    ``writes`` counts what was sent: what was observed meanwhile may be older.
+    """
+
+    def __init__(self, requests: Channel, foreign: ForeignRoutes) -> None:
+        self.channel = requests
+        self.foreign = foreign
+        self.ours = ObservedRoutes()
+        self.collisions = Collisions()
+        self.attributes = RouteAttributes()
+        self.writes = 0
+
+    def send(self, requests: Sequence[bytes]) -> list[int]:
+        """Send *requests* at once; return the kernel's answer to each, 0 or an errno."""
+        if not requests:
+            return []
+        self.writes += 1
+        return self.channel.transact(requests)
+
+    def forget(self, address: IPAddress) -> None:
+        """Keep no trace of an address that nobody has."""
+        self.ours.forget(address)
+        self.foreign.forget(address)
+        self.collisions.forget(address)
+        self.attributes.forget(address)
+
+
+@dataclass(frozen=True, slots=True)
+class Programmed:
+    """What became of a plan: why an address is not as planned; whether all is to be observed."""
+
+    refused: Mapping[IPAddress, str]
+    is_doubtful: bool
+
+
+class Programming:
+    """One plan, carried out once by :meth:`run`.
+
+    *removable*, unless None, are the only devices whose routes may be removed.
+    """
+
+    def __init__(
+        self, tables: Tables, desired: DesiredNetwork, removable: AbstractSet[int] | None
+    ) -> None:
+        self._tables = tables
+        self._desired = desired
+        self._removable = removable
+        self._refused: dict[IPAddress, str] = {}
+        self._is_doubtful = False
+
+    def run(self, plan: Plan) -> Programmed:
+        """Add and replace; then remove, but never the last route where the new one failed."""
+        replace, beside, former = self._apart(plan)
+        stuck = self._add(plan.add, replace, beside)
+        self._remove(
+            [
+                route
+                for route in (*plan.remove, *former)
+                if route.address not in stuck and self._may_go(route)
+            ]
+        )
+        return Programmed(self._refused, self._is_doubtful)
+
+    def _apart(self, plan: Plan) -> tuple[list[Route], list[Route], list[Route]]:
+        """Return what to replace, what to add beside, and what of ours goes for the latter.
+
+        In IPv4 a replace takes the first route of its key, and that may be a gateway's; and it
+        is refused where *route* is there already, behind that one.
+        """
+        ours, collisions = self._tables.ours, self._tables.collisions
+        beside = [
+            route
+            for route in plan.replace
+            if isinstance(route.address, IPv4Address)
+            and (collisions.has_gateway(route) or ours.of(route.address).count(route) > 1)
+        ]
+        keys = {route.key for route in beside}
+        former = [
+            other
+            for route in beside
+            for other in ours.of(route.address)
+            if other.key in keys and other != route and other not in plan.remove
+        ]
+        return [route for route in plan.replace if route not in beside], beside, former
+
+    def _add(
+        self, add: Sequence[Route], replace: Sequence[Route], beside: Sequence[Route]
+    ) -> frozenset[IPAddress]:
+        """Put what is new in; return the addresses for which that failed."""
+        tables, fresh = self._tables, (*add, *replace)
+        # An object's word for a MAC; what the kernel heard on the wire goes before.
+        free = [
+            neigh
+            for neigh in self._desired.neighs((*fresh, *beside))
+            if neighs.is_free(tables.channel, neigh)
+        ]
+        # A neighbor's entry is there before its route: the first packet by it need not wait.
+        seeds = [*map(neighs.encode_seed, free)]
+        requests = [*map(routes.encode_add, add), *map(routes.encode_replace, replace)]
+        results = self._send([*seeds, *requests])
+        now = time.time_ns()
+        # The channel explains its last batch alone; what follows may send others.
+        reasons = [tables.channel.explain(len(seeds) + index) for index in range(len(requests))]
+        answers = zip(fresh, requests, results[len(seeds) :], reasons, strict=True)
+        stuck = {
+            route.address
+            for route, request, result, reason in answers
+            if not self._added(*self._taken(route, request, result, reason), now)
+        }
+        return frozenset(stuck | {route.address for route in beside if not self._append(route)})
+
+    def _remove(self, wanted: Sequence[Route]) -> None:
+        tables = self._tables
+        # One that cannot be named is not there as it was seen; a delete would take another one.
+        unclear = [route for route in wanted if not routes.is_certain(tables.channel, route)]
+        for route in unclear:
+            tables.ours.drop(route)
+        removed = [route for route in wanted if route not in unclear]
+        requests = list(map(routes.encode_remove, removed))
+        for index, (route, result) in enumerate(zip(removed, self._send(requests), strict=True)):
+            if result in _REMOVED:
+                tables.ours.drop(route)
+                metrics.ROUTES.labels("remove").inc()
+            else:
+                self._refuse(route, result, tables.channel.explain(index))
+        # There may be two: in IPv6 a replace made them of two devices' ones, and in IPv4 two that
+        # carry different things stand side by side.
+        self._send(requests)
+
+    def _may_go(self, route: Route) -> bool:
+        """Tell whether a route that nobody wants may go, so that no guest is cut off.
+
+        Before the first sync somebody may come who wants it; and where an endpoint is no longer
+        ours to serve, or its interface is unknown, somebody else must have a route to it, in the
+        latter case on the same device.
+        """
+        address, foreign = route.address, self._tables.foreign
+        if self._removable is not None and route.oif not in self._removable:
+            return False
+        if self._desired.is_unplaced(address):
+            return foreign.has(address, oif=route.oif)
+        return foreign.has(address) or not self._desired.is_not_owned(address)
+
+    def _taken(
+        self, route: Route, request: bytes, result: int, reason: str
+    ) -> tuple[Route, int, str]:
+        """Return what the kernel took of *route*: a guest is served also with less than it had."""
+        if result in _PRESENT or not route.carried:
+            return route, result, reason
+        plain = dataclasses.replace(route, carried=b"")
+        (other,) = self._send([routes.without_carried(request, route)])
+        if other not in _PRESENT:
+            return route, result, reason
+        metrics.ROUTE_ERRORS.labels(errno.errorcode.get(result, str(result))).inc()
+        self._tables.attributes.refuse(route)
+        return plain, other, ""
+
+    def _added(self, route: Route, result: int, reason: str, now: int) -> bool:
+        """Take in what became of a route that was to be added; tell whether it is there.
+
+        *now* is when the kernel answered, in realtime ns.
+        """
+        if result == errno.EEXIST:
+            result, reason = self._collide(route)
+            now = time.time_ns()
+        if result:
+            self._refuse(route, result, reason)
+            return False
+        self._tables.ours.put(route, now)
+        self._tables.collisions.solved(route)
+        metrics.ROUTES.labels("add").inc()
+        return True
+
+    def _collide(self, route: Route) -> tuple[int, str]:
+        """Make way for *route*, whose (prefix, metric) somebody has.
+
+        First what can be parked is; then what the kernel shows tells whether *route* is there
+        already, or whether a route by a gateway has its key, beside which it may stand.
+        """
+        tables = self._tables
+        tables.writes += 1
+        result = tables.foreign.supplant(route, crowded=tables.collisions.has_gateway(route))
+        if result is not None:
+            return result, answers.describe(result)
+        winners = [routes.winner(tables.channel, route.address, oif=oif) for oif in (0, route.oif)]
+        seen = [winner for winner in winners if not isinstance(winner, int)]
+        if any(winner.route == route for winner in seen):
+            return 0, ""
+        if any(not winner.direct and winner.route.key == route.key for winner in seen):
+            tables.collisions.note(route.key)
+        if tables.collisions.has_gateway(route):
+            return self._stand_beside(route)
+        # It is below another one, where only a look at everything finds it.
+        self._is_doubtful |= tables.collisions.deserves_look(route)
+        shown = seen[0] if seen else "nothing"
+        return errno.EEXIST, f"another route has this prefix and metric; to be seen is {shown}"
+
+    def _append(self, route: Route) -> bool:
+        """Add *route* behind others of its key, and remove ours that carry something else.
+
+        Those go only once the kernel has been seen to name one of them first, as a delete takes
+        the first; refused, *route* is there already, the very same. Tell whether it is there.
+        """
+        result, reason = self._stand_beside(route)
+        result = 0 if result == errno.EEXIST else result
+        route, result, reason = self._taken(route, routes.encode_beside(route), result, reason)
+        if not self._added(route, result, reason, time.time_ns()):
+            return False
+        for _ in range(TWINS):
+            first = routes.winner(self._tables.channel, route.address, oif=route.oif)
+            if isinstance(first, int) or first.route != route:
+                break
+            if first.route.carried == route.carried:
+                break
+            # The second is refused, unless the kernel shows otherwise what it was asked for.
+            self._send([routes.encode_remove(route), routes.encode_beside(route)])
+        return True
+
+    def _stand_beside(self, route: Route) -> tuple[int, str]:
+        """Add *route* behind one by a gateway, which stays: it is its owner's."""
+        (result,) = self._send([routes.encode_beside(route)])
+        return result, self._tables.channel.explain(0)
+
+    def _refuse(self, route: Route, result: int, reason: str) -> None:
+        self._refused[route.address] = f"{route.address}: {reason or answers.describe(result)}"
+        metrics.ROUTE_ERRORS.labels(errno.errorcode.get(result, str(result))).inc()
+
+    def _send(self, requests: Sequence[bytes]) -> list[int]:
+        results = self._tables.send(requests)
+        # The kernel had no room for its answers: what it did is not known.
+        self._is_doubtful |= errno.ENOBUFS in results
+        return results
