@@ -10,15 +10,23 @@ import dataclasses
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
+
+import structlog
 
 from handover_api import names
-from handover_api.configuration import Settings
+from handover_api.configuration import OnUninstall, Settings
+from handover_nodeagent.fsm.machine import RouteLevel
 from handover_nodeagent.kernel import parking, routes
 from handover_nodeagent.kernel.arp_guard.table import GuardTable
 from handover_nodeagent.kernel.netlink import answers
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import IPAddress
+from handover_nodeagent.reconcile.loop import Reconciler
+from handover_nodeagent.reconcile.reconfigure import Reconfiguration
+from handover_nodeagent.routes import host_routes
+
+_log: Final = structlog.get_logger()
 
 
 class Requests:
@@ -33,6 +41,50 @@ class Requests:
         if self._first is None:
             self._first = mark
         return mark not in {"", self._first}
+
+
+class Uninstall:
+    """An uninstall of the chart, and what it asks of this node; ``asked`` is set when it does."""
+
+    def __init__(self, reconciler: Reconciler, reconfiguration: Reconfiguration) -> None:
+        self.asked = asyncio.Event()
+        self._requests = Requests()
+        self._reconciler = reconciler
+        self._reconfiguration = reconfiguration
+
+    def consider(self, annotations: Mapping[str, str]) -> None:
+        """See whether the *annotations* of ``default`` tell of an uninstall that concerns us."""
+        is_new = self._requests.is_new({"annotations": annotations})
+        if is_new and self._reconciler.settings.on_uninstall is OnUninstall.HAND_BACK:
+            self.asked.set()
+
+    def unready(self) -> str:
+        """Say why nobody may rely on this agent any more; "" when all may."""
+        if self.asked.is_set():
+            return "the node has been handed back, as the uninstall asked"
+        return ""
+
+    async def hand_back(self) -> None:
+        """Stop all that writes to the kernel, give the node back, and report it as it is then."""
+        reconciler, settings = self._reconciler, self._reconciler.settings
+        reconciler.enforcer.hold()
+        endpoints = tuple(reconciler.endpoints.values())
+        reconciler.orphans.close()
+        for endpoint in endpoints:
+            endpoint.retire()
+        silent = {
+            address
+            for local in (endpoint.local(settings) for endpoint in endpoints)
+            if local.level is RouteLevel.NONE
+            for address in local.addresses
+        }
+        returned = await hand_back(settings, silent)
+        observed = await asyncio.to_thread(host_routes.observe, settings, silent)
+        reconciler.routes.load(observed)
+        reconciler.enforcer.handed_back = True
+        # The same settings: it reports all endpoints, and changes nothing.
+        self._reconfiguration.configure(settings, reconciler.misconfigured)
+        _log.info("handed_back", **dataclasses.asdict(returned))
 
 
 @dataclass(frozen=True, slots=True)

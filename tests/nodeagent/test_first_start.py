@@ -12,9 +12,9 @@ from tests.nodeagent.node import Node
 from tests.nodeagent.world import CNI
 
 from handover_api import names
+from handover_nodeagent.agent import Agent
 from handover_nodeagent.api.client import Page
 from handover_nodeagent.api.errors import Absent, ApiError, Unreachable
-from handover_nodeagent.main import Agent
 from handover_nodeagent.memory import Memory
 from handover_nodeagent.settings import AgentSettings
 
@@ -118,7 +118,7 @@ async def test_a_first_start_waits_for_a_slow_list_and_goes_by_it(
     start: Start, api: Api, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However long it takes: a mode `observe` that is told late has written nothing before."""
-    monkeypatch.setattr("handover_nodeagent.main.CONFIGURATION_PATIENCE", 0.0)
+    monkeypatch.setattr("handover_nodeagent.agent.CONFIGURATION_PATIENCE", 0.0)
     agent = await start()
     await until(lambda: api.asked.count(names.CONFIGURATIONS) >= 2)
     assert names.WORKLOAD_ENDPOINTS not in api.asked
@@ -174,7 +174,7 @@ async def test_a_first_configuration_that_is_invalid_is_none(start: Start, api: 
 async def test_an_agent_that_remembers_one_does_not_wait_for_long(
     start: Start, api: Api, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("handover_nodeagent.main.CONFIGURATION_PATIENCE", 0.01)
+    monkeypatch.setattr("handover_nodeagent.agent.CONFIGURATION_PATIENCE", 0.01)
     (tmp_path / "configuration.json").write_text('{"default": {"mode": "observe"}}')
     agent = await start(await_configuration=True)
     await until(lambda: not agent.unready())

@@ -16,9 +16,10 @@ from handover_api.model import Condition
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Signal, WorkloadEndpointStatus
 from handover_nodeagent.memory import Memory
-from handover_nodeagent.reconcile.intake import Intake
+from handover_nodeagent.reconcile.endpoint_sink import EndpointSink
 from handover_nodeagent.reconcile.loop import Reconciler, Start
 from handover_nodeagent.reconcile.observe import Observation
+from handover_nodeagent.reconcile.reconfigure import Reconfiguration
 from handover_nodeagent.sniff.verdict import Accepted
 from handover_nodeagent.status.kubernetes_events import Event
 
@@ -51,6 +52,9 @@ class Desk:
     def __init__(self) -> None:
         self.statuses: dict[ObjectKey, WorkloadEndpointStatus | None] = {}
         self.events: list[tuple[str, str]] = []
+
+    def retry_now(self) -> None:
+        """Have nothing that could be retried."""
 
     def want(self, key: ObjectKey, uid: str, status: WorkloadEndpointStatus) -> None:
         assert uid
@@ -91,15 +95,16 @@ class World:
         self.memory = Memory(self.directory)
         start = Start(self.settings, paused=self.paused)
         self.loop = Reconciler(start, self.desk, self.memory)  # type: ignore[arg-type]
-        self.intake = Intake(self.loop, self.desk, self.memory)  # type: ignore[arg-type]
+        self.sink = EndpointSink(self.loop, self.desk, self.memory)  # type: ignore[arg-type]
+        self.reconfiguration = Reconfiguration(self.loop, self.sink)
         self.observation = Observation(self.loop)
-        await self.observation.begin(self.intake, self.memory.load())
+        await self.observation.begin(self.sink, self.memory.load())
         self._tasks = [
             asyncio.create_task(self.loop.enforcer.guard.run()),
             asyncio.create_task(self.observation.run()),
         ]
         if synced:
-            self.intake.synced()
+            self.sink.synced()
         return self
 
     async def kill(self) -> None:
@@ -137,11 +142,11 @@ class World:
             "creationTimestamp": "2026-11-24T12:00:00Z",
         }
         spec = {key: value for key, value in (defaults | spec).items() if value is not None}
-        self.intake.put({"metadata": metadata, "spec": spec})
+        self.sink.put({"metadata": metadata, "spec": spec})
 
     def delete(self, name: str = "vm") -> None:
         """Let the API tell that an endpoint is gone."""
-        self.intake.drop(ObjectKey("default", name), f"uid-{name}")
+        self.sink.drop(ObjectKey("default", name), f"uid-{name}")
 
     def state(self, name: str = "vm") -> str:
         """Return where an endpoint's machine stands."""
@@ -228,12 +233,12 @@ class World:
 
     def configure(self, **fields: Any) -> None:
         """Let the API tell of a configuration, as its object would have it."""
-        self.intake.configure(settings(**fields))
+        self.reconfiguration.configure(settings(**fields))
 
     def pause(self, *namespaces: str) -> None:
         """Let the API tell that these namespaces, and no others, are paused."""
         self.paused = frozenset(namespaces)
-        self.intake.pause(self.paused)
+        self.reconfiguration.pause(self.paused)
 
     def announce(self, name: str = "vm", *, is_answer: bool = False) -> None:
         """Let the endpoint's listener have heard its guest."""

@@ -125,6 +125,10 @@ class Reconciler:
         """Tell whether an endpoint is in Target: no moment to go."""
         return any(one.machine.state is State.TARGET for one in self.endpoints.values())
 
+    def leaves(self, key: ObjectKey) -> bool:
+        """Tell whether an endpoint is left as it is, with all others or with its namespace."""
+        return self.settings.mode is Mode.PAUSED or key.namespace in self.enforcer.paused
+
     async def moved(self) -> None:
         """Wait until some endpoint's state has changed."""
         self._moved.clear()

@@ -23,7 +23,7 @@ from handover_nodeagent.kernel.netlink.notifications import (
 from handover_nodeagent.memory import Record
 from handover_nodeagent.network.links import AddressChanged, LinkChanged, LinkRemoved
 from handover_nodeagent.network.model import IPAddress, Link
-from handover_nodeagent.reconcile.intake import Intake
+from handover_nodeagent.reconcile.endpoint_sink import EndpointSink
 from handover_nodeagent.reconcile.loop import Reconciler
 from handover_nodeagent.routes import host_routes
 from handover_nodeagent.routes.host_routes import Observed
@@ -65,8 +65,8 @@ class Observation:
             own_port=reconciler.routes.port,
         )
 
-    async def begin(self, intake: Intake, records: Mapping[ObjectKey, Record]) -> None:
-        """Start *intake* from the kernel and the last agent's *records*."""
+    async def begin(self, sink: EndpointSink, records: Mapping[ObjectKey, Record]) -> None:
+        """Start *sink* from the kernel and the last agent's *records*."""
         addresses = [
             address
             for record in records.values()
@@ -74,7 +74,7 @@ class Observation:
             for address in record.endpoint.spec.ips
         ]
         view = await self._observe(lambda: addresses)
-        intake.start(view.links, view.observed, records)
+        sink.start(view.links, view.observed, records)
         self._begun = True
         if not view.is_current:
             self.look()

@@ -42,7 +42,7 @@ class Orphan:
     gateways: tuple[IPAddress, ...] = ()
 
 
-def stray_key(route: Route) -> ObjectKey:
+def unclaimed_key(route: Route) -> ObjectKey:
     """Return what a route is kept by that no endpoint's name stands for; none has no namespace."""
     return ObjectKey("", str(route.address))
 
@@ -94,7 +94,7 @@ class Orphans:
         if doubted:
             for route in self._held(doubted.orphan):
                 former = doubted.orphan
-                self.keep(Orphan(stray_key(route), (route,), former.mac, former.gateways))
+                self.keep(Orphan(unclaimed_key(route), (route,), former.mac, former.gateways))
 
     def forget(self, key: ObjectKey) -> None:
         """Ask no more."""

@@ -118,7 +118,7 @@ class Routes:
         """Return every address that has a route of ours in the kernel."""
         return self.tables.ours.addresses()
 
-    def strays(self) -> tuple[Route, ...]:
+    def unclaimed(self) -> tuple[Route, ...]:
         """Return the routes of ours in the kernel to addresses that nobody is known to have."""
         return tuple(
             route

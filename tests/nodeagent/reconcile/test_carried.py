@@ -66,7 +66,7 @@ async def test_the_next_agent_knows_it_too(world: World, *, is_flushed: bool) ->
             world.node.run(f"ip -{family} route flush table 5254")
     await world.start(synced=False)
     world.put(ips=BOTH)
-    world.intake.synced()
+    world.sink.synced()
     await world.at_rest()
     assert worn(world, 1024)
     world.put(said="target", ips=BOTH)

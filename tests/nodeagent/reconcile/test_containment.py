@@ -122,7 +122,7 @@ async def test_a_start_that_raises_leaves_what_the_last_agent_did(
     await world.start(synced=False)
     world.put(said="target")
     put_good(world)
-    world.intake.synced()
+    world.sink.synced()
     await world.until(lambda: fault.met > 2)
     await world.shows(ELEVATED_V4, OTHER_V4)
     await told_and_healed(world, fault)
@@ -236,9 +236,9 @@ async def test_an_endpoint_that_nobody_can_read_keeps_what_it_has(world: World) 
     await world.start(synced=False)
     metadata = {"name": "vm", "namespace": "default", "uid": "uid-vm", "resourceVersion": "1"}
     spec = {"node": "n", "workload": "vm", "ips": ["10.65.0.2", "of another kind"]}
-    world.intake.put({"metadata": metadata, "spec": spec})
+    world.sink.put({"metadata": metadata, "spec": spec})
     put_good(world)
-    world.intake.synced()
+    world.sink.synced()
     await world.shows(ELEVATED_V4, OTHER_V4)
     await world.until_says("Programmed", "False", "Unreadable")
     assert "spec.ips.1" in world.message("Programmed")
@@ -254,7 +254,7 @@ async def test_an_endpoint_that_could_be_read_goes_on_as_it_was(world: World) ->
     world.put()
     await world.until_says("Programmed", "True", "Programmed")
     metadata = {"name": "vm", "namespace": "default", "uid": "uid-vm", "resourceVersion": "9"}
-    world.intake.put({"metadata": metadata, "spec": {"ips": "none"}})
+    world.sink.put({"metadata": metadata, "spec": {"ips": "none"}})
     await world.at_rest()
     await world.shows(NORMAL_V4)
     assert world.condition("Programmed") == ("True", "Programmed")
@@ -370,7 +370,7 @@ async def test_a_newer_agents_spec_costs_no_guest_its_route(world: World) -> Non
     await world.at_rest()
     await world.shows(ELEVATED_V4)
     world.put(said="target")
-    world.intake.synced()
+    world.sink.synced()
     assert world.state() == "Asking"
 
 
@@ -383,7 +383,7 @@ async def test_what_cannot_be_read_goes_with_its_object(world: World) -> None:
     world.node.run("ip neigh flush dev tap0")
     await world.start(synced=False)
     await world.shows(NORMAL_V4)
-    world.intake.synced()
+    world.sink.synced()
     await world.shows()
     await world.memory.flush()
     assert list((world.directory / "endpoints").glob("*.json")) == []

@@ -230,7 +230,7 @@ async def test_one_that_differs_in_what_it_carries_goes(
     world.node.run(f"ip route {verb} {ours} {attributes}")
     await world.start(synced=False)
     world.put()
-    world.intake.synced()
+    world.sink.synced()
     await world.at_rest()
     if verb == "prepend":
         await world.shows(*BESIDE)

@@ -55,7 +55,7 @@ async def test_a_parked_route_is_given_back_with_the_endpoints_end(
         await world.kill()
         await world.start(synced=False)
         world.put(ips=["10.65.0.2", "fd00:65::2"])
-        world.intake.synced()
+        world.sink.synced()
         assert world.state() == "Base"
     world.delete()
     await world.until_state("gone")
@@ -269,7 +269,7 @@ async def test_a_second_agent_finds_what_the_first_one_parked(world: World) -> N
     await world.shows()
     await world.kill()
     await world.start(synced=False)
-    world.intake.synced()
+    world.sink.synced()
     await world.until_state("gone")
     await world.shows()
     assert len(world.parked()) == 1

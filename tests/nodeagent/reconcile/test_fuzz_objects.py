@@ -19,9 +19,9 @@ from tests.fuzzing import Raw
 from tests.nodeagent.node import Node
 
 from handover_api import names
+from handover_nodeagent.agent import Agent
 from handover_nodeagent.api.client import Page
 from handover_nodeagent.api.errors import Gone
-from handover_nodeagent.main import Agent
 from handover_nodeagent.memory import Memory
 from handover_nodeagent.settings import AgentSettings
 from tests import fuzzing
@@ -275,7 +275,7 @@ async def begin(directory: Path, api: Api) -> tuple[Agent, asyncio.Task[None]]:
     agent = Agent(settings, Memory(directory), api)  # type: ignore[arg-type]
     task = asyncio.create_task(agent.run())
     async with asyncio.timeout(10):
-        while not agent.intake.is_synced:
+        while not agent.endpoints.is_synced:
             assert not task.done(), task.exception()
             await asyncio.sleep(0.001)
     return agent, task

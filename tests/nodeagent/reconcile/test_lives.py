@@ -90,7 +90,7 @@ async def test_a_state_outlives_a_kill_and_no_route_is_touched(
         await world.start(synced=False)
         if sees_the_api:
             say(world, said)
-            world.intake.synced()
+            world.sink.synced()
         assert world.state() == state
         await world.until(lambda: reported(world) == before)
         assert witness.told() == []
@@ -115,7 +115,7 @@ async def test_what_the_api_may_still_tell_of_stays_until_it_has_told_all(world:
         assert world.state() == "Live"
         assert witness.told() == []
         say(world, "target")
-        world.intake.synced()
+        world.sink.synced()
         assert witness.told() == ["-10.65.0.9 1024"]
 
 
@@ -155,7 +155,7 @@ async def test_a_kill_between_two_writes_costs_no_route(
         witness.told()
         await world.start(synced=False)
         say(world, said)
-        world.intake.synced()
+        world.sink.synced()
         assert world.state() == state
         expected = "512" if state != "Base" else "1024"
         await world.shows(*(f"{one} dev tap0 ... metric {expected}" for one in BOTH))

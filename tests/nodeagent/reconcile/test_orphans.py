@@ -116,7 +116,7 @@ async def test_the_next_agent_asks_on_beside_an_endpoint_that_is_made_again(
     await world.kill()
     await world.start(synced=False)
     world.put(object_uid="uid-again", ips=["10.65.0.3"], interface="tap1")
-    world.intake.synced()
+    world.sink.synced()
     await world.at_rest()
     await world.shows(NORMAL_V4, "10.65.0.3 dev tap1")
     fall_silent(node)
@@ -184,6 +184,6 @@ async def test_an_orphan_that_could_not_be_asked_is_not_silent(
 
 async def test_settings_change_nothing_of_it(world: World, node: Node) -> None:
     await to_orphan(world)
-    world.intake.configure(settings(probeInterval="0s"))
+    world.reconfiguration.configure(settings(probeInterval="0s"))
     fall_silent(node)
     await world.shows()

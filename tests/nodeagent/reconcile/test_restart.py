@@ -33,7 +33,7 @@ async def test_an_endpoint_deleted_while_nobody_watched_is_asked_about(world: Wo
     await world.kill()
     await world.start(synced=False)
     assert world.state() == "Base"
-    world.intake.synced()
+    world.sink.synced()
     await world.until_state("gone")
     await world.shows()
 
@@ -56,7 +56,7 @@ async def test_a_stale_route_of_ours_is_pruned_after_the_sync(node: Node, tmp_pa
     node.run("ip route add 10.65.0.8 dev tap0 scope link metric 1024 proto 89")
     world = await World(node, tmp_path).start(synced=False)
     assert len(world.routes()) == 2
-    world.intake.synced()
+    world.sink.synced()
     await world.shows("10.65.0.8 dev tap0 ... metric 1024")
     await world.kill()
 
@@ -70,7 +70,7 @@ async def test_a_damaged_memory_is_as_good_as_none(world: World) -> None:
     file.write_text("{")
     await world.start(synced=False)
     world.put()
-    world.intake.synced()
+    world.sink.synced()
     await world.shows(NORMAL_V4)
 
 
@@ -80,7 +80,7 @@ async def test_an_unreadable_version_at_the_start_is_no_deletion(world: World) -
     await world.kill()
     await world.start(synced=False)
     world.put(ips=["nonsense"])
-    world.intake.synced()
+    world.sink.synced()
     assert world.state() == "Base"
     await world.shows(NORMAL_V4)
 
@@ -134,7 +134,7 @@ async def test_a_route_that_nobody_wants_any_more_stays_where_its_guest_answers(
     world: World,
 ) -> None:
     """Object and memory may be a newer agent's, or lost with the state directory."""
-    await leave_a_stray(world)
+    await leave_an_unclaimed_route(world)
     (doubted,) = world.loop.orphans._doubted.values()
     await world.until(lambda: doubted.patience > orphans._FIRST)
     await world.shows(ELEVATED_V4)
@@ -144,7 +144,7 @@ async def test_a_route_that_nobody_wants_any_more_stays_where_its_guest_answers(
 async def test_a_route_that_nobody_wants_any_more_goes_where_its_guest_is_silent(
     world: World,
 ) -> None:
-    await leave_a_stray(world)
+    await leave_an_unclaimed_route(world)
     await world.shows(ELEVATED_V4)
     await world.shows()
 
@@ -159,7 +159,7 @@ async def test_a_route_that_nobody_wants_goes_at_once_where_nobody_was_spoken_to
     assert world.routes() == []
 
 
-async def leave_a_stray(world: World) -> None:
+async def leave_an_unclaimed_route(world: World) -> None:
     """Begin a life on a route of the last one whose endpoint nobody knows any more."""
     await world.kill()
     world.node.run("ip route add 10.65.0.2 dev tap0 scope link proto 88 metric 512")

@@ -12,6 +12,7 @@ from typing import cast
 import aiohttp
 import pytest
 
+from handover_nodeagent import agent as wiring
 from handover_nodeagent import main
 from handover_nodeagent.settings import AgentSettings
 from handover_nodeagent.status import health
@@ -185,9 +186,9 @@ def test_who_is_unhealthy_is_not_ready(unhealthy: str, unready: str, expected: b
     assert place.pages["/readyz"]().body == expected
 
 
-def fake_agent(unhealthy: str, unready: str) -> main.Agent:
+def fake_agent(unhealthy: str, unready: str) -> wiring.Agent:
     """Make what an agent says of itself."""
     made = types.SimpleNamespace(
         supervisor=types.SimpleNamespace(unhealthy=lambda: unhealthy), unready=lambda: unready
     )
-    return cast("main.Agent", made)
+    return cast("wiring.Agent", made)

@@ -1,0 +1,212 @@
+"""The parts of a running agent, and how they are joined; nothing is decided here."""
+
+import asyncio
+import contextlib
+import datetime as dt
+import gc
+import inspect
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Final
+
+import structlog
+
+from handover_api import __version__, names
+from handover_api.configuration import Settings
+from handover_nodeagent import faults, metrics
+from handover_nodeagent.api.client import ApiServer
+from handover_nodeagent.api.watch import Watch
+from handover_nodeagent.memory import Memory
+from handover_nodeagent.network.model import IPAddress
+from handover_nodeagent.reconcile.configuration_sink import ConfigurationSink, Layers
+from handover_nodeagent.reconcile.endpoint_sink import EndpointSink
+from handover_nodeagent.reconcile.loop import Reconciler, Start
+from handover_nodeagent.reconcile.observe import Observation
+from handover_nodeagent.reconcile.reconfigure import Reconfiguration
+from handover_nodeagent.settings import AgentSettings
+from handover_nodeagent.status import inspection, local_socket
+from handover_nodeagent.status.report import Reporter
+from handover_nodeagent.supervision import Supervisor
+from handover_nodeagent.uninstall import Uninstall
+
+CONFIGURATION_PATIENCE: Final = 3.0
+"""Seconds for which a start waits for the configuration; then it goes by what it remembers.
+
+Where it remembers none it waits for as long as it takes: built-in defaults are no answer."""
+LAST_WORDS: Final = 2.0
+"""Seconds for which a stop waits for the reports to leave."""
+_ROOT: Final = f"/apis/{names.GROUP}/{names.VERSION}"
+
+_log: Final = structlog.get_logger()
+
+
+class Agent:
+    """All parts of a running agent."""
+
+    def __init__(
+        self,
+        settings: AgentSettings,
+        memory: Memory,
+        api: ApiServer,
+        *,
+        api_servers: frozenset[IPAddress] = frozenset(),
+        awaits: Callable[[bool], None] = lambda _: None,
+    ) -> None:
+        """Wire them; nothing runs so far.
+
+        No endpoint can have one of *api_servers*. Call *awaits* when the first guest is awaited
+        (True), and when none is any more.
+        """
+        self.settings = settings
+        self.memory = memory
+        self.reporter = Reporter(api, _now, settings.node_name)
+        self._layers = Layers(settings, memory)
+        effective = self._layers.effective(Settings())
+        start = Start(*effective, memory.load_paused(), api_servers)
+        self.reconciler = Reconciler(start, self.reporter, memory, awaits)
+        self.observation = Observation(self.reconciler)
+        self.endpoints = EndpointSink(self.reconciler, self.reporter, memory, self._begun)
+        reconfiguration = Reconfiguration(self.reconciler, self.endpoints)
+        self.uninstall = Uninstall(self.reconciler, reconfiguration)
+        self.configurations = ConfigurationSink(
+            self._layers,
+            memory,
+            reconfiguration,
+            consider_uninstall=self.uninstall.consider,
+        )
+        self._endpoint_watch = Watch(
+            api,
+            f"{_ROOT}/{names.WORKLOAD_ENDPOINTS}",
+            sink=self.endpoints,
+            field_selector=f"spec.node={settings.node_name}",
+        )
+        self._configuration_watch = Watch(
+            api, f"{_ROOT}/{names.CONFIGURATIONS}", sink=self.configurations
+        )
+        # It outlives the work: the last words are said when that has ended.
+        self.supervisor = Supervisor(time.monotonic, lambda: self.reconciler.enforcer.blindness)
+        self._reporting = asyncio.create_task(
+            self.supervisor.keep("reports", self.reporter.run, is_vital=False)
+        )
+        self._count()
+
+    def _count(self) -> None:
+        """Let the metrics read what the parts count."""
+        metrics.WATCH_RESTARTS.sources = {
+            "WorkloadEndpoint": lambda: self._endpoint_watch.counts.restarts,
+            "HandoverConfiguration": lambda: self._configuration_watch.counts.restarts,
+        }
+        metrics.REPORTS.sources = {
+            "status": lambda: {"written": self.reporter.counts.written},
+            "event": lambda: {"told": self.reporter.counts.created},
+            "any": lambda: self.reporter.counts.failures,
+        }
+
+    async def run(self) -> None:
+        """Work until cancelled; after an uninstall that asks for it, hand back and stand still."""
+        async with asyncio.TaskGroup() as group:
+            # It outlives the work: a node that was handed back is no reason to start again.
+            group.create_task(self.supervisor.beat())
+            work = group.create_task(self._work())
+            await self.uninstall.asked.wait()
+            work.cancel()
+            await asyncio.wait([work])
+            await self.uninstall.hand_back()
+            await asyncio.Event().wait()
+
+    async def _work(self) -> None:
+        """Start the tasks in the order in which each finds what it needs.
+
+        First the configuration, then kernel and memory, and only then the endpoints.
+        """
+        records = await asyncio.to_thread(self.memory.load)
+        configured = self.configurations.configured
+        async with asyncio.TaskGroup() as group:
+            keep = self.supervisor.keep
+            group.create_task(keep("local socket", self._serve_locally, is_vital=False))
+            if not self._layers.are_remembered:
+                # After a boot nobody knows whether the kernel may be written to at all.
+                group.create_task(keep("configurations", self._configuration_watch.run))
+                await configured.wait()
+            await self.observation.begin(self.endpoints, records)
+            group.create_task(keep("guard", self.reconciler.enforcer.guard.run, is_vital=False))
+            group.create_task(keep("observation", self.observation.run))
+            if self._layers.are_remembered:
+                group.create_task(keep("configurations", self._configuration_watch.run))
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(configured.wait(), CONFIGURATION_PATIENCE)
+            group.create_task(keep("endpoints", self._endpoint_watch.run))
+
+    def _begun(self) -> None:
+        """Make good for what a start left undone, once all endpoints are known."""
+        # The quick look finds only routes that win; once all endpoints are known, find all.
+        self.observation.look()
+        # What is known by now lives on; a collection that walks it would hold up the loop.
+        gc.collect()
+        gc.freeze()
+
+    async def _serve_locally(self) -> None:
+        """Let persons on this node ask, until cancelled."""
+        try:
+            server = await local_socket.serve(self.settings.state_directory, self.show)
+        except OSError as error:
+            _log.warning("no_local_socket", why=f"`status` cannot ask this agent: {error}")
+            return
+        async with server:
+            await server.serve_forever()
+
+    async def show(self) -> bytes:
+        """Show all endpoints, one at a time: announcements go before."""
+        entries: list[inspection.Entry] = []
+        for endpoint in tuple(self.reconciler.endpoints.values()):
+            entries.append(inspection.entry(self.reconciler.describe(endpoint), _now()))
+            await asyncio.sleep(0)
+        snapshot = inspection.Snapshot(
+            node=self.settings.node_name,
+            version=__version__,
+            mode=self.reconciler.settings.mode,
+            synced=self.endpoints.is_synced,
+            outage=self.endpoints.outage_reason,
+            endpoints=tuple(entries),
+        )
+        text = await asyncio.to_thread(snapshot.model_dump_json, exclude_none=True)
+        return text.encode()
+
+    def unready(self) -> str:
+        """Say why nobody may rely on this agent so far; "" when all may."""
+        parts = (self.uninstall, self.configurations, self.endpoints)
+        return next(filter(None, (part.unready() for part in parts)), "")
+
+    def heal(self) -> None:
+        """Make up for whatever a callback of the loop left undone."""
+        self.reconciler.heal()
+        self.observation.look()
+
+    async def close(self) -> None:
+        """Stop telling and listening; routes and guard stay."""
+        for what, end in (
+            ("hearing", self.observation.close),
+            ("endpoints", self.reconciler.close),
+            ("memory", self.memory.flush),
+            ("reports", partial(self.reporter.flush, LAST_WORDS)),
+        ):
+            await _end(what, end)
+        self._reporting.cancel()
+        await asyncio.gather(self._reporting, return_exceptions=True)
+        self.reconciler.enforcer.close()
+        self.memory.close()
+
+
+async def _end(what: str, end: Callable[[], object]) -> None:
+    """Take one step of the end; whatever it meets, the next one is taken."""
+    try:
+        ended = end()
+        if inspect.isawaitable(ended):
+            await ended
+    except Exception as error:  # noqa: BLE001  the root of the process's last steps
+        faults.note(f"end of {what}", error)
+
+
+def _now() -> dt.datetime:
+    return dt.datetime.now(dt.UTC)  # noqa: TID251  the clock of the reports
