@@ -75,8 +75,8 @@ class Endpoint:
     alarm: asyncio.TimerHandle | None = None
     overdue: bool = False
     overdue_alarm: asyncio.TimerHandle | None = None
-    shadow: str = ""
-    contest: str = ""
+    shadowed_by: str = ""
+    contested: str = ""
 
     @property
     def key(self) -> ObjectKey:

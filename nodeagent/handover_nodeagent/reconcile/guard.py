@@ -14,7 +14,7 @@ from handover_nodeagent.network.model import ArpGuard
 from handover_nodeagent.retry import Backoff, Bucket, Retry
 from handover_nodeagent.routes import foreign
 
-CALM: Final = 5 * foreign.INTERVAL
+PEACE: Final = 5 * foreign.INTERVAL
 """Seconds without another's change after which the fight counts as over."""
 
 _log: Final = structlog.get_logger()
@@ -23,7 +23,7 @@ _log: Final = structlog.get_logger()
 class GuardReconciler:
     """Level-triggered: what an interface is to have is asked for when its turn comes.
 
-    ``trouble`` says why the guard is not as it should be, ``contest`` who undoes it; "" when all
+    ``trouble`` says why the guard is not as it should be, ``contested`` who undoes it; "" when all
     is well. Interfaces that nft cannot name go without (``rules.is_writable``).
     """
 
@@ -35,7 +35,7 @@ class GuardReconciler:
         Where it returns None the table is left alone. Call *told* when the trouble is another.
         """
         self.trouble = ""
-        self.contest = ""
+        self.contested = ""
         self._wanted = wanted
         self._told = told
         self._retry = Retry(self._try_again, Backoff(jitter=True))
@@ -143,10 +143,10 @@ class GuardReconciler:
             return
         if self._calm:
             self._calm.cancel()
-        self._calm = asyncio.get_running_loop().call_later(CALM, self._make_peace)
-        if not self.contest:
-            self.contest = "somebody changes table arp handover as often as it is repaired"
-            _log.warning("guard_contested", why=self.contest, again_in_seconds=foreign.INTERVAL)
+        self._calm = asyncio.get_running_loop().call_later(PEACE, self._make_peace)
+        if not self.contested:
+            self.contested = "somebody changes table arp handover as often as it is repaired"
+            _log.warning("guard_contested", why=self.contested, again_in_seconds=foreign.INTERVAL)
             self._tell()
 
     def _repair(self) -> None:
@@ -169,10 +169,10 @@ class GuardReconciler:
         self.replace()
 
     def _make_peace(self) -> None:
-        self.contest, self._calm = "", None
+        self.contested, self._calm = "", None
         _log.warning("guard_contested", why="not any more")
         self._tell()
 
     def _tell(self) -> None:
-        metrics.GUARD_OFF.set(bool(self.trouble or self.contest))
+        metrics.GUARD_OFF.set(bool(self.trouble or self.contested))
         self._told()

@@ -156,17 +156,17 @@ class Publisher:
         endpoint = self._endpoints.get(key)
         if endpoint is None:
             return
-        described = self._describe(endpoint)
-        shadowed_by = described.shadowed_by
-        if shadowed_by and shadowed_by != endpoint.shadow:
+        facts = self._describe(endpoint)
+        shadowed_by = facts.shadowed_by
+        if shadowed_by and shadowed_by != endpoint.shadowed_by:
             event = Event(endpoint.key, endpoint.uid, "Shadowed", shadowed_by, is_warning=True)
             self._reporter.add_event(event)
-        endpoint.shadow = shadowed_by
-        if described.contested and not endpoint.contest:
-            self.event(endpoint, "RouteContested", described.contested, warning=True)
-        endpoint.contest = described.contested
+        endpoint.shadowed_by = shadowed_by
+        if facts.contested and not endpoint.contested:
+            self.event(endpoint, "RouteContested", facts.contested, warning=True)
+        endpoint.contested = facts.contested
         before = self._conditions.get(endpoint.uid, endpoint.object.status.conditions)
-        status = conditions.status(described, before, self._clock())
+        status = conditions.status(facts, before, self._clock())
         self._conditions[endpoint.uid] = status.conditions
         self._reporter.want(endpoint.key, endpoint.uid, status)
 
@@ -243,7 +243,7 @@ def _unguarded(link: Link | None, guard: GuardReconciler) -> tuple[EndpointReaso
         return EndpointReason.GUARD_REFUSED, text
     if link and guard.trouble:
         return EndpointReason.GUARD_REFUSED, guard.trouble
-    return (EndpointReason.GUARD_CONTESTED, guard.contest) if link and guard.contest else None
+    return (EndpointReason.GUARD_CONTESTED, guard.contested) if link and guard.contested else None
 
 
 def _transition(endpoint: Endpoint, before: Machine, after: Machine | None, step: Step) -> None:

@@ -1,4 +1,4 @@
-"""The foreign direct host routes to our addresses: where they stand, parked and given back.
+"""The foreign direct host routes to our addresses: which there are, parked and given back.
 
 A mirror of the kernel's. What somebody puts back again and again is parked with patience.
 """
@@ -44,19 +44,19 @@ class ForeignRoutes:
         self._settings = settings
         self._clock = clock
         self._rounds = Buckets[IPAddress](1 / INTERVAL, BURST)
-        self._standing: dict[IPAddress, dict[Route, Foreign]] = {}
+        self._present: dict[IPAddress, dict[Route, Foreign]] = {}
         self._parked: dict[IPAddress, dict[Route, Foreign]] = {}
         self._missing: dict[IPAddress, dict[Route, Foreign]] = {}
 
     def configure(self, settings: Settings) -> None:
         """Go by other *settings*; what stood in another table is to be observed anew."""
         if settings.route_table != self._settings.route_table:
-            self._standing = {}
+            self._present = {}
         self._settings = settings
 
     def load(
         self,
-        standing: Iterable[Foreign],
+        present: Iterable[Foreign],
         parked: Iterable[Foreign],
         is_known: Callable[[IPAddress], bool],
     ) -> None:
@@ -66,9 +66,9 @@ class ForeignRoutes:
         its address *is_known* to be an endpoint's.
         """
         before = self._parked
-        self._standing, self._parked = {}, {}
-        for foreign in standing:
-            self._stands(foreign)
+        self._present, self._parked = {}, {}
+        for foreign in present:
+            self._add(foreign)
         for foreign in parked:
             self._parked.setdefault(foreign.route.address, {})[foreign.route] = foreign
         for address, copies in before.items():
@@ -81,14 +81,14 @@ class ForeignRoutes:
 
     def forget(self, address: IPAddress) -> None:
         """Keep no trace of an address that nobody has, unless a route of it is parked."""
-        self._standing.pop(address, None)
+        self._present.pop(address, None)
         self._missing.pop(address, None)
         if not self._parked.get(address):
             self._parked.pop(address, None)
 
     def has(self, address: IPAddress, *, oif: int = 0) -> bool:
         """Tell whether a foreign route to *address* stands in our table; with *oif* by it alone."""
-        return any(oif in {0, route.oif} for route in self._standing.get(address, ()))
+        return any(oif in {0, route.oif} for route in self._present.get(address, ()))
 
     def has_parked(self, address: IPAddress) -> bool:
         """Tell whether there is something to give back."""
@@ -99,7 +99,7 @@ class ForeignRoutes:
         return {
             address: {
                 route.oif
-                for kept in (self._standing, self._parked)
+                for kept in (self._present, self._parked)
                 for route in kept.get(address, ())
             }
             for address in addresses
@@ -109,7 +109,7 @@ class ForeignRoutes:
         """Return what the best foreign route by *oif* carries; None when there is none."""
         there = [
             route
-            for known in (self._standing, self._parked)
+            for known in (self._present, self._parked)
             for route in known.get(address, ())
             if route.oif == oif
         ]
@@ -120,7 +120,7 @@ class ForeignRoutes:
         """Return the addresses that have a foreign route by *oif*, parked ones included."""
         return frozenset(
             address
-            for known in (self._standing, self._parked)
+            for known in (self._present, self._parked)
             for address, kept in known.items()
             if any(route.oif == oif for route in kept)
         )
@@ -156,7 +156,7 @@ class ForeignRoutes:
         is_here = entry.route.table == self._settings.route_table
         is_foreign = entry.route.protocol != self._settings.route_protocol
         if entry.is_host and entry.direct and is_here and is_foreign:
-            self._stands(Foreign(entry.route, message))
+            self._add(Foreign(entry.route, message))
 
     def copy_gone(self, route: Route, *, is_known: bool) -> bool:
         """Know that somebody removed a parked copy; tell whether it was known.
@@ -170,18 +170,18 @@ class ForeignRoutes:
 
     def gone(self, route: Route) -> None:
         """Know that its owner removed *route*."""
-        self._standing.get(route.address, {}).pop(route, None)
+        self._present.get(route.address, {}).pop(route, None)
 
     def replaced(self, route: Route) -> None:
         """Know that somebody put *route* into the place of its (prefix, metric)."""
-        standing = self._standing.get(route.address, {})
-        for other in [other for other in standing if other.metric == route.metric]:
-            del standing[other]
+        present = self._present.get(route.address, {})
+        for other in [other for other in present if other.metric == route.metric]:
+            del present[other]
 
     def lose(self, oif: int) -> frozenset[IPAddress]:
         """Forget all routes of an interface that went down or is gone; return their addresses."""
         lost: set[IPAddress] = set()
-        for known in (self._standing, self._parked, self._missing):
+        for known in (self._present, self._parked, self._missing):
             for address, foreign in known.items():
                 for route in [route for route in foreign if route.oif == oif]:
                     lost.add(address)
@@ -194,18 +194,18 @@ class ForeignRoutes:
         A copy that somebody removed is written anew: nothing else could be given back.
         """
         if not self._restore(address):
-            return self._contest(address)
+            return self._leave_contested(address)
         for _ in range(_HIDDEN):
-            standing = tuple(self._standing.get(address, {}).values())
-            for foreign in standing:
+            present = tuple(self._present.get(address, {}).values())
+            for foreign in present:
                 if not self._rounds.try_take(address, self._clock()):
-                    return self._contest(address)
+                    return self._leave_contested(address)
                 result = parking.park(self._channel, foreign)
                 if result not in {0, errno.ESRCH}:
                     return f"a foreign route stays: {answers.describe(result)}"
                 self._moved(foreign, is_parked=result == 0)
             self.look([address])
-            for oif in {foreign.route.oif for foreign in standing}:
+            for oif in {foreign.route.oif for foreign in present}:
                 self.look([address], oif=oif)
             if not self.has(address):
                 break
@@ -222,7 +222,7 @@ class ForeignRoutes:
             if parking.unpark(self._channel, parked, table, ours) == 0:
                 del self._parked[address][route]
                 back = dataclasses.replace(route, table=table)
-                self._stands(Foreign(back, parked.message))
+                self._add(Foreign(back, parked.message))
                 given += 1
         metrics.PARKED.labels("given_back").inc(given)
         self.contested.pop(address, None)
@@ -236,8 +236,8 @@ class ForeignRoutes:
         """
         self.look([ours.address])
         self.look([ours.address], oif=ours.oif)
-        standing = self._standing.get(ours.address, {}).values()
-        rivals = [one for one in standing if one.route.metric == ours.metric]
+        present = self._present.get(ours.address, {}).values()
+        rivals = [one for one in present if one.route.metric == ours.metric]
         # In IPv6 one on our own device has to go; any other might stand beside ours.
         rival = min(rivals, key=lambda one: one.route.oif != ours.oif, default=None)
         if rival is None:
@@ -261,10 +261,10 @@ class ForeignRoutes:
         del self._missing[address]
         return True
 
-    def _stands(self, foreign: Foreign) -> None:
-        self._standing.setdefault(foreign.route.address, {})[foreign.route] = foreign
+    def _add(self, foreign: Foreign) -> None:
+        self._present.setdefault(foreign.route.address, {})[foreign.route] = foreign
 
-    def _contest(self, address: IPAddress) -> str:
+    def _leave_contested(self, address: IPAddress) -> str:
         text = "somebody puts a foreign route back as often as it is parked"
         if address not in self.contested:
             metrics.PARKED.labels("contested").inc()
@@ -274,7 +274,7 @@ class ForeignRoutes:
     def _moved(self, foreign: Foreign, *, is_parked: bool) -> None:
         """Know *foreign* as parked, in the place of an older copy, or as gone."""
         address = foreign.route.address
-        self._standing[address].pop(foreign.route, None)
+        self._present[address].pop(foreign.route, None)
         if not is_parked:
             return
         copy = parking.parked_form(foreign)
