@@ -35,6 +35,7 @@ async def run(settings: AgentSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises Unusable, Broken or access.Unconfigured."""
     awaits = _raise_priority(settings)
     _raise_limits()
+    # Said and lived with: what can work without them does.
     for sentence in capabilities.missing():
         _log.error("privilege", trouble=sentence)
     memory = Memory(settings.state_directory)
@@ -47,6 +48,7 @@ async def run(settings: AgentSettings) -> None:
         except OSError as error:
             message = f"cannot serve /healthz, /readyz and /metrics (HANDOVER_PORT): {error}"
             raise Unusable(message) from error
+        # Before the work begins, so that no callback's exception goes unheard.
         ExceptionHandler(asyncio.get_running_loop(), agent.heal)
         work = asyncio.create_task(agent.run())
         _take_signals(agent, work)

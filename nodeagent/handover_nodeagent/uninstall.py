@@ -122,6 +122,7 @@ def _hand_back_routes(settings: Settings, silent: AbstractSet[IPAddress]) -> Ret
         ours = routes.observe(settings.route_protocol, [table])
         addresses = {route.address for route in ours}
         others = parking.observe_others(addresses, table, settings.route_protocol).direct
+        # Only these have another route, or need none; a guest must not lose its last one.
         free = silent | {each.route.address for each in others}
         going = [route for route in ours if route.address in free]
         channel.transact([routes.encode_remove(route) for route in going])

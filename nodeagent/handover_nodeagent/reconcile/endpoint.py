@@ -65,9 +65,11 @@ class Endpoint:
     admission: Admission
     is_paused: bool = False
     is_guarded: bool = True
+    # What was learned of the guest: from its own frames, and from the kernel's neighbor table.
     learned_mac: str | None = None
     neigh_mac: str | None = None
     cutover: Cutover | None = None
+    # What follows from the machine, and is made anew from it after each step.
     listener: EndpointListener | None = None
     prepared: Prepared | None = None
     announcement: Announcement | None = None
@@ -75,6 +77,7 @@ class Endpoint:
     alarm: asyncio.TimerHandle | None = None
     overdue: bool = False
     overdue_alarm: asyncio.TimerHandle | None = None
+    # What the last report said, so that an Event tells only of what is new.
     shadowed_by: str = ""
     contested: str = ""
 
@@ -107,6 +110,7 @@ class Endpoint:
         named = self.object.spec.interface
         if named:
             return (named,)
+        # Calico names the device of a pod's primary network alone after the pod.
         calico = placement.calico_name(self.object)
         return (calico,) if placement.is_primary(self.object) else ()
 
@@ -161,6 +165,7 @@ class Endpoint:
         kernel's word is asked, too; its answer may keep what is in, but neither give a route nor
         raise one.
         """
+        # Not where the answer would decide for a target: the pod's own kernel may be who answers.
         asked = self.machine.asking
         is_kept = asked is not None and asked.cause is not Input.TARGET
         is_kept = is_kept and self.machine.level is not RouteLevel.NONE

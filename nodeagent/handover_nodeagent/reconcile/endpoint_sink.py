@@ -53,6 +53,7 @@ class EndpointSink:
         reconciler = self._reconciler
         reconciler.interfaces.links.replace_all(links)
         reconciler.routes.load(observed)
+        # A remembered orphan counts only as long as the kernel has its route.
         kept = frozenset(observed.ours)
         for key, record in records.items():
             orphans = [route for route in record.routes if route in kept]
@@ -68,7 +69,9 @@ class EndpointSink:
                 self._unconfirmed.add(key)
                 reconciler.enforcer.spare(key, record.spared)
             elif not orphans:
+                # Nothing is left of it that anybody could still ask for.
                 self._memory.keep(key, lambda: None)
+        # Without any memory no endpoint is known: all waits for the first sync.
         if records:
             self._release(complete=False)
 
@@ -95,8 +98,10 @@ class EndpointSink:
     def drop(self, key: ObjectKey, uid: str) -> None:
         """Take in that an endpoint's object is gone."""
         endpoint = self._reconciler.endpoints.get(key)
+        # The end of a former object of that name, told late, is none of this one's.
         if endpoint and endpoint.uid != uid:
             return
+        # Believed when the pause ends, unless it is there again by then.
         if self._reconciler.leaves(key):
             self._unconfirmed.add(key)
         elif endpoint is None:
@@ -133,6 +138,7 @@ class EndpointSink:
     def _begin(self) -> None:
         """Do all that had to wait until every endpoint is known."""
         self.is_synced = True
+        # Before anything is pruned: a guest that answers keeps what nobody claims.
         self._doubt_unclaimed()
         self._release(complete=True)
         _log.info("synced", endpoints=len(self._reconciler.endpoints))

@@ -15,6 +15,7 @@ from handover_nodeagent.reconcile.link_index import LinkIndex
 from handover_nodeagent.retry import Retries
 from handover_nodeagent.routes.host_routes import Applied, Routes
 
+# What only the machine, the probes or the end of an installation go by.
 _NONE_OF_THE_KERNELS: Final = (
     "live_migration_route_convergence_time",
     "target_timeout",
@@ -58,6 +59,7 @@ class Enforcer:
         self.settings = settings
         self._link_index = link_index
         self._report = report
+        # None: nothing is held; what is affected is applied at once.
         self._held: list[Affected] | None = []
         self._was_held = True
         self._is_complete = False
@@ -81,6 +83,7 @@ class Enforcer:
         """Apply what was held; when *complete*, also prune what no endpoint wants."""
         affected = Affected.union(self._held or ())
         self._held = None
+        # Before the first sync a route may belong to an endpoint that nobody has told us of yet.
         if complete and not self._is_complete:
             self._is_complete = True
             affected |= Affected(self.routes.addresses())
@@ -95,6 +98,7 @@ class Enforcer:
         if self._held is not None:
             self._held.append(affected)
             return 0
+        # One endpoint's own addresses are in at once; a change that concerns many takes its time.
         first = frozenset(itertools.islice(affected.addresses, SLICE))
         self._later.update(dict.fromkeys(affected.addresses - first))
         given_back = self._apply(Affected(first, affected.interfaces), give_back=give_back)
@@ -123,6 +127,7 @@ class Enforcer:
         applied = self._apply_routes(affected.addresses, give_back=give_back)
         self.guard.touch(affected.interfaces)
         changed = [address for address, was in before.items() if was != self.trouble(address)]
+        # Also of those who only share an address: their condition says the same.
         if changed:
             self._report(self.routes.desired.endpoints_with(changed))
         if applied.is_doubtful:
@@ -197,6 +202,7 @@ class Enforcer:
         affected |= Affected(desired.everything().addresses, frozenset(interfaces))
         if self._is_complete:
             affected |= Affected(self.routes.addresses())
+        # A field of the machine's alone is no reason to touch any route.
         if not _concerns_kernel(before, settings):
             affected = Affected()
         if not self._was_held:
@@ -205,6 +211,7 @@ class Enforcer:
         self.apply(affected)
         if before.mode is not settings.mode:
             self.guard.replace()
+        # Of the other table nobody knows so far what others have there.
         if before.route_table != settings.route_table:
             self.look()
 

@@ -70,6 +70,7 @@ class GuardReconciler:
             while True:
                 await self._work.wait()
                 self._work.clear()
+                # Taken before the work: what is touched meanwhile is the next round's.
                 whole, touched = self._all, frozenset(self._touched)
                 self._all = False
                 self._touched.clear()

@@ -79,6 +79,7 @@ class Interfaces:
         devices = frozenset[int]().union(*routed.values())
         taken = {index for index in devices if self._link_index.is_others(index, own)}
         held = links.by_index.get(own) if own else links.by_name.get(remembered or "")
+        # A remembered name may be another one's by now, unless routes lead there.
         if held and not own:
             has_routes = bool(self._routes.routes_of(obj.spec.ips, held.index))
             held = held if has_routes or held.index in devices else None
@@ -152,15 +153,18 @@ class Interfaces:
             return
         desired = self._routes.desired
         affected: set[IPAddress] = set()
+        # The kernel drops the routes of a link that goes down, those of IPv4 without a word.
         if diff.before and diff.lost_routes:
             affected |= self._routes.lose(diff.before.index)
         if diff.before and diff.after is None:
             affected |= desired.drop_link(diff.before.index).addresses
+        # Endpoints are looked at below; an orphan has nobody who would look for it.
         if diff.came_up and diff.after:
             index = diff.after.index
             affected |= {route.address for route in desired.orphans() if route.oif == index}
         for key in self._link_index.concerned(diff):
             self._look(key)
+        # What one endpoint has left, or cannot have, may be what another one waits for.
         for link in filter(None, {diff.before, diff.after}):
             self._offer(link)
         if _own(diff.before) != _own(diff.after):
@@ -172,6 +176,7 @@ class Interfaces:
         """Follow a direct host route that somebody else added or removed."""
         for key in self._link_index.unplaced() & self._routes.desired.endpoints_with([address]):
             self._look(key)
+        # Its owner's route may have changed what ours is to carry, or be back in its way.
         self._enforcer.reapply([address])
         self._loop.prepare_anew(self._routes.desired.endpoints_with([address]))
 

@@ -28,6 +28,7 @@ class LinkIndex:
 
     def put(self, key: ObjectKey, interface_names: Iterable[str], link: Link | None) -> None:
         """Note that *key* has *link*, or none."""
+        # It may have had another link, or another name to look for.
         self.remove(key)
         names = frozenset(interface_names)
         self._entries[key] = (names, link.index if link else None)

@@ -21,12 +21,14 @@ class Listening:
                 endpoint.listener.close()
             endpoint.listener = None
         elif endpoint.listener:
+            # It outlives the machine's episodes: no socket is opened or closed between them.
             endpoint.listener.update(spec)
         else:
             endpoint.listener = EndpointListener(endpoint.key, spec, self._sink)
 
     def ask(self, endpoint: Endpoint, command: commands.Command) -> None:
         """Send the guest what *command* wants sent."""
+        # Without an interface nobody can be asked; the machine's timer ends the asking.
         if endpoint.listener is None:
             return
         if isinstance(command, commands.StartProbes):

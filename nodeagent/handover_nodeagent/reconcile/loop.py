@@ -179,6 +179,7 @@ class Reconciler:
         else:
             endpoint.machine = step.machine
             self._settle(endpoint, step, received_ns)
+        # Told when all is done; written when the routes of others are in, too.
         self._publisher.stepped(endpoint, before, step)
         self._moved.set()
 
@@ -262,6 +263,8 @@ class Reconciler:
     def start(self, obj: WorkloadEndpoint, record: Record | None) -> None:
         """Start an endpoint's machine from what is found, in place of one of the same name."""
         key, waiting = obj.key, self.unstarted.get(obj.key)
+        # A remembered endpoint that could not be started so far, and is told of now, is still
+        # what was remembered of it.
         is_told = record is None
         if waiting and is_told and waiting.object.metadata.uid == obj.metadata.uid:
             record = waiting.record
@@ -281,11 +284,14 @@ class Reconciler:
             self._leave(known)
         if known and known.uid != obj.metadata.uid:
             self._publisher.removed(known)
+        # Twice: which interface it has depends on routes to its addresses, and which of them it may
+        # have depends on what serves them on that interface.
         admission = self.interfaces.admit(obj, None)
         self.routes.foreign.look(admission.allowed)
         place = self.interfaces.find(obj, remembered=record.interface if record else None)
         oif = place.index if isinstance(place, Link) else 0
         admission = self.interfaces.admit(obj, place if isinstance(place, Link) else None)
+        # What a former machine of this key started must not be taken for this one's.
         self._episode += EPISODES
         found = Found(
             assignment=Assignment.from_annotations(obj.metadata.annotations),
@@ -303,10 +309,12 @@ class Reconciler:
         if record:
             endpoint.cutover, endpoint.learned_mac = record.cutover, record.learned_mac
         endpoint.cutover = endpoint.cutover or obj.status.last_cutover
+        # Known only when nothing of the above has raised; until then it stays to be started.
         self.interfaces.take_in(endpoint)
         self.endpoints[obj.key] = endpoint
         del self.unstarted[key]
         self.enforcer.spare(key, ())
+        # Its routes first: what they do not claim of an orphan goes on under another key.
         self._settle(endpoint, step)
         self.orphans.make_way(key)
         self._publisher.started(endpoint, found)
@@ -338,6 +346,7 @@ class Reconciler:
             self.report(concerned | self.routes.desired.endpoints_with(endpoint.admission.allowed))
         link = endpoint.link
         routes_in = bool(link and self.routes.routes_of(endpoint.admission.allowed, link.index))
+        # After the interface: whether its routes are in decides what a new role means.
         event = inputs.of_change(endpoint.machine.assignment, after, routes_in=routes_in)
         if endpoint.machine.awaiting and not obj.spec.await_role:
             self._feed(endpoint, AwaitLifted())
@@ -359,6 +368,8 @@ class Reconciler:
             # Also those that were kept though they were not ours any more.
             for route in self.routes.routes_of(endpoint.admission.allowed, endpoint.link.index):
                 self.routes.desired.put_orphan(route)
+        # Where no routes were in no guest is here: a CNI's route that comes back would draw what is
+        # meant for it elsewhere.
         self._enforce(endpoint, affected, give_back=had_routes)
         self._memory.keep(endpoint.key, lambda: None)
         orphaned = self.routes.desired.orphans()

@@ -73,8 +73,10 @@ class Observation:
             if record.endpoint
             for address in record.endpoint.spec.ips
         ]
+        # Nobody else is known so far whose foreign routes would count.
         view = await self._observe(lambda: addresses)
         sink.start(view.links, view.observed, records)
+        # What was heard until now is in the view, or the view is not current.
         self._begun = True
         if not view.is_current:
             self.look()
@@ -97,6 +99,7 @@ class Observation:
     async def _look_once(self) -> bool:
         self._wanted.clear()
         view = await self._observe(self._known)
+        # Routes before links: an endpoint looks for its link by the routes of the same view.
         self._reconciler.routes.load(view.observed)
         for diff in self._reconciler.interfaces.links.replace_all(view.links):
             self._reconciler.interfaces.link_changed(diff)
@@ -119,10 +122,12 @@ class Observation:
         """Observe until nothing happens meanwhile, or as near to that as a busy node lets us."""
         attempt = 0
         while True:
+            # Read before the look: what happens from here on is told, and makes the view old.
             before, addresses = self._state(), known()
             settings = self._reconciler.settings
             self._notifications.follow(settings.route_table)
             try:
+                # In a thread: a dump of many routes takes longer than a guest may wait.
                 found = await asyncio.to_thread(links.observe, settings.route_table)
                 observed = await asyncio.to_thread(host_routes.observe, settings, addresses)
             except ObservationError as error:

@@ -134,9 +134,11 @@ class Orphans:
             self._end(doubted)
             return
         link = self._links.by_index.get(held[0].oif)
+        # Not asked, not silent: it is asked when the link is back, or the pause over.
         if link is None or self._is_left(orphan):
             self._wind(doubted, doubted.patience, self._ask)
             return
+        # What is still queued of an earlier asking answers nothing of this one.
         self._episode += 1
         doubted.listener = EndpointListener(orphan.key, self._listen_spec(orphan, held, link), self)
         doubted.listener.ask()
@@ -167,6 +169,7 @@ class Orphans:
         elif doubted.listener.was_asked:
             self._wind(doubted, left, self._conclude)
         else:
+            # No probe could leave: that nobody answers means nothing.
             self._rest(doubted)
 
     def _is_left(self, orphan: Orphan) -> bool:

@@ -59,9 +59,12 @@ class Publisher:
         self._clock = clock
         self._endpoints = endpoints
         self._attempt = attempt
+        # Lines may be dropped when there are too many; statuses and Events never are.
         self._lines = deque[Callable[[], object]]()
         self._later = deque[Callable[[], object]]()
+        # As often as an endpoint is to be reported meanwhile, it is once, as it is then.
         self._unreported: dict[ObjectKey, None] = {}
+        # By uid, for the times of the last transitions: what the API has may be older.
         self._conditions: dict[str, tuple[Condition, ...]] = {}
         self._states: dict[ObjectKey, State] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -157,6 +160,7 @@ class Publisher:
         if endpoint is None:
             return
         facts = self._describe(endpoint)
+        # Told when it begins, or when it is another one: not with each report.
         shadowed_by = facts.shadowed_by
         if shadowed_by and shadowed_by != endpoint.shadowed_by:
             event = Event(endpoint.key, endpoint.uid, "Shadowed", shadowed_by, is_warning=True)

@@ -30,6 +30,7 @@ class RouteAttributes:
         are our routes to the address that are in the kernel.
         """
         known = self._known.setdefault(route.address, {})
+        # The owner's word goes first, then what was known; ours in the kernel is a former life's.
         if owners is not None:
             known[route.oif] = owners
         elif route.oif not in known:
@@ -37,6 +38,7 @@ class RouteAttributes:
             if own:
                 known[route.oif] = own[-1]
         carried = known.get(route.oif, b"")
+        # Refused once, refused again: until something of the node's changes (``allow``).
         if carried == self._refused.get(route.address):
             carried = b""
         return route if carried == route.carried else dataclasses.replace(route, carried=carried)

@@ -65,6 +65,7 @@ class ForeignRoutes:
         A parked copy that is not among them was removed by somebody, and is to be written anew if
         its address *is_known* to be an endpoint's.
         """
+        # Parked routes are our memory: one that is gone from the kernel must not be forgotten.
         before = self._parked
         self._present, self._parked = {}, {}
         for foreign in present:
@@ -143,6 +144,7 @@ class ForeignRoutes:
         kernel does not say what wins.
         """
         winner = routes.winner(self._channel, address)
+        # ENETUNREACH alone says that there is no route at all.
         if isinstance(winner, int):
             return winner != errno.ENETUNREACH
         return winner.is_host and not winner.direct
@@ -195,16 +197,19 @@ class ForeignRoutes:
         """
         if not self._restore(address):
             return self._leave_contested(address)
+        # Each one that goes shows the next one below it.
         for _ in range(_HIDDEN):
             present = tuple(self._present.get(address, {}).values())
             for foreign in present:
                 if not self._rounds.try_take(address, self._clock()):
                     return self._leave_contested(address)
                 result = parking.park(self._channel, foreign)
+                # ESRCH: its owner was faster to remove it, so that there is nothing to give back.
                 if result not in {0, errno.ESRCH}:
                     return f"a foreign route stays: {answers.describe(result)}"
                 self._moved(foreign, is_parked=result == 0)
             self.look([address])
+            # A gateway's route may win over all of them, but not on their own devices.
             for oif in {foreign.route.oif for foreign in present}:
                 self.look([address], oif=oif)
             if not self.has(address):

@@ -138,6 +138,7 @@ class Routes:
 
     def level_of(self, addresses: Iterable[IPAddress], oif: int) -> RouteLevel:
         """Return the highest level at which the kernel has a route of ours to *addresses*."""
+        # What a paused endpoint has may be elevated by the priorities of an earlier configuration.
         metrics_in = {route.metric for route in self.routes_of(addresses, oif)}
         settings = self._settings
         normal = {settings.ipv4_normal_route_priority, settings.ipv6_normal_route_priority}
@@ -281,6 +282,7 @@ class Routes:
         No answer is none: nobody has seen then that the node goes by *route*.
         """
         winner = routes.winner(self._channel, route.address)
+        # The kernel's own lookup decides, with all rules and tables: no list of routes can tell.
         if isinstance(winner, int):
             return f"the kernel, asked for the way to {route.address}: {answers.describe(winner)}"
         return "" if winner.route == route else f"the kernel prefers {winner}"

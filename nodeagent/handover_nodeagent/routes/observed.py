@@ -38,6 +38,7 @@ class ObservedRoutes:
 
     def note(self, route: Route) -> None:
         """Know that somebody else added *route*, or changed what it carries."""
+        # Not displaced: in IPv6 two devices' routes share a key.
         self.drop(route)
         self._routes.setdefault(route.address, []).append(route)
 
