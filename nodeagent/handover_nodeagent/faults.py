@@ -106,6 +106,7 @@ class Faults:
                 self.attempt(key, what, work)
 
 
+# A dict for its order; of the process, for what is noted has no common owner.
 _known: Final[dict[tuple[str, str], None]] = {}
 
 

@@ -151,6 +151,7 @@ class Schedule(Generic[_K]):
     """When each of many keys is due again; knows no clock, and is told the time."""
 
     def __init__(self) -> None:
+        # Of each key while it fails: what fails for ever makes nobody else's wait longer.
         self._backoffs: dict[_K, Backoff] = {}
         self._due: dict[_K, float] = {}
 
@@ -215,6 +216,8 @@ class Retries(Generic[_K]):
 
     def _wind(self) -> None:
         due = self._schedule.due
+        # Moved both ways: what has just failed is due before what fails for ever, and what has
+        # succeeded must not wake the loop for nothing.
         if self._alarm and self._alarm.when() != due:
             self.close()
         if due is not None and self._alarm is None:
@@ -287,6 +290,7 @@ class Buckets(Generic[_K]):
             bucket = self._buckets[key] = Bucket(self._rate, self._burst)
         if not bucket.try_take(now):
             return False
+        # What is not full stays: forgotten, it would have its whole burst again.
         if len(self._buckets) > RESTING:
             self._buckets = {
                 key: bucket for key, bucket in self._buckets.items() if not bucket.is_full(now)

@@ -19,7 +19,8 @@ from handover_nodeagent.network.model import IPAddress
 
 SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 UNSUPPORTED: Final = ("exec", "auth-provider", "username", "proxy-url")
-"""What kubeconfig files may ask for and an agent does not do."""
+"""What kubeconfig files may ask for and an agent does not do: to go on without would be to ask
+another server, or in another name."""
 
 Entry = Mapping[str, Any]
 """A part of a kubeconfig, which may be anything that YAML can say."""
@@ -136,6 +137,7 @@ def find(
     # The kubelet sets it in each pod.
     if environment.get("KUBERNETES_SERVICE_HOST"):
         return _from_service_account(environment, service_account)
+    # A person at a laptop, who tries the agent without a pod.
     path = (home or Path.home()) / ".kube" / "config"
     if path.exists():
         return from_kubeconfig([path])

@@ -1,4 +1,8 @@
-"""PURE: what an endpoint's status says, from what the loop knows of it."""
+"""PURE: what an endpoint's status says, from what the loop knows of it.
+
+A new condition is a line in ``_drafts``, a type and a reason in ``handover_api.conditions``, and a
+fact here. Programmed, Listening and Configured are always there; all others only while they hold.
+"""
 
 import datetime as dt
 from collections.abc import Iterable, Iterator, Mapping
@@ -71,6 +75,8 @@ _UNKNOWN: Final = "Unknown"
 
 
 class _Draft(NamedTuple):
+    """A condition before it is known since when it holds."""
+
     type: Type
     status: str
     reason: Reason
@@ -78,7 +84,7 @@ class _Draft(NamedTuple):
 
 
 def status(facts: Facts, before: Iterable[Condition], now: dt.datetime) -> WorkloadEndpointStatus:
-    """Return the status; a condition that stays keeps the time of its last transition."""
+    """Return the status of an endpoint that had the conditions *before*."""
     current = facts.machine
     link = facts.placement if isinstance(facts.placement, Link) else None
     return WorkloadEndpointStatus(
@@ -88,6 +94,7 @@ def status(facts: Facts, before: Iterable[Condition], now: dt.datetime) -> Workl
         role=current.assignment.role,
         migration_uid=current.uid,
         interface=link.name if link else None,
+        # In one order, so that the same routes are the same status and nothing is written.
         routes=tuple(
             RouteStatus(
                 address=route.address,
@@ -103,7 +110,7 @@ def status(facts: Facts, before: Iterable[Condition], now: dt.datetime) -> Workl
 
 
 class Stub(NamedTuple):
-    """An endpoint that has no machine, and its status as the API has it."""
+    """An endpoint that cannot be started, and its status as the API has it."""
 
     key: ObjectKey
     uid: str
@@ -135,6 +142,7 @@ def _date(
     draft: _Draft, before: Iterable[Condition], generation: int, now: dt.datetime
 ) -> Condition:
     old = next((condition for condition in before if condition.type == draft.type), None)
+    # A transition is one of the status; another reason is none (metav1.Condition).
     since = old.last_transition_time if old and old.status == draft.status else now
     new = Condition(
         type=draft.type,
@@ -144,6 +152,7 @@ def _date(
         last_transition_time=since,
         observed_generation=generation,
     )
+    # Equal ones are one object: a node keeps those of all its endpoints.
     return old if old == new else new
 
 
@@ -160,13 +169,12 @@ def _drafts(facts: Facts) -> Iterator[_Draft]:
         text = "the migration says that the guest is gone, but it answers; its routes stay"
         yield _Draft(Type.STILL_ALIVE, _YES, Reason.GUEST_ANSWERS, text)
     elif doubt:
+        # Unknown and not False: nobody could ask, so nobody knows.
         text = "the migration says that the guest is gone, but it cannot be asked; its routes stay"
         yield _Draft(Type.STILL_ALIVE, _UNKNOWN, Reason.CANNOT_ASK, text)
-    refused = facts.admission.refused
-    if refused:
-        yield _Draft(
-            Type.ADDRESS_NOT_ALLOWED, _YES, Reason.NOT_ALLOWED, "; ".join(refused.values())
-        )
+    if facts.admission.refused:
+        text = "; ".join(facts.admission.refused.values())
+        yield _Draft(Type.ADDRESS_NOT_ALLOWED, _YES, Reason.NOT_ALLOWED, text)
     if facts.sharers:
         yield _Draft(Type.ADDRESS_SHARED, _YES, Reason.SHARED, _shared(facts.sharers))
     elif elsewhere := facts.endpoint.metadata.annotations.get(names.ADDRESS_SHARED):
@@ -182,6 +190,7 @@ def _drafts(facts: Facts) -> Iterator[_Draft]:
 
 
 def _programmed(facts: Facts) -> _Draft:
+    # Of several reasons the first one counts: it explains those behind it, or makes them moot.
     if facts.internal_error:
         return _Draft(Type.PROGRAMMED, _NO, Reason.INTERNAL_ERROR, facts.internal_error)
     if facts.is_handed_back:
@@ -190,12 +199,14 @@ def _programmed(facts: Facts) -> _Draft:
     if problem:
         return _Draft(Type.PROGRAMMED, _NO, *problem)
     if facts.machine.level is RouteLevel.NONE:
+        # True: that there is no route is as the state wants it.
         text = "no route before the guest is known to run here"
         return _Draft(Type.PROGRAMMED, _YES, Reason.SUPPRESSED, text)
     return _Draft(Type.PROGRAMMED, _YES, Reason.PROGRAMMED)
 
 
 def _problem(facts: Facts) -> tuple[Reason, str] | None:
+    # Where the agent is to leave all as it is, nothing below is looked at any more.
     if idleness := _idleness(facts):
         return Reason.NOT_ACTIVE, idleness
     if not facts.is_owned:
@@ -241,6 +252,7 @@ def _mismatch(facts: Facts, link: Link) -> tuple[Reason, str] | None:
         return Reason.PENDING, f"the route to {', '.join(map(str, absent))} is not in"
     if not facts.admission.allowed:
         return Reason.NOT_ALLOWED, "none of its addresses is allowed"
+    # Last, for the route is in: it is the device's other end that is missing.
     if not link.carrier:
         text = f"interface {link.name} has no carrier: nobody is at its other end"
         return Reason.LINK_DOWN, text

@@ -172,11 +172,11 @@ class _Connection(asyncio.Protocol):
         self._deadline.cancel()
         self._server.release(self._transport)
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, octets: bytes) -> None:
         if self._transport.is_closing():
             return
         # Where the head ends the answer begins: what a GET may bring besides is of no interest.
-        self._head += data
+        self._head += octets
         if b"\r\n\r\n" in self._head or b"\n\n" in self._head:
             self._reply()
         elif len(self._head) > LONGEST_HEAD:

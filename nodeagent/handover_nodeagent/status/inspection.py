@@ -1,4 +1,8 @@
-"""PURE: what a running agent shows of itself, as a value, as JSON and as a table for a person."""
+"""PURE: what a running agent shows of itself, as a value, as JSON and as a table for a person.
+
+It is made of the same facts as the statuses in the API, and says what the agent would report also
+while the API cannot be reached.
+"""
 
 import datetime as dt
 from collections.abc import Iterable, Sequence
@@ -15,6 +19,7 @@ _HEADINGS: Final = (
 _NOTHING: Final = "-"
 _ORDERLY: Final = frozenset({"Programmed", "Configured"})
 """Condition types whose normal status is True; Listening may be either."""
+# These are there only while something is wrong, so that True is the trouble.
 _TROUBLES: Final = frozenset(
     {
         *("StillAlive", "AddressNotAllowed", "AddressShared", "TargetTimeout"),
@@ -46,6 +51,7 @@ class Snapshot(Model):
 def entry(facts: Facts, now: dt.datetime) -> Entry:
     """Show one endpoint."""
     key = facts.endpoint.key
+    # Without the conditions before: since when they hold is not shown.
     shown = conditions.status(facts, (), now)
     return Entry(namespace=key.namespace, name=key.name, status=shown)
 
@@ -76,6 +82,7 @@ def age(since: dt.datetime | None, now: dt.datetime) -> str:
     """Write how long ago something was, as kubectl does."""
     if since is None:
         return _NOTHING
+    # A clock that was set back makes nothing younger than new.
     seconds = max(0, int((now - since).total_seconds()))
     for unit, length in (("d", 86400), ("h", 3600), ("m", 60)):
         if seconds >= 2 * length:

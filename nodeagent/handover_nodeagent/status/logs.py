@@ -18,7 +18,7 @@ from handover_nodeagent import metrics
 MOST: Final = 1 << 20
 """Octets of lines that wait for their reader; then new ones are dropped, and counted."""
 LONGEST: Final = 8 * 1024
-"""Characters of one value in a line; of a traceback the end says most."""
+"""Characters of one value in a line."""
 LAST_WORDS: Final = 1.0
 """Seconds for which the end of the process waits for the reader."""
 
@@ -90,6 +90,7 @@ class _Handler(logging.Handler):
 
 def _bound(_: object, __: str, event: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Cut what is too long: a server's answer, an object, a traceback."""
+    # Of a traceback the end is kept: there is what was raised, and where.
     for name, value in event.items():
         if isinstance(value, str) and len(value) > LONGEST:
             cut = f"…{value[-LONGEST:]}" if name == "exception" else f"{value[:LONGEST]}…"

@@ -198,6 +198,7 @@ class Reporter:
     async def _write(self, key: ObjectKey, slot: _Slot) -> None:
         sent = slot.wanted
         assert sent is not None
+        # Not awaited between taking and this: two writers never have the same endpoint.
         slot.in_flight = True
         try:
             await self._api.patch(_path(key), operations(slot.uid, sent))
