@@ -26,7 +26,7 @@ app = typer.Typer(
     help="""Handover's node agent: moves the routes of live-migrating VMs at the switchover.
 
     It runs on every node, watches the WorkloadEndpoints of its own node, hears the guests announce
-    themselves, and keeps their routes, neighbour entries and the ARP guard in the kernel. It needs
+    themselves, and keeps their routes, neighbor entries and the ARP guard in the kernel. It needs
     CAP_NET_ADMIN and CAP_NET_RAW, and nothing else.
     """,
 )

@@ -2,7 +2,7 @@
 
 The floor is a C program (epoll, recv, sendmsg, ack) that hears the same frames in the same run; an
 observer outside of both sees when the kernel has the route. Absolute figures move with the
-machine's neighbours, the ratios do not.
+machine's neighbors, the ratios do not.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """`make bench-operator`: how fast and how light the real operator is, on a real API server.
 
 Endpoints and migrations by the thousand are made, and one more migration is timed after the other.
-Absolute figures move with the machine's neighbours; that the cost of an event does not grow with
+Absolute figures move with the machine's neighbors; that the cost of an event does not grow with
 the number of endpoints does not.
 """
 
@@ -176,7 +176,7 @@ class Bench:
             self.results["start_to_synced_s"] = round(max(first, again), 2)
             self.results["rss_mib"] = round(self.operator.rss_mib, 1)
         await self.operator.until_calm()
-        # Neighbours on the machine only ever make it dearer.
+        # Neighbors on the machine only ever make it dearer.
         self.costs[size] = min([await self.events(size) for _ in range(BLOCKS)])
         timed = self.plan.timed if size == self.plan.sizes[-1] else min(size // 5, 20)
         numbers = [next(self._numbers) for _ in range(timed)]

@@ -1,6 +1,6 @@
 """What a machine wants done that cannot be derived from its state: frozen intents.
 
-Routes, neighbours, listening and timers are never commanded: the loop derives them from the
+Routes, neighbors, listening and timers are never commanded: the loop derives them from the
 machine after each step (``machine.py``, ``timers.py``, ``desired.py``).
 """
 

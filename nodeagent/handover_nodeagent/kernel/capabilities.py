@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Final
 
 _NEEDED: Final = {
-    12: "CAP_NET_ADMIN is missing: routes, neighbours and the ARP guard cannot be changed",
+    12: "CAP_NET_ADMIN is missing: routes, neighbors and the ARP guard cannot be changed",
     13: "CAP_NET_RAW is missing: no guest can be heard or probed",
 }
 

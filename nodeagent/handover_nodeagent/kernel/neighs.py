@@ -1,4 +1,4 @@
-"""Neighbour entries for the guests: seeded REACHABLE, so that the first packet need not ask."""
+"""Neighbor entries for the guests: seeded REACHABLE, so that the first packet need not ask."""
 
 import struct
 from typing import Final

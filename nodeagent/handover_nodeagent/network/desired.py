@@ -175,7 +175,7 @@ class DesiredNetwork:
         return frozenset(wanted)
 
     def neighs(self, routes: Iterable[Route]) -> tuple[Neigh, ...]:
-        """Return the neighbour entries to seed together with *routes*."""
+        """Return the neighbor entries to seed together with *routes*."""
         # Where nobody knows the guest's MAC the kernel asks for it, with the first packet.
         return tuple(
             Neigh(route.address, route.oif, endpoint.mac)

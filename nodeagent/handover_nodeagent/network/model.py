@@ -39,7 +39,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class Neigh:
-    """A neighbour entry seeded REACHABLE, never permanent: a wrong MAC must heal."""
+    """A neighbor entry seeded REACHABLE, never permanent: a wrong MAC must heal."""
 
     address: IPAddress
     oif: int

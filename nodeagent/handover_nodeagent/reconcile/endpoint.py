@@ -100,7 +100,7 @@ class Endpoint:
     def mac(self) -> str | None:
         """The guest's MAC: as its object says, else as its own frames taught it.
 
-        What the kernel's neighbour table has (``neigh_mac``) may be an old guest's: good to ask.
+        What the kernel's neighbor table has (``neigh_mac``) may be an old guest's: good to ask.
         """
         return self.object.spec.mac or self.learned_mac
 

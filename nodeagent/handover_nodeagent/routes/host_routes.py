@@ -164,7 +164,7 @@ class Routes:
         return refused | self.tables.ours.lose(lambda route: routes.source_of(route) in gone)
 
     def find_mac(self, addresses: Iterable[IPAddress], oif: int) -> str | None:
-        """Return the guest's MAC as the kernel's neighbour table has it."""
+        """Return the guest's MAC as the kernel's neighbor table has it."""
         found = (neighs.find_mac(self._channel, address, oif) for address in addresses)
         return next((mac for mac in found if mac), None)
 

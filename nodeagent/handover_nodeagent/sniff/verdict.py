@@ -68,7 +68,7 @@ Verdict = Accepted | NeedsConfirmation | Rejected
 class Expectation:
     """What one endpoint's announcement looks like; addresses are packed for the hot path.
 
-    ``hint``: a MAC that the kernel's neighbour table has. It may be an old one's: where nobody told
+    ``hint``: a MAC that the kernel's neighbor table has. It may be an old one's: where nobody told
     the guest's it lets its owner answer, but excludes no RARP; beside another ``mac`` it lets its
     owner answer a probe, and nothing else. ``askers``: in whose name our probes ask.
     ``advertised``: an unsolicited NA was heard, so that the next answer confirms it.

@@ -7,7 +7,7 @@ from tests.nodeagent.privileges import without_privileges
 
 from handover_nodeagent.kernel import capabilities
 
-ADMIN = "CAP_NET_ADMIN is missing: routes, neighbours and the ARP guard cannot be changed"
+ADMIN = "CAP_NET_ADMIN is missing: routes, neighbors and the ARP guard cannot be changed"
 RAW = "CAP_NET_RAW is missing: no guest can be heard or probed"
 
 

@@ -1,4 +1,4 @@
-"""Neighbour entries as ip shows them."""
+"""Neighbor entries as ip shows them."""
 
 import pytest
 from tests.nodeagent.node import V4, V6, Node

@@ -104,7 +104,7 @@ async def test_frames_that_change_nothing_cost_no_work_but_a_few_probes(
     assert {world.state(name) for name in names} == {"Withdrawn"}
 
 
-async def test_a_true_rarp_is_heard_whatever_the_neighbour_table_remembers(
+async def test_a_true_rarp_is_heard_whatever_the_neighbor_table_remembers(
     world: World, node: Node
 ) -> None:
     """A stale entry of an older guest may be asked; it outvotes nobody."""

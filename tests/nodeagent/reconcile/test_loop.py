@@ -212,7 +212,7 @@ async def test_a_plug_in_may_put_the_gateways_address_on_the_guests_device(world
 async def test_a_prepared_cutover_is_one_message_to_the_kernel_and_one_back(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Both families with their neighbour entries: nobody can die between them."""
+    """Both families with their neighbor entries: nobody can die between them."""
     world.put(said="target", ips=["10.65.0.2", "fd00:65::2"])
     await world.until_listening()
     channel, trips = world.loop.routes._channel, list[str]()

@@ -100,7 +100,7 @@ async def test_a_route_that_was_in_before_took_no_time(world: World) -> None:
     assert cutover.time.timestamp() >= before / 1e9 - 0.001
 
 
-async def test_a_cutover_of_a_guest_without_a_known_mac_is_prepared_without_neighbours(
+async def test_a_cutover_of_a_guest_without_a_known_mac_is_prepared_without_neighbors(
     world: World,
 ) -> None:
     world.put("known", said="target", ips=["10.65.0.3"], interface="tap1")

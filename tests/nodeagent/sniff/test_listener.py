@@ -225,7 +225,7 @@ async def test_arming_takes_effect_at_once(
     assert (await record.next()).signal is Signal.GRATUITOUS_ARP
 
 
-async def test_the_corrections_reach_the_guests_neighbour_table(wire: Wire, listen: Listen) -> None:
+async def test_the_corrections_reach_the_guests_neighbor_table(wire: Wire, listen: Listen) -> None:
     wire.guest_runs("ip neigh add 169.254.1.1 lladdr 02:00:00:00:00:01 dev eth nud reachable")
     gateway = "fe80::ecee:eeff:feee:eeee"
     wire.guest_runs(f"ip neigh add {gateway} lladdr 02:00:00:00:00:01 dev eth router nud reachable")

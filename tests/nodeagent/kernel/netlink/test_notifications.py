@@ -320,7 +320,7 @@ async def test_a_socket_that_cannot_be_read_is_made_up_for(
         (codec.NEWROUTE, b"\2\x20\0\0\xfe\x11\0\1\0\2\0\0" + codec.attribute(1, bytes(4))),
         (codec.NEWNEIGH, bytes(12)),
     ],
-    ids=["port", "port left", "multicast route", "blackhole", "cache entry", "neighbour"],
+    ids=["port", "port left", "multicast route", "blackhole", "cache entry", "neighbor"],
 )
 def test_what_is_of_another_family_or_type_is_told_to_nobody(kind: int, body: bytes) -> None:
     assert notifications.decode(codec.compose(kind, 0, body), MAIN) is None
