@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Self
 
+from pyroute2 import IPRoute
+
 from handover_lab.cluster.node import Node
 from handover_lab.network import bird, namespaces
 from handover_lab.network.namespaces import Here
@@ -94,7 +96,7 @@ def claim(router: Here, undo: contextlib.ExitStack) -> None:
 
 def join(router: Here, nodes: Sequence[Node], undo: contextlib.ExitStack) -> list[bird.Speaker]:
     """Lay the network between *router* and *nodes*, down to the routes to their pods."""
-    undo.callback(namespaces.disconnect, router)
+    undo.callback(disconnect)
     mesh = namespaces.connect(router, [node.namespace for node in nodes])
     for node, speaker in zip(nodes, mesh[1:], strict=True):
         node.address = speaker.address4
@@ -103,3 +105,15 @@ def join(router: Here, nodes: Sequence[Node], undo: contextlib.ExitStack) -> lis
         others = (node for node in nodes if node is not place)
         place.run("".join(POD_ROUTE.format(pods=node.pods, via=node.address) for node in others))
     return mesh
+
+
+def disconnect() -> None:
+    """Take bridge and ports away from the router that we are in, and the routes over them.
+
+    Without waiting for the kernel, which takes a vanished namespace apart at its leisure.
+    """
+    with IPRoute() as kernel:
+        for bridge in kernel.link_lookup(ifname="bridge"):
+            for port in kernel.link_lookup(master=bridge):
+                kernel.link("del", index=port)
+            kernel.link("del", index=bridge)

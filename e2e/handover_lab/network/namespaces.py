@@ -139,17 +139,3 @@ def connect(router: Network, nodes: list[Namespace]) -> list[bird.Speaker]:
         addresses = f"172.30.0.{number}", f"fd00:172:30::{number}"
         mesh.append(bird.Speaker(node.name, *addresses, "eth0"))
     return mesh
-
-
-# Without waiting for the kernel, which takes a vanished namespace apart at its leisure.
-APART = """
-ip -oneline link show master bridge 2>/dev/null | while IFS=': @' read -r number port rest; do
-    ip link delete "$port"
-done
-if ip link show bridge >/dev/null 2>&1; then ip link delete bridge; fi
-"""
-
-
-def disconnect(router: Network) -> None:
-    """Take bridge and ports away from *router*, and with them the routes over them."""
-    router.run(APART)
