@@ -219,6 +219,7 @@ class Lab:
             ObserverError: it did not finish.
         """
         with contextlib.suppress(observer.ObserverError):
+            # Where nobody reports one, that is a finding for the caller and no reason to fail here.
             await self.migrations.until(
                 lambda seen: Cutover.of(seen.get(name, {})), "a cutover", CUTOVER_S
             )
@@ -251,6 +252,7 @@ class Lab:
         """Move the VM as *migration* says; one that asks for where it is already has succeeded."""
         name, home = migration["metadata"]["name"], self.vm.home
         source, target = (side_of(migration, side) for side in SIDES)
+        # A person may apply a manifest twice, or the way back before the way there.
         if target == home:
             await self.say_outcome(name, "Succeeded")
         elif source == home:
@@ -288,6 +290,7 @@ def take_precedence(network: NodeNetwork) -> None:
     """Let nobody else's work be measured: nodes are machines of their own, and so are we."""
     for node in network.nodes.values():
         node.group.prefer()
+    # The scheduler divides between sessions before it looks at niceness (sched(7), autogroup).
     ours = Path("/proc/self/autogroup")
     if ours.exists():
         with contextlib.suppress(OSError):

@@ -78,9 +78,11 @@ def run(pair: Pair, who: str, configuration: str, *more: str) -> None:
     if shutil.which("openssl") is None:
         message = "OpenSSL is missing, which makes the keys: apt-get install openssl"
         raise OpensslMissingError(message)
+    # An elliptic curve's key is made in milliseconds, RSA's in tenths of a second.
     curve = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     subprocess.run(
         [
+            # With -CA among *more* it issues a certificate, without it signs its own (OpenSSL 3).
             *("openssl", "req", "-x509", *curve, "-days", DAYS, "-subj", who, *more),
             *("-keyout", str(pair.key), "-out", str(pair.certificate), "-config", "/dev/stdin"),
         ],

@@ -35,6 +35,7 @@ class Client:
         process = await self.start(program, *arguments, stdin=pipe, stderr=pipe)
         try:
             said, trouble = await process.communicate(text.encode())
+        # Cancelled, too: no kubectl outlives the one who waited for it.
         except BaseException:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()

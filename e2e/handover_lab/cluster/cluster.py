@@ -132,6 +132,7 @@ class Cluster:
         Raises:
             ClusterError: containerd refused one.
         """
+        # One image after the other, but on all nodes at once: each unpacks for itself.
         for image in images:
             loading = {name: node.load(image) for name, node in self.nodes.items()}
             said = {name: process.communicate()[0] for name, process in loading.items()}

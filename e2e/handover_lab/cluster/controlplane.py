@@ -31,6 +31,7 @@ ISSUER: Final = "https://kubernetes.default.svc"
 ETCD: Final = "unix://etcd:0"
 """A socket with this odd name in the working directory: etcd wants a port even there."""
 
+# What Deployments, DaemonSets, rights, drains and deletions need; no other is asked for anything.
 CONTROLLERS: Final = (
     *("deployment-controller", "replicaset-controller", "daemonset-controller", "job-controller"),
     *("namespace-controller", "serviceaccount-controller", "garbage-collector-controller"),
@@ -91,6 +92,7 @@ def api_flags(shape: Shape, ca: Path, pairs: Mapping[str, Pair]) -> dict[str, ob
         "bind-address": shape.listen,
         "secure-port": shape.port,
         "advertise-address": shape.address,
+        # Clients reach the API's service at the server's own address; no endpoints lead there.
         "endpoint-reconciler-type": "none",
         "service-cluster-ip-range": shape.services,
         "tls-cert-file": pairs["apiserver"].certificate,
@@ -98,6 +100,7 @@ def api_flags(shape: Shape, ca: Path, pairs: Mapping[str, Pair]) -> dict[str, ob
         "client-ca-file": ca,
         "kubelet-client-certificate": pairs["kubelet-client"].certificate,
         "kubelet-client-key": pairs["kubelet-client"].key,
+        # There is no DNS that knows the nodes by their names.
         "kubelet-preferred-address-types": "InternalIP",
         "service-account-issuer": ISSUER,
         "service-account-signing-key-file": pairs["service-accounts"].key,
@@ -119,6 +122,7 @@ def controller_flags(ca: Path, service_accounts: Path, kubeconfig: Path) -> dict
         "kubeconfig": kubeconfig,
         "root-ca-file": ca,
         "service-account-private-key-file": service_accounts,
+        # Each controller has the rights of its own account only, as in a real cluster.
         "use-service-account-credentials": "true",
         "controllers": ",".join(CONTROLLERS),
         **scheduler_flags(kubeconfig),

@@ -84,6 +84,7 @@ class Node:
 
     def restart_containerd(self) -> None:
         """Kill containerd, as a crash would, and start it again; its containers run on."""
+        # The shims are the parents of the containers, not containerd itself.
         self.daemons.pop("containerd").kill()
         self.start("containerd", "--config", str(self.directory / "containerd.toml"))
 

@@ -121,6 +121,7 @@ def kill(pids: Iterable[int]) -> None:
         poll = select.poll()
         for pid in pids:
             with contextlib.suppress(ProcessLookupError):
+                # By a descriptor: a number may be another process's by the time of the signal.
                 process = os.pidfd_open(pid)
                 files.callback(os.close, process)
                 signal.pidfd_send_signal(process, signal.SIGKILL)

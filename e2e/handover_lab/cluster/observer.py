@@ -103,6 +103,7 @@ async def values(stream: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:
     pending = b""
     while fresh := await stream.read(1 << 16):
         pending += fresh
+        # A piece may end in the middle of a character; the next one has its rest.
         with contextlib.suppress(UnicodeDecodeError):
             rest, pending = (rest + pending.decode()).lstrip(), b""
         while rest:

@@ -70,6 +70,7 @@ class Operations:
 
     async def upgrade(self, *values: str) -> None:
         """Upgrade, and return when all pods are those of the new manifests."""
+        # New defaults of the chart count, and what was set at the install stays.
         options = ("--install", "--reset-then-reuse-values", *DONE, *settings(values))
         await self.client.run("helm", "upgrade", *manifests.RELEASE, *options)
 
@@ -132,6 +133,7 @@ class Operations:
             ClientError: one of them does not do its part.
         """
         words = ("exec", *NAMESPACE, pod.name, "--", "handover-nodeagent", "status")
+        # A kubelet or containerd that was started again does not answer at once.
         for _ in range(100):
             with contextlib.suppress(ClientError):
                 await self.client.run("kubectl", *words)

@@ -61,6 +61,7 @@ class Builds:
         try:
             yield cls(directory)
         finally:
+            # The kernel kills what the shell runs along with it.
             for process in processes:
                 process.kill()
                 process.wait()

@@ -31,6 +31,7 @@ class FactOrder:
         if isinstance(fact, Traffic):
             self.tell(fact)
         else:
+            # The number decides between facts of one instant, which cannot be compared themselves.
             heapq.heappush(self._facts, (fact.at_ns, next(self._numbers), fact))
 
     def pass_on(self, until_ns: int) -> None:

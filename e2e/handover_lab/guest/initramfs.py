@@ -72,6 +72,7 @@ def build() -> Image:
     finished = cache() / recipe_key()
     with alone(finished.with_suffix(".lock")):
         if not finished.exists():
+            # On the same file system, so that one rename makes the entry appear whole.
             with tempfile.TemporaryDirectory(dir=finished.parent) as directory:
                 assemble(Path(directory) / "image", Path(directory))
                 (Path(directory) / "image").rename(finished)
@@ -189,6 +190,7 @@ def pack(tree: Path, archive: Path) -> None:
     """Pack *tree* the way the kernel wants it, owned by root, always in the same order."""
     names = "\n".join(sorted(str(path.relative_to(tree)) for path in tree.rglob("*")))
     run(
+        # The kernel unpacks this format of cpio and no other (early-userspace/buffer-format).
         *("cpio", "--create", "--format=newc", "--owner=0:0", "--quiet", "--reproducible"),
         *("--file", str(archive)),
         directory=tree,

@@ -30,6 +30,7 @@ FLOWS: Final[tuple[tuple[str, Kind, Family, float], ...]] = (
 )
 """Name, kind, family, interval in milliseconds; the first one is what figures are taken of."""
 
+# Niceness: BGP must answer at once while an emulated guest takes all that it can get.
 FIRST, LAST = -10, 5
 GLANCE_S: Final = 0.1
 CELL_NS: Final = 50_000_000
@@ -229,6 +230,7 @@ class Vm:
         await self.end(source)
         await self.answered()
         ended = time.time_ns()
+        # As the agent does it: no address is without a route of the target's in between.
         manual_cutover.delete_routes(nodes[source], self.node_nic(source), manual_cutover.NORMAL)
         manual_cutover.add_routes(nodes[target], self.node_nic(target), manual_cutover.NORMAL)
         manual_cutover.delete_routes(nodes[target], self.node_nic(target), manual_cutover.ELEVATED)

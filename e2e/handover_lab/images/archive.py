@@ -53,6 +53,7 @@ def image(name: str, files: Mapping[str, bytes], entrypoint: list[str]) -> bytes
         "config": {"Entrypoint": entrypoint},
         "rootfs": {"type": "layers", "diff_ids": [f"sha256:{hashlib.sha256(layer).hexdigest()}"]},
     }
+    # The format of `docker save`, which `ctr images import` reads.
     manifest = [{"Config": "config.json", "RepoTags": [name], "Layers": ["layer.tar"]}]
     return pack(
         {
@@ -68,6 +69,7 @@ def pack(files: Mapping[str, bytes]) -> bytes:
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as archive:
         for name, content in files.items():
+            # Its time is 0 and its owner root: the same files give the same image.
             entry = tarfile.TarInfo(name)
             entry.mode, entry.size = 0o755, len(content)
             archive.addfile(entry, io.BytesIO(content))

@@ -118,9 +118,11 @@ def main(argv: list[str] | None = None) -> int:
 def build_all(reference: str = "", suite: Suite = imagebase.NEWEST, *, fresh: bool = False) -> None:
     """Bring both images and the summary up to date; raises StepError."""
     check_machine()
+    # The images' files are readable by their user, whatever umask the builder has.
     os.umask(0o022)
     OUTPUT.mkdir(parents=True, exist_ok=True)
     # The same inputs give the same images.
+    # 1980, the earliest time that a zip file, and so a wheel, can hold.
     environment = {"SOURCE_DATE_EPOCH": "315532800", "PYTHONHASHSEED": "0"}
     steps = Steps(OUTPUT / "build.log", environment=environment)
     with alone(OUTPUT / ".lock"):

@@ -87,10 +87,12 @@ def install(pins: str, suite: Suite, directory: Path, steps: Steps) -> None:
     """Install the pinned packages as the result of *directory*, without what no program loads."""
     site, requirements = directory / cache.RESULT, directory / "requirements.txt"
     requirements.write_text(pins)
+    # A wheel for an older glibc runs on a newer one (PEP 600).
     tags = (f"manylinux_2_{minor}_{platform.machine()}" for minor in range(suite.glibc, 4, -1))
     steps.run(
         f"installing {len(versions(pins))} pinned Python packages",
         *(sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--quiet"),
+        # The image's own Python compiles what it loads; this machine's may be of another version.
         *("--no-deps", "--require-hashes", "--no-compile", "--only-binary", ":all:"),
         *("--implementation", "cp", "--python-version", suite.python),
         *(part for tag in tags for part in ("--platform", tag)),

@@ -27,6 +27,8 @@ from handover_lab.kubevirt.simulated import KubeVirt
 NAMESPACE: Final = "default"
 PATIENCE: Final = 60.0
 
+# KubeVirt switches learning off at the pod's interface, too. The devices get no addresses of their
+# own: else the pod would speak where only the guest should.
 BINDING: Final = """
 set -e
 ip address flush dev eth0

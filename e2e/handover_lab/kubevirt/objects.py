@@ -131,6 +131,7 @@ class KubeVirtObjects:
             "ownerReferences": [owner],
         }
         spec = {
+            # Nobody's name: no real scheduler binds the pod before its node is chosen here.
             "schedulerName": "scripted-kubevirt",
             "terminationGracePeriodSeconds": 0,
             "restartPolicy": "Never",

@@ -70,6 +70,8 @@ class Bird:
         """Start BIRD for *speaker* at *place*; its files stand in *directory*."""
         files = directory / f"bird-{speaker.name}"
         files.with_suffix(".conf").write_text(configuration(speaker, mesh))
+        # In the foreground, so that it ends with us; all BIRDs share one control socket
+        # unless it is named.
         argv = ("bird", "-f", "-c", f"{files}.conf", "-s", f"{files}.ctl", "-P", f"{files}.pid")
         with files.with_suffix(".log").open("wb") as log:
             process = subprocess.Popen(
@@ -79,6 +81,7 @@ class Bird:
 
     def ask(self, *question: str) -> str:
         """Put one question to BIRD, as birdc would; no answer is an empty string."""
+        # Restricted (-r): who asks cannot change anything.
         argv = self._place.command("birdc", "-r", "-s", f"{self._files}.ctl", *question)
         return subprocess.run(argv, capture_output=True, text=True, check=False).stdout
 
@@ -111,4 +114,5 @@ class Bird:
 def sessions(answer: str) -> Mapping[str, str]:
     """Read the BGP lines of "show protocols": name, BGP, table, state, since, details."""
     lines = (line.split() for line in answer.splitlines())
+    # The last word of an established session is its state; else it is what went wrong.
     return {words[0]: words[-1] for words in lines if len(words) > 3 and words[1] == "BGP"}

@@ -31,6 +31,7 @@ CONNECT_S: Final = 10
 SILENCE_S: Final = 0.5
 LAST_ANSWERS_S: Final = 2.0
 
+# Python's socket module has no names for these; asm-generic/socket.h and linux/icmp.h have.
 SO_TIMESTAMPNS: Final = 35
 SO_RCVBUFFORCE: Final = 33
 SOL_RAW: Final = 255
@@ -70,6 +71,7 @@ class Ping:
         protocol = socket.IPPROTO_ICMPV6 if self._v6 else socket.IPPROTO_ICMP
         self.socket = socket.socket(family, socket.SOCK_RAW, protocol)
         if self._v6:
+            # A bit per type, and a set one blocks: RFC 3542, 3.2, and raw(7) for IPv4.
             blocked = bytearray(b"\xff" * 32)
             blocked[ECHO_REPLY_V6 // 8] &= ~(1 << ECHO_REPLY_V6 % 8)
             self.socket.setsockopt(protocol, ICMP_FILTER, blocked)
@@ -156,6 +158,7 @@ class Session:
         except OSError as error:
             message = f"no connection to {address}: {error}"
             raise BrokenSessionError(message) from None
+        # Nagle's algorithm would hold a line back until the one before it is acknowledged.
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.numbers = Memory().numbers
 
@@ -227,16 +230,19 @@ def main() -> int:
     parser.add_argument("file", type=Path)
     arguments = parser.parse_args()
     family = socket.AF_INET6 if ":" in arguments.address else socket.AF_INET
+    # A collection in the middle would look like a late packet.
     gc.disable()
     # Ahead of everybody else: a sender that waits for a processor would look like a lost network.
     with contextlib.suppress(PermissionError):
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
+    # Unbuffered: others read along while it runs.
     with arguments.file.open("ab", buffering=0) as file:
         try:
             wire = WIRES[arguments.kind](family, arguments.address)
             wire.socket.settimeout(0)
             wire.socket.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
             with contextlib.suppress(PermissionError):
+                # Answers that wait while this process does not run must not be dropped.
                 wire.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 22)
             run(wire, int(arguments.interval_ms * 1e6), file)
         except BrokenSessionError as error:

@@ -32,6 +32,7 @@ def configuration(speaker: Speaker, mesh: Sequence[Speaker]) -> str:
     for peer in peers:
         for address in (peer.address4, peer.address6):
             neighbors.append(f" neighbor {address} remote-as 64512")
+            # A peer that starts later refuses the first attempt; the next may be minutes away.
             neighbors.append(f" neighbor {address} timers connect 1")
             neighbors.append(f" neighbor {address} advertisement-interval 0")
         members4 += [f"  neighbor {peer.address4} activate"]
@@ -39,6 +40,7 @@ def configuration(speaker: Speaker, mesh: Sequence[Speaker]) -> str:
         members4 += [f"  no neighbor {peer.address6} activate"]
         members6 += [f"  neighbor {peer.address6} activate"]
         members6 += [f"  neighbor {peer.address6} next-hop-self"]
+        # Else the routes would lead to a link-local address, of which no reader knows whose it is.
         members6 += [f"  neighbor {peer.address6} route-map readable6 in"]
     return Template(TEMPLATE.read_text()).substitute(
         name=speaker.name,
@@ -69,6 +71,7 @@ class Frr:
         files = directory / f"frr-{speaker.name}"
         files.mkdir()
         (files / "frr.conf").write_text(configuration(speaker, mesh))
+        # The daemons give root up and are this user before they open their files and sockets.
         user = pwd.getpwnam(USER)
         for path in (files, files / "frr.conf"):
             os.chown(path, user.pw_uid, user.pw_gid)
@@ -110,6 +113,7 @@ class Frr:
 
     def stop(self) -> None:
         """End both daemons, bgpd first."""
+        # zebra goes last: it takes bgpd's routes out of the kernel.
         for daemon in reversed(self.daemons):
             daemon.terminate()
             daemon.wait()

@@ -42,6 +42,7 @@ class Entry:
         words = rest.split()
         present = words[:1] != ["Deleted"]
         words = words if present else words[1:]
+        # A name is a default route or a kind, like "local"; a slash is a network.
         if not words or words[0].isalpha() or "/" in words[0]:
             return None
         facts = dict(zip(words[1::2], words[2::2], strict=False))
@@ -76,6 +77,7 @@ class Journal:
         journal = cls(place)
         journal._look_back()
         process = await asyncio.create_subprocess_exec(
+            # Without it `ip` writes local time, and does not say of which zone.
             *place.command("env", "TZ=UTC", "ip", "-tshort", "-oneline", "monitor", "route"),
             stdout=asyncio.subprocess.PIPE,
         )
@@ -96,6 +98,7 @@ class Journal:
         A knock, a route that means nothing, is written until it is read: `ip` does not say when it
         has begun to listen.
         """
+        # An address of documentation (RFC 5737), in a table that no rule leads to.
         mark = f"192.0.2.{next(KNOCKS) % 254 + 1}"
         seen = len(self.entries)
         knock = f"for verb in add del; do ip route $verb {mark} dev lo table 999; done"
@@ -122,6 +125,7 @@ class Journal:
         """Yield each change with the routes to *address* that stood right after it."""
         standing: dict[int, Entry] = {}
         for entry in self.of(address):
+            # The kernel tells of a replacement as of an addition: what stood there is gone.
             standing.pop(entry.metric, None)
             if entry.present:
                 standing[entry.metric] = entry

@@ -21,6 +21,7 @@ from handover_lab.guest.qemu import Nic, Place
 from handover_lab.network.flow import SO_TIMESTAMPNS
 
 ETH_P_RARP: Final = 0x8035
+# The agent's own tag and metrics, so that BGP speakers treat these routes as they treat its.
 PROTOCOL: Final = "88"
 ELEVATED: Final = "512"
 NORMAL: Final = "1024"
@@ -111,6 +112,7 @@ def main() -> None:
     parser.add_argument("delay_ms", type=int)
     parser.add_argument("addresses", nargs="+")
     arguments = parser.parse_args()
+    # With protocol 0 it hears nothing until it is bound (packet(7)): no frame of another interface.
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as listener:
         listener.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         listener.bind((arguments.tap, ETH_P_RARP))

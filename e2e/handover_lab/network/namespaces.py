@@ -70,6 +70,7 @@ class Namespace:
         namespace = cls(name, holder, kinds)
         assert holder.stdout is not None
         said = []
+        # The holder says "up" when it is set up; whatever comes before that explains why it is not.
         while (line := holder.stdout.readline()) not in {"up\n", ""}:
             said.append(line.strip())
         if not line:
@@ -115,6 +116,7 @@ ip address add 172.30.0.1/24 dev bridge
 ip address add fd00:172:30::1/64 dev bridge nodad
 """
 
+# One end at the bridge, the other in the node at once: it is never seen in between.
 PORT = """
 ip link add {port} master bridge up type veth peer name eth0 netns {pid}
 """

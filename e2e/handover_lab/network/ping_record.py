@@ -15,6 +15,7 @@ from handover_lab.network.namespaces import Network
 WRAP: Final = 1 << 16
 """A sequence number of ICMP is this much of a ping's number; a stretch of time has fewer pings."""
 
+# As many elements as there are sequence numbers; `dynamic` lets rules add them.
 TABLE: Final = """
 table inet ping_record {{
     set delivered {{ typeof icmp sequence; size 65536; flags dynamic; }}

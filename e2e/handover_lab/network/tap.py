@@ -16,6 +16,9 @@ USUAL: Final = 1000
 GATEWAY_IPV4: Final = "169.254.1.1"
 GATEWAY_IPV6: Final = "fe80::ecee:eeff:feee:eeee"
 
+# The guest's gateway is no IPv4 address of the node: the kernel answers as a proxy only, and that
+# after up to 0.8 s unless proxy_delay is 0 (arp(7)). The link-local address is the one that the
+# kernel would make of the MAC, too, but only after duplicate address detection.
 GATEWAY: Final = f"""
 ip link set "$1" address {MAC} addrgenmode none
 cd /proc/sys/net/ipv4/conf

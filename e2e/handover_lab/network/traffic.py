@@ -35,12 +35,14 @@ class Recording:
         with self.path.open("rb") as file:
             file.seek(self._offset)
             fresh = file.read()
+        # The writer may be in the middle of a record.
         whole = len(fresh) - len(fresh) % flow.RECORD.size
         self._offset += whole
         for kind, number, moment in flow.RECORD.iter_unpack(fresh[:whole]):
             if kind == flow.SENT:
                 self.sent.append(moment)
             elif kind == flow.ANSWERED:
+                # A second answer to the same packet is a duplicate, and comes later.
                 self.answered.setdefault(number, moment)
             else:
                 self.broken = True

@@ -54,6 +54,7 @@ def make(name: str, request: int, *, is_real_time: bool = False) -> Path:
     Raises:
         GroupError: this machine has no control group for processors.
     """
+    # On a hybrid machine the controller is in a hierarchy of version 1, and in no other.
     tops = [top for top in cgroups.hierarchies() if "cpu" in nodegroup.offered(top)]
     if not tops:
         message = "No control group here shares the processors out."

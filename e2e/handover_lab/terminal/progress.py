@@ -31,6 +31,7 @@ class Progress:
     @contextmanager
     def running(self) -> Iterator[None]:
         """Speak up to the end of this."""
+        # The work holds the main thread, so somebody else has to show that it lives.
         ticking = threading.Thread(target=self._tick, daemon=True)
         ticking.start()
         try:

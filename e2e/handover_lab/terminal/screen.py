@@ -35,6 +35,7 @@ class Screen:
     def step(self, doing: str, done: str) -> Iterator[None]:
         """Say what is being done while it is, and when it was how long it took."""
         began = time.monotonic()
+        # A moving line in a log would be thousands of lines.
         if self.console.is_terminal:
             self._status = self.console.status(f"{doing} …")
             self._status.start()

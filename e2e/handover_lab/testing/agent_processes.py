@@ -71,6 +71,7 @@ class AgentProcess:
     def order(self, fault: str) -> None:
         """Have the agent die when it comes to that moment (``faults``), once."""
         self._deaths_seen = len(self.deaths)
+        # The agent reads it before each of its steps: it must be whole as soon as it is there.
         draft = self._order.with_suffix(".draft")
         draft.write_text(fault)
         draft.replace(self._order)
@@ -168,6 +169,7 @@ async def take_over(lab: Lab, directory: Path) -> AsyncIterator[Mapping[str, Age
         agents = {}
         for name, node in lab.cluster.nodes.items():
             kubeconfig = directory / f"{name}.kubeconfig"
+            # It will hold a token, so nobody else may read it from the first moment.
             kubeconfig.touch(mode=0o600)
             kubeconfig.write_text(json.dumps(await credentials(lab, name)))
             agents[name] = await stack.enter_async_context(

@@ -66,6 +66,7 @@ class FaultInjector:
                 return
         except FileNotFoundError:
             return
+        # Before the kill: the successor must not die of the same order.
         self._order.unlink()
         os.kill(os.getpid(), signal.SIGKILL)
 

@@ -19,6 +19,7 @@ from handover_lab.testing.agent_processes import AgentProcess
 from handover_lab.testing.scenario import Scenario, name_of
 from handover_nodeagent.kernel.arp_guard import rules
 
+# The agent's: the table in which it parks foreign routes, and what survives its death.
 PARKING: Final = "5254"
 MEMORY: Final = "/run/handover/endpoints"
 

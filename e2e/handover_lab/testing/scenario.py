@@ -101,6 +101,7 @@ class Scenario:
         """Compose a LiveMigration of the VM from *here* to *there*."""
         (example,) = manifests.read(paths.EXAMPLES / "livemigration.yaml")
         migration = copy.deepcopy(example)
+        # A new name each time: agents and operator may still know the one before.
         migration["metadata"]["name"] = f"scenario-{next(NUMBERS)}"
         migration["spec"] |= {
             side: {"endpoint": {"name": name_of(node)}}
@@ -127,6 +128,7 @@ class Scenario:
         that is not said either, where its only QEMU is.
         """
         now, flow = time.time_ns(), self.lab.vm.flows["ping"]
+        # An answer that is still on its way is no loss.
         await flow.overtaken(now)
         own = {node: ping_record.unanswered(node) for node in self.lab.cluster.nodes}
         homes = (
@@ -247,6 +249,7 @@ def name_of(node: str) -> str:
 def parent_of(pid: int) -> int | None:
     """Return the number of a process's parent; None for one that is gone."""
     with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        # The name before it may have blanks and brackets itself (proc_pid_stat(5)).
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         return int(fields[1])
     return None

@@ -24,6 +24,7 @@ def entry(name: str, make: Callable[[Path], None], *, fresh: bool = False) -> Pa
         if fresh or not finished.exists():
             with emptied(scratch):
                 make(scratch)
+                # The old entry stays until its successor is whole.
                 shutil.rmtree(finished, ignore_errors=True)
                 (scratch / RESULT).rename(finished)
     return finished

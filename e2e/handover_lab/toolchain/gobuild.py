@@ -72,6 +72,7 @@ class Build:
 
     def flags(self) -> list[str]:
         """Compose the flags on which Go's own cache depends."""
+        # Without paths in them, what another checkout has compiled is found in Go's cache.
         return ["-trimpath", "-ldflags", self.ldflags]
 
 
@@ -208,6 +209,7 @@ def follow(argv: Sequence[str], where: Path, show: Callable[[Sequence[str]], Non
         BuildError: it failed.
     """
     process = subprocess.Popen(
+        # The kernel kills Go when we are killed: it does not go on compiling for nobody.
         [*WITH_US, *argv],
         cwd=where,
         env=environment(os.environ),
@@ -267,6 +269,7 @@ def is_running(process: subprocess.Popen[str]) -> bool:
 
 def explain(said: Sequence[str]) -> str:
     """Say what to do about a failure that Go told in its own words."""
+    # What was fetched is no reason for a failure.
     last = [line for line in said if not line.startswith("go: downloading ")][-12:]
     text = "\n".join(last)
     for pattern, sentence in CAUSES:

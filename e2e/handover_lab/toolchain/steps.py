@@ -37,6 +37,7 @@ class Steps:
         started = time.monotonic()
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("ab") as log:
+            # All steps share the log; the last words are looked for in this one's part.
             begin = log.tell()
             process = subprocess.Popen(
                 [str(part) for part in argv],

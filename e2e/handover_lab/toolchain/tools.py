@@ -137,6 +137,7 @@ def fits(tool: Tool, version: Version) -> bool:
     return version[: tool.same] == pinned(tool)[: tool.same] and version >= tool.oldest
 
 
+# Each answer costs the start of a program of up to 100 MB.
 @functools.cache
 def ask_version(path: str, ask: tuple[str, ...]) -> Version:
     """Ask a program for its version; one that gives no answer has none."""
@@ -217,8 +218,10 @@ def build_pinned(folder: str, missing: list[Tool], meter: Meter) -> None:
     directory = cache(folder)
     directory.mkdir(parents=True, exist_ok=True)
     with locked(directory / "lock", meter):
+        # Whoever left it was killed: the lock is ours.
         for rest in directory.glob("partial-*"):
             shutil.rmtree(rest)
+        # Another build may have made them while we waited for the lock.
         missing = [tool for tool in missing if not in_cache(tool)]
         if not missing:
             return
