@@ -1,9 +1,11 @@
 """The agent as a process on a node of its own, with a guest behind it and a control plane."""
 
 import contextlib
+import http.client
 import json
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from tests.nodeagent import namespaces
 
 from handover_lab.cluster.controlplane import ControlPlane
@@ -24,6 +27,16 @@ PROGRAM = Path(sys.executable).with_name("handover-nodeagent")
 MAC = "52:54:00:65:00:02"
 ADDRESS = "10.65.0.2"
 PATIENCE = 20.0
+API = "/apis/handover.dev/v1alpha1"
+COLLECTIONS = {
+    "WorkloadEndpoint": f"{API}/namespaces/default/workloadendpoints",
+    "HandoverConfiguration": f"{API}/handoverconfigurations",
+}
+ENDPOINT = f"{COLLECTIONS['WorkloadEndpoint']}/vm"
+# As kubectl does it: what is left out of an object that is applied again goes.
+APPLY = "?fieldManager=person&force=true"
+APPLY_PATCH = "application/apply-patch+yaml"
+MERGE_PATCH = "application/merge-patch+json"
 ANNOUNCE = """
 import socket
 frame = bytes.fromhex("ffffffffffff525400650002" "8035000108000604" "0003"
@@ -67,6 +80,14 @@ class Site:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
+    def call(
+        self, method: str, path: str, body: object = None, content_type: str = "application/json"
+    ) -> dict[str, Any]:
+        """Send one request as cluster admin: a kubectl for each look would take a processor."""
+        return self.worker.submit(
+            request, self.plane.kubeconfig, method, path, body, content_type
+        ).result()
+
     def install(self) -> None:
         """Install the CRDs, and wait until they are served."""
         for manifest in sorted(CRDS.glob("*.yaml")):
@@ -82,7 +103,7 @@ class Site:
             "metadata": {"name": name, **metadata},
             "spec": spec,
         }
-        self.run("apply", "-f", "-", text=json.dumps(document))
+        self.call("PATCH", f"{COLLECTIONS[kind]}/{name}{APPLY}", document, APPLY_PATCH)
 
     def endpoint(self, **spec: Any) -> None:
         """Apply the endpoint of the VM on this node."""
@@ -98,13 +119,12 @@ class Site:
             "outcome": outcome,
             "ended-role": role if outcome else "",
         }
-        words = [f"handover.dev/{k}={v}" if v else f"handover.dev/{k}-" for k, v in values.items()]
-        self.run("annotate", "--overwrite", "wep", "vm", *words)
+        annotations = {f"handover.dev/{key}": value or None for key, value in values.items()}
+        self.call("PATCH", ENDPOINT, {"metadata": {"annotations": annotations}}, MERGE_PATCH)
 
     def status(self) -> dict[str, Any]:
         """Return what the agent reports."""
-        found: dict[str, Any] = json.loads(self.run("get", "wep", "vm", "-o", "json"))
-        return found.get("status") or {}
+        return self.call("GET", ENDPOINT).get("status") or {}
 
     def condition(self, kind: str) -> tuple[str, str] | None:
         """Return status and reason of a condition."""
@@ -223,3 +243,23 @@ def enter(namespace: Namespace) -> None:
     """Move the calling thread into *namespace*."""
     with Path(f"/proc/{namespace.holder.pid}/ns/net").open("rb") as file:
         namespaces.enter(file.fileno())
+
+
+def request(
+    kubeconfig: Path, method: str, path: str, body: object, content_type: str
+) -> dict[str, Any]:
+    """Send one request with the certificate that a kubeconfig names, and return the answer."""
+    found = yaml.safe_load(kubeconfig.read_text())
+    cluster, user = found["clusters"][0]["cluster"], found["users"][0]["user"]
+    context = ssl.create_default_context(cafile=cluster["certificate-authority"])
+    context.load_cert_chain(user["client-certificate"], user["client-key"])
+    address = cluster["server"].removeprefix("https://")
+    connection = http.client.HTTPSConnection(address, context=context, timeout=PATIENCE)
+    with contextlib.closing(connection):
+        sent = None if body is None else json.dumps(body)
+        connection.request(method, path, sent, {"Content-Type": content_type})
+        answer = connection.getresponse()
+        text = answer.read().decode()
+    assert answer.status < 300, text
+    result: dict[str, Any] = json.loads(text)
+    return result
