@@ -48,6 +48,11 @@ class Backoff:
         """Nothing has failed since the last success."""
         return self._delay == self._first
 
+    @property
+    def delay(self) -> float:
+        """How long the next wait is, without its jitter; to look at it does not prolong it."""
+        return self._delay
+
     def next(self) -> float:
         """Return how long to wait now; with jitter between half of it and all of it."""
         delay = self._delay

@@ -46,7 +46,7 @@ def count(counter: Any, *labels: str) -> float:
     return float((counter.labels(*labels) if labels else counter)._value.get())
 
 
-class Desk:
+class Reports:
     """Takes the reports that would go to the API server."""
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class World:
     node: Node
     directory: Path
     settings: Settings = dataclasses.field(default_factory=Settings)
-    desk: Desk = dataclasses.field(default_factory=Desk)
+    reports: Reports = dataclasses.field(default_factory=Reports)
     loop: Reconciler = dataclasses.field(init=False)
     versions: int = 0
     said: str = ""
@@ -94,8 +94,8 @@ class World:
         """Begin a life; the API tells of no endpoint so far."""
         self.memory = Memory(self.directory)
         start = Start(self.settings, paused=self.paused)
-        self.loop = Reconciler(start, self.desk, self.memory)  # type: ignore[arg-type]
-        self.sink = EndpointSink(self.loop, self.desk, self.memory)  # type: ignore[arg-type]
+        self.loop = Reconciler(start, self.reports, self.memory)  # type: ignore[arg-type]
+        self.sink = EndpointSink(self.loop, self.reports, self.memory)  # type: ignore[arg-type]
         self.reconfiguration = Reconfiguration(self.loop, self.sink)
         self.observation = Observation(self.loop)
         await self.observation.begin(self.sink, self.memory.load())
@@ -177,7 +177,7 @@ class World:
         return found.message if found else ""
 
     def _condition(self, kind: str, name: str) -> Condition | None:
-        status = self.desk.statuses.get(ObjectKey("default", name))
+        status = self.reports.statuses.get(ObjectKey("default", name))
         found = (one for one in (status.conditions if status else ()) if one.type == kind)
         return next(found, None)
 
@@ -186,7 +186,9 @@ class World:
         deadline = asyncio.get_running_loop().time() + PATIENCE
         while not is_so():
             if asyncio.get_running_loop().time() > deadline:
-                pytest.fail(f"state {self.state()}, routes {self.routes()}, {self.desk.statuses}")
+                pytest.fail(
+                    f"state {self.state()}, routes {self.routes()}, {self.reports.statuses}"
+                )
             await asyncio.sleep(0.005)
 
     async def until_says(self, kind: str, status: str, reason: str, name: str = "vm") -> None:

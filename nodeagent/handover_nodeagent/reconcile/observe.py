@@ -30,7 +30,9 @@ from handover_nodeagent.routes.host_routes import Observed
 
 ATTEMPTS: Final = 8
 """So often everything is observed anew because it changed meanwhile."""
-PATIENCE: Final = 1.0
+RETRY_AFTER: Final = 1.0
+"""Seconds until another attempt where the kernel could not be read: always the same, for until then
+nothing of it is known."""
 REST: Final = 0.1
 """Seconds between two looks at everything, however much happens."""
 RESTLESS: Final = 5.0
@@ -83,10 +85,10 @@ class Observation:
 
     async def run(self) -> None:
         """Look at everything whenever that is wanted, and now and then, until cancelled."""
-        patience = REFRESH
+        rest = REFRESH
         while True:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(patience):
+                async with asyncio.timeout(rest):
                     await self._wanted.wait()
             try:
                 is_current = await self._look_once()
@@ -94,7 +96,7 @@ class Observation:
                 # Whoever runs this anew looks at once.
                 self._wanted.set()
                 raise
-            patience = REFRESH if is_current else RESTLESS
+            rest = REFRESH if is_current else RESTLESS
 
     async def _look_once(self) -> bool:
         self._wanted.clear()
@@ -131,9 +133,9 @@ class Observation:
                 found = await asyncio.to_thread(links.observe, settings.route_table)
                 observed = await asyncio.to_thread(host_routes.observe, settings, addresses)
             except ObservationError as error:
-                _log.warning("cannot_observe", why=str(error), again_in_seconds=PATIENCE)
+                _log.warning("cannot_observe", why=str(error), again_in_seconds=RETRY_AFTER)
                 self._reconciler.enforcer.seen(str(error))
-                await asyncio.sleep(PATIENCE)
+                await asyncio.sleep(RETRY_AFTER)
                 continue
             self._reconciler.enforcer.seen()
             # Of an address that came meanwhile nobody was asked for foreign routes.

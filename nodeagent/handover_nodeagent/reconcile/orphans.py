@@ -7,7 +7,7 @@ claims the address takes the route over (``desired.py``), an interface that goes
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Final
 
@@ -22,6 +22,7 @@ from handover_nodeagent.memory import Memory, Record
 from handover_nodeagent.network.links import Links
 from handover_nodeagent.network.model import IPAddress, Link, Route
 from handover_nodeagent.reconcile.enforce import Enforcer
+from handover_nodeagent.retry import Backoff
 from handover_nodeagent.sniff.endpoint_listener import EndpointListener, ListenSpec
 from handover_nodeagent.sniff.verdict import Accepted
 
@@ -52,7 +53,7 @@ class _Doubted:
     """An orphan, how long it is left in peace, and who listens while it is asked."""
 
     orphan: Orphan
-    patience: float = _FIRST
+    backoff: Backoff = field(default_factory=lambda: Backoff(_FIRST, _LAST))
     listener: EndpointListener | None = None
     alarm: asyncio.TimerHandle | None = None
 
@@ -136,7 +137,7 @@ class Orphans:
         link = self._links.by_index.get(held[0].oif)
         # Not asked, not silent: it is asked when the link is back, or the pause over.
         if link is None or self._is_left(orphan):
-            self._wind(doubted, doubted.patience, self._ask)
+            self._wind(doubted, doubted.backoff.delay, self._ask)
             return
         # What is still queued of an earlier asking answers nothing of this one.
         self._episode += 1
@@ -194,10 +195,9 @@ class Orphans:
         return tuple(route for route in orphan.routes if route in orphaned)
 
     def _rest(self, doubted: _Doubted) -> None:
-        """Ask again later, ever more patiently."""
+        """Ask again later, each time after twice as long."""
         doubted.retire()
-        self._wind(doubted, doubted.patience, self._ask)
-        doubted.patience = min(2 * doubted.patience, _LAST)
+        self._wind(doubted, doubted.backoff.next(), self._ask)
 
     def _wind(self, doubted: _Doubted, delay: float, act: Callable[[_Doubted], None]) -> None:
         fire = partial(self._fire, doubted, act)

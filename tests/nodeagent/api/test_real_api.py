@@ -46,7 +46,7 @@ QUICK = Timing(first_wait=0.05, last_wait=0.5)
 PATIENCE = 60.0
 
 
-class Desk:
+class Objects:
     """One namespace, and what a person would do there."""
 
     def __init__(self, api: ApiServer) -> None:
@@ -142,8 +142,8 @@ async def api(api_server: ControlPlane) -> AsyncIterator[ApiServer]:
 
 
 @pytest.fixture
-async def desk(api: ApiServer) -> AsyncIterator[Desk]:
-    made = Desk(api)
+async def objects(api: ApiServer) -> AsyncIterator[Objects]:
+    made = Objects(api)
     await api.create("/api/v1/namespaces", {"metadata": {"name": made.namespace}})
     yield made
     async for page in api.pages(made.path()):
@@ -151,32 +151,32 @@ async def desk(api: ApiServer) -> AsyncIterator[Desk]:
             await made.delete(raw["metadata"]["name"])
 
 
-async def test_an_agent_hears_of_its_own_node_only(desk: Desk) -> None:
+async def test_an_agent_hears_of_its_own_node_only(objects: Objects) -> None:
     for name in ("a", "b", "c"):
-        await desk.create(name)
-    await desk.create("elsewhere", node="another")
+        await objects.create(name)
+    await objects.create("elsewhere", node="another")
     sink = Names()
-    async with running(desk.watch(sink)):
+    async with running(objects.watch(sink)):
         assert await sink.until("synced") == ["put a", "put b", "put c", "synced"]
-        await desk.annotate("elsewhere", x="1")
-        await desk.annotate("b", x="1")
-        uid = await desk.create("d")
-        await desk.delete("d")
+        await objects.annotate("elsewhere", x="1")
+        await objects.annotate("b", x="1")
+        uid = await objects.create("d")
+        await objects.delete("d")
         said = await sink.until(f"drop d {uid}")
     assert said[4:] == ["put b", "put d", f"drop d {uid}"]
 
 
-async def test_what_happened_between_two_watches_is_told_as_changes(desk: Desk) -> None:
-    uids = {name: await desk.create(name) for name in ("stays", "changes", "goes", "returns")}
+async def test_what_happened_between_two_watches_is_told_as_changes(objects: Objects) -> None:
+    uids = {name: await objects.create(name) for name in ("stays", "changes", "goes", "returns")}
     sink = Names()
-    watch = desk.watch(sink)
+    watch = objects.watch(sink)
     async with running(watch):
         await sink.until("synced")
     for name in ("goes", "returns"):
-        await desk.delete(name)
-    await desk.create("returns")
-    await desk.annotate("changes", x="1")
-    await desk.create("new")
+        await objects.delete(name)
+    await objects.create("returns")
+    await objects.annotate("changes", x="1")
+    await objects.create("new")
     sink.said.clear()
     async with running(watch):
         said = await sink.until("synced")
@@ -185,20 +185,20 @@ async def test_what_happened_between_two_watches_is_told_as_changes(desk: Desk) 
 
 
 async def test_the_death_of_the_api_server_is_survived(
-    desk: Desk, api_server: ControlPlane
+    objects: Objects, api_server: ControlPlane
 ) -> None:
     """Nothing is dropped, nothing is told twice, and reports of the time between arrive."""
-    uid = await desk.create("a")
+    uid = await objects.create("a")
     sink = Names()
-    reporter = Reporter(desk.api, lambda: NOW, desk.node)
-    async with running(desk.watch(sink)), running(reporter):
+    reporter = Reporter(objects.api, lambda: NOW, objects.node)
+    async with running(objects.watch(sink)), running(reporter):
         await sink.until("synced")
         api_server.stop_api()
         try:
             await sink.until("outage")
             for number in range(100):
                 status = WorkloadEndpointStatus(state=State.LIVE, interface=f"tap{number}")
-                reporter.want(desk.key("a"), uid, status)
+                reporter.want(objects.key("a"), uid, status)
                 await asyncio.sleep(0)
             assert reporter.pending == 1
         finally:
@@ -209,19 +209,19 @@ async def test_the_death_of_the_api_server_is_survived(
         reporter.retry_now()
         assert await reporter.flush(PATIENCE) == 0
         await sink.until("put a", 2)
-        await desk.create("b")
+        await objects.create("b")
         said = await sink.until("put b")
     assert said[:2] == ["put a", "synced"]
     assert "drop" not in " ".join(said)
-    assert await desk.status("a") == {"state": "Live", "interface": "tap99", **EMPTY}
+    assert await objects.status("a") == {"state": "Live", "interface": "tap99", **EMPTY}
 
 
 EMPTY: Mapping[str, Any] = {"routes": [], "conditions": []}
 
 
-async def test_a_version_that_the_server_has_forgotten_is_gone(desk: Desk) -> None:
+async def test_a_version_that_the_server_has_forgotten_is_gone(objects: Objects) -> None:
     query = {"watch": "1", "resourceVersion": "1"}
-    stream = desk.api.stream(ENDPOINTS, query, silence=5.0, longest=5.0)
+    stream = objects.api.stream(ENDPOINTS, query, silence=5.0, longest=5.0)
     with pytest.raises(Gone, match="too old resource version"):
         async for _ in stream:
             pass
@@ -290,9 +290,9 @@ FULL = WorkloadEndpointStatus(
 )
 
 
-async def test_a_status_replaces_all_of_the_one_before(desk: Desk) -> None:
-    uid = await desk.create("a")
-    reporter = Reporter(desk.api, lambda: NOW, desk.node)
+async def test_a_status_replaces_all_of_the_one_before(objects: Objects) -> None:
+    uid = await objects.create("a")
+    reporter = Reporter(objects.api, lambda: NOW, objects.node)
     smaller = FULL.model_copy(
         update={
             "deadline": None,
@@ -305,63 +305,63 @@ async def test_a_status_replaces_all_of_the_one_before(desk: Desk) -> None:
     )
     async with running(reporter):
         for status in (FULL, smaller, WorkloadEndpointStatus()):
-            reporter.want(desk.key("a"), uid, status)
+            reporter.want(objects.key("a"), uid, status)
             assert await reporter.flush(PATIENCE) == 0
-            raw = await desk.api.get(desk.path("a"))
+            raw = await objects.api.get(objects.path("a"))
             assert raw["status"] == {**EMPTY, **status.to_object()}
             assert raw["spec"]["workload"] == "a"
             assert reporter.counts.failures == {}
 
 
-async def test_the_echo_of_a_report_asks_for_no_other(desk: Desk) -> None:
-    uid = await desk.create("a")
-    reporter = Reporter(desk.api, lambda: NOW, desk.node)
+async def test_the_echo_of_a_report_asks_for_no_other(objects: Objects) -> None:
+    uid = await objects.create("a")
+    reporter = Reporter(objects.api, lambda: NOW, objects.node)
     async with running(reporter):
-        reporter.want(desk.key("a"), uid, FULL)
+        reporter.want(objects.key("a"), uid, FULL)
         assert await reporter.flush(PATIENCE) == 0
-        echo = WorkloadEndpoint.model_validate(await desk.api.get(desk.path("a")))
-        reporter.learn(desk.key("a"), uid, echo.status)
+        echo = WorkloadEndpoint.model_validate(await objects.api.get(objects.path("a")))
+        reporter.learn(objects.key("a"), uid, echo.status)
         assert reporter.pending == 0
         other = {"op": "replace", "path": "/status/state", "value": "Base"}
-        await desk.api.patch(f"{desk.path('a')}/status", [other])
-        echo = WorkloadEndpoint.model_validate(await desk.api.get(desk.path("a")))
-        reporter.learn(desk.key("a"), uid, echo.status)
+        await objects.api.patch(f"{objects.path('a')}/status", [other])
+        echo = WorkloadEndpoint.model_validate(await objects.api.get(objects.path("a")))
+        reporter.learn(objects.key("a"), uid, echo.status)
         assert await reporter.flush(PATIENCE) == 0
-    assert (await desk.status("a"))["state"] == "Live"
+    assert (await objects.status("a"))["state"] == "Live"
     assert reporter.counts.written == 2
 
 
-async def test_another_object_of_the_same_name_is_not_written(desk: Desk) -> None:
-    uid = await desk.create("a")
-    await desk.delete("a")
-    path = f"{desk.path('a')}/status"
+async def test_another_object_of_the_same_name_is_not_written(objects: Objects) -> None:
+    uid = await objects.create("a")
+    await objects.delete("a")
+    path = f"{objects.path('a')}/status"
     with pytest.raises(Absent):
-        await desk.api.patch(path, report.operations(uid, FULL))
-    await desk.create("a")
+        await objects.api.patch(path, report.operations(uid, FULL))
+    await objects.create("a")
     with pytest.raises(Refused, match="422: "):
-        await desk.api.patch(path, report.operations(uid, FULL))
-    assert await desk.status("a") == {}
+        await objects.api.patch(path, report.operations(uid, FULL))
+    assert await objects.status("a") == {}
 
 
-async def test_an_event_can_be_seen_at_its_endpoint(desk: Desk) -> None:
-    uid = await desk.create("a")
-    reporter = Reporter(desk.api, lambda: NOW, desk.node)
+async def test_an_event_can_be_seen_at_its_endpoint(objects: Objects) -> None:
+    uid = await objects.create("a")
+    reporter = Reporter(objects.api, lambda: NOW, objects.node)
     async with running(reporter):
-        reporter.add_event(Event(desk.key("a"), uid, "CutOver", "RARP to route in 180 µs"))
+        reporter.add_event(Event(objects.key("a"), uid, "CutOver", "RARP to route in 180 µs"))
         assert await reporter.flush(PATIENCE) == 0
     assert reporter.counts.failures == {}
     query = {"fieldSelector": f"involvedObject.uid={uid}"}
-    found = await desk.api.get(f"/api/v1/namespaces/{desk.namespace}/events", query)
+    found = await objects.api.get(f"/api/v1/namespaces/{objects.namespace}/events", query)
     (event,) = found["items"]
     assert (event["reason"], event["message"]) == ("CutOver", "RARP to route in 180 µs")
     assert (event["reportingComponent"], event["reportingInstance"]) == (
         "handover.dev/handover-nodeagent",
-        desk.node,
+        objects.node,
     )
 
 
-async def test_who_has_no_rights_is_refused(desk: Desk, api_server: ControlPlane) -> None:
-    await desk.create("a")
+async def test_who_has_no_rights_is_refused(objects: Objects, api_server: ControlPlane) -> None:
+    await objects.create("a")
     nobody = access.find({"KUBECONFIG": str(api_server.credentials("nobody"))})
     sink = Names()
     async with ApiServer(nobody) as api:

@@ -272,7 +272,7 @@ async def test_a_status_that_cannot_be_made_mutes_nobody(
     put_good(world)
     await world.until_says("Programmed", "True", "Programmed", "good")
     await world.until(lambda: fault.met > 2)
-    assert BAD not in world.desk.statuses
+    assert BAD not in world.reports.statuses
     fault.mended = True
     await world.until_says("Programmed", "True", "Programmed")
 
@@ -280,16 +280,16 @@ async def test_a_status_that_cannot_be_made_mutes_nobody(
 async def test_a_line_that_cannot_be_told_mutes_nobody(
     world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    raising = fault.over(world.desk.add_event, lambda *_: True)
-    monkeypatch.setattr(world.desk, "add_event", raising)
+    raising = fault.over(world.reports.add_event, lambda *_: True)
+    monkeypatch.setattr(world.reports, "add_event", raising)
     world.put(said="target")
     await world.until_listening()
     world.send()
     await world.until(lambda: fault.met)
     await world.until(lambda: world.condition("Programmed") == ("True", "Programmed"))
     world.put(said="target Succeeded")
-    await world.until(lambda: (world.desk.statuses[BAD] or 0) and world.state() == "TimeWait")
-    await world.until(lambda: "TimeWait" in str(world.desk.statuses[BAD]))
+    await world.until(lambda: (world.reports.statuses[BAD] or 0) and world.state() == "TimeWait")
+    await world.until(lambda: "TimeWait" in str(world.reports.statuses[BAD]))
 
 
 async def test_a_timer_that_raises_pops_again(
@@ -432,7 +432,7 @@ async def test_a_change_that_concerns_many_lets_the_loop_turn(
     assert turns[:count] == list(range(1, count + 1))
 
     def told() -> set[int]:
-        statuses = [status for status in world.desk.statuses.values() if status]
+        statuses = [status for status in world.reports.statuses.values() if status]
         return {route.metric for status in statuses for route in status.routes}
 
     await world.until(lambda: told() == {2048})

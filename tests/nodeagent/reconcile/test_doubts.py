@@ -13,7 +13,7 @@ KEY = ObjectKey("default", "vm")
 
 def status(world: World) -> WorkloadEndpointStatus:
     """Return what was reported last."""
-    found = world.desk.statuses[KEY]
+    found = world.reports.statuses[KEY]
     assert found is not None
     return found
 
@@ -49,13 +49,13 @@ class TestALivingGuestWhoseMigrationIsNotArmed:
     async def test_keeps_its_routes_when_its_endpoint_is_deleted(self, world: World) -> None:
         await to_base(world)
         world.delete()
-        await world.until(lambda: ("vm", "OrphanRoute") in world.desk.events)
+        await world.until(lambda: ("vm", "OrphanRoute") in world.reports.events)
         await world.shows(NORMAL_V4)
 
     async def test_keeps_its_routes_as_a_target_that_is_deleted(self, world: World) -> None:
         await to_live(world)
         world.delete()
-        await world.until(lambda: ("vm", "OrphanRoute") in world.desk.events)
+        await world.until(lambda: ("vm", "OrphanRoute") in world.reports.events)
         await world.shows(ELEVATED_V4)
 
     async def test_keeps_its_routes_when_it_is_said_to_have_left(self, world: World) -> None:

@@ -125,7 +125,7 @@ async def test_observe_decides_and_reports_and_active_makes_it_so(moving: World)
         moving.configure(mode="observe")
         moving.announce()
         await moving.until_state("Live")
-        await moving.until(lambda: ("vm", "CutOver") in moving.desk.events)
+        await moving.until(lambda: ("vm", "CutOver") in moving.reports.events)
         assert moving.condition("Programmed") == ("False", "NotActive")
     moving.configure()
     await moving.until_says("Programmed", "True", "Programmed")
@@ -184,7 +184,7 @@ async def test_a_convergence_time_moves_the_end_of_a_time_wait_that_runs(live: W
         since = endpoint(live).machine.since
         await live.until(
             lambda: (
-                (status := live.desk.statuses[key])
+                (status := live.reports.statuses[key])
                 and status.deadline == since + dt.timedelta(hours=1)
             )
         )
@@ -310,8 +310,8 @@ async def test_a_guest_that_answers_its_own_subnet_alone_is_heard(world: World, 
 
 async def test_a_guess_of_the_gateway_is_told_after_a_cutover(live: World) -> None:
     """Its interfaces have a MAC of their own here, as on every node."""
-    assert ("vm", "GatewayAssumed") not in live.desk.events
+    assert ("vm", "GatewayAssumed") not in live.reports.events
     live.put("third", said="target", interface="tap1", ips=["10.65.0.9"])
     await live.until_listening("third")
     live.announce("third")
-    await live.until(lambda: ("third", "GatewayAssumed") in live.desk.events)
+    await live.until(lambda: ("third", "GatewayAssumed") in live.reports.events)

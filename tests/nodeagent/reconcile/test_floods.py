@@ -214,7 +214,7 @@ async def test_an_agent_that_only_observes_sends_nothing(
     assert work.probes == []
     assert world.routes() == []
     assert not world.node.run("ip neigh show dev tap0 nud reachable")
-    assert ("vm", "StillAlive") not in world.desk.events
+    assert ("vm", "StillAlive") not in world.reports.events
     world.configure(mode="active")
     await world.until_says("StillAlive", "True", "GuestAnswers")
     assert work.probes

@@ -61,7 +61,7 @@ async def test_a_parked_route_is_given_back_with_the_endpoints_end(
     await world.until_state("gone")
     await world.until(lambda: world.routes() == before)
     assert world.parked() == []
-    await world.until(lambda: ("vm", "RoutesGivenBack") in world.desk.events)
+    await world.until(lambda: ("vm", "RoutesGivenBack") in world.reports.events)
 
 
 @pytest.mark.usefixtures("mute")
@@ -138,7 +138,7 @@ async def test_a_route_that_beats_an_elevated_one_is_reported(world: World) -> N
     await world.until_listening()
     world.send()
     await world.until_says("Programmed", "False", "Shadowed")
-    await world.until(lambda: ("vm", "Shadowed") in world.desk.events)
+    await world.until(lambda: ("vm", "Shadowed") in world.reports.events)
 
 
 async def test_a_normal_route_may_lose_to_the_one_that_bgp_brings(world: World) -> None:
@@ -146,7 +146,7 @@ async def test_a_normal_route_may_lose_to_the_one_that_bgp_brings(world: World) 
     world.node.run("ip route add 10.65.0.2 via 192.0.2.1 metric 768 proto bird")
     world.put(said="source")
     await world.until_says("Programmed", "True", "Programmed")
-    assert ("vm", "Shadowed") not in world.desk.events
+    assert ("vm", "Shadowed") not in world.reports.events
 
 
 async def test_a_base_without_an_interface_leaves_the_cnis_route_alone(world: World) -> None:
@@ -199,7 +199,7 @@ async def test_a_fight_with_a_cni_is_bounded_and_told(world: World) -> None:
     await world.until_says("Programmed", "False", "Refused")
     await fight
     assert count(metrics.PARKED, "parked") - before <= 20
-    await world.until(lambda: ("vm", "RouteContested") in world.desk.events)
+    await world.until(lambda: ("vm", "RouteContested") in world.reports.events)
     await world.shows(NORMAL_V4)
     await world.until_says("Programmed", "True", "Programmed")
 

@@ -188,7 +188,7 @@ async def test_what_was_parked_goes_with_its_interface(world: World) -> None:
     world.delete()
     await world.until_state("gone")
     await world.shows()
-    assert ("vm", "RoutesGivenBack") not in world.desk.events
+    assert ("vm", "RoutesGivenBack") not in world.reports.events
 
 
 async def test_a_guest_whose_mac_nobody_knows_keeps_the_routes_that_it_has(world: World) -> None:

@@ -70,7 +70,7 @@ STORIES = {
 
 def reported(world: World) -> tuple[str | None, dt.datetime | None]:
     """Return state and deadline as they were reported last."""
-    found = world.desk.statuses.get(ObjectKey("default", "vm"))
+    found = world.reports.statuses.get(ObjectKey("default", "vm"))
     return (found.state, found.deadline) if found else (None, None)
 
 
@@ -86,7 +86,7 @@ async def test_a_state_outlives_a_kill_and_no_route_is_touched(
     said, before = world.said, reported(world)
     with watching() as witness:
         await world.kill()
-        world.desk.statuses.clear()
+        world.reports.statuses.clear()
         await world.start(synced=False)
         if sees_the_api:
             say(world, said)

@@ -36,8 +36,8 @@ async def test_a_rarp_makes_a_target_live(world: World) -> None:
     world.send()
     await world.shows(ELEVATED_V4)
     await world.until_state("Live")
-    await world.until(lambda: ("vm", "CutOver") in world.desk.events)
-    status = world.desk.statuses[ObjectKey("default", "vm")]
+    await world.until(lambda: ("vm", "CutOver") in world.reports.events)
+    status = world.reports.statuses[ObjectKey("default", "vm")]
     assert status is not None
     assert status.last_cutover is not None
     assert status.last_cutover.signal == "RARP"
@@ -54,8 +54,8 @@ async def test_a_target_that_missed_the_announcement_finds_its_guest_by_asking(
 ) -> None:
     world.put(said="target")
     await world.shows(ELEVATED_V4)
-    await world.until(lambda: ("vm", "CutOver") in world.desk.events)
-    status = world.desk.statuses[ObjectKey("default", "vm")]
+    await world.until(lambda: ("vm", "CutOver") in world.reports.events)
+    status = world.reports.statuses[ObjectKey("default", "vm")]
     assert status is not None
     assert status.last_cutover is not None
     assert status.last_cutover.signal == "Probe"
@@ -251,7 +251,7 @@ async def test_what_happens_right_after_an_announcement_comes_after_it(world: Wo
     world.put(said="target Succeeded")
     assert world.state() == "TimeWait"
     await world.shows(ELEVATED_V4)
-    await world.until(lambda: ("vm", "CutOver") in world.desk.events)
+    await world.until(lambda: ("vm", "CutOver") in world.reports.events)
 
 
 @pytest.mark.usefixtures("mute")

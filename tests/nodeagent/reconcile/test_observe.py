@@ -88,7 +88,7 @@ async def test_a_kernel_that_cannot_be_read_for_hours_costs_no_more_than_at_firs
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Guards: each minute one more frame on the stack, until there is no room."""
-    monkeypatch.setattr(observation, "PATIENCE", 0)
+    monkeypatch.setattr(observation, "RETRY_AFTER", 0)
     observe, left = links.observe, [None] * (observation.ATTEMPTS * 200)
 
     def refuse(table: int) -> object:

@@ -26,13 +26,13 @@ async def to_orphan(world: World, **spec: object) -> None:
     await world.shows(NORMAL_V4)
     world.delete()
     await world.until_state("gone")
-    await world.until(lambda: ("vm", "OrphanRoute") in world.desk.events)
+    await world.until(lambda: ("vm", "OrphanRoute") in world.reports.events)
 
 
-def patience(world: World) -> float:
+def pause(world: World) -> float:
     """Return for how long the guest will be left in peace, in seconds; 0.0: nobody is asked."""
     found = world.loop.orphans._doubted.get(KEY)
-    return found.patience if found else 0.0
+    return found.backoff.delay if found else 0.0
 
 
 async def test_an_orphan_is_asked_again_and_goes_when_it_is_silent(
@@ -40,7 +40,7 @@ async def test_an_orphan_is_asked_again_and_goes_when_it_is_silent(
 ) -> None:
     await to_orphan(world)
     assert count(metrics.ORPHANS) == 1
-    await world.until(lambda: patience(world) == 2)
+    await world.until(lambda: pause(world) == 2)
     await world.shows(NORMAL_V4)
     fall_silent(node)
     await world.shows()
@@ -53,7 +53,7 @@ async def test_the_next_agent_asks_on(world: World, node: Node) -> None:
     await to_orphan(world)
     await world.kill()
     await world.start()
-    await world.until(lambda: patience(world) == 2)
+    await world.until(lambda: pause(world) == 2)
     await world.shows(NORMAL_V4)
     fall_silent(node)
     await world.shows()
@@ -64,7 +64,7 @@ async def test_an_orphan_whose_mac_only_the_kernel_knows_is_asked_too(
 ) -> None:
     node.run("ip neigh replace 10.65.0.2 lladdr 52:54:00:65:00:02 dev tap0 nud permanent")
     await to_orphan(world, mac=None)
-    await world.until(lambda: patience(world) == 2)
+    await world.until(lambda: pause(world) == 2)
     fall_silent(node)
     await world.shows()
 
@@ -74,7 +74,7 @@ async def test_an_orphan_of_which_nobody_knows_the_mac_counts_as_answering(
 ) -> None:
     fall_silent(node)
     await to_orphan(world, mac=None)
-    await world.until(lambda: patience(world) == 2)
+    await world.until(lambda: pause(world) == 2)
     await world.shows(NORMAL_V4)
 
 
@@ -82,9 +82,9 @@ async def test_an_endpoint_that_is_made_again_claims_what_is_left(world: World, 
     await to_orphan(world)
     world.put(object_uid="uid-again")
     await world.until_says("Programmed", "True", "Programmed")
-    assert patience(world) == 0
+    assert pause(world) == 0
     fall_silent(node)
-    await asyncio.sleep(1.3)  # longer than the patience with an orphan, and its silence
+    await asyncio.sleep(1.3)  # longer than the pause of an orphan, and its silence
     await world.shows(NORMAL_V4)
     assert KEY in world.memory.load()
 
@@ -100,7 +100,7 @@ async def test_what_an_endpoint_that_is_made_again_does_not_claim_is_asked_on(
     world: World, node: Node
 ) -> None:
     await to_successor(world)
-    assert patience(world) == 0
+    assert pause(world) == 0
     assert count(metrics.ORPHANS) == 1
     fall_silent(node)
     await world.shows("10.65.0.3 dev tap1")
@@ -127,7 +127,7 @@ async def test_an_endpoint_of_another_name_claims_it_too(world: World, node: Nod
     await to_orphan(world)
     world.put("other")
     fall_silent(node)
-    await world.until(lambda: not patience(world))
+    await world.until(lambda: not pause(world))
     await world.shows(NORMAL_V4)
     assert world.state("other") == "Base"
 
@@ -150,7 +150,7 @@ async def test_an_orphan_is_left_alone_while_nothing_may_be_sent(
     await asyncio.sleep(1.3)
     assert sent == []
     await world.shows(NORMAL_V4)
-    assert patience(world) == 1
+    assert pause(world) == 1
     monkeypatch.undo()
     world.configure(mode="active")
     await world.shows()
@@ -166,7 +166,7 @@ async def test_what_nobody_expected_costs_an_orphan_one_turn(
 
     with monkeypatch.context() as patched:
         patched.setattr(EndpointListener, "ask", raising)
-        await world.until(lambda: patience(world) == 2)
+        await world.until(lambda: pause(world) == 2)
     await world.shows(NORMAL_V4)
     fall_silent(node)
     await world.shows()
@@ -178,7 +178,7 @@ async def test_an_orphan_that_could_not_be_asked_is_not_silent(
     await to_orphan(world)
     with monkeypatch.context() as patched:
         patched.setattr(capture.Capture, "send", lambda *_: False)
-        await world.until(lambda: patience(world) == 2)
+        await world.until(lambda: pause(world) == 2)
     await world.shows(NORMAL_V4)
 
 

@@ -132,4 +132,4 @@ async def test_of_too_many_lines_the_newest_are_written_and_the_others_counted(
     ]
     assert count(metrics.LOST_LINES) == lost + 3
     # Nobody's status is a line.
-    assert len(world.desk.statuses) == 5
+    assert len(world.reports.statuses) == 5

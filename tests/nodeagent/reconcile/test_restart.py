@@ -45,7 +45,7 @@ async def test_a_deleted_endpoint_whose_guest_answers_leaves_an_orphan(world: Wo
     world.delete()
     await world.until_state("gone")
     await world.shows(NORMAL_V4)
-    await world.until(lambda: ("vm", "OrphanRoute") in world.desk.events)
+    await world.until(lambda: ("vm", "OrphanRoute") in world.reports.events)
     await world.kill()
     await world.start()
     await world.shows(NORMAL_V4)
@@ -136,7 +136,7 @@ async def test_a_route_that_nobody_wants_any_more_stays_where_its_guest_answers(
     """Object and memory may be a newer agent's, or lost with the state directory."""
     await leave_an_unclaimed_route(world)
     (doubted,) = world.loop.orphans._doubted.values()
-    await world.until(lambda: doubted.patience > orphans._FIRST)
+    await world.until(lambda: doubted.backoff.delay > orphans._FIRST)
     await world.shows(ELEVATED_V4)
 
 

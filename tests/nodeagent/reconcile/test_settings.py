@@ -169,5 +169,5 @@ async def test_a_kept_route_of_a_guest_that_answers_outlives_its_endpoint(world:
     world.configure(routeOwnership="migrations")
     world.delete()
     await world.until_state("gone")
-    await world.until(lambda: ("vm", "OrphanRoute") in world.desk.events)
+    await world.until(lambda: ("vm", "OrphanRoute") in world.reports.events)
     await world.shows(NORMAL_V4)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from tests.nodeagent.node import Node
-from tests.nodeagent.reconcile.test_orphans import fall_silent, patience
+from tests.nodeagent.reconcile.test_orphans import fall_silent, pause
 from tests.nodeagent.world import NORMAL_V4, World
 
 from handover_api.names import ObjectKey
@@ -51,8 +51,8 @@ async def test_its_routes_outlive_its_endpoint_until_it_is_silent(world: World, 
     world.put()
     await world.shows(NORMAL_V4)
     world.delete()
-    await world.until(lambda: ("vm", "OrphanRoute") in world.desk.events)
-    await world.until(lambda: patience(world) == 2)
+    await world.until(lambda: ("vm", "OrphanRoute") in world.reports.events)
+    await world.until(lambda: pause(world) == 2)
     await world.shows(NORMAL_V4)
     fall_silent(node)
     await world.shows()

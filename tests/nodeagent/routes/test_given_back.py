@@ -60,7 +60,7 @@ async def test_one_who_clears_the_table_again_and_again_is_answered_with_patienc
     for _ in range(15):
         flush(world.node)
         await world.at_rest()
-    await world.until(lambda: ("vm", "RouteContested") in world.desk.events)
+    await world.until(lambda: ("vm", "RouteContested") in world.reports.events)
     await world.shows(NORMAL_V4, NORMAL_V6)
     await world.until(lambda: world.parked() == copies)
 

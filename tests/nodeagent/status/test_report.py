@@ -37,7 +37,7 @@ LIVE = WorkloadEndpointStatus(state=State.LIVE)
 Body = Mapping[str, Any]
 
 
-class Desk:
+class Api:
     """Takes what a reporter writes; a test may hold it back or let it fail."""
 
     def __init__(self) -> None:
@@ -94,7 +94,7 @@ class Desk:
         self.failures[name] = collections.deque(errors)
 
     async def until(self, enough: Callable[[], object]) -> None:
-        """Wait until something that this desk sees is so."""
+        """Wait until something that this API sees is so."""
         async with asyncio.timeout(PATIENCE):
             while not enough():
                 self._news.clear()
@@ -107,13 +107,13 @@ class Desk:
 
 
 @pytest.fixture
-async def desk() -> Desk:
-    return Desk()
+async def api() -> Api:
+    return Api()
 
 
 @pytest.fixture
-async def reporter(desk: Desk) -> Reporter:
-    return Reporter(desk, lambda: NOW, "node-a")
+async def reporter(api: Api) -> Reporter:
+    return Reporter(api, lambda: NOW, "node-a")
 
 
 async def settled(reporter: Reporter) -> None:
@@ -131,91 +131,89 @@ def test_a_report_replaces_the_whole_status_of_this_very_object() -> None:
     )
 
 
-async def test_a_status_is_written_once(desk: Desk, reporter: Reporter) -> None:
+async def test_a_status_is_written_once(api: Api, reporter: Reporter) -> None:
     async with running(reporter):
         for _ in range(3):
             reporter.want(A, "u", BASE)
             await settled(reporter)
         reporter.learn(A, "u", BASE)
         await settled(reporter)
-    assert desk.patches == [("a", "u", BASE.to_object())]
+    assert api.patches == [("a", "u", BASE.to_object())]
     assert reporter.counts.written == 1
 
 
-async def test_what_the_api_has_already_is_not_written(desk: Desk, reporter: Reporter) -> None:
+async def test_what_the_api_has_already_is_not_written(api: Api, reporter: Reporter) -> None:
     async with running(reporter):
         reporter.learn(A, "u", BASE)
         reporter.want(A, "u", BASE)
         reporter.want(B, "u", BASE)
         reporter.learn(B, "u", BASE)
         await settled(reporter)
-    assert desk.attempts == 0
+    assert api.attempts == 0
 
 
 async def test_what_somebody_else_has_changed_is_written_again(
-    desk: Desk, reporter: Reporter
+    api: Api, reporter: Reporter
 ) -> None:
     async with running(reporter):
         reporter.want(A, "u", BASE)
         await settled(reporter)
         reporter.learn(A, "u", WorkloadEndpointStatus())
         await settled(reporter)
-    assert desk.states == [("a", "Base")] * 2
+    assert api.states == [("a", "Base")] * 2
 
 
 async def test_of_what_comes_while_one_is_on_its_way_the_newest_wins(
-    desk: Desk, reporter: Reporter
+    api: Api, reporter: Reporter
 ) -> None:
-    desk.open.clear()
+    api.open.clear()
     async with running(reporter):
         reporter.want(A, "u", BASE)
-        await desk.until(lambda: desk.attempts)
+        await api.until(lambda: api.attempts)
         for status in (TARGET, BASE, LIVE):
             reporter.want(A, "u", status)
         reporter.want(B, "u", BASE)
-        await desk.until(lambda: desk.attempts == 2)
-        desk.open.set()
+        await api.until(lambda: api.attempts == 2)
+        api.open.set()
         await settled(reporter)
-    assert sorted(desk.states) == [("a", "Base"), ("a", "Live"), ("b", "Base")]
-    assert desk.most_at_once["a"] == 1
+    assert sorted(api.states) == [("a", "Base"), ("a", "Live"), ("b", "Base")]
+    assert api.most_at_once["a"] == 1
 
 
 async def test_what_returned_to_what_was_on_its_way_is_not_written_twice(
-    desk: Desk, reporter: Reporter
+    api: Api, reporter: Reporter
 ) -> None:
-    desk.open.clear()
+    api.open.clear()
     async with running(reporter):
         for status in (BASE, LIVE, BASE):
             reporter.want(A, "u", status)
-            await desk.until(lambda: desk.attempts)
-        desk.open.set()
+            await api.until(lambda: api.attempts)
+        api.open.set()
         await settled(reporter)
-    assert desk.states == [("a", "Base")]
+    assert api.states == [("a", "Base")]
 
 
-async def test_the_last_one_asked_for_is_written_first(desk: Desk, reporter: Reporter) -> None:
+async def test_the_last_one_asked_for_is_written_first(api: Api, reporter: Reporter) -> None:
     for name in ("a", "b", "c", "d"):
         reporter.want(ObjectKey("ns", name), "u", BASE)
     reporter.want(B, "u", LIVE)
     async with running(reporter):
         await settled(reporter)
-    assert desk.states == [("b", "Live"), ("d", "Base"), ("c", "Base"), ("a", "Base")]
+    assert api.states == [("b", "Live"), ("d", "Base"), ("c", "Base"), ("a", "Base")]
 
 
-async def test_an_object_that_is_not_there_is_forgotten(desk: Desk, reporter: Reporter) -> None:
-    desk.fail("a", Absent("gone"))
+async def test_an_object_that_is_not_there_is_forgotten(api: Api, reporter: Reporter) -> None:
+    api.fail("a", Absent("gone"))
     async with running(reporter):
         reporter.want(A, "u", BASE)
         await settled(reporter)
-        assert (desk.attempts, desk.patches, reporter._slots) == (1, [], {})
+        assert (api.attempts, api.patches, reporter._slots) == (1, [], {})
         reporter.want(A, "u", BASE)
         await settled(reporter)
-    assert desk.states == [("a", "Base")]
+    assert api.states == [("a", "Base")]
 
 
-async def test_an_object_that_is_said_to_be_gone_is_forgotten(
-    desk: Desk, reporter: Reporter
-) -> None:
+async def test_an_object_that_is_said_to_be_gone_is_forgotten(api: Api, reporter: Reporter) -> None:
     reporter.want(A, "u", BASE)
     reporter.forget(A, "another")
     assert reporter.pending == 1
@@ -223,136 +221,136 @@ async def test_an_object_that_is_said_to_be_gone_is_forgotten(
     reporter.forget(A, "u")
     async with running(reporter):
         await settled(reporter)
-    assert (desk.attempts, reporter._slots) == (0, {})
+    assert (api.attempts, reporter._slots) == (0, {})
 
 
-async def test_another_object_of_the_name_begins_anew(desk: Desk, reporter: Reporter) -> None:
+async def test_another_object_of_the_name_begins_anew(api: Api, reporter: Reporter) -> None:
     """Neither what was wanted nor what was written says anything about it."""
-    desk.open.clear()
+    api.open.clear()
     async with running(reporter):
         reporter.want(A, "old", BASE)
-        await desk.until(lambda: desk.attempts)
-        desk.uids["a"] = "new"
+        await api.until(lambda: api.attempts)
+        api.uids["a"] = "new"
         reporter.want(A, "new", BASE)
-        desk.open.set()
+        api.open.set()
         await settled(reporter)
-    assert [uid for _, uid, _ in desk.patches] == ["new"]
+    assert [uid for _, uid, _ in api.patches] == ["new"]
 
 
 @pytest.mark.parametrize(
     "error", [Refused("403: no"), Conflict("409: other"), Unavailable("500: etcd")]
 )
 async def test_a_refusal_of_one_does_not_stop_the_others(
-    desk: Desk, reporter: Reporter, error: ApiError
+    api: Api, reporter: Reporter, error: ApiError
 ) -> None:
-    desk.fail("a", error, error)
+    api.fail("a", error, error)
     async with running(reporter):
         reporter.want(A, "u", BASE)
-        await desk.until(lambda: desk.attempts == 1)
+        await api.until(lambda: api.attempts == 1)
         reporter.want(B, "u", BASE)
-        await desk.until(lambda: len(desk.patches) == 2)
-    assert desk.states == [("b", "Base"), ("a", "Base")]
+        await api.until(lambda: len(api.patches) == 2)
+    assert api.states == [("b", "Base"), ("a", "Base")]
     assert reporter.counts.failures == {type(error).__name__.lower(): 2}
 
 
 async def test_the_same_again_does_not_shorten_the_wait_after_a_refusal(
-    desk: Desk, reporter: Reporter
+    api: Api, reporter: Reporter
 ) -> None:
-    desk.fail("a", *(Unavailable("429", retry_after=60.0) for _ in range(9)))
+    api.fail("a", *(Unavailable("429", retry_after=60.0) for _ in range(9)))
     async with running(reporter):
         reporter.want(A, "u", BASE)
-        await desk.until(lambda: desk.attempts == 1)
+        await api.until(lambda: api.attempts == 1)
         for _ in range(20):
             reporter.want(A, "u", BASE)
             await asyncio.sleep(0)
-        assert (desk.attempts, reporter.pending) == (1, 1)
+        assert (api.attempts, reporter.pending) == (1, 1)
         timer = reporter._slots[A].retry._timer
         assert timer is not None
         assert timer.when() - asyncio.get_running_loop().time() > 30.0
         reporter.want(A, "u", LIVE)
-        await desk.until(lambda: desk.attempts == 2)
+        await api.until(lambda: api.attempts == 2)
 
 
 async def test_what_was_refused_does_not_delay_what_came_meanwhile(
-    desk: Desk, reporter: Reporter
+    api: Api, reporter: Reporter
 ) -> None:
-    desk.fail("a", Unavailable("429", retry_after=60.0))
-    desk.open.clear()
+    api.fail("a", Unavailable("429", retry_after=60.0))
+    api.open.clear()
     async with running(reporter):
         reporter.want(A, "u", BASE)
-        await desk.until(lambda: desk.attempts)
+        await api.until(lambda: api.attempts)
         reporter.want(A, "u", LIVE)
-        desk.open.set()
-        await desk.until(lambda: desk.patches)
-    assert desk.states == [("a", "Live")]
+        api.open.set()
+        await api.until(lambda: api.patches)
+    assert api.states == [("a", "Live")]
 
 
 async def test_a_write_whose_answer_was_lost_may_have_happened(
-    desk: Desk, reporter: Reporter
+    api: Api, reporter: Reporter
 ) -> None:
     """So what was there before is written again, though it is what the API had last."""
     async with running(reporter):
         reporter.want(A, "u", BASE)
         await settled(reporter)
-        desk.fail("a", Unreachable("cut"))
-        desk.open.clear()
+        api.fail("a", Unreachable("cut"))
+        api.open.clear()
         reporter.want(A, "u", LIVE)
-        await desk.until(lambda: desk.attempts == 2)
+        await api.until(lambda: api.attempts == 2)
         reporter.want(A, "u", BASE)
-        desk.open.set()
+        api.open.set()
         await settled(reporter)
-    assert desk.states == [("a", "Base")] * 2
+    assert api.states == [("a", "Base")] * 2
 
 
-async def test_what_was_forgotten_is_not_tried_again(desk: Desk, reporter: Reporter) -> None:
-    desk.fail("a", Refused("no"))
+async def test_what_was_forgotten_is_not_tried_again(api: Api, reporter: Reporter) -> None:
+    api.fail("a", Refused("no"))
     async with running(reporter):
         reporter.want(A, "u", BASE)
-        await desk.until(lambda: reporter.counts.failures)
+        await api.until(lambda: reporter.counts.failures)
         reporter.forget(A, "u")
-        desk.open.clear()
+        api.open.clear()
         reporter.want(B, "u", BASE)
-        await desk.until(lambda: desk.attempts == 2)
+        await api.until(lambda: api.attempts == 2)
         reporter.forget(B, "u")
-        desk.fail("b", Refused("no"))
-        desk.open.set()
+        api.fail("b", Refused("no"))
+        api.open.set()
         await asyncio.sleep(0.15)
-    assert (desk.attempts, reporter.pending) == (2, 0)
+    assert (api.attempts, reporter.pending) == (2, 0)
 
 
 async def test_an_api_that_is_down_costs_neither_attempts_nor_memory(
-    desk: Desk, reporter: Reporter
+    api: Api, reporter: Reporter
 ) -> None:
-    desk.down = True
+    api.down = True
     async with running(reporter):
         for number in range(1000):
             reporter.want(A, "u", WorkloadEndpointStatus(interface=f"tap{number}"))
             reporter.want(B, "u", WorkloadEndpointStatus(interface=f"tap{number}"))
             await asyncio.sleep(0)
         assert (len(reporter._slots), reporter.pending) == (2, 2)
-        await desk.until(lambda: desk.attempts >= 3)
-        assert desk.attempts <= 8
-        desk.down = False
-        await desk.until(lambda: len(desk.patches) == 2)
-    assert {status["interface"] for _, _, status in desk.patches} == {"tap999"}
+        await api.until(lambda: api.attempts >= 3)
+        assert api.attempts <= 8
+        api.down = False
+        await api.until(lambda: len(api.patches) == 2)
+    assert {status["interface"] for _, _, status in api.patches} == {"tap999"}
 
 
 async def test_when_the_api_has_been_heard_nothing_waits_any_longer(
-    desk: Desk, reporter: Reporter
+    api: Api, reporter: Reporter
 ) -> None:
-    desk.down = True
+    api.down = True
     async with running(reporter):
         reporter.want(A, "u", BASE)
-        await desk.until(lambda: desk.attempts)
-        await desk.until(lambda: not reporter._gate.is_open)
+        await api.until(lambda: api.attempts)
+        await api.until(lambda: not reporter._gate.is_open)
         reporter._gate._retry.cancel()
-        desk.down = False
+        api.down = False
         reporter.retry_now()
-        await desk.until(lambda: desk.patches)
+        await api.until(lambda: api.patches)
 
 
 async def test_writes_are_bounded_in_rate(
-    desk: Desk, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+    api: Api, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(report, "RATE", 200.0)
     monkeypatch.setattr(report, "BURST", 20)
@@ -361,54 +359,54 @@ async def test_writes_are_bounded_in_rate(
     loop = asyncio.get_running_loop()
     began = loop.time()
     async with running(reporter):
-        await desk.until(lambda: len(desk.patches) == 40)
+        await api.until(lambda: len(api.patches) == 40)
         assert loop.time() - began >= 20 / 200.0 - 0.02
 
 
-async def test_a_flush_ends_in_time_and_says_what_is_left(desk: Desk, reporter: Reporter) -> None:
-    desk.down = True
+async def test_a_flush_ends_in_time_and_says_what_is_left(api: Api, reporter: Reporter) -> None:
+    api.down = True
     async with running(reporter):
         reporter.want(A, "u", BASE)
         reporter.add_event(Event(A, "u", "CutOver", "m"))
         assert await reporter.flush(0.05) == 2
-        desk.down = False
+        api.down = False
         assert await reporter.flush(PATIENCE) == 0
-    assert (len(desk.patches), len(desk.events)) == (1, 1)
+    assert (len(api.patches), len(api.events)) == (1, 1)
 
 
-async def test_an_event_is_told(desk: Desk, reporter: Reporter) -> None:
+async def test_an_event_is_told(api: Api, reporter: Reporter) -> None:
     async with running(reporter):
         for _ in range(3):
             reporter.add_event(Event(A, "u", "OrphanRoute", "m", is_warning=True))
             await settled(reporter)
-    (event,) = desk.events
+    (event,) = api.events
     assert event["involvedObject"]["uid"] == "u"
     assert (event["type"], event["source"]["host"]) == ("Warning", "node-a")
     assert (reporter.counts.created, reporter.events.coalesced) == (1, 2)
 
 
-async def test_an_event_whose_answer_was_lost_is_told_once(desk: Desk, reporter: Reporter) -> None:
+async def test_an_event_whose_answer_was_lost_is_told_once(api: Api, reporter: Reporter) -> None:
     """The second attempt has the name of the first, so the API server knows it."""
-    desk.fail("events", Unreachable("cut"), Unavailable("500"), Conflict("already exists"))
+    api.fail("events", Unreachable("cut"), Unavailable("500"), Conflict("already exists"))
     async with running(reporter):
         reporter.add_event(Event(A, "u", "CutOver", "m"))
         await settled(reporter)
-    assert (desk.attempts, desk.events, reporter.counts.created) == (3, [], 1)
+    assert (api.attempts, api.events, reporter.counts.created) == (3, [], 1)
 
 
 @pytest.mark.parametrize("error", [Refused("the namespace is terminating"), Absent("no such")])
 async def test_an_event_that_nobody_wants_is_dropped(
-    desk: Desk, reporter: Reporter, error: ApiError
+    api: Api, reporter: Reporter, error: ApiError
 ) -> None:
-    desk.fail("events", error)
+    api.fail("events", error)
     async with running(reporter):
         reporter.add_event(Event(A, "u", "CutOver", "m"))
         reporter.add_event(Event(A, "u", "CutOver", "n"))
         await settled(reporter)
-    assert [event["message"] for event in desk.events] == ["n"]
+    assert [event["message"] for event in api.events] == ["n"]
 
 
-class Store(Desk):
+class Store(Api):
     """Keeps what is written, as an API server does, and fails as it likes."""
 
     def __init__(self, chance: random.Random) -> None:
@@ -466,7 +464,7 @@ def test_in_the_end_the_api_has_what_was_wanted_last(
 
 
 async def test_what_raises_for_one_is_tried_again_and_mutes_nobody(
-    desk: Desk, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+    api: Api, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Also in the queue of Events, where the one that raised is lost."""
     operations, to_object, left = (
@@ -492,7 +490,7 @@ async def test_what_raises_for_one_is_tried_again_and_mutes_nobody(
         reporter.want(B, "u", BASE)
         reporter.add_event(Event(A, "u", "Bad", "text"))
         reporter.add_event(Event(A, "u", "Good", "text"))
-        await desk.until(lambda: len(desk.patches) == 2 and desk.events)
+        await api.until(lambda: len(api.patches) == 2 and api.events)
         await settled(reporter)
-    assert sorted(desk.states) == [("a", "Target"), ("b", "Base")]
-    assert [event["reason"] for event in desk.events] == ["Good"]
+    assert sorted(api.states) == [("a", "Target"), ("b", "Base")]
+    assert [event["reason"] for event in api.events] == ["Good"]

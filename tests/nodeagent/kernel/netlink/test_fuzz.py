@@ -280,7 +280,7 @@ async def look(world: World, sockets: object, monkeypatch: pytest.MonkeyPatch) -
 async def test_no_mutated_answer_costs_an_endpoint_its_route(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(observation, "PATIENCE", 0)
+    monkeypatch.setattr(observation, "RETRY_AFTER", 0)
     monkeypatch.setattr(observation, "REST", 0)
     await populate(world)
     assert lacking(world) == []
