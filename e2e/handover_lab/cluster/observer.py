@@ -1,4 +1,4 @@
-"""What the API says of migrations and endpoints, as it changes, told as facts of a story.
+"""What the API says of migrations and endpoints, as it changes, told as facts.
 
 A fact has the time at which the API said it; only a cutover has the time that the agent measured.
 The watch is kubectl's: what a person would see who types the same command.
@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Final, Self
 
 from handover_lab.cluster.client import Client
-from handover_lab.demo.facts import Deed, Fact, Note, Phase, Role, Signal, State
+from handover_lab.demo.facts import Action, Fact, Note, Phase, Role, Signal, State
 
 Object = Mapping[str, Any]
 Objects = Mapping[str, Object]
@@ -122,7 +122,7 @@ def facts(before: Object, after: Object, now_ns: int) -> Iterator[Fact]:
         yield from of_endpoint(before, after, now_ns)
     elif phase and phase != phase_of(before):
         is_ours = kind == "LiveMigration"
-        yield Phase(now_ns, phase) if is_ours else Deed(now_ns, "kubevirt", "vmim", phase)
+        yield Phase(now_ns, phase) if is_ours else Action(now_ns, "kubevirt", "vmim", phase)
     yield from notes(before, after, now_ns)
 
 

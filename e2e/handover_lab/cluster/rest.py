@@ -1,4 +1,4 @@
-"""Requests to an API server, for those who play a part in a cluster."""
+"""Requests to an API server, for those who act in a cluster."""
 
 import asyncio
 import contextlib

@@ -1,1 +1,1 @@
-"""`make demo`: a story, its timeline, its figures and its picture."""
+"""`make demo`: what is shown, its timeline, its figures and its picture."""

@@ -197,7 +197,7 @@ class Demonstration(abc.ABC, Generic[LabT]):
         if self.is_shown:
             self.timeline.tell(fact)
         else:
-            self.timeline.story = facts.told(self.timeline.story, fact)
+            self.timeline.history = facts.with_fact(self.timeline.history, fact)
 
     @contextlib.asynccontextmanager
     async def live(self, title: str) -> AsyncIterator[None]:
@@ -283,8 +283,8 @@ def explain(screen: Screen, cluster: Cluster, hints: Sequence[str]) -> None:
 
 
 def write_down(shown: Timeline) -> None:
-    """Keep the whole story, of which a screen shows the end."""
-    lines = (timeline.fact_line(shown.story, fact).plain for fact in shown.story.facts)
+    """Keep the whole history, of which a screen shows the end."""
+    lines = (timeline.fact_line(shown.history, fact).plain for fact in shown.history.facts)
     (BUILD / "timeline.txt").write_text("\n".join(lines) + "\n")
 
 

@@ -1,7 +1,7 @@
 """PURE: what a person should know about a running migration, built up fact by fact.
 
-Facts come in with their time; a Story is what is true now and what happened so far. How it looks is
-the timeline's business.
+Facts come in with their time; a History is what is true now and what happened so far. How it
+looks is the timeline's business.
 """
 
 import bisect
@@ -81,7 +81,7 @@ class Guest:
 
 
 @dataclass(frozen=True, slots=True)
-class Deed:
+class Action:
     """Somebody else did something; *kind* says with what."""
 
     at_ns: int
@@ -109,8 +109,8 @@ class Traffic:
     """The share of packets that were answered; None: none was sent."""
 
 
-Fact = Chapter | Phase | Role | State | Signal | Route | Guest | Deed | Note
-"""What is told as a line of the story."""
+Fact = Chapter | Phase | Role | State | Signal | Route | Guest | Action | Note
+"""What is told as a line of the history."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,7 +127,7 @@ class Node:
 
 
 @dataclass(frozen=True, slots=True)
-class Story:
+class History:
     """Everything told so far."""
 
     began_ns: int
@@ -138,49 +138,49 @@ class Story:
     flows: tuple[Traffic, ...] = ()
 
     def node(self, name: str) -> Node:
-        """Return what is true about *name*; one that the story did not begin with is a router."""
+        """Return what is true about *name*; one that the history did not begin with is a router."""
         known = (node for node in self.nodes if node.name == name)
         return next(known, Node(name, hosts=False))
 
 
-def told(story: Story, fact: Fact | Traffic) -> Story:
-    """Return *story* with *fact* in it. A fact that changes nothing is not told twice."""
+def with_fact(history: History, fact: Fact | Traffic) -> History:
+    """Return *history* with *fact* in it. A fact that changes nothing is not told twice."""
     if isinstance(fact, Traffic):
-        others = [flow for flow in story.flows if flow.name != fact.name]
-        known = len(others) < len(story.flows)
-        flows = [fact if f.name == fact.name else f for f in story.flows]
-        return replace(story, flows=tuple(flows if known else [*others, fact]))
-    changed = applied(story, fact)
-    if changed == story and not isinstance(fact, Deed | Note | Signal):
-        return story
-    return replace(changed, facts=(*story.facts, fact))
+        others = [flow for flow in history.flows if flow.name != fact.name]
+        known = len(others) < len(history.flows)
+        flows = [fact if f.name == fact.name else f for f in history.flows]
+        return replace(history, flows=tuple(flows if known else [*others, fact]))
+    changed = applied(history, fact)
+    if changed == history and not isinstance(fact, Action | Note | Signal):
+        return history
+    return replace(changed, facts=(*history.facts, fact))
 
 
-def applied(story: Story, fact: Fact) -> Story:  # noqa: PLR0911  # one per kind of fact
+def applied(history: History, fact: Fact) -> History:  # noqa: PLR0911  # one per kind of fact
     """Return what is true after *fact*, without having it told."""
     match fact:
         case Chapter(_, title):
-            return replace(story, title=title, phase="")
+            return replace(history, title=title, phase="")
         case Phase(_, phase):
-            return replace(story, phase=phase)
+            return replace(history, phase=phase)
         case Role(_, name, role):
-            return put(story, replace(story.node(name), role=role))
+            return put(history, replace(history.node(name), role=role))
         case State(_, name, state):
-            return put(story, replace(story.node(name), state=state))
+            return put(history, replace(history.node(name), state=state))
         case Guest(_, name, state):
-            return put(story, replace(story.node(name), guest=state))
+            return put(history, replace(history.node(name), guest=state))
         case Route(_, name, how, present):
-            others = tuple(route for route in story.node(name).routes if route != how)
+            others = tuple(route for route in history.node(name).routes if route != how)
             routes = (*others, how) if present else others
-            return put(story, replace(story.node(name), routes=tuple(sorted(routes))))
+            return put(history, replace(history.node(name), routes=tuple(sorted(routes))))
         case _:
-            return story
+            return history
 
 
-def put(story: Story, node: Node) -> Story:
+def put(history: History, node: Node) -> History:
     """Replace what is known about *node*; a new one comes last."""
-    known = [node if other.name == node.name else other for other in story.nodes]
-    return replace(story, nodes=tuple(known if node in known else [*known, node]))
+    known = [node if other.name == node.name else other for other in history.nodes]
+    return replace(history, nodes=tuple(known if node in known else [*known, node]))
 
 
 def line(fact: Fact) -> tuple[str, str, str]:  # noqa: PLR0911  # one per kind of fact
@@ -200,7 +200,7 @@ def line(fact: Fact) -> tuple[str, str, str]:  # noqa: PLR0911  # one per kind o
             return node, "route", f"{'+' if present else '-'} {how}"
         case Guest(_, node, state):
             return node, "guest", GUEST_WORDS[state]
-        case Deed(_, where, kind, what):
+        case Action(_, where, kind, what):
             return where, kind, what
         case Note(_, text):
             return "", "", text

@@ -2,7 +2,7 @@
 
     python -m handover_lab.demo.kubevirt [--keep]
 
-KubeVirt is played, down to its objects' fields and their order; the pods of the VM, what moves
+KubeVirt is simulated, down to its objects' fields and their order; the pods of the VM, what moves
 between them, and all that follows are real. Exit status as that of `make demo`.
 """
 
@@ -24,7 +24,7 @@ VMIM: Final = "vmim"
 
 
 class KubeVirtDemo(Demonstration[KubeVirtLab]):
-    """Demonstrate Handover beside a KubeVirt that is played."""
+    """Demonstrate Handover beside a KubeVirt that is simulated."""
 
     opening = "The operator has found KubeVirt, and its VM"
     migrations = (VMIM, "vmim-back")
@@ -67,7 +67,7 @@ class KubeVirtDemo(Demonstration[KubeVirtLab]):
 
 
 def main() -> int:
-    """Demonstrate Handover beside a played KubeVirt."""
+    """Demonstrate Handover beside a simulated KubeVirt."""
     return command.run(PROGRAM, KubeVirtDemo)
 
 

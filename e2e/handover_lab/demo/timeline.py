@@ -1,4 +1,4 @@
-"""The live view of a story: two nodes, the phases, the packets, and what happened when.
+"""The live view of a migration: two nodes, the phases, the packets, and what happened when.
 
 On a terminal it is drawn anew ten times a second; elsewhere each fact is one plain line.
 """
@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from handover_lab.demo import facts
-from handover_lab.demo.facts import Fact, Node, Story, Traffic
+from handover_lab.demo.facts import Fact, History, Node, Traffic
 
 BARS: Final = "▁▂▃▄▅▆▇█"
 KIND_STYLES: Final = {
@@ -36,13 +36,13 @@ GUEST_SIGNS: Final = {
 
 
 class Timeline:
-    """Shows a story while it is told; a context manager."""
+    """Shows a history while it is made; a context manager."""
 
     def __init__(
         self, began_ns: int, nodes: tuple[str, ...], console: Console | None = None
     ) -> None:
         """Begin with empty *nodes* at *began_ns*, which is the zero of all times shown."""
-        self.story = Story(began_ns, tuple(Node(name) for name in nodes))
+        self.history = History(began_ns, tuple(Node(name) for name in nodes))
         self._console = console or Console(highlight=False)
         self._live: Live | None = None
 
@@ -65,20 +65,20 @@ class Timeline:
 
     def tell(self, fact: Fact | Traffic) -> None:
         """Take in one more fact, and show it."""
-        before = len(self.story.facts)
-        self.story = facts.told(self.story, fact)
+        before = len(self.history.facts)
+        self.history = facts.with_fact(self.history, fact)
         if self._live is None:
-            for new in self.story.facts[before:]:
-                self._console.print(fact_line(self.story, new), soft_wrap=True)
+            for new in self.history.facts[before:]:
+                self._console.print(fact_line(self.history, new), soft_wrap=True)
 
     def view(self) -> RenderableType:
-        """Draw the story as it stands, with as many of its latest facts as the terminal holds."""
-        head = state_of(self.story)
+        """Draw the history as it stands, with as many of its latest facts as the terminal holds."""
+        head = state_of(self.history)
         used = len(self._console.render_lines(head)) + 2
-        return Group(head, Text(), *latest(self.story, self._console.size.height - used))
+        return Group(head, Text(), *latest(self.history, self._console.size.height - used))
 
 
-def state_of(told: Story) -> RenderableType:
+def state_of(told: History) -> RenderableType:
     """Draw what is true now."""
     return Group(
         Text(f" {told.title}", "bold"),
@@ -89,7 +89,7 @@ def state_of(told: Story) -> RenderableType:
     )
 
 
-def latest(told: Story, height: int) -> list[Text]:
+def latest(told: History, height: int) -> list[Text]:
     """Write the last facts that fit into *height* lines."""
     lines: list[Text] = []
     for fact in reversed(told.facts):
@@ -148,7 +148,7 @@ def bar(share: float | None) -> str:
     return BARS[round(share * (len(BARS) - 1))] if share else "✗"
 
 
-def fact_line(told: Story, fact: Fact) -> Text:
+def fact_line(told: History, fact: Fact) -> Text:
     """Write one fact as a line: seconds since the beginning, where, what kind, what."""
     where, kind, what = facts.line(fact)
     if isinstance(fact, facts.Chapter):

@@ -1,1 +1,1 @@
-"""A KubeVirt that is played, with pods, a VM and a network that are real."""
+"""A KubeVirt that is simulated, with pods, a VM and a network that are real."""

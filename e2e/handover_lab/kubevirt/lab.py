@@ -1,4 +1,4 @@
-"""The lab with a played KubeVirt on it: whoever applies a VMIM moves the VM, and that is all.
+"""The lab with a simulated KubeVirt on it: whoever applies a VMIM moves the VM, and that is all.
 
 Handover and KubeVirt do not know each other: KubeVirt waits for no LiveMigration, and nobody but
 Handover's operator makes endpoints and LiveMigrations.

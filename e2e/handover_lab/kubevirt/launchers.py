@@ -1,4 +1,4 @@
-"""Launcher pods that really run: KubeVirt is played, its pods and what moves between them are not.
+"""Launcher pods that really run: KubeVirt is simulated, its pods and the VM in them are not.
 
 A kubelet starts each pod, and the CNI gives it the VM's addresses
 (:mod:`handover_lab.cluster.sticky`). QEMU stands in the pod's network namespace, behind the
@@ -18,7 +18,7 @@ from typing import Final
 from handover_lab.cluster import sticky
 from handover_lab.cluster.node import Node
 from handover_lab.cluster.rest import Api, Object
-from handover_lab.demo.facts import Deed
+from handover_lab.demo.facts import Action
 from handover_lab.guest.qemu import Nic, Place
 from handover_lab.guest.vm import Vm
 from handover_lab.kubevirt.objects import FINAL, POD
@@ -93,9 +93,9 @@ class LauncherVm(Vm):
 
 
 class Launchers(KubeVirt):
-    """KubeVirt as it is played, with pods that kubelets run."""
+    """KubeVirt as it is simulated, with pods that kubelets run."""
 
-    def __init__(self, api: Api, nodes: Mapping[str, Node], tell: Callable[[Deed], None]) -> None:
+    def __init__(self, api: Api, nodes: Mapping[str, Node], tell: Callable[[Action], None]) -> None:
         super().__init__(api, NAMESPACE)
         self._nodes = nodes
         self._tell = tell
@@ -103,7 +103,7 @@ class Launchers(KubeVirt):
     async def bind(self, pod: str, node: str) -> None:
         """Bind a pod to a node as the scheduler does, which lets its kubelet start it."""
         await super().bind(pod, node)
-        self._tell(Deed(time.time_ns(), node, "pod", f"{pod} is bound"))
+        self._tell(Action(time.time_ns(), node, "pod", f"{pod} is bound"))
 
     async def wire(self, pod: str, ips: Sequence[str]) -> None:
         """Wait until the kubelet reports the pod's addresses, which must be *ips*."""
@@ -112,7 +112,9 @@ class Launchers(KubeVirt):
         if set(found) != set(ips):
             message = f"the CNI gave {pod} {found}, not the VM's addresses {[*ips]}"
             raise RuntimeError(message)
-        self._tell(Deed(time.time_ns(), raw["spec"]["nodeName"], "pod", f"{pod} runs, {found[0]}"))
+        self._tell(
+            Action(time.time_ns(), raw["spec"]["nodeName"], "pod", f"{pod} runs, {found[0]}")
+        )
 
     async def end_pod(self, pod: str, phase: str) -> None:
         """End the pod's program well or badly, and wait until the kubelet has seen it."""
@@ -125,7 +127,7 @@ class Launchers(KubeVirt):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
         await self._until(pod, lambda status: status["phase"] in FINAL)
-        self._tell(Deed(time.time_ns(), node, "pod", f"{pod} has ended"))
+        self._tell(Action(time.time_ns(), node, "pod", f"{pod} has ended"))
 
     async def launcher_pod(self, pod: str) -> LauncherPod:
         """Return where the QEMU of a pod that runs has its place."""

@@ -1,4 +1,4 @@
-"""A KubeVirt that is only played: its migrations, step by step, with one-second time stamps.
+"""A KubeVirt that is only simulated: its migrations, step by step, with one-second time stamps.
 
 A test takes a migration as far as it likes, or breaks it off anywhere; the lab lets it serve the
 VMIMs that a person applies, and moves a real guest in between.
@@ -194,7 +194,7 @@ class KubeVirt(KubeVirtObjects):
 
 
 class GuestMover(Protocol):
-    """Where a real guest moves while KubeVirt is only played."""
+    """Where a real guest moves while KubeVirt is only simulated."""
 
     async def place(self, migration: Migration) -> tuple[str, Sequence[str]]:
         """Choose the target's node, and the addresses that the CNI gives there."""

@@ -1,4 +1,4 @@
-"""What happens to a VM's routes at one place, as the kernel tells it, told as facts of a story."""
+"""What happens to a VM's routes at one place, as the kernel tells it, told as facts."""
 
 import asyncio
 import contextlib

@@ -8,7 +8,7 @@ import pytest
 
 from handover_lab.cluster import observer
 from handover_lab.demo.fact_order import FactOrder
-from handover_lab.demo.facts import Deed, Fact, Note, Phase, Role, Signal, State, Traffic
+from handover_lab.demo.facts import Action, Fact, Note, Phase, Role, Signal, State, Traffic
 
 NOW = 1_795_528_486_000_000_000
 
@@ -67,7 +67,7 @@ CUTOVER = {"signal": "RARP", "announcementToRouteMicroseconds": 424, "time": CUT
         (migration(), migration(phase="Ready"), [Phase(NOW, "Ready")]),
         (migration(phase="Ready"), migration(phase="Ready"), []),
         (migration(phase="Succeeded"), {}, []),
-        (vmim("Pending"), vmim("Scheduling"), [Deed(NOW, "kubevirt", "vmim", "Scheduling")]),
+        (vmim("Pending"), vmim("Scheduling"), [Action(NOW, "kubevirt", "vmim", "Scheduling")]),
         (endpoint(state="Base"), {}, [State(NOW, "node-b", "")]),
         (
             migration(),

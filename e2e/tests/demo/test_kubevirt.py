@@ -1,4 +1,4 @@
-"""The demonstration beside a played KubeVirt, from the first pod to its exit status."""
+"""The demonstration beside a simulated KubeVirt, from the first pod to its exit status."""
 
 import asyncio
 import io

@@ -1,4 +1,4 @@
-"""A story is built up fact by fact, and reads well with and without a terminal."""
+"""A history is built up fact by fact, and reads well with and without a terminal."""
 
 import io
 
@@ -9,17 +9,17 @@ from rich.console import Console
 
 from handover_lab.demo import facts, timeline
 from handover_lab.demo.facts import (
+    Action,
     Chapter,
-    Deed,
     Fact,
     Guest,
+    History,
     Note,
     Phase,
     Role,
     Route,
     Signal,
     State,
-    Story,
     Traffic,
 )
 from handover_lab.demo.timeline import Timeline
@@ -34,7 +34,7 @@ FACTS: list[Fact] = [
     Phase(BEGAN + 100 * MS, "Preparing"),
     Role(BEGAN + 200 * MS, "node-b", "target"),
     State(BEGAN + 210 * MS, "node-b", "Target"),
-    Deed(BEGAN + 220 * MS, "kubevirt", "vmim", "TargetReady"),
+    Action(BEGAN + 220 * MS, "kubevirt", "vmim", "TargetReady"),
     Guest(BEGAN + 300 * MS, "node-a", "paused"),
     Guest(BEGAN + 306 * MS, "node-b", "runs"),
     Signal(BEGAN + 307 * MS, "node-b", "RARP", 412.4),
@@ -60,10 +60,10 @@ LINES = """
 """
 
 
-def tell(told: Story, these: list[Fact]) -> Story:
+def tell(told: History, these: list[Fact]) -> History:
     """Tell *these* one after the other."""
     for fact in these:
-        told = facts.told(told, fact)
+        told = facts.with_fact(told, fact)
     return told
 
 
@@ -103,31 +103,31 @@ def test_the_view_fits_the_terminal_and_ends_with_the_latest_fact(height: int) -
 
 
 def test_a_node_shows_what_is_true_now() -> None:
-    node = tell(Story(BEGAN, (facts.Node("node-b"),)), FACTS).node("node-b")
+    node = tell(History(BEGAN, (facts.Node("node-b"),)), FACTS).node("node-b")
 
     assert facts.Node("node-b", "", "", "runs", ("dev tapvm metric 512",)) == node
 
 
 @pytest.mark.parametrize(
-    "fact", [f for f in FACTS if not isinstance(f, Deed | Note | Signal)], ids=repr
+    "fact", [f for f in FACTS if not isinstance(f, Action | Note | Signal)], ids=repr
 )
 def test_what_is_known_is_not_told_twice(fact: Fact) -> None:
-    once = facts.told(Story(BEGAN, ()), fact)
+    once = facts.with_fact(History(BEGAN, ()), fact)
 
-    assert once == facts.told(once, fact)
+    assert once == facts.with_fact(once, fact)
 
 
 def test_a_new_chapter_forgets_the_phase_and_keeps_the_nodes() -> None:
-    told = tell(Story(BEGAN, ()), FACTS)
-    after = facts.told(told, Chapter(BEGAN, "And back"))
+    told = tell(History(BEGAN, ()), FACTS)
+    after = facts.with_fact(told, Chapter(BEGAN, "And back"))
 
     assert ("And back", "", told.nodes) == (after.title, after.phase, after.nodes)
 
 
 def test_a_flow_keeps_its_place() -> None:
-    told = Story(BEGAN, ())
+    told = History(BEGAN, ())
     for flow in (Traffic("ping", 1, 0, ()), Traffic("udp", 1, 0, ()), Traffic("ping", 2, 1, ())):
-        told = facts.told(told, flow)
+        told = facts.with_fact(told, flow)
 
     assert (Traffic("ping", 2, 1, ()), Traffic("udp", 1, 0, ())) == told.flows
 

@@ -1,6 +1,6 @@
 """An installation from its first day to its last, while a VM answers a ping per millisecond.
 
-One story: each test goes on where the one before has ended.
+One installation: each test goes on where the one before has ended.
 """
 
 import json
