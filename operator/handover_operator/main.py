@@ -40,10 +40,11 @@ async def run(settings: OperatorSettings) -> None:
     controller = Controller(api, _now)
     default = Default(api, controller, given)
     controller.cache.listeners.append(default)
-    ttl = settings.migration_ttl
-    adapter = KubeVirtController(api, controller, _now, ttl) if settings.kubevirt else None
-    if adapter is not None:
-        adapter.is_configured = default.has_been_there
+    adapter = (
+        KubeVirtController(api, controller, _now, settings.migration_ttl, default.has_been_there)
+        if settings.kubevirt
+        else None
+    )
     metrics.watch(
         lambda: len(controller) + (0 if adapter is None else len(adapter)),
         lambda: controller.denied() + (0 if adapter is None else adapter.denied()),

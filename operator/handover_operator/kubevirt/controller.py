@@ -1,12 +1,12 @@
 """The adapter's loop: observe, resolve, write. It decides nothing itself.
 
-Like reconcile.py it writes level-triggered, only while ``run`` runs, and where this replica does
-not lead only what a migration waits for and the leader has not written (standby.py). Our own
-objects come to it from the controller, and every answer to a write goes back there first: there is
-one place that knows them. What KubeVirt or a person made is never written.
+As in controller.py of our own kinds, every write is level-triggered, and made only while ``run``
+runs; where this replica does not lead, only what a migration waits for and the leader has not
+written (standby.py). Our own objects come to it from that controller, and every answer to a write
+goes back there first: there is one place that knows them. What KubeVirt or a person made is never
+written.
 """
 
-import contextlib
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final
@@ -20,19 +20,19 @@ from handover_operator.kinds import Foreign, Kind
 from handover_operator.kube.client import Cluster
 from handover_operator.kube.errors import (
     Absent,
-    Conflict,
-    Outdated,
-    Refused,
-    Temporary,
     Unavailable,
 )
 from handover_operator.kube.standby import Standby
 from handover_operator.kube.versions import Version, Versions, version_of
+from handover_operator.kube.watch import Watch
 from handover_operator.kube.workqueue import WorkQueue
+from handover_operator.kube.writer import Writer
 from handover_operator.kubevirt import diff, parse
 from handover_operator.kubevirt.adapter import Adapter, Change
 from handover_operator.kubevirt.desired import Desired, Lookup, NotFollowed, Owner
-from handover_operator.kubevirt.diff import Create, Delete, Diff, Patch, Write
+from handover_operator.kubevirt.diff import Diff
+from handover_operator.kubevirt.lookups import Lookups
+from handover_operator.kubevirt.owned import Owned
 from handover_operator.kubevirt.queue_items import (
     Emission,
     Emitted,
@@ -42,7 +42,6 @@ from handover_operator.kubevirt.queue_items import (
     Subject,
     is_urgent,
 )
-from handover_operator.observability import metrics
 from handover_operator.roles import parse as own_parse
 from handover_operator.roles.outcome import Undecided
 from handover_operator.roles.parse import RawObject
@@ -52,14 +51,10 @@ LASTING: Final = frozenset({"CutOver", "Succeeded", "NotFollowed", "Aborted"})
 """Events of a LiveMigration that are also its VMI's."""
 
 
-class Unconfigured(Temporary):
-    """An agent that saw an endpoint now would act on what nobody has asked for."""
-
-
 class KubeVirtController:
     """Keeps what is known of KubeVirt's world, and writes what follows from it.
 
-    No endpoint is made before ``is_configured``. *ttl*: seconds for which a LiveMigration can be
+    No endpoint is made before *is_configured*. *ttl*: seconds for which a LiveMigration can be
     looked at after it has finished. ``has_begun``: it is known whether there is a KubeVirt.
 
     It is idle until ``start``, and after ``stop``: then nothing is made, changed or deleted.
@@ -71,13 +66,13 @@ class KubeVirtController:
         controller: Controller,
         clock: Callable[[], dt.datetime],
         ttl: int = 3600,
+        is_configured: Callable[[], bool] = lambda: True,
     ) -> None:
         self._diff = Diff(ttl, self._outcome)
         self.adapter = self._diff.adapter
         self.observed = self._diff.observed
         self.is_active = False
         self.has_begun = False
-        self.is_configured: Callable[[], bool] = lambda: True
         self._cluster = cluster
         self._controller = controller
         self._clock = clock
@@ -85,8 +80,10 @@ class KubeVirtController:
         self._versions = {kind: Versions() for kind in Foreign}
         self._rewound: set[Foreign] = set()
         self._ownerless = self._diff.ownerless
-        self._bereft = set[str]()
         self._emitted = Emitted()
+        self._writer = Writer(cluster, controller.cache.uid, controller.observe)
+        self._lookups = Lookups(cluster, self._diff, self._versions, self)
+        self._owned = Owned(self._diff, self._lookups, self._writer, is_configured)
         self._runs = False
         self._standby: Standby | None = None
         self._awaited: set[Subject] = set()
@@ -136,7 +133,7 @@ class KubeVirtController:
         for versions in self._versions.values():
             versions.clear()
         self._ownerless.clear()
-        self._bereft.clear()
+        self._diff.bereft.clear()
         self._emitted.clear()
         self._controller.doubt_all()
 
@@ -161,7 +158,7 @@ class KubeVirtController:
         """Take in that this very object is gone."""
         if self._versions[kind].bury(key, last):
             self._emitted.forget(last.uid)
-            self._bereft.discard(last.uid)
+            self._diff.bereft.discard(last.uid)
             self.adapter.drop(kind, key)
             self._advance()
 
@@ -180,17 +177,20 @@ class KubeVirtController:
             self._log.info("vanished", kind=kind.value, object=str(key))
             self.forget(kind, key, last)
 
+    def miss(self, kind: Foreign, reason: Exception) -> None:
+        """Let it be: whoever watches tells the log (watch.Sink)."""
+
     def put(self, kind: Kind, key: ObjectKey, raw: RawObject) -> None:
         """Take in a version of an object of ours (cache.Listener)."""
         self.observed.put(kind, key, raw)
-        self._look(kind, (key,))
+        self._queue_due(kind, (key,))
         if kind is Kind.MIGRATION:
-            self._look(Kind.ENDPOINT, self.adapter.siblings(key))
+            self._queue_due(Kind.ENDPOINT, self.adapter.siblings(key))
 
     def put_unreadable(self, kind: Kind, key: ObjectKey, uid: str) -> None:
         """Take in that nobody can read an object of ours (cache.Listener)."""
         self.observed.put_unreadable(kind, key, uid)
-        self._look(kind, (key,))
+        self._queue_due(kind, (key,))
 
     def drop(self, kind: Kind, key: ObjectKey) -> None:
         """Take in that an object of ours is gone (cache.Listener)."""
@@ -201,9 +201,9 @@ class KubeVirtController:
             self._ownerless.discard(self.observed.endpoints[key].uid)
         owner = self._diff.owner(kind, key)
         if owner is not None:
-            self._bereft.add(owner.uid)
+            self._diff.bereft.add(owner.uid)
         self.observed.drop(kind, key)
-        self._look(kind, (key,))
+        self._queue_due(kind, (key,))
 
     @property
     def _decides(self) -> bool:
@@ -232,9 +232,9 @@ class KubeVirtController:
         for kind in self._rewound:
             self._queue.add(Relist(kind))
         for desired in self.adapter.desired().values():
-            self._pursue(desired)
-        self._look(Kind.ENDPOINT, list(self.observed.endpoints))
-        self._look(Kind.MIGRATION, list(self.observed.migrations))
+            self._queue_desired(desired)
+        self._queue_due(Kind.ENDPOINT, list(self.observed.endpoints))
+        self._queue_due(Kind.MIGRATION, list(self.observed.migrations))
 
     def _advance(self) -> None:
         """Resolve what has changed, and queue what is to be written."""
@@ -243,8 +243,8 @@ class KubeVirtController:
         for change in self.adapter.resolve().values():
             self._tell_controller(change)
             self._tell_of_interfaces(change.after.not_followed)
-            self._pursue(change.before)
-            self._pursue(change.after)
+            self._queue_desired(change.before)
+            self._queue_desired(change.after)
 
     def _tell_controller(self, change: Change) -> None:
         """Let the roles of VMIMs be judged again that may have ended."""
@@ -254,13 +254,13 @@ class KubeVirtController:
         for namespace, owner in owners:
             self._controller.doubt(namespace, owner.uid)
 
-    def _pursue(self, desired: Desired) -> None:
+    def _queue_desired(self, desired: Desired) -> None:
         """Queue what differs from *desired*, and what must be asked for."""
-        self._look(Kind.ENDPOINT, desired.endpoints)
-        self._look(Kind.MIGRATION, desired.migrations)
+        self._queue_due(Kind.ENDPOINT, desired.endpoints)
+        self._queue_due(Kind.MIGRATION, desired.migrations)
         for uid in desired.complete_pods:
             for kind, key in tuple(self.observed.of_owner[uid]):
-                self._look(kind, (key,))
+                self._queue_due(kind, (key,))
         if self._decides:
             for lookup in desired.lookups:
                 self._queue.add(lookup)
@@ -280,19 +280,19 @@ class KubeVirtController:
         event = KubernetesEvent(event.reason, text, warning=event.warning)
         self._queue.add(Emission(Foreign.VMI, vmi.key, vmi.uid, event))
 
-    def _look(self, kind: Kind, keys: Iterable[ObjectKey]) -> None:
+    def _queue_due(self, kind: Kind, keys: Iterable[ObjectKey]) -> None:
         """Queue those objects on which a write is due."""
         if not self._decides or kind is Kind.CONFIGURATION:
             return
         for key in keys:
             if self._standby is not None:
-                self._look_over(Subject(kind, key), self._standby)
+                self._queue_awaited(Subject(kind, key), self._standby)
             elif self._diff.is_blocked(kind, key):
-                self._clash(kind, key)
+                self._report_clash(kind, key)
             elif self._diff.due(kind, key) or self._diff.is_doubtful(kind, key):
                 self._queue.add(Subject(kind, key))
 
-    def _look_over(self, subject: Subject, standby: Standby) -> None:
+    def _queue_awaited(self, subject: Subject, standby: Standby) -> None:
         """Have in mind what the leader should write soon, as long as that is missing."""
         write = self._diff.due(subject.kind, subject.key)
         if write is None or not diff.is_awaited(write):
@@ -301,7 +301,7 @@ class KubeVirtController:
             self._awaited.add(subject)
             self._queue.add_later(subject, standby.delay)
 
-    def _clash(self, kind: Kind, key: ObjectKey) -> None:
+    def _report_clash(self, kind: Kind, key: ObjectKey) -> None:
         """Say it once, to whoever looks at either of the two."""
         uid = self.observed.blocking_uid(kind, key) or ""
         owner = self._diff.owner(kind, key)
@@ -322,189 +322,41 @@ class KubeVirtController:
             return
         match item:
             case Subject():
-                await self._write(item)
+                self._awaited.discard(item)
+                made = await self._owned.reconcile(item, self._standby)
+                if made is not None:
+                    self._queue.add(made)
             case Lookup():
-                await self._ask(item)
-            case Emission():
-                await self._say(item)
-            case Relist():
-                await self._relist(item.kind)
+                await self._look_up(item)
+            case Emission(kind, key, uid, event):
+                await self._writer.emit(kind, key, uid, event, self._clock())
+            case Relist(kind):
+                await self._relist(kind)
             case Made():
-                await self._take_back(item)
+                await self._check(item)
 
     async def _relist(self, kind: Foreign) -> None:
         """Take in a whole list, whatever its objects' versions."""
-        existing: dict[ObjectKey, str] = {}
-        version = 0
-        try:
-            async for page, version in self._cluster.objects(kind):  # noqa: B007  the last counts
-                for raw in page:
-                    existing[own_parse.key(raw)] = version_of(raw).uid
-                    self.observe(kind, raw)
-        except Absent as error:
-            raise Unavailable(str(error)) from error
         self._rewound.discard(kind)
-        self.retain(kind, existing, version)
-
-    async def _write(self, subject: Subject) -> None:
-        self._awaited.discard(subject)
-        if self._leads and self._diff.is_doubtful(subject.kind, subject.key):
-            await self._ask_for_owner(subject)
-        write = await self._confirmed(subject)
-        if write is None:
-            return
         try:
-            await self._send(subject, write)
-        except Absent:
-            return
-        except Conflict as error:
-            metrics.WRITES.labels(subject.kind.value, "conflict").inc()
-            with contextlib.suppress(Absent):
-                raw = await self._cluster.get(subject.kind, subject.key)
-                self._controller.observe(subject.kind, raw)
-            raise Outdated(str(error)) from error
-        except Temporary:
-            metrics.WRITES.labels(subject.kind.value, "failed").inc()
+            await Watch(self._cluster, kind, self).list()
+        except BaseException as error:
+            # Whoever runs next looks again (``_review``).
+            self._rewound.add(kind)
+            if isinstance(error, Absent):
+                raise Unavailable(str(error)) from error
             raise
-        metrics.WRITES.labels(subject.kind.value, "done").inc()
 
-    async def _confirmed(self, subject: Subject) -> Write | None:
-        """Return the write that is due also by what the API server says now.
-
-        What was there and went, went with its owner perhaps, so before it is made anew that one is
-        looked at; and who does not lead may hear late of what the leader knows.
-        """
-        write = self._ours_to_make(subject)
-        if write is None:
-            return None
-        stands_in = self._standby is not None
-        owner = self._diff.owner(subject.kind, subject.key)
-        is_bereft = owner is not None and owner.uid in self._bereft
-        if stands_in or (is_bereft and isinstance(write, Create)):
-            grounds = self._diff.grounds(subject.kind, subject.key, with_role=stands_in)
-            for kind, key in grounds:
-                await self._look_at(kind, key)
-            write = self._ours_to_make(subject)
-        if write is not None and self._standby is not None:
-            self._standby.note_missed()
-            metrics.STOOD_IN.labels(subject.kind.value).inc()
-        return write
-
-    def _ours_to_make(self, subject: Subject) -> Write | None:
-        write = self._diff.due(subject.kind, subject.key)
-        if self._standby is None or (write is not None and diff.is_awaited(write)):
-            return write
-        return None
-
-    async def _look_at(self, kind: Foreign, key: ObjectKey) -> None:
-        """Take in what a foreign object is now, or that it is gone."""
-        last = self._versions[kind].newest(key)
-        try:
-            raw = await self._cluster.get(kind, key)
-        except Absent:
-            if last is not None:
-                self.forget(kind, key, last)
-        else:
-            self.observe(kind, raw)
-
-    async def _send(self, subject: Subject, write: Write) -> None:
-        """Send one write, and let the controller take in the answer."""
-        kind, key = subject.kind, subject.key
-        as_leader = self._standby is None
-        match write:
-            case Create(body):
-                if kind is Kind.ENDPOINT and not self.is_configured():
-                    message = "HandoverConfiguration default is not there so far"
-                    raise Unconfigured(message)
-                raw = await self._cluster.create(kind, key.namespace, body, as_leader=as_leader)
-                self._controller.observe(kind, raw)
-                self._log.info("made", kind=kind.value, object=str(key))
-                owned = raw["metadata"]["ownerReferences"][0]
-                owner = Owner(Foreign(owned["kind"]), owned["name"], owned["uid"])
-                self._queue.add(Made(kind, key, raw["metadata"]["uid"], owner))
-            case Patch(body):
-                uid = self._controller.cache.uid(kind, key)
-                raw = await self._cluster.patch(kind, key, body, as_leader=as_leader)
-                if self._controller.cache.uid(kind, key) == uid == raw["metadata"]["uid"]:
-                    self._controller.observe(kind, raw)
-                self._log.info(
-                    "changed", kind=kind.value, object=str(key), spec=body.get("spec", {})
-                )
-            case Delete(uid):
-                await self._cluster.delete(kind, key, uid)
-                self._log.info("given_up", kind=kind.value, object=str(key))
-
-    async def _take_back(self, made: Made) -> None:
-        """Delete what was made while its owner went.
-
-        Watches tell of that too, and the owner that is there takes it along when it goes; but no
-        agent is to wait for a guest whose migration is gone. It is soon enough once the roles of
-        others are given: a look per object is a fifth of what a migration asks of the API server.
-        """
-        owner, owned = made.owner, ObjectKey(made.key.namespace, made.owner.name)
-        if await self._cluster.uid(owner.kind, owned) == owner.uid:
-            return
-        await self._look_at(owner.kind, owned)
-        if self.is_active and self._versions[owner.kind].uid(owned) != owner.uid:
-            as_leader = self._standby is None
-            await self._cluster.delete(made.kind, made.key, made.uid, as_leader=as_leader)
-            self._log.info("taken_back", kind=made.kind.value, object=str(made.key))
-
-    async def _ask(self, lookup: Lookup) -> None:
-        """Ask for an object that no watch has shown; after that its machine knows."""
+    async def _look_up(self, lookup: Lookup) -> None:
+        await self._lookups.look_up(lookup)
+        self._advance()
         if lookup.outcome_of:
-            await self._ask_for_outcome(lookup)
-            return
-        try:
-            raw = await self._cluster.get(lookup.kind, lookup.key)
-        except Absent:
-            self.adapter.put_absent(lookup.vmi, lookup.uid)
-        else:
-            self.observe(lookup.kind, raw)
-            if lookup in self._lookups(lookup.vmi):
-                self.adapter.put_absent(lookup.vmi, lookup.uid)
-        self._advance()
-        if lookup.kind is Foreign.VMIM:
-            self._controller.doubt(lookup.key.namespace, lookup.uid)
+            for kind, key in tuple(self.observed.of_owner[lookup.outcome_of]):
+                self._queue_due(kind, (key,))
+        if lookup.outcome_of or lookup.kind is Foreign.VMIM:
+            self._controller.doubt(lookup.key.namespace, lookup.outcome_of or lookup.uid)
 
-    def _lookups(self, vmi: ObjectKey) -> frozenset[Lookup]:
-        desired = self.adapter.desired().get(vmi)
-        return frozenset() if desired is None else desired.lookups
-
-    async def _ask_for_outcome(self, lookup: Lookup) -> None:
-        """Judge how a VMIM ended that went without a final phase, by where the guest is now."""
-        await self._look_at(lookup.kind, lookup.key)
-        self.adapter.judge(lookup.vmi, lookup.outcome_of)
-        self._advance()
-        for kind, key in tuple(self.observed.of_owner[lookup.outcome_of]):
-            self._look(kind, (key,))
-        self._controller.doubt(lookup.key.namespace, lookup.outcome_of)
-
-    async def _ask_for_owner(self, subject: Subject) -> None:
-        """Find out whether the owner of an object of ours exists that no watch has shown."""
-        key = subject.key
-        if subject.kind is Kind.ENDPOINT:
-            orphan = self.observed.endpoints[key]
-            try:
-                await self._cluster.get(Foreign.POD, ObjectKey(key.namespace, orphan.workload))
-            except Absent:
-                self._ownerless.add(orphan.uid)
-            return
-        uid = self.observed.migrations[key].owner_uid
-        try:
-            raw = await self._cluster.get(Foreign.VMIM, key)
-        except Absent:
-            self._ownerless.add(uid)
-            return
-        self.observe(Foreign.VMIM, raw)
-        if raw["metadata"]["uid"] != uid:
-            self._ownerless.add(uid)
-
-    async def _say(self, emission: Emission) -> None:
-        try:
-            await self._cluster.emit(
-                emission.kind, emission.key, emission.uid, emission.event, self._clock()
-            )
-        except (Absent, Conflict, Refused) as error:
-            # Its namespace may be going; an Event is not worth a second attempt.
-            self._log.warning("event_lost", about=str(emission), reason=str(error))
+    async def _check(self, made: Made) -> None:
+        """Take back what was made while its owner went."""
+        if await self._lookups.is_gone(made.owner, made.key.namespace) and self.is_active:
+            await self._owned.take_back(made, self._standby)

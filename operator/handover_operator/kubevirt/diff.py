@@ -190,7 +190,7 @@ class Diff:
 
     *ttl*: seconds for which a LiveMigration can be looked at after it has finished. ``driver``
     says how a VMIM ended, or finds it out. ``ownerless``: uids of VMIMs that are not there, and of
-    endpoints whose pods are not.
+    endpoints whose pods are not. ``bereft``: uids of owners one of whose objects has gone.
     """
 
     ttl: int
@@ -198,6 +198,7 @@ class Diff:
     adapter: Adapter = field(default_factory=Adapter)
     observed: Observed = field(default_factory=Observed)
     ownerless: set[str] = field(default_factory=set)
+    bereft: set[str] = field(default_factory=set)
 
     def due(self, kind: Kind, key: ObjectKey) -> Write | None:
         """Return the write that is missing now."""

@@ -48,13 +48,13 @@ async def test_the_first_endpoint_waits_for_the_configuration(
 ) -> None:
     there, cluster = False, Creations()
     asked: list[bool] = []
-    adapter = KubeVirtController(cluster, Controller(cluster, lambda: NOW), lambda: NOW)
 
     def is_there() -> bool:
         asked.append(there)
         return there
 
-    adapter.is_configured = is_there
+    controller = Controller(cluster, lambda: NOW)
+    adapter = KubeVirtController(cluster, controller, lambda: NOW, is_configured=is_there)
     adapter.start()
     task = asyncio.create_task(adapter.run(1))
     objects = {
