@@ -490,37 +490,6 @@ class TestAsking:
         assert (AskGuest(EPISODE + 1),) == taken.commands
 
 
-class TestTrust:
-    """Armed guards what may give a route, never what can only keep one."""
-
-    UNARMED_SOURCE = dataclasses.replace(SOURCE, armed=False)
-    UNARMED_LEFT = dataclasses.replace(LEFT, armed=False)
-
-    @pytest.mark.parametrize("state", list(State))
-    def test_while_armed_every_true_answer_counts(self, state: State) -> None:
-        assert in_state(state).is_trusting
-
-    @pytest.mark.parametrize(
-        ("current", "expected"),
-        [
-            (in_state(T, UNARMED_TARGET), False),
-            (in_state(X, UNARMED_TARGET), False),
-            (in_state(X, UNARMED_SOURCE), True),
-            (in_state(X, UNARMED_LEFT), True),
-            (in_state(B, UNARMED_SOURCE), True),
-            (asking(Input.DELETED, in_state(B, UNARMED_SOURCE)), True),
-            (asking(Input.ABORTED, in_state(L, UNARMED_TARGET)), True),
-            (asking(Input.LEFT, in_state(W, UNARMED_LEFT)), True),
-            (asking(Input.SOURCE, in_state(T, UNARMED_SOURCE)), False),
-            (dataclasses.replace(in_state(B, UNARMED_SOURCE), awaiting=True), False),
-        ],
-    )
-    def test_before_that_it_counts_where_routes_are_in_or_the_guest_has_been(
-        self, current: Machine, *, expected: bool
-    ) -> None:
-        assert current.is_trusting is expected
-
-
 class TestUpdates:
     """What moves no machine."""
 
