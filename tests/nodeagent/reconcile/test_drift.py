@@ -44,9 +44,9 @@ async def test_a_route_that_somebody_removed_is_back(world: World) -> None:
 async def test_a_guard_that_somebody_edited_is_made_anew_at_once(world: World, edit: str) -> None:
     """Heard, counted, and repaired at the first attempt: nothing waits for a timer."""
     world.put()
-    keeper = world.loop.enforcer.guard
+    guard = world.loop.enforcer.guard
     await world.until(lambda: "saddr ip 10.65.0.2" in world.node.run(GUARD))
-    await world.until(lambda: not keeper._work.is_set())
+    await world.until(lambda: not guard._work.is_set())
     whole = world.node.run(GUARD)
     drifts, failures = count(metrics.DRIFT), count(metrics.GUARD_ERRORS)
     world.node.run(edit)
@@ -114,19 +114,19 @@ async def test_a_guard_that_takes_its_time_delays_no_cutover(
     """Guards: the guard is written off the loop."""
     world.put(said="target")
     await world.until_listening()
-    keeper = world.loop.enforcer.guard
+    guard = world.loop.enforcer.guard
     await world.until(lambda: "saddr ip 10.65.0.2" in world.node.run(GUARD))
-    await world.until(lambda: not keeper._work.is_set())
-    free, done, run = threading.Event(), threading.Event(), keeper._table._run
+    await world.until(lambda: not guard._work.is_set())
+    free, done, run = threading.Event(), threading.Event(), guard._table._run
 
     def run_slowly(text: str) -> Outcome:
         free.wait(5)
         done.set()
         return run(text)
 
-    monkeypatch.setattr(keeper._table, "_run", run_slowly)
-    keeper.replace()
-    await world.until(lambda: not keeper._work.is_set())
+    monkeypatch.setattr(guard._table, "_run", run_slowly)
+    guard.replace()
+    await world.until(lambda: not guard._work.is_set())
     world.send()
     await world.shows(ELEVATED_V4)
     await world.until_state("Live")

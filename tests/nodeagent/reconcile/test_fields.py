@@ -105,7 +105,7 @@ async def test_a_priority_counts_for_a_cutover_that_is_prepared_already(moving: 
         assert witness.told() == ["+10.65.0.2 400", "+fd00:65::2 300"]
 
 
-async def test_a_priority_in_the_breath_after_an_announcement_moves_what_it_brought(
+async def test_a_priority_in_the_moment_after_an_announcement_moves_what_it_brought(
     moving: World,
 ) -> None:
     with watching() as witness:

@@ -43,7 +43,7 @@ async def test_a_rarp_makes_a_target_live(world: World) -> None:
     assert status.last_cutover.signal == "RARP"
     assert 0 < status.last_cutover.announcement_to_route_microseconds < 1_000_000
     assert status.last_cutover.migration_uid == "m1"
-    # When the kernel had the route, not when the machine took its step a breath later.
+    # When the kernel had the route, not when the machine took its step a moment later.
     assert status.since is not None
     assert status.last_cutover.time < status.since
 
@@ -240,7 +240,7 @@ async def test_an_unreadable_endpoint_changes_nothing(world: World) -> None:
 
 @pytest.mark.usefixtures("mute")
 async def test_what_happens_right_after_an_announcement_comes_after_it(world: World) -> None:
-    """Guards the breath between a prepared cutover and the machine's step."""
+    """Guards the moment between a prepared cutover and the machine's step."""
     world.put(said="target")
     await world.until_listening()
     endpoint = world.loop.endpoints[ObjectKey("default", "vm")]
