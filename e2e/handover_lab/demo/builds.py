@@ -8,7 +8,9 @@ VM. Each writes a log, and at its end a file with its exit status, which those i
 
 import asyncio
 import contextlib
+import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -61,9 +63,10 @@ class Builds:
         try:
             yield cls(directory)
         finally:
-            # The kernel kills what the shell runs along with it.
+            # Each with all that it has started: buildah and mmdebstrap have children of their own.
             for process in processes:
-                process.kill()
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGTERM)
                 process.wait()
 
     def check(self) -> None:
@@ -102,4 +105,4 @@ def start(stem: Path, module: Sequence[str]) -> subprocess.Popen[bytes]:
     """Start one build, whose files begin with *stem*; it ends when we do."""
     python = (*WITH_US, *COURTESY, sys.executable, "-m", *module)
     argv = [*WITH_US, "sh", "-c", SCRIPT, str(stem), *python]
-    return subprocess.Popen(argv, stdin=subprocess.DEVNULL)
+    return subprocess.Popen(argv, stdin=subprocess.DEVNULL, start_new_session=True)

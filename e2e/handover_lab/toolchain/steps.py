@@ -9,6 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
+from handover_lab.network.namespaces import WITH_US
+
 SIGN_OF_LIFE: Final = 5.0
 
 
@@ -40,7 +42,8 @@ class Steps:
             # All steps share the log; the last words are looked for in this one's part.
             begin = log.tell()
             process = subprocess.Popen(
-                [str(part) for part in argv],
+                # Whatever ends us ends it: a step is part of a build that is over then.
+                [*WITH_US, *(str(part) for part in argv)],
                 env={**os.environ, **self.environment},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
