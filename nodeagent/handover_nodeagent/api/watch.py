@@ -133,7 +133,7 @@ class Watch:
         timing: Timing | None = None,
     ) -> None:
         self.counts = Counts()
-        self.known: dict[ObjectKey, Identity] = {}
+        self._known: dict[ObjectKey, Identity] = {}
         self._api = api
         self._path = path
         self._sink = sink
@@ -167,7 +167,7 @@ class Watch:
         self.counts.lists += 1
         # The watch goes on from here, so that what happens while this list is told is not lost.
         self._version = version
-        changes = diff(self.known, listed)
+        changes = diff(self._known, listed)
         for key, uid in changes.drops:
             self._drop(key, uid)
             await self._give_way()
@@ -259,13 +259,13 @@ class Watch:
         self.counts.messages += 1
 
     def _take_end(self, key: ObjectKey, found: Identity) -> None:
-        before = self.known.get(key)
+        before = self._known.get(key)
         # The end of an object may be told again, or after another one took its name.
         if before is not None and before.uid == found.uid:
             self._drop(key, before.uid)
 
     def _take_version(self, key: ObjectKey, found: Identity, raw: RawObject) -> None:
-        before = self.known.get(key)
+        before = self._known.get(key)
         if before is not None and before.uid != found.uid:
             self._drop(key, before.uid)
         # A watch that goes on may repeat what was told before.
@@ -275,11 +275,11 @@ class Watch:
     # Tell.
 
     def _put(self, key: ObjectKey, found: Identity, raw: RawObject) -> None:
-        self.known[key] = found
+        self._known[key] = found
         self._tell(key, partial(self._sink.put, raw))
 
     def _drop(self, key: ObjectKey, uid: str) -> None:
-        del self.known[key]
+        del self._known[key]
         self._tell(key, partial(self._sink.drop, key, uid))
 
     def _tell(self, key: ObjectKey, tell: Callable[[], None]) -> None:

@@ -18,7 +18,7 @@ from handover_nodeagent.network.model import Link
 from handover_nodeagent.reconcile.loop import Reconciler
 from handover_nodeagent.reconcile.orphans import Orphan, unclaimed_key
 from handover_nodeagent.routes.host_routes import Observed
-from handover_nodeagent.status.conditions import Stub
+from handover_nodeagent.status.conditions import Reported
 from handover_nodeagent.status.report import Reporter
 
 _log: Final = structlog.get_logger()
@@ -166,9 +166,9 @@ class EndpointSink:
         """Let an endpoint that nobody can read be as it is."""
         metrics.UNREADABLE.inc()
         _log.warning("unreadable_endpoint", endpoint=str(obj.key), why=str(obj))
-        stub = Stub(obj.key, obj.uid, obj.generation, obj.status)
+        reported = Reported(obj.key, obj.uid, obj.generation, obj.status)
         self._reporter.learn(obj.key, obj.uid, obj.status)
-        self._reconciler.unreadable(stub, obj.ips, str(obj))
+        self._reconciler.unreadable(reported, obj.ips, str(obj))
 
     def _release(self, *, complete: bool) -> None:
         self._reconciler.enforcer.release(complete=complete)

@@ -42,7 +42,7 @@ from handover_nodeagent.reconcile.link_index import LinkIndex
 from handover_nodeagent.reconcile.listening import Listening
 from handover_nodeagent.reconcile.orphans import Orphan, Orphans
 from handover_nodeagent.reconcile.publish import Publisher
-from handover_nodeagent.status.conditions import Facts, Stub
+from handover_nodeagent.status.conditions import Facts, Reported
 from handover_nodeagent.status.report import Reporter
 
 EPISODES: Final = 1_000_000
@@ -410,14 +410,14 @@ class Reconciler:
         """Have prepared cutovers carry what their owners' routes are known to carry by now."""
         self.cutovers.prepare_anew(keys)
 
-    def unreadable(self, stub: Stub, addresses: Iterable[IPAddress], why: str) -> None:
+    def unreadable(self, reported: Reported, addresses: Iterable[IPAddress], why: str) -> None:
         """Leave alone what an endpoint has of which nobody can tell what it is to have.
 
         One that could be read before goes on as it was.
         """
-        if stub.key not in self.endpoints:
-            self.enforcer.spare(stub.key, addresses)
-            self._publisher.unstarted(stub, EndpointReason.UNREADABLE, why)
+        if reported.key not in self.endpoints:
+            self.enforcer.spare(reported.key, addresses)
+            self._publisher.unstarted(reported, EndpointReason.UNREADABLE, why)
 
     def forget(self, key: ObjectKey) -> None:
         """Forget an endpoint that is gone before it could be started or read."""
@@ -442,7 +442,7 @@ class Reconciler:
             # What was only remembered has no status that could be kept; the API has it.
             if is_told or obj.status.state:
                 reason = EndpointReason.INTERNAL_ERROR
-                self._publisher.unstarted(Stub.of(obj), reason, trouble)
+                self._publisher.unstarted(Reported.of(obj), reason, trouble)
 
     def report(self, keys: Iterable[ObjectKey]) -> None:
         """Bring the statuses of those that live here up to date."""

@@ -28,7 +28,7 @@ from handover_nodeagent.reconcile.endpoint import Endpoint
 from handover_nodeagent.reconcile.enforce import Enforcer
 from handover_nodeagent.reconcile.guard import GuardReconciler
 from handover_nodeagent.status import conditions
-from handover_nodeagent.status.conditions import Facts, Stub
+from handover_nodeagent.status.conditions import Facts, Reported
 from handover_nodeagent.status.kubernetes_events import Event
 from handover_nodeagent.status.report import Reporter
 
@@ -113,10 +113,10 @@ class Publisher:
         self._unreported[endpoint.key] = None
         self._wind()
 
-    def unstarted(self, stub: Stub, reason: EndpointReason, message: str) -> None:
+    def unstarted(self, reported: Reported, reason: EndpointReason, message: str) -> None:
         """Report an endpoint that has no machine."""
-        status = stub.but(reason, message, self._clock())
-        self._soon(lambda: self._reporter.want(stub.key, stub.uid, status))
+        status = reported.not_programmed(reason, message, self._clock())
+        self._soon(lambda: self._reporter.want(reported.key, reported.uid, status))
 
     def removed(self, endpoint: Endpoint) -> None:
         """Tell nothing more of an endpoint."""

@@ -109,8 +109,8 @@ def status(facts: Facts, before: Iterable[Condition], now: dt.datetime) -> Workl
     )
 
 
-class Stub(NamedTuple):
-    """An endpoint that cannot be started, and its status as the API has it."""
+class Reported(NamedTuple):
+    """An endpoint that has no machine, and its status as the API has it."""
 
     key: ObjectKey
     uid: str
@@ -123,7 +123,9 @@ class Stub(NamedTuple):
         metadata = endpoint.metadata
         return cls(endpoint.key, metadata.uid, metadata.generation, endpoint.status)
 
-    def but(self, reason: Reason, message: str, now: dt.datetime) -> WorkloadEndpointStatus:
+    def not_programmed(
+        self, reason: Reason, message: str, now: dt.datetime
+    ) -> WorkloadEndpointStatus:
         """Return its status as it was, but for Programmed: what it had stays in the kernel."""
         before = self.status.conditions
         others = [one for one in before if one.type != Type.PROGRAMMED]

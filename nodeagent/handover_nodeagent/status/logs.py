@@ -100,31 +100,21 @@ def _bound(_: object, __: str, event: structlog.typing.EventDict) -> structlog.t
 
 def configure(level: str, fmt: str) -> None:
     """Send structlog and the standard library the same way, to standard error."""
+    writer = Writer(sys.stderr.fileno())
+    # The thread is a daemon's: without this the last lines would end with it.
+    atexit.register(writer.flush)
     shared: list[structlog.typing.Processor] = [
         structlog.contextvars.merge_contextvars,
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    # The console's renderer writes tracebacks itself, and a person there wants them whole.
-    renderers: list[structlog.typing.Processor] = (
-        [structlog.dev.ConsoleRenderer()]
-        if fmt == "console"
-        else [
-            structlog.processors.format_exc_info,
-            _bound,
-            structlog.processors.JSONRenderer(ensure_ascii=False),
-        ]
-    )
-    writer = Writer(sys.stderr.fileno())
-    # The thread is a daemon's: without this the last lines would end with it.
-    atexit.register(writer.flush)
     handler = _Handler(writer)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                *renderers,
+                *_renderers(fmt),
             ],
         )
     )
@@ -138,3 +128,15 @@ def configure(level: str, fmt: str) -> None:
         wrapper_class=structlog.make_filtering_bound_logger(level),
         cache_logger_on_first_use=True,
     )
+
+
+def _renderers(fmt: str) -> list[structlog.typing.Processor]:
+    if fmt == "console":
+        # It writes tracebacks itself, and a person there wants them whole.
+        return [structlog.dev.ConsoleRenderer()]
+    return [
+        structlog.processors.format_exc_info,
+        # After the traceback has become text, and before all of it is one line.
+        _bound,
+        structlog.processors.JSONRenderer(ensure_ascii=False),
+    ]
