@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Final
 
+# Bits of linux/capability.h.
 _NEEDED: Final = {
     12: "CAP_NET_ADMIN is missing: routes, neighbors and the ARP guard cannot be changed",
     13: "CAP_NET_RAW is missing: no guest can be heard or probed",
@@ -28,6 +29,7 @@ def read(status: str) -> tuple[str, ...]:
 
 
 def _status() -> str:
+    # Of the thread, not the process: capabilities are a thread's own.
     return Path("/proc/thread-self/status").read_text(encoding="ascii")
 
 

@@ -9,18 +9,24 @@ from handover_nodeagent.kernel.netlink import codec, dump
 from handover_nodeagent.network.model import IPAddress, Link
 
 _LINK_BODY: Final = struct.Struct("=BxHiII")
-"""Family, hardware type, index, flags, changed flags."""
+"""struct ifinfomsg of linux/rtnetlink.h: family, hardware type, index, flags, changed flags."""
 _ADDRESS_BODY: Final = struct.Struct("=BBBBI")
-"""Family, prefix length, flags, scope, index."""
+"""struct ifaddrmsg of linux/if_addr.h: family, prefix length, flags, scope, index."""
+# IFLA_ADDRESS, IFLA_IFNAME and IFLA_EXT_MASK of linux/if_link.h. Without the flag
+# RTEXT_FILTER_SKIP_STATS most of each message would be counters.
 _MAC: Final = 1
 _NAME: Final = 3
 _EXTENSIONS: Final = 29
 _SKIP_STATISTICS: Final = 8
+# IFA_ADDRESS and IFA_LOCAL of linux/if_addr.h: on a link with a peer the first is the peer's, and
+# IPv6 has the second only there.
 _PEER_OR_OWN: Final = 1
 _OWN: Final = 2
+# IFF_UP and IFF_LOWER_UP of linux/if.h.
 _UP: Final = 1
 _LOWER_UP: Final = 0x10000
 _NEXTHOP: Final = struct.Struct("=HBBi")
+"""struct rtnexthop of linux/rtnetlink.h: length, flags, hops, index."""
 
 
 def observe(table: int = 254) -> Mapping[int, Link]:
@@ -113,6 +119,7 @@ def _devices(message: bytes) -> tuple[int, ...]:
         if not _NEXTHOP.size <= length <= len(nexthops):
             text = f"a next hop of {length} bytes where {len(nexthops)} are left"
             raise codec.MalformedError(text)
+        # Its own attributes lie inside its length; the next one begins at a multiple of 4.
         devices.append(index)
         nexthops = nexthops[(length + 3) & ~3 :]
     return tuple(devices)

@@ -8,9 +8,11 @@ from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import IPAddress, Neigh
 
 _BODY: Final = struct.Struct("=BxHiHBB")
+"""struct ndmsg of linux/neighbour.h: family, index, state, flags, type."""
 _REACHABLE: Final = 0x02
 _IN_FORCE: Final = _REACHABLE | 0x08 | 0x10 | 0x40 | 0x80
 """NUD_REACHABLE, DELAY, PROBE, NOARP, PERMANENT: packets leave by it now."""
+# RTN_UNICAST, as ip-neigh(8) sends it, then NDA_DST and NDA_LLADDR of linux/neighbour.h.
 _UNICAST: Final = 1
 _DESTINATION: Final = 1
 _LINK_LAYER_ADDRESS: Final = 2

@@ -20,15 +20,20 @@ from handover_nodeagent.network.model import IPAddress, Route, RouteKey
 
 PARKING_TABLE: Final = 5254
 
+# RTA_CACHEINFO, RTA_EXPIRES and RTA_NH_ID of linux/rtnetlink.h.
 _CACHE: Final = 12
 _EXPIRES: Final = 23
 _NEXTHOP_OBJECT: Final = 30
 _CACHE_LAYOUT: Final = struct.Struct("=IIi")
+"""How struct rta_cacheinfo begins: references, last use, expiry."""
+# USER_HZ, in which the kernel shows an expiry that it takes in seconds.
 _TICKS_PER_SECOND: Final = 100
 _SETTABLE_FLAGS: Final = 0x2 | 0x4
 """RTNH_F_PERVASIVE and RTNH_F_ONLINK; the others tell a state and may not be set."""
+# Beside what is there: a table holds several of one metric, and none of them may go for it.
 _NEW_FLAGS: Final = codec.CREATE | codec.APPEND
 _THERE: Final = frozenset({0, errno.EEXIST})
+# RT_SCOPE_NOWHERE: in a delete it stands for any (fib_table_delete in net/ipv4/fib_trie.c).
 _ANY_SCOPE: Final = 255
 
 
@@ -229,6 +234,7 @@ def _settable(message: bytes) -> bytes:
     found = dict(codec.attributes(message, routes.ATTRIBUTES_AT))
     del found[routes.TABLE]
     cache = found.pop(_CACHE, b"")
+    # The kernel shows its device, and refuses a request that names both.
     if _NEXTHOP_OBJECT in found:
         del found[routes.DEVICE]
     kept = b"".join(codec.attribute(kind, payload) for kind, payload in found.items())

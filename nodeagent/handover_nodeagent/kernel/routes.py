@@ -19,11 +19,13 @@ from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import IPAddress, Route
 
 BODY: Final = struct.Struct("=BBBBBBBBI")
-"""Family, destination and source prefix length, TOS, table, protocol, scope, type, flags."""
+"""struct rtmsg of linux/rtnetlink.h: family, destination and source prefix length, TOS, table,
+protocol, scope, type, flags."""
 BODY_AT: Final = codec.HEADER.size
 ATTRIBUTES_AT: Final = BODY_AT + BODY.size
 PREFIX_LENGTH_AT: Final = BODY_AT + 1
 
+# RTA_ numbers of linux/rtnetlink.h, in their order.
 DESTINATION: Final = 1
 DEVICE: Final = 4
 GATEWAY: Final = 5
@@ -43,6 +45,7 @@ and the nexthop object, which are their owner's to end."""
 
 UNICAST: Final = 1
 HOST: Final = {codec.INET: 32, codec.INET6: 128}
+# RT_SCOPE_LINK. RTM_F_FIB_MATCH: answer with the route itself, not with the way of one packet.
 _SCOPE_LINK: Final = 253
 _FIB_MATCH: Final = 0x2000
 _CLONED: Final = 0x200
@@ -134,6 +137,7 @@ def without_carried(request: bytes, route: Route) -> bytes:
 
 def encode_remove(route: Route) -> bytes:
     """Return the message that removes exactly *route*; ESRCH when it is not there."""
+    # What is carried is not named: the kernel would go by it, and what it is may have changed.
     return _encode(codec.DELROUTE, 0, dataclasses.replace(route, carried=b""))
 
 
@@ -181,6 +185,7 @@ def winner(channel: Channel, address: IPAddress, *, oif: int = 0) -> Entry | int
     try:
         return decode(message)
     except codec.MalformedError:
+        # A kernel that answers like this is as good as none: nobody knows who wins.
         return errno.EPROTO
 
 
@@ -218,6 +223,7 @@ def _is_asked_for(message: bytes, table: int, protocol: int) -> bool:
     _, _, _, _, short, owner, _, _, _ = codec.unpack(BODY, message, BODY_AT)
     if not is_made(message) or protocol not in {0, owner}:
         return False
+    # Only a number of more than 8 bits makes it necessary to look for its attribute.
     if short != _WIDE_TABLE:
         return short == table
     return codec.to_number(codec.find(message, ATTRIBUTES_AT, TABLE)) == table

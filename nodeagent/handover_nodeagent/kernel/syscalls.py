@@ -19,6 +19,7 @@ _NUMBERS: Final = {
 }
 """By machine, as asm/unistd_64.h and asm-generic/unistd.h have them: glibc names none of these."""
 
+# asm-generic/socket.h.
 _SO_ATTACH_FILTER: Final = 26
 _SOCK_FPROG: Final = struct.Struct("@HP")
 """struct sock_fprog of linux/filter.h: how many instructions, and where they lie."""
@@ -52,12 +53,14 @@ def attach_filter(sock: socket.socket, program: bpf.Program) -> None:
     """Filter *sock* by *program* from now on: one exchange, what is queued stays."""
     instructions = bpf.pack(program)
     array = ctypes.create_string_buffer(instructions, len(instructions))
+    # The kernel copies it during the call; until then *array* keeps it where the pointer says.
     header = _SOCK_FPROG.pack(len(program), ctypes.addressof(array))
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, header)
 
 
 def bind_packet(sock: socket.socket, protocol: int, ifindex: int) -> None:
     """Bind by index: socket.bind wants a name, which may be another interface's by now."""
+    # The protocol is in network order, and is what switches the socket on.
     address = _SOCKADDR_LL.pack(socket.AF_PACKET, socket.htons(protocol), ifindex, 0, 0, 0)
     if _libc.bind(sock.fileno(), address, len(address)) != 0:
         number = ctypes.get_errno()
@@ -67,6 +70,7 @@ def bind_packet(sock: socket.socket, protocol: int, ifindex: int) -> None:
 def sched_getattr() -> Scheduling | None:
     """Return how this thread is scheduled; None where the kernel does not say."""
     attributes = ctypes.create_string_buffer(_SCHED_ATTR.size)
+    # Thread 0 is the calling one, in both calls.
     if _call("sched_getattr", 0, attributes, _SCHED_ATTR.size, 0) < 0:
         return None
     return Scheduling(*_SCHED_ATTR.unpack(attributes.raw))

@@ -21,13 +21,16 @@ from handover_nodeagent.sniff import packet_filter
 RECEIVE_BUFFER: Final = 32 * 1024
 """About forty frames: more than any burst of announcements, and all that a flood may hold."""
 
+# linux/if_ether.h, linux/socket.h, linux/if_packet.h, asm-generic/sockios.h (SIOCGSTAMPNS_OLD).
 _ETH_P_ALL: Final = 0x0003
 _SOL_PACKET: Final = 263
 _PACKET_IGNORE_OUTGOING: Final = 23
 _SIOCGSTAMPNS: Final = 0x8907
 _TIMESPEC: Final = struct.Struct("@ll")
+# A link that is down, one that was deleted under the socket, and one that never was.
 _GONE: Final = frozenset({errno.ENETDOWN, errno.ENXIO, errno.ENODEV})
 
+# One thread is enough: whoever closes waits for the same grace period as all others.
 _closer: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="capture-close")
 
 
@@ -57,6 +60,7 @@ class Capture:
             raise CannotListenError(_sentence(error, ifindex)) from error
         try:
             syscalls.attach_filter(sock, program)
+            # Our own probes would else be heard, and wake us.
             sock.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
             # The first request switches the kernel's timestamps on and has none to give.

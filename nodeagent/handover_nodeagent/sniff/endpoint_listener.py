@@ -50,6 +50,7 @@ class ListenSpec:
         """Return the frames that ask the guest."""
         if self.is_mute:
             return questions.Questions()
+        # The link's own link-local address asks in IPv6, where the kernel has made one.
         own = (a for a in self.link.addresses if isinstance(a, IPv6Address) and a.is_link_local)
         witness = self.hint if self.mac and self.hint != self.mac else None
         parties = questions.Parties(self.mac or self.hint, self.link.mac, next(own, None), witness)
@@ -104,9 +105,11 @@ class EndpointListener:
     def update(self, spec: ListenSpec) -> None:
         """Listen for something else; another episode starts a probe series of its own."""
         before, self.spec = self.spec, spec
+        # A socket is bound to an index; and a link that comes up need not wait for an attempt.
         if before.link.index != spec.link.index or (spec.link.up and not before.link.up):
             self._reopen()
             return
+        # An asking ends with its episode, whatever is still unanswered.
         if before.episode != spec.episode:
             self._asking = False
         if self._listener is None:
@@ -143,6 +146,7 @@ class EndpointListener:
         link = self.spec.link
         series = self._listener.series if self._listener else None
         if series is None or series.first_asked_at is None or not series.has_asked:
+            # Nobody is at the other end of the tap: its guest has ended.
             if link.up and not link.carrier:
                 return 0.0
             self.ask()
@@ -157,6 +161,7 @@ class EndpointListener:
     def ask(self) -> None:
         """Ask three times, now; say so where that cannot be."""
         self._asking = True
+        # A guest behind a link that is down has to wait for it: it is neither silent nor unaskable.
         is_barred = bool(self.trouble) and self.spec.link.up
         if is_barred or not self._questions:
             self._loop.call_soon(self._sink.unaskable, self._key, self.spec.episode)
@@ -179,6 +184,7 @@ class EndpointListener:
     def heard(self, accepted: Accepted, received_at: int) -> None:
         """Pass on what the listener heard."""
         listener = self._listener
+        # Counted afterwards: the route is what everybody waits for.
         self._sink.heard(self._key, self.spec.episode, accepted, received_at)
         if listener and listener.asked_at is not None and accepted.is_answer:
             metrics.PROBE_TO_ANSWER.observe(self._loop.time() - listener.asked_at)
@@ -210,6 +216,7 @@ class EndpointListener:
             return
         was_lost, self.trouble = bool(self.trouble), ""
         self._retry.succeeded()
+        # At first nobody waits for this: whoever makes us starts the probes.
         if was_lost:
             self._resume()
             self._sink.listening_changed(self._key)
@@ -236,6 +243,7 @@ class EndpointListener:
         self.trouble = trouble
         self._retry.failed()
         if is_news:
+            # Never from inside the constructor or a call of the sink's own.
             self._loop.call_soon(self._sink.listening_changed, self._key)
 
 

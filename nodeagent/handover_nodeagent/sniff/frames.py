@@ -12,6 +12,7 @@ import enum
 import struct
 from typing import Final, NamedTuple
 
+# linux/if_ether.h.
 ETH_P_ARP: Final = 0x0806
 ETH_P_RARP: Final = 0x8035
 ETH_P_IPV6: Final = 0x86DD
@@ -22,6 +23,7 @@ VLAN_ID: Final = 0x0FFF
 """The bits of a tag that name the VLAN; the others are priority and drop eligibility."""
 TAG_SIZE: Final = 4
 
+# Operations of ARP (RFC 826) and RARP (RFC 903).
 ARP_REQUEST: Final = 1
 ARP_REPLY: Final = 2
 RARP_REQUEST: Final = 3
@@ -29,7 +31,9 @@ ETHERNET_IPV4: Final = (1, 0x0800, 6, 4)
 """Hardware type, protocol type and both address lengths: the only ARP that there is for us."""
 
 IPPROTO_ICMPV6: Final = 58
+# What a router has forwarded has less: it comes from this very link (RFC 4861 section 7.1.2).
 ND_HOP_LIMIT: Final = 255
+# Types, flags and options of RFC 4861 sections 4.3, 4.4 and 4.6.1.
 ND_SOLICIT: Final = 135
 ND_ADVERT: Final = 136
 NA_ROUTER: Final = 0x80000000

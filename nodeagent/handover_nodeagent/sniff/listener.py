@@ -99,6 +99,7 @@ class Listener:
         if self._stopped:
             return
         self._stopped = True
+        # Off the loop before the descriptor is given away: its number may be another socket's soon.
         self._loop.remove_reader(self._capture.fileno())
         self._probing.cancel()
         if self._calm:
@@ -140,9 +141,11 @@ class Listener:
     def _accept(self, accepted: Accepted) -> None:
         if accepted.is_answer:
             accepted = accepted._replace(is_answer=self.series.has_asked)
+        # Whatever it proves, the guest runs and takes out of its queue what we have asked.
         self.series = self.series.drained(self._loop.time())
         before = self.expected
         self._sink.heard(accepted, self._capture.received_at())
+        # The sink has set another expectation meanwhile: that one counts.
         if self.expected is not before:
             return
         if before.mac is None:

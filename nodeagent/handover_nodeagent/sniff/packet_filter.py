@@ -88,6 +88,7 @@ def compile_rarp_only(expected: Expectation) -> Program:
 
 
 def _source(expected: Expectation) -> Steps:
+    """Sort by EtherType; traffic of other types, nearly all there is, ends after few steps."""
     ipv4 = {a for a in expected.addresses if len(a) == _IPV4_LENGTH and any(a)}
     ipv6 = {a for a in expected.addresses if len(a) != _IPV4_LENGTH}
     is_armed = bool(expected.armed and expected.known)
@@ -157,6 +158,7 @@ def _require_one_station() -> Steps:
 
 
 def _rarp(mac: bytes | None) -> Steps:
+    """Keep a request of *mac* or, where none is known, of any single station."""
     yield Step(bpf.LOAD_HALF_X, _OPERATION)
     yield Step(bpf.IF_EQUAL, frames.RARP_REQUEST, "", "drop")
     # Nobody asks what stands there: the load alone drops a frame that is cut short of its end.
@@ -175,6 +177,7 @@ def _rarp(mac: bytes | None) -> Steps:
 
 
 def _arp(expected: Expectation, addresses: Collection[bytes]) -> Steps:
+    """Keep what is gratuitous, and replies to who asks in our name."""
     askers = [asker for asker in expected.askers if len(asker) == _IPV4_LENGTH]
     yield from _require_known(expected)
     yield Step(bpf.LOAD_HALF_X, _OPERATION)
@@ -194,6 +197,7 @@ def _arp(expected: Expectation, addresses: Collection[bytes]) -> Steps:
 
 
 def _advertisement(expected: Expectation, addresses: Collection[bytes]) -> Steps:
+    """Keep an NA that is whole as far as its fields tell (RFC 4861 section 7.1.2)."""
     askers = [asker for asker in expected.askers if len(asker) != _IPV4_LENGTH]
     header = frames.IPPROTO_ICMPV6 << 8 | frames.ND_HOP_LIMIT
     yield Step(bpf.LOAD_HALF_X, _NEXT_HEADER_AND_HOP_LIMIT)

@@ -16,8 +16,10 @@ from handover_nodeagent.sniff.questions import Questions
 
 LIMIT: Final = 100
 """Frames without an answer per episode, over all addresses."""
+# From here on each round is twice as far from the last as the one before.
 FAST_ROUNDS: Final = 5
 SLOWEST: Final = 60.0
+# Three, 20 ms apart: one lost frame is no silence, and the wait for an answer begins at the first.
 BURST: Final = 3
 BURST_INTERVAL: Final = 0.02
 WITHDRAWN_INTERVAL: Final = 0.2
@@ -34,6 +36,7 @@ def interval(state: State, probe_interval: dt.timedelta, *, armed: bool) -> floa
         return 0.0
     if state is State.TARGET:
         return probe_interval.total_seconds()
+    # Also where probeInterval is 0: only an answer shows that a guest without routes is here.
     if state is State.WITHDRAWN:
         return probe_interval.total_seconds() or WITHDRAWN_INTERVAL
     return 0.0
@@ -117,6 +120,7 @@ class ProbeSeries:
 def _gap(series: ProbeSeries) -> float:
     if series.burst:
         return BURST_INTERVAL
+    # A configured interval beyond the slowest stays what it is.
     slower = math.ldexp(series.interval, max(0, series.rounds - FAST_ROUNDS + 1))
     return min(slower, max(series.interval, SLOWEST))
 

@@ -16,8 +16,10 @@ from handover_nodeagent.sniff import frames
 
 DEFAULT_GATEWAY: Final = IPv4Address("169.254.1.1")
 _ALL_NODES: Final = IPv6Address("ff02::1").packed
+# RFC 4291 section 2.7.1: the last three bytes are the address's own.
 _SOLICITED_NODE: Final = IPv6Address("ff02::1:ff00:0").packed[:13]
 _LINK_LOCAL: Final = IPv6Address("fe80::").packed[:8]
+# Version 6, no traffic class, no flow label.
 _IPV6_FLOW: Final = 6 << 28
 
 
@@ -72,6 +74,7 @@ def compose(
     guest, ours = frames.pack_mac(parties.guest), frames.pack_mac(parties.interface)
     asked = [frames.pack_mac(mac) for mac in (parties.guest, parties.witness) if mac]
     guests = tuple(dict.fromkeys(addresses))
+    # A guest that is its own gateway would defend its address against us.
     usable = [g for g in dict.fromkeys(named) if not g.is_unspecified and g not in guests]
     ipv4 = [g for g in usable if isinstance(g, IPv4Address)] or [DEFAULT_GATEWAY]
     link_local = parties.link_local or IPv6Address(_link_local_of(ours))
@@ -85,6 +88,7 @@ def compose(
         ipv4=tuple(arp_request(ours, mac, asked_by[a], a) for a in guests4 for mac in asked),
         ipv6=tuple(neighbor_solicitation(ours, mac, asker, a) for a in guests6 for mac in asked),
         corrections=(
+            # One address will do: a guest learns who asks for any of its own (RFC 826).
             *(arp_request(ours, guest, gateway, a) for gateway in ipv4 for a in guests4[:1]),
             *(gateway_advertisement(ours, guest, gateway) for gateway in ipv6 if guests6),
         ),

@@ -14,6 +14,7 @@ from handover_api.workloadendpoint import Signal
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.sniff.frames import Frame, Kind, pack_mac
 
+# IEEE 802: set in the first byte of what is no single station.
 _GROUP_BIT: Final = 0x01
 _NO_STATION: Final = bytes(6)
 _ANSWERS: Final = frozenset({Kind.ARP_ANSWER, Kind.SOLICITED_NA})
@@ -130,6 +131,8 @@ def judge(expected: Expectation, frame: Frame) -> Verdict:
         return _FORGED_SENDER
     if expected.mac is not None and source != expected.mac and not _testifies(expected, frame):
         return _OTHER_MAC
+    # Armed or not: QEMU sends it at the resume. What a pod's own kernel may send before that for
+    # the guest's address is ARP and neighbor discovery.
     if frame.kind is Kind.RARP:
         return Accepted(Signal.RARP, source)
     return _objection(expected, frame) or _proof(expected, frame)
@@ -160,5 +163,6 @@ def _proof(expected: Expectation, frame: Frame) -> Accepted | NeedsConfirmation:
         return Accepted(Signal.GRATUITOUS_ARP, frame.source)
     if frame.kind is Kind.UNSOLICITED_NA:
         return NeedsConfirmation(frame.address)
+    # What is told is what the guest did by itself; the probe has only confirmed it.
     signal = Signal.NEIGHBOR_ADVERTISEMENT if expected.advertised else Signal.PROBE
     return Accepted(signal, frame.source, is_answer=True)

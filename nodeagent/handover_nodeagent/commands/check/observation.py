@@ -86,6 +86,7 @@ def _read(kernel: IPRoute, table: int) -> Observed:
 def _links(kernel: IPRoute, with_default: set[int]) -> Mapping[int, Link]:
     addresses: dict[int, set[IPAddress]] = {}
     hosts: dict[int, set[IPAddress]] = {}
+    # IPv6 has IFA_LOCAL only with a peer.
     for message in kernel.get_addr():
         # With a peer, IFA_ADDRESS is the other end.
         own = ip_address(message.get_attr("IFA_LOCAL") or message.get_attr("IFA_ADDRESS"))
@@ -116,6 +117,7 @@ def _routes(kernel: IPRoute, family: int, table: int) -> Iterator[nlmsg]:
 
 
 def _entry(message: nlmsg) -> Entry:
+    """Return the same value that our own reader makes of such a route."""
     destination: str | None = message.get_attr("RTA_DST")
     gateway: str | None = message.get_attr("RTA_GATEWAY")
     oif = message.get_attr("RTA_OIF") or 0
@@ -146,6 +148,7 @@ def _rules(kernel: IPRoute, family: int) -> Iterator[Rule]:
     for message in kernel.get_rules(family=family):
         if message["family"] == family:
             action = message["action"]
+            # A number beyond 255 stands in the attribute alone.
             table = message.get_attr("FRA_TABLE") or message["table"]
             yield Rule(
                 family,

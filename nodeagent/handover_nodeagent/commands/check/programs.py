@@ -29,6 +29,7 @@ def processes() -> frozenset[str]:
     for entry in os.scandir("/proc"):
         if entry.name.isdigit():
             try:
+                # It may have ended since it was listed.
                 with open(f"/proc/{entry.name}/comm", encoding="utf-8", errors="replace") as file:  # noqa: PTH123
                     names.add(file.read().strip())
             except OSError:

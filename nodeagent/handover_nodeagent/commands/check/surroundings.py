@@ -17,9 +17,11 @@ from handover_nodeagent.kernel.arp_guard.process import NftProcess
 from handover_nodeagent.kernel.netlink.codec import ObservationError
 from handover_nodeagent.network.model import Link
 
+# linux/socket.h and NETLINK_GET_STRICT_CHK of linux/netlink.h, since Linux 4.20.
 _SOL_NETLINK: Final = 270
 _STRICT_CHECK: Final = 12
 _TRIAL: Final = "handover_check"
+# The administrator's file is read last, and so goes before the distribution's.
 _PROTOCOL_FILES: Final = ("/usr/share/iproute2/rt_protos", "/etc/iproute2/rt_protos")
 _SYSCTL: Final = Path("/proc/sys/net")
 
@@ -40,6 +42,7 @@ def look(settings: Settings) -> Iterator[Finding]:
 def packets() -> Finding:
     """Open what guests are heard by."""
     try:
+        # Protocol 0: nothing is received while it is open.
         socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0).close()
     except OSError as error:
         remedy = "CAP_NET_RAW, and a kernel with CONFIG_PACKET (modprobe af_packet), are needed"
@@ -83,6 +86,7 @@ def trial() -> str:
 
 
 def _network(settings: Settings) -> Iterator[Finding]:
+    """Judge links, routes, rules and programs, read once. Raises ObservationError."""
     # Here and not above: the agent is the same program, and has no use for what this imports.
     from handover_nodeagent.commands.check import observation  # noqa: PLC0415
 
@@ -108,6 +112,7 @@ def _network(settings: Settings) -> Iterator[Finding]:
     yield from findings.attempt(
         "eBPF host routing", lambda: _ebpf(found.values(), observed.programs)
     )
+    # A daemon's metric shows in its routes, whatever its configuration says.
     metrics: dict[int, set[int]] = {}
     for entry in entries:
         metrics.setdefault(entry.route.protocol, set()).add(entry.route.metric)
@@ -134,11 +139,15 @@ def _leading_to_guests(
 
 
 def _is_nodes_own(link: Link) -> bool:
+    """Tell whether the node itself speaks from there, so that it is no workload's."""
+    # A CNI may give a workload's port an address of its own without a network; a link-local one
+    # each port makes for itself.
     own = link.addresses - link.hosts
     return link.default_route or not all(address.is_link_local for address in own)
 
 
 def _workload(link: Link) -> Workload:
+    """Read what the kernel does on *link*; what cannot be read is named, not guessed."""
     read = _Sysctls(link.name)
     # All interfaces' setting counts too where it is the stricter one.
     strictest = max(read.value("ipv4", "rp_filter"), read.value("ipv4", "rp_filter", "all"))

@@ -13,16 +13,20 @@ from handover_nodeagent.kernel.netlink import codec, subscription
 
 BUDGET: Final = 16
 """Datagrams per wake-up, each with up to some thirty changes."""
+# NETLINK_NETFILTER of linux/netlink.h and NFNLGRP_NFTABLES of linux/netfilter/nfnetlink.h.
 _NETFILTER: Final = 12
 _GROUP_NFTABLES: Final = 1 << (7 - 1)
 _RECEIVE_BUFFER: Final = 4 << 20
 """A whole table for 500 workloads is about 2 MiB of notifications."""
 
+# NFNL_SUBSYS_NFTABLES and NFT_MSG_NEWGEN, NFTA_GEN_PROC_NAME and NFTA_*_TABLE of
+# linux/netfilter/nf_tables.h; NFPROTO_ARP of linux/netfilter.h.
 _NEW_GENERATION: Final = 10 << 8 | 15
 _PROCESS_NAME: Final = 3
 _TABLE: Final = 1
 _ARP: Final = 3
 _FAMILY_AT: Final = codec.HEADER.size
+# Behind struct nfgenmsg: family, version, resource id.
 _ATTRIBUTES_AT: Final = codec.HEADER.size + 4
 _OURS: Final = rules.TABLE.encode() + b"\0"
 

@@ -19,6 +19,7 @@ HEADER = struct.Struct("=BI")
 RUN, SHOW = 0, 1
 OK, REFUSED, UNAVAILABLE = 0, 1, 2
 
+# NFT_CTX_OUTPUT_JSON of nftables/libnftables.h; the prctl(2) numbers are of linux/prctl.h.
 _JSON = 1 << 4
 _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
@@ -92,6 +93,7 @@ def serve(library: str, author: str, parent: int) -> int:
         return 1
     # The kernel's notifications tell by this name whose a transaction was (``drift``).
     libc.prctl(_PR_SET_NAME, author.encode(), 0, 0, 0)
+    # A crash leaves no core file on the node.
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)
     resource.setrlimit(resource.RLIMIT_DATA, (_MOST_MEMORY, _MOST_MEMORY))
     try:

@@ -72,6 +72,7 @@ class NftProcess:
         if self._socket:
             self._socket.close()
         if self._process:
+            # No orderly end is needed: a transaction is in the kernel whole, or not at all.
             self._process.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(LAST_PATIENCE)
@@ -105,6 +106,7 @@ class NftProcess:
             sock.settimeout(self._patience)
             sock.sendall(libnftables.HEADER.pack(kind, len(text)) + text)
             status, length = libnftables.HEADER.unpack(_receive(sock, libnftables.HEADER.size))
+            # Before anything is received: the length is the child's word, and it may have run wild.
             if length > LONGEST:
                 message = f"libnftables answers with {length} octets"
                 raise _LostError(message)

@@ -22,6 +22,7 @@ from handover_nodeagent.network.model import ArpGuard
 
 TABLE: Final = "handover"
 
+# What may be absent is added first: without ``destroy`` a delete of it would fail the whole.
 REMOVE_ALL: Final = f"add table arp {TABLE}\ndelete table arp {TABLE}\n"
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.-]+")
 _WRITABLE: Final = re.compile(r"[!#-)+-\[\]-~]+")
@@ -72,6 +73,7 @@ def _put(interface: str, addresses: Iterable[IPv4Address]) -> str:
     )
     return (
         f"add chain {chain}\n"
+        # An interface that was guarded before keeps its chain, and none of its old rules.
         f"flush chain {chain}\n"
         f"{''.join(rules)}"
         f'add element arp {TABLE} workloads {{ "{interface}" : jump {_chain(interface)} }}\n'
@@ -89,6 +91,7 @@ def parse(listing: str) -> ArpGuard | None:
     """Read ``nft -j list table``; None for anything that :func:`render` would not have made."""
     if not listing:
         return None
+    # Sorted on both sides: nft lists what is there in no promised order.
     found = sorted(fact for item in json.loads(listing)["nftables"] for fact in _facts(item))
     dropped: dict[str, set[IPv4Address]] = {}
     for kind, chain, address in found:

@@ -13,6 +13,7 @@ of a dump (NLMSG_DONE) has a number in the same place."""
 WORD: Final = struct.Struct("=I")
 SEQUENCE_AT: Final = 8
 _FAMILY_AT: Final = codec.HEADER.size
+# linux/rtnetlink.h numbers NEW, DEL and GET of each kind in a row.
 _GET_AFTER_NEW: Final = 2
 _HAS_TLVS: Final = 0x200
 """NLM_F_ACK_TLVS: attributes follow, as NETLINK_EXT_ACK has asked for."""
@@ -57,4 +58,5 @@ def describe(number: int) -> str:
     """Return the errno's sentence; for a missing privilege what to do."""
     if number == errno.EPERM:
         return "Operation not permitted: CAP_NET_ADMIN is missing"
+    # strerror makes up a text for any number.
     return os.strerror(number) if number in errno.errorcode else f"errno {number}"

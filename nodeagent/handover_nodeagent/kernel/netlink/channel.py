@@ -12,6 +12,7 @@ from typing import Final, Self
 
 from handover_nodeagent.kernel.netlink import answers, codec
 
+# linux/socket.h, and NETLINK_CAP_ACK and NETLINK_EXT_ACK of linux/netlink.h.
 _SOL_NETLINK: Final = 270
 _CAP_ACK: Final = 10
 _EXT_ACK: Final = 11
@@ -19,6 +20,7 @@ _EXT_ACK: Final = 11
 BATCH: Final = 64
 """Messages per ``send``: the refusals of all of them fit the receive buffer."""
 RECEIVE: Final = 64 * 1024
+# So that no batch runs over the end of the field's 32 bits: its answers are told by distance.
 _MAX_SEQUENCE: Final = 0xFFFFFFFF - BATCH
 _FLAGS: Final = struct.Struct("=H")
 _FLAGS_AT: Final = 6
@@ -40,6 +42,7 @@ class Channel:
         if receive_buffer:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self._socket.bind((0, 0))
+        # Looked up once, not for each route on the way from its announcement.
         self._send = self._socket.send
         self._receive = self._socket.recv
         self._sequence = 0

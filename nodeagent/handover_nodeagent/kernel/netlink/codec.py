@@ -12,6 +12,7 @@ from typing import Final
 
 from handover_nodeagent.network.model import IPAddress
 
+# NLMSG_ERROR and NLMSG_DONE of linux/netlink.h; the RTM_ numbers of linux/rtnetlink.h.
 ERROR: Final = 2
 DONE: Final = 3
 NEWLINK: Final = 16
@@ -26,6 +27,8 @@ GETROUTE: Final = 26
 NEWNEIGH: Final = 28
 GETNEIGH: Final = 30
 
+# NLM_F_ flags of linux/netlink.h. The same bits mean one thing in a GET (NLM_F_DUMP is ROOT and
+# MATCH, 0x100 and 0x200) and another in a NEW (0x100 to 0x800).
 REQUEST: Final = 0x1
 ACK: Final = 0x4
 DUMP: Final = 0x300
@@ -39,8 +42,10 @@ INET: Final = 2
 INET6: Final = 10
 
 HEADER: Final = struct.Struct("=IHHII")
-"""Length, type, flags, sequence number, port of who caused it."""
+"""struct nlmsghdr: length, type, flags, sequence number, port of who caused it."""
 _ATTRIBUTE: Final = struct.Struct("=HH")
+"""struct rtattr: length, its own 4 bytes included, and type."""
+# The two bits above are flags: NLA_F_NESTED and NLA_F_NET_BYTEORDER.
 _TYPE_MASK: Final = 0x3FFF
 _LENGTH: Final = struct.Struct("=I")
 _ADDRESS_SIZES: Final[Mapping[int, type[IPv4Address] | type[IPv6Address]]] = {
@@ -98,6 +103,7 @@ def attributes(message: bytes, start: int) -> Mapping[int, bytes]:
         if length < _ATTRIBUTE.size or start + length > end:
             text = f"an attribute of {length} bytes where {end - start} are left"
             raise MalformedError(text)
+        # The length does not count the padding up to the next multiple of 4 (RTA_ALIGNTO).
         found[kind & _TYPE_MASK] = message[start + _ATTRIBUTE.size : start + length]
         start += (length + 3) & ~3
     return found

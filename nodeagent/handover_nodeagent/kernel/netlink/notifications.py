@@ -112,11 +112,14 @@ def _decode_route(message: bytes, table: int, *, present: bool) -> Notification 
     if _family_of(message) not in routes.HOST or not routes.is_made(message):
         return None
     entry = routes.decode(message)
+    # Nobody but us puts a copy there, but it goes with its interface, or by somebody's hand.
     if entry.route.table == parking.PARKING_TABLE and not present:
         return RouteChanged(entry.route, present, entry.direct, message)
     if entry.route.table != table:
         return None
+    # Which are left is observed, not reckoned: the same one may be there twice.
     if entry.prefix_length == 0:
         return DefaultRouteChanged()
+    # The kernel tells of the new route alone; what it replaced is not told as removed.
     replaced = bool(codec.HEADER.unpack_from(message)[2] & codec.REPLACE)
     return RouteChanged(entry.route, present, entry.direct, message, present and replaced)

@@ -12,6 +12,7 @@ from handover_nodeagent.kernel import bpf, syscalls
 from handover_nodeagent.kernel.netlink import codec
 
 _SIZE: Final = 64 * 1024
+# asm-generic/socket.h: beyond net.core.rmem_max, where CAP_NET_ADMIN is held.
 _SO_RCVBUFFORCE: Final = 33
 
 _log: Final = logging.getLogger(__name__)
@@ -64,6 +65,7 @@ class Subscription:
             except BlockingIOError:
                 return
             except OSError as error:
+                # ENOBUFS is told once for all that was dropped; what is queued is whole.
                 self._overflow()
                 if error.errno != errno.ENOBUFS:
                     # Whatever it is, the loop asks again as soon as there is something to read.
@@ -96,6 +98,7 @@ class Subscription:
 
 def _open(subject: Subject) -> socket.socket:
     sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_NONBLOCK, subject.family)
+    # Before the bind: nothing that the program would drop is ever queued.
     if subject.program:
         syscalls.attach_filter(sock, subject.program)
     try:

@@ -17,6 +17,8 @@ from handover_nodeagent.kernel.netlink import codec
 _FIND_ATTRIBUTE: Final = bpf.ANCILLARY + 12
 """SKF_AD_OFF + SKF_AD_NLATTR: A = where from A on an attribute of type X starts, or 0."""
 
+# Where struct nlmsghdr and struct rtmsg have them. The program sees the first message of a
+# datagram, and each notification of rtnetlink is one.
 _TYPE_AT: Final = 4
 _FLAGS_AT: Final = 6
 _PORT_AT: Final = 12
@@ -41,6 +43,7 @@ def compile_filter(own_port: int) -> Program:
             Step(bpf.LOAD_BYTE, _FAMILY_AT),
             Step(bpf.IF_EQUAL, 0, "keep", "drop"),
             "route",
+            # Who asked for the change; 0 where the kernel made it by itself.
             Step(bpf.LOAD_WORD, _PORT_AT),
             Step(bpf.IF_EQUAL, _word(own_port or bpf.EVERYTHING), "drop"),
             Step(bpf.LOAD_BYTE, _ROUTE_TYPE_AT),
