@@ -18,7 +18,7 @@ from handover_lab.cluster.client import Client, ClientError
 from handover_lab.cluster.cluster import Cluster
 from handover_lab.cluster.nodenetwork import NodeNetwork
 from handover_lab.cluster.observer import Object, Objects, Observer
-from handover_lab.demo.facts import Fact, Note, Traffic
+from handover_lab.facts import Fact, Note, Traffic
 from handover_lab.guest.migration import SHORT_PAUSE, Limits
 from handover_lab.guest.qemu import GuestError, Nic, VmSpec
 from handover_lab.guest.vm import Move, Topology, Vm

@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from typing import Any, Final, Self
 
 from handover_lab.cluster.client import Client
-from handover_lab.demo.facts import Action, Fact, Note, Phase, Role, Signal, State
+from handover_lab.facts import Action, Fact, Note, Phase, Role, Signal, State
 
 Object = Mapping[str, Any]
 Objects = Mapping[str, Object]

@@ -15,16 +15,16 @@ from pathlib import Path
 from typing import ClassVar, Final, Generic, TypeVar
 
 from handover_api import __version__
-from handover_lab import paths
+from handover_lab import facts, paths
 from handover_lab.cluster import manifests
 from handover_lab.cluster.cluster import Cluster
 from handover_lab.cluster.nodenetwork import NodeNetwork
-from handover_lab.demo import builds, facts, picture, report, timeline
+from handover_lab.demo import builds, picture, report, timeline
 from handover_lab.demo.fact_order import FactOrder
-from handover_lab.demo.facts import Fact, Traffic
 from handover_lab.demo.picture import Scene
 from handover_lab.demo.report import Migration, Report
 from handover_lab.demo.timeline import Timeline
+from handover_lab.facts import Fact, Traffic
 from handover_lab.guest import initramfs
 from handover_lab.guest.vm import Move, Vm
 from handover_lab.lab import Lab, Migrated

@@ -12,7 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from typing import Final
 
-from handover_lab.demo.facts import Fact, Traffic
+from handover_lab.facts import Fact, Traffic
 
 HOLD_NS: Final = 400_000_000
 GLANCE_S: Final = 0.05

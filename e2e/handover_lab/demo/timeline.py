@@ -14,8 +14,8 @@ from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from handover_lab.demo import facts
-from handover_lab.demo.facts import Fact, History, Node, Traffic
+from handover_lab import facts
+from handover_lab.facts import Fact, History, Node, Traffic
 
 BARS: Final = "▁▂▃▄▅▆▇█"
 KIND_STYLES: Final = {

@@ -4,8 +4,6 @@ Built once per recipe into the user's cache and then only read. Nothing is insta
 package is downloaded and unpacked.
 """
 
-import contextlib
-import fcntl
 import hashlib
 import lzma
 import os
@@ -14,12 +12,12 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from handover_lab import paths
+from handover_lab.toolchain.cache import alone
 
 SOURCES: Final = paths.SOURCES / "guest"
 RECIPE: Final = 2
@@ -95,14 +93,6 @@ def recipe_key() -> str:
     for name in ("init", "echo.c"):
         digest.update((SOURCES / name).read_bytes())
     return digest.hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def alone(lock: Path) -> Iterator[None]:
-    """Let one lab at a time build; the lock goes with its process."""
-    with lock.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def assemble(image: Path, directory: Path) -> None:

@@ -13,11 +13,12 @@ import socket
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NoReturn, Protocol, Self, cast
+from typing import Final, NoReturn, Self, cast
 
 from qemu.qmp import EventListener, QMPClient, QMPError
 
 from handover_lab.guest import initramfs
+from handover_lab.processes.place import Place
 
 MACHINE: Final = (
     *("qemu-system-x86_64", "-machine", "pc-i440fx-7.2,accel=tcg", "-cpu", "qemu64"),
@@ -38,14 +39,6 @@ logging.getLogger("qemu.qmp").addHandler(logging.NullHandler())
 
 class GuestError(RuntimeError):
     """A guest died or did not do what was asked; the text ends with its last console lines."""
-
-
-class Place(Protocol):
-    """Where a program can run: a node of the lab, or the lab itself."""
-
-    def command(self, *argv: str) -> list[str]:
-        """Return *argv* in the form that runs it there."""
-        ...
 
 
 @dataclass(frozen=True, slots=True)

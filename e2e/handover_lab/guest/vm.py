@@ -9,17 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Literal
 
+from handover_lab import facts
 from handover_lab.cluster.nodegroup import NodeGroup
-from handover_lab.demo import facts
-from handover_lab.demo.facts import Fact, Traffic
+from handover_lab.facts import Fact, Traffic
 from handover_lab.guest import migration
 from handover_lab.guest.migration import SHORT_PAUSE, Limits
-from handover_lab.guest.qemu import Guest, GuestError, Nic, Place, VmSpec
+from handover_lab.guest.qemu import Guest, GuestError, Nic, VmSpec
 from handover_lab.network import manual_cutover, measure, route_watch, tap
 from handover_lab.network.bird import Bird, Speaker
 from handover_lab.network.manual_cutover import Cutover, ManualCutover
 from handover_lab.network.measure import Packet, Switchover
 from handover_lab.network.traffic import Flow, Kind, Recording
+from handover_lab.processes.place import Place
 
 Family = Literal[4, 6]
 FLOWS: Final[tuple[tuple[str, Kind, Family, float], ...]] = (

@@ -18,7 +18,6 @@ from typing import Final
 
 from handover_api import __version__
 from handover_lab import paths
-from handover_lab.guest.initramfs import alone
 from handover_lab.images import base as imagebase
 from handover_lab.images import buildah, wheels
 from handover_lab.images.base import SUITES, Base, Suite
@@ -125,7 +124,7 @@ def build_all(reference: str = "", suite: Suite = imagebase.NEWEST, *, fresh: bo
     # 1980, the earliest time that a zip file, and so a wheel, can hold.
     environment = {"SOURCE_DATE_EPOCH": "315532800", "PYTHONHASHSEED": "0"}
     steps = Steps(OUTPUT / "build.log", environment=environment)
-    with alone(OUTPUT / ".lock"):
+    with cache.alone(OUTPUT / ".lock"):
         base = Base(reference, {}) if reference else imagebase.prepare(steps, suite, fresh=fresh)
         known = read_summary()
         images = []

@@ -15,7 +15,7 @@ from handover_lab.cluster import manifests, observer, sticky
 from handover_lab.cluster.cluster import Cluster
 from handover_lab.cluster.observer import Observer
 from handover_lab.cluster.rest import Api
-from handover_lab.demo.facts import Fact
+from handover_lab.facts import Fact
 from handover_lab.guest.qemu import GuestError
 from handover_lab.guest.vm import Move, Vm
 from handover_lab.kubevirt import objects

@@ -18,11 +18,12 @@ from typing import Final
 from handover_lab.cluster import sticky
 from handover_lab.cluster.node import Node
 from handover_lab.cluster.rest import Api, Object
-from handover_lab.demo.facts import Action
-from handover_lab.guest.qemu import Nic, Place
+from handover_lab.facts import Action
+from handover_lab.guest.qemu import Nic
 from handover_lab.guest.vm import Vm
 from handover_lab.kubevirt.objects import FINAL, POD
 from handover_lab.kubevirt.simulated import KubeVirt
+from handover_lab.processes.place import Place
 
 NAMESPACE: Final = "default"
 PATIENCE: Final = 60.0

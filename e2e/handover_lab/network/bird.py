@@ -12,7 +12,7 @@ from pathlib import Path
 from string import Template
 from typing import Final, Self
 
-from handover_lab.guest.qemu import Place
+from handover_lab.processes.place import Place
 
 TEMPLATE: Final = Path(__file__).with_name("bird.conf.in")
 

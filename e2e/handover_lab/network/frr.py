@@ -13,8 +13,8 @@ from pathlib import Path
 from string import Template
 from typing import Final, Self
 
-from handover_lab.guest.qemu import Place
 from handover_lab.network.bird import Speaker
+from handover_lab.processes.place import Place
 
 TEMPLATE: Final = Path(__file__).with_name("frr.conf.in")
 PROGRAMS: Final = Path("/usr/lib/frr")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Self
 
 from handover_lab.cluster.observer import when_ns
-from handover_lab.guest.qemu import Place
+from handover_lab.processes.place import Place
 
 MAIN: Final = "254"
 OURS: Final = "88"

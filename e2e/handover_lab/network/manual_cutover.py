@@ -17,8 +17,9 @@ import time
 from dataclasses import dataclass
 from typing import Final, Self
 
-from handover_lab.guest.qemu import Nic, Place
+from handover_lab.guest.qemu import Nic
 from handover_lab.network.flow import SO_TIMESTAMPNS
+from handover_lab.processes.place import Place
 
 ETH_P_RARP: Final = 0x8035
 # The agent's own tag and metrics, so that BGP speakers treat these routes as they treat its.

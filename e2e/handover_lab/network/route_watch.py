@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from typing import Self
 
-from handover_lab.demo.facts import Route
-from handover_lab.guest.qemu import Place
+from handover_lab.facts import Route
+from handover_lab.processes.place import Place
 
 
 @dataclass(frozen=True, slots=True)

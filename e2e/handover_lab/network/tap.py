@@ -7,7 +7,7 @@ its neighbor entries for them still hold.
 import subprocess
 from typing import Final
 
-from handover_lab.guest.qemu import Place
+from handover_lab.processes.place import Place
 
 MAC: Final = "ee:ee:ee:ee:ee:ee"
 USUAL: Final = 1000

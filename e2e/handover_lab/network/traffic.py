@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Self
 
-from handover_lab.guest.qemu import Place
 from handover_lab.network import flow
 from handover_lab.network.measure import Packet
+from handover_lab.processes.place import Place
 
 Kind = Literal["ping", "udp", "tcp"]
 

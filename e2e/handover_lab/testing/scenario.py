@@ -18,13 +18,14 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from handover_lab import paths
 from handover_lab.cluster import manifests
-from handover_lab.guest.qemu import Guest, GuestError, Place
+from handover_lab.guest.qemu import Guest, GuestError
 from handover_lab.guest.vm import Move
 from handover_lab.lab import Lab
 from handover_lab.network import measure
 from handover_lab.network.journal import Entry, Journal
 from handover_lab.network.measure import Loss
 from handover_lab.network.ping_record import WRAP, PingRecord
+from handover_lab.processes.place import Place
 
 NUMBERS: Final = itertools.count(1)
 ELEVATED: Final = 512

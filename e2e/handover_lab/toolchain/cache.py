@@ -1,13 +1,12 @@
 """The user's cache of what takes long to make: each entry is made once, and then only read."""
 
 import contextlib
+import fcntl
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
-
-from handover_lab.guest.initramfs import alone
 
 RESULT: Final = "result"
 
@@ -47,3 +46,11 @@ def emptied(scratch: Path) -> Iterator[None]:
         yield
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def alone(lock: Path) -> Iterator[None]:
+    """Let one build of a thing run at a time; the lock goes with its process."""
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

@@ -8,7 +8,7 @@ import pytest
 
 from handover_lab.cluster import observer
 from handover_lab.demo.fact_order import FactOrder
-from handover_lab.demo.facts import Action, Fact, Note, Phase, Role, Signal, State, Traffic
+from handover_lab.facts import Action, Fact, Note, Phase, Role, Signal, State, Traffic
 
 NOW = 1_795_528_486_000_000_000
 

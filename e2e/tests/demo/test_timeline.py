@@ -7,8 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from handover_lab.demo import facts, timeline
-from handover_lab.demo.facts import (
+from handover_lab import facts
+from handover_lab.demo import timeline
+from handover_lab.demo.timeline import Timeline
+from handover_lab.facts import (
     Action,
     Chapter,
     Fact,
@@ -22,7 +24,6 @@ from handover_lab.demo.facts import (
     State,
     Traffic,
 )
-from handover_lab.demo.timeline import Timeline
 
 BEGAN = 1_700_000_000 * 10**9
 NODES = ("node-a", "node-b")

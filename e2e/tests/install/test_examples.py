@@ -11,7 +11,7 @@ from handover_lab.cluster import manifests, observer
 from handover_lab.cluster.client import Client, ClientError
 from handover_lab.cluster.controlplane import ControlPlane
 from handover_lab.cluster.observer import Observer, ObserverError
-from handover_lab.demo.facts import Fact, Phase, Role
+from handover_lab.facts import Fact, Phase, Role
 from handover_lab.kubevirt import objects
 
 pytestmark = pytest.mark.api

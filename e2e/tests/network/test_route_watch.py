@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from handover_lab.demo.facts import Route
+from handover_lab.facts import Route
 from handover_lab.network import route_watch
 from handover_lab.network.namespaces import Namespace
 from handover_lab.network.route_watch import Change, Known
