@@ -39,7 +39,7 @@ class Cache:
 
     ``application``: how the last apply of ``default`` went, where this operator applies it.
     ``paused``: the namespaces that hold a person's brake; None while nobody can tell.
-    ``doubtful``: configurations to be judged again. ``complaints``: objects that nobody can read
+    ``doubtful``: configurations to be judged again. ``unreported``: objects that nobody can read
     and of which nobody was told yet; ``unreadable``: all of them.
     """
 
@@ -51,7 +51,7 @@ class Cache:
         self.application: Application | None = None
         self.paused: frozenset[str] | None = None
         self.doubtful: set[str] = set()
-        self.complaints: set[tuple[Kind, ObjectKey]] = set()
+        self.unreported: set[tuple[Kind, ObjectKey]] = set()
         self.listeners: list[Listener] = []
         self._versions = {kind: Versions() for kind in Kind}
         self._log = structlog.get_logger()
@@ -78,11 +78,12 @@ class Cache:
         known = self.uid(kind, key)
         if not self._versions[kind].take(key, version):
             return
+        # Another object of that name: what followed from the former one ends first.
         if known not in {None, version.uid}:
             self._drop(kind, key)
         found = self._take(kind, key, raw)
         if found is not None:
-            self._complain(kind, found)
+            self._report(kind, found)
             for listener in self.listeners:
                 listener.put_unreadable(kind, key, version.uid)
         else:
@@ -126,15 +127,15 @@ class Cache:
         taken, self.doubtful = self.doubtful & self.configurations.keys(), set()
         return taken
 
-    def take_complaints(self) -> set[tuple[Kind, ObjectKey]]:
+    def take_unreported(self) -> set[tuple[Kind, ObjectKey]]:
         """Return, and take off the list, the objects of whose faults nobody was told."""
-        taken, self.complaints = self.complaints & self.unreadable.keys(), set()
+        taken, self.unreported = self.unreported & self.unreadable.keys(), set()
         return taken
 
     def recall(self) -> None:
         """Put everything on the lists once more."""
         self.doubtful = set(self.configurations)
-        self.complaints = set(self.unreadable)
+        self.unreported = set(self.unreadable)
 
     def _take(self, kind: Kind, key: ObjectKey, raw: RawObject) -> Unreadable | None:
         """Take in one version, or return what is wrong with it."""
@@ -156,6 +157,7 @@ class Cache:
                 if isinstance(configuration, Unreadable):
                     return configuration
                 self.configurations[key.name] = configuration
+                # Each node's configuration is judged together with the default.
                 self._doubt(key.name)
             case _:
                 assert_never(kind)
@@ -163,7 +165,7 @@ class Cache:
 
     def _drop(self, kind: Kind, key: ObjectKey) -> None:
         self.unreadable.pop((kind, key), None)
-        self.complaints.discard((kind, key))
+        self.unreported.discard((kind, key))
         for listener in self.listeners:
             listener.drop(kind, key)
         match kind:
@@ -185,7 +187,7 @@ class Cache:
             self.configurations.keys() if changed == DEFAULT_CONFIGURATION else {changed}
         )
 
-    def _complain(self, kind: Kind, found: Unreadable) -> None:
+    def _report(self, kind: Kind, found: Unreadable) -> None:
         """Say it to the log, and note it for whoever describes the object; the others go on."""
         self._log.error(
             "malformed_object",
@@ -196,4 +198,4 @@ class Cache:
         )
         metrics.UNREADABLE.labels(kind.value).inc()
         self.unreadable[kind, found.key] = found
-        self.complaints.add((kind, found.key))
+        self.unreported.add((kind, found.key))

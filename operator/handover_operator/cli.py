@@ -76,6 +76,7 @@ def run() -> None:
         first = error.errors()[0]
         name = f"HANDOVER_{first['loc'][0]}".upper()
         typer.echo(f"handover-operator: {name}: {first['msg']}", err=True)
+        # As a wrong option would: the environment is this program's command line.
         raise typer.Exit(2) from None
     logs.configure(settings.log_level, settings.log_format)
     structlog.get_logger().info("starting", version=handover_api.__version__)

@@ -69,7 +69,7 @@ class Controller:
         self._awaited: set[Request] = set()
         self._rewound: set[Kind] = set()
         self._faults: dict[ObjectKey, str] = {}
-        self._alarm: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._log = structlog.get_logger()
 
     def __len__(self) -> int:
@@ -91,11 +91,12 @@ class Controller:
             self._review()
             await self._queue.run(workers)
         finally:
+            # Whoever runs next finds anew what is not as it should be (``_review``).
             self._runs = False
             self._queue.clear()
             self._awaited.clear()
             self._migrations.coalescer.clear()
-            self._silence()
+            self._cancel_timer()
 
     async def load(self) -> None:
         """List all kinds; nothing is decided before all of them are known."""
@@ -127,6 +128,7 @@ class Controller:
     def forget(self, kind: Kind, key: ObjectKey, last: Version) -> None:
         """Take in that this very object is gone."""
         if self.cache.forget(kind, key, last):
+            # Its name may be given to another object, whose faults are news.
             self._faults.pop(key, None)
             self._advance()
 
@@ -185,6 +187,7 @@ class Controller:
 
     @property
     def _decides(self) -> bool:
+        # Before all kinds are listed, what is absent may just not be known.
         if not self._runs or not self.synced:
             return False
         return self._standby is not None or self._cluster.may_write()
@@ -211,9 +214,9 @@ class Controller:
         """Resolve what has changed, and queue what is to be written."""
         if not self._decides:
             return
-        self._silence()
+        self._cancel_timer()
         resolution = self.cache.resolver.resolve(self._clock(), BUDGET)
-        self._complain(resolution)
+        self._report_failures(resolution)
         self._queue_endpoints(resolution.endpoints)
         now = self._clock()
         sharing = self.cache.sharing
@@ -223,12 +226,14 @@ class Controller:
             self._queue_leaders_own(resolution.migrations)
         loop = asyncio.get_running_loop()
         if resolution.behind:
-            self._alarm = loop.call_later(0, self._advance)
+            # Watches and writes have their turns between; what is decided so far is queued.
+            self._timer = loop.call_later(0, self._advance)
         elif wakes := [each for each in (resolution.wake, sharing.wake(now)) if each is not None]:
             delay = (min(wakes) - now).total_seconds()
-            self._alarm = loop.call_later(max(delay, 0.01), self._advance)
+            # The loop's clock and ours differ: a timer that rings early must not ring for ever.
+            self._timer = loop.call_later(max(delay, 0.01), self._advance)
 
-    def _complain(self, resolution: Resolution) -> None:
+    def _report_failures(self, resolution: Resolution) -> None:
         """Tell each new fault once with its traceback; sweeps try again (``sweep``)."""
         failed = {failure.key: failure.error for failure in resolution.failures}
         for key, error in failed.items():
@@ -250,7 +255,7 @@ class Controller:
             self._queue.add(Request(Kind.MIGRATION, key))
         for name in self.cache.take_doubtful():
             self._queue.add(Request(Kind.CONFIGURATION, ObjectKey("", name)))
-        for kind, key in self.cache.take_complaints():
+        for kind, key in self.cache.take_unreported():
             event = kubernetes_events.malformed(self.cache.unreadable[kind, key])
             self._queue.add(Request(kind, key, event, self.cache.uid(kind, key) or ""))
 
@@ -258,6 +263,7 @@ class Controller:
         resolver = self.cache.resolver
         for key in keys:
             request, verdict = Request(Kind.ENDPOINT, key), resolver.verdict(key)
+            # The leader has written it, or nobody gives it any more.
             if not verdict or verdict.assignment == resolver.index.endpoints[key].assignment:
                 self._awaited.discard(request)
             elif self._standby is None:
@@ -266,10 +272,10 @@ class Controller:
                 self._awaited.add(request)
                 self._queue.add_later(request, self._standby.delay)
 
-    def _silence(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
+    def _cancel_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     async def _work(self, request: Request) -> None:
         """Bring one object up to date, or record one event; or raise Temporary."""

@@ -73,6 +73,7 @@ class Memo:
         """
         token = await self.configuration.get_api_key_with_prefix("BearerToken")
         if self._login is None or token != self._token:
+            # Kopf closes what it has refused; at a first login there is nothing to close.
             await self.close()
             self._token = token
             self._login = kopf.AiohttpSession(
@@ -113,6 +114,7 @@ class Memo:
             self._number[kind] = int(page["metadata"]["resourceVersion"])
         existing = self._listed[kind]
         existing |= {parse.key(raw): raw["metadata"]["uid"] for raw in page["items"] or ()}
+        # Its last objects are told in a moment: they are known here as existing already.
         if not page["metadata"].get("continue"):
             self.resync.note_list()
             self.controller.retain(kind, self._listed.pop(kind), self._number[kind])
@@ -134,6 +136,7 @@ def _session(
 
         async def json(self, **how: Any) -> Any:  # noqa: ANN401  as aiohttp has it
             found = await super().json(**how)
+            # Of an error Kopf reads the Status in the same way.
             if self.ok:
                 read(self.url, found)
             return found
@@ -161,10 +164,12 @@ async def run(memo: Memo, take_signals: Callable[[], None]) -> None:
     *take_signals* gives them back to the process, which ends by cancelling.
     """
     context = contextvars.copy_context()
+    # Set in a copy of our context: what we begin beside Kopf is not marked.
     context.run(_is_kopfs.set, True)  # noqa: FBT003  the variable's value
     asyncio.get_running_loop().set_task_factory(_create_task)
     # ``kopf.operator`` would end every task that began after it as one of its own, ours too.
     spawning = kopf.spawn_tasks(memo=memo, clusterwide=True, standalone=True)
+    # Tasks inherit the context of whoever creates them, so all of Kopf's are marked.
     root = await asyncio.create_task(spawning, context=context)
     take_signals()
     try:
@@ -172,6 +177,7 @@ async def run(memo: Memo, take_signals: Callable[[], None]) -> None:
     finally:
         await _end(set(root))
         await memo.close()
+    # The first one that has ended says why, by its exception.
     for task in done:
         await task
     message = "Kopf has ended by itself"

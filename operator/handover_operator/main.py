@@ -33,7 +33,7 @@ class Unusable(Exception):  # noqa: N818  tells a person what to do
 
 
 async def run(settings: OperatorSettings) -> None:
-    """Serve until SIGTERM or SIGINT. Raises Unusable or cluster.Unconfigured."""
+    """Serve until SIGTERM or SIGINT. Raises Unusable or errors.Unconfigured."""
     given = read_default(settings.configuration_file)
     configuration = await client.connect()
     api = Cluster(configuration)
@@ -55,6 +55,7 @@ async def run(settings: OperatorSettings) -> None:
         server = await health.serve(
             settings.listen_address, settings.port, lambda: _unready(controller, adapter, default)
         )
+    # A port that is taken is a person's to mend, before anything is decided.
     except OSError as error:
         await api.close()
         message = f"cannot serve /healthz, /readyz and /metrics (HANDOVER_PORT): {error}"
@@ -90,7 +91,7 @@ async def _work(
     writers = (controller, adapter) if adapter is not None else (controller,)
     async with asyncio.TaskGroup() as group:
         group.create_task(default.run())
-        group.create_task(_lead(settings, api, writers, default))
+        group.create_task(_elect(settings, api, writers, default))
         group.create_task(Namespaces(api, controller.take_paused).run())
         if discovery is not None:
             group.create_task(discovery.run())
@@ -110,24 +111,25 @@ async def _watch(
     await kopf_app.run(memo, lambda: _take_signals(work))
 
 
-async def _lead(
+async def _elect(
     settings: OperatorSettings,
     api: Cluster,
     writers: Sequence[Controller | KubeVirtController],
     default: Default,
 ) -> None:
-    """Govern while this replica leads, else stand by; govern always, where it is the only one."""
-    govern = functools.partial(_govern, settings, writers, default)
+    """Lead while this replica holds the Lease, else stand by; always, where it is the only one."""
+    lead = functools.partial(_lead, settings, writers, default)
     if not settings.leader_election:
         metrics.LEADER.set(1)
-        await govern()
+        await lead()
         return
     identity = f"{settings.pod_name}_{settings.pod_uid}"
     standby = Standby(identity)
     leadership = Leadership(api, settings.namespace, identity, _now)
     leadership.on_renewal = standby.note_renewal
+    # Asked before every single write, whatever has begun it.
     api.may_write = leadership.holds
-    await leadership.run(govern, functools.partial(_stand_by, settings, writers, standby))
+    await leadership.run(lead, functools.partial(_stand_by, settings, writers, standby))
 
 
 async def _stand_by(
@@ -141,7 +143,7 @@ async def _stand_by(
             group.create_task(writer.run(settings.writers, standby))
 
 
-async def _govern(
+async def _lead(
     settings: OperatorSettings,
     writers: Sequence[Controller | KubeVirtController],
     default: Default,

@@ -53,6 +53,7 @@ async def connect() -> client.Configuration:
     """
     configuration = client.Configuration()
     try:
+        # A person who names a cluster means it, also inside of a pod.
         if "KUBECONFIG" not in os.environ and incluster_config.SERVICE_HOST_ENV_NAME in os.environ:
             loader = incluster_config.InClusterConfigLoader(
                 token_filename=incluster_config.SERVICE_TOKEN_FILENAME,
@@ -239,6 +240,7 @@ class Cluster:
     ) -> None:
         """Record an Event about an object."""
         self._claim_right()
+        # Events of objects without a namespace are kept there, as the API server demands.
         namespace = key.namespace or "default"
         when = now.isoformat(timespec="seconds").replace("+00:00", "Z")
         body = {
@@ -252,6 +254,7 @@ class Cluster:
             },
             "type": "Warning" if event.warning else "Normal",
             "reason": event.reason,
+            # Kubernetes refuses a longer one.
             "message": event.message[:1024],
             "firstTimestamp": when,
             "lastTimestamp": when,
@@ -298,6 +301,7 @@ class Cluster:
             path = kinds.collection(kind)
             page = await self._call("GET", path, query=query, accept=accept)
             metadata = page["metadata"]
+            # The first page's: what has come about since, a watch from there tells.
             version = version or int(metadata["resourceVersion"])
             # The API server writes an empty list of identities as null.
             yield page["items"] or [], version
@@ -340,6 +344,7 @@ class Cluster:
                 header_params=dict(headers),
                 body=body,
                 auth_settings=["BearerToken"],
+                # The answer itself: of a watch there is no end to wait for.
                 _preload_content=False,
                 _request_timeout=limits,
             )

@@ -28,21 +28,21 @@ LAST_DELAY: Final = 60.0
 REST: Final = 300.0
 """Seconds after which it is applied once more though no watch has told of a change."""
 
-PATIENCE: Final = 1.0
+CONTESTED_WITHIN: Final = 1.0
 """Changes that follow each other faster than this, in seconds, are a quarrel: we slow down."""
 
 _FIELD: Final = re.compile(r"\.spec\.(\w+)")
 
 
 class Api(Protocol):
-    """The API server (cluster.Cluster)."""
+    """The API server (client.Cluster)."""
 
     async def apply_default(self, spec: Mapping[str, object], *, dry: bool) -> RawObject:
         """Apply ``default``, or only ask whether that would do. May raise what Cluster raises."""
 
 
 class Listener(Protocol):
-    """Is told how it went (reconcile.Controller)."""
+    """Is told how it went (controller.Controller)."""
 
     def take_application(self, application: Application) -> None:
         """Take in the newest answer; the object's conditions and an Event tell it."""
@@ -68,6 +68,7 @@ class Default:
         if not _is_default(kind, key):
             return
         self._was_there = True
+        # Our own write comes back by the watch, too, and asks for nothing.
         if self._known != _version(raw):
             self._known = _version(raw)
             self._asked.set()
@@ -105,7 +106,7 @@ class Default:
                 async with asyncio.timeout(REST if is_settled else pause):
                     await self._asked.wait()
             passed = loop.time() - attempted
-            if is_settled and passed > max(PATIENCE, 2 * pause):
+            if is_settled and passed > max(CONTESTED_WITHIN, 2 * pause):
                 pause = FIRST_DELAY
             else:
                 await asyncio.sleep(max(pause - passed, 0.0))
@@ -138,6 +139,7 @@ class Default:
                     for place, text in conflict.causes.items()
                     if (found := _FIELD.match(place)) and found[1] in left
                 }
+                # Of a conflict that names no field of ours nothing can be left out.
                 if not taken:
                     raise
                 self._count("conflict")

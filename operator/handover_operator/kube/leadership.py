@@ -2,7 +2,7 @@
 
 The Lease (lease.py decides) is renewed while we lead. What we may write ends by our own clock,
 before another replica may take over, whatever the network or a debugger does to us: ``holds`` is
-asked before every single write (cluster.py), and what is under way is broken off.
+asked before every single write (client.py), and what is under way is broken off.
 """
 
 import asyncio
@@ -30,7 +30,7 @@ RELEASE_TIMEOUT: Final = 2.0
 
 
 class Leases(Protocol):
-    """Where the Lease is kept (cluster.Cluster); may raise Temporary, Absent or Conflict."""
+    """Where the Lease is kept (client.Cluster); may raise Temporary, Absent or Conflict."""
 
     async def read_lease(self, namespace: str, name: str) -> Lease:
         """Read it."""
@@ -45,7 +45,7 @@ Work = Callable[[], Awaitable[None]]
 """What runs until it is cancelled."""
 
 
-async def _rest() -> None:
+async def _idle() -> None:
     """Do nothing until cancelled."""
     await asyncio.Event().wait()
 
@@ -83,25 +83,26 @@ class Leadership:
         """Return whether we may write at this very moment."""
         return clock() < self._until
 
-    async def run(self, govern: Work, stand_by: Work = _rest) -> None:
-        """Run *govern* whenever, and only while, we lead, else *stand_by*; until cancelled.
+    async def run(self, lead: Work, stand_by: Work = _idle) -> None:
+        """Run *lead* whenever, and only while, we lead, else *stand_by*; until cancelled.
 
-        When cancelled the Lease is given back, after *govern* has ended.
+        When cancelled the Lease is given back, after *lead* has ended.
         """
         try:
             while True:
                 async with asyncio.TaskGroup() as group:
+                    # It has ended when the group is left: nobody stands by and leads at once.
                     meanwhile = group.create_task(_as_coroutine(stand_by))
                     await self._acquire()
                     meanwhile.cancel()
-                await self._reign(govern)
+                await self._lead(lead)
         finally:
             metrics.LEADER.set(0)
             await self._release()
 
     async def _acquire(self) -> None:
         """Wait until the Lease is ours."""
-        said = ""
+        logged = ""
         while True:
             try:
                 async with asyncio.timeout(self._periods.deadline):
@@ -111,25 +112,26 @@ class Leadership:
                         return
             except (Temporary, Absent, Conflict, TimeoutError) as reason:
                 doubt = str(reason) or "no answer in time"
-                if doubt != said and not isinstance(reason, Conflict):
+                if doubt != logged and not isinstance(reason, Conflict):
                     self._log.warning("no_lease", reason=doubt)
-                    said = doubt
+                    logged = doubt
                 await asyncio.sleep(self._periods.poll)
                 continue
             assert self._seen is not None
-            if said != (said := self._seen.lease.holder):
-                self._log.info("standing_by", leader=said)
-            await asyncio.sleep(lease.patience(self._seen, self._periods, clock()))
+            if logged != (logged := self._seen.lease.holder):
+                self._log.info("standing_by", leader=logged)
+            await asyncio.sleep(lease.seconds_to_next_look(self._seen, self._periods, clock()))
 
-    async def _reign(self, govern: Work) -> None:
-        """Govern until the Lease is lost."""
+    async def _lead(self, lead: Work) -> None:
+        """Lead until the Lease is lost."""
         self._log.info("leading")
         metrics.LEADER.set(1)
         metrics.TERMS.inc()
         async with asyncio.TaskGroup() as group:
-            term = group.create_task(_as_coroutine(govern))
+            term = group.create_task(_as_coroutine(lead))
             await self._keep()
             term.cancel()
+        # What is left of the time is nobody's to write in: *lead* has ended.
         self._until = 0.0
         metrics.LEADER.set(0)
 
@@ -137,6 +139,7 @@ class Leadership:
         """Renew the Lease; return when it is lost, or too old to write any more."""
         pause = self._periods.renewal
         while True:
+            # A process that was stopped wakes up late: it looks at the clock before anything else.
             await asyncio.sleep(min(pause, max(self._until - clock(), 0.0)))
             left = self._until - clock()
             if left <= 0:

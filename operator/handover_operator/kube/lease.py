@@ -92,7 +92,7 @@ def step(seen: Sighting, identity: str, now: float) -> Step:
     return Step.WAIT
 
 
-def patience(seen: Sighting, periods: Periods, now: float) -> float:
+def seconds_to_next_look(seen: Sighting, periods: Periods, now: float) -> float:
     """Return how many seconds to wait before another look at a Lease that somebody holds."""
     return min(periods.poll, max(seen.since + seen.lease.duration - now, 0.0))
 

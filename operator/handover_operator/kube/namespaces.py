@@ -47,6 +47,7 @@ class Namespaces:
 
     def retain(self, _: Plain, existing: Mapping[ObjectKey, str], version: int) -> None:  # noqa: ARG002  watch.Sink
         """Take in that all namespaces were listed."""
+        # One that was deleted while nobody watched.
         self._paused &= {key.name for key in existing}
         self._is_complete = True
         self._tell()

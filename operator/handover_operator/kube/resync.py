@@ -58,6 +58,7 @@ class Resync:
         try:
             async with asyncio.timeout_at(due):
                 await self._listed.wait()
+                # Several kinds list at once after an outage: they are collected together.
                 await asyncio.sleep(SETTLE)
         except TimeoutError:
             return False

@@ -57,6 +57,7 @@ async def keep_running(
             await run()
         except Exception as error:  # noqa: BLE001  whatever it was, the next one may not meet it
             log.warning("watch_ended", reason=str(error) or type(error).__name__)
+        # Between any two, also where the first ended in good order: it would do so again.
         await asyncio.sleep(pause)
         pause = next_pause(pause, loop.time() - began, has_listed=lists() > listed)
 

@@ -9,7 +9,7 @@ the moment is there so that normally the leader alone does.
 import zlib
 from typing import Final
 
-PATIENCE: Final = 0.2
+HEAD_START: Final = 0.2
 """Seconds that the leader has. Its own writes take some ten milliseconds, also under load; with a
 chain of two writes the role is there 500 ms after the leader's death."""
 
@@ -27,13 +27,14 @@ class Standby:
     """
 
     def __init__(self, identity: str) -> None:
-        self._patience = PATIENCE + JITTER * zlib.crc32(identity.encode()) / _STEPS
+        # By the name, so that each replica keeps its place among the others.
+        self._head_start = HEAD_START + JITTER * zlib.crc32(identity.encode()) / _STEPS
         self._is_alone = False
 
     @property
     def delay(self) -> float:
         """Return the seconds from when a write is due until we make it."""
-        return 0.0 if self._is_alone else self._patience
+        return 0.0 if self._is_alone else self._head_start
 
     def note_missed(self) -> None:
         """Take in that the leader has left a write undone."""

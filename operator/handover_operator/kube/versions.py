@@ -51,6 +51,7 @@ class Versions:
         known = self._newest.get(key)
         if known is not None and version.number < known.number:
             return False
+        # A late answer must not bring back what has ended.
         if version.number <= self._ends.get(version.uid, -1):
             return False
         self._newest[key] = version
@@ -94,6 +95,7 @@ class Versions:
 
     def rewind(self) -> None:
         """Take whatever comes next as news: the numbers have begun anew from an older one."""
+        # The uids stay: of the same object only the numbers have begun anew.
         self._newest = {key: Version(known.uid, 0) for key, known in self._newest.items()}
         self._ends.clear()
 

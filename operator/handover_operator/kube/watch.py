@@ -80,9 +80,10 @@ class Watch(Generic[K]):
                 await self._follow()
             except Exception as reason:  # noqa: BLE001  the root of a task that all others outlive
                 self._miss(reason)
-                needed = self._patience(reason)
+                needed = self._retry_after(reason)
             await asyncio.sleep(max(pause, needed))
             has_listed = self._lists > lists
+            # Also where the API server has ended it: one that begins ends watches at once.
             pause = retry.next_pause(pause, loop.time() - began, has_listed=has_listed)
 
     async def list(self) -> None:
@@ -102,6 +103,7 @@ class Watch(Generic[K]):
 
     async def _follow(self) -> None:
         """Watch until the API server ends it."""
+        # Discovery has listed already, before it let the adapter decide.
         if not self._version:
             await self.list()
         lifetime = int(LIFETIME * random.uniform(1, 2))  # noqa: S311  jitter is no secret
@@ -114,6 +116,7 @@ class Watch(Generic[K]):
         if change == "ERROR":
             message = f"{raw.get('code')}: {raw.get('message')}"
             raise Expired(message) if raw.get("code") == HTTPStatus.GONE else Temporary(message)
+        # A bookmark's, too: it is what keeps a quiet watch from growing too old.
         self._version = raw["metadata"]["resourceVersion"]
         self._failures, self._reason = 0, ""
         if change == "DELETED":
@@ -130,7 +133,7 @@ class Watch(Generic[K]):
             self._reason = text
             self._sink.miss(self._kind, reason)
 
-    def _patience(self, reason: Exception) -> float:
+    def _retry_after(self, reason: Exception) -> float:
         """Return the seconds that this reason asks for: who was refused asks seldom."""
         self._failures += 1
         if isinstance(reason, Denied):

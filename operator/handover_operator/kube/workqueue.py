@@ -109,6 +109,7 @@ class WorkQueue(Generic[K]):
                 await self._attempt(key)
             finally:
                 self._active.discard(key)
+            # It was added while it was worked on, so that what was looked at may be old.
             if key in self._again:
                 self._again.discard(key)
                 self.add(key)
@@ -158,6 +159,7 @@ class WorkQueue(Generic[K]):
         self._failures[key] = failures + 1
         self._denied.pop(key, None)
         metrics.RETRIES.inc()
+        # Somebody was faster, and what they wrote is known by now.
         if first is not None and failures == 0:
             self._again.add(key)
             return

@@ -119,6 +119,7 @@ class KubeVirtController:
         """All three kinds were listed: from now on what is absent is really absent."""
         self.adapter.put_complete()
         self.is_active = True
+        # What was so before this process began was said by the one before it.
         for change in self.adapter.resolve().values():
             for each in change.after.not_followed:
                 self._emitted.is_new(each.uid, each)
@@ -129,6 +130,7 @@ class KubeVirtController:
         """KubeVirt is gone, and so is all that was known of it; what we made stays."""
         self.is_active = False
         self.adapter = self._diff.adapter = Adapter()
+        # A KubeVirt that comes back is listed from the start.
         self._rewound.clear()
         for versions in self._versions.values():
             versions.clear()
@@ -151,6 +153,7 @@ class KubeVirtController:
 
     def end(self, kind: Foreign, raw: RawObject) -> None:
         """Take in the last version of an object that is gone: it may tell how it ended."""
+        # A VMIM's last version may be the only one that shows its final phase.
         self.observe(kind, raw)
         self.forget(kind, own_parse.key(raw), version_of(raw))
 
@@ -219,6 +222,7 @@ class KubeVirtController:
         """Say how a VMIM ended (outcome.Driver), or find out."""
         if not self.is_active:
             return None
+        # How a migration ended is the leader's to say, and so are the questions that it takes.
         lookup = self.adapter.outcome_lookup(uid) if self._leads else None
         if lookup is not None:
             self._queue.add(lookup)
@@ -267,6 +271,7 @@ class KubeVirtController:
 
     def _tell_of_interfaces(self, found: Iterable[NotFollowed]) -> None:
         for each in found:
+            # Noted also by who does not lead, or each new leader would say all of it again.
             if self._emitted.is_new(each.uid, each) and self._leads:
                 event = KubernetesEvent("NotFollowed", each.text)
                 self._queue.add(Emission(Foreign.VMI, each.vmi, each.uid, event))
@@ -287,6 +292,7 @@ class KubeVirtController:
         for key in keys:
             if self._standby is not None:
                 self._queue_awaited(Subject(kind, key), self._standby)
+            # Nothing is written over what is somebody else's, so that nothing is due.
             elif self._diff.is_blocked(kind, key):
                 self._report_clash(kind, key)
             elif self._diff.due(kind, key) or self._diff.is_doubtful(kind, key):

@@ -56,6 +56,7 @@ class Discovery:
         while True:
             while not self._adapter.is_active:
                 await asyncio.sleep(INTERVAL)
+                # It is asked again in a moment, and an outage is told by others.
                 with contextlib.suppress(Temporary):
                     await self._load_if_present()
             await self._follow()
@@ -108,6 +109,7 @@ class Discovery:
 
     async def _load_if_present(self) -> None:
         if await self._is_present():
+            # A kind went between the two requests: it is not there.
             with contextlib.suppress(Absent):
                 await self._load()
 
@@ -115,6 +117,7 @@ class Discovery:
         watches = tuple(Watch(self._cluster, kind, self) for kind in ORDER)
         for each in watches:
             await each.list()
+        # Only now is what is absent really absent.
         self._watches = watches
         self._adapter.start()
         self._log.info("kubevirt_present")

@@ -30,6 +30,7 @@ def configure(level: str, fmt: str) -> None:
         )
     )
     root = logging.getLogger()
+    # Kopf's, aiohttp's and asyncio's records go the same way.
     root.handlers = [handler]
     root.setLevel(level.upper())
     # Kopf tells at "info" every event that it has passed on to a handler.

@@ -4,7 +4,7 @@ Counters count what this process did, gauges tell what it knows; a replica that 
 all and does nothing. What agents measured is counted when its LiveMigration first tells it.
 """
 
-from collections import Counter as Tally
+from collections import Counter as Multiset
 from collections.abc import Callable, Iterator
 from typing import Final, Protocol
 
@@ -179,9 +179,9 @@ class _Census(Collector):
         phases = GaugeMetricFamily(
             "handover_operator_migrations", "LiveMigrations by phase", labels=["phase"]
         )
-        tally = Tally(migration.status.phase for migration in self._known.migrations())
+        counts = Multiset(migration.status.phase for migration in self._known.migrations())
         for phase in Phase:
-            phases.add_metric([phase.value], tally[phase])
+            phases.add_metric([phase.value], counts[phase])
         yield phases
 
 

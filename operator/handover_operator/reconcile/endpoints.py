@@ -38,6 +38,7 @@ class Endpoints:
         if endpoint is None or verdict is None:
             return DONE
         shared = endpoint.shared
+        # Who stands in writes roles alone: nobody waits for the rest.
         if standby is None:
             shared = self._cache.sharing.message(key, self._clock())
         annotations: dict[str, str | None] = {}
@@ -77,6 +78,7 @@ class Endpoints:
             try:
                 await self._writer.refresh(Kind.MIGRATION, migration)
             except Absent:
+                # The verdict still counts it; once a watch tells that it is gone, another follows.
                 if migration in self._cache.resolver.index.migrations:
                     return False
         if not self.lacks_role(key):

@@ -61,6 +61,7 @@ class Migrations:
         if after != before and await self._write(migration, after):
             self._report(migration, after)
             events = tuple(kubernetes_events.describe(before, after))
+        # What was held back is written, or has become what it was before.
         self.coalescer.forget(key)
         known = self._cache.resolver.index.migrations.get(key)
         if known is not None:

@@ -74,32 +74,32 @@ class Store:
 
 
 class Replica:
-    """Somebody who wants to lead; notes when it governs."""
+    """Somebody who wants to lead; notes when it leads."""
 
     def __init__(self, store: Store, identity: str) -> None:
         self.leadership = Leadership(store, "default", identity, lambda: NOW, QUICK)
         self.terms = 0
-        self.governs = asyncio.Event()
+        self.leads = asyncio.Event()
         self.rests = asyncio.Event()
         self.held_at_the_end: bool | None = None
 
-    async def govern(self) -> None:
-        """Govern until cancelled."""
+    async def lead(self) -> None:
+        """Lead until cancelled."""
         self.terms += 1
-        self.governs.set()
+        self.leads.set()
         self.rests.clear()
         try:
             await asyncio.Event().wait()
         finally:
             self.held_at_the_end = self.leadership.holds()
             self.rests.set()
-            self.governs.clear()
+            self.leads.clear()
 
 
 @asynccontextmanager
 async def running(replica: Replica) -> AsyncIterator[Replica]:
     """Let a replica take part; it leaves in order."""
-    task = asyncio.create_task(replica.leadership.run(replica.govern))
+    task = asyncio.create_task(replica.leadership.run(replica.lead))
     yield replica
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -114,7 +114,7 @@ async def test_one_leads_and_the_other_follows_when_it_leaves() -> None:
     store = Store()
     one, two = Replica(store, "one"), Replica(store, "two")
     async with running(two):
-        await soon(two.governs)
+        await soon(two.leads)
         async with running(one):
             await asyncio.sleep(0.1)
             assert (one.terms, two.terms) == (0, 1)
@@ -125,7 +125,7 @@ async def test_one_leads_and_the_other_follows_when_it_leaves() -> None:
     async with running(one):
         loop = asyncio.get_running_loop()
         start = loop.time()
-        await soon(one.governs)
+        await soon(one.leads)
         assert loop.time() - start < QUICK.duration / 2
     assert store.holders == ["two", "", "one", ""]
 
@@ -134,14 +134,14 @@ async def test_a_leader_that_cannot_renew_stops_before_another_begins() -> None:
     store = Store()
     one, two = Replica(store, "one"), Replica(store, "two")
     async with running(one):
-        await soon(one.governs)
+        await soon(one.leads)
         cut = Store()
         one.leadership._leases = cut
         cut.stuck = True
         async with running(two):
             await soon(one.rests)
             assert (one.held_at_the_end, two.terms) == (False, 0)
-            await soon(two.governs)
+            await soon(two.leads)
         assert one.terms == 1
 
 
@@ -149,11 +149,11 @@ async def test_after_an_outage_the_leader_leads_on() -> None:
     store = Store()
     one = Replica(store, "one")
     async with running(one):
-        await soon(one.governs)
+        await soon(one.leads)
         store.outage = Unavailable
         await soon(one.rests)
         store.outage = None
-        await soon(one.governs)
+        await soon(one.leads)
         assert one.terms == 2
     assert store.holders == ["one", ""]
 
@@ -165,11 +165,11 @@ async def test_one_request_that_gets_stuck_costs_no_term() -> None:
     periods = Periods(renewal=0.5, deadline=1.5, duration=2, poll=0.02)
     one.leadership = Leadership(store, "default", "one", lambda: NOW, periods)
     async with running(one):
-        await soon(one.governs)
+        await soon(one.leads)
         store.stuck_once = True
         await asyncio.sleep(2 * periods.deadline)
         assert not store.stuck_once
-        assert (one.terms, one.governs.is_set()) == (1, True)
+        assert (one.terms, one.leads.is_set()) == (1, True)
 
 
 async def test_who_does_not_lead_stands_by_and_hears_of_renewals() -> None:
@@ -186,12 +186,12 @@ async def test_who_does_not_lead_stands_by_and_hears_of_renewals() -> None:
 
     two.leadership.on_renewal = renewed.set
     async with running(one):
-        await soon(one.governs)
-        task = asyncio.create_task(two.leadership.run(two.govern, stand_by))
+        await soon(one.leads)
+        task = asyncio.create_task(two.leadership.run(two.lead, stand_by))
         await soon(stands_by)
         await soon(renewed)
         assert two.terms == 0
-    await soon(two.governs)
+    await soon(two.leads)
     assert not stands_by.is_set()
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
@@ -201,23 +201,23 @@ async def test_a_short_outage_changes_nothing() -> None:
     store = Store()
     one = Replica(store, "one")
     async with running(one):
-        await soon(one.governs)
+        await soon(one.leads)
         store.outage = Unavailable
         await asyncio.sleep(QUICK.deadline / 3)
         store.outage = None
         await asyncio.sleep(QUICK.deadline)
-        assert (one.terms, one.governs.is_set()) == (1, True)
+        assert (one.terms, one.leads.is_set()) == (1, True)
 
 
 async def test_who_reads_another_name_in_it_stops_at_once() -> None:
     store = Store()
     one = Replica(store, "one")
     async with running(one):
-        await soon(one.governs)
+        await soon(one.leads)
         store.put({"holderIdentity": "a person", "leaseDurationSeconds": 1})
         await soon(one.rests)
         assert not one.leadership.holds()
-        await soon(one.governs)  # a person does not renew
+        await soon(one.leads)  # a person does not renew
         assert store.holders == ["one", "a person", "one"]
 
 
@@ -225,7 +225,7 @@ async def test_a_lease_that_somebody_deletes_or_labels_stays_the_leader_s() -> N
     store = Store()
     one = Replica(store, "one")
     async with running(one):
-        await soon(one.governs)
+        await soon(one.leads)
         store.label()
         await asyncio.sleep(QUICK.renewal * 2)
         store.delete()
@@ -238,7 +238,7 @@ async def test_it_gives_back_a_lease_that_has_another_version_by_now() -> None:
     store = Store()
     one = Replica(store, "one")
     async with running(one):
-        await soon(one.governs)
+        await soon(one.leads)
         store.label()
     assert store.holders == ["one", ""]
 
@@ -247,7 +247,7 @@ async def test_it_gives_nothing_back_that_is_somebody_else_s() -> None:
     store = Store()
     one = Replica(store, "one")
     async with running(one):
-        await soon(one.governs)
+        await soon(one.leads)
         store.put({"holderIdentity": "two", "leaseDurationSeconds": 1})
     assert store.holders == ["one", "two"]
 
@@ -260,12 +260,12 @@ async def test_nobody_leads_without_a_lease() -> None:
         await asyncio.sleep(QUICK.poll * 3)
         assert one.terms == 0
         store.outage = None
-        await soon(one.governs)
+        await soon(one.leads)
         store.outage = Unavailable  # and what cannot be given back runs out
     assert store.holders == ["one"]
 
 
-async def test_what_breaks_in_government_ends_the_process_and_gives_the_lease_back() -> None:
+async def test_what_breaks_while_leading_ends_the_process_and_gives_the_lease_back() -> None:
     store = Store()
     one = Replica(store, "one")
 

@@ -13,7 +13,7 @@ from handover_operator.kube import standby
 from handover_operator.kube.standby import Standby
 
 A: Final = ("10.0.0.1",)
-LONG_ENOUGH: Final = standby.PATIENCE + standby.JITTER
+LONG_ENOUGH: Final = standby.HEAD_START + standby.JITTER
 Build = Callable[..., dict[str, Any]]
 
 
@@ -45,7 +45,7 @@ def test_it_waits_first_and_then_makes_all_that_the_agents_wait_for(
     second: Any, pod: Build, vmim: Build
 ) -> None:
     begin(second, vmim, pod)
-    second.operator.pass_time(standby.PATIENCE - 0.001)
+    second.operator.pass_time(standby.HEAD_START - 0.001)
     assert written(second.settle()) == []
     second.operator.pass_time(standby.JITTER + 0.001)
     second.settle()
@@ -58,12 +58,12 @@ def test_it_waits_first_and_then_makes_all_that_the_agents_wait_for(
 
 def test_one_write_that_was_missing_shows_that_nobody_leads() -> None:
     waiting = Standby("two")
-    assert standby.PATIENCE <= waiting.delay <= LONG_ENOUGH
+    assert standby.HEAD_START <= waiting.delay <= LONG_ENOUGH
     assert waiting.delay != Standby("three").delay
     waiting.note_missed()
     assert waiting.delay == 0
     waiting.note_renewal()
-    assert waiting.delay >= standby.PATIENCE
+    assert waiting.delay >= standby.HEAD_START
 
 
 def test_it_writes_nothing_that_the_leader_writes(second: Any, vmim: Build, pod: Build) -> None:
