@@ -153,12 +153,12 @@ class Controller:
         Then decide everything once more: what a defect has kept back is not lost for ever.
         """
         await watch.sweep(self._cluster, self, Kind)
-        self.cache.resolver.recall()
+        self.cache.resolver.mark_all()
         self._advance()
 
     def doubt(self, namespace: str, migration_uid: str) -> None:
         """Take in that the driver of a migration may say something else now."""
-        self.cache.resolver.doubt((namespace, migration_uid))
+        self.cache.resolver.mark_ended((namespace, migration_uid))
         self._advance()
 
     def take_application(self, application: Application) -> None:
@@ -182,7 +182,7 @@ class Controller:
 
     def doubt_all(self) -> None:
         """Take in that the driver has come or gone."""
-        self.cache.resolver.doubt_all()
+        self.cache.resolver.mark_all_roles()
         self._advance()
 
     @property
@@ -198,7 +198,7 @@ class Controller:
             return
         self.cache.recall()
         # What a driver said to a replica that did not lead was not acted upon.
-        self.cache.resolver.doubt_all()
+        self.cache.resolver.mark_all_roles()
         self._advance()
         for kind in self._rewound:
             self._queue.add(Request(kind, ALL))

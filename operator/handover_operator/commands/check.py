@@ -108,6 +108,7 @@ async def _configured(cluster: Cluster, _: Release) -> Finding:
     count = 0
     async for page, _version in cluster.objects(Kind.ENDPOINT):
         count += len(page)
+        # By node: an agent has one configuration, however many endpoints it serves.
         behind |= {each["spec"]["node"] for each in page if _is_behind(each)}
     return configured(count, behind)
 

@@ -295,7 +295,7 @@ class KubeVirtController:
             # Nothing is written over what is somebody else's, so that nothing is due.
             elif self._diff.is_blocked(kind, key):
                 self._report_clash(kind, key)
-            elif self._diff.due(kind, key) or self._diff.is_doubtful(kind, key):
+            elif self._diff.due(kind, key) or self._diff.is_of_unknown_owner(kind, key):
                 self._queue.add(Subject(kind, key))
 
     def _queue_awaited(self, subject: Subject, standby: Standby) -> None:

@@ -40,6 +40,7 @@ class DesiredEndpoint:
     are_assumed: bool = False
     labels: Mapping[str, str] = field(default_factory=dict)
     assignment: Assignment | None = None
+    # Not its uid: what is looked up is whether our LiveMigration, of the same name, has an outcome.
     after: ObjectKey | None = None
     is_makeable: bool = False
 
@@ -89,6 +90,7 @@ class Desired:
     nothing is known that would justify to delete one.
     """
 
+    # By key, since names are KubeVirt's: two pods never share one in a namespace.
     endpoints: Mapping[ObjectKey, DesiredEndpoint] = field(default_factory=dict)
     migrations: Mapping[ObjectKey, DesiredMigration] = field(default_factory=dict)
     complete_pods: frozenset[str] = frozenset()

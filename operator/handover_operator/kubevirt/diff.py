@@ -228,12 +228,12 @@ class Diff:
         """Return how a VMIM ended that is not there any more."""
         return vmim_outcome.of_unseen(self.driver(uid), is_absent=uid in self.ownerless)
 
-    def is_doubtful(self, kind: Kind, key: ObjectKey) -> bool:
+    def is_of_unknown_owner(self, kind: Kind, key: ObjectKey) -> bool:
         """Whether one of the adapter's own belongs to something that was never seen."""
         if kind is Kind.ENDPOINT:
             orphan = self.observed.endpoints.get(key)
-            is_wanted = self.adapter.endpoint(key) is not None
-            return orphan is not None and not orphan.owner_uid and not is_wanted
+            is_desired = self.adapter.endpoint(key) is not None
+            return orphan is not None and not orphan.owner_uid and not is_desired
         found = self.observed.migrations.get(key)
         if found is None or found.outcome is not None:
             return False

@@ -46,7 +46,7 @@ class Owned:
 
         With *standby* only what a migration waits for, and only where the leader has not.
         """
-        if standby is None and self._diff.is_doubtful(subject.kind, subject.key):
+        if standby is None and self._diff.is_of_unknown_owner(subject.kind, subject.key):
             await self._lookups.look_up_owner(subject)
         write = await self._confirm(subject, standby)
         if write is None:

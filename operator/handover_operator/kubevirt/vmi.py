@@ -1,4 +1,4 @@
-"""One VMI with its pods and VMIMs, and what is wanted for it. Pure.
+"""One VMI with its pods and VMIMs, and what is desired for it. Pure.
 
 Theory. A pod is the target of the VMIM that made it while that is under way; its endpoint is made
 with that role on it as soon as the pod is bound, because the CNI installs its route long before
@@ -61,7 +61,7 @@ def _is_of(pod: Pod, vmi: Vmi | None) -> bool:
 
 
 def resolve(objects: VmiObjects) -> Desired:
-    """Decide what is wanted; the order in which things became known makes no difference."""
+    """Decide what is desired; the order in which things became known makes no difference."""
     endpoints: dict[ObjectKey, DesiredEndpoint] = {}
     for pod in objects.pods.values():
         for endpoint in _endpoints(objects, pod):

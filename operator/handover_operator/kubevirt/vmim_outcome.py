@@ -17,6 +17,7 @@ from handover_operator.roles.outcome import Undecided
 
 def of(objects: VmiObjects, uid: str) -> Outcome | None:
     """Return how a VMIM ended; None: it has not, or nobody knows yet (``judge``)."""
+    # One that is there after all goes before what was noted when it seemed to be gone.
     vmim = objects.vmims.get(uid)
     return objects.ended.get(uid) if vmim is None else vmim.phase.outcome
 

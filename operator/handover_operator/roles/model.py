@@ -39,6 +39,7 @@ class Endpoint:
     acted_uid: str | None = None
     acted_role: Role | None = None
     listening: bool = False
+    # Of the agent's last report: after its death they may still be in the kernel.
     routed: bool = False
     cutover: Cutover | None = None
     shared: str = ""
@@ -89,4 +90,5 @@ class Endpoint:
 
     def is_listening_for(self, migration_uid: str) -> bool:
         """Its agent waits for the guest of this migration with an open socket."""
+        # All three: an agent may have a socket for the migration before this one, or none so far.
         return self.state is State.TARGET and self.acted_uid == migration_uid and self.listening

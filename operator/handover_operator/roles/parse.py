@@ -52,6 +52,7 @@ def endpoint(raw: RawObject) -> Endpoint | Unreadable:
         state=status.state,
         acted_uid=status.migration_uid,
         acted_role=status.role,
+        # An agent that cannot listen says why in this condition; there is no field for it.
         listening=any(
             condition.type == EndpointCondition.LISTENING and condition.status == "True"
             for condition in status.conditions

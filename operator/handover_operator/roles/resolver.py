@@ -133,12 +133,12 @@ class Resolver:
             self._forgive(key)
             self._unreadable[key] = (key.namespace, migration_uid)
 
-    def doubt(self, identity: MigrationId) -> None:
+    def mark_ended(self, identity: MigrationId) -> None:
         """Take in that the driver of a migration may say something else now."""
         if not self.index.with_id(identity):
             self._mark(self.index.carriers(identity))
 
-    def doubt_all(self) -> None:
+    def mark_all_roles(self) -> None:
         """Take in that the driver knows other migrations now, or none any more."""
         self._mark(
             key
@@ -146,7 +146,7 @@ class Resolver:
             if endpoint.assignment.role is not None
         )
 
-    def recall(self) -> None:
+    def mark_all(self) -> None:
         """Mark everything: what was missed, by whatever defect, is found by looking again."""
         self._mark(self.index.endpoints)
         self._stale_migrations |= self.index.migrations.keys()

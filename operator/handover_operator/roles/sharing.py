@@ -80,6 +80,7 @@ class Sharing:
             if key not in self._since:
                 self._since[key] = now
                 self._waiting.add(key)
+        # Nothing changes when their time has come, so nobody else would look at them.
         ripe = {key for key in self._waiting if now - self._since[key] >= SHARED_FOR}
         self._waiting -= ripe
         return frozenset(looked_at | ripe)

@@ -89,6 +89,7 @@ def _target_ready(context: Context) -> Draft:
     # After the cutover nobody needs to listen any more, and what was ready once stays so.
     if not unready or migration.status.is_true(Type.CUT_OVER):
         return Draft(holds=True, reason=Reason.LISTENING)
+    # Asked only now: the API server is asked for a node only when its agent is silent.
     reason = _unready(context, unready)
     if reason is Reason.AGENT_SILENT and context.absent_nodes:
         return _node_absent(context)
@@ -231,6 +232,7 @@ def _source_lingers(context: Context) -> Draft | None:
         # One that lingers for a second time has its time anew.
         is_waiting = before is not None and before.status == "True"
         since = before.last_transition_time if before and is_waiting else context.now
+        # Another reason, not another status: the transition time goes on to say since when.
         late = context.now - since >= LINGERS_AFTER
         listed = _listed(context.progress.lingering)
         return Draft(

@@ -133,5 +133,6 @@ def news(
         each
         for each in after.conditions
         if (each.type, each.status, each.message) not in known
+        # Overridden is the one condition whose True is the bad news.
         and each.status == ("True" if each.type == Type.OVERRIDDEN else "False")
     )

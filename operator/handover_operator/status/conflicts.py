@@ -83,6 +83,7 @@ def _claims(
     for key, verdict in sorted(judged.items(), key=lambda each: each[0]):
         claims = index.claims(key)
         for other in sorted(verdict.claimants - {migration}):
+            # Its claim may have gone since the endpoint was judged; then there is no role to name.
             if other in claims:
                 role = claims[other].role
                 yield f"endpoint {key.name} is {role} of LiveMigration {other.name} as well"

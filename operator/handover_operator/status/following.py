@@ -104,6 +104,7 @@ def _has_followed(migration: LiveMigration, progress: Progress) -> bool:
 
 def _has_routes(target: Endpoint, uid: str) -> bool:
     is_told = target.has_ended(Role.TARGET, uid, Outcome.SUCCEEDED)
+    # What it reported before it heard of the end may be a dead agent's last word.
     has_acted = target.acted_uid == uid and target.acted_role is None
     return is_told and has_acted and target.state is State.BASE and target.routed
 

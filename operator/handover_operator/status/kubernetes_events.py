@@ -21,7 +21,7 @@ class KubernetesEvent:
 
 
 # Reasons of TargetReady that do not pass by themselves; the others are the ordinary course.
-_LONELY: Final = {Reason.AGENT_SILENT, Reason.NODE_ABSENT}
+_LASTING: Final = {Reason.AGENT_SILENT, Reason.NODE_ABSENT}
 # These two are alarms by their status; their end is none.
 _ALARMING: Final = {(Type.CONFLICTED, "True"), (Type.ADDRESS_KEPT, "False")}
 _WATCHED: Final = (
@@ -82,7 +82,7 @@ def _alarms(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterator
                 yield KubernetesEvent("Contradicted", found.message, warning=True)
         elif wanted is Type.SOURCE_LINGERS and found.reason == Reason.STILL_ROUTED:
             yield KubernetesEvent("SourceLingers", found.message, warning=True)
-        elif found.reason in _LONELY or (wanted, found.status) in _ALARMING:
+        elif found.reason in _LASTING or (wanted, found.status) in _ALARMING:
             yield KubernetesEvent(found.reason, found.message, warning=True)
 
 

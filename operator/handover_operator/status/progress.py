@@ -72,6 +72,7 @@ def describe(resolver: Resolver, key: ObjectKey) -> Progress:
         sources=sources,
         targets=targets,
         lingering=_lingering(index, migration) if is_waiting else (),
+        # By the spec, not by what they carry: the next migration may have taken the target since.
         heard=_is_heard(index, migration),
         # Of a decided migration only: until then every target that lives is welcome.
         contradicting=tuple(target for target in targets if target.is_contradicting()),

@@ -34,7 +34,7 @@ def test_the_last_version_of_what_is_gone_tells_how_it_ended(moving: Any, vmim: 
     assert moving.settle().said() == SUCCEEDED
 
 
-def test_a_hand_off_names_the_node_where_no_watch_has_shown_the_pod(
+def test_migration_state_names_the_node_where_no_watch_has_shown_the_pod(
     world: Any, vmi: Build, pod: Build, vmim: Build
 ) -> None:
     world.apply(vmi(node="a"), pod("p1", "a", ("10.0.0.1",)))

@@ -275,7 +275,7 @@ def test_roles_without_a_migration_are_judged_again_when_their_driver_goes(runni
     running.delete("m1")
     assert running.roles() == {"a": "source of m1", "b": "target of m1"}
     running.resolver.driver = lambda _: None
-    running.resolver.doubt_all()
+    running.resolver.mark_all_roles()
     running.wait(0)
     assert running.roles() == {"a": "source of m1 Succeeded", "b": "target of m1"}
 

@@ -542,7 +542,7 @@ def test_what_was_lost_is_found_by_looking_again(
 ) -> None:
     faulty.resolve(NOW)
     monkeypatch.undo()
-    faulty.recall()
+    faulty.mark_all()
     told = faulty.resolve(NOW)
     assert touched(told) == ({"good", "bad", "shared"}, {"good", "bad"})
     verdict = faulty.verdict(ObjectKey("default", "shared"))
@@ -600,7 +600,7 @@ def test_looking_at_everything_again_finds_nothing_new(history: list[Thing]) -> 
         resolver.resolve(NOW)
         verdicts = {key: resolver.verdict(key) for key in resolver.index.endpoints}
         progresses = {key: progress.describe(resolver, key) for key in resolver.index.migrations}
-        resolver.recall()
+        resolver.mark_all()
         resolver.resolve(NOW)
         assert {key: resolver.verdict(key) for key in resolver.index.endpoints} == verdicts
         assert progresses == {

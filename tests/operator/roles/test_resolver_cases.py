@@ -239,7 +239,7 @@ class TestWithoutAnObject:
         orphan.driver = lambda _: Undecided.UNDER_WAY
         assert self.roles(orphan) == (Role.TARGET, None)
         orphan.driver = lambda _: Outcome.SUCCEEDED
-        orphan.doubt(("default", "uid-m1"))
+        orphan.mark_ended(("default", "uid-m1"))
         assert names(orphan.resolve(NOW).endpoints) == {"b"}
         assert self.roles(orphan) == (None, Outcome.SUCCEEDED)
 
@@ -248,12 +248,12 @@ class TestWithoutAnObject:
     ) -> None:
         orphan.put_migration(migration(target="b"))
         orphan.resolve(NOW)
-        orphan.doubt(("default", "uid-m1"))
+        orphan.mark_ended(("default", "uid-m1"))
         assert orphan.resolve(NOW).endpoints == frozenset()
 
     def test_only_who_has_a_role_is_judged_again_for_another_driver(self, orphan: Resolver) -> None:
         orphan.resolve(NOW)
-        orphan.doubt_all()
+        orphan.mark_all_roles()
         assert names(orphan.resolve(NOW).endpoints) == {"b"}
 
     def test_one_that_nobody_can_read_keeps_its_roles_until_another_id_is_seen(
