@@ -103,13 +103,17 @@ def assign(
     """
     # In this order: who comes too late has no say; then who gives a role; only then who ends one.
     current = [claim for claim in claims if _is_current(claim, endpoint.assignment, settled)]
-    assignment, reason = _given(endpoint, current, holder) or _left(endpoint, holder, traits)
+    assignment, reason = _role_given(endpoint, current, holder) or _none_given(
+        endpoint, holder, traits
+    )
     claimants = frozenset(claim.migration.key for claim in claims)
     late = claimants.difference(claim.migration.key for claim in current)
     return Verdict(assignment, reason, claimants, late)
 
 
-def _given(endpoint: Endpoint, current: Sequence[Claim], holder: Holder | None) -> _Given | None:
+def _role_given(
+    endpoint: Endpoint, current: Sequence[Claim], holder: Holder | None
+) -> _Given | None:
     """Return the role that somebody gives, or that is kept a while; None: there is none."""
     sources = [claim for claim in current if claim.match.role is Role.SOURCE]
     targets = [
@@ -132,7 +136,7 @@ def _given(endpoint: Endpoint, current: Sequence[Claim], holder: Holder | None) 
     return None
 
 
-def _left(endpoint: Endpoint, holder: Holder | None, traits: Traits) -> _Given:
+def _none_given(endpoint: Endpoint, holder: Holder | None, traits: Traits) -> _Given:
     """Return what is said of an endpoint to which nobody gives a role."""
     said = endpoint.assignment
     # What was told of an end is never taken back, but for packets that contradict an abort.

@@ -1,9 +1,9 @@
 """The conditions of a LiveMigration: a function for each, and the table of all.
 
-To add one: name its type and its reasons in ``handover_api.conditions`` and in
-``crds/livemigrations.yaml``, write its function here, and enter it in ``CONDITIONS``; where a
-person should be told at once, also in ``kubernetes_events``. A function returns what its condition
-says now, or None: then the condition stays as it is, or away where it never was.
+To add one: name its type and its reasons in ``handover_api.conditions``, write its function here
+and enter it in ``CONDITIONS``; tell users in docs/conditions.md and in the description of
+crds/livemigrations.yaml. Where a person should be told at once, ``kubernetes_events`` has to know.
+A function returns what its condition says now, or None: then it stays as it is, or away.
 """
 
 import datetime as dt
@@ -57,6 +57,7 @@ def _source_resolved(context: Context) -> Draft | None:
 
 
 def _target_resolved(context: Context) -> Draft | None:
+    """By name or by selector; a target that was there once and is gone is just not found."""
     target = context.migration.spec.target
     if target is None:
         return None
@@ -77,6 +78,7 @@ def _resolved(endpoints: Sequence[Endpoint], absent: Reason, which: str) -> Draf
 
 
 def _target_ready(context: Context) -> Draft:
+    """Every target listens for its guest, or has heard it."""
     migration, progress = context.migration, context.progress
     uid = migration.migration_uid
     if not progress.targets:
@@ -166,6 +168,7 @@ _ENDED: Final = {
 
 
 def _converged(context: Context) -> Draft:
+    """All were told of the success, and the targets are back in Base."""
     if context.phase is Phase.SUCCEEDED:
         return Draft(holds=True, reason=Reason.ALL_IN_BASE)
     awaited = _awaited(context) if context.phase is Phase.CONVERGING else ""
@@ -182,6 +185,7 @@ def _awaited(context: Context) -> str:
 
 
 def _finished(context: Context) -> Draft:
+    """The last phase is reached, and the reason says which; why, where the network stayed."""
     why = ""
     if context.phase is Phase.NOT_FOLLOWED:
         why = following.obstacle(context.migration, context.progress, context.now)

@@ -87,10 +87,12 @@ def _alarms(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterator
 
 
 def _count(status: LiveMigrationStatus) -> int:
+    """Count the targets, also those that the status has no room for."""
     return len(status.target) if status.target_count is None else status.target_count
 
 
 def _cutovers(status: LiveMigrationStatus) -> Iterator[str]:
+    """Say of each target what proved the guest, and how long its route took from there."""
     for side in status.target:
         if side.cutover is not None:
             took = side.cutover.announcement_to_route_microseconds
