@@ -53,10 +53,12 @@ class VmiObjects:
         Where a VMI receives its guest from elsewhere its node is set before the guest is there.
         """
         vmi = self.vmi
-        return vmi is not None and vmi.is_running and _is_of(pod, vmi) and vmi.node == pod.node
+        return (
+            vmi is not None and vmi.is_running and _is_owned_by(pod, vmi) and vmi.node == pod.node
+        )
 
 
-def _is_of(pod: Pod, vmi: Vmi | None) -> bool:
+def _is_owned_by(pod: Pod, vmi: Vmi | None) -> bool:
     return vmi is not None and pod.vmi_uid == vmi.uid
 
 
@@ -82,7 +84,7 @@ def resolve(objects: VmiObjects) -> Desired:
 def _lookups(objects: VmiObjects) -> Iterator[Lookup]:
     """Name what a pod refers to and what no watch has shown yet."""
     for pod in objects.pods.values():
-        if not _is_of(pod, objects.vmi) and pod.vmi_uid not in objects.absent:
+        if not _is_owned_by(pod, objects.vmi) and pod.vmi_uid not in objects.absent:
             yield Lookup(pod.vmi, Foreign.VMI, pod.vmi, pod.vmi_uid)
         uid, name = pod.migration_uid, pod.migration_name
         # The labels of a migration stay on its pod for ever: only the VMIM says whether it goes on.
@@ -99,7 +101,7 @@ def _not_followed(objects: VmiObjects) -> Iterator[NotFollowed]:
 
 
 def _is_live(objects: VmiObjects, pod: Pod) -> bool:
-    return pod.node is not None and not pod.is_final and _is_of(pod, objects.vmi)
+    return pod.node is not None and not pod.is_final and _is_owned_by(pod, objects.vmi)
 
 
 def _refusals(objects: VmiObjects) -> list[str]:
@@ -205,7 +207,7 @@ def _source(objects: VmiObjects, vmim: Vmim | None) -> Pod | None:
     candidates = [
         pod
         for pod in objects.pods.values()
-        if pod.migration_uid != vmim.uid and _is_of(pod, vmi) and pod.node is not None
+        if pod.migration_uid != vmim.uid and _is_owned_by(pod, vmi) and pod.node is not None
     ]
     said = [vmim.source_pod]
     # Compared, since it stays that of the earlier migration until the hand-over of this one.
