@@ -12,7 +12,7 @@ FAST := not root and not api and not cluster and not lab
 CHECKED := crds operator nodeagent e2e tests
 PYTEST := $(BIN)/pytest
 # The slowest tests of each stage: one that is new among them is worth a look.
-STAGE := $(PYTEST) --durations=20 --durations-min=1
+DURATIONS := --durations=20 --durations-min=1
 # Pure, but with helm, a site to build, runs of pytest, or thousands of cases: for `make test`.
 LONG := tests/chart tests/docs e2e/tests/testing tests/api/test_assignment.py tests/nodeagent/fsm/test_model.py \
   tests/nodeagent/sniff/test_fuzz.py tests/operator/kube/test_leadership.py e2e/tests/demo/test_picture.py \
@@ -32,10 +32,9 @@ demo-kubevirt: prepare  ## The same beside a played KubeVirt: only a VMIM is app
 	@env --block-signal=INT $(LAB).demo.kubevirt $(if $(KEEP),--keep)
 
 test: prepare lint tools guest images  ## Everything: pure tables, kernel, API server, cluster, real VMs
-	@$(STAGE) -m "$(FAST)"
-	@$(STAGE) -m "root and not cluster and not lab"
-	@$(STAGE) -m "api and not root and not cluster and not lab"
-	@$(LAB).sandbox -- $(STAGE) -m "cluster or lab"
+	@$(LAB).testing.stages pure="$(FAST)" kernel="root and not cluster and not lab" \
+	  api="api and not root and not cluster and not lab" -- $(DURATIONS)
+	@$(LAB).sandbox -- $(PYTEST) $(DURATIONS) -m "cluster or lab"
 
 test-install: prepare tools guest images  ## The chart: manifests, rights, policies, a whole life on two nodes
 	@$(PYTEST) tests/chart
