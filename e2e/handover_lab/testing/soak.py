@@ -26,7 +26,8 @@ import aiohttp
 from kubernetes_asyncio import client
 
 from handover_api import names
-from handover_lab.bench.bed import MERGE_PATCH, Bed, Guest, batch, bed, collection
+from handover_lab.bench.agent.guests import Guest, run_batch
+from handover_lab.bench.agent.node import MERGE_PATCH, Node, collection, running
 
 SETTINGS: Final = {"liveMigrationRouteConvergenceTime": "1s", "routeOwnership": "all"}
 AT_ONCE: Final = 12
@@ -65,8 +66,8 @@ class Life:
 class Soak:
     """Lets things happen, and looks what is left of them."""
 
-    def __init__(self, bed: Bed, chance: random.Random, endpoints: int) -> None:
-        self._bed = bed
+    def __init__(self, node: Node, chance: random.Random, endpoints: int) -> None:
+        self._node = node
         self._chance = chance
         self._lives = [Life(Guest(number)) for number in range(endpoints)]
         self._calm = asyncio.Lock()
@@ -77,13 +78,13 @@ class Soak:
     async def begin(self) -> tuple[float, int]:
         """Start with all guests at home; return memory and descriptors of the agent at rest."""
         guests = [life.guest for life in self._lives]
-        self._bed.connect(guests)
+        self._node.connect(guests)
         self._turn(guests, on=True)
         await self._configure()
-        await self._bed.create(guests)
-        self._bed.agent.state = self._bed.directory / "state"
-        self._bed.agent.start()
-        await self._bed.agent.ready()
+        await self._node.create(guests)
+        self._node.agent.state = self._node.directory / "state"
+        self._node.agent.start()
+        await self._node.agent.ready()
         await self.await_home()
         return self._at_rest()
 
@@ -174,9 +175,9 @@ class Soak:
         await self._say(life, uid, outcome="Aborted", ended=role)
 
     async def _flap_link(self, life: Life) -> None:
-        batch(["ip"], [f"link set {life.guest.tap} down"])
+        run_batch(["ip"], [f"link set {life.guest.tap} down"])
         await asyncio.sleep(self._chance.random())
-        batch(["ip"], [f"link set {life.guest.tap} up"])
+        run_batch(["ip"], [f"link set {life.guest.tap} up"])
 
     async def _take_route(self, life: Life) -> None:
         command = ["ip", "route", "flush", str(life.guest.address), "proto", "88"]
@@ -188,15 +189,15 @@ class Soak:
 
     async def _kill(self, _: Life) -> None:
         async with self._calm:
-            self._bed.agent.stop()
-            self._bed.agent.start()
-            await self._bed.agent.ready()
+            self._node.agent.stop()
+            self._node.agent.start()
+            await self._node.agent.ready()
 
     async def _stop_api(self, _: Life) -> None:
         async with self._calm:
-            await asyncio.to_thread(self._bed.plane.stop_api)
+            await asyncio.to_thread(self._node.plane.stop_api)
             await asyncio.sleep(OUTAGE)
-            await asyncio.to_thread(self._bed.plane.start_api)
+            await asyncio.to_thread(self._node.plane.start_api)
 
     async def _say(
         self, life: Life, uid: str = "", *, role: str = "", outcome: str = "", ended: str = ""
@@ -213,7 +214,7 @@ class Soak:
             names.ENDED_ROLE: ended or None,
         }
         patch = {"metadata": {"annotations": annotations}}
-        write = self._bed.api.patch_namespaced_custom_object
+        write = self._node.api.patch_namespaced_custom_object
         await insist(
             lambda: write(*collection(), life.name, patch, _content_type=MERGE_PATCH)  # type: ignore[call-arg]
         )
@@ -232,7 +233,7 @@ class Soak:
         return str((await self._status(life)).get("state"))
 
     async def _status(self, life: Life) -> Mapping[str, Any]:
-        read = self._bed.api.get_namespaced_custom_object
+        read = self._node.api.get_namespaced_custom_object
         found: dict[str, Any] = await insist(lambda: read(*collection(), life.name))
         return found.get("status") or {}
 
@@ -244,7 +245,7 @@ class Soak:
             "spec": SETTINGS,
         }
         where = (names.GROUP, names.VERSION, names.CONFIGURATIONS)
-        await self._bed.api.create_cluster_custom_object(*where, body)
+        await self._node.api.create_cluster_custom_object(*where, body)
 
     def _turn(self, guests: Iterable[Guest], *, on: bool) -> None:
         """Let guests answer, or no more."""
@@ -256,13 +257,13 @@ class Soak:
                 f"address {'replace' if on else 'delete'} {guest.address}/32 dev {guest.eth}",
             )
         ]
-        batch(self._bed.guests.command("ip"), lines)
+        run_batch(self._node.guests.command("ip"), lines)
 
     def _announce(self, life: Life) -> None:
-        self._bed.observer.announce(life.guest)
+        self._node.observer.announce(life.guest)
 
     def _at_rest(self) -> tuple[float, int]:
-        agent = self._bed.agent
+        agent = self._node.agent
         assert agent.process is not None
         descriptors = len(list(Path(f"/proc/{agent.process.pid}/fd").iterdir()))
         return agent.rss_mib, descriptors
@@ -312,8 +313,8 @@ def errors(log: Path) -> Iterator[str]:
 async def soak(seconds: float, endpoints: int, seed: int) -> Counter[str]:
     """Live for so long; return what happened. Raises SoakError."""
     with tempfile.TemporaryDirectory(prefix="handover-soak-") as directory:
-        async with bed(Path(directory)) as it:
-            live = Soak(it, random.Random(seed), endpoints)  # noqa: S311  repeatable on purpose
+        async with running(Path(directory)) as node:
+            live = Soak(node, random.Random(seed), endpoints)  # noqa: S311  repeatable on purpose
             memory, descriptors = await live.begin()
             await live.live(seconds)
             memory_now, descriptors_now = await live.end()
@@ -323,7 +324,7 @@ async def soak(seconds: float, endpoints: int, seed: int) -> Counter[str]:
             if descriptors_now > descriptors + MORE_DESCRIPTORS:
                 message = f"it had {descriptors} descriptors, and has {descriptors_now} now"
                 raise SoakError(message)
-            if found := list(errors(it.directory / "agent.log")):
+            if found := list(errors(node.directory / "agent.log")):
                 message = f"{len(found)} errors in the log, the first: {found[0][:1000]}"
                 raise SoakError(message)
             return live.happened

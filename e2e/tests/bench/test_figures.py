@@ -1,27 +1,33 @@
-"""The figures of the agent's bench, and which of them count."""
+"""Which figures count: those that were measured, against their bars."""
+
+import io
 
 import pytest
+from rich.console import Console
 
-from handover_lab.bench import figures as bench_figures
-from handover_lab.bench.figures import Sample
+from handover_lab.bench import figures
+from handover_lab.bench.figures import Figure
 
-
-def results(agent: float, floor: float) -> dict[str, object]:
-    """Return what a run of cutovers alone finds, all of them alike, in µs."""
-    figures = Sample((agent,) * 5, (floor,) * 5).figures()
-    return {"announcement_to_route": {"idle": figures, "busy": figures}, "rss_mib_200": 66.0}
+FIGURES = (
+    Figure("mine / floor", lambda found: found["mine"] / found["floor"], 2),
+    Figure("mine", lambda found: found["mine"]),
+)
 
 
 def test_what_was_not_measured_is_not_judged() -> None:
-    judged = {what for what, *_ in bench_figures.measured(results(100, 60))}
-    assert "busy p99 / floor p99" in judged
-    assert "processor at rest, %" not in judged
+    assert [figure.what for figure, _ in figures.measured(FIGURES, {"mine": 900})] == ["mine"]
+    assert figures.is_kept(FIGURES, {"mine": 900})
 
 
-@pytest.mark.parametrize(
-    ("agent", "floor", "is_kept"), [(1900, 1000, True), (2100, 1000, False), (9900, 5000, True)]
-)
-def test_on_a_busy_node_the_ratio_counts_and_not_the_machine(
-    agent: float, floor: float, *, is_kept: bool
-) -> None:
-    assert bench_figures.is_kept(results(agent, floor)) is is_kept
+@pytest.mark.parametrize(("floor", "is_kept"), [(500, True), (450, True), (449, False)])
+def test_a_figure_with_a_bar_is_judged(floor: int, *, is_kept: bool) -> None:
+    assert figures.is_kept(FIGURES, {"mine": 900, "floor": floor}) is is_kept
+
+
+def test_the_table_names_the_bars_and_what_missed_them() -> None:
+    shown = io.StringIO()
+    console = Console(file=shown, width=80)
+    console.print(figures.table("The agent", FIGURES, {"mine": 900, "floor": 300}))
+    lines = [line.split() for line in shown.getvalue().splitlines()]
+    assert ["mine", "/", "floor", "3", "2", "✗", "missed"] in lines
+    assert ["mine", "900"] in lines

@@ -1,4 +1,4 @@
-"""The part of `make bench-operator` with a KubeVirt, which is only played (objects.py).
+"""What is measured of the operator beside a KubeVirt that is simulated (kubevirt/simulated.py).
 
 Timed is the instant that matters for a guest: from its VMIM's phase Scheduling to the role on the
 endpoint of its target pod, with fifty migrations under way, and with fifty begun at one instant.
@@ -12,9 +12,10 @@ from typing import Any, Final
 
 import yaml
 
-from handover_lab.bench import report as bench_report
-from handover_lab.bench.world import AT_ONCE, PATIENCE, ROOT, Key, Observer, report
-from handover_lab.bench.world import Api as QuickApi
+from handover_lab.bench.operator import floors, report
+from handover_lab.bench.operator.client import AT_ONCE, PATIENCE, ROOT, Client, Key
+from handover_lab.bench.operator.object_observer import ObjectObserver
+from handover_lab.bench.operator.objects import agent_status, namespace
 from handover_lab.cluster import rest
 from handover_lab.cluster.controlplane import ControlPlane
 from handover_lab.cluster.release import Release
@@ -28,7 +29,7 @@ NAMESPACE: Final = "vms"
 LAUNCHER: Final = 24_000
 """Bytes of a virt-launcher pod of KubeVirt 1.9, as the API server sends it."""
 
-PACE: Final = 0.1
+GAP: Final = 0.1
 """Seconds between two that begin, where they are not to begin at the same instant."""
 NODES: Final = tuple(f"node-{number}" for number in range(20))
 OUR_KINDS: Final = "/apis/handover.dev/v1alpha1/workloadendpoints"
@@ -44,17 +45,17 @@ def target(migration: Migration) -> Key:
     return ("WorkloadEndpoint", NAMESPACE, migration.target_pod)
 
 
-class Adapter:
+class KubeVirtBench:
     """Measures the operator beside a played KubeVirt."""
 
     def __init__(
-        self, operator: Replica, api: rest.Api, quick: QuickApi, say: Callable[[str], None]
+        self, operator: Replica, api: rest.Api, client: Client, say: Callable[[str], None]
     ) -> None:
         self.api = api
-        self.quick = quick
+        self.client = client
         self.say = say
         self.operator = operator
-        self.observer = Observer(quick)
+        self.observer = ObjectObserver(client)
         self.kubevirt = KubeVirt(api, NAMESPACE)
         self.kubevirt.ballast = LAUNCHER
         self.scheduled: dict[str, float] = {}
@@ -62,13 +63,13 @@ class Adapter:
 
     async def run(self, running: int, moving: int, most: int) -> dict[str, Any]:
         """Measure *moving* migrations of *running* VMs at once, then memory with *most* VMs."""
-        await self.furnish()
+        await self.prepare()
         try:
             return await self.measure(running, moving, most)
         finally:
             self.operator.stop()
 
-    async def furnish(self) -> None:
+    async def prepare(self) -> None:
         """Make all kinds, the nodes and the namespace."""
         for file in sorted((ROOT / "crds").glob("*.yaml")):
             await self.api.call("POST", CRD, yaml.safe_load(file.read_text()))
@@ -76,6 +77,9 @@ class Adapter:
             node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
             await self.api.call("POST", "/api/v1/nodes", node)
         await self.api.call("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
+        await self.api.call(
+            "POST", "/api/v1/namespaces", {"metadata": {"name": namespace(floors.NUMBER)}}
+        )
         await self.kubevirt.install()
         await until(lambda: self.api.exists(OUR_KINDS), bool, "our kinds are served", PATIENCE)
 
@@ -87,11 +91,13 @@ class Adapter:
             await self.until_endpoints(running)
             await self.operator.until_calm()
             few = self.operator.rss_mib
-            moved = await self.move(range(moving), PACE)
-            at_once = await self.move(range(moving, min(2 * moving, running)), 0)
+            bare: list[float] = []
+            moved = await self.move(range(moving), bare)
+            at_once = await self.move(range(moving, min(2 * moving, running)))
             results: dict[str, Any] = {
-                "scheduling_to_role": self.took(moved, self.scheduled),
-                "burst_bound_to_role": self.took(at_once, self.bound),
+                **report.percentiles("scheduling_to_role", self.took(moved, self.scheduled)),
+                **report.percentiles("bare_patch_kubevirt", bare),
+                **report.percentiles("burst_bound_to_role", self.took(at_once, self.bound)),
             }
             results |= await self.complete(moved)
         if most > running:
@@ -149,8 +155,15 @@ class Adapter:
         self.say(f"{wanted} endpoints are made and known")
         await until(count, lambda found: found >= wanted, f"{wanted} endpoints", PATIENCE)
 
-    async def move(self, numbers: Iterable[int], pace: float) -> Sequence[Migration]:
-        """Begin migrations, and see the roles of their targets."""
+    async def move(
+        self, numbers: Iterable[int], bare: list[float] | None = None
+    ) -> Sequence[Migration]:
+        """Begin migrations, and see the roles of their targets.
+
+        With *bare* a bare write follows each of them, and what it took is added there; without,
+        all begin at the same instant.
+        """
+        patch = floors.ConditionalPatch(self.client)
         noting = asyncio.create_task(self.note())
         moving = [
             await self.kubevirt.request(f"vm-{number}", f"move-{number}") for number in numbers
@@ -159,9 +172,11 @@ class Adapter:
         begun = []
         for migration in moving:
             begun.append(asyncio.create_task(self.begin(migration)))
-            await asyncio.sleep(pace)
+            if bare is not None:
+                await asyncio.sleep(GAP)
+                bare.append(await patch.time())
         await asyncio.gather(*begun)
-        given, names = self.observer.given, {each.name for each in moving}
+        given, names = self.observer.roles, {each.name for each in moving}
         await self.observer.until(
             lambda: all(target(each) in given for each in moving), "the roles of all targets"
         )
@@ -172,7 +187,7 @@ class Adapter:
 
     def took(self, moved: Iterable[Migration], since: Mapping[str, float]) -> list[float]:
         """Return the ms from an instant of each migration to the role of its target."""
-        given = self.observer.given
+        given = self.observer.roles
         return [max(given[target(each)] - since[each.name], 0.0) * 1000 for each in moved]
 
     def _all_scheduled(self, names: set[str]) -> Callable[[], Any]:
@@ -199,30 +214,30 @@ class Adapter:
             max(seen.writes[key] for key in made),
             max(seen.statuses[key] for key in ours),
         )
-        return dict(zip(bench_report.WRITES, counted, strict=True))
+        return dict(zip(report.WRITES, counted, strict=True))
 
     async def _complete(self, migration: Migration) -> None:
-        ours: Key = ("LiveMigration", NAMESPACE, migration.name)
+        live_migration: Key = ("LiveMigration", NAMESPACE, migration.name)
         source: Key = ("WorkloadEndpoint", NAMESPACE, migration.source_pod)
         its_target = target(migration)
 
         async def say(key: Key, state: str) -> None:
-            await self.quick.patch(key, report(state, migration.uid, "10.0.0.1"), "/status")
+            await self.client.patch(key, agent_status(state, migration.uid, "10.0.0.1"), "/status")
 
         await say(source, "Base")
         await say(its_target, "Target")
         await migration.until("target_ready")
-        await self._until_phase(ours, "Ready")
+        await self._until_phase(live_migration, "Ready")
         await migration.until("detect")
         await say(its_target, "Live")
-        await self._until_phase(ours, "Live")
+        await self._until_phase(live_migration, "Live")
         await migration.until("succeed")
-        await self._until_phase(ours, "Converging")
+        await self._until_phase(live_migration, "Converging")
         await say(source, "Withdrawn")
         await migration.until("end_source")
         await say(its_target, "TimeWait")
         await say(its_target, "Base")
-        await self._until_phase(ours, "Succeeded")
+        await self._until_phase(live_migration, "Succeeded")
 
     async def _until_phase(self, key: Key, wanted: str) -> None:
         phases = self.observer.phases
@@ -254,9 +269,9 @@ async def measure(
         operator = release.replica(directory / "operator-kubevirt.log", patience=PATIENCE)
         async with (
             rest.Api.connect(plane.kubeconfig) as api,
-            QuickApi.connect(plane.kubeconfig) as quick,
+            Client.connect(plane.kubeconfig) as client,
         ):
-            adapter = Adapter(operator, api, quick, say)
-            return await adapter.run(*numbers)
+            bench = KubeVirtBench(operator, api, client, say)
+            return await bench.run(*numbers)
     finally:
         plane.stop()

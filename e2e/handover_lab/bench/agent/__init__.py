@@ -1,0 +1,1 @@
+"""`make bench`: the real agent beside a C program that does the least of its work."""
