@@ -93,7 +93,7 @@ class Lab:
         """Prepare nodes for the VM of the examples, on which no cluster has to run yet."""
         topology = Topology(network.router, network.nodes, network.mesh)
         vm = cls.vm_type(directory, topology, vm_of(manifests.read(manifests.ENDPOINTS)), tell)
-        take_precedence(network)
+        prefer_lab(network)
         async with vm.open():
             yield vm
 
@@ -107,16 +107,16 @@ class Lab:
         try:
             yield lab
         finally:
-            await lab.close_eyes()
+            await lab.stop_watches()
 
     @property
     def endpoints(self) -> Observer:
-        """The WorkloadEndpoints, once `open_eyes` was called."""
+        """The WorkloadEndpoints, once `start_watches` was called."""
         return self._observers["workloadendpoints"]
 
     @property
     def migrations(self) -> Observer:
-        """The LiveMigrations, once `open_eyes` was called."""
+        """The LiveMigrations, once `start_watches` was called."""
         return self._observers["livemigrations"]
 
     async def install(self, *values: str) -> None:
@@ -129,14 +129,14 @@ class Lab:
             pods = await self.kubectl("get", "pods", "--all-namespaces", "--output", "wide")
             message = f"{error}\n{pods}"
             raise ClientError(message) from None
-        await self.open_eyes()
+        await self.start_watches()
 
-    async def open_eyes(self) -> None:
+    async def start_watches(self) -> None:
         """Watch endpoints and migrations from now on."""
         for kind in ("workloadendpoints", "livemigrations"):
             self._observers[kind] = await Observer.watch(self.client, kind, self._tell)
 
-    async def close_eyes(self) -> None:
+    async def stop_watches(self) -> None:
         """End the watches."""
         for watch in self._observers.values():
             await watch.stop()
@@ -286,7 +286,7 @@ class Lab:
         self._tell(Note(time.time_ns(), text))
 
 
-def take_precedence(network: NodeNetwork) -> None:
+def prefer_lab(network: NodeNetwork) -> None:
     """Let nobody else's work be measured: nodes are machines of their own, and so are we."""
     for node in network.nodes.values():
         node.group.prefer()

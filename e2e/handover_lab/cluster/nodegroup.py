@@ -47,7 +47,7 @@ class NodeGroup:
         tops = cgroups.hierarchies()
         try:
             for top in tops:
-                grow(top, name, "node", shared=all(map(is_v2, tops)))
+                make_branch(top, name, "node", shared=all(map(is_v2, tops)))
         except OSError as error:
             message = f"No control group can be made here, and no kubelet runs without: {error}."
             raise GroupError(message) from error
@@ -101,7 +101,7 @@ class NodeGroup:
             cgroups.remove(path, deadline)
 
 
-def grow(group: Path, *names: str, shared: bool) -> None:
+def make_branch(group: Path, *names: str, shared: bool) -> None:
     """Make a branch of groups in *group*; when *shared*, all controllers go along."""
     for name in names:
         if shared:

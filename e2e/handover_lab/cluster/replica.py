@@ -43,7 +43,7 @@ class Replica:
         }
         self._process: subprocess.Popen[bytes] | None = None
         self._is_told_to_end = False
-        self._pardoned = 0
+        self._refusals_begin = 0
 
     def launch(self) -> None:
         """Start the process; do not wait for it."""
@@ -155,11 +155,11 @@ class Replica:
 
     def refusals(self) -> list[str]:
         """Return what the log says of rights that it lacks."""
-        return re.findall(r"cannot \w+ resource [^:]*", self._said()[self._pardoned :])
+        return re.findall(r"cannot \w+ resource [^:]*", self._said()[self._refusals_begin :])
 
-    def pardon(self) -> None:
+    def ignore_refusals(self) -> None:
         """Do not count what was refused so far."""
-        self._pardoned = len(self._said())
+        self._refusals_begin = len(self._said())
 
     def _said(self) -> str:
         return self.log.read_text() if self.log.exists() else ""

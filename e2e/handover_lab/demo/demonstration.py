@@ -213,7 +213,7 @@ class Demonstration(abc.ABC, Generic[LabT]):
 
     def chapter(self, title: str) -> None:
         """Give what follows a title."""
-        self.fact_order.take(facts.Chapter(time.time_ns(), title))
+        self.fact_order.add(facts.Chapter(time.time_ns(), title))
 
 
 class Demo(Demonstration[Lab]):
@@ -228,7 +228,7 @@ class Demo(Demonstration[Lab]):
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[Lab]:
         """Move the VM between bare nodes at first: the cluster may still be in the making."""
-        async with Lab.open_vm(self.network, self.directory, self.fact_order.take) as vm:
+        async with Lab.open_vm(self.network, self.directory, self.fact_order.add) as vm:
             move_late = functools.partial(vm.move_by_hand, HOME, AWAY, LATE_MS)
             await self.without(vm, vm.boot, move_late)
             with self.screen.step("moving the VM back", f"the VM is back on {HOME}"):
@@ -237,7 +237,7 @@ class Demo(Demonstration[Lab]):
                     self.network.nodes[HOME], vm.nic, manual_cutover.NORMAL
                 )
             cluster = await self.start_cluster(self.network)
-            async with Lab.on(cluster, vm, self.fact_order.take) as lab:
+            async with Lab.on(cluster, vm, self.fact_order.add) as lab:
                 yield lab
 
     async def begin(self, lab: Lab) -> None:

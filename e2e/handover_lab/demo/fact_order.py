@@ -26,7 +26,7 @@ class FactOrder:
         self._facts: list[tuple[int, int, Fact]] = []
         self._numbers = itertools.count()
 
-    def take(self, fact: Fact | Traffic) -> None:
+    def add(self, fact: Fact | Traffic) -> None:
         """Take one in; the state of the traffic is no event and is passed on at once."""
         if isinstance(fact, Traffic):
             self.tell(fact)

@@ -35,7 +35,7 @@ class KubeVirtDemo(Demonstration[KubeVirtLab]):
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[KubeVirtLab]:
         """Start the cluster first: the VM's pods need it, though routes are moved by hand."""
-        tell = self.fact_order.take
+        tell = self.fact_order.add
         cluster = await self.start_cluster(self.network)
         async with (
             KubeVirtLab.open_vm(self.network, self.directory, tell) as vm,

@@ -57,7 +57,7 @@ class Known:
     node: str
     by_metric: dict[str, str] = field(default_factory=dict)
 
-    def take_in(self, change: Change) -> Iterator[Route]:
+    def add(self, change: Change) -> Iterator[Route]:
         """Yield the facts that *change* amounts to."""
         old = self.by_metric.pop(change.metric, None)
         if old is not None and old != change.how:
@@ -79,7 +79,7 @@ async def watch(place: Place, node: str, address: str) -> AsyncGenerator[Route, 
         async for line in process.stdout:
             change = Change.read(line.decode())
             if change is not None and change.address == address:
-                for route in known.take_in(change):
+                for route in known.add(change):
                     yield route
     finally:
         with contextlib.suppress(ProcessLookupError):

@@ -60,7 +60,7 @@ def make(name: str, request: int, *, is_real_time: bool = False) -> Path:
         message = "No control group here shares the processors out."
         raise GroupError(message)
     top = tops[0]
-    nodegroup.grow(top, f"handover-{sandbox.current()}-{name}", shared=nodegroup.is_v2(top))
+    nodegroup.make_branch(top, f"handover-{sandbox.current()}-{name}", shared=nodegroup.is_v2(top))
     group = top / f"handover-{sandbox.current()}-{name}"
     knobs = {"cpu.shares": str(shares(request)), "cpu.weight": str(weight(request))}
     if is_real_time:

@@ -95,7 +95,7 @@ class AgentProcess:
     async def begins(self, since_ns: int) -> int:
         """Wait until the agent that was started since then knows its endpoint; return when."""
         deadline = time.monotonic() + PATIENCE
-        while not (seen := [at_ns for at_ns in self._sights() if at_ns > since_ns]):
+        while not (seen := [at_ns for at_ns in self._first_sights() if at_ns > since_ns]):
             if time.monotonic() > deadline:
                 self.fail(f"no successor works on {self._node.name}")
             await asyncio.sleep(0.02)
@@ -118,7 +118,7 @@ class AgentProcess:
         message = f"{what}; its log ends:\n{last}"
         raise AgentProcessError(message)
 
-    def _sights(self) -> Iterator[int]:
+    def _first_sights(self) -> Iterator[int]:
         """Yield when an agent saw its endpoint for the first time."""
         for line in self.lines():
             if line["event"] == "endpoint":

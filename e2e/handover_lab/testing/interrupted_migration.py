@@ -135,13 +135,13 @@ class AgentState:
         )
 
     @classmethod
-    def proper(cls, nic: Nic, node: str, state: str) -> Self:
+    def expected(cls, nic: Nic, node: str, state: str) -> Self:
         """Return what should be there for the one VM whose endpoint is in *state*."""
         guarded = frozenset(address for address in nic.addresses if ":" not in address)
         return cls([], {nic.tap: guarded}, {f"default.{name_of(node)}.json": state})
 
 
-def standing(changes: Iterable[Entry]) -> Iterator[frozenset[int]]:
+def metrics_over_time(changes: Iterable[Entry]) -> Iterator[frozenset[int]]:
     """Yield the metrics of the routes that stand before, between and after the *changes*."""
     metrics: set[int] = set()
     yield frozenset(metrics)

@@ -94,7 +94,7 @@ class Scenario:
         endpoint["spec"] |= {"awaitRole": node != self.here, **spec}
         return endpoint
 
-    def turn(self) -> None:
+    def swap_nodes(self) -> None:
         """Look at it from the other side: the VM has moved *there*, and that is *here* now."""
         self.here, self.there = self.there, self.here
 

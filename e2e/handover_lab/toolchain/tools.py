@@ -104,7 +104,7 @@ def locate(name: str) -> Path:
     tool = TOOLS[name]
     if found := find(tool):
         return found.path
-    others = ", ".join(f"{other.path} is {dotted(other.version)}" for other in elsewhere(tool))
+    others = ", ".join(f"{other.path} is {dotted(other.version)}" for other in installed(tool))
     message = (
         f"{name} {dotted(pinned(tool))} is not there{f' ({others})' if others else ''}:"
         " `make tools` builds it, or KUBEBUILDER_ASSETS names a directory that has it."
@@ -114,11 +114,11 @@ def locate(name: str) -> Path:
 
 def find(tool: Tool) -> Found | None:
     """Find *tool* in a fitting version."""
-    fitting = (found for found in elsewhere(tool) if fits(tool, found.version))
+    fitting = (found for found in installed(tool) if fits(tool, found.version))
     return next(fitting, None) or in_cache(tool)
 
 
-def elsewhere(tool: Tool) -> Iterator[Found]:
+def installed(tool: Tool) -> Iterator[Found]:
     """List where the machine has *tool*, in any version."""
     for source in ("KUBEBUILDER_ASSETS", "PATH"):
         directories = os.environ.get(source, "")

@@ -118,8 +118,8 @@ async def test_a_fact_that_took_longer_to_arrive_still_goes_first() -> None:
     early, late = Phase(now, "Ready"), Phase(now + 1_000_000, "Live")
     news = FactOrder(told.append)
     async with news.open():
-        news.take(late)
-        news.take(early)
+        news.add(late)
+        news.add(early)
 
         assert told == []
     assert told == [early, late]
@@ -129,7 +129,7 @@ def test_traffic_is_passed_on_at_once() -> None:
     told: list[Fact | Traffic] = []
     flow = Traffic("ping", 1, 0, ())
 
-    FactOrder(told.append).take(flow)
+    FactOrder(told.append).add(flow)
 
     assert told == [flow]
 
@@ -138,7 +138,7 @@ def test_facts_ripen() -> None:
     told: list[Fact | Traffic] = []
     news = FactOrder(told.append)
     for moment in (30, 10, 20):
-        news.take(Phase(moment, "Ready"))
+        news.add(Phase(moment, "Ready"))
 
     news.pass_on(25)
 

@@ -62,7 +62,7 @@ async def scenario(with_cpu_share: Lab, operations: Operations) -> AsyncIterator
     bare = BARE.format(tap=tap)
     await settle(with_cpu_share)
     await operations.uninstall()
-    await with_cpu_share.close_eyes()
+    await with_cpu_share.stop_watches()
     await with_cpu_share.kubectl("delete", "crd", *(f"{kind}.handover.dev" for kind in KINDS))
     for node in with_cpu_share.cluster.nodes.values():
         node.run(bare)
@@ -241,7 +241,7 @@ async def migrates(
     assert await scenario.lost_by_network(ping_record, began, migrated.move) < LOST_IF_AWAY
     for address in scenario.lab.vm.nic.addresses:
         assert scenario.changes(scenario.there, address, began) == expected
-    scenario.turn()
+    scenario.swap_nodes()
 
 
 async def left(scenario: Scenario) -> Left:

@@ -85,7 +85,7 @@ def bill(stream: Scenario, ping_record: PingRecord) -> Bill:
 async def scenario(stream: Scenario, bill: Bill) -> AsyncIterator[Scenario]:
     """The VM wherever the test before has brought it; afterwards, it has moved."""
     if stream.lab.vm.home != stream.here:
-        stream.turn()
+        stream.swap_nodes()
     bill.open()
     yield stream
     await stream.lab.vm.answered()

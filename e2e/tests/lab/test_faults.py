@@ -21,7 +21,11 @@ from handover_lab.network.ping_record import PingRecord
 from handover_lab.processes.waiting import until
 from handover_lab.testing import agent_processes
 from handover_lab.testing.agent_processes import AgentProcess
-from handover_lab.testing.interrupted_migration import AgentState, InterruptedMigration, standing
+from handover_lab.testing.interrupted_migration import (
+    AgentState,
+    InterruptedMigration,
+    metrics_over_time,
+)
 from handover_lab.testing.scenario import ELEVATED, NORMAL, Scenario
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
@@ -75,7 +79,7 @@ class Relay:
 
     def give_back(self, scenario: Scenario) -> None:
         """Take a scenario that is in order, with the VM where it has moved."""
-        scenario.turn()
+        scenario.swap_nodes()
         self.scenario = scenario
 
 
@@ -128,7 +132,7 @@ async def followed(interrupted: InterruptedMigration, served_ns: int = 0) -> tup
         here = interrupted.changes(scenario.here, address)
         assert [entry.present for entry in there if entry.metric == ELEVATED] == [True, False]
         assert [set(), {NORMAL}] == [
-            metrics for metrics in standing(there) if ELEVATED not in metrics
+            metrics for metrics in metrics_over_time(there) if ELEVATED not in metrics
         ]
         assert [(entry.metric, entry.present) for entry in here] == [(NORMAL, False)]
         # Never a route before its guest, never two of one priority.
@@ -140,9 +144,9 @@ async def followed(interrupted: InterruptedMigration, served_ns: int = 0) -> tup
     )
     assert not scenario.lab.vm.flows["TCP session"].recording.broken
     for node, state in ((scenario.here, "Withdrawn"), (scenario.there, "Base")):
-        proper = AgentState.proper(nic, node, state)
+        expected = AgentState.expected(nic, node, state)
         look = functools.partial(asyncio.to_thread, AgentState.of, scenario.lab.cluster.nodes[node])
-        await until(look, proper.__eq__, f"what is left on {node}")
+        await until(look, expected.__eq__, f"what is left on {node}")
     return min(routed), max(routed)
 
 
@@ -247,8 +251,8 @@ async def test_a_guest_that_moves_while_agent_and_api_are_dead_is_followed(
         await lab.vm.answered()
     finally:
         lab.cluster.control_plane.start_api()
-        await lab.close_eyes()
-        await lab.open_eyes()
+        await lab.stop_watches()
+        await lab.start_watches()
     await interrupted.succeed()
 
     _, last_ns = await followed(interrupted)
@@ -281,7 +285,7 @@ async def test_a_guest_hears_of_its_gateway_though_the_agent_died_before_it_said
     await stranger.succeed()
     await followed(stranger, begun_ns)
 
-    stranger.scenario.turn()
+    stranger.scenario.swap_nodes()
     back = InterruptedMigration(stranger.scenario, relay.agents, relay.ping_record)
     relay.ping_record.forget()
     await back.prepare()

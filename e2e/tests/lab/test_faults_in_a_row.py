@@ -86,8 +86,11 @@ class Pod:
         """Return at each change on the node which metrics the routes by its interfaces had."""
         taps = {nic.tap for nic in self.spec.nics}
         return [
-            (entry.at_ns, {one.metric for one in standing if one.is_ours and one.way in taps})
-            for entry, standing in self.scenario.journals[self.node].moments(address)
+            (
+                entry.at_ns,
+                {one.metric for one in present if one.is_ours and one.way in taps},
+            )
+            for entry, present in self.scenario.journals[self.node].moments(address)
         ]
 
     async def end(self) -> None:

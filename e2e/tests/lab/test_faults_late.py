@@ -127,7 +127,7 @@ async def test_a_late_cancellation_takes_no_route_of_a_guest_that_has_arrived(
 
     # From where it is it can move on.
     await scenario.lab.vm.end(scenario.here)
-    scenario.turn()
+    scenario.swap_nodes()
     await scenario.lab.migrate(scenario.migration())
 
 
@@ -209,5 +209,5 @@ async def test_a_deleted_crd_takes_no_route_and_later_everything_goes_on(
 
 async def open_eyes_anew(lab: Lab) -> None:
     """Watch again: nobody goes on watching a kind that was away."""
-    await lab.close_eyes()
-    await lab.open_eyes()
+    await lab.stop_watches()
+    await lab.start_watches()

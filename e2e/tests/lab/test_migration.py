@@ -23,7 +23,7 @@ async def test_a_vm_moves_there_and_back_and_its_network_follows(scenario: Scena
     migrated = []
     for _ in range(4):
         migrated.append(await scenario.lab.migrate(scenario.migration()))
-        scenario.turn()
+        scenario.swap_nodes()
 
     felt = await scenario.loss(*(one.move for one in migrated))
     for one, flows in zip(migrated, felt, strict=True):

@@ -50,7 +50,7 @@ def test_a_replaced_route_goes_before_its_successor_comes() -> None:
         Route(1, "router", "via 172.30.0.11 metric 768", present=True),
         Route(2, "router", "via 172.30.0.11 metric 768", present=False),
         Route(2, "router", "via 172.30.0.12 metric 768", present=True),
-    ] == [*known.take_in(first), *known.take_in(second)]
+    ] == [*known.add(first), *known.add(second)]
 
 
 @pytest.fixture

@@ -272,7 +272,7 @@ async def test_after_an_outage_of_the_api_server_one_goes_on(
     leads = [await each.metric("handover_operator_leader") for each in replicas]
     assert sorted(leads) == [0, 1]
     for each in replicas:
-        each.pardon()  # an API server that has just started knows of nobody's rights
+        each.ignore_refusals()  # an API server that has just started knows of nobody's rights
 
 
 async def test_a_graceful_stop_hands_over_at_once(replicas: Replicas, desk: Any) -> None:
