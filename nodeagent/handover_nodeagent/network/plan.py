@@ -31,14 +31,14 @@ def diff(desired: Iterable[Route], observed: Iterable[Route]) -> Plan:
     """
     wanted = frozenset(desired)
     # By what a replace goes by: the kernel looks at no device.
-    rivals: dict[RouteKey, list[Route]] = {}
+    by_key: dict[RouteKey, list[Route]] = {}
     for route in observed:
-        rivals.setdefault(route.key, []).append(route)
+        by_key.setdefault(route.key, []).append(route)
     add: list[Route] = []
     replace: list[Route] = []
     # Sorted, so that the same difference is always applied in the same order.
     for route in sorted(wanted, key=_order):
-        same_key = rivals.get(route.key, [])
+        same_key = by_key.get(route.key, [])
         twin = next((other for other in same_key if other == route), None)
         if twin and twin.carried == route.carried:
             continue
@@ -51,7 +51,7 @@ def diff(desired: Iterable[Route], observed: Iterable[Route]) -> Plan:
         else:
             add.append(route)
     remove = tuple(
-        route for same_key in rivals.values() for route in same_key if route not in wanted
+        route for same_key in by_key.values() for route in same_key if route not in wanted
     )
     return Plan(tuple(add), tuple(replace), remove)
 
