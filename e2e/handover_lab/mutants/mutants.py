@@ -63,7 +63,7 @@ TESTS: Final[Mapping[str, Sequence[str]]] = {
             f"{_AGENT}/sniff/test_fuzz.py::test_{name}"
             for name in (
                 "the_candidates_are_every_arp_rarp_and_na_of_anybody",
-                "the_filter_of_the_calm_passes_a_rarp_alone",
+                "the_filter_of_a_flooded_reader_passes_a_rarp_alone",
                 "nothing_passes_the_filter_of_a_muted_socket",
                 "the_filter_passes_what_would_be_accepted_and_nothing_else",
             )

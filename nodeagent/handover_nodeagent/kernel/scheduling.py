@@ -1,8 +1,9 @@
-"""The agent's turns on a processor: how long they are, and before whom it has them.
+"""The agent's time slices on a processor: how long they are, and before whose they come.
 
-A task of the normal class may ask for it (sched_setattr(2), since Linux 6.12; what is older ignores
-it). It buys no time, only an earlier start: on a busy node an agent with short turns runs soon
-after a frame has woken it, where others first end theirs of 3 ms. No privilege is needed.
+A task of the normal class may ask for short ones (sched_setattr(2), since Linux 6.12; what is
+older ignores it). It buys no time, only an earlier start: on a busy node an agent with short
+slices runs soon after a frame has woken it, where others first end theirs of 3 ms. No privilege is
+needed.
 
 A control group that has used more than its share waits all the same. Only the real-time class does
 not, and that needs a privilege.
@@ -18,9 +19,9 @@ SHORTEST: Final = 0.0001
 
 
 def shorten(seconds: float = SHORTEST) -> bool:
-    """Ask for turns of *seconds* for this thread and those that it starts; False if refused."""
+    """Ask for slices of *seconds* for this thread and those that it starts; False if refused."""
     now = syscalls.sched_getattr()
-    # In the other classes the runtime is a share of a deadline, not a wish.
+    # Only in the normal class is the runtime the length of a slice.
     if now is None or now.policy != os.SCHED_OTHER:
         return False
     return syscalls.sched_setattr(now._replace(runtime=round(seconds * 1e9)))
@@ -44,12 +45,12 @@ def precede() -> str:
 
 
 def recede() -> None:
-    """Let this thread be of the normal class again, with short turns."""
+    """Let this thread be of the normal class again, with short slices."""
     os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
     shorten()
 
 
 def length() -> float:
-    """Return how long this thread's turns are, in seconds; 0 where the kernel does not say."""
+    """Return how long this thread's slices are, in seconds; 0 where the kernel does not say."""
     now = syscalls.sched_getattr()
     return now.runtime / 1e9 if now else 0.0

@@ -50,7 +50,7 @@ class ListenSpec:
         """Return the frames that ask the guest."""
         if self.is_mute:
             return questions.Questions()
-        # The link's own link-local address asks in IPv6, where the kernel has made one.
+        # Where the kernel has made the link an address of its own, that one asks in IPv6.
         own = (a for a in self.link.addresses if isinstance(a, IPv6Address) and a.is_link_local)
         witness = self.hint if self.mac and self.hint != self.mac else None
         parties = questions.Parties(self.mac or self.hint, self.link.mac, next(own, None), witness)
@@ -216,7 +216,6 @@ class EndpointListener:
             return
         was_lost, self.trouble = bool(self.trouble), ""
         self._retry.succeeded()
-        # At first nobody waits for this: whoever makes us starts the probes.
         if was_lost:
             self._resume()
             self._sink.listening_changed(self._key)

@@ -1,4 +1,4 @@
-"""One open interface on the event loop: capture, judge, probe, and keep calm.
+"""One open interface on the event loop: capture, judge, probe, and bound a flood.
 
 From frame to ``Sink.heard`` there is no task and no await: the callback of the descriptor reads,
 judges and calls. What a flood costs is bounded: so many frames per wake-up and, when more come
@@ -16,10 +16,10 @@ from handover_nodeagent.sniff.verdict import Accepted, Expectation, Reason, Reje
 
 BUDGET: Final = 16
 """Frames per wake-up; then the loop's other descriptors have their turn."""
-PATIENCE: Final = 64
-"""Frames within ``WINDOW`` that are still no flood: more than the receive buffer holds."""
-WINDOW: Final = 0.1
-CALM: Final = 0.1
+FLOOD_FRAMES: Final = 64
+"""Frames within ``FLOOD_WINDOW`` that are still no flood: more than the receive buffer holds."""
+FLOOD_WINDOW: Final = 0.1
+FLOOD_PAUSE: Final = 0.1
 """How long, in seconds, a flood lets nothing through but a RARP."""
 CLOSE_AFTER: Final = 0.1
 """Where twenty guests announce at once, all twenty routes come before the first close."""
@@ -60,7 +60,7 @@ class Listener:
         self._capture = capture.Capture.open(ifindex, packet_filter.compile_filter(expected))
         self.asked_at: float | None = None
         self._stopped = False
-        self._calm: asyncio.TimerHandle | None = None
+        self._pause: asyncio.TimerHandle | None = None
         self._reported = ""
         self._frames = 0
         self._window_since = self._loop.time()
@@ -71,7 +71,7 @@ class Listener:
     def expect(self, expected: Expectation) -> None:
         """Judge by *expected* from now on: another MAC, other addresses, armed or not."""
         self.expected = expected
-        if not self._stopped and not self._calm:
+        if not self._stopped and not self._pause:
             self._capture.filter(packet_filter.compile_filter(expected))
 
     def probe(self, series: ProbeSeries) -> None:
@@ -102,8 +102,8 @@ class Listener:
         # Off the loop before the descriptor is given away: its number may be another socket's soon.
         self._loop.remove_reader(self._capture.fileno())
         self._probing.cancel()
-        if self._calm:
-            self._calm.cancel()
+        if self._pause:
+            self._pause.cancel()
         self._loop.call_later(CLOSE_AFTER, capture.close_later, self._capture.detach())
 
     def _read(self) -> None:
@@ -111,7 +111,7 @@ class Listener:
             octets = self._capture.read()
             if octets is None:
                 break
-            is_proof = self._weigh(octets)
+            is_proof = self._judge(octets)
             if self._stopped:
                 return
             self._frames += 1
@@ -119,10 +119,10 @@ class Listener:
                 # What else this guest has to say can wait until the others' routes are in.
                 break
         self._report_trouble()
-        if self._frames >= PATIENCE and not self._stopped:
-            self._keep_calm()
+        if self._frames >= FLOOD_FRAMES and not self._stopped:
+            self._limit_flood()
 
-    def _weigh(self, octets: bytes) -> bool:
+    def _judge(self, octets: bytes) -> bool:
         """Act on what a frame proves; tell whether it proves that the guest is here."""
         frame = frames.parse(octets)
         if frame is None:
@@ -176,20 +176,20 @@ class Listener:
             self._sink.lost(trouble)
         self._reported = trouble
 
-    def _keep_calm(self) -> None:
+    def _limit_flood(self) -> None:
         """Let only a RARP through for a while or, when that is what floods us, nothing."""
         now = self._loop.time()
-        is_flood = now - self._window_since < WINDOW
+        is_flood = now - self._window_since < FLOOD_WINDOW
         self._frames = 0
         self._window_since = now
-        if is_flood and self._calm:
+        if is_flood and self._pause:
             # What is queued first is read afterwards: a true RARP is late, not lost.
             self._loop.remove_reader(self._capture.fileno())
         elif is_flood:
             self._capture.filter(packet_filter.compile_rarp_only(self.expected))
-            self._calm = self._loop.call_later(CALM, self._listen_again)
+            self._pause = self._loop.call_later(FLOOD_PAUSE, self._listen_again)
 
     def _listen_again(self) -> None:
-        self._calm = None
+        self._pause = None
         self._capture.filter(packet_filter.compile_filter(self.expected))
         self._loop.add_reader(self._capture.fileno(), self._read)

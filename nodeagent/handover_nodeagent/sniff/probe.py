@@ -19,7 +19,7 @@ LIMIT: Final = 100
 # From here on each round is twice as far from the last as the one before.
 FAST_ROUNDS: Final = 5
 SLOWEST: Final = 60.0
-# Three, 20 ms apart: one lost frame is no silence, and the wait for an answer begins at the first.
+# Three, 20 ms apart; the wait for an answer (fsm/timers.py) begins at the first.
 BURST: Final = 3
 BURST_INTERVAL: Final = 0.02
 WITHDRAWN_INTERVAL: Final = 0.2

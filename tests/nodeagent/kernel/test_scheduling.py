@@ -1,4 +1,4 @@
-"""The length of turns, with the running kernel."""
+"""The length of time slices, with the running kernel."""
 
 import errno
 import os
@@ -17,7 +17,7 @@ T = TypeVar("T")
 
 
 def in_a_thread(call: Callable[[], T]) -> T:
-    """Call where nobody else is concerned: turns belong to a thread."""
+    """Call where nobody else is concerned: slices belong to a thread."""
     with ThreadPoolExecutor(1) as pool:
         return pool.submit(call).result()
 
@@ -28,10 +28,10 @@ def shortened() -> tuple[bool, float, float]:
         return is_asked, scheduling.length(), pool.submit(scheduling.length).result()
 
 
-def test_this_thread_and_those_that_it_starts_have_short_turns() -> None:
+def test_this_thread_and_those_that_it_starts_have_short_slices() -> None:
     is_asked, own, inherited = in_a_thread(shortened)
     if not own:
-        pytest.skip("this kernel does not tell how long turns are (Linux < 6.12)")
+        pytest.skip("this kernel does not tell how long slices are (Linux < 6.12)")
     assert is_asked
     assert own == inherited == scheduling.SHORTEST
     assert scheduling.length() > scheduling.SHORTEST, "only the thread that asked"
@@ -70,7 +70,7 @@ def test_a_thread_of_another_class_is_left_alone() -> None:
 
 
 def returning() -> tuple[int, int, float]:
-    """Go before others and back; return the policies and the length of the turns then."""
+    """Go before others and back; return the policies and the length of the slices then."""
     scheduling.precede()
     first = os.sched_getscheduler(0)
     scheduling.recede()
@@ -85,7 +85,7 @@ def test_a_thread_that_went_before_others_is_of_the_normal_class_again() -> None
         pytest.skip("this shell's control group has no real-time share (RT_GROUP_SCHED)")
     first, then, length = in_a_thread(returning)
     assert (first, then) == (os.SCHED_FIFO | os.SCHED_RESET_ON_FORK, os.SCHED_OTHER)
-    assert length in {0.0, scheduling.SHORTEST}, "short turns, where the kernel knows them"
+    assert length in {0.0, scheduling.SHORTEST}, "short slices, where the kernel knows them"
 
 
 def preceding() -> tuple[str, int, int, int, int]:

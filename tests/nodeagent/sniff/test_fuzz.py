@@ -272,7 +272,7 @@ def test_the_filter_passes_what_would_be_accepted_and_nothing_else(
     assert through > 50
 
 
-def test_the_filter_of_the_calm_passes_a_rarp_alone(
+def test_the_filter_of_a_flooded_reader_passes_a_rarp_alone(
     kernel: tuple[socket.socket, socket.socket],
 ) -> None:
     syscalls.attach_filter(kernel[1], packet_filter.compile_rarp_only(EXPECTED))

@@ -259,11 +259,11 @@ async def test_a_flood_of_broken_frames_leaves_only_ears_for_a_rarp(
     listen: Listen, guest: socket.socket, record: Record
 ) -> None:
     listener = listen()
-    await until(lambda: listener._calm is not None, lambda: guest.send(BAD_NA))
+    await until(lambda: listener._pause is not None, lambda: guest.send(BAD_NA))
     assert set(record.rejections) == {Reason.IRRELEVANT}
     guest.send(RARP)
     assert (await record.next()).signal is Signal.RARP
-    await until(lambda: listener._calm is None)
+    await until(lambda: listener._pause is None)
     guest.send(GARP)
     assert (await record.next()).signal is Signal.GRATUITOUS_ARP
 
@@ -277,28 +277,28 @@ async def test_a_flood_of_announcements_that_change_nothing_is_rationed(
         guest.send(RARP)
         await asyncio.sleep(0)
     heard = record.accepted.qsize()
-    rounds = (now() - began) / listener_module.CALM + 1
-    assert heard <= rounds * 3 * listener_module.PATIENCE
+    rounds = (now() - began) / listener_module.FLOOD_PAUSE + 1
+    assert heard <= rounds * 3 * listener_module.FLOOD_FRAMES
 
 
 async def test_frames_at_a_guests_own_pace_are_no_flood(
     listen: Listen, guest: socket.socket, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener_module, "WINDOW", 0.0)
+    monkeypatch.setattr(listener_module, "FLOOD_WINDOW", 0.0)
     listener = listen()
-    for _ in range(listener_module.PATIENCE * 2):
+    for _ in range(listener_module.FLOOD_FRAMES * 2):
         guest.send(RARP)
         await record.next()
-    assert listener._calm is None
+    assert listener._pause is None
 
 
 async def test_a_changed_expectation_is_in_force_after_the_calm(
     listen: Listen, guest: socket.socket, record: Record
 ) -> None:
     listener = listen(dataclasses.replace(EXPECTED, armed=True))
-    await until(lambda: listener._calm is not None, lambda: guest.send(BAD_NA))
+    await until(lambda: listener._pause is not None, lambda: guest.send(BAD_NA))
     listener.expect(dataclasses.replace(EXPECTED, armed=False))
-    await until(lambda: listener._calm is None)
+    await until(lambda: listener._pause is None)
     guest.send(GARP)
     guest.send(RARP)
     assert (await record.next()).signal is Signal.RARP

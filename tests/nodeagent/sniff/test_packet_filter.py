@@ -38,8 +38,8 @@ OPERAND_X, LENGTH = 0x08, 0x80
 @every
 def test_what_decides_nothing_has_no_jumps(program: Program) -> None:
     """As BPF_STMT makes it: a kernel may refuse what it does not know."""
-    calm = [each for each in program if each.code & CLASS != JUMP]
-    assert {(each.jump_true, each.jump_false) for each in calm} <= {(0, 0)}
+    others = [each for each in program if each.code & CLASS != JUMP]
+    assert {(each.jump_true, each.jump_false) for each in others} <= {(0, 0)}
 
 
 @every
