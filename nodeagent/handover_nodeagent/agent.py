@@ -21,6 +21,7 @@ from handover_nodeagent.memory import Memory
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.reconcile.configuration_sink import ConfigurationSink, Layers
 from handover_nodeagent.reconcile.endpoint_sink import EndpointSink
+from handover_nodeagent.reconcile.lifecycle import Lifecycle
 from handover_nodeagent.reconcile.loop import Reconciler, Start
 from handover_nodeagent.reconcile.observe import Observation
 from handover_nodeagent.reconcile.reconfigure import Reconfiguration
@@ -66,8 +67,11 @@ class Agent:
         start = Start(*effective, memory.load_paused(), api_servers)
         self.reconciler = Reconciler(start, self.reporter, memory, awaits)
         self.observation = Observation(self.reconciler)
-        self.endpoints = EndpointSink(self.reconciler, self.reporter, memory, self._begun)
-        reconfiguration = Reconfiguration(self.reconciler, self.endpoints)
+        lifecycle = Lifecycle(self.reconciler, memory)
+        self.endpoints = EndpointSink(
+            self.reconciler, lifecycle, self.reporter, memory, self._begun
+        )
+        reconfiguration = Reconfiguration(self.reconciler, lifecycle, self.endpoints)
         self.uninstall = Uninstall(self.reconciler, reconfiguration)
         self.configurations = ConfigurationSink(
             self._layers,

@@ -17,6 +17,7 @@ from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Signal, WorkloadEndpointStatus
 from handover_nodeagent.memory import Memory
 from handover_nodeagent.reconcile.endpoint_sink import EndpointSink
+from handover_nodeagent.reconcile.lifecycle import Lifecycle
 from handover_nodeagent.reconcile.loop import Reconciler, Start
 from handover_nodeagent.reconcile.observe import Observation
 from handover_nodeagent.reconcile.reconfigure import Reconfiguration
@@ -95,8 +96,9 @@ class World:
         self.memory = Memory(self.directory)
         start = Start(self.settings, paused=self.paused)
         self.loop = Reconciler(start, self.reports, self.memory)  # type: ignore[arg-type]
-        self.sink = EndpointSink(self.loop, self.reports, self.memory)  # type: ignore[arg-type]
-        self.reconfiguration = Reconfiguration(self.loop, self.sink)
+        lifecycle = Lifecycle(self.loop, self.memory)
+        self.sink = EndpointSink(self.loop, lifecycle, self.reports, self.memory)  # type: ignore[arg-type]
+        self.reconfiguration = Reconfiguration(self.loop, lifecycle, self.sink)
         self.observation = Observation(self.loop)
         await self.observation.begin(self.sink, self.memory.load())
         self._tasks = [

@@ -15,6 +15,7 @@ from handover_nodeagent.api import parse
 from handover_nodeagent.fsm.events import Deleted
 from handover_nodeagent.memory import Memory, Record
 from handover_nodeagent.network.model import Link
+from handover_nodeagent.reconcile.lifecycle import Lifecycle
 from handover_nodeagent.reconcile.loop import Reconciler
 from handover_nodeagent.reconcile.orphans import Orphan, unclaimed_key
 from handover_nodeagent.routes.host_routes import Observed
@@ -33,6 +34,7 @@ class EndpointSink:
     def __init__(
         self,
         reconciler: Reconciler,
+        lifecycle: Lifecycle,
         reporter: Reporter,
         memory: Memory,
         begun: Callable[[], None] = lambda: None,
@@ -41,6 +43,7 @@ class EndpointSink:
         self.is_synced = False
         self.outage_reason = ""
         self._reconciler = reconciler
+        self._lifecycle = lifecycle
         self._reporter = reporter
         self._memory = memory
         self._begun = begun
@@ -64,7 +67,7 @@ class EndpointSink:
                 reconciler.orphans.keep(left)
             if record.endpoint:
                 self._unconfirmed.add(key)
-                reconciler.start(record.endpoint, record)
+                self._lifecycle.start(record.endpoint, record)
             elif record.spared:
                 self._unconfirmed.add(key)
                 reconciler.enforcer.spare(key, record.spared)
@@ -85,7 +88,7 @@ class EndpointSink:
         self._reporter.learn(obj.key, obj.metadata.uid, obj.status)
         endpoint = self._reconciler.endpoints.get(obj.key)
         if endpoint is None or endpoint.uid != obj.metadata.uid:
-            self._reconciler.start(obj, None)
+            self._lifecycle.start(obj, None)
             return
         self._reconciler.enforcer.spare(obj.key, ())
         # The status is the agent's own; what it was at first is all that ever counts.
@@ -93,7 +96,7 @@ class EndpointSink:
         if self._reconciler.leaves(obj.key):
             endpoint.object = obj
         else:
-            self._reconciler.update(endpoint, obj)
+            self._lifecycle.update(endpoint, obj)
 
     def drop(self, key: ObjectKey, uid: str) -> None:
         """Take in that an endpoint's object is gone."""
@@ -105,7 +108,7 @@ class EndpointSink:
         if self._reconciler.leaves(key):
             self._unconfirmed.add(key)
         elif endpoint is None:
-            self._reconciler.forget(key)
+            self._lifecycle.forget(key)
             self._memory.keep(key, lambda: None)
         else:
             self._reconciler.feed(endpoint, Deleted())
@@ -168,7 +171,7 @@ class EndpointSink:
         _log.warning("unreadable_endpoint", endpoint=str(obj.key), why=str(obj))
         reported = Reported(obj.key, obj.uid, obj.generation, obj.status)
         self._reporter.learn(obj.key, obj.uid, obj.status)
-        self._reconciler.unreadable(reported, obj.ips, str(obj))
+        self._lifecycle.unreadable(reported, obj.ips, str(obj))
 
     def _release(self, *, complete: bool) -> None:
         self._reconciler.enforcer.release(complete=complete)

@@ -14,7 +14,7 @@ from handover_nodeagent.network.model import ArpGuard
 from handover_nodeagent.retry import Backoff, Bucket, Retry
 from handover_nodeagent.routes import foreign
 
-PEACE: Final = 5 * foreign.INTERVAL
+CALM: Final = 5 * foreign.INTERVAL
 """Seconds without another's change after which the fight counts as over."""
 
 _log: Final = structlog.get_logger()
@@ -144,7 +144,7 @@ class GuardReconciler:
             return
         if self._calm:
             self._calm.cancel()
-        self._calm = asyncio.get_running_loop().call_later(PEACE, self._make_peace)
+        self._calm = asyncio.get_running_loop().call_later(CALM, self._make_peace)
         if not self.contested:
             self.contested = "somebody changes table arp handover as often as it is repaired"
             _log.warning("guard_contested", why=self.contested, again_in_seconds=foreign.INTERVAL)

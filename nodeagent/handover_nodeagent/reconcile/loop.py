@@ -14,24 +14,21 @@ from typing import Final, NamedTuple
 
 import structlog
 
-from handover_api import names
-from handover_api.assignment import Assignment
 from handover_api.conditions import EndpointReason
 from handover_api.configuration import Mode, Settings
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State, WorkloadEndpoint
 from handover_nodeagent import fsm, metrics
 from handover_nodeagent.faults import Faults
-from handover_nodeagent.fsm import commands, inputs, restart
+from handover_nodeagent.fsm import commands
 from handover_nodeagent.fsm.commands import EventReason
-from handover_nodeagent.fsm.events import Announced, AwaitLifted, Event, FellSilent, Unaskable
+from handover_nodeagent.fsm.events import Announced, Event, FellSilent, Unaskable
 from handover_nodeagent.fsm.machine import RouteLevel
-from handover_nodeagent.fsm.restart import Found
 from handover_nodeagent.fsm.step import Step
 from handover_nodeagent.memory import Memory, Record
 from handover_nodeagent.network import gateways
 from handover_nodeagent.network.desired import Affected
-from handover_nodeagent.network.model import IPAddress, Link
+from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.reconcile import publish
 from handover_nodeagent.reconcile.alarms import Alarms
 from handover_nodeagent.reconcile.cutover import Cutovers
@@ -45,10 +42,6 @@ from handover_nodeagent.reconcile.publish import Publisher
 from handover_nodeagent.status.conditions import Facts, Reported
 from handover_nodeagent.status.report import Reporter
 
-EPISODES: Final = 1_000_000
-"""Apart by so much are the episodes of two machines, of which one may follow the other."""
-START: Final = "start"
-UPDATE: Final = "update"
 FOLLOW: Final = "follow"
 WARNINGS: Final = frozenset({EventReason.STILL_ALIVE, EventReason.ORPHAN_ROUTE})
 
@@ -100,7 +93,7 @@ class Reconciler:
         self.misconfigured = start.misconfigured
         self.endpoints: dict[ObjectKey, Endpoint] = {}
         self.unstarted: dict[ObjectKey, Unstarted] = {}
-        self.faults = Faults(self._faulted)
+        self.faults = Faults(self.report_fault)
         link_index = LinkIndex()
         self.enforcer = Enforcer(start.settings, link_index, start.paused, self.report)
         self.routes = self.enforcer.routes
@@ -110,13 +103,12 @@ class Reconciler:
         self.orphans = Orphans(self.enforcer, memory, self.interfaces.links)
         self.cutovers = Cutovers(self.endpoints, self.enforcer, self)
         self.listening = Listening(self.cutovers)
-        self.alarms = Alarms(self, _now, awaits)
+        self.alarms = Alarms(self, now, awaits)
         self._memory = memory
-        self._publisher = Publisher(
-            reporter, self.describe, _now, self.endpoints, self.faults.attempt
+        self.publisher = Publisher(
+            reporter, self.describe, now, self.endpoints, self.faults.attempt
         )
         self._moved = asyncio.Event()
-        self._episode = 0
 
     # What others want to know.
 
@@ -136,7 +128,7 @@ class Reconciler:
 
     def flush(self) -> None:
         """Tell all that is still to be told."""
-        self._publisher.flush()
+        self.publisher.flush()
 
     def close(self) -> None:
         """Hear and attempt nothing more; tell what is still to be told."""
@@ -154,10 +146,11 @@ class Reconciler:
         What a guest announced was received at *received_ns*, in realtime ns.
         """
         what = type(event).__name__
-        step = partial(self._feed, endpoint, event, received_ns)
+        step = partial(self.step, endpoint, event, received_ns)
         self.faults.attempt(endpoint.key, what, step)
 
-    def _feed(self, endpoint: Endpoint, event: Event, received_ns: int = 0) -> None:
+    def step(self, endpoint: Endpoint, event: Event, received_ns: int = 0) -> None:
+        """Do what :meth:`feed` does, as a part of what is attempted already."""
         # What the guest said before comes first, so that the order of events stays.
         self.cutovers.catch_up(endpoint)
         if endpoint.is_paused or self.endpoints.get(endpoint.key) is not endpoint:
@@ -167,7 +160,7 @@ class Reconciler:
             event = Unaskable(event.episode)
         if isinstance(event, FellSilent) and self.alarms.waits_on(endpoint, event):
             return
-        step = fsm.step(endpoint.machine, event, _now(), self.settings)
+        step = fsm.step(endpoint.machine, event, now(), self.settings)
         before = endpoint.machine
         if step.impossible and step.input:
             metrics.IMPOSSIBLE.labels(before.state, step.input).inc()
@@ -178,17 +171,17 @@ class Reconciler:
             self._ask(endpoint, step)
         else:
             endpoint.machine = step.machine
-            self._settle(endpoint, step, received_ns)
+            self.settle(endpoint, step, received_ns)
         # Told when all is done; written when the routes of others are in, too.
-        self._publisher.stepped(endpoint, before, step)
+        self.publisher.stepped(endpoint, before, step)
         self._moved.set()
 
-    def settle(self, endpoint: Endpoint) -> None:
-        """Let the world follow a machine that has not changed, as what is known of it has."""
-        self._settle(endpoint, Step(endpoint.machine))
+    def settle(self, endpoint: Endpoint, step: Step | None = None, received_ns: int = 0) -> None:
+        """Let the world follow the machine, and again where that fails, until it steps anew.
 
-    def _settle(self, endpoint: Endpoint, step: Step, received_ns: int = 0) -> None:
-        """Let the world follow the machine, and again where that fails, until it steps anew."""
+        Without a *step* the machine has not changed, but what is known of its guest has.
+        """
+        step = step or Step(endpoint.machine)
 
         def follow() -> None:
             if endpoint.machine is step.machine and self.endpoints.get(endpoint.key) is endpoint:
@@ -207,7 +200,7 @@ class Reconciler:
                 self._announce_gateway(endpoint)
             elif isinstance(command, commands.RecordCutover):
                 endpoint.cutover = self.cutovers.measure(endpoint, command.signal, received_ns)
-                self._publisher.cut_over(endpoint.key, endpoint.cutover)
+                self.publisher.cut_over(endpoint.key, endpoint.cutover)
         if endpoint.machine.state is State.ASKING:
             self.interfaces.look_for_mac(endpoint)
         self.follow_machine(endpoint)
@@ -215,18 +208,18 @@ class Reconciler:
         self._emit(endpoint, step)
         if not endpoint.is_paused:
             self._memory.keep(endpoint.key, endpoint.record)
-        self._publisher.report(endpoint)
+        self.publisher.report(endpoint)
 
     def follow_machine(self, endpoint: Endpoint) -> None:
         """Let listener, prepared cutover and timers follow the machine; while paused, none."""
         if self.settings.mode is Mode.PAUSED or endpoint.is_paused:
-            self._leave(endpoint)
+            self.leave(endpoint)
             return
         self.listening.follow(endpoint, self.settings)
         self.cutovers.prepare(endpoint)
         self.alarms.follow(endpoint, self.settings)
 
-    def _leave(self, endpoint: Endpoint) -> None:
+    def leave(self, endpoint: Endpoint) -> None:
         """Hear and await nothing more of an endpoint."""
         endpoint.retire()
         self.alarms.forget(endpoint)
@@ -236,7 +229,7 @@ class Reconciler:
         self.listening.announce_gateway(endpoint, self.settings)
         spec, link = endpoint.object.spec, endpoint.link
         if link and gateways.is_assumed(spec, link, gateways.of(spec, link, self.settings)):
-            self._publisher.event(endpoint, "GatewayAssumed", gateways.ASSUMED)
+            self.publisher.event(endpoint, "GatewayAssumed", gateways.ASSUMED)
 
     def _ask(self, endpoint: Endpoint, step: Step) -> None:
         """Ask the guest what the machine wants asked."""
@@ -249,119 +242,21 @@ class Reconciler:
             if isinstance(command, commands.EmitEvent):
                 reason = command.reason
                 text = commands.SENTENCES[reason]
-                self._publisher.event(endpoint, reason, text, warning=reason in WARNINGS)
+                self.publisher.event(endpoint, reason, text, warning=reason in WARNINGS)
 
     def overdue(self, endpoint: Endpoint) -> None:
         """Report a Target that has heard nothing for too long; it listens on."""
         endpoint.overdue, endpoint.overdue_alarm = True, None
         text = "The guest has not announced itself yet; its routes wait for that"
-        self._publisher.event(endpoint, "TargetTimeout", text, warning=True)
-        self._publisher.report(endpoint)
-
-    # Endpoints that come, change and go.
-
-    def start(self, obj: WorkloadEndpoint, record: Record | None) -> None:
-        """Start an endpoint's machine from what is found, in place of one of the same name."""
-        key, waiting = obj.key, self.unstarted.get(obj.key)
-        # A remembered endpoint that could not be started so far, and is told of now, is still
-        # what was remembered of it.
-        is_told = record is None
-        if waiting and is_told and waiting.object.metadata.uid == obj.metadata.uid:
-            record = waiting.record
-        self.unstarted[key] = Unstarted(obj, record, is_told)
-        if not self.faults.attempt(key, START, partial(self._start, key)):
-            # What it has in the kernel stays as it is, whoever else is known by then.
-            self.enforcer.spare(key, obj.spec.ips)
-            self._faulted(key)
-
-    def _start(self, key: ObjectKey) -> None:
-        if key not in self.unstarted:
-            return
-        obj, record, _ = self.unstarted[key]
-        known = self.endpoints.pop(obj.key, None)
-        if known:
-            self.cutovers.catch_up(known)
-            self._leave(known)
-        if known and known.uid != obj.metadata.uid:
-            self._publisher.removed(known)
-        # Twice: which interface it has depends on routes to its addresses, and which of them it may
-        # have depends on what serves them on that interface.
-        admission = self.interfaces.admit(obj, None)
-        self.routes.foreign.look(admission.allowed)
-        place = self.interfaces.find(obj, remembered=record.interface if record else None)
-        oif = place.index if isinstance(place, Link) else 0
-        admission = self.interfaces.admit(obj, place if isinstance(place, Link) else None)
-        # What a former machine of this key started must not be taken for this one's.
-        self._episode += EPISODES
-        found = Found(
-            assignment=Assignment.from_annotations(obj.metadata.annotations),
-            routes=self.routes.level_of(admission.allowed, oif),
-            last=record.remembered if record else restart.from_status(obj.status),
-            await_role=obj.spec.await_role,
-            episode=self._episode,
-            is_paused=key.namespace in self.enforcer.paused,
-        )
-        step = restart.resume(found, _now())
-        assert step.machine is not None
-        is_guarded = record is not None or found.has_routes or not found.is_paused
-        paused = (found.is_paused, is_guarded)
-        endpoint = Endpoint(obj, step.machine, place, admission, *paused)
-        if record:
-            endpoint.cutover, endpoint.learned_mac = record.cutover, record.learned_mac
-        endpoint.cutover = endpoint.cutover or obj.status.last_cutover
-        # Known only when nothing of the above has raised; until then it stays to be started.
-        self.interfaces.take_in(endpoint)
-        self.endpoints[obj.key] = endpoint
-        del self.unstarted[key]
-        self.enforcer.spare(key, ())
-        # Its routes first: what they do not claim of an orphan goes on under another key.
-        self._settle(endpoint, step)
-        self.orphans.make_way(key)
-        self._publisher.started(endpoint, found)
-        self.report(self.routes.desired.endpoints_with(admission.allowed))
-
-    def update(self, endpoint: Endpoint, obj: WorkloadEndpoint) -> None:
-        """Take in another version of an endpoint that is known."""
-        before, endpoint.object = endpoint.object, obj
-        told, tells = (each.metadata.annotations for each in (before, obj))
-        if told.get(names.ADDRESS_SHARED) != tells.get(names.ADDRESS_SHARED):
-            self.report({endpoint.key})
-        is_other = before.spec != obj.spec or self.faults.has(endpoint.key, UPDATE)
-        update = partial(self._update, endpoint, is_other=is_other)
-        self.faults.attempt(endpoint.key, UPDATE, update)
-
-    def _update(self, endpoint: Endpoint, *, is_other: bool) -> None:
-        """Follow the endpoint's newest version; again, it changes nothing."""
-        if endpoint.is_paused or self.endpoints.get(endpoint.key) is not endpoint:
-            return
-        obj = endpoint.object
-        after = Assignment.from_annotations(obj.metadata.annotations)
-        if is_other:
-            concerned = self.routes.desired.endpoints_with(endpoint.admission.allowed)
-            endpoint.admission = self.interfaces.admit(obj, endpoint.link)
-            self.routes.foreign.look(endpoint.admission.allowed)
-            self.interfaces.look_again(endpoint)
-            self.interfaces.look_below(endpoint)
-            self.relocate(endpoint, is_elsewhere=False)
-            self.report(concerned | self.routes.desired.endpoints_with(endpoint.admission.allowed))
-        link = endpoint.link
-        routes_in = bool(link and self.routes.routes_of(endpoint.admission.allowed, link.index))
-        # After the interface: whether its routes are in decides what a new role means.
-        event = inputs.of_change(endpoint.machine.assignment, after, routes_in=routes_in)
-        if endpoint.machine.awaiting and not obj.spec.await_role:
-            self._feed(endpoint, AwaitLifted())
-        if event:
-            self._feed(endpoint, event)
-        elif is_other:
-            self._memory.keep(endpoint.key, endpoint.record)
-            self._publisher.report(endpoint)
+        self.publisher.event(endpoint, "TargetTimeout", text, warning=True)
+        self.publisher.report(endpoint)
 
     def _remove(self, endpoint: Endpoint, step: Step) -> None:
         """Forget an endpoint whose machine is gone; its routes may outlive it."""
         self.faults.forget(endpoint.key)
         is_orphan = commands.KeepOrphan() in step.commands
         had_routes = endpoint.machine.level is not RouteLevel.NONE
-        self._leave(endpoint)
+        self.leave(endpoint)
         del self.endpoints[endpoint.key]
         affected = self.routes.desired.drop(endpoint.key, orphan=is_orphan)
         if is_orphan and endpoint.link:
@@ -378,7 +273,7 @@ class Reconciler:
             named = gateways.of(endpoint.object.spec, endpoint.link, self.settings)
             self.orphans.keep(Orphan(endpoint.key, orphans, endpoint.mac, named))
         self._emit(endpoint, step)
-        self._publisher.removed(endpoint)
+        self.publisher.removed(endpoint)
         self.report(self.routes.desired.endpoints_with(affected.addresses))
         self.interfaces.let_go(endpoint)
 
@@ -390,7 +285,7 @@ class Reconciler:
         given_back = self.enforcer.apply(affected, give_back=give_back)
         if given_back:
             text = f"{given_back} routes of the CNI are back in their table"
-            self._publisher.event(endpoint, "RoutesGivenBack", text)
+            self.publisher.event(endpoint, "RoutesGivenBack", text)
 
     def relocate(self, endpoint: Endpoint, *, is_elsewhere: bool) -> None:
         """Follow the endpoint to another interface, or to other addresses."""
@@ -404,26 +299,11 @@ class Reconciler:
         self.follow_machine(endpoint)
         if is_elsewhere and endpoint.listener:
             endpoint.listener.start_probes()
-        self._publisher.report(endpoint)
+        self.publisher.report(endpoint)
 
     def prepare_anew(self, keys: Iterable[ObjectKey]) -> None:
         """Have prepared cutovers carry what their owners' routes are known to carry by now."""
         self.cutovers.prepare_anew(keys)
-
-    def unreadable(self, reported: Reported, addresses: Iterable[IPAddress], why: str) -> None:
-        """Leave alone what an endpoint has of which nobody can tell what it is to have.
-
-        One that could be read before goes on as it was.
-        """
-        if reported.key not in self.endpoints:
-            self.enforcer.spare(reported.key, addresses)
-            self._publisher.unstarted(reported, EndpointReason.UNREADABLE, why)
-
-    def forget(self, key: ObjectKey) -> None:
-        """Forget an endpoint that is gone before it could be started or read."""
-        if self.unstarted.pop(key, None):
-            self.faults.forget(key)
-        self.enforcer.reapply(self.enforcer.spare(key, ()))
 
     def heal(self) -> None:
         """Let listening and timers of all endpoints follow their machines once more."""
@@ -433,22 +313,22 @@ class Reconciler:
 
     # What is known of an endpoint as a whole.
 
-    def _faulted(self, key: ObjectKey) -> None:
+    def report_fault(self, key: ObjectKey) -> None:
         """Have it told that an endpoint has a trouble of ours, or has it no more."""
         if key in self.endpoints:
-            self._publisher.report(self.endpoints[key])
+            self.publisher.report(self.endpoints[key])
         elif key in self.unstarted:
             (obj, _, is_told), trouble = self.unstarted[key], self.faults.trouble(key)
             # What was only remembered has no status that could be kept; the API has it.
             if is_told or obj.status.state:
                 reason = EndpointReason.INTERNAL_ERROR
-                self._publisher.unstarted(Reported.of(obj), reason, trouble)
+                self.publisher.unstarted(Reported.of(obj), reason, trouble)
 
     def report(self, keys: Iterable[ObjectKey]) -> None:
         """Bring the statuses of those that live here up to date."""
         for key in keys:
             if key in self.endpoints:
-                self._publisher.report(self.endpoints[key])
+                self.publisher.report(self.endpoints[key])
 
     def describe(self, endpoint: Endpoint) -> Facts:
         """Gather how an endpoint stands now."""
@@ -457,5 +337,6 @@ class Reconciler:
         return dataclasses.replace(described, internal_error="; ".join(filter(None, found)))
 
 
-def _now() -> dt.datetime:
+def now() -> dt.datetime:
+    """Read the clock: the one place of the loop that does."""
     return dt.datetime.now(dt.UTC)  # noqa: TID251  the agent's one clock

@@ -12,6 +12,7 @@ from handover_api.configuration import Mode, Settings
 from handover_nodeagent import metrics
 from handover_nodeagent.network.desired import Affected
 from handover_nodeagent.reconcile.endpoint_sink import EndpointSink
+from handover_nodeagent.reconcile.lifecycle import Lifecycle
 from handover_nodeagent.reconcile.loop import Reconciler
 
 _log: Final = structlog.get_logger()
@@ -20,9 +21,10 @@ _log: Final = structlog.get_logger()
 class Reconfiguration:
     """Has a reconciler follow other settings, and touch nothing that they do not concern."""
 
-    def __init__(self, reconciler: Reconciler, sink: EndpointSink) -> None:
+    def __init__(self, reconciler: Reconciler, lifecycle: Lifecycle, sink: EndpointSink) -> None:
         """What was told to *sink* while paused counts from the end of that on."""
         self._reconciler = reconciler
+        self._lifecycle = lifecycle
         self._sink = sink
         self._written_under = reconciler.settings
 
@@ -68,7 +70,7 @@ class Reconfiguration:
             if reconciler.leaves(endpoint.key):
                 reconciler.follow_machine(endpoint)
             else:
-                reconciler.start(endpoint.object, endpoint.record())
+                self._lifecycle.start(endpoint.object, endpoint.record())
         enforcer.follow(reconciler.settings, Affected(), {})
         self._sink.confirm()
         reconciler.report(one.key for one in endpoints)
@@ -99,7 +101,7 @@ class Reconfiguration:
             endpoint.admission = reconciler.interfaces.admit(endpoint.object, endpoint.link)
             reconciler.routes.desired.put(endpoint.local(settings))
             if is_resumed and not endpoint.is_paused:
-                reconciler.start(endpoint.object, endpoint.record())
+                self._lifecycle.start(endpoint.object, endpoint.record())
         reconciler.enforcer.follow(before, Affected(addresses), guard)
         # Only now: prepared cutovers carry the new metrics.
         for endpoint in reconciler.endpoints.values():

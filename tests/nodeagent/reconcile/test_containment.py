@@ -264,7 +264,7 @@ async def test_a_status_that_cannot_be_made_mutes_nobody(
     world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(
-        world.loop._publisher,
+        world.loop.publisher,
         "_describe",
         fault.over(world.loop.describe, lambda endpoint: endpoint.key == BAD),
     )

@@ -196,13 +196,13 @@ async def test_an_announcement_may_come_between_the_reports_of_a_whole_node(
     """Guards: telling all at once would hold the loop for as long as a node has endpoints."""
     for number in range(200):
         world.put(f"other{number}", interface="tap1", ips=[f"10.65.3.{number}"])
-    pending = world.loop._publisher._unreported
+    pending = world.loop.publisher._unreported
     await world.until(lambda: not pending)
     told = asyncio.Event()
     seen: list[int] = []
-    tick = world.loop._publisher._tick
+    tick = world.loop.publisher._tick
     monkeypatch.setattr(
-        world.loop._publisher, "_tick", _then(tick, lambda: seen.append(len(pending)), told.set)
+        world.loop.publisher, "_tick", _then(tick, lambda: seen.append(len(pending)), told.set)
     )
     world.configure(targetTimeout="5m")
     assert len(pending) == 200
@@ -233,7 +233,7 @@ async def test_endpoints_that_came_and_went_leave_no_trace(world: World) -> None
     assert routes.addresses() == frozenset()
     assert not routes.foreign._present
     assert not world.loop.endpoints
-    assert not world.loop._publisher._conditions
+    assert not world.loop.publisher._conditions
     assert not world.loop.enforcer._refused
     await world.until(lambda: not list((world.directory / "endpoints").iterdir()))
 

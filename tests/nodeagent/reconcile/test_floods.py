@@ -62,7 +62,7 @@ class Work:
         for thing, name in (
             (world.loop.enforcer, "apply"),
             (world.memory, "keep"),
-            (world.loop._publisher, "report"),
+            (world.loop.publisher, "report"),
             (world.loop, "follow_machine"),
             (Channel, "transact"),
         ):

@@ -118,7 +118,7 @@ async def test_a_thousand_routes_of_a_cni_do_not_keep_a_guest_waiting(world: Wor
         world.put(f"other{number}", interface="tap1", ips=[address], mac=None)
     world.put(said="target")
     await world.until_listening()
-    await world.until(lambda: not world.loop._publisher._unreported)
+    await world.until(lambda: not world.loop.publisher._unreported)
     with contextlib.closing(world.node.guest_socket()) as guest:
         world.node.run_batch([f"route add {one} dev tap1 scope link proto 5" for one in others])
         guest.send(RARP)

@@ -168,7 +168,7 @@ class Clock:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.ahead = dt.timedelta()
-        monkeypatch.setattr(loop, "_now", self.now)
+        monkeypatch.setattr(loop, "now", self.now)
 
     def now(self) -> dt.datetime:
         """Return what the loop takes for the time."""

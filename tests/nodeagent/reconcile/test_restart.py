@@ -99,7 +99,7 @@ async def test_a_clock_that_is_set_back_does_not_prolong_a_time_wait(
     node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     away = dt.timedelta()
-    monkeypatch.setattr(loop, "_now", lambda: dt.datetime.now(dt.UTC) - away)  # noqa: TID251
+    monkeypatch.setattr(loop, "now", lambda: dt.datetime.now(dt.UTC) - away)  # noqa: TID251
     soon = settings(liveMigrationRouteConvergenceTime="300ms")
     world = await World(node, tmp_path, soon).start()
     world.put(said="target")
