@@ -62,6 +62,7 @@ class Agent:
         self.settings = settings
         self.memory = memory
         self.reporter = Reporter(api, _now, settings.node_name)
+        # What is remembered holds until the API says otherwise: a start must not wait for it.
         self._layers = Layers(settings, memory)
         effective = self._layers.effective(Settings())
         start = Start(*effective, memory.load_paused(), api_servers)
@@ -114,6 +115,7 @@ class Agent:
             group.create_task(self.supervisor.beat())
             work = group.create_task(self._work())
             await self.uninstall.asked.wait()
+            # Nobody but the hand-back writes to the kernel then.
             work.cancel()
             await asyncio.wait([work])
             await self.uninstall.hand_back()
@@ -189,6 +191,7 @@ class Agent:
 
     async def close(self) -> None:
         """Stop telling and listening; routes and guard stay."""
+        # Each of them feeds the next: what was heard is told, remembered and reported.
         for what, end in (
             ("hearing", self.observation.close),
             ("endpoints", self.reconciler.close),

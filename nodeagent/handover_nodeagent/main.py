@@ -119,6 +119,7 @@ def _take_signals(agent: Agent, work: asyncio.Task[None]) -> None:
         else:
             leaving.append(loop.create_task(_leave(agent, work)))
 
+    # Kubernetes sends SIGTERM and gives the pod its grace period; a person presses Ctrl-C.
     loop.add_signal_handler(signal.SIGTERM, leave)
     loop.add_signal_handler(signal.SIGINT, work.cancel)
 

@@ -67,6 +67,7 @@ class Uninstall:
     async def hand_back(self) -> None:
         """Stop all that writes to the kernel, give the node back, and report it as it is then."""
         reconciler, settings = self._reconciler, self._reconciler.settings
+        # From here on the loop desires, but nothing of it reaches the kernel.
         reconciler.enforcer.hold()
         endpoints = tuple(reconciler.endpoints.values())
         reconciler.orphans.close()

@@ -41,6 +41,7 @@ class Alarms:
 
     def follow(self, endpoint: Endpoint, settings: Settings) -> None:
         """Have the timers that the machine wants now; again, it changes nothing."""
+        # A Target's guest may come any moment: the loop runs before others then (``main.py``).
         self._await(endpoint.key, is_awaited=endpoint.machine.state is State.TARGET)
         self._set(endpoint, timers.timer(endpoint.machine, settings))
         self._set_overdue(endpoint, settings)
@@ -67,6 +68,7 @@ class Alarms:
             self._awaits(not was_any)
 
     def _set(self, endpoint: Endpoint, timer: Timer | None) -> None:
+        # Equal timers are one: a step that changes nothing of it must not begin it anew.
         if timer == endpoint.timer:
             return
         if endpoint.alarm:

@@ -28,16 +28,16 @@ class GuardReconciler:
     """
 
     def __init__(
-        self, wanted: Callable[[Iterable[str] | None], ArpGuard | None], told: Callable[[], None]
+        self, wanted: Callable[[Iterable[str] | None], ArpGuard | None], report: Callable[[], None]
     ) -> None:
         """Take from *wanted* the guard of some interfaces, with None of all that have one.
 
-        Where it returns None the table is left alone. Call *told* when the trouble is another.
+        Where it returns None the table is left alone. Call *report* when the trouble is another.
         """
         self.trouble = ""
         self.contested = ""
         self._wanted = wanted
-        self._told = told
+        self._report_trouble = report
         self._retry = Retry(self._try_again, Backoff(jitter=True))
         # Whoever undoes the guard is met as who puts back a route that was parked.
         self._rounds = Bucket(1 / foreign.INTERVAL, foreign.BURST)
@@ -53,12 +53,12 @@ class GuardReconciler:
         """The guard of *interfaces* may have changed."""
         self._touched.update(interfaces)
         if self._touched:
-            self._rouse()
+            self._wake()
 
     def replace(self) -> None:
         """Make the whole table anew: at start, on drift, with another mode."""
         self._all = True
-        self._rouse()
+        self._wake()
 
     async def run(self) -> None:
         """Work until cancelled; what fails is tried again, ever more patiently.
@@ -74,7 +74,7 @@ class GuardReconciler:
                 whole, touched = self._all, frozenset(self._touched)
                 self._all = False
                 self._touched.clear()
-                self._mind(await self._attempt(touched, whole=whole), whole=whole)
+                self._conclude(await self._attempt(touched, whole=whole), whole=whole)
         finally:
             self._retry.cancel()
             for timer in (self._next_round, self._calm):
@@ -88,7 +88,7 @@ class GuardReconciler:
         """Take the whole table away."""
         await self._table.remove()
 
-    def _rouse(self) -> None:
+    def _wake(self) -> None:
         # Without a library each attempt starts a process in vain: the retry, which takes all in,
         # comes soon enough.
         if not self._is_lost:
@@ -110,6 +110,7 @@ class GuardReconciler:
 
     async def _apply(self, touched: frozenset[str], *, whole: bool) -> Outcome:
         found = self._wanted(None if whole else touched)
+        # Not active: what is there stays as it is, and nobody is asked to repair it.
         if found is None:
             return DONE
         guard = {name: found[name] for name in found if rules.is_writable(name)}
@@ -119,7 +120,7 @@ class GuardReconciler:
         metrics.GUARD.labels("change").inc(len(touched))
         return await self._table.change(guard)
 
-    def _mind(self, outcome: Outcome, *, whole: bool) -> None:
+    def _conclude(self, outcome: Outcome, *, whole: bool) -> None:
         """Have the whole table made anew after a failure; only that ends the trouble."""
         self._is_lost = outcome.is_lost
         if outcome.trouble:
@@ -130,7 +131,7 @@ class GuardReconciler:
         if outcome.trouble != self.trouble and (outcome.trouble or whole):
             self.trouble = outcome.trouble
             _log.warning("guard", trouble=outcome.trouble or "none any more")
-            self._tell()
+            self._report()
 
     def _try_again(self) -> None:
         self._all = True
@@ -144,11 +145,11 @@ class GuardReconciler:
             return
         if self._calm:
             self._calm.cancel()
-        self._calm = asyncio.get_running_loop().call_later(CALM, self._make_peace)
+        self._calm = asyncio.get_running_loop().call_later(CALM, self._end_fight)
         if not self.contested:
             self.contested = "somebody changes table arp handover as often as it is repaired"
             _log.warning("guard_contested", why=self.contested, again_in_seconds=foreign.INTERVAL)
-            self._tell()
+            self._report()
 
     def _repair(self) -> None:
         """Repair what may have been done while nobody could hear it."""
@@ -165,15 +166,16 @@ class GuardReconciler:
         return False
 
     def _begin_round(self) -> None:
+        # The round is taken whether or not there is one in hand: it was waited for.
         self._next_round = None
         self._rounds.try_take(asyncio.get_running_loop().time())
         self.replace()
 
-    def _make_peace(self) -> None:
+    def _end_fight(self) -> None:
         self.contested, self._calm = "", None
         _log.warning("guard_contested", why="not any more")
-        self._tell()
+        self._report()
 
-    def _tell(self) -> None:
+    def _report(self) -> None:
         metrics.GUARD_OFF.set(bool(self.trouble or self.contested))
-        self._told()
+        self._report_trouble()

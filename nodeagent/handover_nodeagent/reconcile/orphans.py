@@ -82,7 +82,7 @@ class Orphans:
         doubted = self._doubted[orphan.key] = _Doubted(orphan)
         record = Record.of_orphans(orphan.routes, orphan.mac, orphan.gateways)
         self._memory.keep(orphan.key, lambda: record)
-        self._wind(doubted, _FIRST, self._ask)
+        self._schedule(doubted, _FIRST, self._ask)
         metrics.ORPHANS.set(len(self._doubted))
 
     def make_way(self, key: ObjectKey) -> None:
@@ -125,7 +125,7 @@ class Orphans:
     def _answered(self, key: ObjectKey, episode: int) -> None:
         doubted = self._doubted.get(key)
         if doubted and doubted.listener and doubted.listener.spec.episode == episode:
-            self._rest(doubted)
+            self._ask_later(doubted)
 
     # From one asking to the next.
 
@@ -137,13 +137,13 @@ class Orphans:
         link = self._links.by_index.get(held[0].oif)
         # Not asked, not silent: it is asked when the link is back, or the pause over.
         if link is None or self._is_left(orphan):
-            self._wind(doubted, doubted.backoff.delay, self._ask)
+            self._schedule(doubted, doubted.backoff.delay, self._ask)
             return
         # What is still queued of an earlier asking answers nothing of this one.
         self._episode += 1
         doubted.listener = EndpointListener(orphan.key, self._listen_spec(orphan, held, link), self)
         doubted.listener.ask()
-        self._wind(doubted, _SILENCE, self._conclude)
+        self._schedule(doubted, _SILENCE, self._conclude)
 
     def _listen_spec(self, orphan: Orphan, held: tuple[Route, ...], link: Link) -> ListenSpec:
         addresses = tuple(dict.fromkeys(route.address for route in held))
@@ -164,21 +164,21 @@ class Orphans:
         assert doubted.listener is not None
         left = doubted.listener.silence_in(_SILENCE)
         if self._is_left(doubted.orphan):
-            self._rest(doubted)
+            self._ask_later(doubted)
         elif left <= 0:
-            self._lose(doubted)
+            self._take_out(doubted)
         elif doubted.listener.was_asked:
-            self._wind(doubted, left, self._conclude)
+            self._schedule(doubted, left, self._conclude)
         else:
             # No probe could leave: that nobody answers means nothing.
-            self._rest(doubted)
+            self._ask_later(doubted)
 
     def _is_left(self, orphan: Orphan) -> bool:
         """Tell whether nothing may be done now, or not in this namespace."""
         enforcer = self._enforcer
         return enforcer.settings.mode is not Mode.ACTIVE or orphan.key.namespace in enforcer.paused
 
-    def _lose(self, doubted: _Doubted) -> None:
+    def _take_out(self, doubted: _Doubted) -> None:
         routes, held = self._enforcer.routes, self._held(doubted.orphan)
         self._end(doubted)
         self._enforcer.apply(routes.desired.drop_orphans(held))
@@ -194,12 +194,12 @@ class Orphans:
         orphaned = self._enforcer.routes.desired.orphans()
         return tuple(route for route in orphan.routes if route in orphaned)
 
-    def _rest(self, doubted: _Doubted) -> None:
+    def _ask_later(self, doubted: _Doubted) -> None:
         """Ask again later, each time after twice as long."""
         doubted.retire()
-        self._wind(doubted, doubted.backoff.next(), self._ask)
+        self._schedule(doubted, doubted.backoff.next(), self._ask)
 
-    def _wind(self, doubted: _Doubted, delay: float, act: Callable[[_Doubted], None]) -> None:
+    def _schedule(self, doubted: _Doubted, delay: float, act: Callable[[_Doubted], None]) -> None:
         fire = partial(self._fire, doubted, act)
         doubted.alarm = asyncio.get_running_loop().call_later(delay, fire)
 
@@ -209,4 +209,4 @@ class Orphans:
             act(doubted)
         except Exception as error:  # noqa: BLE001  the root of what is done for one orphan
             faults.note("orphan", error, endpoint=str(doubted.orphan.key))
-            self._rest(doubted)
+            self._ask_later(doubted)

@@ -1,4 +1,4 @@
-"""What is told when the routes are in: log lines, metrics, statuses and Events."""
+"""What is published when the routes are in: log lines, metrics, statuses and Events."""
 
 import asyncio
 import datetime as dt
@@ -111,7 +111,7 @@ class Publisher:
     def report(self, endpoint: Endpoint) -> None:
         """Bring the endpoint's status up to date."""
         self._unreported[endpoint.key] = None
-        self._wind()
+        self._schedule()
 
     def unstarted(self, reported: Reported, reason: EndpointReason, message: str) -> None:
         """Report an endpoint that has no machine."""
@@ -130,6 +130,7 @@ class Publisher:
         """Tell all that is pending."""
         if self._timer:
             self._timer.cancel()
+        # At the end nobody is kept waiting: all slices in one turn of the loop.
         while self._has_more():
             self._tell()
         self._timer = None
@@ -139,19 +140,21 @@ class Publisher:
         self._timer = None
         self._tell()
         if self._has_more():
-            self._wind()
+            self._schedule()
 
     def _has_more(self) -> bool:
         return bool(self._later or self._lines or self._unreported)
 
     def _tell(self) -> None:
         for _ in range(min(4 * SLICE, len(self._later) + len(self._lines))):
+            # Statuses and Events go before lines: others act on them.
             tell = (self._later or self._lines).popleft()
             try:
                 tell()
             except Exception as error:  # noqa: BLE001  the root of a line or an Event
                 faults.note("telling", error)
         for key in tuple(itertools.islice(self._unreported, SLICE)):
+            # Taken off first: what happens while it is described is reported once more.
             del self._unreported[key]
             self._attempt(key, "report", partial(self._report, key))
 
@@ -180,13 +183,13 @@ class Publisher:
             self._lines.popleft()
             metrics.LOST_LINES.inc()
         self._lines.append(tell)
-        self._wind()
+        self._schedule()
 
     def _soon(self, tell: Callable[[], object]) -> None:
         self._later.append(tell)
-        self._wind()
+        self._schedule()
 
-    def _wind(self) -> None:
+    def _schedule(self) -> None:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(DELAY, self._tick)
 

@@ -35,6 +35,7 @@ class Collisions:
 
     def deserves_look(self, route: Route) -> bool:
         """Tell whether a look at everything may show what keeps *route* out; counts it."""
+        # Counted up to the last one alone, as what is refused for ever is tried for ever.
         looks = self._looks.get(route.key, 0)
         self._looks[route.key] = min(looks + 1, LOOKS)
         return looks < LOOKS

@@ -182,6 +182,7 @@ class Routes:
             # Nothing else tells what stood there: one of ours, or another foreign one.
             self.tables.ours.displace(route)
             self.foreign.replaced(route)
+        # A route by a gateway is none of a CNI's, and none of ours; but it may have displaced one.
         if not changed.direct:
             return is_known and changed.replaced
         if route.protocol == self._settings.route_protocol:
