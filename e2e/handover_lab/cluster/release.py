@@ -59,6 +59,7 @@ class Release:
         account = ("token", OPERATOR, f"--namespace={NAMESPACE}", "--duration=12h")
         token = (await client.run("kubectl", "create", *account)).strip()
         kubeconfig = directory / "operator.kubeconfig"
+        # It will hold a token, so nobody else may read it from the first moment.
         kubeconfig.touch(0o600)
         kubeconfig.write_text(yaml.safe_dump(bearing(plane.kubeconfig, token)))
         return cls(plane.kubeconfig, kubeconfig, environment(manifests, directory))

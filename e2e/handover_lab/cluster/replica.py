@@ -36,6 +36,7 @@ class Replica:
         self.log = log
         self._patience = patience
         self._environment = {
+            # Nothing else of our own environment: a pod has none of it either.
             "PATH": os.environ["PATH"],
             "HANDOVER_PORT": str(port),
             "HANDOVER_LISTEN_ADDRESS": "127.0.0.1",

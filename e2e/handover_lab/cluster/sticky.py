@@ -25,10 +25,12 @@ def install(node: Node, addresses: Sequence[str]) -> None:
     plugins = node.directory / "plugins"
     plugins.mkdir()
     write(plugins)
+    # The system's plug-ins stay where containerd looks for them, and ours lies over them.
     node.run(f"mount -t overlay -o lowerdir={plugins}:{SYSTEM} plugins {SYSTEM}")
     file = node.directory / "cni" / "pods.conflist"
     fresh = file.with_suffix(".new")
     fresh.write_text(json.dumps(sticky(json.loads(file.read_text()), addresses)))
+    # containerd reads it as soon as the directory changes: never half a file.
     fresh.replace(file)
 
 

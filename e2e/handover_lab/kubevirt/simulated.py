@@ -85,6 +85,7 @@ class Migration:
         }
         before = (await self._kubevirt.get(VMI, self._vmi))["status"].get("migrationState", {})
         labels = {"kubevirt.io/migrationTargetNodeName": self.node}
+        # In a merge patch null removes: nothing of the migration before stays (RFC 7396).
         patch = {"status": {"migrationState": dict.fromkeys(before) | state}}
         await self._kubevirt.patch_vmi(self._vmi, {"metadata": {"labels": labels}, **patch})
 
