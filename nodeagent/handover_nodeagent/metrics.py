@@ -19,6 +19,7 @@ _FAST: Final = (
 )
 
 
+# For counts whose owners keep them anyway: what is read once in a minute costs nothing before.
 class Counted(Collector):
     """A counter of what others count themselves: ``sources`` by the value of the first label."""
 
@@ -81,6 +82,7 @@ ANNOUNCEMENT_TO_ROUTE: Final = Histogram(
     buckets=_FAST,
     registry=REGISTRY,
 )
+# A series for each endpoint: whoever forgets the endpoint removes it, or they grow for ever.
 LAST_CUTOVER: Final = Gauge(
     "handover_nodeagent_last_cutover_seconds",
     "From announcement to route in the latest cutover of an endpoint that is on this node",
@@ -141,6 +143,7 @@ REPORTS: Final = Counted(
     "Statuses and Events sent to the API server, by result: written, told or the failure",
     ("kind", "result"),
 )
+# Also in minutes: a guest that is being migrated does not answer before it runs here.
 PROBE_TO_ANSWER: Final = Histogram(
     "handover_nodeagent_probe_to_answer_seconds",
     "From the latest probe to the guest's answer; one that does not run yet answers when it does",

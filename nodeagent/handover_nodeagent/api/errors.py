@@ -1,4 +1,4 @@
-"""How a call to the API server may end but well, sorted by what the caller can do about it.
+"""PURE: how a call to the API server may end but well, sorted by what the caller can do about it.
 
 Only a Status object counts as the API server's word: an HTML page that says 404 is no deletion.
 """

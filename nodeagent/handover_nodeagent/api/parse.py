@@ -1,4 +1,4 @@
-"""API objects → values. One that breaks the contract becomes a value that names its field.
+"""PURE: API objects → values. One that breaks the contract becomes a value that names its field.
 
 Nothing raises here: the API server enforces the schema of today, but an object may be older than
 that, or newer than this agent.

@@ -246,6 +246,7 @@ def _mismatch(facts: Facts, link: Link) -> tuple[Reason, str] | None:
         return (Reason.PENDING, f"a route to {still} is still in") if present else None
     absent = [one for one in facts.admission.allowed if one not in present]
     sharers = facts.sharers or {}
+    # An address has one route: of several endpoints that name it one has it, the others say so.
     others = [one for one in absent if one in sharers]
     if others:
         text = f"the route to {', '.join(map(str, others))} is another endpoint's"

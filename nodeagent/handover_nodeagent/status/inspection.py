@@ -62,6 +62,7 @@ def table(snapshot: Snapshot, now: dt.datetime) -> str:
     if snapshot.outage:
         synced = f"NOT in step with the API ({snapshot.outage})"
     title = f"node {snapshot.node}, agent {snapshot.version}, mode {snapshot.mode}, {synced}"
+    # By name, for a person who looks twice; the agent has them in the order of their arrival.
     rows = [_row(one, now) for one in sorted(snapshot.endpoints, key=_order)]
     if not rows:
         return f"{title}\nNo endpoint is on this node."
@@ -118,6 +119,7 @@ def _trouble(status: WorkloadEndpointStatus) -> str:
         for condition in status.conditions
         if (condition.type in _ORDERLY and condition.status != "True")
         or (condition.type in _TROUBLES and condition.status == "True")
+        # Listening is False for most endpoints and at most times; only this reason is a trouble.
         or condition.reason == "CannotListen"
     )
 
