@@ -1,5 +1,6 @@
 """Stages run beside each other, are shown one after the other, and no failure is lost."""
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -44,7 +45,11 @@ def stages(room: Path, test: str, *argv: str) -> subprocess.CompletedProcess[str
     (room / "pytest.ini").write_text(INI)
     (room / "test_it.py").write_text(test)
     command = [sys.executable, "-m", "handover_lab.testing.stages", *argv]
-    return subprocess.run(command, cwd=room, capture_output=True, text=True, check=False)
+    # Plugins take most of such a short run.
+    environment = {**os.environ, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+    return subprocess.run(
+        command, cwd=room, env=environment, capture_output=True, text=True, check=False
+    )
 
 
 def test_they_run_at_the_same_time(tmp_path: Path) -> None:
