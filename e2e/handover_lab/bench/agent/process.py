@@ -15,7 +15,7 @@ from handover_lab.network.namespaces import WITH_US
 
 PORT: Final = 8081
 # A start with thousands of endpoints on a machine whose processors are taken.
-PATIENCE: Final = 120.0
+PATIENCE: Final = 300.0
 
 
 @dataclass

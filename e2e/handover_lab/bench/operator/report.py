@@ -21,7 +21,7 @@ def limit_mib(values: str) -> int:
 
 def percentiles(name: str, took_ms: Sequence[float]) -> dict[str, float]:
     """Return what the results say of times."""
-    return {f"{name}_p{rank}_ms": round(percentile(took_ms, rank), 1) for rank in (50, 99)}
+    return {f"{name}_p{rank}_ms": round(percentile(took_ms, rank), 1) for rank in RANKS}
 
 
 def value(key: str) -> Callable[[Results], float]:
@@ -34,6 +34,8 @@ def ratio(key: str, floor: str) -> Callable[[Results], float]:
     return lambda results: float(results[key] / results[floor])
 
 
+RANKS: Final = (50, 90, 99)
+"""The last is shown and not judged: of some dozen times it is the worst, and the machine's."""
 WRITES: Final = (
     "writes_per_migration_and_object_max",
     "status_writes_per_migration_and_object_max",
@@ -52,19 +54,20 @@ FIGURES: Final = (
     Figure(
         "applied → roles / bare PATCH, p50", ratio("applied_to_role_p50_ms", "bare_patch_p50_ms"), 4
     ),
-    Figure("the same, p99", ratio("applied_to_role_p99_ms", "bare_patch_p99_ms"), 4),
+    Figure("the same, p90", ratio("applied_to_role_p90_ms", "bare_patch_p90_ms"), 4),
     Figure("the machine's own delay, ms, p99", value("machine_delay_p99_ms")),
     Figure("VMIM Scheduling → role on its target, ms, p50", value("scheduling_to_role_p50_ms")),
     Figure("the same, p99", value("scheduling_to_role_p99_ms")),
     Figure("a bare PATCH meanwhile, ms, p50", value("bare_patch_kubevirt_p50_ms")),
     Figure("the same, p99", value("bare_patch_kubevirt_p99_ms")),
+    # Between the two lie a pod's binding, an endpoint's creation and the roles of both sides, each
+    # a write or more, beside all the writes of fifty other migrations.
     Figure(
         "VMIM Scheduling → role / bare PATCH, p50",
         ratio("scheduling_to_role_p50_ms", "bare_patch_kubevirt_p50_ms"),
+        25,
     ),
-    # Between the two lie a pod's binding, an endpoint's creation and the roles of both sides, each
-    # a write or more, beside all the writes of fifty other migrations.
-    Figure("the same, p99", ratio("scheduling_to_role_p99_ms", "bare_patch_kubevirt_p99_ms"), 25),
+    Figure("the same, p90", ratio("scheduling_to_role_p90_ms", "bare_patch_kubevirt_p90_ms"), 25),
     Figure("all at once: pod bound → its role, ms, p50", value("burst_bound_to_role_p50_ms")),
     Figure("the same, p99", value("burst_bound_to_role_p99_ms")),
     Figure("start → synced, s", value("start_to_synced_s")),
