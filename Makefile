@@ -65,7 +65,7 @@ lint:  ## Style, types, layers, and the bars of the house style
 	@$(BIN)/ruff check --quiet $(CHECKED)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports --no-logo
-	@$(LAB).house_style || true
+	@$(LAB).house_style
 
 tools: prepare  ## Build the parts of Kubernetes, once, into the user's cache
 	@$(LAB).toolchain.tools
