@@ -54,7 +54,7 @@ class Agent:
         api_servers: frozenset[IPAddress] = frozenset(),
         awaits: Callable[[bool], None] = lambda _: None,
     ) -> None:
-        """Wire them; nothing runs so far.
+        """Wire them; nothing runs so far but the task that sends reports.
 
         No endpoint can have one of *api_servers*. Call *awaits* when the first guest is awaited
         (True), and when none is any more.
@@ -89,8 +89,8 @@ class Agent:
         self._configuration_watch = Watch(
             api, f"{_ROOT}/{names.CONFIGURATIONS}", sink=self.configurations
         )
-        # It outlives the work: the last words are said when that has ended.
         self.supervisor = Supervisor(time.monotonic, lambda: self.reconciler.enforcer.blindness)
+        # A task of its own, which outlives the work: the last reports leave when that has ended.
         self._reporting = asyncio.create_task(
             self.supervisor.keep("reports", self.reporter.run, is_vital=False)
         )
@@ -111,7 +111,7 @@ class Agent:
     async def run(self) -> None:
         """Work until cancelled; after an uninstall that asks for it, hand back and stand still."""
         async with asyncio.TaskGroup() as group:
-            # It outlives the work: a node that was handed back is no reason to start again.
+            # Beats on after the work: a node that was handed back is no reason to start again.
             group.create_task(self.supervisor.beat())
             work = group.create_task(self._work())
             await self.uninstall.asked.wait()

@@ -1,4 +1,4 @@
-"""The only way to wait: how long after a failure, how often at most, and what is tried again.
+"""How long to wait after a failure, how often at most, and what is tried again: nobody else does.
 
 What is refused may be granted later without anybody saying so, so nothing is given up; and nothing
 is tried so often that it keeps the loop from what goes well. Times are the loop's, in seconds.

@@ -186,7 +186,7 @@ class Controller:
         self._advance()
 
     @property
-    def _decides(self) -> bool:
+    def _may_act(self) -> bool:
         # Before all kinds are listed, what is absent may just not be known.
         if not self._runs or not self.synced:
             return False
@@ -194,7 +194,7 @@ class Controller:
 
     def _review(self) -> None:
         """Look at everything; only what differs is written."""
-        if not self._decides:
+        if not self._may_act:
             return
         self.cache.recall()
         # What a driver said to a replica that did not lead was not acted upon.
@@ -212,7 +212,7 @@ class Controller:
 
     def _advance(self) -> None:
         """Resolve what has changed, and queue what is to be written."""
-        if not self._decides:
+        if not self._may_act:
             return
         self._cancel_timer()
         resolution = self.cache.resolver.resolve(self._clock(), BUDGET)

@@ -66,7 +66,7 @@ class Memo:
             self.controller.observe(kind, raw)
 
     async def login(self) -> kopf.AiohttpSession:
-        """Make the HTTP session that Kopf uses: to the same place as our own writes, read along.
+        """Make the HTTP session that Kopf uses: to the place of our own writes, and seen by us.
 
         Kopf asks again after a 401. Where the token is still the same, so is the session, which
         Kopf knows to be of no use: it ends, and is begun anew later, instead of asking for ever.
@@ -88,7 +88,7 @@ class Memo:
             await self._login.aiohttp_session.close()
 
     def read(self, url: URL, answer: Mapping[str, Any]) -> None:
-        """Read along what the API server answers to Kopf's requests but its watches.
+        """See what the API server answers to Kopf's requests, but for its watches.
 
         Kopf tells the objects of a list one by one: nothing of one that is gone, nothing at all
         where the list is empty, and never that a list was complete. So what was deleted while a
@@ -132,7 +132,7 @@ def _session(
     read: Callable[[URL, Mapping[str, Any]], None],
 ) -> aiohttp.ClientSession:
     class Response(aiohttp.ClientResponse):
-        """An answer that is read along; watches are not read as one document."""
+        """An answer that we see, too; watches are not read as one document."""
 
         async def json(self, **how: Any) -> Any:  # noqa: ANN401  as aiohttp has it
             found = await super().json(**how)

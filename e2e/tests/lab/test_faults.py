@@ -1,4 +1,4 @@
-"""Agents that are killed before and after each single step, while a real VM migrates (design 9.1).
+"""Agents that are killed before and after each single step, while a real VM migrates.
 
 One VM goes back and forth. All that a successor has is the kernel, the memory and the guest.
 """

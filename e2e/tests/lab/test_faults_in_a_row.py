@@ -1,4 +1,4 @@
-"""Migrations in a row: there and at once back, while all old pods are still there (design 9.14).
+"""Migrations in a row: there and at once back, while all old pods are still there.
 
 The VM has two interfaces, each with an address of either family. Each pod in which it runs has
 interfaces and endpoints of its own, as with KubeVirt.

@@ -1,7 +1,7 @@
 """What goes wrong late: the VM fails after its cutover, or the API says what is not true.
 
-Packets decide. Who does not answer gets no traffic any more (design 9.3); a guest that answers
-keeps its routes, whatever the API says of it (design 9.17).
+Packets decide. Who does not answer gets no traffic any more; a guest that answers
+keeps its routes, whatever the API says of it.
 """
 
 import json

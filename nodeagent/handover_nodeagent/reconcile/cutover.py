@@ -7,7 +7,9 @@
 ``catch_up`` A moment later the endpoint's machine steps, and all else follows it (``loop.py``).
 ``measure``  The status says how long the network's share of the switchover took.
 
-On the way from ``heard`` to the route nothing touches the API, a log, a metric, a thread or a disk.
+Where nothing is prepared (Withdrawn, Asking) the machine steps at once, and what is desired then
+is applied as after any other event. On the way from ``heard`` to the route nothing touches the API,
+a log, a metric, a thread or a disk.
 """
 
 import asyncio
@@ -117,6 +119,7 @@ class Cutovers:
         prepared, endpoint.prepared = endpoint.prepared, None
         if prepared is None:
             self._step(endpoint, Announcement(event, accepted.mac, received_at))
+        # A second frame before the machine's step finds all done, and says nothing new.
         elif endpoint.announcement is None:
             try:
                 self._send(prepared)

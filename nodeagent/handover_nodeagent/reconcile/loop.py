@@ -338,5 +338,5 @@ class Reconciler:
 
 
 def now() -> dt.datetime:
-    """Read the clock: the one place of the loop that does."""
-    return dt.datetime.now(dt.UTC)  # noqa: TID251  the agent's one clock
+    """Read the clock of timers and statuses; a cutover is measured in the kernel's own times."""
+    return dt.datetime.now(dt.UTC)  # noqa: TID251  the loop's clock

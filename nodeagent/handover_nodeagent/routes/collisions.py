@@ -33,8 +33,8 @@ class Collisions:
         """Tell whether *route* would stand beside a route by a gateway."""
         return route.key in self._gateways
 
-    def deserves_look(self, route: Route) -> bool:
-        """Tell whether a look at everything may show what keeps *route* out; counts it."""
+    def try_look(self, route: Route) -> bool:
+        """Tell whether a look at everything may show what keeps *route* out, and count it."""
         # Counted up to the last one alone, as what is refused for ever is tried for ever.
         looks = self._looks.get(route.key, 0)
         self._looks[route.key] = min(looks + 1, LOOKS)

@@ -138,13 +138,16 @@ class Programming:
         now = time.time_ns()
         # The channel explains its last batch alone; what follows may send others.
         reasons = [tables.channel.explain(len(seeds) + index) for index in range(len(requests))]
-        answers = zip(fresh, requests, results[len(seeds) :], reasons, strict=True)
-        stuck = {
-            route.address
-            for route, request, result, reason in answers
-            if not self._added(*self._taken(route, request, result, reason), now)
-        }
-        return frozenset(stuck | {route.address for route in beside if not self._append(route)})
+        stuck: set[IPAddress] = set()
+        # One batch for all of them; what of it was refused is a matter of its own each time.
+        replies = zip(results[len(seeds) :], reasons, strict=True)
+        for route, request, reply in zip(fresh, requests, replies, strict=True):
+            if not self._settle(*self._retry_plain(route, request, *reply), now):
+                stuck.add(route.address)
+        for route in beside:
+            if not self._add_beside(route):
+                stuck.add(route.address)
+        return frozenset(stuck)
 
     def _remove(self, wanted: Sequence[Route]) -> None:
         tables = self._tables
@@ -161,7 +164,8 @@ class Programming:
             else:
                 self._refuse(route, result, tables.channel.explain(index))
         # There may be two: in IPv6 a replace made them of two devices' ones, and in IPv4 two that
-        # carry different things stand side by side.
+        # carry different things stand side by side. Each request names protocol, metric and device,
+        # so that where there is no second one the kernel refuses it, and nobody else's goes.
         self._send(requests)
 
     def _may_go(self, route: Route) -> bool:
@@ -178,10 +182,13 @@ class Programming:
             return foreign.has(address, oif=route.oif)
         return foreign.has(address) or not self._desired.is_not_owned(address)
 
-    def _taken(
+    def _retry_plain(
         self, route: Route, request: bytes, result: int, reason: str
     ) -> tuple[Route, int, str]:
-        """Return what the kernel took of *route*: a guest is served also with less than it had."""
+        """Ask for *route* with less where it was refused; return what the kernel took of it.
+
+        A guest is served also with less than it had.
+        """
         if result in _PRESENT or not route.carried:
             return route, result, reason
         plain = dataclasses.replace(route, carried=b"")
@@ -192,7 +199,7 @@ class Programming:
         self._tables.attributes.refuse(route)
         return plain, other, ""
 
-    def _added(self, route: Route, result: int, reason: str, now: int) -> bool:
+    def _settle(self, route: Route, result: int, reason: str, now: int) -> bool:
         """Take in what became of a route that was to be added; tell whether it is there.
 
         *now* is when the kernel answered, in realtime ns.
@@ -228,11 +235,11 @@ class Programming:
         if tables.collisions.has_gateway(route):
             return self._stand_beside(route)
         # It is below another one, where only a look at everything finds it.
-        self._is_doubtful |= tables.collisions.deserves_look(route)
+        self._is_doubtful |= tables.collisions.try_look(route)
         shown = seen[0] if seen else "nothing"
         return errno.EEXIST, f"another route has this prefix and metric; to be seen is {shown}"
 
-    def _append(self, route: Route) -> bool:
+    def _add_beside(self, route: Route) -> bool:
         """Add *route* behind others of its key, and remove ours that carry something else.
 
         Those go only once the kernel has been seen to name one of them first, as a delete takes
@@ -240,8 +247,9 @@ class Programming:
         """
         result, reason = self._stand_beside(route)
         result = 0 if result == errno.EEXIST else result
-        route, result, reason = self._taken(route, routes.encode_beside(route), result, reason)
-        if not self._added(route, result, reason, time.time_ns()):
+        request = routes.encode_beside(route)
+        route, result, reason = self._retry_plain(route, request, result, reason)
+        if not self._settle(route, result, reason, time.time_ns()):
             return False
         for _ in range(TWINS):
             first = routes.winner(self._tables.channel, route.address, oif=route.oif)

@@ -1,7 +1,7 @@
 """PURE: which frame proves that the guest runs here: the acceptance table, row by row.
 
-The table is design.md section 5.3. Every address a frame carries is compared with what is expected
-of this one endpoint; what the frame alone can tell was decided in ``frames.py``.
+Every address that a frame carries is compared with what is expected of this one endpoint; what the
+frame alone can tell was decided in ``frames.py``.
 """
 
 import dataclasses

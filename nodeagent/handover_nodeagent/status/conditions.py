@@ -1,7 +1,8 @@
 """PURE: what an endpoint's status says, from what the loop knows of it.
 
-A new condition is a line in ``_drafts``, a type and a reason in ``handover_api.conditions``, and a
-fact here. Programmed, Listening and Configured are always there; all others only while they hold.
+A new condition is a type and a reason in ``handover_api.conditions``, a fact here that
+``reconcile/publish.py`` gathers, a line in ``_drafts``, and a row in docs/conditions.md.
+Programmed, Listening and Configured are always there; all others only while they hold.
 """
 
 import datetime as dt

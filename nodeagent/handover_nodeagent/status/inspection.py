@@ -8,6 +8,7 @@ import datetime as dt
 from collections.abc import Iterable, Sequence
 from typing import Final
 
+from handover_api.conditions import EndpointCondition
 from handover_api.model import Model
 from handover_api.workloadendpoint import Cutover, WorkloadEndpointStatus
 from handover_nodeagent.status import conditions
@@ -17,15 +18,10 @@ _HEADINGS: Final = (
     *("ENDPOINT", "ROLE", "STATE", "INTERFACE", "ROUTES", "SINCE", "LAST CUTOVER", "TROUBLE"),
 )
 _NOTHING: Final = "-"
-_ORDERLY: Final = frozenset({"Programmed", "Configured"})
+_ORDERLY: Final = frozenset({EndpointCondition.PROGRAMMED, EndpointCondition.CONFIGURED})
 """Condition types whose normal status is True; Listening may be either."""
-# These are there only while something is wrong, so that True is the trouble.
-_TROUBLES: Final = frozenset(
-    {
-        *("StillAlive", "AddressNotAllowed", "AddressShared", "TargetTimeout"),
-        *("Unguarded", "InterfaceDoubted"),
-    }
-)
+# All others are there only while something is wrong, so that True is the trouble.
+_TROUBLES: Final = frozenset(EndpointCondition) - _ORDERLY - {EndpointCondition.LISTENING}
 
 
 class Entry(Model):

@@ -122,7 +122,7 @@ class KubeVirtController:
         # What was so before this process began was said by the one before it.
         for change in self.adapter.resolve().values():
             for each in change.after.not_followed:
-                self._emitted.is_new(each.uid, each)
+                self._emitted.note(each.uid, each)
         self._controller.doubt_all()
         self._review()
 
@@ -209,14 +209,14 @@ class KubeVirtController:
         self._queue_due(kind, (key,))
 
     @property
-    def _decides(self) -> bool:
+    def _may_act(self) -> bool:
         if not self.is_active or not self._runs:
             return False
         return self._standby is not None or self._cluster.may_write()
 
     @property
     def _leads(self) -> bool:
-        return self._decides and self._standby is None
+        return self._may_act and self._standby is None
 
     def _outcome(self, uid: str) -> Outcome | Undecided | None:
         """Say how a VMIM ended (outcome.Driver), or find out."""
@@ -230,7 +230,7 @@ class KubeVirtController:
 
     def _review(self) -> None:
         """Look at everything; only what differs is written."""
-        if not self._decides:
+        if not self._may_act:
             return
         self._advance()
         for kind in self._rewound:
@@ -265,14 +265,14 @@ class KubeVirtController:
         for uid in desired.complete_pods:
             for kind, key in tuple(self.observed.of_owner[uid]):
                 self._queue_due(kind, (key,))
-        if self._decides:
+        if self._may_act:
             for lookup in desired.lookups:
                 self._queue.add(lookup)
 
     def _tell_of_interfaces(self, found: Iterable[NotFollowed]) -> None:
         for each in found:
             # Noted also by who does not lead, or each new leader would say all of it again.
-            if self._emitted.is_new(each.uid, each) and self._leads:
+            if self._emitted.note(each.uid, each) and self._leads:
                 event = KubernetesEvent("NotFollowed", each.text)
                 self._queue.add(Emission(Foreign.VMI, each.vmi, each.uid, event))
 
@@ -287,7 +287,7 @@ class KubeVirtController:
 
     def _queue_due(self, kind: Kind, keys: Iterable[ObjectKey]) -> None:
         """Queue those objects on which a write is due."""
-        if not self._decides or kind is Kind.CONFIGURATION:
+        if not self._may_act or kind is Kind.CONFIGURATION:
             return
         for key in keys:
             if self._standby is not None:
@@ -311,7 +311,7 @@ class KubeVirtController:
         """Say it once, to whoever looks at either of the two."""
         uid = self.observed.blocking_uid(kind, key) or ""
         owner = self._diff.owner(kind, key)
-        if owner is None or not self._emitted.is_new(uid, owner.uid):
+        if owner is None or not self._emitted.note(uid, owner.uid):
             return
         owned = ObjectKey(key.namespace, owner.name)
         self._log.warning("name_clash", kind=kind.value, object=str(key), owner=str(owned))
@@ -324,7 +324,7 @@ class KubeVirtController:
 
     async def _work(self, item: Item) -> None:
         """Do one thing, or raise Temporary."""
-        if not self._decides:
+        if not self._may_act:
             return
         match item:
             case Subject():

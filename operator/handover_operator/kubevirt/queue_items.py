@@ -75,8 +75,8 @@ class Emitted:
     def __len__(self) -> int:
         return len(self._by_uid)
 
-    def is_new(self, uid: str, what: Hashable) -> bool:
-        """Whether this was never said of an object; from now on it was."""
+    def note(self, uid: str, what: Hashable) -> bool:
+        """Know that this is said of an object from now on; tell whether it never was before."""
         emitted = self._by_uid.setdefault(uid, set())
         before = len(emitted)
         emitted.add(what)

@@ -7,7 +7,8 @@
    had gone: ``judge``. Until then ``is_open``, and its roles stay.
 4. Of one that the API server does not have and that was never seen here: ``of_unseen``.
 
-``diff.migration`` writes it into ``spec.outcome``; who drives a migration tells its end, there too.
+``diff.py`` makes of it the patch of ``spec.outcome``, in which any driver of a migration tells its
+end, and ``owned.py`` sends it.
 """
 
 from handover_api.livemigration import Outcome

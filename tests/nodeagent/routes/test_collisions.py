@@ -21,12 +21,10 @@ def test_a_gateways_place_is_known_until_a_look_shows_otherwise() -> None:
 
 def test_what_no_look_explains_is_not_looked_for_for_ever() -> None:
     collisions = Collisions()
-    assert [collisions.deserves_look(ROUTE) for _ in range(LOOKS + 2)] == [True] * LOOKS + [
-        False
-    ] * 2
-    assert collisions.deserves_look(OTHER)
+    assert [collisions.try_look(ROUTE) for _ in range(LOOKS + 2)] == [True] * LOOKS + [False] * 2
+    assert collisions.try_look(OTHER)
     collisions.solved(ROUTE)
-    assert collisions.deserves_look(ROUTE)
+    assert collisions.try_look(ROUTE)
 
 
 def test_of_an_address_that_nobody_has_nothing_is_kept() -> None:
@@ -34,9 +32,9 @@ def test_of_an_address_that_nobody_has_nothing_is_kept() -> None:
     collisions.note(ROUTE.key)
     collisions.note(OTHER.key)
     for _ in range(LOOKS):
-        assert collisions.deserves_look(ROUTE)
+        assert collisions.try_look(ROUTE)
     collisions.forget(ROUTE.address)
     collisions.forget(ROUTE.address)
     assert not collisions.has_gateway(ROUTE)
     assert collisions.has_gateway(OTHER)
-    assert collisions.deserves_look(ROUTE)
+    assert collisions.try_look(ROUTE)
