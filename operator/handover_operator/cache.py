@@ -1,6 +1,7 @@
 """What is known of the cluster: the newest version of every object, in the form that we use.
 
-Nothing is decided here.
+Nothing is decided here. What must be looked at once more is noted here, until somebody takes it
+who may write: configurations to be judged, and faults to be told.
 """
 
 from collections.abc import Iterator, Mapping
@@ -22,7 +23,7 @@ from handover_operator.status.configuration import Application
 
 
 class Listener(Protocol):
-    """Is shown every version of every object that counts."""
+    """Is shown every version of every object of ours, unless it is older than one shown before."""
 
     def put(self, kind: Kind, key: ObjectKey, raw: RawObject) -> None:
         """Take in a version."""
@@ -53,6 +54,7 @@ class Cache:
         self.doubtful: set[str] = set()
         self.unreported: set[tuple[Kind, ObjectKey]] = set()
         self.listeners: list[Listener] = []
+        # One for each kind: only the resourceVersions of one kind are compared with each other.
         self._versions = {kind: Versions() for kind in Kind}
         self._log = structlog.get_logger()
 
@@ -83,11 +85,14 @@ class Cache:
             self._drop(kind, key)
         found = self._take(kind, key, raw)
         if found is not None:
+            # What an earlier version said stays in force: who mistypes a field of an object must
+            # not take the role of a guest that is on its way.
             self._report(kind, found)
             for listener in self.listeners:
                 listener.put_unreadable(kind, key, version.uid)
         else:
             self.unreadable.pop((kind, key), None)
+            # Last: a listener looks at what is known, and this version is among it by now.
             for listener in self.listeners:
                 listener.put(kind, key, raw)
 
@@ -133,7 +138,11 @@ class Cache:
         return taken
 
     def recall(self) -> None:
-        """Put everything on the lists once more."""
+        """Doubt all configurations, and report all that is unreadable, once more.
+
+        What was taken off these lists may have waited in a queue that was cleared since, when the
+        replica lost its Lease.
+        """
         self.doubtful = set(self.configurations)
         self.unreported = set(self.unreadable)
 
@@ -176,6 +185,7 @@ class Cache:
                 self.resolver.drop_migration(key)
             case Kind.CONFIGURATION:
                 self.configurations.pop(key.name, None)
+                # Without the default all others are doubtful; the one that is gone is not.
                 self._doubt(key.name)
                 self.doubtful &= self.configurations.keys()
             case _:

@@ -82,6 +82,7 @@ def run() -> None:
     structlog.get_logger().info("starting", version=handover_api.__version__)
     try:
         asyncio.run(main.run(settings))
+    # What a person can mend is one sentence; whatever else ends the process shows its traceback.
     except (errors.Unconfigured, main.Unusable) as error:
         typer.echo(f"handover-operator: {error}", err=True)
         raise typer.Exit(1) from None
@@ -107,10 +108,12 @@ async def _check(release: readiness.Release) -> bool:
     api = client.Cluster(await client.connect())
     is_ready = True
     try:
+        # All are shown, also after the first trouble: a person mends them in one go.
         async for finding in readiness.findings(api, release):
             typer.echo(str(finding))
             is_ready = is_ready and not finding.trouble
     finally:
+        # Else aiohttp complains of it in the midst of what a person reads here.
         await api.close()
     return is_ready
 
@@ -122,9 +125,11 @@ def uninstall(
     """Let the agents hand their nodes back, where onUninstall says so; the chart's hook runs it."""
     try:
         left = asyncio.run(_uninstall(timeout))
+    # A pre-delete hook that fails stops the uninstallation while there is still somebody to ask.
     except (errors.Unconfigured, errors.Absent, Temporary) as error:
         typer.echo(f"handover-operator: the agents cannot be asked: {error}", err=True)
         raise typer.Exit(1) from None
+    # These fail nothing: without our route a guest could not be reached, and nobody else has one.
     for each in left.kept:
         typer.echo(f"keeps our route, for nothing else leads there: {each}")
     for each in left.late:

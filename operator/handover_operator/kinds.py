@@ -36,6 +36,7 @@ class Foreign(enum.StrEnum):
     @property
     def plural(self) -> str:
         """The kind as the API's paths spell it."""
+        # True of these three. Another one may need a table, as our own kinds have.
         return f"{self.value.lower()}s"
 
     @property
@@ -46,6 +47,8 @@ class Foreign(enum.StrEnum):
     @property
     def selector(self) -> str:
         """The labels by which the few objects that matter are told from all others."""
+        # KubeVirt labels its launcher pods so: without this every pod of the cluster would be
+        # listed, watched and read.
         return "kubevirt.io=virt-launcher" if self is Foreign.POD else ""
 
 
@@ -80,6 +83,7 @@ _PLURALS: Final = {
 
 def collection(kind: Watched, namespace: str = "") -> str:
     """Return the path of all objects of a kind, or of those in one namespace."""
+    # Kubernetes' core group has no name and a root of its own; all others stand below /apis.
     root = "api" if kind.api_version == "v1" else "apis"
     scope = f"/namespaces/{namespace}" if namespace else ""
     return f"/{root}/{kind.api_version}{scope}/{kind.plural}"

@@ -39,6 +39,7 @@ async def run(settings: OperatorSettings) -> None:
     api = Cluster(configuration)
     controller = Controller(api, _now)
     default = Default(api, controller, given)
+    # Before the first list: what a listener has not been shown is not shown to it later.
     controller.cache.listeners.append(default)
     adapter = (
         KubeVirtController(api, controller, _now, settings.migration_ttl, default.has_been_there)
@@ -51,6 +52,8 @@ async def run(settings: OperatorSettings) -> None:
         controller.cache.shared,
         controller.cache,
     )
+    # Before anything waits for the API server: the kubelet ends a pod whose /healthz is silent,
+    # and no outage is a reason to end.
     try:
         server = await health.serve(
             settings.listen_address, settings.port, lambda: _unready(controller, adapter, default)
@@ -61,11 +64,13 @@ async def run(settings: OperatorSettings) -> None:
         message = f"cannot serve /healthz, /readyz and /metrics (HANDOVER_PORT): {error}"
         raise Unusable(message) from error
     work = asyncio.create_task(_work(settings, api, controller, adapter, default))
+    # From here on; Kopf takes them for itself whenever it begins, and ``_watch`` takes them back.
     _take_signals(work)
     try:
         with contextlib.suppress(asyncio.CancelledError):
             await work
     finally:
+        # The work has ended, so the Lease was given back: that needed the connections.
         await server.cleanup()
         await api.close()
     structlog.get_logger().info("stopped")
@@ -89,6 +94,8 @@ async def _work(
     resync.freeze()
     structlog.get_logger().info("synced")
     writers = (controller, adapter) if adapter is not None else (controller,)
+    # None of these ends by itself, and what can be mended by waiting ends none. Where one breaks
+    # all the same, all of them end, the Lease is given back, and the kubelet begins a new process.
     async with asyncio.TaskGroup() as group:
         group.create_task(default.run())
         group.create_task(_elect(settings, api, writers, default))
@@ -105,7 +112,8 @@ async def _work(
 async def _watch(
     api: Cluster, controller: Controller, sweeper: Resync, work: asyncio.Task[None]
 ) -> None:
-    """Let Kopf watch our kinds until it ends; it looks once for what is served."""
+    """Let Kopf watch our kinds until it ends, and keep the signals for *work*."""
+    # Kopf looks once for what is served, and would never watch a kind that comes later.
     await watch.require(api, Kind)
     memo = Memo(controller, sweeper, api.configuration)
     await kopf_app.run(memo, lambda: _take_signals(work))
@@ -159,7 +167,11 @@ async def _lead(
 
 
 def _take_signals(work: asyncio.Task[None]) -> None:
-    """End by cancelling; a process with pid 1 does not die of a signal that it ignores."""
+    """Let SIGTERM and SIGINT end *work* by cancelling it, whoever took them before.
+
+    Called again for each Kopf that begins (kopf_runtime.run). In a container we are pid 1, to which
+    the kernel gives no signal that has no handler: there is nobody else to end us but SIGKILL.
+    """
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, work.cancel)

@@ -46,6 +46,7 @@ class Owned:
 
         With *standby* only what a migration waits for, and only where the leader has not.
         """
+        # Whose pod or VMIM is really gone is asked only by who may delete or end it for that.
         if standby is None and self._diff.is_of_unknown_owner(subject.kind, subject.key):
             await self._lookups.look_up_owner(subject)
         write = await self._confirm(subject, standby)
@@ -75,11 +76,15 @@ class Owned:
         if write is None:
             return None
         owner = self._diff.owner(subject.kind, subject.key)
+        # A look before each creation held up the roles of all migrations. It is needed where one of
+        # this owner's objects has gone: the garbage collector may have taken it after the owner, of
+        # whose end our watch tells later, and what is made now would have nobody to go with.
         is_bereft = owner is not None and owner.uid in self._diff.bereft
         if stands_in or (is_bereft and isinstance(write, Create)):
             grounds = self._diff.grounds(subject.kind, subject.key, with_role=stands_in)
             for kind, key in grounds:
                 await self._lookups.refresh(kind, key)
+            # The answers were taken in like events, and may have changed what is desired.
             write = self._due(subject, stands_in=stands_in)
         if write is not None and standby is not None:
             standby.note_missed()
@@ -96,6 +101,7 @@ class Owned:
         kind, key = subject.kind, subject.key
         match write:
             case Create(body):
+                # Agents act on endpoints that they see, and see nothing of LiveMigrations.
                 if kind is Kind.ENDPOINT and not self._is_configured():
                     message = "HandoverConfiguration default is not there so far"
                     raise Unconfigured(message)
@@ -117,4 +123,5 @@ class Owned:
 def _owner(raw: RawObject) -> Owner:
     """Return the owner that an object was made with."""
     owned = raw["metadata"]["ownerReferences"][0]
+    # The API server keeps the order that we sent, and manifests.py sends this one alone.
     return Owner(Foreign(owned["kind"]), owned["name"], owned["uid"])

@@ -27,15 +27,19 @@ from handover_api.livemigration import LiveMigration, LiveMigrationStatus, Phase
 from handover_operator.kinds import Kind
 from handover_operator.roles.rules import Verdict
 
+# Our own, not the library's global one: nothing is exposed but what stands here.
 REGISTRY: Final = CollectorRegistry()
 ProcessCollector(registry=REGISTRY)
 PlatformCollector(registry=REGISTRY)
 
 _MICROSECONDS: Final = 1_000_000
+# A route is set within fractions of a millisecond, so the buckets are fine there; beyond 0.1 s it
+# counts that it was slow, and not how slow.
 _FAST: Final = (
     *(0.00005, 0.0001, 0.0002, 0.0003, 0.0005),
     *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0),
 )
+# From the moment in which a target listens to the hour that copying a guest's memory may take.
 _SLOW: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600, 1800, 3600)
 
 BUILD: Final = Info("handover_operator_build", "This operator's version", registry=REGISTRY)
@@ -63,6 +67,7 @@ LOOKS: Final = Counter(
     "Objects of which it was asked whether they must be written; none while nothing changes",
     registry=REGISTRY,
 )
+# Above zero it is a fault of the program, whatever the cluster did: its log has the traceback.
 DEFECTS: Final = Counter(
     "handover_operator_defects",
     "Exceptions that nobody foresaw; they are contained, logged with their traceback and retried",
@@ -163,7 +168,7 @@ class Known(Protocol):
 
 
 class _Census(Collector):
-    """Counts what is known when somebody asks."""
+    """Counts what is known when somebody asks: no gauge beside it could come apart from it."""
 
     def __init__(self, known: Known) -> None:
         self._known = known
@@ -180,6 +185,7 @@ class _Census(Collector):
             "handover_operator_migrations", "LiveMigrations by phase", labels=["phase"]
         )
         counts = Multiset(migration.status.phase for migration in self._known.migrations())
+        # Also those that none is in: a series that is missing says neither "none" nor "unknown".
         for phase in Phase:
             phases.add_metric([phase.value], counts[phase])
         yield phases
@@ -211,6 +217,8 @@ def count_role(before: Assignment, verdict: Verdict) -> None:
 
 def count_progress(before: LiveMigrationStatus, after: LiveMigrationStatus) -> None:
     """Count what a LiveMigration tells for the first time."""
+    # A measurement stays in the status, and the status is written again and again: what it told
+    # before is counted.
     told = {side.endpoint for side in before.target if side.cutover is not None}
     for side in after.target:
         if side.cutover is not None and side.endpoint not in told:
