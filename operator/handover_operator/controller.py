@@ -1,4 +1,7 @@
-"""The loop of the operator: observe, resolve, write. It decides nothing itself.
+"""The loop of the operator: observe, resolve, write.
+
+What is written, roles/ and status/ decide, which are pure; here it is decided when, and whether
+this replica may write at all (``_may_act``).
 
 Every write is level-triggered: a worker asks for the verdict at the moment of writing, sends one
 merge patch with the resourceVersion that it is based on, and takes the answer in as an event, so
@@ -119,23 +122,30 @@ class Controller:
         self._advance()
 
     def end(self, kind: Kind, raw: RawObject) -> None:
-        """Take in the last version of an object that is gone."""
+        """Do as ``forget`` does, by the last version as a watch tells it (watch.Sink)."""
         self.forget(kind, parse.key(raw), version_of(raw))
 
     def miss(self, kind: Kind, reason: Exception) -> None:
-        """Let it be: Kopf watches our kinds, and tells the log by itself (watch.Sink)."""
+        """Do nothing (watch.Sink): our kinds are watched by Kopf, which logs by itself what fails.
+
+        Lists and sweeps of ours raise what they meet.
+        """
 
     def forget(self, kind: Kind, key: ObjectKey, last: Version) -> None:
-        """Take in that this very object is gone."""
+        """Take in that the object of this key and of *last*'s uid is gone.
+
+        Another one that has its name by now stays known.
+        """
         if self.cache.forget(kind, key, last):
             # Its name may be given to another object, whose faults are news.
             self._faults.pop(key, None)
             self._advance()
 
     def retain(self, kind: Kind, existing: Mapping[ObjectKey, str], version: int) -> None:
-        """Forget what a list of this version does not hold and nothing newer told us of.
+        """Take in a complete list: of what we know only *existing*, and what is newer, is kept.
 
-        Of an older history than ours, as after a restored backup, everything is news.
+        A list that is older than the one before it tells of a history that was put back, as by a
+        restored backup: then our versions mean nothing, and all objects are listed anew as news.
         """
         if self.cache.is_rewound(kind, version):
             self._log.error("history_rewound", kind=kind.value, version=version)
@@ -148,7 +158,7 @@ class Controller:
             self.forget(kind, key, last)
 
     async def sweep(self) -> None:
-        """Forget objects that exist no more though no watch has told it.
+        """List the identities of all our objects, to forget those whose end no watch has told.
 
         Then decide everything once more: what a defect has kept back is not lost for ever.
         """
@@ -157,7 +167,10 @@ class Controller:
         self._advance()
 
     def doubt(self, namespace: str, migration_uid: str) -> None:
-        """Take in that the driver of a migration may say something else now."""
+        """Judge anew the roles that a migration left on endpoints when its LiveMigration went.
+
+        Its driver, which knows how it ended (outcome.Driver), may say something else by now.
+        """
         self.cache.resolver.mark_ended((namespace, migration_uid))
         self._advance()
 
@@ -181,7 +194,7 @@ class Controller:
             self._advance()
 
     def doubt_all(self) -> None:
-        """Take in that the driver has come or gone."""
+        """Judge all roles anew: the driver itself has come or gone, and knows others or none."""
         self.cache.resolver.mark_all_roles()
         self._advance()
 
@@ -190,10 +203,11 @@ class Controller:
         # Before all kinds are listed, what is absent may just not be known.
         if not self._runs or not self.synced:
             return False
+        # ``run`` is cancelled a moment after the Lease was lost; in that moment nothing is queued.
         return self._standby is not None or self._cluster.may_write()
 
     def _review(self) -> None:
-        """Look at everything; only what differs is written."""
+        """Look at everything, as when a term begins; only what differs is written."""
         if not self._may_act:
             return
         self.cache.recall()
@@ -268,6 +282,8 @@ class Controller:
                 self._awaited.discard(request)
             elif self._standby is None:
                 self._queue.add(request)
+            # No guest waits for a role to be taken away. And once is enough: each new appointment
+            # replaces the former, and events that keep coming would put it off for ever.
             elif verdict.assignment.role is not None and request not in self._awaited:
                 self._awaited.add(request)
                 self._queue.add_later(request, self._standby.delay)
@@ -298,6 +314,8 @@ class Controller:
                 return await self._configurations.reconcile(key)
 
     def _follow_up(self, request: Request, result: Result) -> None:
+        # A request of its own for each: it gives way to roles, and where it fails it is tried again
+        # without the write that it tells of.
         for event in result.events:
             self._queue.add(Request(request.kind, request.key, event, result.uid))
             if result.migration is not None:
@@ -311,6 +329,6 @@ class Controller:
         try:
             await Watch(self._cluster, kind, self).list()
         except BaseException:
-            # Whoever runs next looks again (``_review``).
+            # Also when cancelled: whoever runs next looks again (``_review``).
             self._rewound.add(kind)
             raise

@@ -1,4 +1,7 @@
-"""The adapter's loop: observe, resolve, write. It decides nothing itself.
+"""The adapter's loop: observe, resolve, write.
+
+What is desired adapter.py decides, and diff.py which write is missing; here it is decided when, and
+whether this replica may write at all (``_may_act``).
 
 As in controller.py of our own kinds, every write is level-triggered, and made only while ``run``
 runs; where this replica does not lead, only what a migration waits for and the leader has not
@@ -118,6 +121,7 @@ class KubeVirtController:
     def start(self) -> None:
         """All three kinds were listed: from now on what is absent is really absent."""
         self.adapter.put_complete()
+        # Before any role is judged: as a driver we say nothing of VMIMs while we are idle.
         self.is_active = True
         # What was so before this process began was said by the one before it.
         for change in self.adapter.resolve().values():
@@ -130,7 +134,8 @@ class KubeVirtController:
         """KubeVirt is gone, and so is all that was known of it; what we made stays."""
         self.is_active = False
         self.adapter = self._diff.adapter = Adapter()
-        # A KubeVirt that comes back is listed from the start.
+        # A KubeVirt that comes back is listed from the start. What has ended stays ended, though
+        # (Versions.clear): an answer that is still under way must not bring it back.
         self._rewound.clear()
         for versions in self._versions.values():
             versions.clear()
@@ -152,13 +157,16 @@ class KubeVirtController:
         self._advance()
 
     def end(self, kind: Foreign, raw: RawObject) -> None:
-        """Take in the last version of an object that is gone: it may tell how it ended."""
+        """Take in the last version of an object as any other, then forget it (watch.Sink)."""
         # A VMIM's last version may be the only one that shows its final phase.
         self.observe(kind, raw)
         self.forget(kind, own_parse.key(raw), version_of(raw))
 
     def forget(self, kind: Foreign, key: ObjectKey, last: Version) -> None:
-        """Take in that this very object is gone."""
+        """Take in that the object of this key and of *last*'s uid is gone.
+
+        Another one that has its name by now stays known.
+        """
         if self._versions[kind].bury(key, last):
             self._emitted.forget(last.uid)
             self._diff.bereft.discard(last.uid)
@@ -166,9 +174,9 @@ class KubeVirtController:
             self._advance()
 
     def retain(self, kind: Foreign, existing: Mapping[ObjectKey, str], version: int) -> None:
-        """Forget what a list of this version does not hold and nothing newer told us of.
+        """Take in a complete list: of what we know only *existing*, and what is newer, is kept.
 
-        Of an older history than ours, as after a restored backup, everything is news.
+        Of an older history than the list before it, as after a restored backup, all is news.
         """
         if self._versions[kind].is_rewound(version):
             self._log.error("history_rewound", kind=kind.value, version=version)
@@ -181,12 +189,13 @@ class KubeVirtController:
             self.forget(kind, key, last)
 
     def miss(self, kind: Foreign, reason: Exception) -> None:
-        """Let it be: whoever watches tells the log (watch.Sink)."""
+        """Do nothing (watch.Sink): Discovery, which runs the watches, logs what fails."""
 
     def put(self, kind: Kind, key: ObjectKey, raw: RawObject) -> None:
         """Take in a version of an object of ours (cache.Listener)."""
         self.observed.put(kind, key, raw)
         self._queue_due(kind, (key,))
+        # An endpoint may wait until its LiveMigration knows how it ended (DesiredEndpoint.after).
         if kind is Kind.MIGRATION:
             self._queue_due(Kind.ENDPOINT, self.adapter.siblings(key))
 
@@ -203,6 +212,8 @@ class KubeVirtController:
         elif kind is Kind.ENDPOINT and key in self.observed.endpoints:
             self._ownerless.discard(self.observed.endpoints[key].uid)
         owner = self._diff.owner(kind, key)
+        # It is still desired, so the owner is not known to be gone; but the garbage collector may
+        # have taken this one because of that. Before it is made anew the owner is looked at.
         if owner is not None:
             self._diff.bereft.add(owner.uid)
         self.observed.drop(kind, key)
@@ -229,7 +240,7 @@ class KubeVirtController:
         return self.adapter.outcome(uid)
 
     def _review(self) -> None:
-        """Look at everything; only what differs is written."""
+        """Look at everything, as when a term begins; only what differs is written."""
         if not self._may_act:
             return
         self._advance()
@@ -242,11 +253,14 @@ class KubeVirtController:
 
     def _advance(self) -> None:
         """Resolve what has changed, and queue what is to be written."""
+        # Also where we may not write: the roles that the controller decides rest on it, and whoever
+        # begins to lead knows all.
         if not self.is_active:
             return
         for change in self.adapter.resolve().values():
             self._tell_controller(change)
             self._tell_of_interfaces(change.after.not_followed)
+            # What is not desired any more may have to go.
             self._queue_desired(change.before)
             self._queue_desired(change.after)
 
@@ -324,12 +338,14 @@ class KubeVirtController:
 
     async def _work(self, item: Item) -> None:
         """Do one thing, or raise Temporary."""
+        # The queue outlives KubeVirt: what was added before it went is not to be done any more.
         if not self._may_act:
             return
         match item:
             case Subject():
                 self._awaited.discard(item)
                 made = await self._owned.reconcile(item, self._standby)
+                # Its owner is looked at in a turn of its own, after all that an agent may wait for.
                 if made is not None:
                     self._queue.add(made)
             case Lookup():
@@ -347,8 +363,9 @@ class KubeVirtController:
         try:
             await Watch(self._cluster, kind, self).list()
         except BaseException as error:
-            # Whoever runs next looks again (``_review``).
+            # Also when cancelled: whoever runs next looks again (``_review``).
             self._rewound.add(kind)
+            # The queue takes an Absent for a defect of ours, but KubeVirt is just going.
             if isinstance(error, Absent):
                 raise Unavailable(str(error)) from error
             raise
@@ -364,5 +381,6 @@ class KubeVirtController:
 
     async def _check(self, made: Made) -> None:
         """Take back what was made while its owner went."""
+        # KubeVirt may have gone while we asked, and then what we made stays.
         if await self._lookups.is_gone(made.owner, made.key.namespace) and self.is_active:
             await self._owned.take_back(made, self._standby)

@@ -69,6 +69,7 @@ class Lookup:
     vmi: ObjectKey
     kind: Foreign
     key: ObjectKey
+    # Another object that has its name by now is not the one that is meant, which is then absent.
     uid: str
     outcome_of: str = ""
 

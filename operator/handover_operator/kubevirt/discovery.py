@@ -92,6 +92,7 @@ class Discovery:
         finally:
             for task in work:
                 task.cancel()
+            # They have ended before the adapter is stopped: no event may come after that.
             await asyncio.gather(*work, return_exceptions=True)
 
     async def _outlast(self) -> None:
@@ -114,6 +115,7 @@ class Discovery:
                 await self._load()
 
     async def _load(self) -> None:
+        # New ones each time: those of a KubeVirt that went would go on from its old versions.
         watches = tuple(Watch(self._cluster, kind, self) for kind in ORDER)
         for each in watches:
             await each.list()
@@ -123,6 +125,7 @@ class Discovery:
         self._log.info("kubevirt_present")
 
     async def _is_present(self) -> bool:
+        # All of them: an installation makes one after the other, and each is to be watched.
         return await self._cluster.resources(KUBEVIRT) >= KINDS
 
     async def _is_present_or_unknown(self) -> bool:

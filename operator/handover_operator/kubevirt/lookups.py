@@ -78,6 +78,7 @@ class Lookups:
         key = subject.key
         if subject.kind is Kind.ENDPOINT:
             orphan = self._diff.observed.endpoints[key]
+            # Without an owner reference no uid is known: any pod of that name keeps it.
             try:
                 await self._cluster.get(Foreign.POD, ObjectKey(key.namespace, orphan.workload))
             except Absent:
@@ -96,6 +97,7 @@ class Lookups:
     async def is_gone(self, owner: Owner, namespace: str) -> bool:
         """Return whether this very object is not there any more; read by its metadata alone."""
         key = ObjectKey(namespace, owner.name)
+        # Nearly always it is there, and a launcher pod in full has some 25 kB.
         if await self._cluster.uid(owner.kind, key) == owner.uid:
             return False
         await self.refresh(owner.kind, key)

@@ -56,6 +56,7 @@ class Made:
         return f"owner of {self.kind} {self.key}"
 
 
+# Values, so that the queue holds each of them once, however often it is added.
 Item = Subject | Emission | Lookup | Relist | Made
 
 
