@@ -28,7 +28,10 @@ class Layers:
 
     def __init__(self, settings: AgentSettings, memory: Memory) -> None:
         remembered = memory.load_configuration()
+        # An empty memory is one, too: the last agent knew that nobody configures this node.
         self.are_remembered = remembered is not None
+        # Where the chart says that its operator applies ``default``, a node that has never seen it
+        # must not take its absence for an answer.
         self.is_awaited = settings.await_configuration and not self.are_remembered
         self.specs: dict[str, Mapping[str, object]] = remembered or {}
         self.own = f"{names.NODE_CONFIGURATION_PREFIX}{settings.node_name}"
@@ -93,6 +96,7 @@ class ConfigurationSink:
 
     def synced(self) -> None:
         """Know that all configurations have been told; what was only remembered is gone."""
+        # Told of no deletion: it happened while no agent watched.
         for name in self._layers.specs.keys() - self._listed:
             self._replace(name, None)
         if names.DEFAULT_CONFIGURATION not in self._listed:
@@ -121,6 +125,7 @@ class ConfigurationSink:
         """
         layers = self._layers
         has_default = names.DEFAULT_CONFIGURATION in layers.specs
+        # Without an older one that could stay, an invalid configuration is none at all.
         is_first_invalid = not layers.are_remembered and bool(self._reconfiguration.misconfigured)
         if self._is_complete and (has_default or not layers.is_awaited) and not is_first_invalid:
             if not self.configured.is_set() and not layers.specs:

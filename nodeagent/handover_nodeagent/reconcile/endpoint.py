@@ -130,6 +130,7 @@ class Endpoint:
             self.mac,
             self.object.metadata.creation_timestamp,
             self.is_owned(settings),
+            # Refused is more than unknown: others' routes to a refused interface are left alone.
             isinstance(self.placement, Unplaced)
             and self.placement.reason is EndpointReason.INTERFACE_REFUSED,
             self.is_paused,
@@ -144,6 +145,7 @@ class Endpoint:
 
     def listen_spec_on(self, link: Link, settings: Settings) -> ListenSpec:
         """Return how its guest would be heard on *link*."""
+        # Until then the pod's own kernel may speak for the guest's address: a RARP alone counts.
         trusting = self.machine.is_trusting
         return ListenSpec(
             link,
@@ -185,5 +187,6 @@ class Endpoint:
         if self.listener:
             self.listener.close()
         self.alarm = self.overdue_alarm = self.listener = self.prepared = None
+        # One that is still to count was taken in before (``Cutovers.catch_up``).
         self.announcement = None
         return self

@@ -38,8 +38,10 @@ class Enforcer:
     """The kernel as the endpoints want it; left alone until :meth:`release`.
 
     As long as not all endpoints are known, one could take another one's route out.
-    ``look_wanted`` is set when only a look at everything helps; ``blindness`` says why there can
-    be none now. ``paused``: the namespaces whose endpoints are left as they are.
+    ``look_wanted`` is set when only a look at everything helps; ``blindness`` says why the last
+    one could not read the kernel, "" when it could. ``paused``: the namespaces whose endpoints are
+    left as they are. ``handed_back``: an uninstall has given the node back, and nothing is applied
+    any more.
     """
 
     def __init__(
@@ -75,7 +77,8 @@ class Enforcer:
         self.look_wanted.set()
 
     def hold(self) -> None:
-        """Leave the kernel alone until :meth:`follow`."""
+        """Leave the kernel alone until :meth:`follow`, which ends no hold but this one."""
+        # Before the first sync all is held anyway, and a follow must not release it.
         self._was_held = self._held is not None
         self._held = self._held or []
 
@@ -167,7 +170,8 @@ class Enforcer:
     def spare(self, key: ObjectKey, addresses: Iterable[IPAddress]) -> frozenset[IPAddress]:
         """Leave the routes of *addresses* alone as long as no endpoint that is known has them.
 
-        They belong to *key*, of which nothing else can be told now. Return its former ones.
+        They belong to the object *key*, which nobody can read or start, so that nobody can tell
+        which routes it is to have. Return those that were spared for it before, and are no more.
         """
         before = self._spared.pop(key, frozenset())
         spared = frozenset(addresses)
@@ -209,6 +213,7 @@ class Enforcer:
             affected |= Affected.union(self._held or ())
             self._held = None
         self.apply(affected)
+        # In another mode than active no change of the guard was written, whichever there were.
         if before.mode is not settings.mode:
             self.guard.replace()
         # Of the other table nobody knows so far what others have there.

@@ -1,4 +1,9 @@
-"""Keeps the ARP guard in step with the endpoints, off the loop and one change after another."""
+"""The ARP guard's task: makes table ``arp handover`` what the endpoints want, change by change.
+
+It decides on the loop; the work is a thread's and a process's (``kernel/arp_guard/table.py``), so
+that no route waits for nft. What somebody else changes is repaired, but not as fast as two
+programs could undo each other's work.
+"""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -21,10 +26,11 @@ _log: Final = structlog.get_logger()
 
 
 class GuardReconciler:
-    """Level-triggered: what an interface is to have is asked for when its turn comes.
+    """Remembers which interfaces were touched, and asks what each is to have when its turn comes.
 
-    ``trouble`` says why the guard is not as it should be, ``contested`` who undoes it; "" when all
-    is well. Interfaces that nft cannot name go without (``rules.is_writable``).
+    However often one is touched meanwhile, it is written once and as it is then. ``trouble`` says
+    why the guard is not as it should be, ``contested`` who undoes it; "" when all is well.
+    Interfaces that nft cannot name go without (``rules.is_writable``).
     """
 
     def __init__(
@@ -128,6 +134,7 @@ class GuardReconciler:
             self._retry.failed()
         elif whole:
             self._retry.succeeded()
+        # One interface that went well proves nothing of those that failed before it.
         if outcome.trouble != self.trouble and (outcome.trouble or whole):
             self.trouble = outcome.trouble
             _log.warning("guard", trouble=outcome.trouble or "none any more")
@@ -143,6 +150,7 @@ class GuardReconciler:
         if self._begin_repair():
             _log.warning("guard_drifted", why="somebody else changed table arp handover")
             return
+        # Each further change begins the calm anew.
         if self._calm:
             self._calm.cancel()
         self._calm = asyncio.get_running_loop().call_later(CALM, self._end_fight)
@@ -153,6 +161,7 @@ class GuardReconciler:
 
     def _repair(self) -> None:
         """Repair what may have been done while nobody could hear it."""
+        # Nobody knows whose they were that got lost: no drift is counted, nobody is said to fight.
         self._begin_repair()
 
     def _begin_repair(self) -> bool:

@@ -18,6 +18,7 @@ class LinkIndex:
     def __init__(self) -> None:
         self._by_link: dict[int, set[ObjectKey]] = {}
         self._by_name: dict[str, set[ObjectKey]] = {}
+        # What remove() takes out again: an endpoint may know its link by other names by then.
         self._entries: dict[ObjectKey, tuple[frozenset[str], int | None]] = {}
         self._unplaced: set[ObjectKey] = set()
 
@@ -55,6 +56,7 @@ class LinkIndex:
 
     def is_others(self, index: int, own: int | None) -> bool:
         """Tell whether another endpoint than the one that has *own* has the link *index*."""
+        # On its own link the asker is one of them, so another one is there only if there are two.
         keys = self._by_link.get(index, ())
         return bool(keys) and (index != own or len(keys) > 1)
 
@@ -76,5 +78,6 @@ _K = TypeVar("_K")
 
 def _discard(index: dict[_K, set[ObjectKey]], at: _K, key: ObjectKey) -> None:
     index[at].discard(key)
+    # An empty set would stay for each link that ever was: pods come and go for years.
     if not index[at]:
         del index[at]

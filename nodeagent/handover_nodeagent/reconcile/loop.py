@@ -1,7 +1,8 @@
 """The loop that joins the rooms: what happened → ``fsm.step`` → desired → kernel, then the rest.
 
-It owns the clock. On the way from an announcement to its route nothing waits and nothing is told;
-log lines, metrics, memory and reports follow when the routes are in.
+Timers, statuses and machines go by the clock that is read here (:func:`now`). On the way from an
+announcement to its route nothing waits and nothing is told; log lines, metrics, memory and reports
+follow when the routes are in.
 """
 
 import asyncio
@@ -42,7 +43,9 @@ from handover_nodeagent.reconcile.publish import Publisher
 from handover_nodeagent.status.conditions import Facts, Reported
 from handover_nodeagent.status.report import Reporter
 
+# The name under which ``faults`` has a machine that the world could not be made to follow.
 FOLLOW: Final = "follow"
+# What a person has to see to; of the other Events each tells that a machine went its way.
 WARNINGS: Final = frozenset({EventReason.STILL_ALIVE, EventReason.ORPHAN_ROUTE})
 
 _log: Final = structlog.get_logger()
@@ -114,7 +117,7 @@ class Reconciler:
 
     @property
     def awaits_guests(self) -> bool:
-        """Tell whether an endpoint is in Target: no moment to go."""
+        """Tell whether an endpoint is in Target: who stops now misses its guest's announcement."""
         return any(one.machine.state is State.TARGET for one in self.endpoints.values())
 
     def leaves(self, key: ObjectKey) -> bool:
@@ -201,8 +204,10 @@ class Reconciler:
             elif isinstance(command, commands.RecordCutover):
                 endpoint.cutover = self.cutovers.measure(endpoint, command.signal, received_ns)
                 self.publisher.cut_over(endpoint.key, endpoint.cutover)
+        # Before the listener follows: whom the kernel takes for the guest is asked, too.
         if endpoint.machine.state is State.ASKING:
             self.interfaces.look_for_mac(endpoint)
+        # The listener is opened before it is told to ask: without one nobody would be asked.
         self.follow_machine(endpoint)
         self._ask(endpoint, step)
         self._emit(endpoint, step)
@@ -252,29 +257,40 @@ class Reconciler:
         self.publisher.report(endpoint)
 
     def _remove(self, endpoint: Endpoint, step: Step) -> None:
-        """Forget an endpoint whose machine is gone; its routes may outlive it."""
+        """Forget an endpoint whose machine is gone; its routes may outlive it.
+
+        What raises before the endpoint is taken off the list is done again, whole; after that the
+        next attempt finds it gone.
+        """
         self.faults.forget(endpoint.key)
         is_orphan = commands.KeepOrphan() in step.commands
         had_routes = endpoint.machine.level is not RouteLevel.NONE
+        # Before it is off the list: nobody else could close its listener or cancel its timers then.
         self.leave(endpoint)
         del self.endpoints[endpoint.key]
         affected = self.routes.desired.drop(endpoint.key, orphan=is_orphan)
         if is_orphan and endpoint.link:
-            # Also those that were kept though they were not ours any more.
+            # Before anything is applied: what no orphan keeps would be taken out as unwanted. Also
+            # those that were kept though they were not ours any more.
             for route in self.routes.routes_of(endpoint.admission.allowed, endpoint.link.index):
                 self.routes.desired.put_orphan(route)
         # Where no routes were in no guest is here: a CNI's route that comes back would draw what is
         # meant for it elsewhere.
         self._enforce(endpoint, affected, give_back=had_routes)
+        # Memory before orphans: both keep under the same key, and what was said last is written.
+        # The other way round a restart would know nothing of the routes that stay.
         self._memory.keep(endpoint.key, lambda: None)
         orphaned = self.routes.desired.orphans()
         orphans = tuple(route for route in orphaned if route.address in affected.addresses)
         if is_orphan and orphans and endpoint.link:
             named = gateways.of(endpoint.object.spec, endpoint.link, self.settings)
             self.orphans.keep(Orphan(endpoint.key, orphans, endpoint.mac, named))
+        # An Event stands by itself; a status would be written to an object that is gone.
         self._emit(endpoint, step)
         self.publisher.removed(endpoint)
+        # Whoever shares an address may have its route now.
         self.report(self.routes.desired.endpoints_with(affected.addresses))
+        # Last: it may place another endpoint on the interface at once, with all that this entails.
         self.interfaces.let_go(endpoint)
 
     def _apply(self, endpoint: Endpoint) -> None:

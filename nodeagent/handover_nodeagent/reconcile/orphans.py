@@ -26,6 +26,8 @@ from handover_nodeagent.retry import Backoff
 from handover_nodeagent.sniff.endpoint_listener import EndpointListener, ListenSpec
 from handover_nodeagent.sniff.verdict import Accepted
 
+# The machine's own times: a guest is asked as often, and has as long to answer, whether or not its
+# object is still there.
 _FIRST: Final = fsm.FIRST_ASK_INTERVAL.total_seconds()
 _LAST: Final = fsm.LONGEST_ASK_INTERVAL.total_seconds()
 _SILENCE: Final = timers.SILENCE.total_seconds()
@@ -78,6 +80,7 @@ class Orphans:
 
     def keep(self, orphan: Orphan) -> None:
         """Let the routes stay until the guest is found silent, and remember them."""
+        # One of this key may be asked already: its listener and its alarm would outlive it.
         self.forget(orphan.key)
         doubted = self._doubted[orphan.key] = _Doubted(orphan)
         record = Record.of_orphans(orphan.routes, orphan.mac, orphan.gateways)
@@ -91,6 +94,7 @@ class Orphans:
         What it has not claimed goes on under names of its own.
         """
         doubted = self._doubted.get(key)
+        # Not _end: what the memory has under this key by now is the endpoint's.
         self.forget(key)
         if doubted:
             for route in self._held(doubted.orphan):
@@ -163,6 +167,7 @@ class Orphans:
         """Take the routes out where the guest is silent; what was never asked is not."""
         assert doubted.listener is not None
         left = doubted.listener.silence_in(_SILENCE)
+        # Silent or not: the mode may be another one by now, and then no route may go.
         if self._is_left(doubted.orphan):
             self._ask_later(doubted)
         elif left <= 0:
@@ -179,6 +184,7 @@ class Orphans:
         return enforcer.settings.mode is not Mode.ACTIVE or orphan.key.namespace in enforcer.paused
 
     def _take_out(self, doubted: _Doubted) -> None:
+        # Read before it ends: what was claimed while the guest was asked is not ours to take out.
         routes, held = self._enforcer.routes, self._held(doubted.orphan)
         self._end(doubted)
         self._enforcer.apply(routes.desired.drop_orphans(held))

@@ -88,6 +88,7 @@ class Publisher:
     def stepped(self, endpoint: Endpoint, before: Machine, step: Step) -> None:
         """Tell what one event did to an endpoint's machine, if anything."""
         after = step.machine
+        # Most events leave a machine where it is, such as a Live guest's frames: no line, no count.
         if step.input is None or (after and after.state is before.state and not step.impossible):
             return
         state = after.state if after else "gone"
@@ -122,6 +123,7 @@ class Publisher:
         """Tell nothing more of an endpoint."""
         self._unreported.pop(endpoint.key, None)
         self._conditions.pop(endpoint.uid, None)
+        # A series per endpoint would else stay in each scrape for ever.
         if endpoint.cutover:
             metrics.LAST_CUTOVER.remove(*endpoint.key)
         self._reporter.forget(endpoint.key, endpoint.uid)
@@ -146,6 +148,7 @@ class Publisher:
         return bool(self._later or self._lines or self._unreported)
 
     def _tell(self) -> None:
+        # More of these than of statuses: none of them asks the kernel, as ``describe`` does.
         for _ in range(min(4 * SLICE, len(self._later) + len(self._lines))):
             # Statuses and Events go before lines: others act on them.
             tell = (self._later or self._lines).popleft()
@@ -179,6 +182,7 @@ class Publisher:
 
     def _line(self, tell: Callable[[], object]) -> None:
         """Write a line of the log soon; of too many the newest."""
+        # Not a deque's own bound, which would drop without a count.
         if len(self._lines) == LINES:
             self._lines.popleft()
             metrics.LOST_LINES.inc()
@@ -245,6 +249,7 @@ def describe(
 
 def _unguarded(link: Link | None, guard: GuardReconciler) -> tuple[EndpointReason, str] | None:
     """Say why the ARP guard of *link* may not be as it should be; the routes do without."""
+    # The name first: whatever becomes of the table, this interface goes without.
     if link and not rules.is_writable(link.name):
         text = f"nftables cannot name interface {link.name!r}"
         return EndpointReason.GUARD_REFUSED, text

@@ -46,10 +46,12 @@ class ForeignRoutes:
         self._rounds = Buckets[IPAddress](1 / INTERVAL, BURST)
         self._present: dict[IPAddress, dict[Route, Foreign]] = {}
         self._parked: dict[IPAddress, dict[Route, Foreign]] = {}
+        # Copies that somebody took out of the parking table: here alone is known what they were.
         self._missing: dict[IPAddress, dict[Route, Foreign]] = {}
 
     def configure(self, settings: Settings) -> None:
         """Go by other *settings*; what stood in another table is to be observed anew."""
+        # Parked ones stay: their table is the same one, whatever the settings.
         if settings.route_table != self._settings.route_table:
             self._present = {}
         self._settings = settings
@@ -84,6 +86,7 @@ class ForeignRoutes:
         """Keep no trace of an address that nobody has, unless a route of it is parked."""
         self._present.pop(address, None)
         self._missing.pop(address, None)
+        # What is parked is still there to be given back, until it goes with its interface.
         if not self._parked.get(address):
             self._parked.pop(address, None)
 
@@ -282,6 +285,7 @@ class ForeignRoutes:
         self._present[address].pop(foreign.route, None)
         if not is_parked:
             return
+        # As ``parking.park`` leaves it: of one device and metric only the newest copy.
         copy = parking.parked_form(foreign)
         parked = self._parked.setdefault(address, {})
         place = (copy.route.oif, copy.route.metric)

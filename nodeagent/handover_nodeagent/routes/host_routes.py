@@ -1,4 +1,4 @@
-"""Our host routes on this node: brought to what is desired, and parked for where others' are.
+"""Our host routes on this node are made what is desired, and others' that are in their way parked.
 
 All runs on the loop, between an announcement and its route; nothing waits but for the kernel's own
 work. A foreign direct host route for an address of ours is parked: before anything else while we
@@ -43,6 +43,7 @@ def observe(settings: Settings, addresses: Iterable[IPAddress]) -> Observed:
     protocol, table = settings.route_protocol, settings.route_table
     wanted = tuple(addresses)
     ours, parked = routes.observe(protocol, [table]), parking.observe_parked()
+    # A dump of all routes, of a BGP speaker's 10,000 too, is for nothing where nobody asks.
     others = parking.observe_others(wanted, table, protocol) if wanted else parking.Others()
     return Observed(ours, parked, others.direct, others.gateways)
 
@@ -88,6 +89,7 @@ class Routes:
         self._channel = Channel()
         self.foreign = ForeignRoutes(self._channel, settings)
         self.tables = Tables(self._channel, self.foreign)
+        # The metrics under which paused endpoints' routes were elevated when they were written.
         self._were_elevated = frozenset[int]()
 
     @property
@@ -185,6 +187,7 @@ class Routes:
         # A route by a gateway is none of a CNI's, and none of ours; but it may have displaced one.
         if not changed.direct:
             return is_known and changed.replaced
+        # Ours by its protocol, but by somebody else's hand: of our own changes nobody is notified.
         if route.protocol == self._settings.route_protocol:
             (self.tables.ours.note if changed.present else self.tables.ours.drop)(route)
         elif not changed.present:

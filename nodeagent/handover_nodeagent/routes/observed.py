@@ -10,6 +10,7 @@ class ObservedRoutes:
 
     def __init__(self) -> None:
         self._routes: dict[IPAddress, list[Route]] = {}
+        # By themselves, as they outlive a load: no dump tells when the kernel took a route.
         self._acknowledged: dict[RouteKey, int] = {}
 
     def load(self, routes: Iterable[Route]) -> None:
@@ -19,7 +20,7 @@ class ObservedRoutes:
             self._routes.setdefault(route.address, []).append(route)
 
     def addresses(self) -> frozenset[IPAddress]:
-        """Return every address that has a route."""
+        """Return every address that has a route, or had one and is not forgotten so far."""
         return frozenset(self._routes)
 
     def of(self, address: IPAddress) -> tuple[Route, ...]:
@@ -50,6 +51,7 @@ class ObservedRoutes:
 
     def displace(self, route: Route) -> None:
         """Know that *route*, whosever it is, has the place that another one had."""
+        # In place: an address without routes stays known until it is forgotten.
         known = self._routes.get(route.address, [])
         known[:] = [other for other in known if other.key != route.key]
 
