@@ -34,8 +34,11 @@ from handover_operator.kube.lease import Lease
 from handover_operator.roles.parse import RawObject
 from handover_operator.status.kubernetes_events import KubernetesEvent
 
+# Custom resources know no strategic merge patch. With a resourceVersion in its body this one is
+# conditional: the API server answers 409 where the object has another one by now.
 MERGE_PATCH: Final = "application/merge-patch+json"
 APPLY_PATCH: Final = "application/apply-patch+yaml"
+# The metadata alone, of one object and of a list. A watch sends single objects, so it takes HEADER.
 HEADER: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 IDENTITIES: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 PAGE: Final = 500
@@ -120,6 +123,7 @@ class Cluster:
             **_selection(kind),
         }
         headers = {"Accept": HEADER if isinstance(kind, Plain) else "application/json"}
+        # No total, which would break off a watch that is well.
         limits = aiohttp.ClientTimeout(sock_connect=TIMEOUT, sock_read=silence)
         path = kinds.collection(kind)
         async with self._answer("GET", path, headers, query=query, limits=limits) as answer:
@@ -231,6 +235,7 @@ class Cluster:
     async def delete(self, kind: Kind, key: ObjectKey, uid: str, *, as_leader: bool = True) -> None:
         """Delete this very object; one that is gone, or another of its name, is fine."""
         self._claim_right(as_leader=as_leader)
+        # Where the name is another object's by now, the API server answers 409.
         body = {"preconditions": {"uid": uid}}
         with contextlib.suppress(Absent, Conflict):
             await self._call("DELETE", _path(kind, key), body=body)
@@ -244,6 +249,7 @@ class Cluster:
         namespace = key.namespace or "default"
         when = now.isoformat(timespec="seconds").replace("+00:00", "Z")
         body = {
+            # The API server appends some characters, and refuses a name of more than 253.
             "metadata": {"generateName": f"{key.name[:200]}.", "namespace": namespace},
             "involvedObject": {
                 "apiVersion": kind.api_version,
@@ -274,6 +280,7 @@ class Cluster:
     ) -> Lease:
         """Write it if it has this version; without one, make it. Conflict: somebody was faster."""
         path = f"{LEASES}namespaces/{namespace}/leases"
+        # Created, not applied: of two replicas that make it at once, one is answered 409.
         if not version:
             made = {"metadata": {"name": name, "namespace": namespace}, "spec": spec}
             return lease.read(await self._call("POST", path, body=made))
@@ -344,7 +351,8 @@ class Cluster:
                 header_params=dict(headers),
                 body=body,
                 auth_settings=["BearerToken"],
-                # The answer itself: of a watch there is no end to wait for.
+                # The answer itself: of a watch there is no end to wait for. Its status is ours to
+                # look at then: kubernetes-asyncio does so only once it has read the whole.
                 _preload_content=False,
                 _request_timeout=limits,
             )

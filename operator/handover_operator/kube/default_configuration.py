@@ -56,6 +56,7 @@ class Default:
         self._listener = listener
         self._spec = spec
         self._leads = False
+        # Where somebody else makes it nobody waits for it: there may be none, on purpose.
         self._was_there = spec is None
         self._known: tuple[str, int] | None = None
         self._asked = asyncio.Event()
@@ -99,6 +100,7 @@ class Default:
         loop = asyncio.get_running_loop()
         pause = FIRST_DELAY
         while True:
+            # Before the attempt: what changes while it is under way asks for another one.
             self._asked.clear()
             is_settled = await self._attempt(self._spec)
             attempted = loop.time()
@@ -142,6 +144,8 @@ class Default:
                 # Of a conflict that names no field of ours nothing can be left out.
                 if not taken:
                     raise
+                # Without our saying the field stays as its owner has it. Each round leaves out at
+                # least one, so they come to an end.
                 self._count("conflict")
                 overridden |= taken
                 left = {name: value for name, value in left.items() if name not in taken}
@@ -158,6 +162,7 @@ class Default:
         self._note(f"HandoverConfiguration default is refused: {refusal}" if refusal else "")
         metrics.APPLIED.set(not refusal)
         metrics.OVERRIDDEN.set(len(application.overridden))
+        # The answer to a question says what would be, and the status tells what is.
         if self._leads:
             self._listener.take_application(application)
 

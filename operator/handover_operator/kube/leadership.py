@@ -22,10 +22,13 @@ from handover_operator.observability import metrics
 NAME: Final = "handover-operator"
 """Of the Lease."""
 
+# Seconds. A renewal has half of the time that is left, which at last would be too short for any
+# answer.
 LEAST_TIMEOUT: Final = 0.5
 RETRY: Final = 0.2
 """Seconds after a renewal that failed: the time that is left is for trying, not for waiting."""
 
+# Seconds. Giving the Lease back only saves the next leader a wait: our own end takes no longer.
 RELEASE_TIMEOUT: Final = 2.0
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
+# Kubernetes' MicroTime: RFC 3339 with six digits of a second (metav1.RFC3339Micro).
 MICRO_TIME: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
@@ -114,6 +115,7 @@ def released(when: dt.datetime) -> dict[str, object]:
     """Compose the spec by which nobody holds the Lease."""
     return {
         "holderIdentity": "",
+        # The API server refuses 0; a Lease without a holder is taken at once anyway (``step``).
         "leaseDurationSeconds": 1,
         "renewTime": when.strftime(MICRO_TIME),
     }

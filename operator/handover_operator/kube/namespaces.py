@@ -50,10 +50,12 @@ class Namespaces:
         # One that was deleted while nobody watched.
         self._paused &= {key.name for key in existing}
         self._is_complete = True
+        # Also where none is paused: until then the listener only knows that nobody can tell.
         self._tell()
 
     def miss(self, _: Plain, reason: Exception) -> None:
         """Say why a brake may not be seen."""
+        # What was seen before stays so: a brake is not released because nobody can look.
         text = str(reason) or type(reason).__name__
         if isinstance(reason, Refused):
             text = f"{text}; so the brake on a namespace is not seen"

@@ -16,6 +16,8 @@ from handover_operator.kube.errors import Absent, Temporary
 SETTLE: Final = 2.0
 """A new list of Kopf's is taken in within this time; seconds."""
 
+# A full collection halts the loop for up to 0.3 s with 10,000 objects, so that none may begin by
+# itself, in the midst of a migration: they are made after lists and sweeps.
 THRESHOLDS: Final = (10_000, 20, 100_000)
 """Of the garbage collector's generations; the last one's is never reached."""
 

@@ -11,6 +11,8 @@ import structlog
 
 from handover_operator.kube.errors import Absent, Conflict, Temporary
 
+# Short at first, because a guest may be on its way; long at last, so that what fails for hours
+# costs the API server and the log little.
 FIRST_DELAY: Final = 0.1
 LAST_DELAY: Final = 60.0
 _DOUBLINGS: Final = 16
@@ -79,5 +81,6 @@ async def insist(attempt: Callable[[], Awaitable[object]], what: str) -> None:
                 retry_after = reason.retry_after
         else:
             return
+        # What the API server asks for is never cut short.
         await asyncio.sleep(max(min(delay(failures), _LAST_DELAY_OF_A_START), retry_after))
         failures += 1

@@ -30,6 +30,7 @@ class Versions:
 
     def __init__(self) -> None:
         self._newest: dict[ObjectKey, Version] = {}
+        # By uid: what is made anew under an old name is not held up by the end of the former one.
         self._ends: OrderedDict[str, int] = OrderedDict()
         self._listed = 0
 
@@ -107,4 +108,5 @@ class Versions:
 def version_of(raw: RawObject) -> Version:
     """Return the version of an object as the API server wrote it."""
     metadata = raw["metadata"]
+    # A number that grows: the API server takes it from etcd, where each change has the next one.
     return Version(metadata["uid"], int(metadata["resourceVersion"]))

@@ -113,6 +113,7 @@ class Watch(Generic[K]):
                 self._take(change, raw)
 
     def _take(self, change: str, raw: RawObject) -> None:
+        # A watch has begun with status 200 and cannot take that back: a 410 comes as an event.
         if change == "ERROR":
             message = f"{raw.get('code')}: {raw.get('message')}"
             raise Expired(message) if raw.get("code") == HTTPStatus.GONE else Temporary(message)

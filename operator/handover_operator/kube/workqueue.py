@@ -33,6 +33,8 @@ class WorkQueue(Generic[K]):
     ) -> None:
         self._work = work
         self._is_urgent = is_urgent
+        # False comes before True. No two turns are the same, so keys, which may have no order, are
+        # never compared.
         self._ready: asyncio.PriorityQueue[tuple[bool, int, K]] = asyncio.PriorityQueue()
         self._turn = itertools.count()
         self._waiting: set[K] = set()
@@ -74,6 +76,7 @@ class WorkQueue(Generic[K]):
         self._failures.clear()
         self._denied.clear()
         self._defects.clear()
+        # Those that are active are their workers' to take off (``_serve``).
         self._waiting.clear()
         self._again.clear()
         self._ready = asyncio.PriorityQueue()
@@ -157,10 +160,12 @@ class WorkQueue(Generic[K]):
     ) -> None:
         failures = self._failures.get(key, 0)
         self._failures[key] = failures + 1
+        # This answer was no refusal, so the earlier one may be mended by now.
         self._denied.pop(key, None)
         metrics.RETRIES.inc()
         # Somebody was faster, and what they wrote is known by now.
         if first is not None and failures == 0:
+            # It is active still; ``_serve`` adds it once this attempt is over.
             self._again.add(key)
             return
         delay = retry.delay(failures, first=first, retry_after=retry_after)

@@ -73,6 +73,7 @@ class Writer:
         except Temporary as reason:
             _count_failure(kind, reason)
             raise
+        # Its answer says that the deletion was accepted; a watch tells when the object is gone.
         metrics.WRITES.labels(kind.value, "done").inc()
 
     async def emit(

@@ -32,6 +32,7 @@ class Configurations:
         after = configuration.status(found, default, cache.application, cache.paused, self._clock())
         if after == before:
             return DONE
+        # On the version that was judged: of a spec that has changed since nothing is said unseen.
         patch = {
             "metadata": {"resourceVersion": found.metadata.resource_version},
             "status": after.to_object(),

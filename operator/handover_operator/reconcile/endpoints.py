@@ -45,9 +45,12 @@ class Endpoints:
         if verdict.assignment != endpoint.assignment:
             annotations |= verdict.assignment.to_annotations()
         if shared != endpoint.shared:
+            # In a merge patch null takes an annotation away, and an empty one would stay.
             annotations[names.ADDRESS_SHARED] = shared or None
         if not annotations:
             return DONE
+        # An agent may have reported since (a guest's life, a route), and the verdict rests on that:
+        # then the version is another, and the verdict is asked for anew.
         metadata = {"resourceVersion": endpoint.resource_version, "annotations": annotations}
         patch = {"metadata": metadata}
         if not await self._writer.patch(Kind.ENDPOINT, key, patch, as_leader=standby is None):
@@ -81,6 +84,7 @@ class Endpoints:
                 # The verdict still counts it; once a watch tells that it is gone, another follows.
                 if migration in self._cache.resolver.index.migrations:
                     return False
+        # The answers were taken in, and may say that nothing is missing.
         if not self.lacks_role(key):
             return False
         standby.note_missed()

@@ -47,6 +47,7 @@ class Migrations:
         if migration is None or (left is not None and left <= 0):
             self.coalescer.forget(key)
             if migration is not None:
+                # By its uid: one that was made anew under its name has its own time.
                 await self._writer.delete(Kind.MIGRATION, key, migration.metadata.uid)
                 self._log.info("expired", migration=str(key))
             return DONE
@@ -57,12 +58,14 @@ class Migrations:
         waiting = self.coalescer.seconds_left(key, before, after, loop.time())
         if waiting > 0:
             return Result(requeue_after=waiting)
+        # Only what was written is told, so that an Event never says what no status did.
         events: tuple[kubernetes_events.KubernetesEvent, ...] = ()
         if after != before and await self._write(migration, after):
             self._report(migration, after)
             events = tuple(kubernetes_events.describe(before, after))
         # What was held back is written, or has become what it was before.
         self.coalescer.forget(key)
+        # The answer to the write was taken in: from here on its clocks count.
         known = self._cache.resolver.index.migrations.get(key)
         if known is not None:
             wake = livemigration.wake(known, self._progress(key), now)
@@ -79,6 +82,7 @@ class Migrations:
         found = self._progress(migration.key)
         status = livemigration.status(migration, found, now)
         silent = livemigration.silent_nodes(migration, found, status)
+        # None is not False: where we may not ask for nodes, none is called absent.
         absent = [node for node in silent if await self._cluster.has_node(node) is False]
         if not absent:
             return status
@@ -90,6 +94,8 @@ class Migrations:
         return progress.describe(self._cache.resolver, key)
 
     async def _write(self, migration: LiveMigration, after: LiveMigrationStatus) -> bool:
+        # The version that *after* was derived from: what has changed since, while a node was asked
+        # for or on the way, makes it a conflict, and the status is derived anew.
         patch = {
             "metadata": {"resourceVersion": migration.metadata.resource_version},
             "status": _replacing(migration.status, after),
