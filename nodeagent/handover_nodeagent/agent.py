@@ -201,6 +201,7 @@ class Agent:
             await _end(what, end)
         self._reporting.cancel()
         await asyncio.gather(self._reporting, return_exceptions=True)
+        # Until now its socket was in use: a status that is made asks the kernel which route wins.
         self.reconciler.enforcer.close()
         self.memory.close()
 

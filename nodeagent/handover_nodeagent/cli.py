@@ -41,6 +41,7 @@ def _version(*, asked: bool) -> None:
         raise typer.Exit
 
 
+# Only a callback can have options of the whole program, such as --version.
 @app.callback()
 def _root(
     *,

@@ -87,6 +87,7 @@ def _raise_priority(settings: AgentSettings) -> Callable[[bool], None]:
     scheduling.shorten()
     if settings.processor_priority == "high":
         refusal = scheduling.precede()
+        # Tried and undone: whether it may be is known before the first guest depends on it.
         if not refusal:
             scheduling.recede()
             return _take_precedence
@@ -127,6 +128,8 @@ def _take_signals(agent: Agent, work: asyncio.Task[None]) -> None:
 async def _leave(agent: Agent, work: asyncio.Task[None]) -> None:
     if agent.reconciler.awaits_guests:
         _log.info("serving_on", why="an endpoint is in Target; its guest may come any moment")
+    # Within the pod's grace period (the chart's 600 s), at whose end SIGKILL comes. Once the node
+    # is handed back nothing would follow a guest that came.
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(agent.settings.drain_seconds):
             while agent.reconciler.awaits_guests and not agent.uninstall.asked.is_set():

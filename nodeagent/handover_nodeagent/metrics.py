@@ -38,6 +38,7 @@ class Counted(Collector):
         yield family
 
 
+# Counters are named without the _total, and this without the _info, that the library adds.
 BUILD: Final = Info("handover_nodeagent_build", "This agent's version", registry=REGISTRY)
 BUILD.info({"version": __version__})
 
@@ -46,12 +47,14 @@ ORPHANS: Final = Gauge(
     "Endpoints that are gone while their guests answer, so that their routes stay.",
     registry=REGISTRY,
 )
+# Counted up and down with each transition, so that a scrape looks at no endpoint.
 ENDPOINTS: Final = Gauge(
     "handover_nodeagent_endpoints",
     "Endpoints of this node by state",
     ["state"],
     registry=REGISTRY,
 )
+# Its labels are given by position: ``from`` cannot be an argument's name in Python.
 TRANSITIONS: Final = Counter(
     "handover_nodeagent_transitions",
     "Steps of endpoints' state machines that changed their state",
@@ -118,6 +121,7 @@ GUARD_ERRORS: Final = Counter(
     "Transactions on the ARP guard that failed",
     registry=REGISTRY,
 )
+# Beside the errors, for a guard that others undo is off without any.
 GUARD_OFF: Final = Gauge(
     "handover_nodeagent_guard_off",
     "1 while the ARP guard is not as it should be: no library, refused, or undone by others",
@@ -155,6 +159,7 @@ CONFIGURATION: Final = Gauge(
     "1 when the newest configuration is in force, 0 when it was refused and an older one stays",
     registry=REGISTRY,
 )
+# Two series at most, of ``default`` and of the node's own; each goes with its object.
 GENERATION: Final = Gauge(
     "handover_nodeagent_configuration_generation",
     "The generation last seen of each HandoverConfiguration that concerns this node",

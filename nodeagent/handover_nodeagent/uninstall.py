@@ -38,6 +38,7 @@ class Requests:
     def is_new(self, metadata: Mapping[str, Any]) -> bool:
         """Take in the metadata of ``default``, {} where there is none; tell if it asks us."""
         mark = (metadata.get("annotations") or {}).get(names.UNINSTALL, "")
+        # That there is no such object is a first look, too: any mark after it is a new one.
         if self._first is None:
             self._first = mark
         return mark not in {"", self._first}
@@ -80,6 +81,7 @@ class Uninstall:
             for address in local.addresses
         }
         returned = await hand_back(settings, silent)
+        # Read back: statuses tell what is left in the kernel, not what it was asked to do.
         observed = await asyncio.to_thread(host_routes.observe, settings, silent)
         reconciler.routes.load(observed)
         reconciler.enforcer.handed_back = True
@@ -109,6 +111,7 @@ async def hand_back(settings: Settings, silent: AbstractSet[IPAddress]) -> Retur
     here would draw what is meant for them. Raises ObservationError.
     """
     returned = await asyncio.to_thread(_hand_back_routes, settings, silent)
+    # A thread and a process anew: those of the guard's task have ended with it.
     table = GuardTable()
     removed = await table.remove()
     table.close()
@@ -119,6 +122,7 @@ def _hand_back_routes(settings: Settings, silent: AbstractSet[IPAddress]) -> Ret
     table = settings.route_table
     with Channel() as channel:
         parked = [each for each in parking.observe_parked() if each.route.address not in silent]
+        # Before ours go, so that no guest that stays here is without a route in between.
         results = [parking.unpark(channel, each, table, settings.route_protocol) for each in parked]
         ours = routes.observe(settings.route_protocol, [table])
         addresses = {route.address for route in ours}

@@ -58,6 +58,7 @@ class KeepOrphan:
 class EventReason(enum.StrEnum):
     """Reasons of the Kubernetes Events that a machine asks for."""
 
+    # Users' words: alerts and scripts go by them, so they stay as they are.
     CUT_OVER = "CutOver"
     WITHDRAWN = "Withdrawn"
     STILL_ALIVE = "StillAlive"
@@ -80,5 +81,6 @@ SENTENCES: Final = {
     "until it is silent, its interface goes or an endpoint claims the address",
 }
 
+# What asks the guest; whoever carries these out passes over all other commands.
 Asks = StartProbes | RenewProbes | AskGuest
 Command = Asks | AnnounceGateway | RecordCutover | KeepOrphan | EmitEvent

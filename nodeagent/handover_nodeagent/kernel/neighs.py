@@ -10,6 +10,8 @@ from handover_nodeagent.network.model import IPAddress, Neigh
 _BODY: Final = struct.Struct("=BxHiHBB")
 """struct ndmsg of linux/neighbour.h: family, index, state, flags, type."""
 _REACHABLE: Final = 0x02
+# Not NUD_STALE (0x04): packets still leave by it, but with the first one the kernel begins to ask
+# whether it holds.
 _IN_FORCE: Final = _REACHABLE | 0x08 | 0x10 | 0x40 | 0x80
 """NUD_REACHABLE, DELAY, PROBE, NOARP, PERMANENT: packets leave by it now."""
 # RTN_UNICAST, as ip-neigh(8) sends it, then NDA_DST and NDA_LLADDR of linux/neighbour.h.
@@ -58,6 +60,7 @@ def _find(channel: Channel, address: IPAddress, oif: int) -> tuple[str, int] | N
         found = codec.attributes(answer, codec.HEADER.size + _BODY.size)
     except codec.MalformedError:
         return None
+    # No other entry will do: a kernel without a family may answer its questions for another one.
     if (index, found.get(_DESTINATION)) != (oif, address.packed):
         return None
     mac = found.get(_LINK_LAYER_ADDRESS, b"")

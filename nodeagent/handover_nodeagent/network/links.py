@@ -73,6 +73,7 @@ class Links:
     def __init__(self) -> None:
         self.by_index: dict[int, Link] = {}
         self.by_name: dict[str, Link] = {}
+        # Kept, as each endpoint that is judged asks; None: a link has changed since.
         self._addresses: frozenset[IPAddress] | None = None
 
     @property
@@ -88,6 +89,7 @@ class Links:
         before, self.by_index = self.by_index, dict(links)
         self._addresses = None
         self.by_name = {link.name: link for link in links.values()}
+        # By index, so that the same difference is followed in the same order each time.
         return tuple(
             LinkDiff(before.get(index), self.by_index.get(index))
             for index in sorted(before.keys() | self.by_index.keys())

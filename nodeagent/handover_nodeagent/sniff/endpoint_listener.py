@@ -114,6 +114,7 @@ class EndpointListener:
             self._asking = False
         if self._listener is None:
             return
+        # The filter before the probes: an answer that comes at once would not pass the old one.
         if before.parties != spec.parties:
             self._questions = spec.compose()
             self._listener.expect(spec.expectation(self._questions))
@@ -222,6 +223,7 @@ class EndpointListener:
 
     def _reopen(self) -> None:
         self.close()
+        # However brief: what opens after a trouble takes up the asking, and is told of.
         self.trouble = self.trouble or "the interface has changed"
         self._retry.succeeded()
         self._open()

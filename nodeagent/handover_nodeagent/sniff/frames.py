@@ -117,6 +117,7 @@ def _without_priority_tag(frame: bytes | memoryview) -> bytes | memoryview:
 def _read(frame: bytes | memoryview) -> Frame | None:
     if len(frame) < ARP.size:
         return None
+    # Before its EtherType is known: what may be an NA is longer, and is unpacked anew.
     fields = ARP.unpack_from(frame)
     _, source, ethertype, hardware, protocol, hlen, plen, op, sha, spa, _, tpa = fields
     if ethertype == ETH_P_IPV6:
@@ -168,6 +169,7 @@ def _link_layer_address(options: bytes) -> bytes | None:
     """Return the first target link-layer address, b"" without one, None if options are broken."""
     found = b""
     while options:
+        # RFC 4861 section 4.6: lengths are in units of 8 octets, and 0 makes the whole invalid.
         size = options[1] * _OPTION_UNIT if len(options) > 1 else 0
         if not 0 < size <= len(options):
             return None

@@ -71,6 +71,7 @@ class Listener:
     def expect(self, expected: Expectation) -> None:
         """Judge by *expected* from now on: another MAC, other addresses, armed or not."""
         self.expected = expected
+        # A pause ends by compiling what is expected then.
         if not self._stopped and not self._pause:
             self._capture.filter(packet_filter.compile_filter(expected))
 
@@ -192,4 +193,5 @@ class Listener:
     def _listen_again(self) -> None:
         self._pause = None
         self._capture.filter(packet_filter.compile_filter(self.expected))
+        # Where it was never removed this changes nothing.
         self._loop.add_reader(self._capture.fileno(), self._read)

@@ -90,6 +90,7 @@ class Expectation:
     @property
     def witness(self) -> bytes | None:
         """The MAC from which an answer counts, too, though another one was told."""
+        # Where none was told the hint is itself the MAC that is expected.
         return self.hint if self.mac and self.hint != self.mac else None
 
     @classmethod
@@ -127,6 +128,7 @@ _NOT_OUR_PROBE: Final = Rejected(Reason.NOT_OUR_PROBE)
 def judge(expected: Expectation, frame: Frame) -> Verdict:
     """Decide what *frame* proves; total, and without memory of earlier frames."""
     source = frame.source
+    # An NA without its link-layer option claims nothing (b""), and so proves nothing.
     if source != frame.claimed or source[0] & _GROUP_BIT or source == _NO_STATION:
         return _FORGED_SENDER
     if expected.mac is not None and source != expected.mac and not _testifies(expected, frame):

@@ -70,6 +70,7 @@ class Facts:
     """Its namespace is."""
 
 
+# metav1.ConditionStatus has words for these, no booleans.
 _YES: Final = "True"
 _NO: Final = "False"
 _UNKNOWN: Final = "Unknown"

@@ -51,6 +51,7 @@ def observe(table: int) -> Observed:
     readings show alike counts. Call it where no event loop runs: IPRoute raises inside one.
     """
     try:
+        # NETLINK_GET_STRICT_CHK: without it the kernel dumps all tables, whichever is asked for.
         with IPRoute(strict_check=True) as kernel:
             before = _read(kernel, table)
             for _ in range(_ATTEMPTS):
@@ -124,6 +125,7 @@ def _entry(message: nlmsg) -> Entry:
     is_indirect = any(
         message.get_attr(kind) for kind in ("RTA_GATEWAY", "RTA_VIA", "RTA_MULTIPATH")
     )
+    # Of a default route the kernel shows no destination, and of metric 0 in IPv4 no metric.
     return Entry(
         Route(
             ip_address(destination) if destination else _ANYWHERE[message["family"]],
@@ -177,6 +179,7 @@ def _programs(kernel: IPRoute, links: Iterable[Link]) -> Mapping[str, tuple[str,
 
 
 def _at_clsact(kernel: IPRoute, index: int) -> Iterator[str]:
+    # Where eBPF data planes attach theirs; of a link without that qdisc the kernel shows none.
     for parent in _CLSACT:
         for message in kernel.get_filters(index=index, parent=parent):
             options = message.get_attr("TCA_OPTIONS")

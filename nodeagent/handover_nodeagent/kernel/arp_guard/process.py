@@ -21,6 +21,8 @@ LAST_PATIENCE: Final = 1.0
 """Seconds for a killed process to go; one that the kernel holds goes later, by itself."""
 LONGEST: Final = 64 << 20
 """Octets of an answer: far more than our table can be, far less than the pod's limit."""
+# Of an error, for a sentence in a condition: octets at the end of what the process wrote, or
+# characters of nft's own words.
 _LAST_WORDS: Final = 300
 
 
@@ -95,6 +97,7 @@ class NftProcess:
         if status == libnftables.UNAVAILABLE:
             self.close()
             return Answer(trouble=answer.decode(), is_lost=True)
+        # An answer like any other: the process is well, and goes on.
         if status == libnftables.REFUSED:
             return Answer(trouble=_complaint(answer))
         return Answer(answer)
@@ -144,6 +147,7 @@ class NftProcess:
             status = self._process.wait(LAST_PATIENCE)
         except subprocess.TimeoutExpired:
             return f"libnftables cannot be asked: {error}"
+        # Of these three signals it died by itself; any other one was sent, by whomever.
         if status < 0:
             name = signal.Signals(-status).name
             return (

@@ -55,6 +55,7 @@ def render(guard: ArpGuard) -> str:
 
 def render_change(interface: str, addresses: AbstractSet[IPv4Address]) -> str:
     """Return the commands that bring one interface to *addresses*; without any, remove it."""
+    # Also where it is to go: the map may have no such element, and a delete of none is refused.
     put = _put(interface, addresses)
     if addresses:
         return put
@@ -82,6 +83,8 @@ def _put(interface: str, addresses: Iterable[IPv4Address]) -> str:
 
 def _chain(interface: str) -> str:
     """Return the name of the interface's chain, which must be no keyword and no other chain."""
+    # The prefix keeps it apart from nft's keywords and from ``output``; what nft could not read as
+    # a name goes in hex.
     if _IDENTIFIER.fullmatch(interface):
         return f"to-{interface}"
     return f"hex-{interface.encode().hex()}"
@@ -124,12 +127,16 @@ def _expected(guard: ArpGuard) -> Iterator[_Fact]:
 def _facts(item: object) -> Iterator[_Fact]:
     """Read one item of the listing; what is not of ours becomes a fact that nobody expects."""
     match item:
+        # In the text: chain output. One with another hook or policy is taken for a plain chain
+        # below, and as such nobody expects it.
         case {"chain": {"name": "output", "hook": "output", "prio": 0, "policy": "accept"}}:
             yield "base", "output", ""
         case {"chain": {"name": str(chain)}}:
             yield "chain", chain, ""
+        # In the text: elements = { "tap0" : jump to-tap0 }. Of an empty map nft lists no elements.
         case {"map": {"name": "workloads", "elem": [*pairs]}}:
             yield from map(_element, pairs)
+        # In the text: oifname vmap @workloads.
         case {"rule": {"chain": "output", "expr": [{"vmap": {"data": "@workloads"}}]}}:
             yield "entry", "output", ""
         case {"rule": {"chain": str(chain), "expr": [*statements]}}:
@@ -148,6 +155,8 @@ def _element(pair: object) -> _Fact:
 
 
 def _drop(chain: str, statements: list[object]) -> _Fact:
+    # In the text: arp operation reply arp saddr ip 10.65.0.2 counter drop. What was counted says
+    # nothing; one statement more, fewer or in another order is not ours.
     match statements:
         case [
             {"match": {"op": "==", "left": {"payload": {"field": "operation"}}, "right": "reply"}},

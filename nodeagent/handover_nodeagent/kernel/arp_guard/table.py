@@ -44,6 +44,8 @@ class GuardTable:
     """
 
     def __init__(self, library: str = libnftables.LIBRARY) -> None:
+        # A thread's name has room for 15 characters (TASK_COMM_LEN of linux/sched.h), as
+        # many as these. Random, so that another agent on this node is somebody else, too.
         self.author = f"handover-{secrets.token_hex(3)}"
         # The process is bound to the life of the thread that starts it: always this one.
         self._thread = ThreadPoolExecutor(1, "guard")
@@ -78,11 +80,13 @@ class GuardTable:
             self._idle.cancel()
         # The thread may wait for an answer, and the interpreter's end for the thread.
         self._process.interrupt()
+        # Work that is queued may start another process: what the thread does last is to end it.
         self._thread.submit(self._process.close)
         self._thread.shutdown(wait=False)
 
     async def _call(self, work: Callable[[], _T]) -> _T:
         loop = asyncio.get_running_loop()
+        # Else the end that is due would be queued behind this work, which starts a process.
         if self._idle:
             self._idle.cancel()
         try:

@@ -18,6 +18,8 @@ from handover_nodeagent.network.model import Route
 BUDGET: Final = 64
 """Notifications per wake-up; then the loop's other descriptors have their turn."""
 
+# ifinfomsg and rtmsg of linux/rtnetlink.h and ifaddrmsg of linux/if_addr.h begin alike, with the
+# family.
 _FAMILY: Final = struct.Struct("=B")
 _GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 """RTMGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE."""
@@ -79,6 +81,7 @@ class Notifications:
         self._subscription.close()
 
     def _take(self, message: bytes) -> None:
+        # The filter knows no table, for which one counts may change with the configuration.
         notification = decode(message, self._table)
         if notification:
             self._heard(notification)
