@@ -54,6 +54,8 @@ class Controller:
     A replica that does not lead decides, too, but writes only roles that are given, and only
     where the leader has not (standby.py): a guest on its way waits for those. How a migration
     ended, statuses and Events are the leader's.
+
+    ``synced``: all kinds were listed. ``on_event`` is called with each Event of a LiveMigration.
     """
 
     def __init__(self, cluster: Cluster, clock: Callable[[], dt.datetime]) -> None:

@@ -42,10 +42,14 @@ APPLY_PATCH: Final = "application/apply-patch+yaml"
 HEADER: Final = "application/json;as=PartialObjectMetadata;g=meta.k8s.io;v=v1"
 IDENTITIES: Final = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
 PAGE: Final = 500
+"""Objects in one answer of a list, Kopf's too: all are in memory at once, also as text."""
+
 FOREIGN_PAGE: Final = 100
 """A launcher pod has 20 to 30 kB, ten times as much once it is read: a page of 500 took 60 MiB."""
 
 TIMEOUT: Final = 30.0
+"""Seconds until a request without an answer counts as an outage; of a watch, its connecting."""
+
 LEASES: Final = "/apis/coordination.k8s.io/v1/"
 
 
@@ -75,7 +79,7 @@ async def connect() -> client.Configuration:
 
 
 class Cluster:
-    """Reads and writes objects of our kinds; every call may raise one of the exceptions above.
+    """Reads all kinds and writes ours; every call may raise what errors.from_response sorts out.
 
     ``may_write`` is asked before every write but those of the Lease itself, and those that any
     replica may make (``as_leader=False``; see standby.py).
@@ -298,6 +302,8 @@ class Cluster:
     async def _pages(
         self, kind: Watched, accept: str
     ) -> AsyncIterator[tuple[list[RawObject], int]]:
+        # All pages are of the first one's version. A list that takes longer than the API server
+        # remembers it ends with 410 (Expired), and whoever wants it begins anew.
         token = ""
         version = 0
         while True:

@@ -59,7 +59,7 @@ def clock() -> float:
 
 
 class Leadership:
-    """The part of one replica in it.
+    """One replica's part in the election: waits for the Lease, keeps it, gives it back.
 
     ``on_renewal`` is called whenever somebody else is seen to have renewed the Lease.
     """

@@ -1,4 +1,4 @@
-"""What is done beside the watches: sweeps in an interval, and garbage after lists.
+"""What is done beside the watches: sweeps in an interval, and collecting garbage after lists.
 
 Each list with which a watch begins is compared with what is known, so that nobody misses a
 deletion that happened while it was broken; a sweep now and then finds what is lost all the same.

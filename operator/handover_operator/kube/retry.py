@@ -15,6 +15,8 @@ from handover_operator.kube.errors import Absent, Conflict, Temporary
 # costs the API server and the log little.
 FIRST_DELAY: Final = 0.1
 LAST_DELAY: Final = 60.0
+"""Both in seconds."""
+
 _DOUBLINGS: Final = 16
 """More never change a delay: a hundredth of a second is past LAST_DELAY after 13, and no float
 overflows."""
@@ -81,6 +83,6 @@ async def insist(attempt: Callable[[], Awaitable[object]], what: str) -> None:
                 retry_after = reason.retry_after
         else:
             return
-        # What the API server asks for is never cut short.
+        # Shorter than elsewhere at most, but not than what the API server asks for.
         await asyncio.sleep(max(min(delay(failures), _LAST_DELAY_OF_A_START), retry_after))
         failures += 1

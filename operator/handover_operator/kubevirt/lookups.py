@@ -56,7 +56,7 @@ class Lookups:
             self._observer.observe(kind, raw)
 
     async def look_up(self, lookup: Lookup) -> None:
-        """Read an object that no watch has shown; after that its VMI's machine knows."""
+        """Read an object that no watch has shown, so that it, or its absence, is known."""
         if lookup.outcome_of:
             # How a VMIM ended that went without a final phase shows in where the guest is now.
             await self.refresh(lookup.kind, lookup.key)

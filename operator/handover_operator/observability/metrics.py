@@ -197,7 +197,10 @@ def watch(
     shared: Callable[[], int],
     known: Known,
 ) -> None:
-    """Tell what the operator's loop knows, too."""
+    """Let some gauges ask these at each scrape, and count what is *known* then.
+
+    Once for a process: a second call would expose the counts of both.
+    """
     SHARED.set_function(shared)
     DENIED.set_function(denied)
     QUEUE.set_function(queue_length)
