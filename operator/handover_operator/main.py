@@ -170,7 +170,7 @@ def _take_signals(work: asyncio.Task[None]) -> None:
     """Let SIGTERM and SIGINT end *work* by cancelling it, whoever took them before.
 
     Called again for each Kopf that begins (kopf_runtime.run). In a container we are pid 1, to which
-    the kernel gives no signal that has no handler: there is nobody else to end us but SIGKILL.
+    the kernel delivers no signal without a handler: only SIGKILL would end us.
     """
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -79,7 +79,7 @@ async def connect() -> client.Configuration:
 
 
 class Cluster:
-    """Reads all kinds and writes ours; every call may raise what errors.from_response sorts out.
+    """Reads all kinds and writes ours; every call may raise what errors.py has.
 
     ``may_write`` is asked before every write but those of the Lease itself, and those that any
     replica may make (``as_leader=False``; see standby.py).
