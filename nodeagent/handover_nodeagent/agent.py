@@ -43,7 +43,10 @@ _log: Final = structlog.get_logger()
 
 
 class Agent:
-    """All parts of a running agent."""
+    """All parts of a running agent.
+
+    Each is given those it needs when it is made, and none looks for another one here.
+    """
 
     def __init__(
         self,

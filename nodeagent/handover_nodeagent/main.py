@@ -1,4 +1,8 @@
-"""The process: signals, privileges, and the order of start and stop; nothing is decided here."""
+"""The process: signals, privileges, and the order of start and stop; nothing is decided here.
+
+The server of health and metrics is there before the work, so that a port that is taken ends the
+agent before it has touched any route; and after it, until the last report has left.
+"""
 
 import asyncio
 import contextlib

@@ -1,4 +1,8 @@
-"""What Prometheus can ask the agent; names and labels are users' and stay as they are."""
+"""What Prometheus can ask the agent; names and labels are users' and stay as they are.
+
+Whoever does a thing counts it; nothing here looks at an endpoint, and no metric but
+``last_cutover_seconds`` has a series for each.
+"""
 
 from collections.abc import Callable, Iterator, Mapping
 from typing import Final

@@ -1,4 +1,9 @@
-"""Makes the kernel's routes and guard what is desired, and tries again where it was refused."""
+"""Makes the kernel's routes and guard what is desired, and tries again where it was refused.
+
+Nothing is applied before :meth:`Enforcer.release`, nor between ``hold`` and ``follow``, while many
+endpoints change at once: what is affected meanwhile is gathered, and applied as it is desired in
+the end.
+"""
 
 import asyncio
 import itertools
@@ -61,7 +66,8 @@ class Enforcer:
         self.settings = settings
         self._link_index = link_index
         self._report = report
-        # None: nothing is held; what is affected is applied at once.
+        # None: nothing is held; what is affected is applied at once. A list, though empty, holds:
+        # so it begins, for nobody knows yet whose the routes are that are in.
         self._held: list[Affected] | None = []
         self._was_held = True
         self._is_complete = False
@@ -85,6 +91,7 @@ class Enforcer:
     def release(self, *, complete: bool) -> None:
         """Apply what was held; when *complete*, also prune what no endpoint wants."""
         affected = Affected.union(self._held or ())
+        # Before it is applied, or it would only be held once more.
         self._held = None
         # Before the first sync a route may belong to an endpoint that nobody has told us of yet.
         if complete and not self._is_complete:
@@ -140,6 +147,7 @@ class Enforcer:
 
     def _apply_routes(self, addresses: frozenset[IPAddress], *, give_back: bool) -> Applied:
         """Apply; where that raises one by one, so that one address is no other one's trouble."""
+        # Taken off first: what fails again is put back below, each address by itself.
         for address in addresses & self._faulty.keys():
             del self._faulty[address]
         # A route on a device that nobody has told us of may be that of an endpoint to come.
@@ -209,6 +217,7 @@ class Enforcer:
         # A field of the machine's alone is no reason to touch any route.
         if not _concerns_kernel(before, settings):
             affected = Affected()
+        # Whatever the fields: the end of a pause may start machines under the very same settings.
         if not self._was_held:
             affected |= Affected.union(self._held or ())
             self._held = None

@@ -135,6 +135,7 @@ class Reconciler:
 
     def close(self) -> None:
         """Hear and attempt nothing more; tell what is still to be told."""
+        # In this order: one more attempt would open listeners and set timers anew.
         self.faults.close()
         self.orphans.close()
         for endpoint in self.endpoints.values():
@@ -156,6 +157,7 @@ class Reconciler:
         """Do what :meth:`feed` does, as a part of what is attempted already."""
         # What the guest said before comes first, so that the order of events stays.
         self.cutovers.catch_up(endpoint)
+        # Asked only now: the catch-up may have ended it, and a retry may come after its end.
         if endpoint.is_paused or self.endpoints.get(endpoint.key) is not endpoint:
             return
         if isinstance(event, FellSilent) and self.faults.has(endpoint.key, FOLLOW):
@@ -211,6 +213,7 @@ class Reconciler:
         self.follow_machine(endpoint)
         self._ask(endpoint, step)
         self._emit(endpoint, step)
+        # As its routes do, the record of a paused one stays as it was when the pause began.
         if not endpoint.is_paused:
             self._memory.keep(endpoint.key, endpoint.record)
         self.publisher.report(endpoint)

@@ -1,4 +1,8 @@
-"""What is published when the routes are in: log lines, metrics, statuses and Events."""
+"""What is published when the routes are in: log lines, metrics, statuses and Events.
+
+Nothing here may hold up a route. So what is told is only noted at first; a timer tells it a few
+milliseconds later, a slice at a time, with a turn of the loop for others in between.
+"""
 
 import asyncio
 import datetime as dt
@@ -43,7 +47,11 @@ _log: Final = structlog.get_logger()
 
 
 class Publisher:
-    """Collects what is to be told and tells it a little later, in order."""
+    """Collects what is to be told and tells it a little later.
+
+    Lines and Events are told in their order; a status is made only then, from how its endpoint
+    stands by that time.
+    """
 
     def __init__(
         self,
@@ -110,7 +118,7 @@ class Publisher:
         self._soon(lambda: self._reporter.add_event(event))
 
     def report(self, endpoint: Endpoint) -> None:
-        """Bring the endpoint's status up to date."""
+        """Bring the endpoint's status up to date soon, once for all that happens until then."""
         self._unreported[endpoint.key] = None
         self._schedule()
 
@@ -120,7 +128,10 @@ class Publisher:
         self._soon(lambda: self._reporter.want(reported.key, reported.uid, status))
 
     def removed(self, endpoint: Endpoint) -> None:
-        """Tell nothing more of an endpoint."""
+        """Write no status of an endpoint any more; Events and lines that are noted are still told.
+
+        Its object is gone, or another one has its name.
+        """
         self._unreported.pop(endpoint.key, None)
         self._conditions.pop(endpoint.uid, None)
         # A series per endpoint would else stay in each scrape for ever.
@@ -148,6 +159,10 @@ class Publisher:
         return bool(self._later or self._lines or self._unreported)
 
     def _tell(self) -> None:
+        """Tell one slice: so many Events and lines, then so many statuses.
+
+        What one of them raises is noted, and costs the others nothing.
+        """
         # More of these than of statuses: none of them asks the kernel, as ``describe`` does.
         for _ in range(min(4 * SLICE, len(self._later) + len(self._lines))):
             # Statuses and Events go before lines: others act on them.
@@ -162,6 +177,7 @@ class Publisher:
             self._attempt(key, "report", partial(self._report, key))
 
     def _report(self, key: ObjectKey) -> None:
+        """Make the status of an endpoint that is still here, and the Events that go with it."""
         endpoint = self._endpoints.get(key)
         if endpoint is None:
             return

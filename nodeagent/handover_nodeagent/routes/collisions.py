@@ -23,6 +23,7 @@ class Collisions:
 
     def load(self, gateways: Iterable[RouteKey]) -> None:
         """Take these for all places where a route by a gateway stands."""
+        # The looks stay counted: one that showed nothing is what they are there to bound.
         self._gateways = set(gateways)
 
     def note(self, key: RouteKey) -> None:

@@ -210,6 +210,7 @@ def _programmed(facts: Facts) -> _Draft:
 
 
 def _problem(facts: Facts) -> tuple[Reason, str] | None:
+    """Say why the routes are not as the state wants them: the reason that explains the others."""
     # Where the agent is to leave all as it is, nothing below is looked at any more.
     if idleness := _idleness(facts):
         return Reason.NOT_ACTIVE, idleness
@@ -265,6 +266,7 @@ def _mismatch(facts: Facts, link: Link) -> tuple[Reason, str] | None:
 
 
 def _listening(facts: Facts) -> _Draft:
+    """Say whether the guest would be heard, and where it should be and is not, why."""
     if not facts.machine.is_listening:
         return _Draft(Type.LISTENING, _NO, Reason.NOT_NEEDED)
     if facts.has_listener:

@@ -85,6 +85,7 @@ def _read(kernel: IPRoute, table: int) -> Observed:
 
 
 def _links(kernel: IPRoute, with_default: set[int]) -> Mapping[int, Link]:
+    """Return all links; *with_default* are the indexes of those that a default route leaves by."""
     addresses: dict[int, set[IPAddress]] = {}
     hosts: dict[int, set[IPAddress]] = {}
     # IPv6 has IFA_LOCAL only with a peer.
@@ -174,6 +175,7 @@ def _selector(message: nlmsg) -> Iterator[str]:
 
 
 def _programs(kernel: IPRoute, links: Iterable[Link]) -> Mapping[str, tuple[str, ...]]:
+    """Return the eBPF programs at tc of the links that have any; each is named once."""
     found = {link.name: tuple(dict.fromkeys(_at_clsact(kernel, link.index))) for link in links}
     return {name: programs for name, programs in found.items() if programs}
 

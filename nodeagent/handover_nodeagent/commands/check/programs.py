@@ -16,6 +16,7 @@ def at_tcx(links: Iterable[Link]) -> Mapping[str, tuple[str, ...]] | None:
     found: dict[str, tuple[str, ...]] = {}
     for link in links:
         counts = [syscalls.count_programs(link.index, place) for place in _TCX]
+        # It is the privilege that is missing: what one link is refused all others are, too.
         if None in counts:
             return None
         if any(counts):
