@@ -8,7 +8,7 @@ from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import IPAddress, Neigh
 
 _BODY: Final = struct.Struct("=BxHiHBB")
-"""struct ndmsg of linux/neighbour.h: family, index, state, flags, type."""
+"""struct ndmsg of linux/neighbour.h: family, padding, index, state, flags, type."""
 _REACHABLE: Final = 0x02
 # Not NUD_STALE (0x04): packets still leave by it, but with the first one the kernel begins to ask
 # whether it holds.

@@ -147,7 +147,9 @@ class ForeignRoutes:
         kernel does not say what wins.
         """
         winner = routes.winner(self._channel, address)
-        # ENETUNREACH alone says that there is no route at all.
+        # ENETUNREACH alone says that there is no route at all. EHOSTUNREACH, EACCES and EINVAL are
+        # an unreachable, prohibit or blackhole route's (fib_props in net/ipv4/fib_semantics.c),
+        # below which others may be.
         if isinstance(winner, int):
             return winner != errno.ENETUNREACH
         return winner.is_host and not winner.direct

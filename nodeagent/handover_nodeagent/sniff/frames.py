@@ -49,6 +49,7 @@ _TAG: Final = struct.Struct("!HH")
 ND: Final = struct.Struct("!6s6sH IHBB16s16s BBHI16s")
 """Ethernet header, IPv6 header, then RFC 4861 sections 4.3 and 4.4 up to the options: 78 bytes."""
 
+# Behind both MACs: a tag stands where the EtherType would, which follows it.
 _TAG_AT: Final = 12
 _IPV6_AT: Final = 14
 ND_AT: Final = 54
@@ -147,6 +148,8 @@ def _parse_advertisement(frame: bytes | memoryview) -> Frame | None:
     kind, code, _, flags, target = fields[9:]
     if (header, hop_limit, kind, code) != (IPPROTO_ICMPV6, ND_HOP_LIMIT, ND_ADVERT, 0):
         return None
+    # Cut to the length that IPv6 gives: what a short frame is padded with is no part of the sum,
+    # which is taken over both addresses, 8 octets into the header, and the message.
     payload = bytes(frame[ND_AT : ND_AT + length])
     is_solicited = bool(flags & NA_SOLICITED)
     if (

@@ -19,6 +19,7 @@ BUDGET: Final = 16
 FLOOD_FRAMES: Final = 64
 """Frames within ``FLOOD_WINDOW`` that are still no flood: more than the receive buffer holds."""
 FLOOD_WINDOW: Final = 0.1
+"""Seconds; a flood is thus some 640 frames a second, or more."""
 FLOOD_PAUSE: Final = 0.1
 """How long, in seconds, a flood lets nothing through but a RARP."""
 CLOSE_AFTER: Final = 0.1

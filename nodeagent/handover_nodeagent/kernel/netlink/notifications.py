@@ -22,7 +22,7 @@ BUDGET: Final = 64
 # family.
 _FAMILY: Final = struct.Struct("=B")
 _GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
-"""RTMGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE."""
+"""RTMGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE of linux/rtnetlink.h."""
 
 
 @dataclass(frozen=True, slots=True)
