@@ -19,7 +19,7 @@ from handover_api.configuration import OnUninstall, Settings
 from handover_nodeagent.fsm.machine import RouteLevel
 from handover_nodeagent.kernel import parking, routes
 from handover_nodeagent.kernel.arp_guard.table import GuardTable
-from handover_nodeagent.kernel.netlink import answers
+from handover_nodeagent.kernel.netlink import answers, rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.reconcile.loop import Reconciler
@@ -130,7 +130,7 @@ def _hand_back_routes(settings: Settings, silent: AbstractSet[IPAddress]) -> Ret
         # Only these have another route, or need none; a guest must not lose its last one.
         free = silent | {each.route.address for each in others}
         going = [route for route in ours if route.address in free]
-        channel.transact([routes.encode_remove(route) for route in going])
+        channel.transact([rtmsg.encode_remove(route) for route in going])
     refused = next((result for result in results if result), 0)
     trouble = f"a parked route stays: {answers.describe(refused)}" if refused else ""
     return Returned(results.count(0), len(going), len(ours) - len(going), trouble)

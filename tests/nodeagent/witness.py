@@ -5,8 +5,7 @@ import socket
 from collections.abc import Iterator
 from typing import Final
 
-from handover_nodeagent.kernel import routes
-from handover_nodeagent.kernel.netlink import codec
+from handover_nodeagent.kernel.netlink import codec, rtmsg
 
 _ROUTES: Final = 0x40 | 0x400
 _SO_RCVBUFFORCE: Final = 33
@@ -31,7 +30,7 @@ class Witness:
 
 def _line(message: bytes) -> str:
     _, kind, flags, _, _ = codec.HEADER.unpack_from(message)
-    entry = routes.decode(message)
+    entry = rtmsg.decode(message)
     if not entry.is_host or not entry.direct or entry.route.table != 254:
         return ""
     sign = "-" if kind == codec.DELROUTE else "=" if flags & codec.REPLACE else "+"

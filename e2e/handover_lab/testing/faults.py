@@ -18,7 +18,7 @@ from typing import Any, Final, Literal
 
 from handover_nodeagent import cli, fsm
 from handover_nodeagent.api.client import ApiServer
-from handover_nodeagent.kernel import routes
+from handover_nodeagent.kernel.netlink import rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.memory import Memory
 from handover_nodeagent.reconcile.alarms import Alarms
@@ -40,7 +40,7 @@ STEPS: Final[dict[str, tuple[Any, str]]] = {
     "question": (EndpointListener, "ask"),
     "timer": (Alarms, "_fire"),
     "exchange": (Programming, "run"),
-    "removal": (routes, "encode_remove"),
+    "removal": (rtmsg, "encode_remove"),
     "memory": (Memory, "_store"),
     "rename": (Path, "replace"),
     "report": (ApiServer, "patch"),

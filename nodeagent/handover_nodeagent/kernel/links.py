@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from handover_nodeagent.kernel import routes
-from handover_nodeagent.kernel.netlink import codec, dump
+from handover_nodeagent.kernel.netlink import codec, dump, rtmsg
 from handover_nodeagent.network.model import IPAddress, Link
 
 _LINK_BODY: Final = struct.Struct("=BxHiII")
@@ -83,7 +83,7 @@ def decode_address(message: bytes) -> tuple[int, IPAddress]:
 def is_host(message: bytes) -> bool:
     """Tell whether an address message tells of an address without a network: /32 or /128."""
     family, length, _, _, _ = _ADDRESS_BODY.unpack_from(message, codec.HEADER.size)
-    return bool(length == routes.HOST.get(family))
+    return bool(length == rtmsg.HOST.get(family))
 
 
 def _observe_addresses() -> tuple[dict[int, set[IPAddress]], dict[int, set[IPAddress]]]:
@@ -102,18 +102,18 @@ def _observe_addresses() -> tuple[dict[int, set[IPAddress]], dict[int, set[IPAdd
 def _observe_default_devices(table: int) -> frozenset[int]:
     return frozenset(
         index
-        for family in routes.HOST
+        for family in rtmsg.HOST
         for message in routes.read_table(family, table)
-        if message[routes.PREFIX_LENGTH_AT] == 0
+        if message[rtmsg.PREFIX_LENGTH_AT] == 0
         for index in _devices(message)
     )
 
 
 def _devices(message: bytes) -> tuple[int, ...]:
     """Return the devices of a route, of one that spreads over several all."""
-    found = codec.attributes(message, routes.ATTRIBUTES_AT)
-    devices = [codec.to_number(found.get(routes.DEVICE))]
-    nexthops = found.get(routes.MULTIPATH, b"")
+    found = codec.attributes(message, rtmsg.ATTRIBUTES_AT)
+    devices = [codec.to_number(found.get(rtmsg.DEVICE))]
+    nexthops = found.get(rtmsg.MULTIPATH, b"")
     while nexthops:
         length, _, _, index = codec.unpack(_NEXTHOP, nexthops, 0)
         if not _NEXTHOP.size <= length <= len(nexthops):

@@ -14,7 +14,7 @@ from ipaddress import IPv6Address
 from typing import Final
 
 from handover_nodeagent.kernel import routes
-from handover_nodeagent.kernel.netlink import codec
+from handover_nodeagent.kernel.netlink import codec, rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import IPAddress, Route, RouteKey
 
@@ -66,12 +66,12 @@ def observe_others(
     found = (
         message
         for message in _host_routes(table, oif)
-        if codec.find(message, routes.ATTRIBUTES_AT, routes.DESTINATION) in wanted
+        if codec.find(message, rtmsg.ATTRIBUTES_AT, rtmsg.DESTINATION) in wanted
     )
     direct: list[Foreign] = []
     gateways: set[RouteKey] = set()
     for message in found:
-        entry = routes.decode(message)
+        entry = rtmsg.decode(message)
         if not entry.direct:
             gateways.add(entry.route.key)
         elif entry.route.protocol != protocol:
@@ -133,12 +133,15 @@ def supplant(channel: Channel, foreign: Foreign, ours: Route, *, crowded: bool =
         return copied
     if isinstance(ours.address, IPv6Address):
         result = _take_place(
-            channel, foreign.route, routes.encode_replace(ours), routes.encode_beside(ours)
+            channel,
+            foreign.route,
+            rtmsg.encode_replace(ours),
+            rtmsg.encode_beside(ours),
         )
         return 0 if result == errno.EEXIST and _is_first(channel, ours, oif=ours.oif) else result
     if not crowded:
-        return channel.transact([routes.encode_replace(ours)])[0]
-    added = channel.transact([routes.encode_beside(ours)])[0]
+        return channel.transact([rtmsg.encode_replace(ours)])[0]
+    added = channel.transact([rtmsg.encode_beside(ours)])[0]
     if added in _THERE:
         channel.transact([_rewrite(foreign.message, codec.DELROUTE, 0, foreign.route.table)])
     return added
@@ -177,12 +180,12 @@ def _take_place(channel: Channel, holder: Route, replace: bytes, beside: bytes) 
         return channel.transact([replace])[0]
     if not routes.is_certain(channel, holder):
         return errno.EBUSY
-    return channel.transact([routes.encode_remove(holder), beside])[1]
+    return channel.transact([rtmsg.encode_remove(holder), beside])[1]
 
 
 def _is_first(channel: Channel, route: Route, *, oif: int = 0) -> bool:
     first = routes.winner(channel, route.address, oif=oif)
-    return isinstance(first, routes.Entry) and first.direct and first.route == route
+    return isinstance(first, rtmsg.Entry) and first.direct and first.route == route
 
 
 def parked_form(foreign: Foreign) -> Foreign:
@@ -191,15 +194,15 @@ def parked_form(foreign: Foreign) -> Foreign:
 
 
 def _host_routes(table: int, oif: int = 0) -> Iterator[bytes]:
-    for family, full in routes.HOST.items():
+    for family, full in rtmsg.HOST.items():
         for message in routes.read_table(family, table, oif=oif):
-            if message[routes.PREFIX_LENGTH_AT] == full:
+            if message[rtmsg.PREFIX_LENGTH_AT] == full:
                 yield message
 
 
 def _direct(found: Iterable[bytes]) -> Iterator[Foreign]:
     for message in found:
-        entry = routes.decode(message)
+        entry = rtmsg.decode(message)
         if entry.direct:
             yield Foreign(entry.route, message)
 
@@ -207,36 +210,36 @@ def _direct(found: Iterable[bytes]) -> Iterator[Foreign]:
 def _forget(foreign: Foreign) -> bytes:
     """Return the message that removes the oldest copy of this device and metric."""
     route = foreign.route
-    family, length, source, tos, *_ = routes.BODY.unpack_from(foreign.message, routes.BODY_AT)
+    family, length, source, tos, *_ = rtmsg.BODY.unpack_from(foreign.message, rtmsg.BODY_AT)
     return codec.compose(
         codec.DELROUTE,
         0,
-        routes.BODY.pack(family, length, source, tos, 0, 0, _ANY_SCOPE, routes.UNICAST, 0)
-        + codec.attribute(routes.DESTINATION, route.address.packed)
-        + codec.number(routes.DEVICE, route.oif)
-        + codec.number(routes.PRIORITY, route.metric)
-        + codec.number(routes.TABLE, PARKING_TABLE),
+        rtmsg.BODY.pack(family, length, source, tos, 0, 0, _ANY_SCOPE, rtmsg.UNICAST, 0)
+        + codec.attribute(rtmsg.DESTINATION, route.address.packed)
+        + codec.number(rtmsg.DEVICE, route.oif)
+        + codec.number(rtmsg.PRIORITY, route.metric)
+        + codec.number(rtmsg.TABLE, PARKING_TABLE),
     )
 
 
 def _rewrite(message: bytes, kind: int, flags: int, table: int) -> bytes:
     """Turn what the kernel showed into a request for the same route in *table*."""
-    family, length, source, tos, _, protocol, scope, route_type, state = routes.BODY.unpack_from(
-        message, routes.BODY_AT
+    family, length, source, tos, _, protocol, scope, route_type, state = rtmsg.BODY.unpack_from(
+        message, rtmsg.BODY_AT
     )
     settable = state & _SETTABLE_FLAGS
-    body = routes.BODY.pack(family, length, source, tos, 0, protocol, scope, route_type, settable)
-    return codec.compose(kind, flags, body + _settable(message) + codec.number(routes.TABLE, table))
+    body = rtmsg.BODY.pack(family, length, source, tos, 0, protocol, scope, route_type, settable)
+    return codec.compose(kind, flags, body + _settable(message) + codec.number(rtmsg.TABLE, table))
 
 
 def _settable(message: bytes) -> bytes:
     """Return the attributes without those that the kernel shows but does not take."""
-    found = dict(codec.attributes(message, routes.ATTRIBUTES_AT))
-    del found[routes.TABLE]
+    found = dict(codec.attributes(message, rtmsg.ATTRIBUTES_AT))
+    del found[rtmsg.TABLE]
     cache = found.pop(_CACHE, b"")
     # The kernel shows its device, and refuses a request that names both.
     if _NEXTHOP_OBJECT in found:
-        del found[routes.DEVICE]
+        del found[rtmsg.DEVICE]
     kept = b"".join(codec.attribute(kind, payload) for kind, payload in found.items())
     if len(cache) >= _CACHE_LAYOUT.size:
         ticks = _CACHE_LAYOUT.unpack_from(cache)[2]

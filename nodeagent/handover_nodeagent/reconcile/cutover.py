@@ -26,7 +26,8 @@ from handover_api.workloadendpoint import Cutover, Signal, State
 from handover_nodeagent import faults, metrics
 from handover_nodeagent.fsm.events import Announced, Event, Unaskable
 from handover_nodeagent.fsm.machine import RouteLevel
-from handover_nodeagent.kernel import neighs, routes
+from handover_nodeagent.kernel import neighs
+from handover_nodeagent.kernel.netlink import rtmsg
 from handover_nodeagent.network import desired
 from handover_nodeagent.network.model import Neigh, Route
 from handover_nodeagent.reconcile.endpoint import Announcement, Endpoint, Prepared
@@ -98,7 +99,7 @@ class Cutovers:
                 # Its neighbor's entry goes before it: the first packet need not wait for an answer.
                 requests.append(neighs.encode_seed(Neigh(route.address, route.oif, local.mac)))
                 asked.append(None)
-            requests.append(routes.encode_add(route))
+            requests.append(rtmsg.encode_add(route))
             asked.append(route)
         return Prepared(tuple(requests), tuple(asked)) if requests else None
 

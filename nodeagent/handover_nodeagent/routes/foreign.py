@@ -13,7 +13,7 @@ from typing import Final
 from handover_api.configuration import Settings
 from handover_nodeagent import metrics
 from handover_nodeagent.kernel import parking, routes
-from handover_nodeagent.kernel.netlink import answers, codec
+from handover_nodeagent.kernel.netlink import answers, codec, rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.kernel.parking import Foreign
 from handover_nodeagent.network.model import IPAddress, Route
@@ -157,7 +157,7 @@ class ForeignRoutes:
     def note(self, message: bytes) -> None:
         """Know what the kernel showed, unless it is no foreign direct host route of our table."""
         try:
-            entry = routes.decode(message)
+            entry = rtmsg.decode(message)
         except codec.MalformedError:
             return
         is_here = entry.route.table == self._settings.route_table

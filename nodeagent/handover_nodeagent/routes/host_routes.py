@@ -14,7 +14,7 @@ from typing import Self
 from handover_api.configuration import Mode, Settings
 from handover_nodeagent.fsm.machine import RouteLevel
 from handover_nodeagent.kernel import neighs, parking, routes
-from handover_nodeagent.kernel.netlink import answers
+from handover_nodeagent.kernel.netlink import answers, rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.kernel.netlink.notifications import RouteChanged
 from handover_nodeagent.kernel.parking import Foreign
@@ -163,7 +163,7 @@ class Routes:
         """
         refused = self.tables.attributes.refused
         self.tables.attributes.allow()
-        return refused | self.tables.ours.lose(lambda route: routes.source_of(route) in gone)
+        return refused | self.tables.ours.lose(lambda route: rtmsg.source_of(route) in gone)
 
     def find_mac(self, addresses: Iterable[IPAddress], oif: int) -> str | None:
         """Return the guest's MAC as the kernel's neighbor table has it."""
@@ -289,4 +289,4 @@ class Routes:
         # The kernel's own lookup decides, with all rules and tables: no list of routes can tell.
         if isinstance(winner, int):
             return f"the kernel, asked for the way to {route.address}: {answers.describe(winner)}"
-        return "" if winner.route == route else f"the kernel prefers {winner}"
+        return "" if winner.route == route else f"the kernel prefers {routes.describe(winner)}"

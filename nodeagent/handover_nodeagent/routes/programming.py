@@ -15,7 +15,7 @@ from typing import Final
 
 from handover_nodeagent import metrics
 from handover_nodeagent.kernel import neighs, routes
-from handover_nodeagent.kernel.netlink import answers
+from handover_nodeagent.kernel.netlink import answers, rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.desired import DesiredNetwork
 from handover_nodeagent.network.model import IPAddress, Route
@@ -133,7 +133,10 @@ class Programming:
         ]
         # A neighbor's entry is there before its route: the first packet by it need not wait.
         seeds = [*map(neighs.encode_seed, free)]
-        requests = [*map(routes.encode_add, add), *map(routes.encode_replace, replace)]
+        requests = [
+            *map(rtmsg.encode_add, add),
+            *map(rtmsg.encode_replace, replace),
+        ]
         results = self._send([*seeds, *requests])
         now = time.time_ns()
         # The channel explains its last batch alone; what follows may send others.
@@ -156,7 +159,7 @@ class Programming:
         for route in unclear:
             tables.ours.drop(route)
         removed = [route for route in wanted if route not in unclear]
-        requests = list(map(routes.encode_remove, removed))
+        requests = list(map(rtmsg.encode_remove, removed))
         for index, (route, result) in enumerate(zip(removed, self._send(requests), strict=True)):
             if result in _REMOVED:
                 tables.ours.drop(route)
@@ -192,7 +195,7 @@ class Programming:
         if result in _PRESENT or not route.carried:
             return route, result, reason
         plain = dataclasses.replace(route, carried=b"")
-        (other,) = self._send([routes.without_carried(request, route)])
+        (other,) = self._send([rtmsg.without_carried(request, route)])
         if other not in _PRESENT:
             return route, result, reason
         metrics.ROUTE_ERRORS.labels(errno.errorcode.get(result, str(result))).inc()
@@ -236,7 +239,7 @@ class Programming:
             return self._stand_beside(route)
         # It is below another one, where only a look at everything finds it.
         self._is_doubtful |= tables.collisions.try_look(route)
-        shown = seen[0] if seen else "nothing"
+        shown = routes.describe(seen[0]) if seen else "nothing"
         return errno.EEXIST, f"another route has this prefix and metric; to be seen is {shown}"
 
     def _add_beside(self, route: Route) -> bool:
@@ -247,7 +250,7 @@ class Programming:
         """
         result, reason = self._stand_beside(route)
         result = 0 if result == errno.EEXIST else result
-        request = routes.encode_beside(route)
+        request = rtmsg.encode_beside(route)
         route, result, reason = self._retry_plain(route, request, result, reason)
         if not self._settle(route, result, reason, time.time_ns()):
             return False
@@ -258,12 +261,12 @@ class Programming:
             if first.route.carried == route.carried:
                 break
             # The second is refused, unless the kernel shows otherwise what it was asked for.
-            self._send([routes.encode_remove(route), routes.encode_beside(route)])
+            self._send([rtmsg.encode_remove(route), rtmsg.encode_beside(route)])
         return True
 
     def _stand_beside(self, route: Route) -> tuple[int, str]:
         """Add *route* behind one by a gateway, which stays: it is its owner's."""
-        (result,) = self._send([routes.encode_beside(route)])
+        (result,) = self._send([rtmsg.encode_beside(route)])
         return result, self._tables.channel.explain(0)
 
     def _refuse(self, route: Route, result: int, reason: str) -> None:

@@ -19,10 +19,11 @@ from tests.nodeagent.node import MAIN, OURS, V4, V6, Node
 
 from handover_nodeagent.kernel import links, neighs, parking, routes
 from handover_nodeagent.kernel.netlink import codec, dump, notifications
+from handover_nodeagent.kernel.netlink import rtmsg as ours
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.kernel.netlink.notifications import DefaultRouteChanged, RouteChanged
+from handover_nodeagent.kernel.netlink.rtmsg import Entry
 from handover_nodeagent.kernel.parking import PARKING_TABLE, Foreign
-from handover_nodeagent.kernel.routes import Entry
 from handover_nodeagent.network.links import AddressChanged, LinkChanged, LinkRemoved
 from handover_nodeagent.network.model import IPAddress, Link, Neigh, Route
 
@@ -117,10 +118,10 @@ CARRIED: Attributes = [
 @pytest.mark.parametrize(
     ("encode", "kind", "flags"),
     [
-        (routes.encode_add, 24, CREATE | EXCLUSIVE),
-        (routes.encode_beside, 24, CREATE | APPEND),
-        (routes.encode_replace, 24, CREATE | REPLACE),
-        (routes.encode_remove, 25, 0),
+        (ours.encode_add, 24, CREATE | EXCLUSIVE),
+        (ours.encode_beside, 24, CREATE | APPEND),
+        (ours.encode_replace, 24, CREATE | REPLACE),
+        (ours.encode_remove, 25, 0),
     ],
     ids=["add", "beside", "replace", "remove"],
 )
@@ -137,13 +138,13 @@ def test_what_a_route_carries_is_written_as_it_was_read() -> None:
     """And a request without it is the plain one."""
     attrs = [one for one in CARRIED if one[0] not in {"RTA_ENCAP_TYPE", "RTA_ENCAP"}]
     shown = write(rtmsg, (24, 0), host(V4), [*leading(V4), *attrs])
-    route = routes.decode(shown).route
-    request = routes.encode_replace(route)
+    route = ours.decode(shown).route
+    request = ours.encode_replace(route)
     assert request == write(
         rtmsg, (24, REQUEST | CREATE | REPLACE), host(V4), [*leading(V4), *attrs]
     )
     plain = write(rtmsg, (24, REQUEST | CREATE | REPLACE), host(V4), leading(V4))
-    assert routes.without_carried(request, route) == plain
+    assert ours.without_carried(request, route) == plain
 
 
 @BOTH
@@ -200,7 +201,7 @@ def test_a_parked_copy_and_both_removals(address: IPAddress) -> None:
     shown = [*leading(address, 0), *carried, *([("RTA_CACHEINFO", cache)] if cache else [])]
     fields = host(address, proto=12, scope=0)
     message = write(rtmsg, (24, 0), fields | {"table": MAIN, "flags": 0x4 | 0x10}, shown)
-    foreign = Foreign(routes.decode(message).route, message)
+    foreign = Foreign(ours.decode(message).route, message)
     kernel = Kernel()
     assert parking.park(kernel, foreign) == 0
     copied, removed, forgotten, again = kernel.requests
@@ -222,7 +223,8 @@ JUDGED = {
     "links": {"observe", "_observe_addresses"},
     "neighs": {"encode_seed", "_find"},
     "parking": {"_forget", "_rewrite"},
-    "routes": {"_encode", "match", "read_table"},
+    "routes": {"match", "read_table"},
+    "rtmsg": {"_encode"},
 }
 """Where requests are composed, in ``kernel``."""
 
@@ -281,10 +283,10 @@ def test_a_route_that_pyroute2_writes_is_read(
     fields: dict[str, int], attrs: Attributes, expected: Entry
 ) -> None:
     message = write(rtmsg, (24, 0), fields | {"type": 1}, attrs)
-    assert routes.decode(message) == expected
-    assert routes.is_made(message)
-    assert not routes.is_made(write(rtmsg, (24, 0), fields | {"type": 6}, attrs))
-    assert not routes.is_made(write(rtmsg, (24, 0), fields | {"type": 1, "flags": 0x200}, attrs))
+    assert ours.decode(message) == expected
+    assert ours.is_made(message)
+    assert not ours.is_made(write(rtmsg, (24, 0), fields | {"type": 6}, attrs))
+    assert not ours.is_made(write(rtmsg, (24, 0), fields | {"type": 1, "flags": 0x200}, attrs))
 
 
 TAP = {"index": 7, "ifi_type": 1, "flags": 0x10001}
@@ -408,7 +410,7 @@ def test_what_we_set_up_pyroute2_sees(
 ) -> None:
     wanted = Route(address, node.tap0, 512, MAIN, OURS)
     seed = Neigh(address, node.tap0, GUEST_MAC)
-    assert channel.transact([routes.encode_add(wanted), neighs.encode_seed(seed)]) == [0, 0]
+    assert channel.transact([ours.encode_add(wanted), neighs.encode_seed(seed)]) == [0, 0]
     (shown,) = (
         one
         for one in pyroute2.get_routes(family=family(address), table=MAIN)
@@ -440,10 +442,10 @@ def test_both_are_refused_alike(
         "family": family(address),
         "scope": 253,
     }
-    assert channel.transact([routes.encode_add(route)]) == [0]
-    assert channel.transact([routes.encode_add(route)]) == [_refusal(pyroute2, "add", same)]
-    assert channel.transact([routes.encode_remove(route)]) == [0]
-    assert channel.transact([routes.encode_remove(route)]) == [_refusal(pyroute2, "del", same)]
+    assert channel.transact([ours.encode_add(route)]) == [0]
+    assert channel.transact([ours.encode_add(route)]) == [_refusal(pyroute2, "add", same)]
+    assert channel.transact([ours.encode_remove(route)]) == [0]
+    assert channel.transact([ours.encode_remove(route)]) == [_refusal(pyroute2, "del", same)]
 
 
 def _refusal(pyroute2: IPRoute, command: str, route: dict[str, Any]) -> int:

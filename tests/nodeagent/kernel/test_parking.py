@@ -10,7 +10,7 @@ from tests.nodeagent.node import MAIN, OURS, V4, V6, Node
 from tests.nodeagent.privileges import without_privileges
 
 from handover_nodeagent.kernel import parking, routes
-from handover_nodeagent.kernel.netlink import codec
+from handover_nodeagent.kernel.netlink import codec, rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import IPAddress, Route
 
@@ -154,11 +154,11 @@ def test_it_is_put_back_before_ours_goes(
     (found,) = foreign(address)
     parking.park(channel, found)
     mine = route(address, metric=1024)
-    assert channel.transact([routes.encode_add(mine)]) == [0]
+    assert channel.transact([rtmsg.encode_add(mine)]) == [0]
     (parked,) = parking.observe_parked()
     assert parking.unpark(channel, parked, MAIN, OURS) == 0
     assert set(before) <= set(shown(node, address))
-    assert channel.transact([routes.encode_remove(mine)])[0] in {0, errno.ESRCH}
+    assert channel.transact([rtmsg.encode_remove(mine)])[0] in {0, errno.ESRCH}
     assert before == shown(node, address)
 
 
@@ -167,7 +167,7 @@ def test_where_its_owner_has_put_it_back_ours_stays(
 ) -> None:
     """An IPv6 replace would take the first of the metric: ours, on another device."""
     parked = set_aside(node, channel, f"{V6} dev tap1 proto 5")
-    assert channel.transact([routes.encode_add(route(V6, metric=1024))]) == [0]
+    assert channel.transact([rtmsg.encode_add(route(V6, metric=1024))]) == [0]
     node.run(f"ip route append {V6} dev tap1 proto 5")
     before = shown(node, V6)
     assert parking.unpark(channel, parked, MAIN, OURS) == 0
@@ -180,7 +180,7 @@ def test_it_takes_the_place_of_ours_though_another_device_has_the_first(
 ) -> None:
     parked = set_aside(node, channel, f"{V6} dev tap0 proto 5")
     node.run(f"ip route add {V6} dev tap1 proto 6")
-    assert channel.transact([routes.encode_beside(route(V6, metric=1024))]) == [0]
+    assert channel.transact([rtmsg.encode_beside(route(V6, metric=1024))]) == [0]
     assert parking.unpark(channel, parked, MAIN, OURS) == 0
     left = [(each.route.oif, each.route.protocol) for each in foreign(V6)]
     assert left == [(node.tap1, 6), (node.tap0, 5)]
@@ -217,7 +217,7 @@ def test_ours_that_is_there_already_is_no_refusal(
     node: Node, channel: Channel, route: MakeRoute
 ) -> None:
     ours = route(V6, metric=1024)
-    assert channel.transact([routes.encode_add(ours)]) == [0]
+    assert channel.transact([rtmsg.encode_add(ours)]) == [0]
     node.run(f"ip route append {V6} dev tap1 proto 6")
     (rival,) = foreign(V6)
     assert parking.supplant(channel, rival, ours) == 0
@@ -245,7 +245,7 @@ def test_only_foreign_direct_host_routes_are_found(
     gateway = "192.0.2.1/24" if address.version == 4 else "fd00:66::1/64"
     via = "192.0.2.9" if address.version == 4 else "fd00:66::9"
     node.run(f"ip address add {gateway} dev tap1")
-    channel.transact([routes.encode_add(route(address))])
+    channel.transact([rtmsg.encode_add(route(address))])
     node.run(f"ip route add {address} via {via} metric 3")
     node.run(f"ip route add {address} metric 4 nexthop via {via} nexthop via {via[:-1]}8")
     node.run(f"ip route add blackhole {address} metric 5")
@@ -294,7 +294,7 @@ def test_a_route_that_nobody_can_name_is_parked_only_while_it_is_the_first(
     """Protocol 0 stands for any: its delete would take ours, once its owner has removed it."""
     node.run(f"ip route add {V4} dev tap0 proto 0")
     (found,) = foreign(V4)
-    channel.transact([routes.encode_add(route(V4))])
+    channel.transact([rtmsg.encode_add(route(V4))])
     node.run(f"ip route delete {V4} dev tap0 metric 0")
     before = shown(node, V4)
     assert len(before) == 1

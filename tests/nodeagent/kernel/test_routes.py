@@ -12,7 +12,7 @@ from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 from tests.nodeagent.node import MAIN, OURS, V4, V6, Node
 
 from handover_nodeagent.kernel import routes
-from handover_nodeagent.kernel.netlink import codec, dump
+from handover_nodeagent.kernel.netlink import codec, dump, rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import IPAddress, Route
 
@@ -67,9 +67,9 @@ def test_metric_changes_without_a_moment_in_which_there_is_no_route(
 ) -> None:
     monitor = Monitor()
     normal, elevated = route(address, metric=1024), route(address)
-    channel.transact([routes.encode_add(normal)])
-    channel.transact([routes.encode_replace(elevated), routes.encode_remove(normal)])
-    channel.transact([routes.encode_add(normal), routes.encode_remove(elevated)])
+    channel.transact([rtmsg.encode_add(normal)])
+    channel.transact([rtmsg.encode_replace(elevated), rtmsg.encode_remove(normal)])
+    channel.transact([rtmsg.encode_add(normal), rtmsg.encode_remove(elevated)])
     expected = [[1024], [512, 1024], [512], [512, 1024], [1024]]
     assert expected == monitor.metrics(address)
     monitor.close()
@@ -80,8 +80,8 @@ def test_a_route_moves_to_another_device_in_one_step(
     node: Node, channel: Channel, route: MakeRoute, address: IPAddress
 ) -> None:
     monitor = Monitor()
-    channel.transact([routes.encode_add(route(address))])
-    assert channel.transact([routes.encode_replace(route(address, oif=node.tap1))]) == [0]
+    channel.transact([rtmsg.encode_add(route(address))])
+    assert channel.transact([rtmsg.encode_replace(route(address, oif=node.tap1))]) == [0]
     assert monitor.metrics(address) == [[512], [512]]
     assert [f"{address} dev tap1 proto 88 metric 512"] == shown(node, address)
     monitor.close()
@@ -92,8 +92,8 @@ def test_deleting_one_devices_route_never_takes_the_others(
     node: Node, channel: Channel, route: MakeRoute, address: IPAddress
 ) -> None:
     mine, other = route(address), route(address, oif=node.tap1)
-    channel.transact([routes.encode_add(mine)])
-    assert channel.transact([routes.encode_remove(other)]) == [errno.ESRCH]
+    channel.transact([rtmsg.encode_add(mine)])
+    assert channel.transact([rtmsg.encode_remove(other)]) == [errno.ESRCH]
     assert [f"{address} dev tap0 proto 88 metric 512"] == shown(node, address)
 
 
@@ -105,9 +105,9 @@ def test_a_delete_takes_exactly_its_route(
     channel: Channel, route: MakeRoute, address: IPAddress, difference: dict[str, int]
 ) -> None:
     mine = route(address)
-    channel.transact([routes.encode_add(mine)])
-    assert channel.transact([routes.encode_remove(route(address, **difference))]) == [errno.ESRCH]
-    assert channel.transact([routes.encode_remove(mine)]) == [0]
+    channel.transact([rtmsg.encode_add(mine)])
+    assert channel.transact([rtmsg.encode_remove(route(address, **difference))]) == [errno.ESRCH]
+    assert channel.transact([rtmsg.encode_remove(mine)]) == [0]
 
 
 @BOTH
@@ -115,7 +115,7 @@ def test_a_foreign_route_of_our_metric_is_not_overwritten_by_an_add(
     node: Node, channel: Channel, route: MakeRoute, address: IPAddress
 ) -> None:
     node.run(f"ip route add {address} dev tap1 metric 512 proto 12")
-    assert channel.transact([routes.encode_add(route(address))]) == [errno.EEXIST]
+    assert channel.transact([rtmsg.encode_add(route(address))]) == [errno.EEXIST]
     assert [f"{address} dev tap1 proto bird metric 512"] == shown(node, address)
 
 
@@ -126,7 +126,7 @@ def test_in_ipv6_a_replace_takes_the_first_route_of_its_metric_whatever_its_devi
     for device in ("tap0", "tap1"):
         node.run(f"ip -6 route append {V6} dev {device} metric 512 proto 88")
     assert (route(V6), route(V6, oif=node.tap1)) == routes.observe(OURS, [MAIN])
-    assert channel.transact([routes.encode_replace(route(V6, oif=node.tap1))]) == [0]
+    assert channel.transact([rtmsg.encode_replace(route(V6, oif=node.tap1))]) == [0]
     assert len(list(routes.read_table(codec.INET6, MAIN, protocol=OURS))) == 2
     assert (route(V6, oif=node.tap1),) == routes.observe(OURS, [MAIN])
 
@@ -141,7 +141,7 @@ def test_an_ipv6_question_that_is_answered_with_ipv4_routes_shows_no_double(
         is_ipv6 = kind == codec.GETROUTE and body[0] == codec.INET6
         return compose(kind, flags, b"\x0c" + body[1:] if is_ipv6 else body)
 
-    channel.transact([routes.encode_add(route(one)) for one in (V4, V6)])
+    channel.transact([rtmsg.encode_add(route(one)) for one in (V4, V6)])
     monkeypatch.setattr(codec, "compose", without_ipv6)
     assert routes.observe(OURS, [MAIN]) == (route(V4),)
     assert list(routes.read_table(codec.INET6, MAIN)) == []
@@ -154,15 +154,13 @@ def test_what_a_kernel_that_cannot_filter_shows_beside_is_left_out(
 ) -> None:
     others = [{"table": 5255}, {"table": 100}, {"table": table, "protocol": 5, "metric": 5}]
     wanted = route(V4, table=table)
-    channel.transact(
-        [routes.encode_add(one) for one in (wanted, *(route(V4, **o) for o in others))]
-    )
+    channel.transact([rtmsg.encode_add(one) for one in (wanted, *(route(V4, **o) for o in others))])
     unfiltered = codec.compose(codec.GETROUTE, codec.DUMP, b"\2" + bytes(11))
     shown = dump.read(unfiltered)
     assert len(shown) > 3
     monkeypatch.setattr(dump, "read", lambda _: shown)
     found = routes.read_table(codec.INET, table, protocol=OURS)
-    assert [routes.decode(one).route for one in found] == [wanted]
+    assert [rtmsg.decode(one).route for one in found] == [wanted]
 
 
 @BOTH
@@ -170,7 +168,7 @@ def test_only_our_direct_host_routes_are_observed(
     node: Node, channel: Channel, route: MakeRoute, address: IPAddress
 ) -> None:
     mine, aside = route(address), route(address, table=100, metric=1024)
-    channel.transact([routes.encode_add(mine), routes.encode_add(aside)])
+    channel.transact([rtmsg.encode_add(mine), rtmsg.encode_add(aside)])
     gateway = "10.65.1.1" if address.version == 4 else "fd00:66::1"
     node.run(f"ip address add {gateway}/{address.max_prefixlen - 8} dev tap1")
     other, network = address + 1, address + 16
@@ -188,18 +186,18 @@ def test_link_down_loses_ipv4_routes_silently_and_ipv6_ones_too(
     node: Node, channel: Channel, route: MakeRoute
 ) -> None:
     both = [route(V4), route(V6)]
-    channel.transact([routes.encode_add(one) for one in both])
+    channel.transact([rtmsg.encode_add(one) for one in both])
     node.run("ip link set tap0 down")
     node.run("ip link set tap0 up")
     assert routes.observe(OURS, [MAIN]) == ()
-    assert channel.transact([routes.encode_add(one) for one in both]) == [0, 0]
+    assert channel.transact([rtmsg.encode_add(one) for one in both]) == [0, 0]
 
 
 def test_routes_follow_a_rename_but_not_an_interface_made_anew(
     node: Node, channel: Channel, route: MakeRoute
 ) -> None:
     both = [route(V4), route(V6)]
-    channel.transact([routes.encode_add(one) for one in both])
+    channel.transact([rtmsg.encode_add(one) for one in both])
     node.run("ip link set tap0 name tap7")
     assert tuple(both) == routes.observe(OURS, [MAIN])
     assert shown(node, V4) == ["10.65.0.2 dev tap7 proto 88 metric 512"]
@@ -207,8 +205,8 @@ def test_routes_follow_a_rename_but_not_an_interface_made_anew(
     node.make_tap0()
     assert node.tap0 != both[0].oif
     assert routes.observe(OURS, [MAIN]) == ()
-    assert channel.transact([routes.encode_replace(one) for one in both]) == [errno.ENODEV] * 2
-    assert channel.transact([routes.encode_add(route(one)) for one in (V4, V6)]) == [0, 0]
+    assert channel.transact([rtmsg.encode_replace(one) for one in both]) == [errno.ENODEV] * 2
+    assert channel.transact([rtmsg.encode_add(route(one)) for one in (V4, V6)]) == [0, 0]
 
 
 @BOTH
@@ -217,14 +215,14 @@ def test_the_kernel_says_which_route_wins(
 ) -> None:
     assert routes.winner(channel, address) == errno.ENETUNREACH
     mine = route(address)
-    channel.transact([routes.encode_add(mine)])
+    channel.transact([rtmsg.encode_add(mine)])
     found = routes.winner(channel, address)
-    assert isinstance(found, routes.Entry)
+    assert isinstance(found, rtmsg.Entry)
     assert mine == found.route
     assert found.is_host
     node.run(f"ip route add {address} dev tap1 metric 5 proto 12")
     found = routes.winner(channel, address)
-    assert isinstance(found, routes.Entry)
+    assert isinstance(found, rtmsg.Entry)
     assert Route(address, node.tap1, 5, MAIN, 12) == found.route
 
 
@@ -232,16 +230,18 @@ def test_a_winner_by_a_gateway_is_told_as_it_is(node: Node, channel: Channel) ->
     node.run("ip address add 192.0.2.1/24 dev tap1")
     node.run("ip route add default via 192.0.2.9 proto 3 metric 7")
     found = routes.winner(channel, V4)
-    assert str(found) == "0.0.0.0/0 via 192.0.2.9 dev tap1 metric 7 table 254 proto boot"
+    assert isinstance(found, rtmsg.Entry)
+    expected = "0.0.0.0/0 via 192.0.2.9 dev tap1 metric 7 table 254 proto boot"
+    assert routes.describe(found) == expected
 
 
 def test_ten_thousand_foreign_routes_do_not_hide_ours(
     node: Node, channel: Channel, route: MakeRoute
 ) -> None:
     foreign = (IPv4Address(0x0A000000 + number) for number in range(10_000))
-    many = [routes.encode_add(route(one, oif=node.tap1, metric=0, protocol=12)) for one in foreign]
+    many = [rtmsg.encode_add(route(one, oif=node.tap1, metric=0, protocol=12)) for one in foreign]
     assert {0} == set(channel.transact(many))
-    channel.transact([routes.encode_add(route(V4))])
+    channel.transact([rtmsg.encode_add(route(V4))])
     assert (route(V4),) == routes.observe(OURS, [MAIN])
 
 
@@ -250,20 +250,21 @@ def test_a_route_without_metric_or_protocol_is_deleted_only_where_it_is_the_firs
 ) -> None:
     """To the kernel 0 stands for any: a delete of what is not there would take another one."""
     bare, nobodys = route(V4, metric=0), route(V4, metric=0, protocol=0)
-    channel.transact([routes.encode_add(route(V4))])
+    channel.transact([rtmsg.encode_add(route(V4))])
     assert routes.is_certain(channel, route(V4))
     assert not routes.is_certain(channel, bare)
     assert not routes.is_certain(channel, nobodys)
     assert not routes.is_certain(channel, route(V6, metric=0))
     assert not routes.is_certain(channel, dataclasses.replace(route(V4), table=0))
-    channel.transact([routes.encode_add(nobodys)])
+    channel.transact([rtmsg.encode_add(nobodys)])
     assert routes.is_certain(channel, nobodys)
     assert not routes.is_certain(channel, bare)
-    assert channel.transact([routes.encode_remove(nobodys)]) == [0]
+    assert channel.transact([rtmsg.encode_remove(nobodys)]) == [0]
     assert shown(node, V4) == ["10.65.0.2 dev tap0 proto 88 metric 512"]
 
 
 def test_a_person_reads_names_not_numbers(node: Node, channel: Channel) -> None:
     node.run("ip route add 10.65.0.0/24 dev tap0 proto 12 metric 7")
     winner = routes.winner(channel, V4)
-    assert str(winner) == "10.65.0.0/24 dev tap0 metric 7 table 254 proto bird"
+    assert isinstance(winner, rtmsg.Entry)
+    assert routes.describe(winner) == "10.65.0.0/24 dev tap0 metric 7 table 254 proto bird"

@@ -8,8 +8,8 @@ from tests.nodeagent.witness import watching
 from tests.nodeagent.world import CNI, CNI_V6, NORMAL_V4, World, count
 
 from handover_nodeagent import metrics
-from handover_nodeagent.kernel import parking, routes
-from handover_nodeagent.kernel.netlink import codec
+from handover_nodeagent.kernel import parking
+from handover_nodeagent.kernel.netlink import codec, rtmsg
 from handover_nodeagent.kernel.netlink.notifications import RouteChanged
 from handover_nodeagent.routes.collisions import LOOKS
 from handover_nodeagent.routes.host_routes import Observed
@@ -205,9 +205,9 @@ async def test_what_the_kernel_does_not_show_as_it_was_asked_for_costs_no_route(
     world.put()
     shown = "10.65.0.2 via ... metric 1024", "10.65.0.2 dev tap0 proto 88 ... metric 1024"
     await world.shows(*shown)
-    longer = found.message + codec.number(routes.METRICS, 0xFE)
+    longer = found.message + codec.number(rtmsg.METRICS, 0xFE)
     told = codec.compose(codec.NEWROUTE, 0, longer[codec.HEADER.size :])
-    route = routes.decode(told).route
+    route = rtmsg.decode(told).route
     assert route.carried
     world.observation._heard(RouteChanged(route, present=True, direct=True, message=told))
     assert any("proto 88" in line for line in world.routes())

@@ -11,6 +11,7 @@ from tests.nodeagent.world import CNI, CNI_V6, NORMAL_V4, World
 from handover_api.configuration import Settings
 from handover_nodeagent import uninstall
 from handover_nodeagent.kernel import routes
+from handover_nodeagent.kernel.netlink import rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import Route
 
@@ -114,7 +115,7 @@ def test_only_what_others_have_a_route_to_is_handed_back(
     """Guards: a VM without any route, and without a word."""
     normal = [route(one, metric=1024) for one in (V4, V6)]
     silent, stale = route(V4 + 1), route(V4 + 2)
-    assert channel.transact([routes.encode_add(one) for one in (*normal, silent, stale)]) == [0] * 4
+    assert channel.transact([rtmsg.encode_add(one) for one in (*normal, silent, stale)]) == [0] * 4
     for address in (V4, V6):
         node.run(f"ip route add {address} dev tap0 proto 5 metric 9 table 5254")
     node.run(f"ip route add {V4 + 2} dev tap0 proto 5")
@@ -125,7 +126,7 @@ def test_only_what_others_have_a_route_to_is_handed_back(
     assert (returned.parked, returned.ours, returned.kept, returned.trouble) == expected
     for address in (V4, V6, V4 + 2):
         winner = routes.winner(channel, address)
-        assert isinstance(winner, routes.Entry)
+        assert isinstance(winner, rtmsg.Entry)
         ours = is_flushed and address != V4 + 2
         assert winner.route.protocol == (88 if ours else 5)
     assert routes.winner(channel, V4 + 1) == errno.ENETUNREACH

@@ -15,7 +15,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from handover_nodeagent.commands.check.traps import Rule
 from handover_nodeagent.kernel.netlink.codec import INET, INET6, ObservationError
-from handover_nodeagent.kernel.routes import Entry
+from handover_nodeagent.kernel.netlink.rtmsg import Entry
 from handover_nodeagent.network.model import IPAddress, Link, Route
 
 _ATTEMPTS: Final = 8

@@ -14,6 +14,7 @@ from handover_nodeagent.commands.check.traps import Workload
 from handover_nodeagent.kernel import capabilities, routes
 from handover_nodeagent.kernel.arp_guard import libnftables, rules
 from handover_nodeagent.kernel.arp_guard.process import NftProcess
+from handover_nodeagent.kernel.netlink import rtmsg
 from handover_nodeagent.kernel.netlink.codec import ObservationError
 from handover_nodeagent.network.model import Link
 
@@ -99,7 +100,7 @@ def _network(settings: Settings) -> Iterator[Finding]:
     yield from findings.attempt("proxy_arp", lambda: traps.proxy_arp(workloads, guarded()))
     yield from traps.router_advertisements(workloads)
     foreign = [
-        str(entry)
+        routes.describe(entry)
         for entry in entries
         if entry.route.protocol == settings.route_protocol and not (entry.is_host and entry.direct)
     ]
@@ -122,7 +123,7 @@ def _network(settings: Settings) -> Iterator[Finding]:
 
 
 def _leading_to_guests(
-    found: Mapping[int, Link], entries: Iterable[routes.Entry], protocol: int
+    found: Mapping[int, Link], entries: Iterable[rtmsg.Entry], protocol: int
 ) -> tuple[Link, ...]:
     """Return the links with direct host routes that are none of the node's own.
 

@@ -10,8 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 
-from handover_nodeagent.kernel import links, parking, routes
-from handover_nodeagent.kernel.netlink import codec, subscription, wakeup_filter
+from handover_nodeagent.kernel import links, parking
+from handover_nodeagent.kernel.netlink import codec, rtmsg, subscription, wakeup_filter
 from handover_nodeagent.network.links import AddressChanged, LinkChanged, LinkRemoved
 from handover_nodeagent.network.model import Route
 
@@ -112,9 +112,9 @@ def _family_of(message: bytes) -> int:
 
 
 def _decode_route(message: bytes, table: int, *, present: bool) -> Notification | None:
-    if _family_of(message) not in routes.HOST or not routes.is_made(message):
+    if _family_of(message) not in rtmsg.HOST or not rtmsg.is_made(message):
         return None
-    entry = routes.decode(message)
+    entry = rtmsg.decode(message)
     # Nobody but us puts a copy there, but it goes with its interface, or by somebody's hand.
     if entry.route.table == parking.PARKING_TABLE and not present:
         return RouteChanged(entry.route, present, entry.direct, message)

@@ -10,9 +10,9 @@ import struct
 from collections.abc import Iterator
 from typing import Final
 
-from handover_nodeagent.kernel import bpf, routes
+from handover_nodeagent.kernel import bpf
 from handover_nodeagent.kernel.bpf import Program, Step
-from handover_nodeagent.kernel.netlink import codec
+from handover_nodeagent.kernel.netlink import codec, rtmsg
 
 _FIND_ATTRIBUTE: Final = bpf.ANCILLARY + 12
 """SKF_AD_OFF + SKF_AD_NLATTR: A = where from A on an attribute of type X starts, or 0."""
@@ -23,7 +23,7 @@ _TYPE_AT: Final = 4
 _FLAGS_AT: Final = 6
 _PORT_AT: Final = 12
 _FAMILY_AT: Final = codec.HEADER.size
-_ROUTE_TYPE_AT: Final = routes.BODY_AT + 7
+_ROUTE_TYPE_AT: Final = rtmsg.BODY_AT + 7
 
 
 def compile_filter(own_port: int) -> Program:
@@ -47,23 +47,23 @@ def compile_filter(own_port: int) -> Program:
             Step(bpf.LOAD_WORD, _PORT_AT),
             Step(bpf.IF_EQUAL, _word(own_port or bpf.EVERYTHING), "drop"),
             Step(bpf.LOAD_BYTE, _ROUTE_TYPE_AT),
-            Step(bpf.IF_EQUAL, routes.UNICAST, "", "drop"),
+            Step(bpf.IF_EQUAL, rtmsg.UNICAST, "", "drop"),
             Step(bpf.LOAD_BYTE, _FAMILY_AT),
             Step(bpf.IF_EQUAL, codec.INET, "", "inet6"),
-            Step(bpf.LOAD_BYTE, routes.PREFIX_LENGTH_AT),
-            Step(bpf.IF_EQUAL, routes.HOST[codec.INET], "host"),
+            Step(bpf.LOAD_BYTE, rtmsg.PREFIX_LENGTH_AT),
+            Step(bpf.IF_EQUAL, rtmsg.HOST[codec.INET], "host"),
             Step(bpf.IF_EQUAL, 0, "keep", "drop"),
             "inet6",
-            Step(bpf.LOAD_BYTE, routes.PREFIX_LENGTH_AT),
-            Step(bpf.IF_EQUAL, routes.HOST[codec.INET6], "host"),
+            Step(bpf.LOAD_BYTE, rtmsg.PREFIX_LENGTH_AT),
+            Step(bpf.IF_EQUAL, rtmsg.HOST[codec.INET6], "host"),
             Step(bpf.IF_EQUAL, 0, "keep", "drop"),
             "host",
             # RTM_NEWROUTE says by NLM_F_REPLACE that another route had to go, perhaps ours.
             Step(bpf.LOAD_HALF, _FLAGS_AT),
             Step(bpf.IF_ANY_BIT, _half(codec.REPLACE), "keep"),
-            *_drop_with(routes.GATEWAY),
-            *_drop_with(routes.VIA),
-            *_drop_with(routes.MULTIPATH),
+            *_drop_with(rtmsg.GATEWAY),
+            *_drop_with(rtmsg.VIA),
+            *_drop_with(rtmsg.MULTIPATH),
             *("keep", Step(bpf.RETURN, bpf.EVERYTHING)),
             *("drop", Step(bpf.RETURN, 0)),
         )
@@ -71,7 +71,7 @@ def compile_filter(own_port: int) -> Program:
 
 
 def _drop_with(attribute: int) -> Iterator[Step]:
-    yield Step(bpf.LOAD_NUMBER, routes.ATTRIBUTES_AT)
+    yield Step(bpf.LOAD_NUMBER, rtmsg.ATTRIBUTES_AT)
     yield Step(bpf.SET_X, attribute)
     yield Step(bpf.LOAD_WORD, _FIND_ATTRIBUTE)
     yield Step(bpf.IF_EQUAL, 0, "", "drop")

@@ -9,8 +9,7 @@ import pytest
 from tests.nodeagent.node import V4, V6, Node
 from tests.nodeagent.privileges import without_privileges
 
-from handover_nodeagent.kernel import routes
-from handover_nodeagent.kernel.netlink import answers, codec
+from handover_nodeagent.kernel.netlink import answers, codec, rtmsg
 from handover_nodeagent.kernel.netlink import channel as netlink
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import Route
@@ -21,18 +20,18 @@ MakeRoute = Callable[..., Route]
 
 def test_each_message_gets_its_own_errno(node: Node, channel: Channel, route: MakeRoute) -> None:
     requests = [
-        routes.encode_add(route(V4)),
-        routes.encode_add(route(V4, oif=node.tap1)),
-        routes.encode_remove(route(V6)),
-        routes.encode_add(route(V6)),
-        routes.encode_replace(route(V4, oif=9999)),
+        rtmsg.encode_add(route(V4)),
+        rtmsg.encode_add(route(V4, oif=node.tap1)),
+        rtmsg.encode_remove(route(V6)),
+        rtmsg.encode_add(route(V6)),
+        rtmsg.encode_replace(route(V4, oif=9999)),
     ]
     expected = [0, errno.EEXIST, errno.ESRCH, 0, errno.ENODEV]
     assert expected == channel.transact(requests)
 
 
 def test_the_kernel_explains_what_it_refused(channel: Channel, route: MakeRoute) -> None:
-    channel.transact([routes.encode_add(route(V4)), routes.encode_remove(route(V6))])
+    channel.transact([rtmsg.encode_add(route(V4)), rtmsg.encode_remove(route(V6))])
     assert [channel.explain(position) for position in range(2)] == ["", "No such process"]
 
 
@@ -40,7 +39,7 @@ def test_a_route_on_a_link_that_is_down_is_refused_with_the_reason(
     node: Node, channel: Channel, route: MakeRoute
 ) -> None:
     node.run("ip link set tap1 down")
-    requests = [routes.encode_replace(route(address, oif=node.tap1)) for address in (V4, V6)]
+    requests = [rtmsg.encode_replace(route(address, oif=node.tap1)) for address in (V4, V6)]
     assert channel.transact(requests) == [errno.ENETDOWN] * 2
     assert channel.explain(0) == "Network is down (Device for nexthop is not up)"
 
@@ -51,7 +50,7 @@ def test_nothing_to_send_is_nothing(channel: Channel) -> None:
 
 def test_a_thousand_messages_keep_their_order(channel: Channel, route: MakeRoute) -> None:
     addresses = [IPv4Address(0x0A410100 + number) for number in range(500)]
-    twice = [routes.encode_add(route(address)) for address in addresses for _ in range(2)]
+    twice = [rtmsg.encode_add(route(address)) for address in addresses for _ in range(2)]
     assert channel.transact(twice) == [0, errno.EEXIST] * 500
     assert channel.explain(998) == ""
     assert channel.explain(999) == "File exists"
@@ -61,18 +60,18 @@ def test_answers_that_the_kernel_drops_are_unknown_not_successes(
     node: Node, route: MakeRoute
 ) -> None:
     with Channel(receive_buffer=1) as narrow:
-        absent = [routes.encode_remove(route(IPv4Address(number))) for number in range(1, 50)]
-        results = narrow.transact([*absent, routes.encode_add(route(V4))])
+        absent = [rtmsg.encode_remove(route(IPv4Address(number))) for number in range(1, 50)]
+        results = narrow.transact([*absent, rtmsg.encode_add(route(V4))])
         assert {errno.ESRCH, errno.ENOBUFS} == set(results)
         assert results[-1] == errno.ENOBUFS
-        assert narrow.transact([routes.encode_replace(route(V4))]) == [0]
+        assert narrow.transact([rtmsg.encode_replace(route(V4))]) == [0]
     assert node.lines("ip route show") == ["10.65.0.2 dev tap0 proto 88 scope link metric 512"]
 
 
 def test_without_the_privilege_the_answer_is_a_value(route: MakeRoute) -> None:
     def attempt() -> tuple[list[int], str]:
         with Channel() as channel:
-            return channel.transact([routes.encode_add(route(V4))]), channel.explain(0)
+            return channel.transact([rtmsg.encode_add(route(V4))]), channel.explain(0)
 
     expected = [errno.EPERM], "Operation not permitted: CAP_NET_ADMIN is missing"
     assert expected == without_privileges(attempt)
@@ -82,7 +81,7 @@ def test_sequence_numbers_start_anew_before_they_run_out(
     channel: Channel, route: MakeRoute
 ) -> None:
     channel._sequence = netlink._MAX_SEQUENCE - 1
-    add, remove = routes.encode_replace(route(V4)), routes.encode_remove(route(V4))
+    add, remove = rtmsg.encode_replace(route(V4)), rtmsg.encode_remove(route(V4))
     for _ in range(3):
         assert channel.transact([add, remove, remove]) == [0, 0, errno.ESRCH]
 
@@ -130,7 +129,7 @@ def test_the_flags_of_the_last_message_are_one_field_in_any_byte_order(
 
     monkeypatch.setattr(channel, "_send", refuse)
     monkeypatch.setattr(netlink, "_FLAGS", struct.Struct(">H"))
-    request = bytearray(routes.encode_add(route(V4)))
+    request = bytearray(rtmsg.encode_add(route(V4)))
     struct.pack_into(">H", request, 6, 0x0601)
     channel.transact([bytes(request)])
     assert struct.unpack_from(">H", sent[0], 6) == (0x0605,)

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from handover_nodeagent.kernel import links, routes
-from handover_nodeagent.kernel.netlink import codec, notifications
+from handover_nodeagent.kernel import links
+from handover_nodeagent.kernel.netlink import codec, notifications, rtmsg
 
 
 @given(st.binary(max_size=200))
@@ -20,7 +20,7 @@ def test_no_bytes_make_a_reader_hang_or_raise_what_is_not_ours(garbage: bytes) -
             codec.attributes(message, codec.HEADER.size)
     with contextlib.suppress(codec.MalformedError):
         codec.attributes(garbage, 0)
-    for decode in (routes.decode, links.decode, links.decode_address):
+    for decode in (rtmsg.decode, links.decode, links.decode_address):
         with contextlib.suppress(codec.MalformedError):
             decode(garbage)
     with contextlib.suppress(codec.MalformedError):
@@ -45,7 +45,7 @@ ROUTE = b"\2\x20\0\0\xfe\x58\xfd\1\0\0\0\0"
 )
 def test_a_route_that_contradicts_itself_is_none(body: bytes) -> None:
     with pytest.raises(codec.MalformedError):
-        routes.decode(codec.compose(codec.NEWROUTE, 0, body))
+        rtmsg.decode(codec.compose(codec.NEWROUTE, 0, body))
 
 
 @given(st.lists(st.tuples(st.integers(1, 60), st.binary(max_size=9)), max_size=6))

@@ -8,7 +8,7 @@ import pytest
 from tests.nodeagent.node import V4
 
 from handover_nodeagent.kernel import routes
-from handover_nodeagent.kernel.netlink import answers, codec, dump
+from handover_nodeagent.kernel.netlink import answers, codec, dump, rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import Route
 
@@ -33,7 +33,7 @@ def test_what_answers_another_familys_question_is_left_out(
     channel: Channel, route: MakeRoute
 ) -> None:
     """A kernel without a family shows the routes of all others, as one without IPv6 does."""
-    channel.transact([routes.encode_add(route(V4))])
+    channel.transact([rtmsg.encode_add(route(V4))])
     asked = codec.compose(codec.GETROUTE, codec.DUMP, bytes([UNKNOWN_FAMILY, *bytes(11)]))
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as plain:
         plain.send(asked)

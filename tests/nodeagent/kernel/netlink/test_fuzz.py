@@ -19,7 +19,7 @@ from tests.nodeagent.node import MAIN, OURS, V4, V6, Node
 from tests.nodeagent.world import World
 
 from handover_nodeagent.kernel import links, neighs, parking, routes
-from handover_nodeagent.kernel.netlink import answers, codec, notifications
+from handover_nodeagent.kernel.netlink import answers, codec, notifications, rtmsg
 from handover_nodeagent.kernel.netlink import channel as netlink
 from handover_nodeagent.kernel.netlink import subscription as multicast
 from handover_nodeagent.kernel.netlink.channel import Channel
@@ -96,8 +96,8 @@ def read_all(message: bytes) -> None:
     """Let everything read one message that may find one of its kind in it."""
     readers = (
         codec.kind_of,
-        routes.decode,
-        routes.is_made,
+        rtmsg.decode,
+        rtmsg.is_made,
         links.decode,
         links.decode_address,
         links._devices,
@@ -213,7 +213,7 @@ def test_no_observation_raises_anything_but_that_it_failed(
                 routes.winner(channel, address)
                 neighs.find_mac(channel, address, node.tap0)
                 neighs.is_free(channel, Neigh(address, node.tap0, "02:00:00:00:00:01"))
-                request = routes.encode_remove(Route(address, 9, 9, 9, 9))
+                request = rtmsg.encode_remove(Route(address, 9, 9, 9, 9))
                 assert len(channel.transact([request] * 3)) == 3
                 channel.explain(0)
 

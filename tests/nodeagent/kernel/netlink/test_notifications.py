@@ -9,8 +9,8 @@ from ipaddress import IPv4Address, ip_address
 import pytest
 from tests.nodeagent.node import MAIN, V4, V6, Node
 
-from handover_nodeagent.kernel import parking, routes
-from handover_nodeagent.kernel.netlink import codec, notifications, subscription
+from handover_nodeagent.kernel import parking
+from handover_nodeagent.kernel.netlink import codec, notifications, rtmsg, subscription
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.kernel.netlink.notifications import (
     DefaultRouteChanged,
@@ -105,8 +105,8 @@ async def test_our_own_changes_are_not_told_but_anybody_elses_are(
     address: IPAddress,
 ) -> None:
     mine = route(address)
-    channel.transact([routes.encode_add(mine), routes.encode_add(route(address, metric=1024))])
-    channel.transact([routes.encode_remove(route(address, metric=1024))])
+    channel.transact([rtmsg.encode_add(mine), rtmsg.encode_add(route(address, metric=1024))])
+    channel.transact([rtmsg.encode_remove(route(address, metric=1024))])
     node.run(f"ip route delete {address} dev tap0 metric 512")
     assert [(mine, False, True)] == told(await recorder.all(node))
 
@@ -117,7 +117,7 @@ async def test_a_gateway_that_takes_our_routes_place_is_told(
 ) -> None:
     gateway, via = ("192.0.2.1/24", "192.0.2.9") if address == V4 else ("fd01::1/64", "fd01::9")
     node.run(f"ip address add {gateway} dev tap1")
-    channel.transact([routes.encode_add(route(address))])
+    channel.transact([rtmsg.encode_add(route(address))])
     node.run(f"ip route replace {address} via {via} metric 512 proto 12")
     assert [(Route(address, node.tap1, 512, MAIN, 12), True, False)] == told(
         await recorder.all(node)
@@ -186,7 +186,7 @@ async def test_link_down_tells_of_ipv6_routes_only(
     node: Node, channel: Channel, recorder: Recorder, route: MakeRoute
 ) -> None:
     """Why each link-up is observed afresh: of its lost IPv4 routes nobody is told."""
-    channel.transact([routes.encode_add(route(one)) for one in (V4, V6)])
+    channel.transact([rtmsg.encode_add(route(one)) for one in (V4, V6)])
     node.run("ip link set tap0 down")
     assert [(route(V6), False, True)] == told(await recorder.all(node))
 
@@ -196,7 +196,7 @@ async def test_an_overflow_is_told_and_listening_goes_on(
 ) -> None:
     narrow = Recorder(receive_buffer=1)
     many = [IPv4Address(0x0A000000 + number) for number in range(500)]
-    channel.transact([routes.encode_add(route(one)) for one in many])
+    channel.transact([rtmsg.encode_add(route(one)) for one in many])
     async with asyncio.timeout(5):
         await narrow._last.wait()
     assert narrow.overflows >= 1
@@ -211,7 +211,7 @@ async def test_an_overflow_is_told_and_listening_goes_on(
 async def test_a_wake_up_is_bounded(node: Node, channel: Channel, route: MakeRoute) -> None:
     recorder = Recorder()
     many = [IPv4Address(0x0A000000 + number) for number in range(notifications.BUDGET + 1)]
-    channel.transact([routes.encode_add(route(one)) for one in many])
+    channel.transact([rtmsg.encode_add(route(one)) for one in many])
     recorder._notifications._subscription._read()
     assert len(recorder.heard) == notifications.BUDGET
     assert len(await recorder.all(node)) == notifications.BUDGET + 1

@@ -1,0 +1,188 @@
+"""PURE: route messages as bytes: those that change a route, and what the kernel shows of one.
+
+A delete always names device, metric, table, protocol and scope: one device's end never takes
+another one's route, and a foreign route of the same prefix is never ours to take. A replace, in
+IPv6, takes the first route of its (prefix, metric), whatever that one's device is.
+"""
+
+import dataclasses
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address
+from typing import Final
+
+from handover_nodeagent.kernel.netlink import codec
+from handover_nodeagent.network.model import IPAddress, Route
+
+BODY: Final = struct.Struct("=BBBBBBBBI")
+"""struct rtmsg of linux/rtnetlink.h: family, destination and source prefix length, TOS, table,
+protocol, scope, type, flags."""
+BODY_AT: Final = codec.HEADER.size
+ATTRIBUTES_AT: Final = BODY_AT + BODY.size
+PREFIX_LENGTH_AT: Final = BODY_AT + 1
+
+# RTA_ numbers of linux/rtnetlink.h, in their order.
+DESTINATION: Final = 1
+DEVICE: Final = 4
+GATEWAY: Final = 5
+PRIORITY: Final = 6
+SOURCE: Final = 7
+METRICS: Final = 8
+MULTIPATH: Final = 9
+REALMS: Final = 11
+TABLE: Final = 15
+VIA: Final = 18
+PREFERENCE: Final = 20
+ENCAPSULATION_TYPE: Final = 21
+ENCAPSULATION: Final = 22
+CARRIED: Final = (SOURCE, METRICS, REALMS, PREFERENCE, ENCAPSULATION_TYPE, ENCAPSULATION)
+"""What a route of ours takes over. Not the scope: link is what a direct route has. Not the expiry
+and the nexthop object, which are their owner's to end."""
+
+UNICAST: Final = 1
+HOST: Final = {codec.INET: 32, codec.INET6: 128}
+_SCOPE_LINK: Final = 253
+"""RT_SCOPE_LINK: what a direct route has."""
+_CLONED: Final = 0x200
+"""RTM_F_CLONED: a cache entry of one destination, not a route that somebody made."""
+_ANYWHERE: Final[Mapping[int, IPAddress]] = {
+    codec.INET: IPv4Address(0),
+    codec.INET6: IPv6Address(0),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A route as the kernel shows it, whoever made it; ``route.oif`` is 0 if it has many."""
+
+    route: Route
+    prefix_length: int
+    gateway: IPAddress | None
+    direct: bool
+
+    @property
+    def is_host(self) -> bool:
+        """Tell whether it leads to one address only."""
+        return self.prefix_length == self.route.address.max_prefixlen
+
+
+def encode_add(route: Route) -> bytes:
+    """Return the message that adds *route*; EEXIST when its (prefix, metric) is taken."""
+    return _encode(codec.NEWROUTE, codec.CREATE | codec.EXCLUSIVE, route)
+
+
+def encode_beside(route: Route) -> bytes:
+    """Return the message that adds *route* behind another one of its (prefix, metric).
+
+    EEXIST when it is there already or, in IPv6, anybody's direct one on its device.
+    """
+    return _encode(codec.NEWROUTE, codec.CREATE | codec.APPEND, route)
+
+
+def encode_replace(route: Route) -> bytes:
+    """Return the message that puts *route* in the place of its (prefix, metric), atomically.
+
+    It overrides another device's and another protocol's route; there is no moment without one.
+    """
+    return _encode(codec.NEWROUTE, codec.CREATE | codec.REPLACE, route)
+
+
+def without_carried(request: bytes, route: Route) -> bytes:
+    """Return *request*, made for *route*, without what that one carries."""
+    _, kind, flags, _, _ = codec.HEADER.unpack_from(request)
+    return _encode(kind, flags, dataclasses.replace(route, carried=b""))
+
+
+def encode_remove(route: Route) -> bytes:
+    """Return the message that removes exactly *route*; ESRCH when it is not there."""
+    # What is carried is not named: the kernel would go by it, and what it is may have changed.
+    return _encode(codec.DELROUTE, 0, dataclasses.replace(route, carried=b""))
+
+
+def is_made(message: bytes) -> bool:
+    """Tell whether *message* shows a unicast route that somebody made, and no cache entry.
+
+    Raises codec.MalformedError.
+    """
+    _, _, _, _, _, _, _, kind, flags = codec.unpack(BODY, message, BODY_AT)
+    return kind == UNICAST and not flags & _CLONED
+
+
+def decode(message: bytes) -> Entry:
+    """Read a route message. Raises codec.MalformedError."""
+    family, length, source_length, tos, table, protocol, *_ = codec.unpack(BODY, message, BODY_AT)
+    found = codec.attributes(message, ATTRIBUTES_AT)
+    # One that is made for some packets only says nothing of the others.
+    carried = b"" if source_length or tos else _carried(found)
+    gateway = found.get(GATEWAY)
+    return Entry(
+        Route(
+            _destination(found.get(DESTINATION), family, length),
+            codec.to_number(found.get(DEVICE)),
+            codec.to_number(found.get(PRIORITY)),
+            codec.to_number(found.get(TABLE), table),
+            protocol,
+            carried,
+        ),
+        length,
+        codec.to_address(gateway) if gateway else None,
+        any(found.get(DEVICE, b"")) and found.keys().isdisjoint((GATEWAY, MULTIPATH, VIA)),
+    )
+
+
+def source_of(route: Route) -> IPAddress | None:
+    """Return the address that the node speaks from by *route*, where the route says so."""
+    found = codec.find(route.carried, 0, SOURCE)
+    return codec.to_address(found) if found else None
+
+
+def _carried(found: Mapping[int, bytes]) -> bytes:
+    """Return what a route has beside, each part as the kernel shows it, in one order."""
+    if SOURCE in found:
+        codec.to_address(found[SOURCE])
+    parts = ((kind, found[kind]) for kind in CARRIED if kind in found)
+    # The kernel shows the preference of every IPv6 route; 0 is what each has by itself.
+    return b"".join(
+        codec.attribute(kind, payload)
+        for kind, payload in parts
+        if kind != PREFERENCE or any(payload)
+    )
+
+
+def _destination(shown: bytes | None, family: int, length: int) -> IPAddress:
+    """Read where a route leads; address, family and prefix length must fit together."""
+    address = codec.to_address(shown) if shown else _ANYWHERE.get(family)
+    if address is None or codec.family_of(address) != family:
+        text = f"a destination {address} of family {family}"
+        raise codec.MalformedError(text)
+    if length > address.max_prefixlen or (length and shown is None):
+        text = f"a destination {address} of {length} bits"
+        raise codec.MalformedError(text)
+    return address
+
+
+def _encode(kind: int, flags: int, route: Route) -> bytes:
+    address = route.address
+    # The table stands in its attribute, where it may have more than 8 bits.
+    body = BODY.pack(
+        codec.family_of(address),
+        address.max_prefixlen,
+        0,
+        0,
+        0,
+        route.protocol,
+        _SCOPE_LINK,
+        UNICAST,
+        0,
+    )
+    return codec.compose(
+        kind,
+        flags,
+        body
+        + codec.attribute(DESTINATION, address.packed)
+        + codec.number(DEVICE, route.oif)
+        + codec.number(PRIORITY, route.metric)
+        + codec.number(TABLE, route.table)
+        + route.carried,
+    )
