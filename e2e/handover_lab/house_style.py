@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-ROOT: Final = Path(__file__).resolve().parents[2]
+from handover_lab import paths
+
 SOURCES: Final = (
     "crds/handover_api",
     "operator/handover_operator",
@@ -190,9 +191,11 @@ def table(rows: Sequence[Bar]) -> str:
 
 def main() -> int:
     """Print the table; fail where a bar is missed that is more than an aim."""
-    sources = [read(str(path.relative_to(ROOT)), path.read_text()) for path in _files(SOURCES)]
+    sources = [
+        read(str(path.relative_to(paths.ROOT)), path.read_text()) for path in _files(SOURCES)
+    ]
     tests = sum(len(path.read_text().splitlines()) for path in _files(TESTS))
-    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    contracts = tomllib.loads((paths.ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
     pure = [
         name
         for contract in contracts["contracts"]
@@ -232,7 +235,7 @@ def _is_pure(path: str, pure: Sequence[str]) -> bool:
 
 def _files(roots: Sequence[str]) -> Iterator[Path]:
     for root in roots:
-        yield from sorted((ROOT / root).rglob("*.py"))
+        yield from sorted((paths.ROOT / root).rglob("*.py"))
 
 
 def _bodies(nodes: Sequence[_Documented]) -> Iterator[list[ast.stmt]]:

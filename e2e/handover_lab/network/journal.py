@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
 from typing import Final, Self
 
-from handover_lab.cluster.observer import when_ns
+from handover_lab.network.ip_monitor import Line
 from handover_lab.processes.place import Place
 
 MAIN: Final = "254"
@@ -38,22 +38,19 @@ class Entry:
     @classmethod
     def read(cls, line: str) -> Self | None:
         """Read a line of `ip -tshort -oneline monitor route`, or of `ip route show` likewise."""
-        moment, _, rest = line.strip().removeprefix("[").partition("] ")
-        words = rest.split()
-        present = words[:1] != ["Deleted"]
-        words = words if present else words[1:]
-        # A name is a default route or a kind, like "local"; a slash is a network.
-        if not words or words[0].isalpha() or "/" in words[0]:
+        found = Line.read(line)
+        # A slash is a network.
+        if found is None or "/" in found.destination:
             return None
-        facts = dict(zip(words[1::2], words[2::2], strict=False))
+        facts = found.facts
         return cls(
-            when_ns(f"{moment}Z"),
-            words[0],
+            found.at_ns,
+            found.destination,
             facts.get("via") or facts.get("dev", ""),
             int(facts.get("metric", "0")),
             facts.get("proto", "boot"),
             facts.get("table", MAIN),
-            present,
+            found.present,
         )
 
     @property

@@ -2,12 +2,12 @@
 
 import asyncio
 import contextlib
-import datetime as dt
 from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass, field
 from typing import Self
 
 from handover_lab.facts import Route
+from handover_lab.network.ip_monitor import Line
 from handover_lab.processes.place import Place
 
 
@@ -25,22 +25,17 @@ class Change:
     @classmethod
     def read(cls, line: str) -> Self | None:
         """Read a line of a host route in the main table; anything else is None."""
-        moment, _, rest = line.strip().removeprefix("[").partition("] ")
-        words = rest.split()
-        present = words[:1] != ["Deleted"]
-        words = words if present else words[1:]
-        # A default, a kind ("local", "broadcast") or another table is named; a host route is not.
-        if not words or words[0].isalpha() or "table" in words:
+        found = Line.read(line)
+        if found is None or "table" in found.facts:
             return None
-        facts = dict(zip(words[1::2], words[2::2], strict=False))
-        at = dt.datetime.fromisoformat(moment).replace(tzinfo=dt.UTC)
+        facts = found.facts
         return cls(
-            int(at.timestamp()) * 10**9 + at.microsecond * 1000,
-            words[0],
+            found.at_ns,
+            found.destination,
             facts.get("dev", ""),
             facts.get("via", ""),
             facts.get("metric", "0"),
-            present,
+            found.present,
         )
 
     @property

@@ -18,6 +18,7 @@ from typing import Final
 
 from rich.console import Console
 
+from handover_lab import paths
 from handover_lab.bench.agent import report
 from handover_lab.bench.agent.measurement import QUICK, Bench, Plan
 from handover_lab.bench.agent.node import running
@@ -27,7 +28,7 @@ from handover_lab.cluster.nodegroup import GroupError
 from handover_lab.processes import pods
 from handover_lab.terminal.progress import Progress
 
-BUILD: Final = Path(__file__).parents[4] / "build" / "bench"
+BUILD: Final = paths.BUILD / "bench"
 
 
 async def measure(plan: Plan, console: Console) -> bool:

@@ -17,14 +17,14 @@ import yaml
 from kubernetes_asyncio import client, config
 
 from handover_api import names
+from handover_lab import paths
 from handover_lab.bench.agent.guests import Guest, run_batch
 from handover_lab.bench.agent.process import PATIENCE, AgentProcess
 from handover_lab.bench.agent.route_observer import BenchError, RouteObserver
 from handover_lab.cluster.controlplane import ControlPlane
 from handover_lab.network.namespaces import WITH_US, Namespace
 
-CRDS: Final = Path(__file__).parents[4] / "crds"
-SOURCE: Final = Path(__file__).parents[3] / "bench" / "bench.c"
+SOURCE: Final = paths.SOURCES / "bench" / "bench.c"
 NAMESPACE: Final = "default"
 MERGE_PATCH: Final = "application/merge-patch+json"
 AT_ONCE: Final = 16
@@ -163,7 +163,7 @@ def compile_program(path: Path) -> None:
 async def install(connection: client.ApiClient) -> None:
     """Install the CRDs, and wait until they are served."""
     extensions = client.ApiextensionsV1Api(connection)
-    for path in sorted(CRDS.glob("*.yaml")):
+    for path in sorted(paths.CRDS.glob("*.yaml")):
         await extensions.create_custom_resource_definition(yaml.safe_load(path.read_text()))
     api = client.CustomObjectsApi(connection)
     deadline = time.monotonic() + PATIENCE

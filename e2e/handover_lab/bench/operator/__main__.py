@@ -19,16 +19,17 @@ from typing import Final
 
 from rich.console import Console
 
+from handover_lab import paths
 from handover_lab.bench.figures import is_kept, table
 from handover_lab.bench.operator import kubevirt, report
-from handover_lab.bench.operator.client import ROOT, BenchError
+from handover_lab.bench.operator.client import BenchError
 from handover_lab.bench.operator.cluster import Cluster
 from handover_lab.bench.operator.measurement import QUICK, Bench, Plan
 from handover_lab.cluster.client import ClientError
 from handover_lab.processes.waiting import NeverSeenError
 from handover_lab.terminal.progress import Progress
 
-BUILD: Final = ROOT / "build" / "bench"
+BUILD: Final = paths.BUILD / "bench"
 
 
 async def measure(plan: Plan, say: Callable[[str], None], directory: Path) -> Bench:
@@ -70,7 +71,7 @@ def main() -> None:
     report_path.write_text(json.dumps({**bench.results, "machine": machine}, indent=2) + "\n")
     report.draw(bench.costs, bench.latencies, BUILD / "operator.png")
     console.print(table("The operator", report.FIGURES, bench.results))
-    console.print(f"{report_path.relative_to(ROOT)} and operator.png have it all.")
+    console.print(f"{report_path.relative_to(paths.ROOT)} and operator.png have it all.")
     sys.exit(0 if is_kept(report.FIGURES, bench.results) else 1)
 
 

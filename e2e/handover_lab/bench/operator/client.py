@@ -17,7 +17,6 @@ from kubernetes_asyncio import client, config
 
 from handover_api import names
 
-ROOT: Final = Path(__file__).parents[4]
 PATIENCE: Final = 300.0
 AT_ONCE: Final = 16
 KINDS: Final = {

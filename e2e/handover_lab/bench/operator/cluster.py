@@ -8,8 +8,9 @@ from typing import Final, Self
 
 import yaml
 
+from handover_lab import paths
 from handover_lab.bench.operator import objects
-from handover_lab.bench.operator.client import PATIENCE, ROOT, BenchError, Client
+from handover_lab.bench.operator.client import PATIENCE, BenchError, Client
 from handover_lab.cluster.controlplane import ControlPlane
 from handover_lab.cluster.release import Release
 from handover_lab.cluster.replica import Replica
@@ -53,7 +54,7 @@ class Cluster:
         for number in range(objects.NAMESPACES):
             made = {"kind": "Namespace", "metadata": {"name": f"bench-{number}"}}
             await self.client.create(made, "/api/v1/namespaces")
-        for path in sorted((ROOT / "crds").glob("*.yaml")):
+        for path in sorted(paths.CRDS.glob("*.yaml")):
             await self.client.create(yaml.safe_load(path.read_text()), CRD_PATH)
         await until(self._is_served, bool, "the kinds are served", PATIENCE)
 

@@ -12,8 +12,9 @@ from typing import Any, Final
 
 import yaml
 
+from handover_lab import paths
 from handover_lab.bench.operator import floors, report
-from handover_lab.bench.operator.client import AT_ONCE, PATIENCE, ROOT, Client, Key
+from handover_lab.bench.operator.client import AT_ONCE, PATIENCE, Client, Key
 from handover_lab.bench.operator.object_observer import ObjectObserver
 from handover_lab.bench.operator.objects import agent_status, namespace
 from handover_lab.cluster import rest
@@ -71,7 +72,7 @@ class KubeVirtBench:
 
     async def prepare(self) -> None:
         """Make all kinds, the nodes and the namespace."""
-        for file in sorted((ROOT / "crds").glob("*.yaml")):
+        for file in sorted(paths.CRDS.glob("*.yaml")):
             await self.api.call("POST", CRD, yaml.safe_load(file.read_text()))
         for name in NODES:
             node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}}
