@@ -41,7 +41,7 @@ test-install: prepare tools guest images  ## The chart: manifests, rights, polic
 	@$(LAB).sandbox -- $(PYTEST) e2e/tests/install/test_getting_started.py e2e/tests/install/test_install.py \
 	  $(wildcard e2e/tests/install/test_lifecycle*.py)
 
-test-fast: fitting-python  ## The pure tests: no root, no Go, seconds
+test-fast: fitting-python  ## The pure tests: no root, no Go, a minute and a half
 	@$(PYTHON) e2e/prepare.py --python-only
 	@$(PYTEST) -q -m "$(FAST)" $(addprefix --ignore=,$(LONG))
 
