@@ -3,6 +3,8 @@
 One installation: each test goes on where the one before has ended.
 """
 
+import asyncio
+import functools
 import json
 import time
 from collections.abc import AsyncIterator
@@ -16,6 +18,8 @@ from handover_lab.demo import demonstration
 from handover_lab.lab import Lab
 from handover_lab.network.journal import OURS, Entry
 from handover_lab.network.ping_record import PingRecord
+from handover_lab.processes import waiting
+from handover_lab.testing.interrupted_migration import AgentState
 from handover_lab.testing.scenario import ELEVATED, NORMAL, Scenario, name_of, settle
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
@@ -77,6 +81,9 @@ async def scenario(with_cpu_share: Lab, operations: Operations) -> AsyncIterator
     unroute_blocks(with_cpu_share)
     await operations.upgrade(demonstration.CONVERGENCE)
     await settle(with_cpu_share)
+    # What the agent parked it gives back; where that came later, the next test's VM would have it.
+    look = functools.partial(asyncio.to_thread, AgentState.of, home)
+    await waiting.until(look, lambda found: not found.parked, "the plug-in's routes, given back")
     home.run(bare)
 
 
