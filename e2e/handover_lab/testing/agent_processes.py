@@ -68,12 +68,15 @@ class AgentProcess:
             await asyncio.gather(living, return_exceptions=True)
             await it._end()
 
-    def order(self, fault: str) -> None:
-        """Have the agent die when it comes to that moment (``faults``), once."""
+    def order(self, *moments: str) -> None:
+        """Have the agent die once (``faults``) when it comes to the last of these *moments*.
+
+        Each counts from the one before it on.
+        """
         self._deaths_seen = len(self.deaths)
         # The agent reads it before each of its steps: it must be whole as soon as it is there.
         draft = self._order.with_suffix(".draft")
-        draft.write_text(fault)
+        draft.write_text("\n".join(moments))
         draft.replace(self._order)
 
     def kill(self) -> None:

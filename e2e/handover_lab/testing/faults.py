@@ -3,7 +3,8 @@
     python -m handover_lab.testing.faults FILE run
 
 is the agent's command line. While FILE says "before answer" or "after memory", the process kills
-itself when it comes to that moment, once: FILE is gone then. The agent knows nothing of it: the
+itself when it comes to that moment, once: FILE is gone then. Of several moments, one a line, each
+counts from the one before it on, and the last one kills. The agent knows nothing of it: the
 functions that do the steps are wrapped from outside.
 """
 
@@ -60,11 +61,18 @@ class FaultInjector:
         self._order = order
 
     def die_if_ordered(self, moment: Moment, step: str) -> None:
-        """Die here, when that is the order."""
+        """Die here, when that is the order; where more moments follow, await the next one."""
         try:
-            if self._order.read_text() != f"{moment} {step}":
-                return
+            first, *later = self._order.read_text().splitlines()
         except FileNotFoundError:
+            return
+        if first != f"{moment} {step}":
+            return
+        if later:
+            draft = self._order.with_suffix(".later")
+            draft.write_text("\n".join(later))
+            # Whole, as the memory's thread reads it, too; and not by Path.replace, which is a step.
+            os.replace(draft, self._order)  # noqa: PTH105
             return
         # Before the kill: the successor must not die of the same order.
         self._order.unlink()

@@ -79,3 +79,30 @@ def test_an_order_for_another_step_waits(order: Path, work: Callable[[list[str]]
 
     assert done == ["done"]
     assert order.exists()
+
+
+def test_of_several_moments_the_last_one_kills(order: Path) -> None:
+    injector = FaultInjector(order)
+    order.write_text("before hearing\nafter memory")
+
+    # What comes before its turn does not count.
+    injector.die_if_ordered("after", "memory")
+    injector.die_if_ordered("before", "hearing")
+    injector.die_if_ordered("before", "hearing")
+    with pytest.raises(DiedError):
+        injector.die_if_ordered("after", "memory")
+
+    assert not order.exists()
+
+
+def test_awaiting_the_next_moment_is_no_step_of_the_agent(
+    order: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guards: the order is replaced as the memory's files are, which is a moment of its own."""
+    injector = FaultInjector(order)
+    monkeypatch.setattr(Path, "replace", injector.wrap("rename", Path.replace))
+    order.write_text("before hearing\nbefore rename")
+
+    injector.die_if_ordered("before", "hearing")
+
+    assert order.read_text() == "before rename"
