@@ -216,9 +216,14 @@ def run(wire: Wire, interval_ns: int, file: BinaryIO) -> None:
         number += 1
         due = max(due + interval_ns, time.monotonic_ns())
         time.sleep(max(0, due - time.monotonic_ns()) / 1e9)
-    last = time.monotonic() + LAST_ANSWERS_S
-    while select.select([wire.socket], [], [], SILENCE_S)[0] and time.monotonic() < last:
-        file.write(b"".join(answers(wire)))
+    last, is_last_answered = time.monotonic() + LAST_ANSWERS_S, False
+    # None of before comes after the answer to the last one; where that is lost, silence ends it.
+    while not is_last_answered and select.select([wire.socket], [], [], SILENCE_S)[0]:
+        for answer in answers(wire):
+            file.write(answer)
+            is_last_answered |= RECORD.unpack(answer)[1] == number - 1
+        if time.monotonic() > last:
+            break
 
 
 def main() -> int:

@@ -20,8 +20,8 @@ MOST_UNANSWERED = 100
 OF_THE_KERNEL = 10
 """Frames that the node itself sends on a new link: multicast listener reports and the like."""
 
-PATIENCE_S = 8
-"""At twenty milliseconds an unbounded prober would send 800 frames in that time."""
+PATIENCE_S = 4
+"""At twenty milliseconds an unbounded prober would send 400 frames in that time."""
 
 
 async def test_the_answer_to_a_probe_that_waited_moves_the_route(scenario: Scenario) -> None:
