@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Final
@@ -30,6 +30,13 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"needs {', '.join(MISSING)}"),
 ]
 CALL: Final = [sys.executable, "-m", "handover_lab.sandbox"]
+IMPATIENCE: Final = """
+from handover_lab.sandbox import sandbox, supervisor
+supervisor.GRACE = 0.5
+raise SystemExit(sandbox.main())
+"""
+IMPATIENT: Final = [sys.executable, "-c", IMPATIENCE]
+"""The same call, but who will not end has less time to."""
 PATIENCE: Final = 20
 
 # In every hierarchy a group with one within it, in both a process that has left its parents.
@@ -91,10 +98,10 @@ class Sandboxes:
 
     living: list[Living] = field(default_factory=list)
 
-    def start(self, script: str, then: str = "wait") -> Living:
+    def start(self, script: str, then: str = "wait", call: Sequence[str] = CALL) -> Living:
         """Start one in which *script* has run when this returns, and *then* goes on."""
         text = f'{script}\necho "up $HANDOVER_SANDBOX"\n{then}\n'
-        argv = [*CALL, "--", "sh", "-ec", text]
+        argv = [*call, "--", "sh", "-ec", text]
         caller = subprocess.Popen(
             argv,
             stdin=subprocess.PIPE,
@@ -344,7 +351,8 @@ def test_a_released_one_ends_when_it_is_told_to(released: Living) -> None:
 def test_one_that_will_not_end_is_ended(
     sandboxes: Sandboxes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    it = sandboxes.start("trap '' TERM", then="while true; do sleep 1000 || true; done")
+    script = "while true; do sleep 1000 || true; done"
+    it = sandboxes.start("trap '' TERM", then=script, call=IMPATIENT)
     monkeypatch.setenv("HANDOVER_SANDBOX", "")
     sandbox.end(it.id)
     assert it.caller.wait(PATIENCE) == 137
