@@ -102,10 +102,14 @@ class Soak:
 
     async def end(self) -> tuple[float, int]:
         """Bring all guests home; return memory and descriptors of the agent at rest."""
-        for life in self._lives:
-            async with life.busy:
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def come_home(life: Life) -> None:
+            async with gate, life.busy:
                 if not life.runs:
                     await self._arrive(life)
+
+        await asyncio.gather(*map(come_home, self._lives))
         await self.await_home()
         return self._at_rest()
 
