@@ -1,6 +1,7 @@
 """The routes of an endpoint that is gone stay while its guest answers, and not a minute longer."""
 
 import asyncio
+from typing import Final
 
 import pytest
 from tests.nodeagent.node import Node
@@ -8,11 +9,21 @@ from tests.nodeagent.world import NORMAL_V4, World, count, settings
 
 from handover_api.names import ObjectKey
 from handover_nodeagent import metrics
+from handover_nodeagent.reconcile import orphans
 from handover_nodeagent.sniff import capture
 from handover_nodeagent.sniff.endpoint_listener import EndpointListener
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("alive")]
 KEY = ObjectKey("default", "vm")
+FIRST: Final = 0.2
+"""Seconds after which a guest is asked again, here: the agent's own second would be waited for."""
+LONG_ENOUGH: Final = 3 * FIRST + orphans._SILENCE
+"""Seconds in which one is asked, and found to be silent."""
+
+
+@pytest.fixture(autouse=True)
+def asked_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(orphans, "_FIRST", FIRST)
 
 
 def fall_silent(node: Node) -> None:
@@ -35,12 +46,17 @@ def pause(world: World) -> float:
     return found.backoff.delay if found else 0.0
 
 
+def was_asked(world: World) -> bool:
+    """Tell whether the guest was asked since its endpoint went: each asking doubles the pause."""
+    return pause(world) >= 2 * FIRST
+
+
 async def test_an_orphan_is_asked_again_and_goes_when_it_is_silent(
     world: World, node: Node
 ) -> None:
     await to_orphan(world)
     assert count(metrics.ORPHANS) == 1
-    await world.until(lambda: pause(world) == 2)
+    await world.until(lambda: was_asked(world))
     await world.shows(NORMAL_V4)
     fall_silent(node)
     await world.shows()
@@ -53,7 +69,7 @@ async def test_the_next_agent_asks_on(world: World, node: Node) -> None:
     await to_orphan(world)
     await world.kill()
     await world.start()
-    await world.until(lambda: pause(world) == 2)
+    await world.until(lambda: was_asked(world))
     await world.shows(NORMAL_V4)
     fall_silent(node)
     await world.shows()
@@ -64,7 +80,7 @@ async def test_an_orphan_whose_mac_only_the_kernel_knows_is_asked_too(
 ) -> None:
     node.run("ip neigh replace 10.65.0.2 lladdr 52:54:00:65:00:02 dev tap0 nud permanent")
     await to_orphan(world, mac=None)
-    await world.until(lambda: pause(world) == 2)
+    await world.until(lambda: was_asked(world))
     fall_silent(node)
     await world.shows()
 
@@ -74,7 +90,7 @@ async def test_an_orphan_of_which_nobody_knows_the_mac_counts_as_answering(
 ) -> None:
     fall_silent(node)
     await to_orphan(world, mac=None)
-    await world.until(lambda: pause(world) == 2)
+    await world.until(lambda: was_asked(world))
     await world.shows(NORMAL_V4)
 
 
@@ -84,7 +100,7 @@ async def test_an_endpoint_that_is_made_again_claims_what_is_left(world: World, 
     await world.until_says("Programmed", "True", "Programmed")
     assert pause(world) == 0
     fall_silent(node)
-    await asyncio.sleep(1.3)  # longer than the pause of an orphan, and its silence
+    await asyncio.sleep(LONG_ENOUGH)
     await world.shows(NORMAL_V4)
     assert KEY in world.memory.load()
 
@@ -147,10 +163,10 @@ async def test_an_orphan_is_left_alone_while_nothing_may_be_sent(
     sent: list[bytes] = []
     monkeypatch.setattr(capture.Capture, "send", lambda _, frame: sent.append(frame))
     fall_silent(node)
-    await asyncio.sleep(1.3)
+    await asyncio.sleep(LONG_ENOUGH)
     assert sent == []
     await world.shows(NORMAL_V4)
-    assert pause(world) == 1
+    assert pause(world) == FIRST
     monkeypatch.undo()
     world.configure(mode="active")
     await world.shows()
@@ -166,7 +182,7 @@ async def test_what_nobody_expected_costs_an_orphan_one_turn(
 
     with monkeypatch.context() as patched:
         patched.setattr(EndpointListener, "ask", raising)
-        await world.until(lambda: pause(world) == 2)
+        await world.until(lambda: was_asked(world))
     await world.shows(NORMAL_V4)
     fall_silent(node)
     await world.shows()
@@ -178,7 +194,7 @@ async def test_an_orphan_that_could_not_be_asked_is_not_silent(
     await to_orphan(world)
     with monkeypatch.context() as patched:
         patched.setattr(capture.Capture, "send", lambda *_: False)
-        await world.until(lambda: pause(world) == 2)
+        await world.until(lambda: was_asked(world))
     await world.shows(NORMAL_V4)
 
 
