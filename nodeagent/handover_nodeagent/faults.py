@@ -12,7 +12,7 @@ import structlog
 
 from handover_api.names import ObjectKey
 from handover_nodeagent import metrics
-from handover_nodeagent.retry import Retries
+from handover_nodeagent.retry.timers import Retries
 
 LONGEST: Final = 256
 """Characters of an exception's own words in a condition; a library may quote a whole object."""

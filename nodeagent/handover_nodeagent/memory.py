@@ -25,7 +25,8 @@ from handover_nodeagent import faults, metrics
 from handover_nodeagent.api import parse
 from handover_nodeagent.fsm.restart import Remembered
 from handover_nodeagent.network.model import IPAddress, Route
-from handover_nodeagent.retry import Backoff, Retry
+from handover_nodeagent.retry.backoff import Backoff
+from handover_nodeagent.retry.timers import Retry
 
 DELAY: Final = 0.02
 """Seconds for which changes are collected before they are written: a cutover makes several."""

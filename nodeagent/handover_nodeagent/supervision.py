@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 
 from handover_nodeagent import faults
-from handover_nodeagent.retry import Backoff
+from handover_nodeagent.retry import timers
+from handover_nodeagent.retry.backoff import Backoff
 
 MOST: Final = 5
 """Failures of one task within ``WINDOW`` seconds, after which the process ends."""
@@ -67,7 +68,7 @@ class Supervisor:
                 self._down[name] = f"{name} does not run: {faults.describe(error)}"
             else:
                 return
-            await backoff.sleep()
+            await timers.sleep(backoff)
             del self._down[name]
 
     def unhealthy(self) -> str:

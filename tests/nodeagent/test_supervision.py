@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 
 from handover_nodeagent import faults, metrics, supervision
-from handover_nodeagent.retry import Backoff
+from handover_nodeagent.retry.backoff import Backoff
 from handover_nodeagent.supervision import (
     MOST,
     STUCK_AFTER,
@@ -37,7 +37,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 class Quick(Backoff):
     """No wait worth mentioning."""
 
-    def next(self) -> float:
+    def next(self, drawn: float = 1.0) -> float:  # noqa: ARG002  the backoff's form
         return 0.0
 
 

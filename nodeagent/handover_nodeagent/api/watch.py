@@ -17,11 +17,11 @@ from functools import partial
 from typing import Final, NamedTuple, Protocol
 
 from handover_api.names import ObjectKey
-from handover_nodeagent import retry
 from handover_nodeagent.api.client import ApiServer
 from handover_nodeagent.api.errors import Absent, ApiError, RawObject, Unavailable, Unreachable
 from handover_nodeagent.faults import Faults
-from handover_nodeagent.retry import Backoff
+from handover_nodeagent.retry import backoff, timers
+from handover_nodeagent.retry.backoff import Backoff
 
 SLICE: Final = 4
 """Objects that are told in one turn of the loop: each may cost a millisecond."""
@@ -37,8 +37,8 @@ class Timing:
     """Without any message for so long it is dead; a healthy server sends a bookmark a minute."""
     proven: float = 5.0
     """What lasted so long was no failure, though nothing was said."""
-    first_wait: float = retry.FIRST
-    last_wait: float = retry.LAST_OF_SHARED
+    first_wait: float = backoff.FIRST
+    last_wait: float = backoff.LAST_OF_SHARED
 
 
 class Sink(Protocol):
@@ -155,7 +155,7 @@ class Watch:
                     self.counts.restarts[error.reason] += 1
                     is_absent = isinstance(error, Absent)
                     self._sink.outage(f"{self._path}: {error}", is_absent=is_absent)
-                    await self._backoff.sleep(error.retry_after)
+                    await timers.sleep(self._backoff, error.retry_after)
         finally:
             self._faults.close()
 
@@ -222,7 +222,7 @@ class Watch:
                 raise Unreachable(text)
             self.counts.restarts[reason] += 1
             if reason != "ended" or not has_lasted:
-                await self._backoff.sleep()
+                await timers.sleep(self._backoff)
 
     async def _watch(self) -> None:
         """Watch from the version that is known, until the server ends it. Raises an ApiError."""

@@ -17,7 +17,7 @@ from handover_nodeagent.network.desired import Affected
 from handover_nodeagent.network.model import ArpGuard, IPAddress
 from handover_nodeagent.reconcile.guard import GuardReconciler
 from handover_nodeagent.reconcile.link_index import LinkIndex
-from handover_nodeagent.retry import Retries
+from handover_nodeagent.retry.timers import Retries
 from handover_nodeagent.routes.host_routes import Applied, Routes
 
 # What only the machine, the probes or the end of an installation go by.

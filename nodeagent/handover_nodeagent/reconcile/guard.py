@@ -16,7 +16,9 @@ from handover_nodeagent.kernel.arp_guard import rules
 from handover_nodeagent.kernel.arp_guard.drift import DriftWatch
 from handover_nodeagent.kernel.arp_guard.table import DONE, GuardTable, Outcome
 from handover_nodeagent.network.model import ArpGuard
-from handover_nodeagent.retry import Backoff, Bucket, Retry
+from handover_nodeagent.retry.backoff import Backoff
+from handover_nodeagent.retry.buckets import Bucket
+from handover_nodeagent.retry.timers import Retry
 from handover_nodeagent.routes import foreign
 
 CALM: Final = 5 * foreign.INTERVAL

@@ -22,7 +22,7 @@ from handover_nodeagent.memory import Memory, Record
 from handover_nodeagent.network.links import Links
 from handover_nodeagent.network.model import IPAddress, Link, Route
 from handover_nodeagent.reconcile.enforce import Enforcer
-from handover_nodeagent.retry import Backoff
+from handover_nodeagent.retry.backoff import Backoff
 from handover_nodeagent.sniff.endpoint_listener import EndpointListener, ListenSpec
 from handover_nodeagent.sniff.verdict import Accepted
 

@@ -17,7 +17,7 @@ from handover_nodeagent.kernel.netlink import answers, codec, rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.kernel.parking import Foreign
 from handover_nodeagent.network.model import IPAddress, Route
-from handover_nodeagent.retry import Buckets
+from handover_nodeagent.retry.buckets import Buckets
 
 _HIDDEN: Final = 4
 """How many foreign routes of one address the quick look finds, one below the other."""

@@ -13,7 +13,7 @@ from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Signal, State
 from handover_nodeagent import faults, metrics
 from handover_nodeagent.network.model import IPAddress, Link
-from handover_nodeagent.retry import Retry
+from handover_nodeagent.retry.timers import Retry
 from handover_nodeagent.sniff import capture, questions
 from handover_nodeagent.sniff.listener import Listener
 from handover_nodeagent.sniff.probe import ProbeSeries

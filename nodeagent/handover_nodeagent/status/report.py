@@ -27,7 +27,10 @@ from handover_nodeagent.api.errors import (
     Unavailable,
     Unreachable,
 )
-from handover_nodeagent.retry import Backoff, Bucket, Gate, Retry
+from handover_nodeagent.retry import timers
+from handover_nodeagent.retry.backoff import Backoff
+from handover_nodeagent.retry.buckets import Bucket
+from handover_nodeagent.retry.timers import Gate, Retry
 from handover_nodeagent.status import kubernetes_events
 from handover_nodeagent.status.kubernetes_events import Event, Pending
 
@@ -189,7 +192,7 @@ class Reporter:
                 self._has_statuses.clear()
                 await self._has_statuses.wait()
                 continue
-            await bucket.take()
+            await timers.take(bucket)
             # What is newest is decided now, after the wait for a turn.
             if self._ready and self._gate.is_open:
                 key, _ = self._ready.popitem()
@@ -241,11 +244,11 @@ class Reporter:
                 self._has_events.clear()
                 await self._has_events.wait()
                 continue
-            await bucket.take()
+            await timers.take(bucket)
             if await self._send(self.events.take(self._clock())):
                 backoff.reset()
             else:
-                await backoff.sleep()
+                await timers.sleep(backoff)
 
     async def _send(self, pending: Pending) -> bool:
         """Create one Event; return whether it is done with, one way or the other."""

@@ -18,7 +18,7 @@ from handover_nodeagent.api import watch
 from handover_nodeagent.api.access import Access
 from handover_nodeagent.api.client import ApiServer
 from handover_nodeagent.api.watch import Changes, Identity, Timing, Watch
-from handover_nodeagent.retry import Backoff
+from handover_nodeagent.retry.backoff import Backoff
 
 PATH = "/apis/handover.dev/v1alpha1/workloadendpoints"
 SELECTOR = "spec.node=node-a"
@@ -364,9 +364,9 @@ class Waits(Backoff):
         super().__init__(1.0, 8.0)
         self.seen: list[float] = []
 
-    def next(self) -> float:
+    def next(self, drawn: float = 1.0) -> float:
         before = self._delay
-        assert before / 2 <= super().next() <= before
+        assert before / 2 <= super().next(drawn) <= before
         self.seen.append(before)
         return 0.0
 

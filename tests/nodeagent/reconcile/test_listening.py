@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from tests.nodeagent.world import ELEVATED_V4, World, settings
 
-from handover_nodeagent.retry import Backoff, Retry
+from handover_nodeagent.retry.backoff import Backoff
+from handover_nodeagent.retry.timers import Retry
 from handover_nodeagent.sniff import capture, endpoint_listener
 from handover_nodeagent.sniff.listener import Listener
 
