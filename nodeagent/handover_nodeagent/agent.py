@@ -17,7 +17,7 @@ from handover_api.configuration import Settings
 from handover_nodeagent import faults, metrics
 from handover_nodeagent.api.client import ApiServer
 from handover_nodeagent.api.watch import Watch
-from handover_nodeagent.memory import Memory
+from handover_nodeagent.memory.files import Memory
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.reconcile.configuration_sink import ConfigurationSink, Layers
 from handover_nodeagent.reconcile.endpoint_sink import EndpointSink

@@ -19,7 +19,7 @@ from handover_nodeagent.agent import Agent
 from handover_nodeagent.api import access
 from handover_nodeagent.api.client import ApiServer
 from handover_nodeagent.kernel import capabilities, scheduling
-from handover_nodeagent.memory import Memory
+from handover_nodeagent.memory.files import Memory
 from handover_nodeagent.settings import AgentSettings
 from handover_nodeagent.status import health
 from handover_nodeagent.supervision import ExceptionHandler

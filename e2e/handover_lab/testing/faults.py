@@ -21,7 +21,7 @@ from handover_nodeagent import cli, fsm
 from handover_nodeagent.api.client import ApiServer
 from handover_nodeagent.kernel.netlink import rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
-from handover_nodeagent.memory import Memory
+from handover_nodeagent.memory.files import Memory
 from handover_nodeagent.reconcile.alarms import Alarms
 from handover_nodeagent.reconcile.cutover import Cutovers
 from handover_nodeagent.reconcile.listening import Listening

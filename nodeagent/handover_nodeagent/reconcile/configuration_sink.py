@@ -16,7 +16,7 @@ from handover_api.names import ObjectKey
 from handover_nodeagent import configuration, metrics
 from handover_nodeagent.api import parse
 from handover_nodeagent.configuration import Invalid
-from handover_nodeagent.memory import Memory
+from handover_nodeagent.memory.files import Memory
 from handover_nodeagent.reconcile.reconfigure import Reconfiguration
 from handover_nodeagent.settings import AgentSettings
 

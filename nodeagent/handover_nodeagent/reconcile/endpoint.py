@@ -12,7 +12,7 @@ from handover_nodeagent.fsm.events import Announced, Input
 from handover_nodeagent.fsm.machine import Machine, RouteLevel
 from handover_nodeagent.fsm.restart import remember
 from handover_nodeagent.fsm.timers import Timer
-from handover_nodeagent.memory import Record
+from handover_nodeagent.memory.record import Record
 from handover_nodeagent.network import admission as addresses
 from handover_nodeagent.network import gateways, placement
 from handover_nodeagent.network.admission import Admission

@@ -13,7 +13,8 @@ from handover_api.names import ObjectKey
 from handover_nodeagent import metrics
 from handover_nodeagent.api import parse
 from handover_nodeagent.fsm.events import Deleted
-from handover_nodeagent.memory import Memory, Record
+from handover_nodeagent.memory.files import Memory
+from handover_nodeagent.memory.record import Record
 from handover_nodeagent.network.model import Link
 from handover_nodeagent.reconcile.lifecycle import Lifecycle
 from handover_nodeagent.reconcile.loop import Reconciler

@@ -15,7 +15,8 @@ from handover_api.workloadendpoint import WorkloadEndpoint
 from handover_nodeagent.fsm import inputs, restart
 from handover_nodeagent.fsm.events import AwaitLifted
 from handover_nodeagent.fsm.restart import Found
-from handover_nodeagent.memory import Memory, Record
+from handover_nodeagent.memory.files import Memory
+from handover_nodeagent.memory.record import Record
 from handover_nodeagent.network.admission import Admission
 from handover_nodeagent.network.model import IPAddress, Link
 from handover_nodeagent.network.placement import Unplaced

@@ -26,7 +26,8 @@ from handover_nodeagent.fsm.commands import EventReason
 from handover_nodeagent.fsm.events import Announced, Event, FellSilent, Unaskable
 from handover_nodeagent.fsm.machine import RouteLevel
 from handover_nodeagent.fsm.step import Step
-from handover_nodeagent.memory import Memory, Record
+from handover_nodeagent.memory.files import Memory
+from handover_nodeagent.memory.record import Record
 from handover_nodeagent.network import gateways
 from handover_nodeagent.network.desired import Affected
 from handover_nodeagent.network.model import IPAddress

@@ -20,7 +20,7 @@ from handover_nodeagent.kernel.netlink.notifications import (
     Notification,
     Notifications,
 )
-from handover_nodeagent.memory import Record
+from handover_nodeagent.memory.record import Record
 from handover_nodeagent.network.links import AddressChanged, LinkChanged, LinkRemoved
 from handover_nodeagent.network.model import IPAddress, Link
 from handover_nodeagent.reconcile.endpoint_sink import EndpointSink

@@ -18,7 +18,8 @@ from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State
 from handover_nodeagent import faults, fsm, metrics
 from handover_nodeagent.fsm import timers
-from handover_nodeagent.memory import Memory, Record
+from handover_nodeagent.memory.files import Memory
+from handover_nodeagent.memory.record import Record
 from handover_nodeagent.network.links import Links
 from handover_nodeagent.network.model import IPAddress, Link, Route
 from handover_nodeagent.reconcile.enforce import Enforcer

@@ -15,7 +15,7 @@ from handover_nodeagent.commands.check import findings, rights, surroundings
 from handover_nodeagent.commands.check.findings import Finding
 from handover_nodeagent.commands.status import Output, OutputOption, StateDirectory
 from handover_nodeagent.configuration import Invalid
-from handover_nodeagent.memory import Memory
+from handover_nodeagent.memory.files import Memory
 
 
 def check(

@@ -12,9 +12,11 @@ import pytest
 
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State, WorkloadEndpoint
-from handover_nodeagent import memory, metrics
+from handover_nodeagent import metrics
 from handover_nodeagent.fsm.restart import Remembered
-from handover_nodeagent.memory import Memory, Record
+from handover_nodeagent.memory import files
+from handover_nodeagent.memory.files import Memory
+from handover_nodeagent.memory.record import Record
 from handover_nodeagent.network.model import Route
 
 NOW = dt.datetime(2026, 11, 25, 12, tzinfo=dt.UTC)
@@ -52,7 +54,7 @@ async def keeper(tmp_path: Path) -> AsyncIterator[Memory]:
     it.close()
 
 
-def files(directory: Path) -> list[str]:
+def names_of_files(directory: Path) -> list[str]:
     """Return the names of the endpoints' files."""
     return sorted(path.name for path in (directory / "state" / "endpoints").iterdir())
 
@@ -82,7 +84,7 @@ async def test_what_comes_within_a_moment_is_written_once_as_it_is_then(
 
     for _ in range(100):
         keeper.keep(KEY, make)
-    while not files(tmp_path):  # noqa: ASYNC110  the file is the only sign
+    while not names_of_files(tmp_path):  # noqa: ASYNC110  the file is the only sign
         await asyncio.sleep(0.005)
     await keeper.flush()
     assert made == [1]
@@ -91,10 +93,10 @@ async def test_what_comes_within_a_moment_is_written_once_as_it_is_then(
 async def test_an_end_removes_the_file(keeper: Memory, tmp_path: Path) -> None:
     keeper.keep(KEY, record)
     await keeper.flush()
-    assert files(tmp_path) == ["default.vm.json"]
+    assert names_of_files(tmp_path) == ["default.vm.json"]
     keeper.keep(KEY, lambda: None)
     await keeper.flush()
-    assert files(tmp_path) == []
+    assert names_of_files(tmp_path) == []
 
 
 async def test_the_longest_name_has_a_file_of_its_own(keeper: Memory, tmp_path: Path) -> None:
@@ -166,7 +168,7 @@ async def test_what_could_not_be_written_is_tried_again_as_it_is_then(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody has to change for what is unwritten; who does is written at once."""
-    monkeypatch.setattr(memory, "RETRY_AFTER", 0.01)
+    monkeypatch.setattr(files, "RETRY_AFTER", 0.01)
     (tmp_path / "state").write_text("a file in the way")
     it, errors = Memory(tmp_path / "state"), metrics.MEMORY_ERRORS._value.get()
     it.keep(KEY, record)

@@ -1,0 +1,1 @@
+"""What survives a SIGKILL: what a file says (pure), and the files themselves."""

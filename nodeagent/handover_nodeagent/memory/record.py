@@ -1,0 +1,190 @@
+"""PURE: what survives a SIGKILL, as values and as the text of a file.
+
+A file that cannot be read counts as none: kernel and guest go before it anyway. The names of the
+fields are on disks, where an older or a newer agent reads them.
+"""
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Iterable
+from typing import Annotated, Final, NamedTuple, Self, TypeVar
+
+import pydantic
+
+from handover_api.model import Model, Moment
+from handover_api.names import ObjectKey
+from handover_api.workloadendpoint import Cutover, State, WorkloadEndpoint
+from handover_nodeagent.api import parse
+from handover_nodeagent.fsm.restart import Remembered
+from handover_nodeagent.network.model import IPAddress, Route
+
+LONGEST: Final = 200
+"""Characters of a file name, before the suffixes: with them below NAME_MAX, 255 (limits.h)."""
+
+
+def _read_or_forget(value: object, read: pydantic.ValidatorFunctionWrapHandler) -> object:
+    try:
+        return read(value)
+    except pydantic.ValidationError:
+        return None
+
+
+_T = TypeVar("_T")
+_Known = Annotated[_T | None, pydantic.WrapValidator(_read_or_forget)]
+"""What a newer agent wrote and this one cannot read counts as absent, and takes nothing along."""
+
+
+class _Stood(Model):
+    """``restart.Remembered`` as JSON."""
+
+    state: State
+    since: Moment
+    uid: str | None = None
+    awaiting: bool = False
+    in_doubt: bool = False
+
+
+class _Orphan(Model):
+    """``network.Route`` as JSON."""
+
+    address: IPAddress
+    oif: int
+    metric: int
+    table: int
+    protocol: int
+
+
+class Record(Model):
+    """One file: an endpoint as last seen and where it stood, or the routes that outlived it."""
+
+    endpoint: _Known[WorkloadEndpoint] = None
+    stood: _Known[_Stood] = None
+    cutover: _Known[Cutover] = None
+    learned_mac: _Known[str] = None
+    interface: _Known[str] = None
+    orphans: tuple[_Known[_Orphan], ...] = ()
+    gateways: tuple[IPAddress, ...] = ()
+    """In whose name the guest of *orphans* is asked."""
+    spared: tuple[IPAddress, ...] = pydantic.Field(default=(), exclude=True)
+    """Never written: the addresses of an endpoint that cannot be read."""
+
+    @classmethod
+    def of(
+        cls,
+        endpoint: WorkloadEndpoint,
+        stood: Remembered,
+        cutover: Cutover | None,
+        learned_mac: str | None,
+        interface: str | None,
+    ) -> Self:
+        """Make the record of an endpoint; of its metadata only what a restart needs stays."""
+        # Labels and owners are the operator's business, and the largest part of an object.
+        metadata = endpoint.metadata.model_copy(update={"labels": {}, "owner_references": ()})
+        place = _Stood(**dataclasses.asdict(stood))
+        return cls(
+            endpoint=WorkloadEndpoint(metadata=metadata, spec=endpoint.spec),
+            stood=place,
+            cutover=cutover,
+            learned_mac=learned_mac,
+            interface=interface,
+        )
+
+    @classmethod
+    def of_orphans(
+        cls, routes: Iterable[Route], mac: str | None = None, gateways: Iterable[IPAddress] = ()
+    ) -> Self:
+        """Make the record of routes whose endpoint is gone, with what their guest is asked by."""
+        orphans = tuple(
+            _Orphan(
+                address=route.address,
+                oif=route.oif,
+                metric=route.metric,
+                table=route.table,
+                protocol=route.protocol,
+            )
+            for route in routes
+        )
+        return cls(orphans=orphans, learned_mac=mac, gateways=tuple(gateways))
+
+    @property
+    def remembered(self) -> Remembered | None:
+        """Where the endpoint stood."""
+        place = self.stood
+        if place is None:
+            return None
+        return Remembered(
+            place.state, place.since, place.uid, place.awaiting, in_doubt=place.in_doubt
+        )
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """The orphaned routes."""
+        return tuple(
+            Route(kept.address, kept.oif, kept.metric, kept.table, kept.protocol)
+            for kept in self.orphans
+            if kept
+        )
+
+
+class Decoded(NamedTuple):
+    """What a file says: of whom, and what; ``complaint`` ends a sentence about it, or is ""."""
+
+    key: ObjectKey
+    record: Record | None
+    complaint: str = ""
+
+
+def file_name(key: ObjectKey) -> str:
+    """Return the file's name: a namespace has no dot, and a name of 253 letters must fit."""
+    if len(key.name) + len(key.namespace) > LONGEST:
+        return f"{key.namespace}.{hashlib.sha256(key.name.encode()).hexdigest()}.json"
+    return f"{key.namespace}.{key.name}.json"
+
+
+def encode(record: Record) -> str:
+    """Return the text of the file."""
+    return json.dumps(record.to_object())
+
+
+def decode(stem: str, text: str) -> Decoded:
+    """Read the *text* of a file, named *stem* before its suffix."""
+    namespace, _, name = stem.partition(".")
+    key = ObjectKey(namespace, name)
+    try:
+        content: object = json.loads(text)
+        record = Record.model_validate(content)
+    except ValueError as error:
+        return Decoded(key, None, f"is ignored: {error}")
+    if record.endpoint:
+        # The name of the file may be a digest; the object says who it is.
+        return Decoded(record.endpoint.key, record)
+    raw = content.get("endpoint") if isinstance(content, dict) else None
+    if not isinstance(raw, dict):
+        return Decoded(key, record if record.routes else None)
+    # A newer agent's object: its addresses are left alone until the API tells what it is.
+    spared = record.model_copy(update={"spared": parse.addresses(raw)})
+    return Decoded(parse.key(raw), spared, "has an endpoint that nobody can read")
+
+
+def decode_configurations(text: str) -> dict[str, dict[str, object]] | None:
+    """Return the specs of HandoverConfigurations by name; None for no such memory."""
+    content = _parse(text)
+    if not isinstance(content, dict):
+        return None
+    return {name: spec for name, spec in content.items() if isinstance(spec, dict)}
+
+
+def decode_paused(text: str) -> frozenset[str]:
+    """Return the namespaces that were paused."""
+    content = _parse(text)
+    return frozenset(map(str, content)) if isinstance(content, list) else frozenset()
+
+
+def _parse(text: str) -> object:
+    """Return what *text* says; None where that is no JSON."""
+    try:
+        content: object = json.loads(text)
+    except ValueError:
+        return None
+    return content
