@@ -16,7 +16,7 @@ import structlog
 
 from handover_nodeagent import metrics
 from handover_nodeagent.agent import Agent
-from handover_nodeagent.api import access
+from handover_nodeagent.api import access, credentials
 from handover_nodeagent.api.client import ApiServer
 from handover_nodeagent.kernel import capabilities, scheduling
 from handover_nodeagent.memory.files import Memory
@@ -43,7 +43,7 @@ async def run(settings: AgentSettings) -> None:
     for sentence in capabilities.missing():
         _log.error("privilege", trouble=sentence)
     memory = Memory(settings.state_directory)
-    found = access.find(os.environ)
+    found = credentials.find(os.environ)
     async with ApiServer(found) as api:
         own = access.addresses(found, os.environ)
         agent = Agent(settings, memory, api, api_servers=own, awaits=awaits)

@@ -15,7 +15,7 @@ from handover_api import names
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State, WorkloadEndpointStatus
 from handover_lab.cluster.controlplane import ControlPlane
-from handover_nodeagent.api import access
+from handover_nodeagent.api import credentials
 from handover_nodeagent.api.client import ApiServer
 from handover_nodeagent.api.errors import Refused
 from handover_nodeagent.status import kubernetes_events, report
@@ -60,7 +60,7 @@ async def test_an_agent_that_lacks_a_right_is_refused_what_it_does(
     group, resource, verb = lacking
 
     async with ApiServer(
-        access.find({"KUBECONFIG": str(api_server.credentials(needs.NEEDY))})
+        credentials.find({"KUBECONFIG": str(api_server.credentials(needs.NEEDY))})
     ) as api:
         with pytest.raises(
             Refused, match=f'cannot {verb} resource "{resource}" in API group "{group}"'

@@ -13,8 +13,8 @@ from tests.nodeagent.world import CNI
 
 from handover_api import names
 from handover_nodeagent.agent import Agent
-from handover_nodeagent.api.client import Page
 from handover_nodeagent.api.errors import Absent, ApiError, Unreachable
+from handover_nodeagent.api.responses import Page
 from handover_nodeagent.memory.files import Memory
 from handover_nodeagent.settings import AgentSettings
 

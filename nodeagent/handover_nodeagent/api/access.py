@@ -1,28 +1,27 @@
-"""Where the API server is and who we are to it: KUBECONFIG, service account, ~/.kube/config.
+"""PURE: where the API server is and who we are to it, as a kubeconfig or a pod's surroundings say.
 
 What a person has to mend is an ``Unconfigured`` with a sentence that says how.
 """
 
 import base64
-import binascii
 import contextlib
-import os
-import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, NamedTuple
 from urllib.parse import urlsplit
 
 from handover_nodeagent.network.model import IPAddress
 
-SERVICE_ACCOUNT: Final = Path("/var/run/secrets/kubernetes.io/serviceaccount")
+TOKEN: Final = "token"  # noqa: S105  the name of a file
+AUTHORITY: Final = "ca.crt"
+"""With the token the files of a service account's volume (kubelet, projected volumes)."""
 UNSUPPORTED: Final = ("exec", "auth-provider", "username", "proxy-url")
 """What kubeconfig files may ask for and an agent does not do: to go on without would be to ask
 another server, or in another name."""
 
-Entry = Mapping[str, Any]
+Entry = Mapping[str, object]
 """A part of a kubeconfig, which may be anything that YAML can say."""
 
 
@@ -36,20 +35,6 @@ class Pem:
 
     path: Path | None = None
     text: bytes = b""
-
-    @contextlib.contextmanager
-    def as_path(self) -> Iterator[str]:
-        """Lend a path to it; what was given as text never touches a disk."""
-        if self.path is not None:
-            yield str(self.path)
-            return
-        # OpenSSL's load_cert_chain takes only paths; this one leads to memory of this process.
-        descriptor = os.memfd_create("handover-pem")
-        try:
-            os.write(descriptor, self.text)
-            yield f"/proc/self/fd/{descriptor}"
-        finally:
-            os.close(descriptor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,46 +50,12 @@ class Access:
     server_name: str | None = None
     insecure: bool = False
 
-    def tls(self) -> ssl.SSLContext:
-        """Read the certificates. Raises OSError (ssl.SSLError is one) for unusable ones."""
-        if self.authority is None:
-            context = ssl.create_default_context()
-        else:
-            with self.authority.as_path() as path:
-                context = ssl.create_default_context(cafile=path)
-        if self.insecure:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        if self.certificate is not None:
-            # A client certificate and its key may stand in one PEM.
-            key = self.key or self.certificate
-            with self.certificate.as_path() as certificate_path, key.as_path() as key_path:
-                context.load_cert_chain(certificate_path, key_path)
-        return context
 
+class Document(NamedTuple):
+    """What one file of a kubeconfig says, and where it is: its relative paths start there."""
 
-class TokenFile:
-    """A token that somebody else replaces from time to time (the kubelet, hourly)."""
-
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self._seen: tuple[int, int, int] | None = None
-        self._token = ""
-
-    def read(self) -> str:
-        """Return the token; the file is read when it is another one. Raises OSError."""
-        # The kubelet puts another file in its place, so that the inode differs whatever the clock
-        # says.
-        found = self._path.stat()
-        seen = (found.st_ino, found.st_mtime_ns, found.st_size)
-        if seen != self._seen:
-            self._token = self._path.read_text(encoding="ascii", errors="replace").strip()
-            self._seen = seen
-        return self._token
-
-    def forget(self) -> None:
-        """Read the file at the next occasion, whatever it looks like."""
-        self._seen = None
+    path: Path
+    content: Entry
 
 
 def addresses(access: Access, environment: Mapping[str, str]) -> frozenset[IPAddress]:
@@ -120,61 +71,43 @@ def addresses(access: Access, environment: Mapping[str, str]) -> frozenset[IPAdd
     return frozenset(found)
 
 
-def find(
-    environment: Mapping[str, str],
-    *,
-    service_account: Path = SERVICE_ACCOUNT,
-    home: Path | None = None,
-) -> Access:
-    """Find the API server: KUBECONFIG, else the pod's service account, else ~/.kube/config.
-
-    Raises Unconfigured.
-    """
-    if environment.get("KUBECONFIG"):
-        return from_kubeconfig(
-            [Path(part) for part in environment["KUBECONFIG"].split(":") if part]
-        )
-    # The kubelet sets it in each pod.
-    if environment.get("KUBERNETES_SERVICE_HOST"):
-        return _from_service_account(environment, service_account)
-    # A person at a laptop, who tries the agent without a pod.
-    path = (home or Path.home()) / ".kube" / "config"
-    if path.exists():
-        return from_kubeconfig([path])
-    message = "no way to an API server: run in a pod with a service account, or set KUBECONFIG"
-    raise Unconfigured(message)
-
-
-def _from_service_account(environment: Mapping[str, str], directory: Path) -> Access:
+def of_service_account(environment: Mapping[str, str], directory: Path) -> Access:
+    """Return what a pod's *environment* and its service account's *directory* say."""
     host = environment["KUBERNETES_SERVICE_HOST"]
     port = environment.get("KUBERNETES_SERVICE_PORT") or "443"
-    for name in ("token", "ca.crt"):
-        if not os.access(directory / name, os.R_OK):
-            message = (
-                f"cannot read {directory / name}: the pod needs a service account"
-                " (automountServiceAccountToken), or set KUBECONFIG"
-            )
-            raise Unconfigured(message)
     return Access(
         # The address of an IPv6 Service comes without the brackets that a URL has.
         url=f"https://{f'[{host}]' if ':' in host else host}:{port}",
-        authority=Pem(directory / "ca.crt"),
-        token_file=directory / "token",
+        authority=Pem(directory / AUTHORITY),
+        token_file=directory / TOKEN,
     )
 
 
-def from_kubeconfig(paths: list[Path]) -> Access:
+def document(path: Path, text: bytes) -> Document:
+    """Read what the file at *path* says. Raises Unconfigured."""
+    import yaml  # noqa: PLC0415  a pod has a service account and never pays for it
+
+    try:
+        content = yaml.safe_load(text.decode())
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        place = getattr(error, "problem_mark", None)
+        line = f" (line {place.line + 1})" if place else ""
+        message = f"the kubeconfig {path} is no YAML{line}"
+        raise Unconfigured(message) from error
+    if not isinstance(content, dict):
+        message = f"{path} is no kubeconfig"
+        raise Unconfigured(message)
+    return Document(path, content)
+
+
+def of_kubeconfig(documents: Sequence[Document]) -> Access:
     """Read the current context; of several files the first that names a thing counts.
 
     Raises Unconfigured.
     """
-    documents = [(path, _document(path)) for path in paths if path.exists()]
-    if not documents:
-        message = f"KUBECONFIG: there is no file {':'.join(map(str, paths))}"
-        raise Unconfigured(message)
     current = next((found for _, read in documents if (found := read.get("current-context"))), "")
     if not current:
-        message = f"{documents[0][0]} has no current-context: kubectl config use-context NAME"
+        message = f"{documents[0].path} has no current-context: kubectl config use-context NAME"
         raise Unconfigured(message)
     _, context = _entry(documents, "context", current)
     cluster_at, cluster = _entry(documents, "cluster", context.get("cluster", ""))
@@ -195,7 +128,7 @@ def _access(cluster_at: Path, cluster: Entry, user_at: Path, user: Entry) -> Acc
     if not url.startswith(("https://", "http://")):
         message = f"the kubeconfig's cluster has no usable server: {url!r}"
         raise Unconfigured(message)
-    token_file = user.get("tokenFile")
+    token_file, server_name = user.get("tokenFile"), cluster.get("tls-server-name")
     return Access(
         url=url,
         authority=_pem(cluster_at, cluster, "certificate-authority"),
@@ -203,49 +136,39 @@ def _access(cluster_at: Path, cluster: Entry, user_at: Path, user: Entry) -> Acc
         key=_pem(user_at, user, "client-key"),
         token=str(user.get("token", "")),
         token_file=user_at / str(token_file) if token_file else None,
-        server_name=cluster.get("tls-server-name"),
+        server_name=None if server_name is None else str(server_name),
         insecure=cluster.get("insecure-skip-tls-verify") is True,
     )
 
 
 def _pem(directory: Path, entry: Entry, name: str) -> Pem | None:
-    """Read what *name* points at."""
+    """Return what *name* points at."""
     # Text goes before a path where there are both, as in kubectl.
     if text := entry.get(f"{name}-data"):
-        try:
-            return Pem(text=base64.b64decode(text, validate=True))
-        except (binascii.Error, TypeError, ValueError):
+        decoded = _decoded(text)
+        if decoded is None:
             message = f"the kubeconfig's {name}-data is not base64"
-            raise Unconfigured(message) from None
+            raise Unconfigured(message)
+        return Pem(text=decoded)
     path = entry.get(name)
     return Pem(directory / str(path)) if path else None
 
 
-def _entry(documents: list[tuple[Path, Entry]], kind: str, name: str) -> tuple[Path, Entry]:
-    for path, document in documents:
-        entries = document.get(f"{kind}s")
+def _decoded(text: object) -> bytes | None:
+    """Return what is written in base64, None where nothing is."""
+    try:
+        return base64.b64decode(text, validate=True) if isinstance(text, str | bytes) else None
+    # binascii.Error is one of them; a plain one is for letters beyond ASCII.
+    except ValueError:
+        return None
+
+
+def _entry(documents: Sequence[Document], kind: str, name: object) -> Document:
+    for path, content in documents:
+        entries = content.get(f"{kind}s")
         for entry in entries if isinstance(entries, list) else ():
             if isinstance(entry, dict) and entry.get("name") == name:
                 found = entry.get(kind)
-                return path, found if isinstance(found, dict) else {}
-    message = f"{documents[0][0]} has no {kind} {name!r}"
+                return Document(path, found if isinstance(found, dict) else {})
+    message = f"{documents[0].path} has no {kind} {name!r}"
     raise Unconfigured(message)
-
-
-def _document(path: Path) -> Entry:
-    import yaml  # noqa: PLC0415  a pod has a service account and never pays for it
-
-    try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        message = f"cannot read the kubeconfig {path}: {error.strerror}"
-        raise Unconfigured(message) from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        place = getattr(error, "problem_mark", None)
-        line = f" (line {place.line + 1})" if place else ""
-        message = f"the kubeconfig {path} is no YAML{line}"
-        raise Unconfigured(message) from error
-    if not isinstance(document, dict):
-        message = f"{path} is no kubeconfig"
-        raise Unconfigured(message)
-    return document

@@ -1,12 +1,11 @@
 """The API server as the agent needs it; foreign exceptions are turned into ours here.
 
 Whatever a server, a proxy or a cable does, a call ends in an answer or in an ``ApiError``. What is
-sent is bounded in time, and what comes is bounded in length.
+sent is bounded in time, and what comes is bounded in length. What it means says ``responses``.
 """
 
 import contextlib
 import json
-import re
 import socket
 import ssl
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping, Sequence
@@ -16,9 +15,11 @@ from typing import Any, Final, NamedTuple, Self
 import aiohttp
 
 from handover_api import names
-from handover_nodeagent.api import errors
-from handover_nodeagent.api.access import Access, TokenFile
-from handover_nodeagent.api.errors import ApiError, RawObject, Unavailable, Unreachable
+from handover_nodeagent.api import credentials, responses
+from handover_nodeagent.api.access import Access
+from handover_nodeagent.api.credentials import TokenFile
+from handover_nodeagent.api.errors import RawObject, Unavailable, Unreachable
+from handover_nodeagent.api.responses import Page
 
 JSON_PATCH: Final = "application/json-patch+json"
 """RFC 6902."""
@@ -28,23 +29,8 @@ TIMEOUT: Final = 30.0
 """Seconds for a whole call; a slow server is as good as none."""
 CONNECT_TIMEOUT: Final = 10.0
 """Seconds until a connection stands, also for a watch, whose whole call may last for minutes."""
-LONGEST_MESSAGE: Final = 16 << 20
-"""Of a watch; etcd takes no object above 1.5 MiB."""
 LONGEST_ANSWER: Final = 256 << 20
 """A page of objects that etcd takes, each as large as it may be."""
-LONGEST_RETRY_AFTER: Final = 60.0
-"""Seconds for which a server may ask to be left alone; a proxy's mistake must not be obeyed."""
-EXCERPT: Final = 120
-"""Octets of an answer that nobody understands, in what is said of it."""
-_SECONDS: Final = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
-"""A Retry-After that is a number. The other form, a date, comes from no API server (RFC 9110)."""
-
-
-class Page(NamedTuple):
-    """A part of a list; ``version`` is the whole list's."""
-
-    items: list[RawObject]
-    version: str
 
 
 class _Request(NamedTuple):
@@ -92,13 +78,9 @@ class ApiServer:
         while True:
             more = {"limit": str(self._page), **({"continue": token} if token else {})}
             answer = await self.get(path, {**(query or {}), **more})
-            metadata, items = answer.get("metadata"), answer.get("items") or []
-            if not isinstance(metadata, dict) or not isinstance(items, list):
-                message = f"{path}: the answer is no list"
-                raise Unavailable(message)
-            yield Page(items, str(metadata.get("resourceVersion", "")))
-            # Its absence, and an empty one, end the list.
-            token = metadata.get("continue") or ""
+            page = responses.page(answer, path)
+            yield page
+            token = page.token
             if not token:
                 return
 
@@ -115,20 +97,11 @@ class ApiServer:
         )
         with _translated():
             async with self._answer(_Request("GET", path, query), timeout) as answer:
-                # One JSON object a line; aiohttp's own readline raises where its buffer ends.
-                rest = b""
+                messages = responses.Messages()
                 async for chunk in answer.content.iter_any():
-                    *lines, rest = (rest + chunk).split(b"\n")
-                    for line in lines:
-                        if line.strip():
-                            yield _message(line)
-                    if len(rest) > LONGEST_MESSAGE:
-                        message = "a message of the watch has no end"
-                        raise Unavailable(message)
-                # An end is no error by itself; it is one in the middle of a message.
-                if rest.strip():
-                    message = "the watch was cut in the middle of a message"
-                    raise Unreachable(message)
+                    for message in messages.take(chunk):
+                        yield message
+                messages.end()
 
     async def patch(self, path: str, operations: Sequence[RawObject]) -> RawObject:
         """Change an object (RFC 6902), all or nothing; Refused when a ``test`` of it fails."""
@@ -146,7 +119,7 @@ class ApiServer:
     async def _call(self, request: _Request) -> RawObject:
         with _translated():
             async with self._answer(request, self._timeout) as answer:
-                return _parse(await _content(answer))
+                return responses.parse(await _content(answer))
 
     @contextlib.asynccontextmanager
     async def _answer(
@@ -161,7 +134,8 @@ class ApiServer:
                     is_second = True
                     continue
                 if answer.status >= HTTPStatus.MULTIPLE_CHOICES:
-                    raise _error(answer, await _content(answer))
+                    asked = answer.headers.get("Retry-After", "")
+                    raise responses.failure(answer.status, asked, await _content(answer))
                 yield answer
                 return
 
@@ -173,7 +147,7 @@ class ApiServer:
         if request.body is not None:
             headers["Content-Type"] = request.content_type
         if self._tls is None and self._access.url.startswith("https:"):
-            self._tls = self._access.tls()
+            self._tls = credentials.tls(self._access)
         try:
             async with self._session.request(
                 request.method,
@@ -231,47 +205,6 @@ async def _content(answer: aiohttp.ClientResponse) -> bytes:
             message = f"the answer is longer than {LONGEST_ANSWER >> 20} MiB"
             raise Unavailable(message)
     return bytes(content)
-
-
-def _error(answer: aiohttp.ClientResponse, content: bytes) -> ApiError:
-    """Return what an answer says that is none, by what the caller can do about it."""
-    asked = answer.headers.get("Retry-After", "")
-    retry_after = min(float(asked), LONGEST_RETRY_AFTER) if _SECONDS.fullmatch(asked) else 0.0
-    try:
-        status = _parse(content)
-    except Unavailable:
-        status = {}
-    # Whatever its number: a proxy's page is not the API server's word.
-    if status.get("kind") != "Status":
-        return Unavailable(f"{answer.status}: {_excerpt(content)}", retry_after)
-    return errors.from_status(status, answer.status, retry_after)
-
-
-def _message(line: bytes) -> tuple[str, RawObject]:
-    message = _parse(line)
-    kind, found = message.get("type"), message.get("object")
-    if not isinstance(kind, str) or not isinstance(found, dict):
-        complaint = f"not a message of a watch: {_excerpt(line)}"
-        raise Unavailable(complaint)
-    if kind == "ERROR":
-        raise errors.from_status(found)
-    return kind, found
-
-
-def _parse(content: bytes) -> RawObject:
-    try:
-        parsed = json.loads(content)
-    except (ValueError, RecursionError):
-        # The second for brackets within brackets without end.
-        parsed = None
-    if not isinstance(parsed, dict):
-        message = f"not an object of an API server: {_excerpt(content)}"
-        raise Unavailable(message)
-    return parsed
-
-
-def _excerpt(content: bytes) -> str:
-    return repr(content[:EXCERPT].decode(errors="replace"))
 
 
 def _watched_socket(address: tuple[Any, ...]) -> socket.socket:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tests.nodeagent.fake_api import FakeApi
 
-from handover_nodeagent.api import client
+from handover_nodeagent.api import client, responses
 from handover_nodeagent.api.access import Access, Pem
 from handover_nodeagent.api.client import ApiServer
 from handover_nodeagent.api.errors import (
@@ -249,7 +249,7 @@ async def test_an_answer_that_is_no_list_is_unavailable(
 
 async def test_an_empty_list_may_be_null(fake_api: FakeApi, fake_client: ApiServer) -> None:
     fake_api.then(fake_api.json({"metadata": {"resourceVersion": "3"}, "items": None}))
-    assert [page async for page in fake_client.pages("/x")] == [([], "3")]
+    assert [page async for page in fake_client.pages("/x")] == [([], "3", "")]
 
 
 @pytest.mark.parametrize("size", [1, 2, 7, 1000])
@@ -309,7 +309,7 @@ async def test_a_line_that_is_no_message_is_unavailable(
 async def test_a_message_without_end_does_not_fill_the_memory(
     fake_api: FakeApi, fake_client: ApiServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(client, "LONGEST_MESSAGE", 1000)
+    monkeypatch.setattr(responses, "LONGEST_MESSAGE", 1000)
     fake_api.then(fake_api.stream(b"x" * 1001, ending="stay"))
     with pytest.raises(Unavailable, match="no end"):
         await read_stream(fake_client)

@@ -27,7 +27,7 @@ from handover_api.workloadendpoint import (
 )
 from handover_lab.cluster.certificates import Authority
 from handover_lab.cluster.controlplane import ControlPlane
-from handover_nodeagent.api import access, client, errors, watch
+from handover_nodeagent.api import client, credentials, errors, watch
 from handover_nodeagent.api.access import Access, Pem
 from handover_nodeagent.api.client import ApiServer
 from handover_nodeagent.api.errors import Absent, Conflict, Gone, Refused, Unreachable
@@ -134,7 +134,7 @@ async def served(api: ApiServer, crd: Mapping[str, Any], *, wanted: bool) -> Non
 
 @pytest.fixture
 async def api(api_server: ControlPlane) -> AsyncIterator[ApiServer]:
-    found = access.find({"KUBECONFIG": str(api_server.kubeconfig)})
+    found = credentials.find({"KUBECONFIG": str(api_server.kubeconfig)})
     async with ApiServer(found, page=2) as made:
         for path in sorted(CRDS.glob("*.yaml")):
             await install(made, yaml.safe_load(path.read_text()))
@@ -362,7 +362,7 @@ async def test_an_event_can_be_seen_at_its_endpoint(objects: Objects) -> None:
 
 async def test_who_has_no_rights_is_refused(objects: Objects, api_server: ControlPlane) -> None:
     await objects.create("a")
-    nobody = access.find({"KUBECONFIG": str(api_server.credentials("nobody"))})
+    nobody = credentials.find({"KUBECONFIG": str(api_server.credentials("nobody"))})
     sink = Names()
     async with ApiServer(nobody) as api:
         with pytest.raises(Refused, match=r'403: .*User "nobody" cannot list'):
@@ -383,7 +383,7 @@ async def test_a_renewed_authority_is_read_from_its_file(
 ) -> None:
     file = tmp_path / "current.crt"
     file.write_bytes(Authority.make(tmp_path).pair.certificate.read_bytes())
-    found = access.find({"KUBECONFIG": str(api_server.kubeconfig)})
+    found = credentials.find({"KUBECONFIG": str(api_server.kubeconfig)})
     async with ApiServer(dataclasses.replace(found, authority=Pem(file))) as api:
         with pytest.raises(Unreachable, match="CERTIFICATE_VERIFY_FAILED"):
             await api.get("/api")
@@ -392,7 +392,7 @@ async def test_a_renewed_authority_is_read_from_its_file(
 
 
 async def test_a_wrong_token_is_unavailable(api_server: ControlPlane) -> None:
-    found = access.find({"KUBECONFIG": str(api_server.kubeconfig)})
+    found = credentials.find({"KUBECONFIG": str(api_server.kubeconfig)})
     wrong = Access(found.url, authority=found.authority, token="wrong")
     async with ApiServer(wrong) as api:
         with pytest.raises(errors.Unavailable, match="401: Unauthorized"):

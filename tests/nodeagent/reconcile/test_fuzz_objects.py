@@ -20,8 +20,8 @@ from tests.nodeagent.node import Node
 
 from handover_api import names
 from handover_nodeagent.agent import Agent
-from handover_nodeagent.api.client import Page
 from handover_nodeagent.api.errors import Gone
+from handover_nodeagent.api.responses import Page
 from handover_nodeagent.memory.files import Memory
 from handover_nodeagent.settings import AgentSettings
 from tests import fuzzing

@@ -4,7 +4,7 @@ import os
 from typing import Final, NamedTuple
 
 from handover_api import names
-from handover_nodeagent.api import access
+from handover_nodeagent.api import access, credentials
 from handover_nodeagent.api.client import ApiServer
 from handover_nodeagent.api.errors import ApiError
 from handover_nodeagent.commands.check import traps
@@ -43,7 +43,7 @@ NEEDED: Final = (
 async def look() -> list[Finding]:
     """Ask for each right that the agent uses."""
     try:
-        found = access.find(os.environ)
+        found = credentials.find(os.environ)
     except access.Unconfigured as error:
         return [fail("API server", str(error), "run it in the agent's pod, or set KUBECONFIG")]
     async with ApiServer(found, timeout=_TIMEOUT) as api:
