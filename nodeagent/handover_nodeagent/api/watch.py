@@ -11,14 +11,16 @@ import collections
 import contextlib
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Final, NamedTuple, Protocol
+from typing import Final, Protocol
 
 from handover_api.names import ObjectKey
+from handover_nodeagent.api import collection
 from handover_nodeagent.api.client import ApiServer
-from handover_nodeagent.api.errors import Absent, ApiError, RawObject, Unavailable, Unreachable
+from handover_nodeagent.api.collection import Identity, Listed
+from handover_nodeagent.api.errors import Absent, ApiError, RawObject, Unreachable
 from handover_nodeagent.faults import Faults
 from handover_nodeagent.retry import backoff, timers
 from handover_nodeagent.retry.backoff import Backoff
@@ -60,28 +62,6 @@ class Sink(Protocol):
         """
 
 
-class Identity(NamedTuple):
-    """Which object it is, and which version of it.
-
-    Versions are opaque: they are the same or not, and say nothing of what came first.
-    """
-
-    uid: str
-    version: str
-
-
-Known = Mapping[ObjectKey, Identity]
-Listed = Mapping[ObjectKey, tuple[Identity, RawObject]]
-
-
-@dataclass(frozen=True, slots=True)
-class Changes:
-    """What a list says that was not known: first the drops, then the puts."""
-
-    drops: tuple[tuple[ObjectKey, str], ...] = ()
-    puts: tuple[RawObject, ...] = ()
-
-
 @dataclass(slots=True)
 class Counts:
     """What a watch has lived through since its start."""
@@ -90,34 +70,6 @@ class Counts:
     messages: int = 0
     restarts: collections.Counter[str] = field(default_factory=collections.Counter)
     """By reason: ``ended`` by the server, or ``ApiError.reason``."""
-
-
-def identity(raw: RawObject) -> tuple[ObjectKey, Identity]:
-    """Return who an object is. Raises Unavailable: no API server sends one without."""
-    # Objects that belong to the whole cluster have no namespace.
-    key = ObjectKey(_metadata(raw, "namespace", ""), _metadata(raw, "name"))
-    return key, Identity(_metadata(raw, "uid"), _metadata(raw, "resourceVersion"))
-
-
-def _metadata(raw: RawObject, name: str, default: str | None = None) -> str:
-    metadata = raw.get("metadata") if isinstance(raw, dict) else None
-    found = metadata.get(name, default) if isinstance(metadata, dict) else None
-    if not isinstance(found, str):
-        message = f"an object without metadata.{name}"
-        raise Unavailable(message)
-    return found
-
-
-def diff(known: Known, listed: Listed) -> Changes:
-    """Compare; an object that was deleted and made anew meanwhile is a drop and a put."""
-    return Changes(
-        drops=tuple(
-            (key, before.uid)
-            for key, before in known.items()
-            if key not in listed or listed[key][0].uid != before.uid
-        ),
-        puts=tuple(raw for key, (now, raw) in listed.items() if known.get(key) != now),
-    )
 
 
 class Watch:
@@ -167,12 +119,12 @@ class Watch:
         self.counts.lists += 1
         # The watch goes on from here, so that what happens while this list is told is not lost.
         self._version = version
-        changes = diff(self._known, listed)
+        changes = collection.diff(self._known, listed)
         for key, uid in changes.drops:
             self._drop(key, uid)
             await self._give_way()
         for raw in changes.puts:
-            self._put(*identity(raw), raw)
+            self._put(*collection.identity(raw), raw)
             await self._give_way()
         self._sink.synced()
 
@@ -190,7 +142,7 @@ class Watch:
             async for page in pages:
                 version = page.version
                 for raw in page.items:
-                    key, found = identity(raw)
+                    key, found = collection.identity(raw)
                     listed[key] = found, raw
         return listed, version
 
@@ -247,30 +199,14 @@ class Watch:
 
     def _take(self, kind: str, raw: RawObject) -> None:
         """Take one message; only then is its version where to go on from."""
-        if kind == "BOOKMARK":
-            self._version = _metadata(raw, "resourceVersion")
-        else:
-            key, found = identity(raw)
-            if kind == "DELETED":
-                self._take_end(key, found)
-            else:
-                self._take_version(key, found, raw)
-            self._version = found.version
+        if kind != "BOOKMARK":
+            changes = collection.change(self._known, kind, raw)
+            for key, uid in changes.drops:
+                self._drop(key, uid)
+            for new in changes.puts:
+                self._put(*collection.identity(new), new)
+        self._version = collection.version(raw)
         self.counts.messages += 1
-
-    def _take_end(self, key: ObjectKey, found: Identity) -> None:
-        before = self._known.get(key)
-        # The end of an object may be told again, or after another one took its name.
-        if before is not None and before.uid == found.uid:
-            self._drop(key, before.uid)
-
-    def _take_version(self, key: ObjectKey, found: Identity, raw: RawObject) -> None:
-        before = self._known.get(key)
-        if before is not None and before.uid != found.uid:
-            self._drop(key, before.uid)
-        # A watch that goes on may repeat what was told before.
-        if found != before:
-            self._put(key, found, raw)
 
     # Tell.
 

@@ -26,7 +26,10 @@ def status(code: int, message: str = "because") -> bytes:
     return json.dumps({"kind": "Status", "code": code, "message": message}).encode()
 
 
-@pytest.mark.parametrize("content", [b"", HTML, b"[]", b"7", b"\xff", b"[" * 100_000])
+@pytest.mark.parametrize(
+    "content",
+    [b"", HTML, b"[]", b"7", b"\xff", pytest.param(b"[" * 100_000, id="nested")],
+)
 def test_what_is_no_object_is_unavailable_and_shows_its_beginning(content: bytes) -> None:
     with pytest.raises(Unavailable) as raised:
         responses.parse(content)

@@ -17,7 +17,7 @@ from handover_api.names import ObjectKey
 from handover_nodeagent.api import watch
 from handover_nodeagent.api.access import Access
 from handover_nodeagent.api.client import ApiServer
-from handover_nodeagent.api.watch import Changes, Identity, Timing, Watch
+from handover_nodeagent.api.watch import Timing, Watch
 from handover_nodeagent.retry.backoff import Backoff
 
 PATH = "/apis/handover.dev/v1alpha1/workloadendpoints"
@@ -92,29 +92,6 @@ async def following(api: ApiServer, sink: Recorder, timing: Timing = QUICK) -> A
 def start(fake_client: ApiServer, recorder: Recorder) -> Start:
     """Run a watch by the stand-in's client."""
     return lambda timing=QUICK: following(fake_client, recorder, timing)
-
-
-KNOWN = {ObjectKey("ns", "a"): Identity("uid-a", "1")}
-
-
-@pytest.mark.parametrize(
-    ("listed", "expected"),
-    [
-        ([build("a")], Changes()),
-        ([build("a", 2)], Changes(puts=(build("a", 2),))),
-        ([build("a", 0)], Changes(puts=(build("a", 0),))),
-        ([], Changes(drops=((ObjectKey("ns", "a"), "uid-a"),))),
-        (
-            [build("a", 2, "new")],
-            Changes(((ObjectKey("ns", "a"), "uid-a"),), (build("a", 2, "new"),)),
-        ),
-        ([build("a"), build("b")], Changes(puts=(build("b"),))),
-    ],
-    ids=["unchanged", "changed", "older", "gone", "made anew", "new"],
-)
-def test_a_list_tells_real_changes_only(listed: list[Object], expected: Changes) -> None:
-    found = {watch.identity(raw)[0]: (watch.identity(raw)[1], raw) for raw in listed}
-    assert expected == watch.diff(KNOWN, found)
 
 
 async def test_a_watch_goes_on_from_its_list(
