@@ -20,7 +20,8 @@ from handover_nodeagent.network.desired import LocalEndpoint
 from handover_nodeagent.network.model import Link, Route
 from handover_nodeagent.network.placement import Unplaced
 from handover_nodeagent.sniff import probe
-from handover_nodeagent.sniff.endpoint_listener import EndpointListener, ListenSpec
+from handover_nodeagent.sniff.endpoint_listener import EndpointListener
+from handover_nodeagent.sniff.listen_spec import ListenSpec
 
 
 @dataclass(frozen=True, slots=True)

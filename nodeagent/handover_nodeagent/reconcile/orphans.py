@@ -24,7 +24,8 @@ from handover_nodeagent.network.links import Links
 from handover_nodeagent.network.model import IPAddress, Link, Route
 from handover_nodeagent.reconcile.enforce import Enforcer
 from handover_nodeagent.retry.backoff import Backoff
-from handover_nodeagent.sniff.endpoint_listener import EndpointListener, ListenSpec
+from handover_nodeagent.sniff.endpoint_listener import EndpointListener
+from handover_nodeagent.sniff.listen_spec import ListenSpec
 from handover_nodeagent.sniff.verdict import Accepted
 
 # The machine's own times: a guest is asked as often, and has as long to answer, whether or not its

@@ -5,67 +5,23 @@ carries the number of the episode that its spec names.
 """
 
 import asyncio
-from dataclasses import dataclass
-from ipaddress import IPv6Address
 from typing import Final, Protocol
 
 from handover_api.names import ObjectKey
-from handover_api.workloadendpoint import Signal, State
+from handover_api.workloadendpoint import Signal
 from handover_nodeagent import faults, metrics
-from handover_nodeagent.network.model import IPAddress, Link
 from handover_nodeagent.retry.timers import Retry
-from handover_nodeagent.sniff import capture, questions
+from handover_nodeagent.sniff import capture
+from handover_nodeagent.sniff.listen_spec import ListenSpec
 from handover_nodeagent.sniff.listener import Listener
 from handover_nodeagent.sniff.probe import ProbeSeries
-from handover_nodeagent.sniff.verdict import Accepted, Expectation, Reason
+from handover_nodeagent.sniff.verdict import Accepted, Reason
 
 UNSENT_PATIENCE: Final = 1.0
 """Seconds until a guest is asked again whom no probe could be sent: a link that is down, say."""
 
 # Found once: with twenty guests at one instant the next one's route waits for the count.
 _ANNOUNCED: Final = {signal: metrics.ANNOUNCEMENTS.labels(signal) for signal in Signal}
-
-
-@dataclass(frozen=True, slots=True)
-class ListenSpec:
-    """What to listen for, where, and how fast to ask; ``interval`` 0 asks only when told to.
-
-    ``armed``: more than a RARP counts. ``hint``: the MAC to ask where nobody told the guest's; or
-    to ask beside that one.
-    ``is_mute``: nothing may be sent, so that nobody can be asked.
-    """
-
-    link: Link
-    addresses: tuple[IPAddress, ...]
-    gateways: tuple[IPAddress, ...]
-    mac: str | None
-    armed: bool
-    state: State
-    episode: int
-    interval: float
-    hint: str | None = None
-    is_mute: bool = False
-
-    def compose(self) -> questions.Questions:
-        """Return the frames that ask the guest."""
-        if self.is_mute:
-            return questions.Questions()
-        # Where the kernel has made the link an address of its own, that one asks in IPv6.
-        own = (a for a in self.link.addresses if isinstance(a, IPv6Address) and a.is_link_local)
-        witness = self.hint if self.mac and self.hint != self.mac else None
-        parties = questions.Parties(self.mac or self.hint, self.link.mac, next(own, None), witness)
-        return questions.compose(parties, self.addresses, self.gateways)
-
-    def expectation(self, asked: questions.Questions) -> Expectation:
-        """Return what an announcement looks like."""
-        return Expectation.of(
-            self.mac, self.addresses, askers=asked.askers, armed=self.armed, hint=self.hint
-        )
-
-    @property
-    def parties(self) -> tuple[object, ...]:
-        """What the questions are made of."""
-        return self.mac, self.hint, self.addresses, self.gateways, self.link, self.is_mute
 
 
 class EventSink(Protocol):
@@ -105,8 +61,7 @@ class EndpointListener:
     def update(self, spec: ListenSpec) -> None:
         """Listen for something else; another episode starts a probe series of its own."""
         before, self.spec = self.spec, spec
-        # A socket is bound to an index; and a link that comes up need not wait for an attempt.
-        if before.link.index != spec.link.index or (spec.link.up and not before.link.up):
+        if spec.needs_new_socket(before):
             self._reopen()
             return
         # An asking ends with its episode, whatever is still unanswered.

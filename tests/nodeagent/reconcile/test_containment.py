@@ -19,6 +19,7 @@ from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.reconcile import enforce
 from handover_nodeagent.routes.host_routes import Applied
 from handover_nodeagent.sniff import endpoint_listener, listener
+from handover_nodeagent.sniff.listen_spec import ListenSpec
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("mute")]
 
@@ -146,13 +147,13 @@ async def test_what_cannot_be_started_goes_with_its_object(
 async def test_ears_that_raise_are_opened_again(
     world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def concerns(spec: endpoint_listener.ListenSpec) -> bool:
+    def concerns(spec: ListenSpec) -> bool:
         return spec.link.name == "tap0"
 
     monkeypatch.setattr(
-        endpoint_listener.ListenSpec,
+        ListenSpec,
         "compose",
-        fault.over(endpoint_listener.ListenSpec.compose, concerns),
+        fault.over(ListenSpec.compose, concerns),
     )
     world.put(said="target")
     world.put("good", interface="tap1", ips=["10.65.0.9"], mac=None, said="target", uid="m9")

@@ -10,7 +10,8 @@ from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State
 from handover_nodeagent.network.model import Link
 from handover_nodeagent.sniff import capture, endpoint_listener
-from handover_nodeagent.sniff.endpoint_listener import EndpointListener, ListenSpec
+from handover_nodeagent.sniff.endpoint_listener import EndpointListener
+from handover_nodeagent.sniff.listen_spec import ListenSpec
 from handover_nodeagent.sniff.probe import ProbeSeries
 from handover_nodeagent.sniff.verdict import Accepted, Expectation
 
