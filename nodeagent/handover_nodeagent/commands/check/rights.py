@@ -1,19 +1,12 @@
-"""What the API server lets the agent do: asked of the API server itself."""
+"""PURE: the rights in the API that the agent uses, and how a server is asked for each."""
 
-import os
 from typing import Final, NamedTuple
 
 from handover_api import names
-from handover_nodeagent.api import access, credentials
-from handover_nodeagent.api.client import ApiServer
-from handover_nodeagent.api.errors import ApiError
-from handover_nodeagent.commands.check import traps
-from handover_nodeagent.commands.check.findings import Finding, fail
+from handover_nodeagent.api.errors import RawObject
 
 # A review of one's own rights is allowed to everybody (system:basic-user).
-_PATH: Final = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
-# A person waits: an API server that takes longer is a finding in itself.
-_TIMEOUT: Final = 5.0
+REVIEWS: Final = "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews"
 
 
 class Right(NamedTuple):
@@ -40,34 +33,22 @@ NEEDED: Final = (
 )
 
 
-async def look() -> list[Finding]:
-    """Ask for each right that the agent uses."""
-    try:
-        found = credentials.find(os.environ)
-    except access.Unconfigured as error:
-        return [fail("API server", str(error), "run it in the agent's pod, or set KUBECONFIG")]
-    async with ApiServer(found, timeout=_TIMEOUT) as api:
-        try:
-            allowed = {str(right): await _is_allowed(api, right) for right in NEEDED}
-        except ApiError as error:
-            remedy = "check the network, the address and the credentials; routes are kept meanwhile"
-            return [fail("API server", f"{found.url} does not answer: {error}", remedy)]
-    return list(traps.rights(allowed))
-
-
-async def _is_allowed(api: ApiServer, right: Right) -> bool:
-    """Ask for one right in all namespaces."""
+def review(right: Right) -> RawObject:
+    """Return the question for one right in all namespaces."""
     attributes = {
         "verb": right.verb,
         "group": right.group,
         "resource": right.resource,
         "subresource": right.subresource,
     }
-    review = {
+    return {
         "apiVersion": "authorization.k8s.io/v1",
         "kind": "SelfSubjectAccessReview",
         "spec": {"resourceAttributes": attributes},
     }
-    answer = await api.create(_PATH, review)
+
+
+def is_allowed(answer: RawObject) -> bool:
+    """Tell what the *answer* to a review says."""
     status = answer.get("status") or {}
     return bool(status.get("allowed"))

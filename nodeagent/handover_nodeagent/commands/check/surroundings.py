@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Final
 
 from handover_api.configuration import Settings
-from handover_nodeagent.commands.check import findings, programs, traps
+from handover_nodeagent.commands.check import findings, programs, protocols, traps, workloads
 from handover_nodeagent.commands.check.findings import Finding, fail, ok
-from handover_nodeagent.commands.check.traps import Workload
+from handover_nodeagent.commands.check.workloads import Setting
 from handover_nodeagent.kernel import capabilities, routes
 from handover_nodeagent.kernel.arp_guard import libnftables, rules
 from handover_nodeagent.kernel.arp_guard.process import NftProcess
-from handover_nodeagent.kernel.netlink import rtmsg
 from handover_nodeagent.kernel.netlink.codec import ObservationError
 from handover_nodeagent.network.model import Link
 
@@ -93,89 +92,40 @@ def _network(settings: Settings) -> Iterator[Finding]:
 
     observed = observation.observe(settings.route_table)
     found, entries = observed.links, observed.entries
-    guests = _leading_to_guests(found, entries, settings.route_protocol)
-    workloads = [_workload(link) for link in guests]
-    yield from traps.unread(workloads)
-    yield from traps.reverse_path(workloads)
-    yield from findings.attempt("proxy_arp", lambda: traps.proxy_arp(workloads, guarded()))
-    yield from traps.router_advertisements(workloads)
-    foreign = [
-        routes.describe(entry)
-        for entry in entries
-        if entry.route.protocol == settings.route_protocol and not (entry.is_host and entry.direct)
-    ]
-    yield from traps.rules(observed.rules, settings.route_table)
     number = settings.route_protocol
+    guests = workloads.leading_to_guests(found.values(), entries, number)
+    served = [workloads.workload(link, _sysctls(link)) for link in guests]
+    yield from traps.unread(served)
+    yield from traps.reverse_path(served)
+    yield from findings.attempt("proxy_arp", lambda: traps.proxy_arp(served, guarded()))
+    yield from traps.router_advertisements(served)
+    yield from traps.rules(observed.rules, settings.route_table)
+    foreign = [routes.describe(entry) for entry in protocols.foreign(entries, number)]
     yield from findings.attempt(
         "protocol", lambda: traps.protocol(number, protocol_names(), foreign)
     )
-    yield from traps.gateway_mac(workloads)
+    yield from traps.gateway_mac(served)
     yield from findings.attempt(
         "eBPF host routing", lambda: _ebpf(found.values(), observed.programs)
     )
-    # A daemon's metric shows in its routes, whatever its configuration says.
-    metrics: dict[int, set[int]] = {}
-    for entry in entries:
-        metrics.setdefault(entry.route.protocol, set()).add(entry.route.metric)
+    metrics = protocols.metrics(entries)
     yield from findings.attempt(
         "BGP", lambda: traps.speakers(metrics, programs.processes(), settings)
     )
 
 
-def _leading_to_guests(
-    found: Mapping[int, Link], entries: Iterable[rtmsg.Entry], protocol: int
-) -> tuple[Link, ...]:
-    """Return the links with direct host routes that are none of the node's own.
-
-    Where one of ours is, a guest is, whatever else the link has got meanwhile.
-    """
-    direct = [entry.route for entry in entries if entry.is_host and entry.direct]
-    ours = {route.oif for route in direct if route.protocol == protocol}
-    indexes = {route.oif for route in direct}
-    return tuple(
-        link
-        for link in found.values()
-        if link.index in ours or (link.index in indexes and not _is_nodes_own(link))
-    )
+def _sysctls(link: Link) -> Mapping[Setting, int | None]:
+    """Read what the kernel does on *link*; None for what cannot be read."""
+    has_ipv6 = (_SYSCTL / "ipv6").exists()
+    return {one: _sysctl(one) for one in workloads.settings(link, has_ipv6=has_ipv6)}
 
 
-def _is_nodes_own(link: Link) -> bool:
-    """Tell whether the node itself speaks from there, so that it is no workload's."""
-    # A CNI may give a workload's port an address of its own without a network; a link-local one
-    # each port makes for itself.
-    own = link.addresses - link.hosts
-    return link.default_route or not all(address.is_link_local for address in own)
-
-
-def _workload(link: Link) -> Workload:
-    """Read what the kernel does on *link*; what cannot be read is named, not guessed."""
-    read = _Sysctls(link.name)
-    # All interfaces' setting counts too where it is the stricter one.
-    strictest = max(read.value("ipv4", "rp_filter"), read.value("ipv4", "rp_filter", "all"))
-    proxies = max(read.value("ipv4", "proxy_arp"), read.value("ipv4", "proxy_arp", "all"))
-    accepts = False
-    if (_SYSCTL / "ipv6").exists():
-        accept, forwards = read.value("ipv6", "accept_ra"), read.value("ipv6", "forwarding")
-        # 1 means: unless this interface forwards; 2: always.
-        accepts = accept > 1 or (accept == 1 and not forwards)
-    return Workload(link.name, link.mac, strictest, bool(proxies), accepts, tuple(read.failed))
-
-
-class _Sysctls:
-    """Reads what the kernel does on one interface; ``failed`` has what could not be read."""
-
-    def __init__(self, interface: str) -> None:
-        self.failed: list[str] = []
-        self._interface = interface
-
-    def value(self, family: str, name: str, interface: str = "") -> int:
-        """Return a setting, 0 where it cannot be read."""
-        path = _SYSCTL / family / "conf" / (interface or self._interface) / name
-        try:
-            return int(path.read_text(encoding="ascii"))
-        except (OSError, ValueError):
-            self.failed.append(name)
-            return 0
+def _sysctl(setting: Setting) -> int | None:
+    path = _SYSCTL / setting.family / "conf" / setting.interface / setting.name
+    try:
+        return int(path.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
 
 
 def _ebpf(found: Iterable[Link], at_tc: Mapping[str, tuple[str, ...]]) -> Iterator[Finding]:
@@ -203,17 +153,7 @@ def protocol_names() -> Mapping[int, str]:
                 text = path.read_text(encoding="utf-8", errors="replace")
             except OSError:
                 continue
-            names |= read_protocols(text)
-    return names
-
-
-def read_protocols(text: str) -> Mapping[int, str]:
-    """Read a file as iproute2 does: a number, a name, and comments."""
-    names: dict[int, str] = {}
-    for line in text.splitlines():
-        words = line.split("#", 1)[0].split()
-        if len(words) >= 2 and words[0].isdigit():  # noqa: PLR2004  a number and a name
-            names[int(words[0])] = words[1]
+            names |= protocols.read_names(text)
     return names
 
 
