@@ -15,6 +15,8 @@ from http import HTTPStatus
 from typing import Final, NamedTuple
 
 from handover_nodeagent import faults
+from handover_nodeagent.status import http_messages
+from handover_nodeagent.status.http_messages import Answer
 
 CONTENT_TYPE: Final = "text/plain; version=0.0.4; charset=utf-8"
 MOST: Final = 64
@@ -27,21 +29,11 @@ BACKLOG: Final = 1024
 and who is behind a crowd must not."""
 TIMEOUT: Final = 5.0
 """Seconds for a whole connection, header and answer included."""
-LONGEST_HEAD: Final = 8 * 1024
-"""Octets of a request before its empty line; what comes then is not read."""
 FRESH: Final = 1.0
 """Seconds for which a page of metrics is answered again, instead of made anew."""
 
 Check = Callable[[], str]
 """Returns what is wrong, in one sentence; empty when all is well."""
-
-
-class Answer(NamedTuple):
-    """What a page says."""
-
-    body: bytes
-    status: HTTPStatus = HTTPStatus.OK
-    content_type: str = "text/plain; charset=utf-8"
 
 
 Page = Callable[[], Answer]
@@ -57,7 +49,10 @@ class Place(NamedTuple):
 
 def pages(*, unhealthy: Check, unready: Check) -> dict[str, Page]:
     """Return what the kubelet asks for."""
-    return {"/healthz": lambda: _result(unhealthy()), "/readyz": lambda: _result(unready())}
+    return {
+        "/healthz": lambda: http_messages.probed(unhealthy()),
+        "/readyz": lambda: http_messages.probed(unready()),
+    }
 
 
 class Metrics:
@@ -75,13 +70,6 @@ class Metrics:
             self._made = Answer(self._render(), content_type=CONTENT_TYPE)
             self._made_at = now
         return self._made
-
-
-def _result(trouble: str) -> Answer:
-    if trouble:
-        # To the kubelet every status from 400 on is a failed probe.
-        return Answer(f"{trouble}\n".encode(), HTTPStatus.SERVICE_UNAVAILABLE)
-    return Answer(b"ok\n")
 
 
 class Server:
@@ -175,32 +163,17 @@ class _Connection(asyncio.Protocol):
     def data_received(self, octets: bytes) -> None:
         if self._transport.is_closing():
             return
-        # Where the head ends the answer begins: what a GET may bring besides is of no interest.
         self._head += octets
-        if b"\r\n\r\n" in self._head or b"\n\n" in self._head:
-            self._reply()
-        elif len(self._head) > LONGEST_HEAD:
-            self._send(Answer(b"", HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE))
-
-    def _reply(self) -> None:
-        method, _, rest = self._head.partition(b"\n")[0].decode("latin-1").partition(" ")
-        path = rest.partition(" ")[0].partition("?")[0]
-        page = self._pages.get(path)
-        if method not in {"GET", "HEAD"}:
-            self._send(Answer(b"", HTTPStatus.METHOD_NOT_ALLOWED))
-        elif page is None:
-            self._send(Answer(b"", HTTPStatus.NOT_FOUND))
-        else:
-            self._send(_made(page), is_head=method == "HEAD")
+        asked = http_messages.read(self._head)
+        if isinstance(asked, Answer):
+            self._send(asked)
+        elif asked:
+            page = self._pages.get(asked.path)
+            answer = _made(page) if page else Answer(b"", HTTPStatus.NOT_FOUND)
+            self._send(answer, is_head=asked.is_head)
 
     def _send(self, answer: Answer, *, is_head: bool = False) -> None:
-        head = (
-            f"HTTP/1.1 {answer.status.value} {answer.status.phrase}\r\n"
-            f"Content-Type: {answer.content_type}\r\n"
-            f"Content-Length: {len(answer.body)}\r\n"
-            "Connection: close\r\n\r\n"
-        )
-        self._transport.write(head.encode() + (b"" if is_head else answer.body))
+        self._transport.write(http_messages.encode(answer, is_head=is_head))
         self._transport.close()
 
 

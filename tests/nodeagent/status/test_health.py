@@ -15,7 +15,7 @@ import pytest
 from handover_nodeagent import agent as wiring
 from handover_nodeagent import main
 from handover_nodeagent.settings import AgentSettings
-from handover_nodeagent.status import health
+from handover_nodeagent.status import health, http_messages
 from handover_nodeagent.status.health import Metrics, Place, Server
 
 CROWD = 1100
@@ -143,7 +143,7 @@ def test_who_says_nothing_is_left_after_a_while(
 
 def test_a_question_without_an_end_is_not_kept(agent: Agent) -> None:
     with socket.create_connection(("127.0.0.1", agent.port), timeout=20) as client:
-        client.sendall(b"x" * (health.LONGEST_HEAD + 1))
+        client.sendall(b"x" * (http_messages.LONGEST_HEAD + 1))
         assert client.recv(100).startswith(b"HTTP/1.1 431 ")
 
 
