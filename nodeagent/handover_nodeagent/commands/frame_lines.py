@@ -1,4 +1,4 @@
-"""A frame as one line for a person, whether it counts or not; no bytes whatsoever raise.
+"""A frame as one line for a person, and what it would prove; no bytes whatsoever raise.
 
 It reads by the formats of ``sniff/frames.py``, but says also what that module has no use for.
 """
@@ -6,7 +6,8 @@ It reads by the formats of ``sniff/frames.py``, but says also what that module h
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
-from handover_nodeagent.sniff import frames
+from handover_nodeagent.sniff import frames, verdict
+from handover_nodeagent.sniff.verdict import Accepted, Expectation, NeedsConfirmation, Reason
 
 _OPERATIONS: Final = {
     frames.ARP_REQUEST: "request",
@@ -23,6 +24,15 @@ _FLAGS: Final = (
 _HEADER: Final = 14
 # Enough of a frame that nobody can read to tell one from another, and still one line.
 _SHOWN: Final = 32
+SENTENCES: Final = {
+    Reason.FORGED_SENDER: "its Ethernet source is not the MAC that it speaks for",
+    Reason.OTHER_MAC: "it comes from another MAC",
+    Reason.NOT_ARMED: "the migration is not armed: only a RARP would count",
+    Reason.UNKNOWN_MAC: "the guest's MAC is not known: only a RARP would count",
+    Reason.OTHER_ADDRESS: "its address is none of the endpoint's",
+    Reason.NOT_OUR_PROBE: "it answers somebody else",
+    Reason.IRRELEVANT: "it is no announcement, or broken",
+}
 
 
 def describe(octets: bytes) -> str:
@@ -31,6 +41,19 @@ def describe(octets: bytes) -> str:
         return f"{_hex(octets)}, {len(octets)} bytes"
     kind = int.from_bytes(octets[12:14])
     return f"{_mac(octets[6:12])} > {_mac(octets[:6])} {_body(kind, octets)}, {len(octets)} bytes"
+
+
+def explain(expected: Expectation, octets: bytes) -> str:
+    """Say what the agent would make of a frame."""
+    frame = frames.parse(octets)
+    if frame is None:
+        return f"no: {SENTENCES[Reason.IRRELEVANT]}"
+    judgment = verdict.judge(expected, frame)
+    if isinstance(judgment, Accepted):
+        return f"YES: {judgment.signal} of {judgment.mac}"
+    if isinstance(judgment, NeedsConfirmation):
+        return "maybe: it counts once the guest answers a probe"
+    return f"no: {SENTENCES[judgment.reason]}"
 
 
 def _body(kind: int, octets: bytes) -> str:

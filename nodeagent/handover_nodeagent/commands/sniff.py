@@ -9,40 +9,17 @@ import select
 import socket
 from collections.abc import Callable, Iterator
 from ipaddress import IPv6Address, ip_address
-from typing import Annotated, Final, NoReturn
+from typing import Annotated, NoReturn
 
 import typer
 
 from handover_nodeagent.commands import frame_lines
 from handover_nodeagent.network.model import IPAddress
-from handover_nodeagent.sniff import capture, frames, packet_filter, verdict
+from handover_nodeagent.sniff import capture, packet_filter
 from handover_nodeagent.sniff.questions import DEFAULT_GATEWAY
-from handover_nodeagent.sniff.verdict import Accepted, Expectation, NeedsConfirmation, Reason
-
-SENTENCES: Final = {
-    Reason.FORGED_SENDER: "its Ethernet source is not the MAC that it speaks for",
-    Reason.OTHER_MAC: "it comes from another MAC",
-    Reason.NOT_ARMED: "the migration is not armed: only a RARP would count",
-    Reason.UNKNOWN_MAC: "the guest's MAC is not known: only a RARP would count",
-    Reason.OTHER_ADDRESS: "its address is none of the endpoint's",
-    Reason.NOT_OUR_PROBE: "it answers somebody else",
-    Reason.IRRELEVANT: "it is no announcement, or broken",
-}
+from handover_nodeagent.sniff.verdict import Expectation
 
 Summary = Callable[[bytes], str]
-
-
-def explain(expected: Expectation, octets: bytes) -> str:
-    """Say what the agent would make of a frame."""
-    frame = frames.parse(octets)
-    if frame is None:
-        return f"no: {SENTENCES[Reason.IRRELEVANT]}"
-    judgment = verdict.judge(expected, frame)
-    if isinstance(judgment, Accepted):
-        return f"YES: {judgment.signal} of {judgment.mac}"
-    if isinstance(judgment, NeedsConfirmation):
-        return "maybe: it counts once the guest answers a probe"
-    return f"no: {SENTENCES[judgment.reason]}"
 
 
 def sniff(
@@ -84,7 +61,7 @@ def sniff(
         typer.echo(frame_lines.describe(octets))
         if second:
             typer.echo(f"  scapy: {second(octets)}")
-        typer.echo(f"  {explain(expected, octets)}")
+        typer.echo(f"  {frame_lines.explain(expected, octets)}")
 
 
 def _second_reader() -> Summary | None:

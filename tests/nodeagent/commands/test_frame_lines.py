@@ -1,4 +1,6 @@
-"""A frame as a line: what it says, and nothing that could break the command."""
+"""A frame as a line: what it says and would prove, and nothing that could break the command."""
+
+from ipaddress import ip_address
 
 import pytest
 from hypothesis import given
@@ -6,8 +8,10 @@ from hypothesis import strategies as st
 from tests.nodeagent.sniff.conftest import GARP, NA, RARP
 
 from handover_nodeagent.commands import frame_lines
+from handover_nodeagent.sniff.verdict import Expectation, Reason
 
 GUEST = "52:54:00:65:00:02"
+EXPECTED = Expectation.of(GUEST, [ip_address("10.65.0.2"), ip_address("fd00:65::2")])
 LINES = {
     "RARP": (RARP, f"RARP reverse request from 0.0.0.0 at {GUEST} to 0.0.0.0 at {GUEST}"),
     "gratuitous ARP": (GARP, f"ARP request from 10.65.0.2 at {GUEST} to 10.65.0.2 at "),
@@ -44,3 +48,27 @@ def test_no_bytes_raise_and_no_line_is_long(base: bytes, length: int, rest: byte
 
 def test_the_longest_frame_is_one_short_line() -> None:
     assert len(frame_lines.describe(bytes(9000))) < 300
+
+
+@pytest.mark.parametrize(
+    ("octets", "expected"),
+    [
+        (RARP, "YES: RARP of 52:54:00:65:00:02"),
+        (GARP, "YES: GratuitousARP of 52:54:00:65:00:02"),
+        (NA, "maybe: it counts once the guest answers a probe"),
+        (GARP[:28] + bytes(14), "no: it is no announcement, or broken"),
+        (GARP[:31] + b"\x09" + GARP[32:41] + b"\x09", "no: its address is none of the endpoint's"),
+        (b"", "no: it is no announcement, or broken"),
+    ],
+)
+def test_each_frame_is_explained(octets: bytes, expected: str) -> None:
+    assert frame_lines.explain(EXPECTED, octets) == expected
+
+
+@given(st.binary(max_size=100))
+def test_no_octets_whatever_are_left_unexplained(octets: bytes) -> None:
+    assert frame_lines.explain(EXPECTED, octets).startswith(("YES: ", "maybe: ", "no: "))
+
+
+def test_each_reason_has_a_sentence() -> None:
+    assert set(frame_lines.SENTENCES) == set(Reason)
