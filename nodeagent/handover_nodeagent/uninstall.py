@@ -73,7 +73,7 @@ class Uninstall:
         endpoints = tuple(reconciler.endpoints.values())
         reconciler.orphans.close()
         for endpoint in endpoints:
-            endpoint.retire()
+            reconciler.retire(endpoint)
         silent = {
             address
             for local in (endpoint.local(settings) for endpoint in endpoints)

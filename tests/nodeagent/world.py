@@ -116,7 +116,7 @@ class World:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         for endpoint in self.loop.endpoints.values():
-            endpoint.retire()
+            self.loop.retire(endpoint)
         await self.memory.flush()
         self.memory.close()
         self.loop.enforcer.close()

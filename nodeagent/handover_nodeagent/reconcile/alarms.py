@@ -6,7 +6,7 @@ Nothing depends on having seen a step: what is lost is set again with the next o
 import asyncio
 import datetime as dt
 from collections.abc import Callable
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from handover_api.configuration import Settings
 from handover_api.names import ObjectKey
@@ -15,6 +15,7 @@ from handover_nodeagent.fsm import timers
 from handover_nodeagent.fsm.events import Event, FellSilent
 from handover_nodeagent.fsm.timers import Timer
 from handover_nodeagent.reconcile.endpoint import Endpoint
+from handover_nodeagent.sniff.endpoint_listener import EndpointListener
 
 
 class Loop(Protocol):
@@ -27,8 +28,15 @@ class Loop(Protocol):
         """Report a Target that has heard nothing for too long."""
 
 
+class Running(NamedTuple):
+    """A machine's timer, and the loop's that fires for it."""
+
+    timer: Timer
+    alarm: asyncio.TimerHandle
+
+
 class Alarms:
-    """At most two timers of the event loop per endpoint, whose handles the endpoint keeps."""
+    """At most two timers of the event loop per endpoint."""
 
     def __init__(
         self, loop: Loop, clock: Callable[[], dt.datetime], awaits: Callable[[bool], None]
@@ -38,6 +46,12 @@ class Alarms:
         self._clock = clock
         self._awaits = awaits
         self._awaited: set[ObjectKey] = set()
+        self._running: dict[ObjectKey, Running] = {}
+        self._overdue: dict[ObjectKey, asyncio.TimerHandle] = {}
+
+    def of(self, key: ObjectKey) -> Running | None:
+        """Return the timer that runs for an endpoint's machine."""
+        return self._running.get(key)
 
     def follow(self, endpoint: Endpoint, settings: Settings) -> None:
         """Have the timers that the machine wants now; again, it changes nothing."""
@@ -50,11 +64,18 @@ class Alarms:
         """Await the guest no more."""
         self._await(endpoint.key, is_awaited=False)
 
-    def waits_on(self, endpoint: Endpoint, event: FellSilent) -> bool:
+    def cancel(self, key: ObjectKey) -> None:
+        """Let no timer of an endpoint fire."""
+        self._cancel_timer(key)
+        self._cancel_overdue(key)
+
+    def waits_on(
+        self, endpoint: Endpoint, listener: EndpointListener | None, event: FellSilent
+    ) -> bool:
         """Tell whether it is too early for silence; then it is due again when it may be true."""
-        if endpoint.listener is None or event.episode != endpoint.machine.episode:
+        if listener is None or event.episode != endpoint.machine.episode:
             return False
-        left = endpoint.listener.silence_in(timers.SILENCE.total_seconds())
+        left = listener.silence_in(timers.SILENCE.total_seconds())
         if left <= 0:
             return False
         length = dt.timedelta(seconds=left)
@@ -68,33 +89,44 @@ class Alarms:
             self._awaits(not was_any)
 
     def _set(self, endpoint: Endpoint, timer: Timer | None) -> None:
+        running = self._running.get(endpoint.key)
         # Equal timers are one: a step that changes nothing of it must not begin it anew.
-        if timer == endpoint.timer:
+        if timer == (running.timer if running else None):
             return
-        if endpoint.alarm:
-            endpoint.alarm.cancel()
-        endpoint.timer, endpoint.alarm = timer, None
+        self._cancel_timer(endpoint.key)
         if timer:
-            delay = timer.delay(self._clock())
-            endpoint.alarm = _later(delay, self._fire, endpoint, timer)
+            alarm = _later(timer.delay(self._clock()), self._fire, endpoint, timer)
+            self._running[endpoint.key] = Running(timer, alarm)
+
+    def _cancel_timer(self, key: ObjectKey) -> None:
+        running = self._running.pop(key, None)
+        if running:
+            running.alarm.cancel()
+
+    def _cancel_overdue(self, key: ObjectKey) -> None:
+        alarm = self._overdue.pop(key, None)
+        if alarm:
+            alarm.cancel()
 
     def _fire(self, endpoint: Endpoint, timer: Timer) -> None:
         # First: a step that wants the same timer again is to find that there is none.
-        endpoint.timer = endpoint.alarm = None
+        del self._running[endpoint.key]
         self._loop.feed(endpoint, timer.event)
 
     def _set_overdue(self, endpoint: Endpoint, settings: Settings) -> None:
         """Have a Target reported that hears nothing; it listens on."""
         due = timers.target_overdue(endpoint.machine, settings)
-        if endpoint.overdue_alarm:
-            endpoint.overdue_alarm.cancel()
-            endpoint.overdue_alarm = None
+        self._cancel_overdue(endpoint.key)
         # A clock that was set back does not prolong the wait.
         longest = settings.target_timeout.total_seconds()
         left = min((due - self._clock()).total_seconds(), longest) if due else 0.0
         endpoint.overdue = due is not None and left <= 0
         if left > 0:
-            endpoint.overdue_alarm = _later(left, self._loop.overdue, endpoint)
+            self._overdue[endpoint.key] = _later(left, self._fire_overdue, endpoint)
+
+    def _fire_overdue(self, endpoint: Endpoint) -> None:
+        del self._overdue[endpoint.key]
+        self._loop.overdue(endpoint)
 
 
 def _later(delay: float, call: Callable[..., None], *arguments: object) -> asyncio.TimerHandle:

@@ -79,6 +79,11 @@ class Cutovers:
         is_target = endpoint.machine.state is State.TARGET
         endpoint.prepared = self._encode(endpoint) if is_target else None
 
+    def drop(self, endpoint: Endpoint) -> None:
+        """Send nothing for an endpoint any more."""
+        # What was heard and is still to count was taken in before (``catch_up``).
+        endpoint.prepared = endpoint.announcement = None
+
     def prepare_anew(self, keys: Iterable[ObjectKey]) -> None:
         """Have cutovers carry what their owners' routes are known to carry by now."""
         for key in keys:

@@ -1,8 +1,9 @@
-"""One endpoint that lives on this node: its object, its machine, and what hangs on the two."""
+"""PURE: one endpoint that lives on this node: its object, its machine, what follows from the two.
 
-import asyncio
+Its listener and its timers belong to ``listening`` and ``alarms``.
+"""
+
 from dataclasses import dataclass
-from typing import Self
 
 from handover_api.conditions import EndpointReason
 from handover_api.configuration import Mode, Settings
@@ -11,7 +12,6 @@ from handover_api.workloadendpoint import Cutover, WorkloadEndpoint
 from handover_nodeagent.fsm.events import Announced, Input
 from handover_nodeagent.fsm.machine import Machine, RouteLevel
 from handover_nodeagent.fsm.restart import remember
-from handover_nodeagent.fsm.timers import Timer
 from handover_nodeagent.memory.record import Record
 from handover_nodeagent.network import admission as addresses
 from handover_nodeagent.network import gateways, placement
@@ -20,7 +20,6 @@ from handover_nodeagent.network.desired import LocalEndpoint
 from handover_nodeagent.network.model import Link, Route
 from handover_nodeagent.network.placement import Unplaced
 from handover_nodeagent.sniff import probe
-from handover_nodeagent.sniff.endpoint_listener import EndpointListener
 from handover_nodeagent.sniff.listen_spec import ListenSpec
 
 
@@ -71,13 +70,9 @@ class Endpoint:
     neigh_mac: str | None = None
     cutover: Cutover | None = None
     # What follows from the machine, and is made anew from it after each step.
-    listener: EndpointListener | None = None
     prepared: Prepared | None = None
     announcement: Announcement | None = None
-    timer: Timer | None = None
-    alarm: asyncio.TimerHandle | None = None
     overdue: bool = False
-    overdue_alarm: asyncio.TimerHandle | None = None
     # What the last report said, so that an Event tells only of what is new.
     shadowed_by: str = ""
     contested: str = ""
@@ -179,15 +174,3 @@ class Endpoint:
         stood = remember(self.machine)
         name = self.link.name if self.link else None
         return Record.of(self.object, stood, self.cutover, self.learned_mac, name)
-
-    def retire(self) -> Self:
-        """Stop its timers and its listening."""
-        for alarm in (self.alarm, self.overdue_alarm):
-            if alarm:
-                alarm.cancel()
-        if self.listener:
-            self.listener.close()
-        self.alarm = self.overdue_alarm = self.listener = self.prepared = None
-        # One that is still to count was taken in before (``Cutovers.catch_up``).
-        self.announcement = None
-        return self

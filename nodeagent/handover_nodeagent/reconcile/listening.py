@@ -1,6 +1,7 @@
 """Who listens to which guest, and asks it: derived from each machine after each step."""
 
 from handover_api.configuration import Mode, Settings
+from handover_api.names import ObjectKey
 from handover_nodeagent.fsm import commands
 from handover_nodeagent.reconcile.endpoint import Endpoint
 from handover_nodeagent.sniff import endpoint_listener
@@ -12,37 +13,54 @@ class Listening:
 
     def __init__(self, sink: EventSink) -> None:
         self._sink = sink
+        self._listeners: dict[ObjectKey, EndpointListener] = {}
+
+    def of(self, key: ObjectKey) -> EndpointListener | None:
+        """Return the listener of an endpoint; None where nobody listens."""
+        return self._listeners.get(key)
 
     def follow(self, endpoint: Endpoint, settings: Settings) -> None:
         """Listen for what the machine waits for, or not at all; again, it changes nothing."""
-        spec = endpoint.listen_spec(settings)
+        spec, listener = endpoint.listen_spec(settings), self._listeners.get(endpoint.key)
         if spec is None:
-            if endpoint.listener:
-                endpoint.listener.close()
-            endpoint.listener = None
-        elif endpoint.listener:
+            self.end(endpoint.key)
+        elif listener:
             # It outlives the machine's episodes: no socket is opened or closed between them.
-            endpoint.listener.update(spec)
+            listener.update(spec)
         else:
-            endpoint.listener = EndpointListener(endpoint.key, spec, self._sink)
+            self._listeners[endpoint.key] = EndpointListener(endpoint.key, spec, self._sink)
+
+    def end(self, key: ObjectKey) -> None:
+        """Listen to an endpoint's guest no more."""
+        listener = self._listeners.pop(key, None)
+        if listener:
+            listener.close()
 
     def ask(self, endpoint: Endpoint, command: commands.Command) -> None:
         """Send the guest what *command* wants sent."""
+        listener = self._listeners.get(endpoint.key)
         # Without an interface nobody can be asked; the machine's timer ends the asking.
-        if endpoint.listener is None:
+        if listener is None:
             return
         if isinstance(command, commands.StartProbes):
-            endpoint.listener.start_probes()
+            listener.start_probes()
         elif isinstance(command, commands.RenewProbes):
-            endpoint.listener.renew_probes()
+            listener.renew_probes()
         elif isinstance(command, commands.AskGuest):
-            endpoint.listener.ask()
+            listener.ask()
+
+    def ask_afresh(self, endpoint: Endpoint) -> None:
+        """Start the fast series of probes again: the guest is on another interface now."""
+        listener = self._listeners.get(endpoint.key)
+        if listener:
+            listener.start_probes()
 
     def announce_gateway(self, endpoint: Endpoint, settings: Settings) -> None:
         """Tell the guest where its gateway is now, also where nobody listens to it."""
         if settings.mode is not Mode.ACTIVE or endpoint.is_paused:
             return
-        if endpoint.listener:
-            endpoint.listener.correct()
+        listener = self._listeners.get(endpoint.key)
+        if listener:
+            listener.correct()
         elif endpoint.link:
             endpoint_listener.send_corrections(endpoint.listen_spec_on(endpoint.link, settings))

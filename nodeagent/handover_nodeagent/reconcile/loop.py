@@ -140,7 +140,7 @@ class Reconciler:
         self.faults.close()
         self.orphans.close()
         for endpoint in self.endpoints.values():
-            endpoint.retire()
+            self.retire(endpoint)
         self.flush()
 
     # From an event to the world.
@@ -164,8 +164,10 @@ class Reconciler:
         if isinstance(event, FellSilent) and self.faults.has(endpoint.key, FOLLOW):
             # Nobody knows whether the guest was asked at all.
             event = Unaskable(event.episode)
-        if isinstance(event, FellSilent) and self.alarms.waits_on(endpoint, event):
-            return
+        if isinstance(event, FellSilent):
+            listener = self.listening.of(endpoint.key)
+            if self.alarms.waits_on(endpoint, listener, event):
+                return
         step = fsm.step(endpoint.machine, event, now(), self.settings)
         before = endpoint.machine
         if step.impossible and step.input:
@@ -230,8 +232,14 @@ class Reconciler:
 
     def leave(self, endpoint: Endpoint) -> None:
         """Hear and await nothing more of an endpoint."""
-        endpoint.retire()
+        self.retire(endpoint)
         self.alarms.forget(endpoint)
+
+    def retire(self, endpoint: Endpoint) -> None:
+        """Stop an endpoint's timers and its listening."""
+        self.alarms.cancel(endpoint.key)
+        self.listening.end(endpoint.key)
+        self.cutovers.drop(endpoint)
 
     def _announce_gateway(self, endpoint: Endpoint) -> None:
         """Tell the guest where its gateway is now, and a person where that is a guess."""
@@ -255,7 +263,7 @@ class Reconciler:
 
     def overdue(self, endpoint: Endpoint) -> None:
         """Report a Target that has heard nothing for too long; it listens on."""
-        endpoint.overdue, endpoint.overdue_alarm = True, None
+        endpoint.overdue = True
         text = "The guest has not announced itself yet; its routes wait for that"
         self.publisher.event(endpoint, "TargetTimeout", text, warning=True)
         self.publisher.report(endpoint)
@@ -317,8 +325,8 @@ class Reconciler:
             return
         self._apply(endpoint)
         self.follow_machine(endpoint)
-        if is_elsewhere and endpoint.listener:
-            endpoint.listener.start_probes()
+        if is_elsewhere:
+            self.listening.ask_afresh(endpoint)
         self.publisher.report(endpoint)
 
     def prepare_anew(self, keys: Iterable[ObjectKey]) -> None:
@@ -352,7 +360,10 @@ class Reconciler:
 
     def describe(self, endpoint: Endpoint) -> Facts:
         """Gather how an endpoint stands now."""
-        described = publish.describe(endpoint, self.enforcer, self.settings, self.misconfigured)
+        listener = self.listening.of(endpoint.key)
+        described = publish.describe(
+            endpoint, listener, self.enforcer, self.settings, self.misconfigured
+        )
         found = (described.internal_error, self.faults.trouble(endpoint.key))
         return dataclasses.replace(described, internal_error="; ".join(filter(None, found)))
 

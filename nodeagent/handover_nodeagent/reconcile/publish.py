@@ -31,6 +31,7 @@ from handover_nodeagent.network.model import Link
 from handover_nodeagent.reconcile.endpoint import Endpoint
 from handover_nodeagent.reconcile.enforce import Enforcer
 from handover_nodeagent.reconcile.guard import GuardReconciler
+from handover_nodeagent.sniff.endpoint_listener import EndpointListener
 from handover_nodeagent.status import conditions
 from handover_nodeagent.status.conditions import Facts, Reported
 from handover_nodeagent.status.kubernetes_events import Event
@@ -224,7 +225,11 @@ class Publisher:
 
 
 def describe(
-    endpoint: Endpoint, enforcer: Enforcer, settings: Settings, misconfigured: str
+    endpoint: Endpoint,
+    listener: EndpointListener | None,
+    enforcer: Enforcer,
+    settings: Settings,
+    misconfigured: str,
 ) -> Facts:
     """Gather what the endpoint's status is made of; asks the kernel which routes win."""
     allowed, link, routes = endpoint.admission.allowed, endpoint.link, enforcer.routes
@@ -249,8 +254,8 @@ def describe(
         contested="; ".join(contested[one] for one in allowed if one in contested),
         unguarded=_unguarded(link, enforcer.guard),
         interface_doubt=placement.objection_to_current(endpoint.object, link) if link else "",
-        has_listener=endpoint.listener is not None and endpoint.listener.is_open,
-        cannot_listen=endpoint.listener.trouble if endpoint.listener else "",
+        has_listener=listener is not None and listener.is_open,
+        cannot_listen=listener.trouble if listener else "",
         internal_error="; ".join(
             trouble for one in allowed if (trouble := enforcer.trouble(one).fault)
         ),

@@ -321,10 +321,8 @@ async def test_a_look_at_everything_gives_back_a_timer_that_was_lost(world: Worl
     world.send()
     await world.until_state("Live")
     world.put(said="target Succeeded")
-    endpoint = world.loop.endpoints[BAD]
-    assert endpoint.alarm is not None
-    endpoint.alarm.cancel()
-    endpoint.alarm = endpoint.timer = None
+    assert world.loop.alarms.of(BAD) is not None
+    world.loop.alarms.cancel(BAD)
     world.loop.heal()
     await world.until_state("Base")
 

@@ -86,7 +86,10 @@ async def test_twenty_announcements_at_once_have_twenty_routes_before_any_report
     for number, address in enumerate(addresses):
         world.put(f"vm{number}", said="target", ips=[address], mac=None)
     await world.until(
-        lambda: all(one.listener and one.listener.is_open for one in world.loop.endpoints.values())
+        lambda: all(
+            (listener := world.loop.listening.of(key)) and listener.is_open
+            for key in world.loop.endpoints
+        )
     )
     with contextlib.closing(world.node.guest_socket()) as guest:
         guest.send(RARP)

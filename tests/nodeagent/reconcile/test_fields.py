@@ -17,6 +17,7 @@ from handover_nodeagent.reconcile.endpoint import Endpoint
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("mute")]
 
+KEY = ObjectKey("default", "vm")
 VM = ["10.65.0.2", "fd00:65::2"]
 OTHER = ["10.65.0.3", "fd00:65::3"]
 TESTED_HERE = {
@@ -50,7 +51,7 @@ async def live(moving: World) -> World:
 
 def endpoint(world: World) -> Endpoint:
     """Return the VM as the loop knows it."""
-    return world.loop.endpoints[ObjectKey("default", "vm")]
+    return world.loop.endpoints[KEY]
 
 
 @contextlib.asynccontextmanager
@@ -139,7 +140,7 @@ async def test_paused_neither_hears_nor_asks_and_then_asks_afresh(moving: World)
         moving.node.guest_runs("ip address add 10.65.0.2/32 dev eth")
         moving.node.guest_runs("ip link set eth arp on")
         await moving.until_says("Programmed", "False", "NotActive")
-        assert endpoint(moving).listener is None
+        assert moving.loop.listening.of(KEY) is None
         assert moving.state() == "Target"
     moving.configure()
     await moving.until_state("Live")
@@ -188,9 +189,9 @@ async def test_a_convergence_time_moves_the_end_of_a_time_wait_that_runs(live: W
                 and status.deadline == since + dt.timedelta(hours=1)
             )
         )
-        alarm = endpoint(live).alarm
-        assert alarm
-        assert alarm.when() - asyncio_time() > 3000
+        running = live.loop.alarms.of(KEY)
+        assert running
+        assert running.alarm.when() - asyncio_time() > 3000
     live.configure(liveMigrationRouteConvergenceTime="1ms")
     await live.until_state("Base")
 
@@ -253,7 +254,7 @@ def asyncio_time() -> float:
 
 def listener_due(world: World) -> float | None:
     """Return when the guest is asked next."""
-    listener = endpoint(world).listener
+    listener = world.loop.listening.of(KEY)
     assert listener
     assert listener._listener
     return listener._listener.series.due
@@ -277,7 +278,7 @@ def drain(guest: socket.socket) -> list[bytes]:
 async def test_another_gateway_asks_from_now_on_and_touches_no_route(moving: World) -> None:
     async with untouched(moving):
         moving.configure(gateways=["10.65.0.1", "192.0.2.1", "fd00:65::1"])
-        listener = endpoint(moving).listener
+        listener = moving.loop.listening.of(KEY)
         assert listener
         assert {str(asker) for asker in listener._questions.askers if asker.version == 4} == {
             "10.65.0.1"

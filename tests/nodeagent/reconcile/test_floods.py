@@ -42,7 +42,7 @@ async def test_a_guest_that_comes_back_is_asked_whatever_was_never_answered(
 ) -> None:
     """Any frame of its own proves that it takes out of its queue what is there."""
     await to_withdrawn(world)
-    listener = world.loop.endpoints[KEY].listener
+    listener = world.loop.listening.of(KEY)
     assert listener is not None
     assert listener._listener is not None
     spent = dataclasses.replace(listener._listener.series, unanswered=probe.LIMIT, due=None)

@@ -196,9 +196,9 @@ async def test_a_jump_of_the_clock_neither_ends_nor_prolongs_a_time_wait(
         world.put("other", ips=["10.65.0.9"], interface="tap1")
         assert witness.told() == ["+10.65.0.9 1024"]
         assert world.state() == "TimeWait"
-    alarm = world.loop.endpoints[ObjectKey("default", "vm")].alarm
-    assert alarm
-    assert 0 < alarm.when() - asyncio.get_running_loop().time() <= 3
+    running = world.loop.alarms.of(ObjectKey("default", "vm"))
+    assert running
+    assert 0 < running.alarm.when() - asyncio.get_running_loop().time() <= 3
     await world.until_state("Base")
 
 

@@ -38,7 +38,7 @@ async def test_its_endpoints_stay_as_they_are_and_others_go_on(world: World) -> 
         assert world.state() == "Base"
         assert witness.told() == []
         put_other(world, said="target")
-        assert endpoint(world, "other", "elsewhere").listener is not None
+        assert world.loop.listening.of(ObjectKey("elsewhere", "other")) is not None
         put_other(world)
         world.configure(ipv4NormalRoutePriority=2048)
         await world.shows(NORMAL_V4, "10.65.0.3 dev tap1 ... metric 2048")
@@ -98,7 +98,7 @@ async def test_a_guest_that_comes_meanwhile_is_heard_afterwards(world: World) ->
     world.pause("default")
     await world.until_says("Listening", "False", "NotActive")
     world.send()
-    assert endpoint(world).listener is None
+    assert world.loop.listening.of(ObjectKey("default", "vm")) is None
     assert world.state() == "Target"
     world.node.guest_runs("ip address add 10.65.0.2/32 dev eth")
     world.node.guest_runs("ip link set eth arp on")

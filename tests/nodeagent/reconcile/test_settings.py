@@ -95,15 +95,16 @@ async def test_paused_leaves_everything_as_it_is(world: World) -> None:
     world.configure(mode="paused")
     world.put(said="source Succeeded")
     world.put("other", said="target", ips=["10.65.0.3"])
-    endpoint = world.loop.endpoints[ObjectKey("default", "other")]
-    assert endpoint.listener is None
+    key = ObjectKey("default", "other")
+    assert key in world.loop.endpoints
+    assert world.loop.listening.of(key) is None
     assert world.state() == "Base"
     await world.shows(NORMAL_V4)
     world.configure()
     assert world.state() == "Asking"
     await world.until_says("StillAlive", "True", "GuestAnswers")
     await world.shows(NORMAL_V4)
-    assert world.loop.endpoints[ObjectKey("default", "other")].listener is not None
+    assert world.loop.listening.of(key) is not None
 
 
 @pytest.mark.usefixtures("mute")
