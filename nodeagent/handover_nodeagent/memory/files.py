@@ -66,7 +66,7 @@ class Memory:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(DELAY, self._write)
 
-    def load_configuration(self) -> dict[str, dict[str, object]] | None:
+    def load_configuration(self) -> dict[str, Mapping[str, object]] | None:
         """Read the HandoverConfigurations as they were last; None where there is no such memory."""
         return record.decode_configurations(_read(self._configuration))
 

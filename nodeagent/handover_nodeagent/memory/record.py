@@ -7,7 +7,7 @@ fields are on disks, where an older or a newer agent reads them.
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Final, NamedTuple, Self, TypeVar
 
 import pydantic
@@ -167,7 +167,7 @@ def decode(stem: str, text: str) -> Decoded:
     return Decoded(parse.key(raw), spared, "has an endpoint that nobody can read")
 
 
-def decode_configurations(text: str) -> dict[str, dict[str, object]] | None:
+def decode_configurations(text: str) -> dict[str, Mapping[str, object]] | None:
     """Return the specs of HandoverConfigurations by name; None for no such memory."""
     content = _parse(text)
     if not isinstance(content, dict):

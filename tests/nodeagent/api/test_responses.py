@@ -17,7 +17,7 @@ from handover_nodeagent.api.errors import (
     Unavailable,
     Unreachable,
 )
-from handover_nodeagent.api.responses import Messages, Page
+from handover_nodeagent.api.responses import Message, Messages, Page
 
 HTML = b"<html>404 Not Found</html>"
 
@@ -71,7 +71,7 @@ def test_messages_are_whole_however_they_are_cut(data: st.DataObject) -> None:
     sent = [("ADDED", {"metadata": {"name": "ä\n"}}), ("BOOKMARK", {}), ("DELETED", {"b": 2})]
     lines = [json.dumps({"type": kind, "object": raw}).encode() for kind, raw in sent]
     rest = b"\n" + b"\n\n".join(lines) + b"\n"
-    messages, read = Messages(), []
+    messages, read = Messages(), list[Message]()
     while rest:
         length = data.draw(st.integers(1, len(rest)))
         read += messages.take(rest[:length])

@@ -18,13 +18,12 @@ from handover_nodeagent.status.http_messages import LONGEST_HEAD, Answer, Reques
         (b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n", Request("/healthz")),
         (b"GET /readyz?verbose=1 HTTP/1.1\r\n\r\nand more", Request("/readyz")),
         (b"HEAD /metrics HTTP/1.0\n\n", Request("/metrics", is_head=True)),
-        (b"GET\r\n\r\n", Request("")),
         (b"GET /\xff\xfe HTTP/1.1\r\n\r\n", Request("/\xff\xfe")),
         (b"", None),
         (b"GET /healthz HTTP/1.1\r\nHost: x\r\n", None),
         (b"x" * LONGEST_HEAD, None),
     ],
-    ids=["probe", "query", "head", "nothing", "no text", "not begun", "not ended", "long"],
+    ids=["probe", "query", "head", "no text", "not begun", "not ended", "long"],
 )
 def test_a_question_is_its_path(octets: bytes, expected: Request | None) -> None:
     assert http_messages.read(octets) == expected
@@ -35,10 +34,11 @@ def test_a_question_is_its_path(octets: bytes, expected: Request | None) -> None
     [
         (b"POST /healthz HTTP/1.1\r\n\r\n", HTTPStatus.METHOD_NOT_ALLOWED),
         (b"\r\n\r\n", HTTPStatus.METHOD_NOT_ALLOWED),
+        (b"GET\r\n\r\n", HTTPStatus.METHOD_NOT_ALLOWED),
         (b"\x16\x03\x01\n\n", HTTPStatus.METHOD_NOT_ALLOWED),
         (b"x" * (LONGEST_HEAD + 1), HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE),
     ],
-    ids=["another method", "empty", "TLS", "too long"],
+    ids=["another method", "empty", "no path", "TLS", "too long"],
 )
 def test_what_is_no_use_is_refused(octets: bytes, status: HTTPStatus) -> None:
     assert http_messages.read(octets) == Answer(b"", status)

@@ -11,7 +11,7 @@ import typer
 from handover_api import names
 from handover_api.configuration import Settings
 from handover_nodeagent import configuration
-from handover_nodeagent.commands.check import api_server, findings, surroundings
+from handover_nodeagent.commands.check import access_review, findings, surroundings
 from handover_nodeagent.commands.check.findings import Finding
 from handover_nodeagent.commands.status import Output, OutputOption, StateDirectory
 from handover_nodeagent.configuration import Invalid
@@ -47,7 +47,7 @@ def gather(state_directory: Path, *, ask_api: bool) -> list[Finding]:
     found += surroundings.look(settings)
     found.append(surroundings.state_directory(state_directory))
     if ask_api:
-        found += findings.attempt("API rights", lambda: asyncio.run(api_server.look()))
+        found += findings.attempt("API rights", lambda: asyncio.run(access_review.look()))
     return found
 
 
