@@ -6,7 +6,6 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -14,8 +13,6 @@ from tests.chart.conftest import GROUPS, NAMESPACE, Kubectl, Manifest, Run
 
 from handover_lab.cluster.controlplane import ControlPlane
 from handover_lab.docs.chart import CHART
-from handover_operator.commands import check as readiness
-from handover_operator.commands.check import Finding
 
 TESTER = f"system:serviceaccount:{NAMESPACE}:handover-test"
 Check = Callable[..., tuple[int, str]]
@@ -169,84 +166,6 @@ def test_a_configuration_that_is_not_in_force_is_told(
         "NOT READY  HandoverConfiguration default: there is none: the operators' logs" in absent[1]
     )
     assert "NOT READY  HandoverConfiguration default: not Applied: 422: spec.probe" in refused[1]
-
-
-def judged(conditions: dict[str, str], **metadata: Any) -> Finding:
-    """Judge a configuration with these conditions."""
-    said = [
-        {"type": kind, "status": status, "message": f"about {kind}", "observedGeneration": 3}
-        for kind, status in conditions.items()
-    ]
-    return readiness.configuration(
-        {"metadata": {"generation": 3, **metadata}, "status": {"mode": "x", "conditions": said}}
-    )
-
-
-GOOD = {"Accepted": "True", "Applied": "True"}
-
-
-@pytest.mark.parametrize(
-    ("finding", "trouble", "subject"),
-    [
-        (judged({}), "not Accepted: no operator has said so far", ""),
-        (judged({"Accepted": "False"}), "not Accepted: about Accepted", ""),
-        (judged(GOOD | {"Applied": "False"}), "not Applied: about Applied", ""),
-        (judged(GOOD, generation=4), "no operator has seen its newest version", ""),
-        (judged(GOOD), "", "mode x"),
-        (judged(GOOD | {"Overridden": "True"}), "", "mode x; about Overridden"),
-        (
-            judged(GOOD, annotations={"handover.dev/paused": "Ada"}),
-            "",
-            "mode x, by its annotation handover.dev/paused",
-        ),
-    ],
-)
-def test_the_configuration_is_judged_by_its_conditions(
-    finding: Finding, trouble: str, subject: str
-) -> None:
-    assert finding.trouble == trouble
-    assert finding.subject.endswith(subject)
-
-
-def test_an_upgrade_that_stands_still_is_not_ready() -> None:
-    deployment = {
-        "metadata": {"name": "x", "generation": 2},
-        "spec": {"replicas": 2},
-        "status": {"readyReplicas": 2, "updatedReplicas": 1, "observedGeneration": 2},
-    }
-
-    assert "rollout status deployment x" in readiness.operator(deployment).trouble
-    deployment["status"] = {"readyReplicas": 2, "updatedReplicas": 2, "observedGeneration": 1}
-    assert "rollout status deployment x" in readiness.operator(deployment).trouble
-
-
-def test_agents_that_keep_to_an_older_configuration_are_named_up_to_five() -> None:
-    few = readiness.configured(9, {"node-b", "node-a"})
-    many = readiness.configured(9, {f"node-{n}" for n in range(9)})
-
-    assert few.trouble.startswith("node-a, node-b: condition Configured")
-    assert many.trouble.startswith("node-0, node-1, node-2, node-3, node-4 and 4 more: ")
-
-
-@pytest.mark.parametrize(
-    ("found", "expected"),
-    [
-        (
-            {},
-            Finding(
-                "node agents: 0 of 0 nodes have one that is ready",
-                "no node is chosen: see nodeagent.nodeSelector and .tolerations",
-            ),
-        ),
-        (
-            {"desiredNumberScheduled": 3, "numberReady": 3, "updatedNumberScheduled": 3},
-            Finding("node agents: 3 of 3 nodes have one that is ready"),
-        ),
-    ],
-    ids=["no node", "all nodes"],
-)
-def test_agents_are_judged(found: dict[str, int], expected: Finding) -> None:
-    assert readiness.agents({"metadata": {"name": "x"}, "status": found}) == expected
 
 
 def test_nothing_of_the_test_stays(hooks: list[Manifest]) -> None:

@@ -14,7 +14,6 @@ from tests.chart.conftest import GROUPS, NAMESPACE, Kubectl, Manifest, Run
 
 from handover_lab.cluster.controlplane import ControlPlane
 from handover_lab.docs.chart import CHART
-from handover_operator.commands import uninstall
 
 LEAVER = f"system:serviceaccount:{NAMESPACE}:handover-uninstall"
 TEMPLATE = ("--show-only", "templates/handback.yaml", "--namespace", NAMESPACE)
@@ -109,29 +108,6 @@ def test_where_all_is_kept_nobody_is_asked(leave: Leave, kubectl: Kubectl) -> No
 
     assert leave()[0] == 0
     assert mark(kubectl) == ""
-
-
-def test_only_nodes_that_hand_back_are_waited_for() -> None:
-    def endpoint(name: str, node: str, *routes: object) -> Manifest:
-        metadata = {"name": name, "namespace": "default"}
-        return {"metadata": metadata, "spec": {"node": node}, "status": {"routes": list(routes)}}
-
-    specs = {"default": {"onUninstall": "handBack"}, "node.b": {"onUninstall": "keep"}}
-    found = [endpoint("x", "a", ROUTE), endpoint("y", "a"), endpoint("z", "b", ROUTE)]
-
-    assert uninstall.left(found, specs) == (("default/x on a",), ())
-
-
-def test_a_route_that_nothing_replaces_is_kept_and_not_waited_for() -> None:
-    """Guards: a guest that only our route serves is not cut off by an uninstall."""
-    metadata = {"name": "x", "namespace": "default"}
-    condition = {"type": "Programmed", "status": "False", "reason": "HandedBack"}
-    status = {"routes": [ROUTE], "conditions": [condition]}
-    found = [{"metadata": metadata, "spec": {"node": "a"}, "status": status}]
-
-    left = uninstall.left(found, {"default": {"onUninstall": "handBack"}})
-
-    assert left == ((), ("default/x on a",))
 
 
 def test_the_hook_is_there_only_where_it_is_wanted(helm: Run, hooks: list[Manifest]) -> None:
