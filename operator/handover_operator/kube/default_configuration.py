@@ -16,8 +16,8 @@ import structlog
 
 from handover_api.names import DEFAULT_CONFIGURATION, ObjectKey
 from handover_operator.kinds import Kind
+from handover_operator.kube.backoff import FIRST_DELAY
 from handover_operator.kube.errors import Absent, Conflict, Refused, Temporary
-from handover_operator.kube.retry import FIRST_DELAY
 from handover_operator.observability import metrics
 from handover_operator.roles.parse import RawObject
 from handover_operator.status.configuration import Application
@@ -65,7 +65,7 @@ class Default:
         metrics.APPLIED.set(spec is None)
 
     def put(self, kind: Kind, key: ObjectKey, raw: RawObject) -> None:
-        """Take in a version of an object (cache.Listener)."""
+        """Take in a version of an object (controller.Listener)."""
         if not _is_default(kind, key):
             return
         self._was_there = True
@@ -75,10 +75,10 @@ class Default:
             self._asked.set()
 
     def put_unreadable(self, kind: Kind, key: ObjectKey, uid: str) -> None:
-        """Let it be: what was applied last stands (cache.Listener)."""
+        """Let it be: what was applied last stands (controller.Listener)."""
 
     def drop(self, kind: Kind, key: ObjectKey) -> None:
-        """Take in that an object is gone (cache.Listener)."""
+        """Take in that an object is gone (controller.Listener)."""
         if _is_default(kind, key):
             self._known = None
             self._asked.set()

@@ -10,16 +10,16 @@ import asyncio
 import contextlib
 import random
 from collections.abc import Iterable, Mapping
-from http import HTTPStatus
 from typing import Final, Generic, Protocol, TypeVar
 
 import structlog
 
 from handover_api.names import API_VERSION, GROUP, ObjectKey
 from handover_operator.kinds import AnyKind, Kind, Watched
-from handover_operator.kube import retry
+from handover_operator.kube import backoff, position
 from handover_operator.kube.client import Cluster
-from handover_operator.kube.errors import Absent, Denied, Expired, Temporary, Unavailable
+from handover_operator.kube.errors import Absent, Unavailable
+from handover_operator.kube.position import Position
 from handover_operator.observability import metrics
 from handover_operator.roles import parse
 from handover_operator.roles.parse import RawObject
@@ -64,27 +64,26 @@ class Watch(Generic[K]):
         self._cluster = cluster
         self._kind = kind
         self._sink = sink
-        self._version = ""
-        self._lists = 0
-        self._failures = 0
-        self._reason = ""
+        self._position = Position()
 
     async def run(self) -> None:
         """Watch until cancelled, from the last list on, if there was one."""
         loop = asyncio.get_running_loop()
-        pause = retry.FIRST_DELAY
+        pause = backoff.FIRST_DELAY
         while True:
-            began, lists = loop.time(), self._lists
+            began, lists = loop.time(), self._position.lists
             needed = 0.0
             try:
                 await self._follow()
             except Exception as reason:  # noqa: BLE001  the root of a task that all others outlive
-                self._miss(reason)
-                needed = self._retry_after(reason)
+                outage = self._position.note_end(reason)
+                needed = outage.retry_after
+                if outage.is_news:
+                    self._sink.miss(self._kind, reason)
             await asyncio.sleep(max(pause, needed))
-            has_listed = self._lists > lists
+            has_listed = self._position.lists > lists
             # Also where the API server has ended it: one that begins ends watches at once.
-            pause = retry.next_pause(pause, loop.time() - began, has_listed=has_listed)
+            pause = backoff.next_pause(pause, loop.time() - began, has_listed=has_listed)
 
     async def list(self) -> None:
         """Tell all that there is. Raises what the client raises."""
@@ -97,49 +96,24 @@ class Watch(Generic[K]):
                 if len(existing) % SLICE == 0:
                     await asyncio.sleep(0)
         # Only once all pages are there: what a page that was never read holds is not missing.
-        self._version = str(number)
-        self._lists += 1
+        self._position.note_list(number)
         self._sink.retain(self._kind, existing, number)
 
     async def _follow(self) -> None:
         """Watch until the API server ends it."""
         # Discovery has listed already, before it let the adapter decide.
-        if not self._version:
+        if not self._position.version:
             await self.list()
         lifetime = int(LIFETIME * random.uniform(1, 2))  # noqa: S311  jitter is no secret
-        changes = self._cluster.changes(self._kind, self._version, SILENCE, lifetime)
+        changes = self._cluster.changes(self._kind, self._position.version, SILENCE, lifetime)
         async with contextlib.aclosing(changes):
             async for change, raw in changes:
                 self._take(change, raw)
 
     def _take(self, change: str, raw: RawObject) -> None:
-        # A watch has begun with status 200 and cannot take that back: a 410 comes as an event.
-        if change == "ERROR":
-            message = f"{raw.get('code')}: {raw.get('message')}"
-            raise Expired(message) if raw.get("code") == HTTPStatus.GONE else Temporary(message)
-        # A bookmark's, too: it is what keeps a quiet watch from growing too old.
-        self._version = raw["metadata"]["resourceVersion"]
-        self._failures, self._reason = 0, ""
-        if change == "DELETED":
-            observe(self._sink, self._kind, raw, is_gone=True)
-        elif change != "BOOKMARK":
-            observe(self._sink, self._kind, raw)
-
-    def _miss(self, reason: Exception) -> None:
-        # A line that broke says nothing against the version; whatever else it was, a list helps.
-        if not isinstance(reason, Unavailable) or isinstance(reason, Expired):
-            self._version = ""
-        text = str(reason) or type(reason).__name__
-        if text != self._reason and not isinstance(reason, Expired):
-            self._reason = text
-            self._sink.miss(self._kind, reason)
-
-    def _retry_after(self, reason: Exception) -> float:
-        """Return the seconds that this reason asks for: who was refused asks seldom."""
-        self._failures += 1
-        if isinstance(reason, Denied):
-            return retry.delay(self._failures)
-        return reason.retry_after if isinstance(reason, Temporary) else 0.0
+        self._position.note_change(change, raw)
+        if change != position.BOOKMARK:
+            observe(self._sink, self._kind, raw, is_gone=change == position.DELETED)
 
 
 def observe(sink: Sink[K], kind: K, raw: RawObject, *, is_gone: bool = False) -> None:

@@ -7,22 +7,14 @@ known then, so nothing is lost and nothing is done for every event.
 import asyncio
 import itertools
 from collections.abc import Awaitable, Callable, Hashable
-from typing import Final, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import structlog
 
-from handover_operator.kube import retry
-from handover_operator.kube.errors import Denied, Outdated, Temporary
+from handover_operator.kube.backoff import Backoff, Failure
 from handover_operator.observability import metrics
 
 K = TypeVar("K", bound=Hashable)
-
-CONFLICT_DELAY: Final = 0.01
-"""Before the second attempt after somebody was faster; the first one is made at once."""
-DENIED_DELAY: Final = 1.0
-"""After a refusal: a right or a namespace may come a moment later, and seldom does."""
-REASON_LIMIT: Final = 500
-"""Characters of a reason in the log: an answer may quote the whole value that it refuses."""
 
 
 class WorkQueue(Generic[K]):
@@ -40,19 +32,17 @@ class WorkQueue(Generic[K]):
         self._waiting: set[K] = set()
         self._active: set[K] = set()
         self._again: set[K] = set()
-        self._failures: dict[K, int] = {}
-        self._denied: dict[K, str] = {}
-        self._defects: dict[K, str] = {}
+        self._backoff: Backoff[K] = Backoff()
         self._timers: dict[K, asyncio.TimerHandle] = {}
         self._log = structlog.get_logger()
 
     def __len__(self) -> int:
         """Count what is not done yet; mere appointments are not."""
-        return len(self._waiting | self._active | self._failures.keys())
+        return len(self._waiting | self._active | self._backoff.failed())
 
     def denied(self) -> int:
         """Count the keys whose last attempt was answered with no."""
-        return len(self._denied)
+        return self._backoff.denied()
 
     def add(self, key: K) -> None:
         """Work on *key* soon."""
@@ -73,9 +63,7 @@ class WorkQueue(Generic[K]):
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        self._failures.clear()
-        self._denied.clear()
-        self._defects.clear()
+        self._backoff.clear()
         # Those that are active are their workers' to take off (``_serve``).
         self._waiting.clear()
         self._again.clear()
@@ -121,53 +109,27 @@ class WorkQueue(Generic[K]):
         """Work on one key; whatever comes of it, the others go on."""
         try:
             await self._work(key)
-        except Outdated as reason:
-            self._retry(key, str(reason), first=CONFLICT_DELAY)
-        except Denied as reason:
-            self._deny(key, str(reason), reason.retry_after)
-        except Temporary as reason:
-            self._retry(key, str(reason), retry_after=reason.retry_after)
         except Exception as error:  # noqa: BLE001  the task's root: one key must not stop the others
-            self._retry(key, self._defect(key, error))
+            self._retry(key, error)
         else:
-            self._forgive(key)
+            self._backoff.succeed(key)
 
-    def _defect(self, key: K, error: Exception) -> str:
-        """Tell an exception that nobody foresaw: once with its traceback, then by its name."""
-        name = f"{type(error).__name__}: {error}"[:REASON_LIMIT]
-        if self._defects.get(key) != name:
-            self._defects[key] = name
-            self._log.exception("work_failed", key=str(key))
-        metrics.DEFECTS.inc()
-        return name
-
-    def _forgive(self, key: K) -> None:
-        for faults in (self._failures, self._denied, self._defects):
-            faults.pop(key, None)
-
-    def _deny(self, key: K, reason: str, retry_after: float) -> None:
-        """Note a refusal; each reason is told once, however often it is met."""
-        failures = self._failures.get(key, 0)
-        self._failures[key] = failures + 1
+    def _retry(self, key: K, error: Exception) -> None:
+        """Have a failed attempt made again, and tell of it."""
+        retry = self._backoff.fail(key, error)
         metrics.RETRIES.inc()
-        if self._denied.get(key) != reason[:REASON_LIMIT]:
-            self._denied[key] = reason[:REASON_LIMIT]
-            self._log.error("denied", key=str(key), reason=self._denied[key])
-        self.add_later(key, retry.delay(failures, first=DENIED_DELAY, retry_after=retry_after))
-
-    def _retry(
-        self, key: K, reason: str, *, first: float | None = None, retry_after: float = 0.0
-    ) -> None:
-        failures = self._failures.get(key, 0)
-        self._failures[key] = failures + 1
-        # This answer was no refusal, so the earlier one may be mended by now.
-        self._denied.pop(key, None)
-        metrics.RETRIES.inc()
-        # Somebody was faster, and what they wrote is known by now.
-        if first is not None and failures == 0:
+        if retry.failure is Failure.DEFECT:
+            metrics.DEFECTS.inc()
+            # Once with its traceback, then by its name.
+            if retry.is_news:
+                self._log.error("work_failed", key=str(key), exc_info=error)
+        if retry.is_at_once:
             # It is active still; ``_serve`` adds it once this attempt is over.
             self._again.add(key)
             return
-        delay = retry.delay(failures, first=first, retry_after=retry_after)
-        self._log.warning("retry", key=str(key), reason=reason[:REASON_LIMIT], delay=delay)
-        self.add_later(key, delay)
+        if retry.failure is not Failure.DENIED:
+            self._log.warning("retry", key=str(key), reason=retry.reason, delay=retry.delay)
+        # Each refusal is told once, however often it is met.
+        elif retry.is_news:
+            self._log.error("denied", key=str(key), reason=retry.reason)
+        self.add_later(key, retry.delay)

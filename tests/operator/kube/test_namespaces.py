@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from handover_operator.kinds import Plain
-from handover_operator.kube import retry
+from handover_operator.kube import backoff
 from handover_operator.kube.errors import Refused
 from handover_operator.kube.namespaces import Namespaces
 
@@ -76,8 +76,8 @@ async def told(api: Api, count: int) -> list[set[str]]:
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for nothing."""
-    monkeypatch.setattr(retry, "FIRST_DELAY", 0)
-    monkeypatch.setattr(retry, "delay", lambda _: 0)
+    monkeypatch.setattr(backoff, "FIRST_DELAY", 0)
+    monkeypatch.setattr(backoff, "delay", lambda _: 0)
 
 
 async def test_those_with_the_annotation_are_told_once_all_are_known() -> None:

@@ -8,7 +8,7 @@ import pytest
 import structlog
 
 from handover_operator.kinds import Foreign, Kind
-from handover_operator.kube import retry, watch
+from handover_operator.kube import backoff, watch
 from handover_operator.kube.errors import Expired, Refused, Unavailable, Unserved
 from handover_operator.kube.watch import Watch
 from handover_operator.observability import metrics
@@ -89,7 +89,7 @@ class Sink:
 @pytest.fixture(autouse=True)
 def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Wait for nothing."""
-    monkeypatch.setattr(retry, "FIRST_DELAY", 0)
+    monkeypatch.setattr(backoff, "FIRST_DELAY", 0)
 
 
 LISTED = ["a", "b", "all a,b at 7"]
@@ -156,7 +156,7 @@ async def test_who_is_refused_asks_ever_more_seldom(monkeypatch: pytest.MonkeyPa
         asked.append(failures)
         return 0.0
 
-    monkeypatch.setattr(retry, "delay", delay)
+    monkeypatch.setattr(backoff, "delay", delay)
     api = Api(*(Refused("403: pods is forbidden") for _ in range(4)))
     assert (await run(api)).count("Refused") == 1
     assert asked == [1, 2, 3, 4]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import structlog
 
-from handover_operator.kube import retry, workqueue
+from handover_operator.kube import backoff
 from handover_operator.kube.errors import Denied, Outdated, Temporary
 from handover_operator.kube.workqueue import WorkQueue
 
@@ -86,7 +86,7 @@ async def test_what_is_added_during_its_work_is_worked_on_once_more() -> None:
 
 
 async def test_a_failure_is_tried_again_and_stops_no_other(monkeypatch: Any) -> None:
-    monkeypatch.setattr(retry, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(backoff, "FIRST_DELAY", 0.001)
     tries: list[str] = []
     finished = asyncio.Event()
 
@@ -110,7 +110,7 @@ async def test_a_failure_is_tried_again_and_stops_no_other(monkeypatch: Any) -> 
 
 
 async def test_who_comes_too_late_tries_again_at_once_and_soon(monkeypatch: Any) -> None:
-    monkeypatch.setattr(retry, "FIRST_DELAY", 3600)
+    monkeypatch.setattr(backoff, "FIRST_DELAY", 3600)
     tries: list[None] = []
     finished = asyncio.Event()
 
@@ -127,7 +127,7 @@ async def test_who_comes_too_late_tries_again_at_once_and_soon(monkeypatch: Any)
 
 
 async def test_who_is_asked_for_patience_has_it(monkeypatch: Any) -> None:
-    monkeypatch.setattr(retry, "FIRST_DELAY", 0.001)
+    monkeypatch.setattr(backoff, "FIRST_DELAY", 0.001)
     loop = asyncio.get_running_loop()
     tries: list[float] = []
     finished = asyncio.Event()
@@ -207,11 +207,11 @@ async def test_one_key_may_fail_two_thousand_times(
     done, delays = await failing(error, 2000, monkeypatch)
     assert done == 2001
     assert delays[0] == first
-    assert (max(delays), delays[-1]) == (retry.LAST_DELAY, retry.LAST_DELAY)
+    assert (max(delays), delays[-1]) == (backoff.LAST_DELAY, backoff.LAST_DELAY)
 
 
 async def test_a_refusal_is_told_once_and_noted_until_it_is_over(monkeypatch: Any) -> None:
-    monkeypatch.setattr(workqueue, "DENIED_DELAY", 0.001)
+    monkeypatch.setattr(backoff, "DENIED_DELAY", 0.001)
     answers = ["422: too long", "422: too long", "403: forbidden", None]
     noted: list[int] = []
     finished = asyncio.Event()
@@ -243,7 +243,7 @@ async def test_a_defect_shows_its_traceback_once(monkeypatch: Any) -> None:
 async def test_a_long_reason_is_cut_in_the_log(monkeypatch: Any) -> None:
     with structlog.testing.capture_logs() as logs:
         await failing(Temporary("x" * 100_000), 1, monkeypatch)
-    assert [len(line["reason"]) for line in logs] == [workqueue.REASON_LIMIT]
+    assert [len(line["reason"]) for line in logs] == [backoff.REASON_LIMIT]
 
 
 async def test_whoever_else_has_something_to_do_is_let_in_between_two_keys() -> None:
