@@ -160,8 +160,9 @@ async def run(memo: Memo, take_signals: Callable[[], None]) -> None:
 
     It ends of anything that it does not know, such as a kind that has gone (404).
 
-    Kopf takes SIGTERM and SIGINT for itself as soon as it is begun, with no setting against it;
-    *take_signals* gives them back to the process, which ends by cancelling.
+    Kopf takes SIGTERM and SIGINT for itself as soon as it is begun; *take_signals* gives them back
+    to the process, which ends by cancelling. (To ask for: a setting by which it leaves them alone,
+    as it does where it does not run in the main thread.)
     """
     context = contextvars.copy_context()
     # Set in a copy of our context: what we begin beside Kopf is not marked.
@@ -185,7 +186,11 @@ async def run(memo: Memo, take_signals: Callable[[], None]) -> None:
 
 
 class _Task(asyncio.Task[Any]):
-    """A task that Kopf began, or one of its tasks."""
+    """A task that Kopf began, or one of its tasks.
+
+    It does not tell which are its own: it spawns them deep in its calls, and takes for its own all
+    that began after it (https://github.com/nolar/kopf/issues/1030).
+    """
 
 
 def _create_task(
@@ -202,7 +207,8 @@ async def _end(root: set[asyncio.Task[None]]) -> None:
     """End all of Kopf's tasks: the root ones as it does itself, so that cleanup handlers run.
 
     Then those that it leaves running where one of its watches has failed: the others watch on for
-    ever. Now and then they swallow what should end them, so it is said again.
+    ever (https://github.com/nolar/kopf/issues/1276 is about such remains). Now and then they
+    swallow what should end them, so it is said again (https://github.com/nolar/kopf/issues/1168).
     """
     for task in root:
         task.cancel()
