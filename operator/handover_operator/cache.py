@@ -1,38 +1,33 @@
-"""What is known of the cluster: the newest version of every object, in the form that we use.
+"""What is known of the cluster: the newest version of every object, in the form that we use. Pure.
 
 Nothing is decided here. What must be looked at once more is noted here, until somebody takes it
 who may write: configurations to be judged, and faults to be told.
 """
 
+import enum
 from collections.abc import Iterator, Mapping
-from typing import Protocol, assert_never
-
-import structlog
+from typing import assert_never
 
 from handover_api.configuration import HandoverConfiguration
 from handover_api.livemigration import LiveMigration
 from handover_api.names import DEFAULT_CONFIGURATION, ObjectKey
 from handover_operator.kinds import Kind
-from handover_operator.kube.versions import Version, Versions, version_of
-from handover_operator.observability import metrics
+from handover_operator.kube.versions import Version, Versions
 from handover_operator.roles import parse
+from handover_operator.roles.outcome import Driver
 from handover_operator.roles.parse import RawObject, Unreadable
 from handover_operator.roles.resolver import Resolver
 from handover_operator.roles.sharing import Sharing
 from handover_operator.status.configuration import Application
 
 
-class Listener(Protocol):
-    """Is shown every version of every object of ours, unless it is older than one shown before."""
+class News(enum.Enum):
+    """What a version is to what was known of its object."""
 
-    def put(self, kind: Kind, key: ObjectKey, raw: RawObject) -> None:
-        """Take in a version."""
-
-    def put_unreadable(self, kind: Kind, key: ObjectKey, uid: str) -> None:
-        """Take in that there is a version that breaks the contract."""
-
-    def drop(self, kind: Kind, key: ObjectKey) -> None:
-        """Take in that an object is gone."""
+    OLD = "old"
+    NEW = "new"
+    ANOTHER_OBJECT = "another object"
+    """The one that was known by this name is gone, though nobody has told it."""
 
 
 class Cache:
@@ -41,11 +36,11 @@ class Cache:
     ``application``: how the last apply of ``default`` went, where this operator applies it.
     ``paused``: the namespaces that hold a person's brake; None while nobody can tell.
     ``doubtful``: configurations to be judged again. ``unreported``: objects that nobody can read
-    and of which nobody was told yet; ``unreadable``: all of them.
+    and of which nobody was told yet; ``unreadable``: all of them. *driver*: the resolver's.
     """
 
-    def __init__(self) -> None:
-        self.resolver = Resolver()
+    def __init__(self, driver: Driver) -> None:
+        self.resolver = Resolver(driver)
         self.sharing = Sharing()
         self.configurations: dict[str, HandoverConfiguration] = {}
         self.unreadable: dict[tuple[Kind, ObjectKey], Unreadable] = {}
@@ -53,10 +48,8 @@ class Cache:
         self.paused: frozenset[str] | None = None
         self.doubtful: set[str] = set()
         self.unreported: set[tuple[Kind, ObjectKey]] = set()
-        self.listeners: list[Listener] = []
         # One for each kind: only the resourceVersions of one kind are compared with each other.
         self._versions = {kind: Versions() for kind in Kind}
-        self._log = structlog.get_logger()
 
     def uid(self, kind: Kind, key: ObjectKey) -> str | None:
         """Return the uid of an object; None when it is unknown."""
@@ -74,33 +67,55 @@ class Cache:
         """Count the endpoints of which another node serves an address, too."""
         return sum(bool(each.shared) for each in self.resolver.index.endpoints.values())
 
-    def observe(self, kind: Kind, raw: RawObject) -> None:
-        """Take in one version of an object; an older one than the last is ignored."""
-        key, version = parse.key(raw), version_of(raw)
+    def note(self, kind: Kind, key: ObjectKey, version: Version) -> News:
+        """Take in that an object has this version; what the version says is for ``put``.
+
+        Where it is another object of that name, what followed from the former one ends first
+        (``drop``).
+        """
         known = self.uid(kind, key)
         if not self._versions[kind].take(key, version):
-            return
-        # Another object of that name: what followed from the former one ends first.
-        if known not in {None, version.uid}:
-            self._drop(kind, key)
-        found = self._take(kind, key, raw)
-        if found is not None:
-            # What an earlier version said stays in force: who mistypes a field of an object must
-            # not take the role of a guest that is on its way.
-            self._report(kind, found)
-            for listener in self.listeners:
-                listener.put_unreadable(kind, key, version.uid)
-        else:
+            return News.OLD
+        return News.NEW if known in {None, version.uid} else News.ANOTHER_OBJECT
+
+    def put(self, kind: Kind, key: ObjectKey, raw: RawObject) -> Unreadable | None:
+        """Take in what the newest version says, or return what of it nobody can read.
+
+        Then what an earlier version said stays in force: who mistypes a field of an object must not
+        take the role of a guest that is on its way.
+        """
+        found = self._read(kind, key, raw)
+        if found is None:
             self.unreadable.pop((kind, key), None)
-            # Last: a listener looks at what is known, and this version is among it by now.
-            for listener in self.listeners:
-                listener.put(kind, key, raw)
+        else:
+            # For whoever describes the object; the others go on.
+            self.unreadable[kind, key] = found
+            self.unreported.add((kind, key))
+        return found
+
+    def drop(self, kind: Kind, key: ObjectKey) -> None:
+        """Take in that what was known by this name is no more; one that is unknown is fine."""
+        self.unreadable.pop((kind, key), None)
+        self.unreported.discard((kind, key))
+        match kind:
+            case Kind.ENDPOINT:
+                self.resolver.drop_endpoint(key)
+                self.sharing.drop(key)
+            case Kind.MIGRATION:
+                self.resolver.drop_migration(key)
+            case Kind.CONFIGURATION:
+                self.configurations.pop(key.name, None)
+                # Without the default all others are doubtful; the one that is gone is not.
+                self._doubt(key.name)
+                self.doubtful &= self.configurations.keys()
+            case _:
+                assert_never(kind)
 
     def forget(self, kind: Kind, key: ObjectKey, last: Version) -> bool:
         """Take in that this very object is gone; return whether it was known."""
         is_known = self._versions[kind].bury(key, last)
         if is_known:
-            self._drop(kind, key)
+            self.drop(kind, key)
         return is_known
 
     def missing(
@@ -146,8 +161,7 @@ class Cache:
         self.doubtful = set(self.configurations)
         self.unreported = set(self.unreadable)
 
-    def _take(self, kind: Kind, key: ObjectKey, raw: RawObject) -> Unreadable | None:
-        """Take in one version, or return what is wrong with it."""
+    def _read(self, kind: Kind, key: ObjectKey, raw: RawObject) -> Unreadable | None:
         match kind:
             case Kind.ENDPOINT:
                 endpoint = parse.endpoint(raw)
@@ -172,40 +186,8 @@ class Cache:
                 assert_never(kind)
         return None
 
-    def _drop(self, kind: Kind, key: ObjectKey) -> None:
-        self.unreadable.pop((kind, key), None)
-        self.unreported.discard((kind, key))
-        for listener in self.listeners:
-            listener.drop(kind, key)
-        match kind:
-            case Kind.ENDPOINT:
-                self.resolver.drop_endpoint(key)
-                self.sharing.drop(key)
-            case Kind.MIGRATION:
-                self.resolver.drop_migration(key)
-            case Kind.CONFIGURATION:
-                self.configurations.pop(key.name, None)
-                # Without the default all others are doubtful; the one that is gone is not.
-                self._doubt(key.name)
-                self.doubtful &= self.configurations.keys()
-            case _:
-                assert_never(kind)
-
     def _doubt(self, changed: str) -> None:
         """Doubt a configuration, and all where the default has changed."""
         self.doubtful |= (
             self.configurations.keys() if changed == DEFAULT_CONFIGURATION else {changed}
         )
-
-    def _report(self, kind: Kind, found: Unreadable) -> None:
-        """Say it to the log, and note it for whoever describes the object; the others go on."""
-        self._log.error(
-            "malformed_object",
-            kind=kind.value,
-            object=str(found.key),
-            field=found.field,
-            problem=found.message,
-        )
-        metrics.UNREADABLE.labels(kind.value).inc()
-        self.unreadable[kind, found.key] = found
-        self.unreported.add((kind, found.key))

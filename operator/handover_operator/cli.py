@@ -9,9 +9,11 @@ import typer
 
 import handover_api
 from handover_operator import main
-from handover_operator.commands import check as readiness
-from handover_operator.commands import uninstall as farewell
-from handover_operator.kube import client, errors
+from handover_operator.commands import check as check_command
+from handover_operator.commands import uninstall as uninstall_command
+from handover_operator.commands.handback import Left
+from handover_operator.kube import connection, errors
+from handover_operator.kube.client import Cluster
 from handover_operator.kube.errors import Temporary
 from handover_operator.observability import logs
 from handover_operator.settings import OperatorSettings
@@ -95,7 +97,7 @@ def check(
     nodeagent: Annotated[str, typer.Option(help="The agents' DaemonSet and account.")],
 ) -> None:
     """Say whether this cluster is ready; `helm test` runs it. Exit status 1: it is not."""
-    release = readiness.Release(namespace, operator, nodeagent)
+    release = check_command.Release(namespace, operator, nodeagent)
     try:
         is_ready = asyncio.run(_check(release))
     except errors.Unconfigured as error:
@@ -104,17 +106,17 @@ def check(
     raise typer.Exit(0 if is_ready else 1)
 
 
-async def _check(release: readiness.Release) -> bool:
-    api = client.Cluster(await client.connect())
+async def _check(release: check_command.Release) -> bool:
+    api_server = connection.Connection(await connection.find())
     is_ready = True
     try:
         # All are shown, also after the first trouble: a person mends them in one go.
-        async for finding in readiness.findings(api, release):
+        async for finding in check_command.findings(Cluster(api_server), release):
             typer.echo(str(finding))
             is_ready = is_ready and not finding.trouble
     finally:
         # Else aiohttp complains of it in the midst of what a person reads here.
-        await api.close()
+        await api_server.close()
     return is_ready
 
 
@@ -143,9 +145,9 @@ def uninstall(
     typer.echo("all that was to be handed back is")
 
 
-async def _uninstall(seconds: float) -> farewell.Left:
-    api = client.Cluster(await client.connect())
+async def _uninstall(seconds: float) -> Left:
+    api_server = connection.Connection(await connection.find())
     try:
-        return await farewell.hand_back(api, seconds)
+        return await uninstall_command.hand_back(Cluster(api_server), seconds)
     finally:
-        await api.close()
+        await api_server.close()

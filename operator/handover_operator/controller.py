@@ -11,31 +11,32 @@ that the next verdict is based on it even before the watch tells it.
 import asyncio
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
+from typing import Final, Protocol
 
 import structlog
 
 from handover_api.conditions import ConfigurationReason
-from handover_api.livemigration import LiveMigration
+from handover_api.livemigration import LiveMigration, Outcome
 from handover_api.names import DEFAULT_CONFIGURATION, ObjectKey
-from handover_operator.cache import Cache
+from handover_operator.cache import Cache, News
 from handover_operator.kinds import Kind
 from handover_operator.kube import watch
 from handover_operator.kube.client import Cluster
-from handover_operator.kube.standby import Standby
 from handover_operator.kube.versions import Version, version_of
 from handover_operator.kube.watch import Watch
-from handover_operator.kube.workqueue import WorkQueue
+from handover_operator.kube.write_loop import WriteLoop
 from handover_operator.kube.writer import Writer
 from handover_operator.observability import metrics
+from handover_operator.reconcile import due
 from handover_operator.reconcile.configurations import Configurations
+from handover_operator.reconcile.due import Due
 from handover_operator.reconcile.endpoints import Endpoints
 from handover_operator.reconcile.migrations import Migrations
 from handover_operator.reconcile.request import ALL, Request, Result, is_urgent
 from handover_operator.roles import parse
-from handover_operator.roles.parse import RawObject
+from handover_operator.roles.outcome import Undecided
+from handover_operator.roles.parse import RawObject, Unreadable
 from handover_operator.roles.resolver import Resolution
-from handover_operator.status import kubernetes_events
 from handover_operator.status.configuration import Application
 from handover_operator.status.kubernetes_events import KubernetesEvent
 
@@ -48,30 +49,49 @@ def _name(raw: RawObject) -> str:
     return f"{metadata.get('namespace', '')}/{metadata.get('name', '')}"
 
 
-class Controller:
+class Listener(Protocol):
+    """Is shown every version of every object of ours, unless it is older than one shown before."""
+
+    def put(self, kind: Kind, key: ObjectKey, raw: RawObject) -> None:
+        """Take in a version."""
+
+    def put_unreadable(self, kind: Kind, key: ObjectKey, uid: str) -> None:
+        """Take in that there is a version that breaks the contract."""
+
+    def drop(self, kind: Kind, key: ObjectKey) -> None:
+        """Take in that an object is gone."""
+
+
+class MigrationDriver(Listener, Protocol):
+    """Who makes LiveMigrations, and knows how they end (the KubeVirt adapter)."""
+
+    def outcome(self, uid: str) -> Outcome | Undecided | None:
+        """Say how a migration ended (outcome.Driver)."""
+
+    def tell(self, migration: LiveMigration, event: KubernetesEvent) -> None:
+        """Take in an Event of a LiveMigration."""
+
+
+class Controller(WriteLoop[Request]):
     """Keeps what is known, and writes what follows from it while ``run`` runs.
 
-    A replica that does not lead decides, too, but writes only roles that are given, and only
-    where the leader has not (standby.py): a guest on its way waits for those. How a migration
-    ended, statuses and Events are the leader's.
+    A replica that does not lead decides, too, but writes only roles that are given: a guest on its
+    way waits for those. How a migration ended, statuses and Events are the leader's.
 
-    ``synced``: all kinds were listed. ``on_event`` is called with each Event of a LiveMigration.
+    ``synced``: all kinds were listed.
     """
 
     def __init__(self, cluster: Cluster, clock: Callable[[], dt.datetime]) -> None:
-        self.cache = Cache()
+        super().__init__(cluster, is_urgent)
+        self.cache = Cache(self._outcome)
         self.synced = False
-        self.on_event: Callable[[LiveMigration, KubernetesEvent], None] = lambda *_: None
-        self._cluster = cluster
         self._clock = clock
-        self._queue: WorkQueue[Request] = WorkQueue(self._work, is_urgent)
+        self._listeners: list[Listener] = []
+        self._driver: MigrationDriver | None = None
         self._writer = Writer(cluster, self.cache.uid, self.observe)
         self._endpoints = Endpoints(self.cache, self._writer, clock)
         self._migrations = Migrations(self.cache, cluster, self._writer, clock)
         self._configurations = Configurations(self.cache, self._writer, clock)
-        self._runs = False
-        self._standby: Standby | None = None
-        self._awaited: set[Request] = set()
         self._rewound: set[Kind] = set()
         self._faults: dict[ObjectKey, str] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -79,29 +99,16 @@ class Controller:
 
     def __len__(self) -> int:
         """Count the objects that wait to be written."""
-        return len(self._queue) + len(self._migrations.coalescer)
+        return super().__len__() + len(self._migrations.coalescer)
 
-    def denied(self) -> int:
-        """Count the objects whose last write was refused."""
-        return self._queue.denied()
+    def add_listener(self, listener: Listener) -> None:
+        """Show *listener* all objects from now on; what came before is not shown to it later."""
+        self._listeners.append(listener)
 
-    async def run(self, workers: int, standby: Standby | None = None) -> None:
-        """Write until cancelled; whatever is not as it should be now is found anew.
-
-        With *standby* somebody else leads.
-        """
-        self._standby = standby
-        self._runs = True
-        try:
-            self._review()
-            await self._queue.run(workers)
-        finally:
-            # Whoever runs next finds anew what is not as it should be (``_review``).
-            self._runs = False
-            self._queue.clear()
-            self._awaited.clear()
-            self._migrations.coalescer.clear()
-            self._cancel_timer()
+    def follow(self, driver: MigrationDriver) -> None:
+        """Let *driver* say how its migrations ended, and show it all objects and their Events."""
+        self._driver = driver
+        self.add_listener(driver)
 
     async def load(self) -> None:
         """List all kinds; nothing is decided before all of them are known."""
@@ -117,7 +124,7 @@ class Controller:
     def observe(self, kind: Kind, raw: RawObject) -> None:
         """Take in one version of an object; an older one than the last is ignored."""
         try:
-            self.cache.observe(kind, raw)
+            self._take(kind, raw)
         except Exception:  # noqa: BLE001  one object's fault stays its own
             metrics.DEFECTS.inc()
             self._log.exception("cannot_take_in", kind=kind.value, object=_name(raw))
@@ -139,6 +146,8 @@ class Controller:
         Another one that has its name by now stays known.
         """
         if self.cache.forget(kind, key, last):
+            for listener in self._listeners:
+                listener.drop(kind, key)
             # Its name may be given to another object, whose faults are news.
             self._faults.pop(key, None)
             self._advance()
@@ -203,10 +212,39 @@ class Controller:
     @property
     def _may_act(self) -> bool:
         # Before all kinds are listed, what is absent may just not be known.
-        if not self._runs or not self.synced:
-            return False
-        # ``run`` is cancelled a moment after the Lease was lost; in that moment nothing is queued.
-        return self._standby is not None or self._cluster.may_write()
+        return self.synced and super()._may_act
+
+    def _outcome(self, uid: str) -> Outcome | Undecided | None:
+        return None if self._driver is None else self._driver.outcome(uid)
+
+    def _take(self, kind: Kind, raw: RawObject) -> None:
+        key, version = parse.key(raw), version_of(raw)
+        news = self.cache.note(kind, key, version)
+        if news is News.OLD:
+            return
+        if news is News.ANOTHER_OBJECT:
+            self.cache.drop(kind, key)
+            for listener in self._listeners:
+                listener.drop(kind, key)
+        unreadable = self.cache.put(kind, key, raw)
+        # Last: a listener looks at what is known, and this version is among it by now.
+        if unreadable is None:
+            for listener in self._listeners:
+                listener.put(kind, key, raw)
+        else:
+            self._report_unreadable(kind, unreadable)
+            for listener in self._listeners:
+                listener.put_unreadable(kind, key, version.uid)
+
+    def _report_unreadable(self, kind: Kind, found: Unreadable) -> None:
+        metrics.UNREADABLE.labels(kind.value).inc()
+        self._log.error(
+            "malformed_object",
+            kind=kind.value,
+            object=str(found.key),
+            field=found.field,
+            problem=found.message,
+        )
 
     def _review(self) -> None:
         """Look at everything, as when a term begins; only what differs is written."""
@@ -239,7 +277,8 @@ class Controller:
         changed = sharing.settle(now)
         if self._standby is None:
             self._queue_shared(changed, now)
-            self._queue_leaders_own(resolution.migrations)
+            for request in due.of_the_leader(self.cache, resolution.migrations):
+                self._queue.add(request)
         loop = asyncio.get_running_loop()
         if resolution.behind:
             # Watches and writes have their turns between; what is decided so far is queued.
@@ -261,34 +300,25 @@ class Controller:
             self._faults.pop(key, None)
 
     def _queue_shared(self, keys: Iterable[ObjectKey], now: dt.datetime) -> None:
-        endpoints, sharing = self.cache.resolver.index.endpoints, self.cache.sharing
-        for key in keys:
-            if key in endpoints and endpoints[key].shared != sharing.message(key, now):
-                self._queue.add(Request(Kind.ENDPOINT, key))
-
-    def _queue_leaders_own(self, migrations: Iterable[ObjectKey]) -> None:
-        for key in migrations:
-            self._queue.add(Request(Kind.MIGRATION, key))
-        for name in self.cache.take_doubtful():
-            self._queue.add(Request(Kind.CONFIGURATION, ObjectKey("", name)))
-        for kind, key in self.cache.take_unreported():
-            event = kubernetes_events.malformed(self.cache.unreadable[kind, key])
-            self._queue.add(Request(kind, key, event, self.cache.uid(kind, key) or ""))
+        for request in due.shared(self.cache, keys, now):
+            self._queue.add(request)
 
     def _queue_endpoints(self, keys: Iterable[ObjectKey]) -> None:
-        resolver = self.cache.resolver
         for key in keys:
-            request, verdict = Request(Kind.ENDPOINT, key), resolver.verdict(key)
+            request, what = Request(Kind.ENDPOINT, key), due.role(self.cache.resolver, key)
             # The leader has written it, or nobody gives it any more.
-            if not verdict or verdict.assignment == resolver.index.endpoints[key].assignment:
+            if what is Due.NOTHING:
                 self._awaited.discard(request)
             elif self._standby is None:
                 self._queue.add(request)
-            # No guest waits for a role to be taken away. And once is enough: each new appointment
-            # replaces the former, and events that keep coming would put it off for ever.
-            elif verdict.assignment.role is not None and request not in self._awaited:
-                self._awaited.add(request)
-                self._queue.add_later(request, self._standby.delay)
+            # No guest waits for a role to be taken away.
+            elif what is Due.GIVE:
+                self._await(request, self._standby)
+
+    def _clear(self) -> None:
+        super()._clear()
+        self._migrations.coalescer.clear()
+        self._cancel_timer()
 
     def _cancel_timer(self) -> None:
         if self._timer is not None:
@@ -320,8 +350,8 @@ class Controller:
         # without the write that it tells of.
         for event in result.events:
             self._queue.add(Request(request.kind, request.key, event, result.uid))
-            if result.migration is not None:
-                self.on_event(result.migration, event)
+            if result.migration is not None and self._driver is not None:
+                self._driver.tell(result.migration, event)
         if result.requeue_after is not None:
             self._queue.add_later(request, result.requeue_after)
 

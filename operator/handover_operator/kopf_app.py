@@ -2,7 +2,8 @@
 
 Only ``on.event`` is used, which leaves no mark on objects: the other handlers of Kopf write an
 annotation, and those of deletions need a finalizer (https://github.com/nolar/kopf/issues/701).
-What is known lives in our own cache: an index of Kopf's starts in quadratic time.
+What is known lives in our own cache: ``@kopf.index`` starts in quadratic time, 1,000 objects in 3 s
+and 4,000 in 81 s. (To report.)
 
 There is no ``on.probe``: Kopf's liveness endpoint ends with Kopf, which may have to begin anew
 for as long as a kind is not there; /healthz is the whole process's.
@@ -18,7 +19,7 @@ from handover_api import names
 from handover_operator import kopf_runtime
 from handover_operator.kinds import Kind
 from handover_operator.kopf_runtime import Memo
-from handover_operator.kube import client, watch
+from handover_operator.kube import requests, watch
 
 OURS: Final = (names.GROUP, names.VERSION)
 
@@ -39,14 +40,15 @@ async def configure(settings: kopf.OperatorSettings, **_: object) -> None:
     # It would list the CustomResourceDefinitions of the whole cluster, and need a right for that.
     settings.scanning.disabled = True
     settings.posting.enabled = False
-    # Ten minutes after it has ended, for whatever reason, Kopf would kill the whole process.
+    # Ten minutes after it has ended, for whatever reason, Kopf would kill the whole process, also
+    # where it is embedded. (To ask for: that an embedded one has no such timeout by default.)
     settings.process.ultimate_exiting_timeout = None
     # A task for every object of a list would otherwise live for 5 s: 90 MB with 10,000 of them.
     settings.queueing.idle_timeout = 0.5
     settings.networking.error_backoffs = Backoffs()
     settings.networking.connect_timeout = 10
     settings.watching.inactivity_timeout = watch.SILENCE
-    settings.watching.chunk_size = client.PAGE
+    settings.watching.chunk_size = requests.PAGE
 
 
 @kopf.on.login(id="login")

@@ -5,7 +5,8 @@ import contextlib
 import datetime as dt
 import functools
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import structlog
@@ -15,10 +16,11 @@ from handover_operator import kopf_app
 from handover_operator.controller import Controller
 from handover_operator.kinds import Kind
 from handover_operator.kopf_runtime import Memo
-from handover_operator.kube import client, resync, retry, watch
-from handover_operator.kube.client import Cluster
+from handover_operator.kube import resync, retry, watch
+from handover_operator.kube.client import Cluster, Leases
+from handover_operator.kube.connection import Connection, find
 from handover_operator.kube.default_configuration import Default
-from handover_operator.kube.leadership import Leadership
+from handover_operator.kube.leadership import NAME, Leadership
 from handover_operator.kube.namespaces import Namespaces
 from handover_operator.kube.resync import Resync
 from handover_operator.kube.standby import Standby
@@ -32,38 +34,84 @@ class Unusable(Exception):  # noqa: N818  tells a person what to do
     """The operator cannot start with what it was given."""
 
 
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What one process is made of.
+
+    ``adapter``, ``discovery``: None where KubeVirt is not to be followed. ``leadership``: None
+    where this replica is the only one.
+    """
+
+    settings: OperatorSettings
+    connection: Connection
+    api: Cluster
+    controller: Controller
+    default: Default
+    adapter: KubeVirtController | None
+    discovery: Discovery | None
+    standby: Standby
+    leadership: Leadership | None
+
+    @property
+    def loops(self) -> tuple[Controller | KubeVirtController, ...]:
+        """All that writes: roles and statuses, and what is made for KubeVirt."""
+        return (self.controller,) if self.adapter is None else (self.controller, self.adapter)
+
+
+def wire(
+    settings: OperatorSettings, connection: Connection, given: Mapping[str, object] | None
+) -> Parts:
+    """Put the parts together; nothing runs so far."""
+    identity = f"{settings.pod_name}_{settings.pod_uid}"
+    standby = Standby(identity)
+    leadership = None
+    if settings.leader_election:
+        leases = Leases(connection, settings.namespace, NAME)
+        leadership = Leadership(leases, identity, _now, standby.note_renewal)
+    # Asked before every single write, whatever has begun it.
+    api = Cluster(connection) if leadership is None else Cluster(connection, leadership.holds)
+    controller = Controller(api, _now)
+    default = Default(api, controller, given)
+    controller.add_listener(default)
+    adapter, discovery = None, None
+    if settings.kubevirt:
+        is_configured = default.has_been_there
+        adapter = KubeVirtController(api, controller, _now, settings.migration_ttl, is_configured)
+        controller.follow(adapter)
+        discovery = Discovery(api, adapter, settings.sweep_interval)
+    return Parts(
+        settings=settings,
+        connection=connection,
+        api=api,
+        controller=controller,
+        default=default,
+        adapter=adapter,
+        discovery=discovery,
+        standby=standby,
+        leadership=leadership,
+    )
+
+
 async def run(settings: OperatorSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises Unusable or errors.Unconfigured."""
     given = read_default(settings.configuration_file)
-    configuration = await client.connect()
-    api = Cluster(configuration)
-    controller = Controller(api, _now)
-    default = Default(api, controller, given)
-    # Before the first list: what a listener has not been shown is not shown to it later.
-    controller.cache.listeners.append(default)
-    adapter = (
-        KubeVirtController(api, controller, _now, settings.migration_ttl, default.has_been_there)
-        if settings.kubevirt
-        else None
-    )
+    parts = wire(settings, Connection(await find()), given)
     metrics.watch(
-        lambda: len(controller) + (0 if adapter is None else len(adapter)),
-        lambda: controller.denied() + (0 if adapter is None else adapter.denied()),
-        controller.cache.shared,
-        controller.cache,
+        lambda: sum(len(loop) for loop in parts.loops),
+        lambda: sum(loop.denied() for loop in parts.loops),
+        parts.controller.cache.shared,
+        parts.controller.cache,
     )
     # Before anything waits for the API server: the kubelet ends a pod whose /healthz is silent,
     # and no outage is a reason to end.
     try:
-        server = await health.serve(
-            settings.listen_address, settings.port, lambda: _unready(controller, adapter, default)
-        )
+        server = await health.serve(settings.listen_address, settings.port, lambda: _unready(parts))
     # A port that is taken is a person's to mend, before anything is decided.
     except OSError as error:
-        await api.close()
+        await parts.connection.close()
         message = f"cannot serve /healthz, /readyz and /metrics (HANDOVER_PORT): {error}"
         raise Unusable(message) from error
-    work = asyncio.create_task(_work(settings, api, controller, adapter, default))
+    work = asyncio.create_task(_work(parts))
     # From here on; Kopf takes them for itself whenever it begins, and ``_watch`` takes them back.
     _take_signals(work)
     try:
@@ -72,98 +120,65 @@ async def run(settings: OperatorSettings) -> None:
     finally:
         # The work has ended, so the Lease was given back: that needed the connections.
         await server.cleanup()
-        await api.close()
+        await parts.connection.close()
     structlog.get_logger().info("stopped")
 
 
-async def _work(
-    settings: OperatorSettings,
-    api: Cluster,
-    controller: Controller,
-    adapter: KubeVirtController | None,
-    default: Default,
-) -> None:
+async def _work(parts: Parts) -> None:
     work = asyncio.current_task()
     assert work is not None
+    controller, discovery = parts.controller, parts.discovery
     # Kopf does not tell when its first lists are complete, so that there are ours before it.
     await retry.insist(controller.load, "the first lists")
-    discovery: Discovery | None = None
-    if adapter is not None:
-        discovery = Discovery(api, adapter, settings.sweep_interval)
+    if discovery is not None:
         await discovery.begin()
     resync.freeze()
     structlog.get_logger().info("synced")
-    writers = (controller, adapter) if adapter is not None else (controller,)
     # None of these ends by itself, and what can be mended by waiting ends none. Where one breaks
     # all the same, all of them end, the Lease is given back, and the kubelet begins a new process.
     async with asyncio.TaskGroup() as group:
-        group.create_task(default.run())
-        group.create_task(_elect(settings, api, writers, default))
-        group.create_task(Namespaces(api, controller.take_paused).run())
+        group.create_task(parts.default.run())
+        group.create_task(_elect(parts))
+        group.create_task(Namespaces(parts.api, controller.take_paused).run())
         if discovery is not None:
             group.create_task(discovery.run())
-        sweeper = Resync(controller.sweep, settings.sweep_interval)
+        sweeper = Resync(controller.sweep, parts.settings.sweep_interval)
         group.create_task(sweeper.run())
-        await retry.keep_running(
-            lambda: _watch(api, controller, sweeper, work), lambda: sweeper.lists
-        )
+        await retry.keep_running(lambda: _watch(parts, sweeper, work), lambda: sweeper.lists)
 
 
-async def _watch(
-    api: Cluster, controller: Controller, sweeper: Resync, work: asyncio.Task[None]
-) -> None:
+async def _watch(parts: Parts, sweeper: Resync, work: asyncio.Task[None]) -> None:
     """Let Kopf watch our kinds until it ends, and keep the signals for *work*."""
     # Kopf looks once for what is served, and would never watch a kind that comes later.
-    await watch.require(api, Kind)
-    memo = Memo(controller, sweeper, api.configuration)
+    await watch.require(parts.api, Kind)
+    memo = Memo(parts.controller, sweeper, parts.connection.configuration)
     await kopf_app.run(memo, lambda: _take_signals(work))
 
 
-async def _elect(
-    settings: OperatorSettings,
-    api: Cluster,
-    writers: Sequence[Controller | KubeVirtController],
-    default: Default,
-) -> None:
+async def _elect(parts: Parts) -> None:
     """Lead while this replica holds the Lease, else stand by; always, where it is the only one."""
-    lead = functools.partial(_lead, settings, writers, default)
-    if not settings.leader_election:
+    lead = functools.partial(_lead, parts)
+    if parts.leadership is None:
         metrics.LEADER.set(1)
         await lead()
-        return
-    identity = f"{settings.pod_name}_{settings.pod_uid}"
-    standby = Standby(identity)
-    leadership = Leadership(api, settings.namespace, identity, _now)
-    leadership.on_renewal = standby.note_renewal
-    # Asked before every single write, whatever has begun it.
-    api.may_write = leadership.holds
-    await leadership.run(lead, functools.partial(_stand_by, settings, writers, standby))
+    else:
+        await parts.leadership.run(lead, functools.partial(_write, parts, parts.standby))
 
 
-async def _stand_by(
-    settings: OperatorSettings,
-    writers: Sequence[Controller | KubeVirtController],
-    standby: Standby,
-) -> None:
-    """Write until cancelled what a migration waits for and nobody else writes."""
-    async with asyncio.TaskGroup() as group:
-        for writer in writers:
-            group.create_task(writer.run(settings.writers, standby))
-
-
-async def _lead(
-    settings: OperatorSettings,
-    writers: Sequence[Controller | KubeVirtController],
-    default: Default,
-) -> None:
+async def _lead(parts: Parts) -> None:
     """Write until cancelled: everything that only the leader does."""
-    default.lead(leads=True)
+    parts.default.lead(leads=True)
     try:
-        async with asyncio.TaskGroup() as group:
-            for writer in writers:
-                group.create_task(writer.run(settings.writers))
+        await _write(parts)
     finally:
-        default.lead(leads=False)
+        parts.default.lead(leads=False)
+
+
+async def _write(parts: Parts, standby: Standby | None = None) -> None:
+    """Write until cancelled; with *standby* only what a migration waits for and nobody writes."""
+    async with asyncio.TaskGroup() as group:
+        for loop in parts.loops:
+            group.create_task(loop.run(parts.settings.writers, standby))
 
 
 def _take_signals(work: asyncio.Task[None]) -> None:
@@ -177,13 +192,13 @@ def _take_signals(work: asyncio.Task[None]) -> None:
         loop.add_signal_handler(number, work.cancel)
 
 
-def _unready(controller: Controller, adapter: KubeVirtController | None, default: Default) -> str:
+def _unready(parts: Parts) -> str:
     """Return why this replica is not ready, which is why it could not lead; "" when it is."""
-    if not controller.synced:
+    if not parts.controller.synced:
         return "the first lists are not complete"
-    if adapter is not None and not adapter.has_begun:
+    if parts.discovery is not None and not parts.discovery.has_begun:
         return "nobody knows so far whether there is a KubeVirt, or its objects are not listed"
-    return default.trouble
+    return parts.default.trouble
 
 
 def read_default(path: Path | None) -> Mapping[str, object] | None:

@@ -24,6 +24,7 @@ from handover_lab.cluster.controlplane import ControlPlane
 from handover_operator.controller import Controller
 from handover_operator.kinds import Kind
 from handover_operator.kube.client import Cluster
+from handover_operator.kube.connection import Connection
 from handover_operator.kube.errors import Outdated, Refused
 
 pytestmark = pytest.mark.api
@@ -218,8 +219,8 @@ async def test_the_operator_reads_again_what_somebody_else_has_changed(
     await config.load_kube_config(
         config_file=str(api_server.credentials(NEEDY)), client_configuration=configuration
     )
-    api = Cluster(configuration)
-    controller = Controller(api, lambda: NOW)
+    connection = Connection(configuration)
+    controller = Controller(Cluster(connection), lambda: NOW)
     stale = {"metadata": {"resourceVersion": "1"}, **({"status": {}} if subresource else {})}
 
     try:
@@ -230,4 +231,4 @@ async def test_the_operator_reads_again_what_somebody_else_has_changed(
         with pytest.raises(Outdated):
             await controller._writer.patch(kind, key, stale, subresource=subresource)
     finally:
-        await api.close()
+        await connection.close()

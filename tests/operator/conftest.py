@@ -12,6 +12,7 @@ from handover_api.livemigration import LiveMigration, Outcome
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, Role, Signal, State
 from handover_operator.roles.model import Endpoint
+from handover_operator.roles.outcome import Undecided
 from handover_operator.roles.resolver import Resolution, Resolver
 from handover_operator.status import livemigration, progress
 from handover_operator.status.progress import Progress
@@ -52,7 +53,9 @@ class World:
 
     def __init__(self) -> None:
         self.now = START
-        self.resolver = Resolver()
+        self.driven: dict[str, Outcome | Undecided] = {}
+        """What a driver says of migrations, by their uids."""
+        self.resolver = Resolver(self.driven.get)
         self.writes: list[str] = []
         self.resolutions: list[Resolution] = []
         self.wake: dt.datetime | None = None
@@ -157,7 +160,8 @@ class World:
 
     def restart(self) -> "World":
         """Start anew from what the API has, in another order."""
-        index, self.resolver, self.writes = self.resolver.index, Resolver(), []
+        index, self.writes = self.resolver.index, []
+        self.resolver = Resolver(self.driven.get)
         for endpoint in reversed(index.endpoints.values()):
             self.resolver.put_endpoint(endpoint)
         for migration in reversed(index.migrations.values()):

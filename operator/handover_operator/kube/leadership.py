@@ -22,25 +22,20 @@ from handover_operator.observability import metrics
 NAME: Final = "handover-operator"
 """Of the Lease."""
 
-# Seconds. A renewal has half of the time that is left, which at last would be too short for any
-# answer.
-LEAST_TIMEOUT: Final = 0.5
 RETRY: Final = 0.2
 """Seconds after a renewal that failed: the time that is left is for trying, not for waiting."""
 
-# Seconds. Giving the Lease back only saves the next leader a wait: our own end takes no longer.
 RELEASE_TIMEOUT: Final = 2.0
+"""Seconds. Giving the Lease back only saves the next leader a wait: our end takes no longer."""
 
 
 class Leases(Protocol):
-    """Where the Lease is kept (client.Cluster); may raise Temporary, Absent or Conflict."""
+    """Where the Lease is kept (client.Leases); may raise Temporary, Absent or Conflict."""
 
-    async def read_lease(self, namespace: str, name: str) -> Lease:
+    async def read(self) -> Lease:
         """Read it."""
 
-    async def write_lease(
-        self, namespace: str, name: str, version: str, spec: Mapping[str, object]
-    ) -> Lease:
+    async def write(self, version: str, spec: Mapping[str, object]) -> Lease:
         """Write it if it still has this version; without one, make it."""
 
 
@@ -61,22 +56,21 @@ def clock() -> float:
 class Leadership:
     """One replica's part in the election: waits for the Lease, keeps it, gives it back.
 
-    ``on_renewal`` is called whenever somebody else is seen to have renewed the Lease.
+    *on_renewal* is called whenever somebody else is seen to have renewed the Lease.
     """
 
     def __init__(
         self,
         leases: Leases,
-        namespace: str,
         identity: str,
         now: Callable[[], dt.datetime],
+        on_renewal: Callable[[], None],
         periods: Periods = Periods(),  # noqa: B008  frozen
     ) -> None:
-        self.on_renewal: Callable[[], None] = lambda: None
         self._leases = leases
-        self._namespace = namespace
         self._identity = identity
         self._now = now
+        self._on_renewal = on_renewal
         self._periods = periods
         self._seen: Sighting | None = None
         self._until = 0.0
@@ -149,8 +143,7 @@ class Leadership:
                 self._log.warning("stepping_down", reason="the Lease could not be renewed")
                 return
             try:
-                # Another connection may get through where this one is stuck.
-                async with asyncio.timeout(min(left, max(left / 2, LEAST_TIMEOUT))):
+                async with asyncio.timeout(lease.seconds_for_renewal(left)):
                     if not await self._renew():
                         assert self._seen is not None
                         leader = self._seen.lease.holder
@@ -174,12 +167,10 @@ class Leadership:
     async def _look(self) -> Step:
         found: Lease | None = None
         with contextlib.suppress(Absent):
-            found = await self._leases.read_lease(self._namespace, NAME)
+            found = await self._leases.read()
         before, self._seen = self._seen, lease.see(self._seen, found, clock())
-        # Who has just begun knows not how old the first version is that it sees.
-        is_new = before is not None and before.lease.version != self._seen.lease.version
-        if is_new and self._seen.lease.holder not in {"", self._identity}:
-            self.on_renewal()
+        if lease.is_renewed_by_another(before, self._seen, self._identity):
+            self._on_renewal()
         return lease.step(self._seen, self._identity, clock())
 
     async def _hold(self) -> None:
@@ -187,12 +178,9 @@ class Leadership:
         assert self._seen is not None
         asked = clock()
         spec = lease.held(self._seen, self._identity, self._periods, self._now())
-        taken = await self._write(self._seen.lease.version, spec)
+        taken = await self._leases.write(self._seen.lease.version, spec)
         self._seen = lease.see(self._seen, taken, clock())
         self._until = asked + self._periods.deadline
-
-    async def _write(self, version: str, spec: Mapping[str, object]) -> Lease:
-        return await self._leases.write_lease(self._namespace, NAME, version, spec)
 
     async def _release(self) -> None:
         """Let another replica take over at once; best effort."""
@@ -210,12 +198,12 @@ class Leadership:
         assert self._seen is not None
         spec = lease.released(self._now())
         try:
-            await self._write(self._seen.lease.version, spec)
+            await self._leases.write(self._seen.lease.version, spec)
         except Conflict:
             # A renewal that was broken off has arrived after all.
             if await self._look() is not Step.RENEW:
                 return
-            await self._write(self._seen.lease.version, spec)
+            await self._leases.write(self._seen.lease.version, spec)
 
 
 async def _as_coroutine(work: Work) -> None:

@@ -14,6 +14,9 @@ from typing import Any, Final
 # Kubernetes' MicroTime: RFC 3339 with six digits of a second (metav1.RFC3339Micro).
 MICRO_TIME: Final = "%Y-%m-%dT%H:%M:%S.%fZ"
 
+LEAST_TIMEOUT: Final = 0.5
+"""Seconds for a renewal: half of what is left would at last be too short for any answer."""
+
 
 @dataclass(frozen=True, slots=True)
 class Periods:
@@ -91,6 +94,21 @@ def step(seen: Sighting, identity: str, now: float) -> Step:
     if not seen.lease.holder or now - seen.since >= seen.lease.duration:
         return Step.CLAIM
     return Step.WAIT
+
+
+def is_renewed_by_another(before: Sighting | None, seen: Sighting, identity: str) -> bool:
+    """Return whether *seen* shows that another replica lives and holds the Lease."""
+    # Who has just begun knows not how old the first version is that it sees.
+    is_new = before is not None and before.lease.version != seen.lease.version
+    return is_new and seen.lease.holder not in {"", identity}
+
+
+def seconds_for_renewal(left: float) -> float:
+    """Return how long a renewal may take when *left* seconds are left of our time.
+
+    Where this one is stuck, another connection may get through.
+    """
+    return min(left, max(left / 2, LEAST_TIMEOUT))
 
 
 def seconds_to_next_look(seen: Sighting, periods: Periods, now: float) -> float:

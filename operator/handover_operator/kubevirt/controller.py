@@ -4,15 +4,13 @@ What is desired adapter.py decides, and diff.py which write is missing; here it 
 whether this replica may write at all (``_may_act``).
 
 As in controller.py of our own kinds, every write is level-triggered, and made only while ``run``
-runs; where this replica does not lead, only what a migration waits for and the leader has not
-written (standby.py). Our own objects come to it from that controller, and every answer to a write
-goes back there first: there is one place that knows them. What KubeVirt or a person made is never
-written.
+runs (kube/write_loop.py). Our own objects come to it from that controller, and every answer to a
+write goes back there first: there is one place that knows them. What KubeVirt or a person made is
+never written.
 """
 
 import datetime as dt
 from collections.abc import Callable, Iterable, Mapping
-from typing import Final
 
 import structlog
 
@@ -21,44 +19,31 @@ from handover_api.names import ObjectKey
 from handover_operator.controller import Controller
 from handover_operator.kinds import Foreign, Kind
 from handover_operator.kube.client import Cluster
-from handover_operator.kube.errors import (
-    Absent,
-    Unavailable,
-)
+from handover_operator.kube.errors import Absent, Unavailable
 from handover_operator.kube.standby import Standby
 from handover_operator.kube.versions import Version, Versions, version_of
 from handover_operator.kube.watch import Watch
-from handover_operator.kube.workqueue import WorkQueue
+from handover_operator.kube.write_loop import WriteLoop
 from handover_operator.kube.writer import Writer
-from handover_operator.kubevirt import diff, parse
+from handover_operator.kubevirt import diff, emissions, parse
 from handover_operator.kubevirt.adapter import Adapter, Change
 from handover_operator.kubevirt.desired import Desired, Lookup, NotFollowed, Owner
 from handover_operator.kubevirt.diff import Diff
+from handover_operator.kubevirt.emissions import Emission, Emitted
 from handover_operator.kubevirt.lookups import Lookups
 from handover_operator.kubevirt.owned import Owned
-from handover_operator.kubevirt.queue_items import (
-    Emission,
-    Emitted,
-    Item,
-    Made,
-    Relist,
-    Subject,
-    is_urgent,
-)
+from handover_operator.kubevirt.queue_items import Item, Made, Relist, Subject, is_urgent
 from handover_operator.roles import parse as own_parse
 from handover_operator.roles.outcome import Undecided
 from handover_operator.roles.parse import RawObject
 from handover_operator.status.kubernetes_events import KubernetesEvent
 
-LASTING: Final = frozenset({"CutOver", "Succeeded", "NotFollowed", "Aborted"})
-"""Events of a LiveMigration that are also its VMI's."""
 
-
-class KubeVirtController:
+class KubeVirtController(WriteLoop[Item]):
     """Keeps what is known of KubeVirt's world, and writes what follows from it.
 
     No endpoint is made before *is_configured*. *ttl*: seconds for which a LiveMigration can be
-    looked at after it has finished. ``has_begun``: it is known whether there is a KubeVirt.
+    looked at after it has finished.
 
     It is idle until ``start``, and after ``stop``: then nothing is made, changed or deleted.
     """
@@ -71,52 +56,24 @@ class KubeVirtController:
         ttl: int = 3600,
         is_configured: Callable[[], bool] = lambda: True,
     ) -> None:
-        self._diff = Diff(ttl, self._outcome)
-        self.adapter = self._diff.adapter
+        super().__init__(cluster, is_urgent)
+        self._diff = Diff(ttl, self.outcome)
         self.observed = self._diff.observed
         self.is_active = False
-        self.has_begun = False
-        self._cluster = cluster
         self._controller = controller
         self._clock = clock
-        self._queue: WorkQueue[Item] = WorkQueue(self._work, is_urgent)
         self._versions = {kind: Versions() for kind in Foreign}
         self._rewound: set[Foreign] = set()
-        self._ownerless = self._diff.ownerless
         self._emitted = Emitted()
         self._writer = Writer(cluster, controller.cache.uid, controller.observe)
         self._lookups = Lookups(cluster, self._diff, self._versions, self)
         self._owned = Owned(self._diff, self._lookups, self._writer, is_configured)
-        self._runs = False
-        self._standby: Standby | None = None
-        self._awaited: set[Subject] = set()
         self._log = structlog.get_logger()
-        controller.cache.listeners.append(self)
-        controller.cache.resolver.driver = self._outcome
-        controller.on_event = self._tell_of_vm
 
-    def __len__(self) -> int:
-        """Count the objects that wait to be written or asked for."""
-        return len(self._queue)
-
-    def denied(self) -> int:
-        """Count the objects whose last write was refused."""
-        return self._queue.denied()
-
-    async def run(self, workers: int, standby: Standby | None = None) -> None:
-        """Write until cancelled; whatever is not as it should be now is found anew.
-
-        With *standby* somebody else leads.
-        """
-        self._standby = standby
-        self._runs = True
-        try:
-            self._review()
-            await self._queue.run(workers)
-        finally:
-            self._runs = False
-            self._queue.clear()
-            self._awaited.clear()
+    @property
+    def adapter(self) -> Adapter:
+        """What is known of KubeVirt's world, and desired for it."""
+        return self._diff.adapter
 
     def start(self) -> None:
         """All three kinds were listed: from now on what is absent is really absent."""
@@ -133,14 +90,12 @@ class KubeVirtController:
     def stop(self) -> None:
         """KubeVirt is gone, and so is all that was known of it; what we made stays."""
         self.is_active = False
-        self.adapter = self._diff.adapter = Adapter()
+        self._diff.clear()
         # A KubeVirt that comes back is listed from the start. What has ended stays ended, though
         # (Versions.clear): an answer that is still under way must not bring it back.
         self._rewound.clear()
         for versions in self._versions.values():
             versions.clear()
-        self._ownerless.clear()
-        self._diff.bereft.clear()
         self._emitted.clear()
         self._controller.doubt_all()
 
@@ -169,8 +124,7 @@ class KubeVirtController:
         """
         if self._versions[kind].bury(key, last):
             self._emitted.forget(last.uid)
-            self._diff.bereft.discard(last.uid)
-            self.adapter.drop(kind, key)
+            self._diff.drop_foreign(kind, key, last.uid)
             self._advance()
 
     def retain(self, kind: Foreign, existing: Mapping[ObjectKey, str], version: int) -> None:
@@ -192,7 +146,7 @@ class KubeVirtController:
         """Do nothing (watch.Sink): Discovery, which runs the watches, logs what fails."""
 
     def put(self, kind: Kind, key: ObjectKey, raw: RawObject) -> None:
-        """Take in a version of an object of ours (cache.Listener)."""
+        """Take in a version of an object of ours (controller.Listener)."""
         self.observed.put(kind, key, raw)
         self._queue_due(kind, (key,))
         # An endpoint may wait until its LiveMigration knows how it ended (DesiredEndpoint.after).
@@ -200,37 +154,18 @@ class KubeVirtController:
             self._queue_due(Kind.ENDPOINT, self.adapter.siblings(key))
 
     def put_unreadable(self, kind: Kind, key: ObjectKey, uid: str) -> None:
-        """Take in that nobody can read an object of ours (cache.Listener)."""
+        """Take in that nobody can read an object of ours (controller.Listener)."""
         self.observed.put_unreadable(kind, key, uid)
         self._queue_due(kind, (key,))
 
     def drop(self, kind: Kind, key: ObjectKey) -> None:
-        """Take in that an object of ours is gone (cache.Listener)."""
+        """Take in that an object of ours is gone (controller.Listener)."""
         self._emitted.forget(self.observed.blocking_uid(kind, key) or "")
-        if kind is Kind.MIGRATION and key in self.observed.migrations:
-            self._ownerless.discard(self.observed.migrations[key].owner_uid)
-        elif kind is Kind.ENDPOINT and key in self.observed.endpoints:
-            self._ownerless.discard(self.observed.endpoints[key].uid)
-        owner = self._diff.owner(kind, key)
-        # It is still desired, so the owner is not known to be gone; but the garbage collector may
-        # have taken this one because of that. Before it is made anew the owner is looked at.
-        if owner is not None:
-            self._diff.bereft.add(owner.uid)
-        self.observed.drop(kind, key)
+        self._diff.drop(kind, key)
         self._queue_due(kind, (key,))
 
-    @property
-    def _may_act(self) -> bool:
-        if not self.is_active or not self._runs:
-            return False
-        return self._standby is not None or self._cluster.may_write()
-
-    @property
-    def _leads(self) -> bool:
-        return self._may_act and self._standby is None
-
-    def _outcome(self, uid: str) -> Outcome | Undecided | None:
-        """Say how a VMIM ended (outcome.Driver), or find out."""
+    def outcome(self, uid: str) -> Outcome | Undecided | None:
+        """Say how a VMIM ended, or find out (controller.MigrationDriver)."""
         if not self.is_active:
             return None
         # How a migration ended is the leader's to say, and so are the questions that it takes.
@@ -238,6 +173,21 @@ class KubeVirtController:
         if lookup is not None:
             self._queue.add(lookup)
         return self.adapter.outcome(uid)
+
+    def tell(self, migration: LiveMigration, event: KubernetesEvent) -> None:
+        """Say it of the VMI, too (controller.MigrationDriver)."""
+        vmi = self.adapter.vmi_of(migration.migration_uid)
+        emission = emissions.of_migration(vmi, migration, event)
+        if emission is not None and self._leads:
+            self._queue.add(emission)
+
+    @property
+    def _may_act(self) -> bool:
+        return self.is_active and super()._may_act
+
+    @property
+    def _leads(self) -> bool:
+        return self._may_act and self._standby is None
 
     def _review(self) -> None:
         """Look at everything, as when a term begins; only what differs is written."""
@@ -287,17 +237,7 @@ class KubeVirtController:
         for each in found:
             # Noted also by who does not lead, or each new leader would say all of it again.
             if self._emitted.note(each.uid, each) and self._leads:
-                event = KubernetesEvent("NotFollowed", each.text)
-                self._queue.add(Emission(Foreign.VMI, each.vmi, each.uid, event))
-
-    def _tell_of_vm(self, migration: LiveMigration, event: KubernetesEvent) -> None:
-        """Say it of the VMI, too, which outlives the VMIM and all that goes with it."""
-        vmi = self.adapter.vmi_of(migration.migration_uid)
-        if vmi is None or not self._leads or event.reason not in LASTING:
-            return
-        text = f"LiveMigration {migration.key.name}: {event.message}"
-        event = KubernetesEvent(event.reason, text, warning=event.warning)
-        self._queue.add(Emission(Foreign.VMI, vmi.key, vmi.uid, event))
+                self._queue.add(emissions.of_interface(each))
 
     def _queue_due(self, kind: Kind, keys: Iterable[ObjectKey]) -> None:
         """Queue those objects on which a write is due."""
@@ -313,28 +253,23 @@ class KubeVirtController:
                 self._queue.add(Subject(kind, key))
 
     def _queue_awaited(self, subject: Subject, standby: Standby) -> None:
-        """Have in mind what the leader should write soon, as long as that is missing."""
+        """Wait for the leader's write as long as it is missing, and an agent waits for it."""
         write = self._diff.due(subject.kind, subject.key)
         if write is None or not diff.is_awaited(write):
             self._awaited.discard(subject)
-        elif subject not in self._awaited:
-            self._awaited.add(subject)
-            self._queue.add_later(subject, standby.delay)
+        else:
+            self._await(subject, standby)
 
     def _report_clash(self, kind: Kind, key: ObjectKey) -> None:
         """Say it once, to whoever looks at either of the two."""
-        uid = self.observed.blocking_uid(kind, key) or ""
-        owner = self._diff.owner(kind, key)
-        if owner is None or not self._emitted.note(uid, owner.uid):
+        found = emissions.of_clash(self._diff, kind, key)
+        if not found:
             return
-        owned = ObjectKey(key.namespace, owner.name)
-        self._log.warning("name_clash", kind=kind.value, object=str(key), owner=str(owned))
-        is_unreadable = self.observed.is_unreadable(kind, key)
-        why = "breaks the contract" if is_unreadable else "was not made by Handover"
-        text = f"{kind} {key.name} {why}; it is left alone, and {owner.kind} {owner.name} has none"
-        event = KubernetesEvent("NameClash", text, warning=True)
-        self._queue.add(Emission(kind, key, uid, event))
-        self._queue.add(Emission(owner.kind, owned, owner.uid, event))
+        ours, owner = found
+        if self._emitted.note(ours.uid, owner.uid):
+            self._log.warning("name_clash", kind=kind.value, object=str(key), owner=str(owner.key))
+            self._queue.add(ours)
+            self._queue.add(owner)
 
     async def _work(self, item: Item) -> None:
         """Do one thing, or raise Temporary."""

@@ -200,6 +200,34 @@ class Diff:
     ownerless: set[str] = field(default_factory=set)
     bereft: set[str] = field(default_factory=set)
 
+    def drop(self, kind: Kind, key: ObjectKey) -> None:
+        """Take in that an object of ours is gone."""
+        if kind is Kind.MIGRATION and key in self.observed.migrations:
+            self.ownerless.discard(self.observed.migrations[key].owner_uid)
+        elif kind is Kind.ENDPOINT and key in self.observed.endpoints:
+            self.ownerless.discard(self.observed.endpoints[key].uid)
+        owner = self.owner(kind, key)
+        # It is still desired, so the owner is not known to be gone; but the garbage collector may
+        # have taken this one because of that. Before it is made anew the owner is looked at.
+        if owner is not None:
+            self.bereft.add(owner.uid)
+        self.observed.drop(kind, key)
+
+    def drop_foreign(self, kind: Foreign, key: ObjectKey, uid: str) -> None:
+        """Take in that an object of KubeVirt's world is gone."""
+        self.bereft.discard(uid)
+        self.adapter.drop(kind, key)
+
+    def put_ownerless(self, uid: str) -> None:
+        """Take in that a VMIM, or the pod of an endpoint, is not there (``ownerless``)."""
+        self.ownerless.add(uid)
+
+    def clear(self) -> None:
+        """Forget KubeVirt's world; our own objects stay known."""
+        self.adapter = Adapter()
+        self.ownerless.clear()
+        self.bereft.clear()
+
     def due(self, kind: Kind, key: ObjectKey) -> Write | None:
         """Return the write that is missing now."""
         # Somebody else's: neither changed nor deleted, even where ours is missing for it.

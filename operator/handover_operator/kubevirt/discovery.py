@@ -35,9 +35,13 @@ ORDER: Final = (Foreign.POD, Foreign.VMI, Foreign.VMIM)
 
 
 class Discovery:
-    """Starts and stops the adapter, and feeds it (watch.Sink)."""
+    """Starts and stops the adapter, and feeds it (watch.Sink).
+
+    ``has_begun``: it is known whether there is a KubeVirt.
+    """
 
     def __init__(self, cluster: Cluster, adapter: KubeVirtController, interval: float) -> None:
+        self.has_begun = False
         self._cluster = cluster
         self._adapter = adapter
         self._resync = Resync(self._sweep, interval)
@@ -47,7 +51,7 @@ class Discovery:
     async def begin(self) -> None:
         """Load what there is now, so that nothing is decided without it."""
         await retry.insist(self._load_if_present, "KubeVirt's objects")
-        self._adapter.has_begun = True
+        self.has_begun = True
         if not self._adapter.is_active:
             self._log.info("kubevirt_absent", looking_every=INTERVAL)
 

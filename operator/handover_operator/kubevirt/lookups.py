@@ -82,17 +82,17 @@ class Lookups:
             try:
                 await self._cluster.get(Foreign.POD, ObjectKey(key.namespace, orphan.workload))
             except Absent:
-                self._diff.ownerless.add(orphan.uid)
+                self._diff.put_ownerless(orphan.uid)
             return
         uid = self._diff.observed.migrations[key].owner_uid
         try:
             raw = await self._cluster.get(Foreign.VMIM, key)
         except Absent:
-            self._diff.ownerless.add(uid)
+            self._diff.put_ownerless(uid)
             return
         self._observer.observe(Foreign.VMIM, raw)
         if raw["metadata"]["uid"] != uid:
-            self._diff.ownerless.add(uid)
+            self._diff.put_ownerless(uid)
 
     async def is_gone(self, owner: Owner, namespace: str) -> bool:
         """Return whether this very object is not there any more; read by its metadata alone."""

@@ -1,15 +1,11 @@
-"""What the adapter's work queue holds: objects, Events of them, and what must be read.
+"""What the adapter's work queue holds: objects, Events of them, and what must be read. Pure."""
 
-And what was said already: an Event is emitted once.
-"""
-
-from collections.abc import Hashable
 from dataclasses import dataclass
 
 from handover_api.names import ObjectKey
-from handover_operator.kinds import AnyKind, Foreign, Kind
+from handover_operator.kinds import Foreign, Kind
 from handover_operator.kubevirt.desired import Lookup, Owner
-from handover_operator.status.kubernetes_events import KubernetesEvent
+from handover_operator.kubevirt.emissions import Emission
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,19 +17,6 @@ class Subject:
 
     def __str__(self) -> str:
         return f"{self.kind} {self.key}"
-
-
-@dataclass(frozen=True, slots=True)
-class Emission:
-    """An Event to emit about an object."""
-
-    kind: AnyKind
-    key: ObjectKey
-    uid: str
-    event: KubernetesEvent
-
-    def __str__(self) -> str:
-        return f"Event {self.event.reason} of {self.kind} {self.key}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,29 +48,3 @@ def is_urgent(item: Item) -> bool:
     # Roles wait for both: an answer, and an endpoint that carries one.
     is_question = isinstance(item, Lookup | Relist)
     return is_question or (isinstance(item, Subject) and item.kind is Kind.ENDPOINT)
-
-
-class Emitted:
-    """What was said of which object, by its uid; what is gone is to be forgotten."""
-
-    def __init__(self) -> None:
-        self._by_uid: dict[str, set[Hashable]] = {}
-
-    def __len__(self) -> int:
-        return len(self._by_uid)
-
-    def note(self, uid: str, what: Hashable) -> bool:
-        """Know that this is said of an object from now on; tell whether it never was before."""
-        emitted = self._by_uid.setdefault(uid, set())
-        before = len(emitted)
-        emitted.add(what)
-        # Of a set only its size tells whether the value was new, with one look-up.
-        return len(emitted) > before
-
-    def forget(self, uid: str) -> None:
-        """Take in that an object is gone."""
-        self._by_uid.pop(uid, None)
-
-    def clear(self) -> None:
-        """Forget all."""
-        self._by_uid.clear()

@@ -7,6 +7,7 @@ from handover_api.names import DEFAULT_CONFIGURATION, ObjectKey
 from handover_operator.cache import Cache
 from handover_operator.kinds import Kind
 from handover_operator.kube.writer import Writer
+from handover_operator.reconcile import due
 from handover_operator.reconcile.request import DONE, Result
 from handover_operator.status import configuration
 from handover_operator.status.kubernetes_events import KubernetesEvent
@@ -32,11 +33,7 @@ class Configurations:
         after = configuration.status(found, default, cache.application, cache.paused, self._clock())
         if after == before:
             return DONE
-        # On the version that was judged: of a spec that has changed since nothing is said unseen.
-        patch = {
-            "metadata": {"resourceVersion": found.metadata.resource_version},
-            "status": after.to_object(),
-        }
+        patch = due.configuration_patch(found, after)
         if not await self._writer.patch(Kind.CONFIGURATION, key, patch, subresource="/status"):
             return DONE
         events = (

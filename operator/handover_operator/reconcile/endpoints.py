@@ -5,7 +5,6 @@ from collections.abc import Callable
 
 import structlog
 
-from handover_api import names
 from handover_api.names import ObjectKey
 from handover_operator.cache import Cache
 from handover_operator.kinds import Kind
@@ -13,6 +12,8 @@ from handover_operator.kube.errors import Absent
 from handover_operator.kube.standby import Standby
 from handover_operator.kube.writer import Writer
 from handover_operator.observability import metrics
+from handover_operator.reconcile import due
+from handover_operator.reconcile.due import Due
 from handover_operator.reconcile.request import DONE, Result
 from handover_operator.roles.model import Endpoint
 from handover_operator.roles.rules import Verdict
@@ -41,18 +42,9 @@ class Endpoints:
         # Who stands in writes roles alone: nobody waits for the rest.
         if standby is None:
             shared = self._cache.sharing.message(key, self._clock())
-        annotations: dict[str, str | None] = {}
-        if verdict.assignment != endpoint.assignment:
-            annotations |= verdict.assignment.to_annotations()
-        if shared != endpoint.shared:
-            # In a merge patch null takes an annotation away, and an empty one would stay.
-            annotations[names.ADDRESS_SHARED] = shared or None
-        if not annotations:
+        patch = due.endpoint_patch(endpoint, verdict, shared)
+        if patch is None:
             return DONE
-        # An agent may have reported since (a guest's life, a route), and the verdict rests on that:
-        # then the version is another, and the verdict is asked for anew.
-        metadata = {"resourceVersion": endpoint.resource_version, "annotations": annotations}
-        patch = {"metadata": metadata}
         if not await self._writer.patch(Kind.ENDPOINT, key, patch, as_leader=standby is None):
             return DONE
         if verdict.assignment != endpoint.assignment:
@@ -61,44 +53,28 @@ class Endpoints:
             return Result((kubernetes_events.shared(shared),), endpoint.uid)
         return DONE
 
-    def lacks_role(self, key: ObjectKey) -> bool:
-        """Whether an endpoint lacks a role, or has one of another migration."""
-        endpoint = self._cache.resolver.index.endpoints.get(key)
-        verdict = self._cache.resolver.verdict(key)
-        if endpoint is None or verdict is None or verdict.assignment.role is None:
-            return False
-        return verdict.assignment != endpoint.assignment
-
     async def _has_leader_missed(self, key: ObjectKey, standby: Standby) -> bool:
         """Say whether a role must be given that the leader has not given, and note that.
 
         A watch of ours may be late, and then the leader, who knows better, would be contradicted:
         every migration that has a say is read anew first.
         """
-        if not self.lacks_role(key):
+        resolver = self._cache.resolver
+        if due.role(resolver, key) is not Due.GIVE:
             return False
-        for migration in self._concerned(key):
+        for migration in due.concerned(resolver, key):
             try:
                 await self._writer.refresh(Kind.MIGRATION, migration)
             except Absent:
                 # The verdict still counts it; once a watch tells that it is gone, another follows.
-                if migration in self._cache.resolver.index.migrations:
+                if migration in resolver.index.migrations:
                     return False
         # The answers were taken in, and may say that nothing is missing.
-        if not self.lacks_role(key):
+        if due.role(resolver, key) is not Due.GIVE:
             return False
         standby.note_missed()
         metrics.STOOD_IN.labels(Kind.ENDPOINT.value).inc()
         return True
-
-    def _concerned(self, key: ObjectKey) -> set[ObjectKey]:
-        """Return the migrations that claim an endpoint, and the one whose role it carries."""
-        index = self._cache.resolver.index
-        found = set(index.claims(key))
-        carried = index.endpoints[key].assignment
-        if carried.role is not None and carried.migration is not None:
-            found.add(ObjectKey(key.namespace, carried.migration))
-        return found
 
     def _report(self, endpoint: Endpoint, verdict: Verdict) -> None:
         metrics.count_role(endpoint.assignment, verdict)

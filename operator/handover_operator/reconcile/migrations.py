@@ -14,8 +14,8 @@ from handover_operator.kinds import Kind
 from handover_operator.kube.client import Cluster
 from handover_operator.kube.writer import Writer
 from handover_operator.observability import metrics
+from handover_operator.reconcile import due
 from handover_operator.reconcile.request import DONE, Result
-from handover_operator.roles.parse import RawObject
 from handover_operator.status import kubernetes_events, livemigration, progress
 from handover_operator.status.coalesce import Coalescer
 from handover_operator.status.progress import Progress
@@ -94,12 +94,8 @@ class Migrations:
         return progress.describe(self._cache.resolver, key)
 
     async def _write(self, migration: LiveMigration, after: LiveMigrationStatus) -> bool:
-        # The version that *after* was derived from: what has changed since, while a node was asked
-        # for or on the way, makes it a conflict, and the status is derived anew.
-        patch = {
-            "metadata": {"resourceVersion": migration.metadata.resource_version},
-            "status": _replacing(migration.status, after),
-        }
+        # What has changed since, while a node was asked for or on the way, makes it a conflict.
+        patch = due.migration_patch(migration, after)
         return await self._writer.patch(Kind.MIGRATION, migration.key, patch, subresource="/status")
 
     def _report(self, migration: LiveMigration, after: LiveMigrationStatus) -> None:
@@ -111,13 +107,3 @@ class Migrations:
                 uid=migration.migration_uid,
                 phase=after.phase and after.phase.value,
             )
-
-
-def _replacing(before: LiveMigrationStatus, after: LiveMigrationStatus) -> RawObject:
-    """Compose the merge patch from one status to the other.
-
-    What is no more has to be null: a field that is only left out stays, differs again at the next
-    look, and is written for ever.
-    """
-    written = after.to_object()
-    return {**dict.fromkeys(before.to_object().keys() - written.keys()), **written}

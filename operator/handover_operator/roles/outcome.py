@@ -38,6 +38,10 @@ Driver = Callable[[str], Outcome | Undecided | None]
 """Says how the migration of a uid ended, or that it has not; None: it is none of its own."""
 
 
+def no_driver(_: str) -> None:
+    """Know of no migration: who makes LiveMigrations by hand tells their ends in them."""
+
+
 @dataclass(frozen=True, slots=True)
 class Summary:
     """How one migration was decided, and what its endpoints make of it."""

@@ -52,12 +52,12 @@ class Resolution:
 class Resolver:
     """Keeps all LiveMigrations and endpoints, and for each endpoint its verdict.
 
-    ``driver`` is asked how a migration ended whose LiveMigration is gone.
+    *driver* is asked how a migration ended whose LiveMigration is gone.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, driver: Driver = outcome.no_driver) -> None:
         self.index = Index()
-        self.driver: Driver = lambda _: None
+        self._driver = driver
         self._summaries = Summaries(self.index)
         self._verdicts: dict[ObjectKey, Verdict] = {}
         self._unreadable: dict[ObjectKey, MigrationId] = {}
@@ -252,7 +252,7 @@ class Resolver:
         # Its LiveMigration exists, though nobody can read it: that is no deletion.
         if identity in self._unreadable.values():
             return None
-        driven = self.driver(identity[1])
+        driven = self._driver(identity[1])
         # The driver knows it, and will say how it ends: until then nobody else ends it.
         if isinstance(driven, Undecided):
             return None

@@ -20,13 +20,29 @@ from handover_lab.cluster.replica import Replica
 from handover_lab.processes.waiting import PATIENCE, until
 from handover_operator import kinds
 from handover_operator.kinds import Kind
-from handover_operator.kube import client as cluster
 from handover_operator.kube.client import Cluster
+from handover_operator.kube.connection import Connection
 from handover_operator.kube.errors import Absent, Conflict
+from handover_operator.kube.requests import JSON, HttpRequest
 
 CRDS = Path(__file__).parents[3] / "crds"
 CRD_PATH = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 WHEN = "2026-11-24T12:00:00Z"
+
+
+class Api(Cluster):
+    """The API server as the operator sees it, and any other request that a test needs."""
+
+    def __init__(self, connection: Connection) -> None:
+        super().__init__(connection)
+        self.connection = connection
+
+    async def call(
+        self, method: str, path: str, body: Any = None, content_type: str = JSON
+    ) -> dict[str, Any]:
+        """Ask whatever a person might."""
+        request = HttpRequest(method, path, body=body, content_type=content_type)
+        return await self.connection.call(request)
 
 
 class Desk:
@@ -34,7 +50,7 @@ class Desk:
 
     until = staticmethod(until)
 
-    def __init__(self, api: Cluster, namespace: str) -> None:
+    def __init__(self, api: Api, namespace: str) -> None:
         self.api = api
         self.namespace = namespace
         self._made: set[tuple[Kind, ObjectKey]] = set()
@@ -48,8 +64,8 @@ class Desk:
             "metadata": {"name": name, "namespace": key.namespace or None, **metadata},
             "spec": spec,
         }
-        path = cluster._path(kind, key).rsplit("/", 1)[0]
-        made = await self.api._call("POST", path, body=body)
+        path = kinds.collection(kind, key.namespace)
+        made = await self.api.call("POST", path, body=body)
         self._made.add((kind, key))
         uid = made["metadata"]["uid"]
         assert isinstance(uid, str)
@@ -125,7 +141,8 @@ class Desk:
     async def delete(self, kind: Kind, name: str) -> None:
         """Delete an object."""
         with contextlib.suppress(Absent):
-            await self.api._call("DELETE", cluster._path(kind, self.key(kind, name)))
+            key = self.key(kind, name)
+            await self.api.call("DELETE", f"{kinds.collection(kind, key.namespace)}/{key.name}")
 
     async def said(self, name: str) -> str:
         """Return what the annotations say: ``target of m1``, ``source of m1 Succeeded``."""
@@ -165,7 +182,7 @@ class Desk:
     async def events(self, about: str) -> list[str]:
         """Return the reasons of the Events about an object."""
         namespace = self.namespace if about != "default" else "default"
-        found = await self.api._call("GET", f"/api/v1/namespaces/{namespace}/events")
+        found = await self.api.call("GET", f"/api/v1/namespaces/{namespace}/events")
         return [
             f"{event['reason']}: {event['message']}"
             for event in found["items"]
@@ -192,9 +209,9 @@ class Desk:
 
     async def _note(self, history: dict[str, list[str]], watching: asyncio.Event) -> None:
         path = kinds.collection(Kind.ENDPOINT, self.namespace)
-        start = await self.api._call("GET", path)
+        start = await self.api.call("GET", path)
         query = {"watch": "1", "resourceVersion": start["metadata"]["resourceVersion"]}
-        answer = await self.api._api.call_api(
+        answer = await self.api.connection._api.call_api(
             path,
             "GET",
             query_params=list(query.items()),
@@ -221,21 +238,21 @@ class Desk:
 
 
 @pytest.fixture
-async def api(api_server: ControlPlane) -> AsyncIterator[Cluster]:
+async def api(api_server: ControlPlane) -> AsyncIterator[Api]:
     """Connect to the API server; the CRDs are installed."""
     configuration = client.Configuration()
     await config.load_kube_config(
         config_file=str(api_server.kubeconfig), client_configuration=configuration
     )
-    api = Cluster(configuration)
+    api = Api(Connection(configuration))
     for path in sorted(CRDS.glob("*.yaml")):
         for document in yaml.safe_load_all(path.read_text()):
             with contextlib.suppress(Conflict):
-                await api._call("POST", CRD_PATH, body=document)
+                await api.call("POST", CRD_PATH, body=document)
     for kind in Kind:
         await until(lambda kind=kind: is_served(api, kind), bool)  # type: ignore[misc]
     yield api
-    await api.close()
+    await api.connection.close()
 
 
 async def is_served(api: Cluster, kind: Kind) -> bool:
@@ -248,10 +265,10 @@ async def is_served(api: Cluster, kind: Kind) -> bool:
 
 
 @pytest.fixture
-async def desk(api: Cluster) -> AsyncIterator[Desk]:
+async def desk(api: Api) -> AsyncIterator[Desk]:
     """Make a namespace."""
     namespace = f"test-{uuid.uuid4().hex[:8]}"
-    await api._call("POST", "/api/v1/namespaces", body={"metadata": {"name": namespace}})
+    await api.call("POST", "/api/v1/namespaces", body={"metadata": {"name": namespace}})
     desk = Desk(api, namespace)
     yield desk
     await desk.clear()

@@ -125,7 +125,7 @@ async def until_leading(desk: Any, operator: Any, wanted: int = 1) -> None:
 
 async def holder(desk: Any) -> str:
     """Return the name of the replica that the Lease names."""
-    raw = await desk.api._call("GET", LEASE)
+    raw = await desk.api.call("GET", LEASE)
     name = raw["spec"]["holderIdentity"]
     assert isinstance(name, str)
     return name.partition("_")[0]

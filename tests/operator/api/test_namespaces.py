@@ -8,7 +8,7 @@ import pytest
 
 from handover_api import names
 from handover_operator.kinds import Kind
-from handover_operator.kube import client
+from handover_operator.kube import requests
 from handover_operator.kube.errors import Absent
 
 pytestmark = pytest.mark.api
@@ -16,11 +16,11 @@ pytestmark = pytest.mark.api
 
 async def annotate(desk: Any, value: str | None) -> None:
     """Set or lift the brake on the namespace of the test, as a person does."""
-    await desk.api._call(
+    await desk.api.call(
         "PATCH",
         f"/api/v1/namespaces/{desk.namespace}",
         body={"metadata": {"annotations": {names.PAUSED: value}}},
-        content_type=client.MERGE_PATCH,
+        content_type=requests.MERGE_PATCH,
     )
 
 

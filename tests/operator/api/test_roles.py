@@ -14,7 +14,6 @@ import yaml
 from handover_api import __version__, names
 from handover_lab.cluster.controlplane import ControlPlane
 from handover_operator.kinds import Kind
-from handover_operator.kube.client import Cluster
 from handover_operator.kube.errors import Absent
 
 pytestmark = pytest.mark.api
@@ -84,13 +83,13 @@ async def test_a_target_on_a_node_that_does_not_exist_is_told_from_a_silent_agen
     told = ("False", "NodeAbsent")
     await desk.until(lambda: desk.condition("TargetReady"), lambda found: found == told)
     await desk.until(lambda: desk.events("m1"), lambda said: any("NodeAbsent" in s for s in said))
-    await desk.api._call("POST", "/api/v1/nodes", body=node)
+    await desk.api.call("POST", "/api/v1/nodes", body=node)
     try:
         await begin_earlier(desk, 30)
         told = ("False", "AgentSilent")
         await desk.until(lambda: desk.condition("TargetReady"), lambda found: found == told)
     finally:
-        await desk.api._call("DELETE", "/api/v1/nodes/node-b")
+        await desk.api.call("DELETE", "/api/v1/nodes/node-b")
 
 
 async def begin_earlier(desk: Any, seconds: int) -> None:
@@ -269,7 +268,7 @@ async def test_a_malformed_object_is_named_and_stops_nobody(operator: Any, desk:
 
 async def test_a_namespace_that_goes_stops_nobody(operator: Any, desk: Any) -> None:
     await desk.pair()
-    await desk.api._call("DELETE", f"/api/v1/namespaces/{desk.namespace}")
+    await desk.api.call("DELETE", f"/api/v1/namespaces/{desk.namespace}")
     await desk.end("Aborted")
     await desk.until_said("b", "target of m1 Aborted")
     await desk.until_phase("Aborted")
@@ -324,10 +323,10 @@ async def test_the_metrics_tell_of_a_migration(new_operator: Callable[..., Any],
 
 
 @contextlib.asynccontextmanager
-async def any_address_allowed(api: Cluster) -> AsyncIterator[None]:
+async def any_address_allowed(api: Any) -> AsyncIterator[None]:
     """Let the API server take any words for an endpoint's addresses, as a newer CRD might."""
     path = f"{CRD_PATH}/{Kind.ENDPOINT.plural}.{names.GROUP}"
-    crd = await api._call("GET", path)
+    crd = await api.call("GET", path)
     version = crd["spec"]["versions"][0]
     spec = version["schema"]["openAPIV3Schema"]["properties"]["spec"]
     kept = spec["properties"]["ips"]
@@ -338,7 +337,7 @@ async def any_address_allowed(api: Cluster) -> AsyncIterator[None]:
         await put_ips_schema(api, path, kept)
 
 
-async def put_ips_schema(api: Cluster, path: str, schema: object) -> None:
+async def put_ips_schema(api: Any, path: str, schema: object) -> None:
     """Replace the schema of ``spec.ips``; the API server needs a moment to serve it."""
     patch = [
         {
@@ -347,7 +346,7 @@ async def put_ips_schema(api: Cluster, path: str, schema: object) -> None:
             "value": schema,
         }
     ]
-    await api._call("PATCH", path, body=patch, content_type="application/json-patch+json")  # type: ignore[arg-type]
+    await api.call("PATCH", path, body=patch, content_type="application/json-patch+json")
     await asyncio.sleep(1)  # nothing tells when the new schema is in force
 
 

@@ -11,6 +11,7 @@ from kubernetes_asyncio import client
 from handover_api.names import ObjectKey
 from handover_operator.kinds import AnyKind, Foreign, Kind
 from handover_operator.kube.client import Cluster
+from handover_operator.kube.connection import Connection
 from handover_operator.kube.errors import Absent, Conflict, Refused, Unavailable
 
 KEY = ObjectKey("default", "a")
@@ -56,9 +57,9 @@ async def cluster(server: Server) -> AsyncIterator[Cluster]:
     await http.start_server()
     configuration = client.Configuration()
     configuration.host = str(http.make_url("")).rstrip("/")
-    cluster = Cluster(configuration)
-    yield cluster
-    await cluster.close()
+    connection = Connection(configuration)
+    yield Cluster(connection)
+    await connection.close()
     await http.close()
 
 

@@ -27,25 +27,22 @@ class Store:
         self.stuck = False
         self.stuck_once = False
 
-    async def read_lease(self, namespace: str, name: str) -> Lease:
+    async def read(self) -> Lease:
         """Read it."""
-        assert namespace == "default"
         await self._network()
         if self.raw is None:
-            raise Absent(name)
+            raise Absent
         return lease.read(self.raw)
 
-    async def write_lease(
-        self, namespace: str, name: str, version: str, spec: Mapping[str, object]
-    ) -> Lease:
+    async def write(self, version: str, spec: Mapping[str, object]) -> Lease:
         """Write it if it has this version."""
         await self._network()
         if self.raw is None and version:
-            raise Absent(name)
+            raise Absent
         if self.raw is not None and version != str(self.version):
-            raise Conflict(name)
+            raise Conflict
         self.put(spec)
-        return await self.read_lease(namespace, name)
+        return await self.read()
 
     def put(self, spec: Mapping[str, object]) -> None:
         """Write it, whoever holds it."""
@@ -76,8 +73,9 @@ class Store:
 class Replica:
     """Somebody who wants to lead; notes when it leads."""
 
-    def __init__(self, store: Store, identity: str) -> None:
-        self.leadership = Leadership(store, "default", identity, lambda: NOW, QUICK)
+    def __init__(self, store: Store, identity: str, periods: Periods = QUICK) -> None:
+        self.renewed = asyncio.Event()
+        self.leadership = Leadership(store, identity, lambda: NOW, self.renewed.set, periods)
         self.terms = 0
         self.leads = asyncio.Event()
         self.rests = asyncio.Event()
@@ -160,10 +158,9 @@ async def test_after_an_outage_the_leader_leads_on() -> None:
 
 async def test_one_request_that_gets_stuck_costs_no_term() -> None:
     store = Store()
-    one = Replica(store, "one")
     # As long beside each other as the real ones were when a busy API server ended terms.
     periods = Periods(renewal=0.5, deadline=1.5, duration=2, poll=0.02)
-    one.leadership = Leadership(store, "default", "one", lambda: NOW, periods)
+    one = Replica(store, "one", periods)
     async with running(one):
         await soon(one.leads)
         store.stuck_once = True
@@ -175,7 +172,7 @@ async def test_one_request_that_gets_stuck_costs_no_term() -> None:
 async def test_who_does_not_lead_stands_by_and_hears_of_renewals() -> None:
     store = Store()
     one, two = Replica(store, "one"), Replica(store, "two")
-    stands_by, renewed = asyncio.Event(), asyncio.Event()
+    stands_by = asyncio.Event()
 
     async def stand_by() -> None:
         stands_by.set()
@@ -184,12 +181,11 @@ async def test_who_does_not_lead_stands_by_and_hears_of_renewals() -> None:
         finally:
             stands_by.clear()
 
-    two.leadership.on_renewal = renewed.set
     async with running(one):
         await soon(one.leads)
         task = asyncio.create_task(two.leadership.run(two.lead, stand_by))
         await soon(stands_by)
-        await soon(renewed)
+        await soon(two.renewed)
         assert two.terms == 0
     await soon(two.leads)
     assert not stands_by.is_set()

@@ -258,6 +258,7 @@ class Operator:
         self.server = Server(world)
         self.controller = Controller(self.server, lambda: NOW)
         self.kubevirt = KubeVirtController(self.server, self.controller, lambda: NOW)
+        self.controller.follow(self.kubevirt)
         self.queues = (Queue(self.controller._work), Queue(self.kubevirt._work))
         self.jobs: list[Job] = []
         self.controller._queue, self.kubevirt._queue = self.queues  # type: ignore[assignment]

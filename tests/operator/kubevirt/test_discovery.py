@@ -31,7 +31,7 @@ class Server:
 
 def watched(server: Any) -> Discovery:
     """Have a KubeVirt that was there."""
-    adapter: Any = SimpleNamespace(is_active=False, has_begun=False)
+    adapter: Any = SimpleNamespace(is_active=False)
     return Discovery(server, adapter, 60)
 
 
@@ -59,20 +59,21 @@ async def test_what_is_unserved_for_long_is_gone() -> None:
     assert server.asked > 2
 
 
-def is_ready(adapter: object, *, synced: bool = True, trouble: str = "") -> bool:
+def is_ready(found: Discovery | None, *, synced: bool = True, trouble: str = "") -> bool:
     """Ask as /readyz does."""
-    controller: Any = SimpleNamespace(synced=synced)
-    default: Any = SimpleNamespace(trouble=trouble)
-    found: Any = adapter
-    return not main._unready(controller, found, default)
+    parts: Any = SimpleNamespace(
+        controller=SimpleNamespace(synced=synced),
+        default=SimpleNamespace(trouble=trouble),
+        discovery=found,
+    )
+    return not main._unready(parts)
 
 
 async def test_a_replica_is_ready_when_it_could_lead() -> None:
-    adapter: Any = SimpleNamespace(is_active=False, has_begun=False)
-    assert not is_ready(adapter)
-    server: Any = Server("no")
-    await Discovery(server, adapter, 60).begin()
-    assert is_ready(adapter)
+    found = watched(Server("no"))
+    assert not is_ready(found)
+    await found.begin()
+    assert is_ready(found)
     assert is_ready(None)
-    assert not is_ready(adapter, synced=False)
-    assert not is_ready(adapter, trouble="refused")
+    assert not is_ready(found, synced=False)
+    assert not is_ready(found, trouble="refused")

@@ -55,6 +55,7 @@ async def test_the_first_endpoint_waits_for_the_configuration(
 
     controller = Controller(cluster, lambda: NOW)
     adapter = KubeVirtController(cluster, controller, lambda: NOW, is_configured=is_there)
+    controller.follow(adapter)
     adapter.start()
     task = asyncio.create_task(adapter.run(1))
     objects = {

@@ -181,11 +181,12 @@ def test_nothing_is_remembered_of_what_is_gone(
     odd = {"name": "odd", "namespace": "vms", **forged}
     world.apply({"kind": "LiveMigration", "metadata": odd, "spec": spec})
     assert {"NameClash", "NotFollowed"} <= {event.rpartition(" ")[2] for event in world.events}
-    assert world.operator.kubevirt._ownerless == {"never-was"}
+    assert world.operator.kubevirt._diff.ownerless == {"never-was"}
     for kind, name in (
         *((Kind.ENDPOINT, "p1"), (Kind.MIGRATION, "odd"), (Foreign.VMIM, "m")),
         *((Foreign.POD, "p1"), (Foreign.POD, "p2"), (Foreign.VMI, "vm"), (Foreign.VMI, "vm2")),
     ):
         world.delete(kind, name)
     world.settle()
-    assert (len(world.operator.kubevirt._emitted), world.operator.kubevirt._ownerless) == (0, set())
+    kubevirt = world.operator.kubevirt
+    assert (len(kubevirt._emitted), kubevirt._diff.ownerless) == (0, set())

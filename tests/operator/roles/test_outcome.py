@@ -271,10 +271,10 @@ def test_a_name_that_fits_none_falls_back_to_the_newest_with_that_id(
 
 def test_roles_without_a_migration_are_judged_again_when_their_driver_goes(running: Any) -> None:
     """Guards: what a driver said to be under way would otherwise stay so for ever."""
-    running.resolver.driver = lambda _: Undecided.UNDER_WAY
+    running.driven["uid-m1"] = Undecided.UNDER_WAY
     running.delete("m1")
     assert running.roles() == {"a": "source of m1", "b": "target of m1"}
-    running.resolver.driver = lambda _: None
+    running.driven.clear()
     running.resolver.mark_all_roles()
     running.wait(0)
     assert running.roles() == {"a": "source of m1 Succeeded", "b": "target of m1"}

@@ -17,6 +17,7 @@ from handover_operator.roles.resolver import Resolver
 
 Migration = Callable[..., LiveMigration]
 Build = Callable[..., Endpoint]
+Driven = dict[str, Outcome | Undecided]
 
 NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
 SECOND = dt.timedelta(seconds=1)
@@ -33,9 +34,15 @@ def names(keys: Any) -> set[str]:
 
 
 @pytest.fixture
-def resolver() -> Resolver:
+def driven() -> Driven:
+    """Return what a driver says of migrations, by their uids: nothing so far."""
+    return {}
+
+
+@pytest.fixture
+def resolver(driven: Driven) -> Resolver:
     """Return one that knows nothing."""
-    return Resolver()
+    return Resolver(driven.get)
 
 
 class TestBudget:
@@ -231,14 +238,18 @@ class TestWithoutAnObject:
         return found.assignment.role, found.assignment.outcome
 
     @pytest.mark.parametrize("said", Outcome)
-    def test_the_driver_says_how_it_ended(self, orphan: Resolver, said: Outcome) -> None:
-        orphan.driver = lambda uid: said if uid == "uid-m1" else None
+    def test_the_driver_says_how_it_ended(
+        self, orphan: Resolver, driven: Driven, said: Outcome
+    ) -> None:
+        driven["uid-m1"] = said
         assert self.roles(orphan) == (None, said)
 
-    def test_what_the_driver_says_of_it_anew_is_heard(self, orphan: Resolver) -> None:
-        orphan.driver = lambda _: Undecided.UNDER_WAY
+    def test_what_the_driver_says_of_it_anew_is_heard(
+        self, orphan: Resolver, driven: Driven
+    ) -> None:
+        driven["uid-m1"] = Undecided.UNDER_WAY
         assert self.roles(orphan) == (Role.TARGET, None)
-        orphan.driver = lambda _: Outcome.SUCCEEDED
+        driven["uid-m1"] = Outcome.SUCCEEDED
         orphan.mark_ended(("default", "uid-m1"))
         assert names(orphan.resolve(NOW).endpoints) == {"b"}
         assert self.roles(orphan) == (None, Outcome.SUCCEEDED)

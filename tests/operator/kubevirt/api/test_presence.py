@@ -10,6 +10,7 @@ from kubernetes_asyncio import client, config
 from handover_lab.kubevirt.objects import ALL_VMIMS, CRD, Guest
 from handover_operator.kinds import Foreign
 from handover_operator.kube.client import Cluster
+from handover_operator.kube.connection import Connection
 from handover_operator.kube.errors import Unserved
 from handover_operator.kube.watch import Watch
 from handover_operator.roles.parse import RawObject
@@ -58,7 +59,8 @@ async def test_a_kind_that_goes_and_comes_back_is_watched_anew(
     await config.load_kube_config(
         config_file=str(release.kubeconfig), client_configuration=configuration
     )
-    cluster = Cluster(configuration)
+    connection = Connection(configuration)
+    cluster = Cluster(connection)
     sink = Sink()
     watching = asyncio.create_task(Watch(cluster, Foreign.VMIM, sink).run())
     try:
@@ -75,7 +77,7 @@ async def test_a_kind_that_goes_and_comes_back_is_watched_anew(
     finally:
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
-        await cluster.close()
+        await connection.close()
 
 
 class Sink:
