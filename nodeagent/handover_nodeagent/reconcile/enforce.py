@@ -146,25 +146,26 @@ class Enforcer:
         return applied.given_back
 
     def _apply_routes(self, addresses: frozenset[IPAddress], *, give_back: bool) -> Applied:
-        """Apply; where that raises one by one, so that one address is no other one's trouble."""
+        """Apply; where that fails one by one, so that one address is no other one's trouble."""
         # Taken off first: what fails again is put back below, each address by itself.
         for address in addresses & self._faulty.keys():
             del self._faulty[address]
         # A route on a device that nobody has told us of may be that of an endpoint to come.
         removable = None if self._is_complete else self._link_index.devices
-        try:
-            applied = self.routes.apply(addresses, give_back=give_back, removable=removable)
-        except Exception as error:  # noqa: BLE001  the root of what is done for each address
-            if len(addresses) > 1:
-                one_by_one = (frozenset({address}) for address in addresses)
-                return Applied.union(
-                    self._apply_routes(one, give_back=give_back) for one in one_by_one
-                )
+        applied = self.routes.apply(addresses, give_back=give_back, removable=removable)
+        if applied.fault and len(addresses) > 1:
+            each = (
+                self._apply_routes(frozenset({address}), give_back=give_back)
+                for address in addresses
+            )
+            # What was given back before the fault is not given back once more.
+            return Applied.union((applied, *each))
+        if applied.fault:
             (address,) = addresses
-            faults.note("routes", error, address=str(address))
-            self._faulty[address] = f"{address}: {faults.describe(error)}"
+            faults.note("routes", applied.fault, address=str(address))
+            self._faulty[address] = f"{address}: {faults.describe(applied.fault)}"
             self._refused.pop(address, None)
-            return Applied()
+            return applied
         # What was left as it is has the refusal that it had.
         for address in applied.addresses & self._refused.keys():
             del self._refused[address]

@@ -6,7 +6,7 @@ suppress the address, and after ours is in while we program it, so that it never
 What we program no longer goes back to its owner before ours goes.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Self
@@ -54,12 +54,14 @@ class Applied:
 
     ``refused`` says which of them are not right, and why; ``given_back`` counts foreign routes.
     ``is_doubtful``: what is known may differ from the kernel, so that all is to be observed.
+    ``fault``: the unexpected exception that ended the work; what was done before it is told.
     """
 
     addresses: frozenset[IPAddress] = frozenset()
     refused: Mapping[IPAddress, str] = field(default_factory=dict)
     given_back: int = 0
     is_doubtful: bool = False
+    fault: Exception | None = None
 
     @classmethod
     def union(cls, parts: Iterable[Self]) -> Self:
@@ -70,6 +72,7 @@ class Applied:
             {address: why for part in known for address, why in part.refused.items()},
             sum(part.given_back for part in known),
             any(part.is_doubtful for part in known),
+            next((part.fault for part in known if part.fault), None),
         )
 
 
@@ -225,22 +228,36 @@ class Routes:
         An address that is ``ahead`` of what is desired waits, and one of a paused endpoint is left
         as it is, whoever else has it. With *give_back* false the foreign routes of what nobody
         claims stay parked: no guest is there. *removable*, unless None, are the only devices whose
-        routes may be removed.
+        routes may be removed. Raises nothing: see ``Applied.fault``.
         """
+        parts: list[Applied] = []
+        try:
+            # One by one: what was done before an error stays, and is to be told.
+            parts.extend(self._apply(addresses, removable, give_back=give_back))
+        except Exception as error:  # noqa: BLE001  the root of what is done for each address
+            parts.append(Applied(fault=error))
+        return Applied.union(parts)
+
+    def _apply(
+        self,
+        addresses: Iterable[IPAddress],
+        removable: AbstractSet[int] | None,
+        *,
+        give_back: bool,
+    ) -> Iterator[Applied]:
+        """Apply, and yield each part that is done."""
         applied = frozenset(filter(self._may_apply, addresses))
         if self._settings.mode is not Mode.ACTIVE:
-            return Applied(applied)
+            yield Applied(applied)
+            return
         wanted = frozenset(map(self.complete, self.desired.routes(applied)))
         to_park = self.desired.addresses_to_park(applied)
         served = {route.address for route in wanted}
         # Before anything else: a suppressed address must not draw what is meant for elsewhere.
         refused = self._park(to_park - served)
         # Before ours goes, so that a guest that stays here always has a route.
-        given = [
-            self.foreign.give_back(address)
-            for address in applied
-            if give_back and address not in to_park and address not in served
-        ]
+        for address in applied - to_park - served if give_back else ():
+            yield Applied(given_back=self.foreign.give_back(address))
         observed = [route for address in applied for route in self.tables.ours.of(address)]
         done = self._program(plan.diff(wanted, observed), removable)
         refused |= done.refused
@@ -249,7 +266,7 @@ class Routes:
         for address in applied:
             if not self.desired.has_address(address) and not self.tables.ours.of(address):
                 self.tables.forget(address)
-        return Applied(applied, refused, sum(given), done.is_doubtful)
+        yield Applied(applied, refused, is_doubtful=done.is_doubtful)
 
     def _may_apply(self, address: IPAddress) -> bool:
         return (

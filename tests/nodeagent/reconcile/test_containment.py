@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 from tests.nodeagent.node import Node
-from tests.nodeagent.world import ELEVATED_V4, NORMAL_V4, World, count
+from tests.nodeagent.world import CNI, ELEVATED_V4, NORMAL_V4, World, count
 
 from handover_api.names import ObjectKey
 from handover_nodeagent import fsm, metrics
@@ -208,14 +208,32 @@ async def test_an_address_that_raises_is_no_other_ones_trouble(
     await world.shows(NORMAL_V4, OTHER_V4)
     routes = world.loop.routes
 
-    def concerns(addresses: list[IPAddress], **_: object) -> bool:
+    def concerns(addresses: list[IPAddress], *_: object, **__: object) -> bool:
         return "10.65.0.2" in map(str, addresses)
 
-    monkeypatch.setattr(routes, "apply", fault.over(routes.apply, concerns))
+    monkeypatch.setattr(routes, "_apply", fault.over(routes._apply, concerns))
     world.configure(ipv4NormalRoutePriority=2048)
     await world.shows(NORMAL_V4, "10.65.0.9 dev tap1 ... metric 2048")
     await told_and_healed(world, fault)
     await world.shows("10.65.0.2 dev tap0 ... metric 2048", "10.65.0.9 dev tap1 ... metric 2048")
+
+
+@pytest.mark.parametrize("ips", [["10.65.0.2"], ["10.65.0.2", "10.65.0.3"]], ids=["one", "many"])
+async def test_what_was_given_back_before_a_fault_is_told(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch, ips: list[str]
+) -> None:
+    """No later attempt has anything to give back, so none would tell of it."""
+    world.node.run(f"ip route add {CNI}")
+    world.put(ips=ips)
+    await world.until(lambda: len(world.parked()) == 1)
+    routes = world.loop.routes
+    monkeypatch.setattr(routes, "_program", fault.over(routes._program, lambda *_: True))
+    world.delete()
+    await world.until_state("gone")
+    assert fault.met
+    assert ("vm", "RoutesGivenBack") in world.reports.events
+    fault.mended = True
+    await world.shows("10.65.0.2 dev tap0 proto 5")
 
 
 async def test_a_prepared_cutover_that_raises_is_one_that_was_not_prepared(
