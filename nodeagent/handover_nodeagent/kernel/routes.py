@@ -11,10 +11,6 @@ from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.kernel.netlink.rtmsg import Entry
 from handover_nodeagent.network.model import IPAddress, Route
 
-_FIB_MATCH: Final = 0x2000
-"""RTM_F_FIB_MATCH: answer with the route itself, not with the way of one packet."""
-_WIDE_TABLE: Final = 252
-"""RT_TABLE_COMPAT: the number does not fit the header's byte and stands in its attribute."""
 _PROTOCOLS: Final = {
     2: "kernel",
     3: "boot",
@@ -89,13 +85,7 @@ def match(channel: Channel, address: IPAddress, *, oif: int = 0) -> bytes | int:
     routes of that device, also one that is below another's; where the kernel is set to ignore
     routes without carrier, it says nothing of those.
     """
-    body = rtmsg.BODY.pack(
-        codec.family_of(address), address.max_prefixlen, 0, 0, 0, 0, 0, 0, _FIB_MATCH
-    )
-    body += codec.attribute(rtmsg.DESTINATION, address.packed)
-    if oif:
-        body += codec.number(rtmsg.DEVICE, oif)
-    return channel.ask(codec.compose(codec.GETROUTE, 0, body))
+    return channel.ask(rtmsg.encode_match(address, oif=oif))
 
 
 def read_table(family: int, table: int, *, protocol: int = 0, oif: int = 0) -> Iterator[bytes]:
@@ -104,23 +94,8 @@ def read_table(family: int, table: int, *, protocol: int = 0, oif: int = 0) -> I
     What the kernel shows beside, because it knows no such filter or family, is left out.
     Raises ObservationError.
     """
-    body = rtmsg.BODY.pack(family, 0, 0, 0, 0, protocol, 0, rtmsg.UNICAST, 0)
-    body += codec.number(rtmsg.TABLE, table)
-    if oif:
-        body += codec.number(rtmsg.DEVICE, oif)
-    shown = dump.read(codec.compose(codec.GETROUTE, codec.DUMP, body))
-    return (message for message in shown if _is_asked_for(message, table, protocol))
-
-
-def _is_asked_for(message: bytes, table: int, protocol: int) -> bool:
-    """Judge a message of a dump by its header; of 10,000 nothing more is read."""
-    _, _, _, _, short, owner, _, _, _ = codec.unpack(rtmsg.BODY, message, rtmsg.BODY_AT)
-    if not rtmsg.is_made(message) or protocol not in {0, owner}:
-        return False
-    # Only a number of more than 8 bits makes it necessary to look for its attribute.
-    if short != _WIDE_TABLE:
-        return short == table
-    return codec.to_number(codec.find(message, rtmsg.ATTRIBUTES_AT, rtmsg.TABLE)) == table
+    shown = dump.read(rtmsg.encode_dump(family, table, protocol=protocol, oif=oif))
+    return (message for message in shown if rtmsg.is_asked_for(message, table, protocol))
 
 
 def describe(entry: Entry) -> str:

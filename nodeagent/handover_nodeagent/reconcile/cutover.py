@@ -26,8 +26,7 @@ from handover_api.workloadendpoint import Cutover, Signal, State
 from handover_nodeagent import faults, metrics
 from handover_nodeagent.fsm.events import Announced, Event, Unaskable
 from handover_nodeagent.fsm.machine import RouteLevel
-from handover_nodeagent.kernel import neighs
-from handover_nodeagent.kernel.netlink import rtmsg
+from handover_nodeagent.kernel.netlink import ndmsg, rtmsg
 from handover_nodeagent.network import desired
 from handover_nodeagent.network.model import Neigh, Route
 from handover_nodeagent.reconcile.endpoint import Announcement, Endpoint, Prepared
@@ -102,7 +101,7 @@ class Cutovers:
             route = self._routes.complete(bare)
             if local.mac:
                 # Its neighbor's entry goes before it: the first packet need not wait for an answer.
-                requests.append(neighs.encode_seed(Neigh(route.address, route.oif, local.mac)))
+                requests.append(ndmsg.encode_seed(Neigh(route.address, route.oif, local.mac)))
                 asked.append(None)
             requests.append(rtmsg.encode_add(route))
             asked.append(route)

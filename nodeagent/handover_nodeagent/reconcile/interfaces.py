@@ -62,9 +62,8 @@ class Interfaces:
         One that it has a route for there is let go only where the route of its owner can come back.
         """
         ours = self._routes.routes_of(obj.spec.ips, link.index) if link else ()
-        served = {
-            route.address for route in ours if not self._routes.foreign.has_parked(route.address)
-        }
+        foreign = self._routes.foreign.observed
+        served = {route.address for route in ours if not foreign.has_parked(route.address)}
         settings, own = self._enforcer.settings, self.links.addresses
         return admissions.admit(obj.spec.ips, settings, own, served, self._api_servers)
 
@@ -75,7 +74,7 @@ class Interfaces:
         any more, and where one is refused.
         """
         links, own = self.links, self._link_index.of(obj.key)
-        routed = self._routes.foreign.devices(obj.spec.ips)
+        routed = self._routes.foreign.observed.devices(obj.spec.ips)
         devices = frozenset[int]().union(*routed.values())
         taken = {index for index in devices if self._link_index.is_others(index, own)}
         held = links.by_index.get(own) if own else links.by_name.get(remembered or "")
@@ -189,7 +188,8 @@ class Interfaces:
 
     def _offer(self, link: Link) -> None:
         """Let the endpoints without an interface look whether *link* is theirs."""
-        holders = self._routes.desired.endpoints_with(self._routes.foreign.leading_to(link.index))
+        routed = self._routes.foreign.observed.leading_to(link.index)
+        holders = self._routes.desired.endpoints_with(routed)
         for key in self._link_index.unplaced() & holders:
             self._look(key)
 

@@ -14,12 +14,9 @@ import structlog
 from handover_api.names import ObjectKey
 from handover_nodeagent import metrics
 from handover_nodeagent.kernel import links
+from handover_nodeagent.kernel.netlink.changes import Change, DefaultRouteChanged
 from handover_nodeagent.kernel.netlink.codec import ObservationError
-from handover_nodeagent.kernel.netlink.notifications import (
-    DefaultRouteChanged,
-    Notification,
-    Notifications,
-)
+from handover_nodeagent.kernel.netlink.notifications import Notifications
 from handover_nodeagent.memory.record import Record
 from handover_nodeagent.network.links import AddressChanged, LinkChanged, LinkRemoved
 from handover_nodeagent.network.model import IPAddress, Link
@@ -148,21 +145,21 @@ class Observation:
         """Return what differs when something happened between."""
         return self._news, self._reconciler.routes.tables.writes
 
-    def _heard(self, notification: Notification) -> None:
+    def _heard(self, change: Change) -> None:
         self._news += 1
         if not self._begun:
             return
         reconciler = self._reconciler
-        if isinstance(notification, LinkChanged):
-            reconciler.interfaces.link_changed(reconciler.interfaces.links.change(notification))
-        elif isinstance(notification, LinkRemoved):
-            reconciler.interfaces.link_changed(reconciler.interfaces.links.remove(notification))
-        elif isinstance(notification, AddressChanged):
-            reconciler.interfaces.link_changed(reconciler.interfaces.links.readdress(notification))
-        elif isinstance(notification, DefaultRouteChanged):
+        if isinstance(change, LinkChanged):
+            reconciler.interfaces.link_changed(reconciler.interfaces.links.change(change))
+        elif isinstance(change, LinkRemoved):
+            reconciler.interfaces.link_changed(reconciler.interfaces.links.remove(change))
+        elif isinstance(change, AddressChanged):
+            reconciler.interfaces.link_changed(reconciler.interfaces.links.readdress(change))
+        elif isinstance(change, DefaultRouteChanged):
             self.look()
-        elif reconciler.routes.notified(notification):
-            reconciler.interfaces.route_changed(notification.route.address)
+        elif reconciler.routes.notified(change):
+            reconciler.interfaces.route_changed(change.route.address)
 
     def _overflow(self) -> None:
         metrics.OVERFLOWS.inc()

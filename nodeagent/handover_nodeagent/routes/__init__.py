@@ -1,5 +1,6 @@
 """The routes of this node's endpoints: added, removed, and others' parked and given back.
 
 ``host_routes`` decides what is applied and in which order, ``programming`` adds and removes ours,
-``foreign`` parks others'; ``observed``, ``attributes`` and ``collisions`` know what there is.
+``foreign`` parks others'; ``observed``, ``observed_foreign``, ``attributes`` and ``collisions``
+know what there is, and ``steps`` what may be done to it.
 """

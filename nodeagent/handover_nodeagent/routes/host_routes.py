@@ -14,10 +14,10 @@ from typing import Self
 from handover_api.configuration import Mode, Settings
 from handover_nodeagent.fsm.machine import RouteLevel
 from handover_nodeagent.kernel import neighs, parking, routes
-from handover_nodeagent.kernel.netlink import answers, rtmsg
+from handover_nodeagent.kernel.foreign_route import PARKING_TABLE, Foreign, Others
+from handover_nodeagent.kernel.netlink import answers, ndmsg, rtmsg
+from handover_nodeagent.kernel.netlink.changes import RouteChanged
 from handover_nodeagent.kernel.netlink.channel import Channel
-from handover_nodeagent.kernel.netlink.notifications import RouteChanged
-from handover_nodeagent.kernel.parking import Foreign
 from handover_nodeagent.network import plan
 from handover_nodeagent.network.desired import DesiredNetwork, LocalEndpoint
 from handover_nodeagent.network.model import IPAddress, Neigh, Route, RouteKey
@@ -44,7 +44,7 @@ def observe(settings: Settings, addresses: Iterable[IPAddress]) -> Observed:
     wanted = tuple(addresses)
     ours, parked = routes.observe(protocol, [table]), parking.observe_parked()
     # A dump of all routes, of a BGP speaker's 10,000 too, is for nothing where nobody asks.
-    others = parking.observe_others(wanted, table, protocol) if wanted else parking.Others()
+    others = parking.observe_others(wanted, table, protocol) if wanted else Others()
     return Observed(ours, parked, others.direct, others.gateways)
 
 
@@ -116,7 +116,7 @@ class Routes:
     def load(self, observed: Observed) -> None:
         """Take *observed* for what the kernel has now."""
         self.tables.ours.load(observed.ours)
-        self.foreign.load(observed.foreign, observed.parked, self.desired.has_address)
+        self.foreign.observed.load(observed.foreign, observed.parked, self.desired.has_address)
         self.tables.collisions.load(observed.gateways)
 
     def addresses(self) -> frozenset[IPAddress]:
@@ -175,18 +175,19 @@ class Routes:
 
     def lose(self, oif: int) -> frozenset[IPAddress]:
         """Forget all routes of an interface that went down or is gone; return their addresses."""
-        return self.foreign.lose(oif) | self.tables.ours.lose(lambda route: route.oif == oif)
+        lost = self.tables.ours.lose(lambda route: route.oif == oif)
+        return lost | self.foreign.observed.lose(oif)
 
     def notified(self, changed: RouteChanged) -> bool:
         """Take in what somebody else did; tell whether it concerns an endpoint of ours."""
         route = changed.route
         is_known = self.desired.has_address(route.address)
-        if route.table == parking.PARKING_TABLE:
-            return self.foreign.copy_gone(route, is_known=is_known) and is_known
+        if route.table == PARKING_TABLE:
+            return self.foreign.observed.copy_gone(route, is_known=is_known) and is_known
         if changed.replaced:
             # Nothing else tells what stood there: one of ours, or another foreign one.
             self.tables.ours.displace(route)
-            self.foreign.replaced(route)
+            self.foreign.observed.replaced(route)
         # A route by a gateway is none of a CNI's, and none of ours; but it may have displaced one.
         if not changed.direct:
             return is_known and changed.replaced
@@ -194,9 +195,9 @@ class Routes:
         if route.protocol == self._settings.route_protocol:
             (self.tables.ours.note if changed.present else self.tables.ours.drop)(route)
         elif not changed.present:
-            self.foreign.gone(route)
+            self.foreign.observed.gone(route)
         elif is_known:
-            self.foreign.note(changed.message)
+            self.foreign.observed.note(changed.message)
         return is_known
 
     def acknowledged_ns(self, addresses: Iterable[IPAddress], oif: int) -> tuple[int, ...]:
@@ -213,7 +214,7 @@ class Routes:
 
     def complete(self, route: Route) -> Route:
         """Return *route* with what it is to carry beside its key: see ``attributes.py``."""
-        owners = self.foreign.carried(route.address, route.oif)
+        owners = self.foreign.observed.carried(route.address, route.oif)
         return self.tables.attributes.complete(route, owners, self.tables.ours.of(route.address))
 
     def apply(
@@ -295,7 +296,7 @@ class Routes:
         if self._settings.mode is Mode.ACTIVE and local.link and local.mac:
             here = self.routes_of(local.addresses, local.link.index)
             seeds = (Neigh(route.address, route.oif, local.mac) for route in here)
-            self.tables.send([neighs.encode_seed(seed) for seed in seeds])
+            self.tables.send([ndmsg.encode_seed(seed) for seed in seeds])
 
     def rival(self, route: Route) -> str:
         """Say what the kernel prefers to *route*; "" when it is that one.

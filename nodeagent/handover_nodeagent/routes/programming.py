@@ -10,20 +10,21 @@ import time
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
-from ipaddress import IPv4Address
 from typing import Final
 
 from handover_nodeagent import metrics
 from handover_nodeagent.kernel import neighs, routes
-from handover_nodeagent.kernel.netlink import answers, rtmsg
+from handover_nodeagent.kernel.netlink import answers, ndmsg, rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.desired import DesiredNetwork
 from handover_nodeagent.network.model import IPAddress, Route
 from handover_nodeagent.network.plan import Plan
+from handover_nodeagent.routes import steps
 from handover_nodeagent.routes.attributes import RouteAttributes
 from handover_nodeagent.routes.collisions import Collisions
 from handover_nodeagent.routes.foreign import ForeignRoutes
 from handover_nodeagent.routes.observed import ObservedRoutes
+from handover_nodeagent.routes.steps import Steps
 
 TWINS: Final = 4
 """Routes of ours of one key and on one device that are removed in one turn."""
@@ -57,7 +58,7 @@ class Tables:
     def forget(self, address: IPAddress) -> None:
         """Keep no trace of an address that nobody has."""
         self.ours.forget(address)
-        self.foreign.forget(address)
+        self.foreign.observed.forget(address)
         self.collisions.forget(address)
         self.attributes.forget(address)
 
@@ -87,55 +88,34 @@ class Programming:
 
     def run(self, plan: Plan) -> Programmed:
         """Add and replace; then remove, but never the last route where the new one failed."""
-        replace, beside, former = self._apart(plan)
-        stuck = self._add(plan.add, replace, beside)
+        tables = self._tables
+        ordered = steps.order(plan, tables.ours, tables.collisions)
+        stuck = self._add(ordered)
         self._remove(
             [
                 route
-                for route in (*plan.remove, *former)
-                if route.address not in stuck and self._may_go(route)
+                for route in ordered.remove
+                if route.address not in stuck
+                # Asked now: what was added may have supplanted what somebody else had.
+                and steps.may_go(route, self._removable, self._desired, tables.foreign.observed)
             ]
         )
         return Programmed(self._refused, self._is_doubtful)
 
-    def _apart(self, plan: Plan) -> tuple[list[Route], list[Route], list[Route]]:
-        """Return what to replace, what to add beside, and what of ours goes for the latter.
-
-        In IPv4 a replace takes the first route of its key, and that may be a gateway's; and it
-        is refused where *route* is there already, behind that one.
-        """
-        ours, collisions = self._tables.ours, self._tables.collisions
-        beside = [
-            route
-            for route in plan.replace
-            if isinstance(route.address, IPv4Address)
-            and (collisions.has_gateway(route) or ours.of(route.address).count(route) > 1)
-        ]
-        keys = {route.key for route in beside}
-        former = [
-            other
-            for route in beside
-            for other in ours.of(route.address)
-            if other.key in keys and other != route and other not in plan.remove
-        ]
-        return [route for route in plan.replace if route not in beside], beside, former
-
-    def _add(
-        self, add: Sequence[Route], replace: Sequence[Route], beside: Sequence[Route]
-    ) -> frozenset[IPAddress]:
+    def _add(self, ordered: Steps) -> frozenset[IPAddress]:
         """Put what is new in; return the addresses for which that failed."""
-        tables, fresh = self._tables, (*add, *replace)
+        tables, fresh = self._tables, (*ordered.add, *ordered.replace)
         # An object's word for a MAC; what the kernel heard on the wire goes before.
         free = [
             neigh
-            for neigh in self._desired.neighs((*fresh, *beside))
+            for neigh in self._desired.neighs((*fresh, *ordered.beside))
             if neighs.is_free(tables.channel, neigh)
         ]
         # A neighbor's entry is there before its route: the first packet by it need not wait.
-        seeds = [*map(neighs.encode_seed, free)]
+        seeds = [*map(ndmsg.encode_seed, free)]
         requests = [
-            *map(rtmsg.encode_add, add),
-            *map(rtmsg.encode_replace, replace),
+            *map(rtmsg.encode_add, ordered.add),
+            *map(rtmsg.encode_replace, ordered.replace),
         ]
         results = self._send([*seeds, *requests])
         now = time.time_ns()
@@ -147,7 +127,7 @@ class Programming:
         for route, request, reply in zip(fresh, requests, replies, strict=True):
             if not self._settle(*self._retry_plain(route, request, *reply), now):
                 stuck.add(route.address)
-        for route in beside:
+        for route in ordered.beside:
             if not self._add_beside(route):
                 stuck.add(route.address)
         return frozenset(stuck)
@@ -170,20 +150,6 @@ class Programming:
         # carry different things stand side by side. Each request names protocol, metric and device,
         # so that where there is no second one the kernel refuses it, and nobody else's goes.
         self._send(requests)
-
-    def _may_go(self, route: Route) -> bool:
-        """Tell whether a route that nobody wants may go, so that no guest is cut off.
-
-        Before the first sync somebody may come who wants it; and where an endpoint is no longer
-        ours to serve, or its interface is unknown, somebody else must have a route to it, in the
-        latter case on the same device.
-        """
-        address, foreign = route.address, self._tables.foreign
-        if self._removable is not None and route.oif not in self._removable:
-            return False
-        if self._desired.is_unplaced(address):
-            return foreign.has(address, oif=route.oif)
-        return foreign.has(address) or not self._desired.is_not_owned(address)
 
     def _retry_plain(
         self, route: Route, request: bytes, result: int, reason: str

@@ -18,12 +18,13 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from tests.nodeagent.node import MAIN, OURS, V4, V6, Node
 
 from handover_nodeagent.kernel import links, neighs, parking, routes
-from handover_nodeagent.kernel.netlink import codec, dump, notifications
+from handover_nodeagent.kernel.foreign_route import PARKING_TABLE, Foreign
+from handover_nodeagent.kernel.netlink import changes, codec, dump, ifinfomsg
+from handover_nodeagent.kernel.netlink import ndmsg as neighbors
 from handover_nodeagent.kernel.netlink import rtmsg as ours
+from handover_nodeagent.kernel.netlink.changes import DefaultRouteChanged, RouteChanged
 from handover_nodeagent.kernel.netlink.channel import Channel
-from handover_nodeagent.kernel.netlink.notifications import DefaultRouteChanged, RouteChanged
 from handover_nodeagent.kernel.netlink.rtmsg import Entry
-from handover_nodeagent.kernel.parking import PARKING_TABLE, Foreign
 from handover_nodeagent.network.links import AddressChanged, LinkChanged, LinkRemoved
 from handover_nodeagent.network.model import IPAddress, Link, Neigh, Route
 
@@ -88,22 +89,6 @@ class Kernel(Channel):
         return [0] * len(requests)
 
 
-def dumped(call: Callable[[], object], monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Return the dumps that *call* asks for."""
-    asked: list[bytes] = []
-
-    def record(request: bytes) -> list[bytes]:
-        asked.append(request)
-        return [write(ifinfmsg, (16, 0), {"index": 1}, [("IFLA_IFNAME", "lo")])]
-
-    def nothing(request: bytes) -> list[bytes]:
-        return record(request) if request[4] == codec.GETLINK else (record(request), [])[1]
-
-    monkeypatch.setattr(dump, "read", nothing)
-    call()
-    return asked
-
-
 CARRIED: Attributes = [
     ("RTA_PREFSRC", "10.65.0.1"),
     ("RTA_METRICS", {"attrs": [("RTAX_MTU", 1400)]}),
@@ -150,44 +135,37 @@ def test_what_a_route_carries_is_written_as_it_was_read() -> None:
 @BOTH
 @pytest.mark.parametrize("oif", [0, 7])
 def test_the_question_which_route_wins(address: IPAddress, oif: int) -> None:
-    kernel = Kernel()
-    routes.match(kernel, address, oif=oif)
     fields = {"family": family(address), "dst_len": address.max_prefixlen, "flags": 0x2000}
     attrs = [("RTA_DST", str(address)), *([("RTA_OIF", oif)] if oif else [])]
-    assert kernel.requests == [write(rtmsg, (26, REQUEST), fields, attrs)]
+    assert ours.encode_match(address, oif=oif) == write(rtmsg, (26, REQUEST), fields, attrs)
 
 
 @pytest.mark.parametrize("version", [2, 10])
 @pytest.mark.parametrize("oif", [0, 7])
-def test_the_question_for_a_tables_routes(
-    monkeypatch: pytest.MonkeyPatch, version: int, oif: int
-) -> None:
-    asked = dumped(lambda: routes.read_table(version, 5254, protocol=OURS, oif=oif), monkeypatch)
+def test_the_question_for_a_tables_routes(version: int, oif: int) -> None:
+    asked = ours.encode_dump(version, 5254, protocol=OURS, oif=oif)
     fields = {"family": version, "proto": OURS, "type": 1}
     attrs = [("RTA_TABLE", 5254), *([("RTA_OIF", oif)] if oif else [])]
-    assert asked == [write(rtmsg, (26, REQUEST | DUMP), fields, attrs)]
+    assert asked == write(rtmsg, (26, REQUEST | DUMP), fields, attrs)
 
 
-def test_the_questions_for_links_and_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked = dumped(links.observe, monkeypatch)
+def test_the_questions_for_links_and_addresses() -> None:
     # RTEXT_FILTER_SKIP_STATS: no counters.
-    assert asked[:2] == [
-        write(ifinfmsg, (18, REQUEST | DUMP), {}, [("IFLA_EXT_MASK", 8)]),
-        write(ifaddrmsg, (22, REQUEST | DUMP), {}, []),
-    ]
-    assert [one[4] for one in asked[2:]] == [26, 26]
+    no_counters = [("IFLA_EXT_MASK", 8)]
+    asked = ifinfomsg.encode_dump_links()
+    assert asked == write(ifinfmsg, (18, REQUEST | DUMP), {}, no_counters)
+    assert ifinfomsg.encode_dump_addresses() == write(ifaddrmsg, (22, REQUEST | DUMP), {}, [])
 
 
 @BOTH
 def test_a_neighbours_seed_and_the_question_for_one(address: IPAddress) -> None:
     fields = {"family": family(address), "ifindex": 7, "state": 2, "ndm_type": 1}
     attrs = [("NDA_DST", str(address)), ("NDA_LLADDR", GUEST_MAC)]
-    seed = neighs.encode_seed(Neigh(address, 7, GUEST_MAC))
+    seed = neighbors.encode_seed(Neigh(address, 7, GUEST_MAC))
     assert seed == write(ndmsg, (28, REQUEST | CREATE | REPLACE), fields, attrs)
-    kernel = Kernel()
-    assert neighs.find_mac(kernel, address, 7) is None
     fields = {"family": family(address), "ifindex": 7}
-    assert kernel.requests == [write(ndmsg, (30, REQUEST), fields, attrs[:1])]
+    asked = neighbors.encode_question(address, 7)
+    assert asked == write(ndmsg, (30, REQUEST), fields, attrs[:1])
 
 
 @BOTH
@@ -219,12 +197,34 @@ def test_a_parked_copy_and_both_removals(address: IPAddress) -> None:
     assert read(rtmsg, forgotten)["RTA_TABLE"] == PARKING_TABLE
 
 
+def test_what_is_asked_is_what_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    kernel, dumped = Kernel(), list[bytes]()
+    routes.match(kernel, V4, oif=7)
+    neighs.find_mac(kernel, V6, 7)
+    assert kernel.requests == [ours.encode_match(V4, oif=7), neighbors.encode_question(V6, 7)]
+
+    def record(request: bytes) -> list[bytes]:
+        dumped.append(request)
+        return []
+
+    monkeypatch.setattr(dump, "read", record)
+    # There is always one.
+    with pytest.raises(codec.ObservationError, match="no link at all"):
+        links.observe(100)
+    assert list(routes.read_table(codec.INET6, 5254, protocol=OURS, oif=7)) == []
+    assert dumped == [
+        ifinfomsg.encode_dump_links(),
+        ifinfomsg.encode_dump_addresses(),
+        *(ours.encode_dump(family, 100) for family in (codec.INET, codec.INET6)),
+        ours.encode_dump(codec.INET6, 5254, protocol=OURS, oif=7),
+    ]
+
+
 JUDGED = {
-    "links": {"observe", "_observe_addresses"},
-    "neighs": {"encode_seed", "_find"},
-    "parking": {"_forget", "_rewrite"},
-    "routes": {"match", "read_table"},
-    "rtmsg": {"_encode"},
+    "foreign_route": {"encode_remove_oldest_copy", "_rewrite"},
+    "ifinfomsg": {"encode_dump_links", "encode_dump_addresses"},
+    "ndmsg": {"encode_seed", "encode_question"},
+    "rtmsg": {"_encode", "encode_dump", "encode_match"},
 }
 """Where requests are composed, in ``kernel``."""
 
@@ -331,7 +331,7 @@ ADDRESS = ip_address("192.0.2.5")
 def test_a_notification_that_pyroute2_writes_is_read(
     kind: type, number: int, fields: dict[str, int], attrs: Attributes, expected: object
 ) -> None:
-    assert notifications.decode(write(kind, (number, 0), fields, attrs), MAIN) == expected
+    assert changes.decode(write(kind, (number, 0), fields, attrs), MAIN) == expected
 
 
 @BOTH
@@ -351,7 +351,7 @@ def test_a_routes_notification_that_pyroute2_writes_is_read(
         message=message,
         replaced=replaced,
     )
-    assert notifications.decode(message, MAIN) == expected
+    assert changes.decode(message, MAIN) == expected
 
 
 @pytest.fixture
@@ -410,7 +410,7 @@ def test_what_we_set_up_pyroute2_sees(
 ) -> None:
     wanted = Route(address, node.tap0, 512, MAIN, OURS)
     seed = Neigh(address, node.tap0, GUEST_MAC)
-    assert channel.transact([ours.encode_add(wanted), neighs.encode_seed(seed)]) == [0, 0]
+    assert channel.transact([ours.encode_add(wanted), neighbors.encode_seed(seed)]) == [0, 0]
     (shown,) = (
         one
         for one in pyroute2.get_routes(family=family(address), table=MAIN)

@@ -4,6 +4,7 @@ import pytest
 from tests.nodeagent.node import V4, V6, Node
 
 from handover_nodeagent.kernel import neighs
+from handover_nodeagent.kernel.netlink import ndmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import IPAddress, Neigh
 
@@ -17,7 +18,7 @@ def test_a_seed_makes_a_reachable_entry_and_corrects_a_wrong_one(
 ) -> None:
     node.run(f"ip neigh add {address} dev tap0 lladdr 02:00:00:00:00:01 nud permanent")
     seed = Neigh(address, node.tap0, "52:54:00:65:00:02")
-    assert channel.transact([neighs.encode_seed(seed)]) == [0]
+    assert channel.transact([ndmsg.encode_seed(seed)]) == [0]
     expected = [f"{address} dev tap0 lladdr 52:54:00:65:00:02 REACHABLE"]
     assert expected == node.lines(f"ip neigh show {address}")
 

@@ -10,6 +10,7 @@ from tests.nodeagent.node import MAIN, OURS, V4, V6, Node
 from tests.nodeagent.privileges import without_privileges
 
 from handover_nodeagent.kernel import parking, routes
+from handover_nodeagent.kernel.foreign_route import Foreign
 from handover_nodeagent.kernel.netlink import codec, rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import IPAddress, Route
@@ -24,12 +25,12 @@ def shown(node: Node, address: IPAddress, table: int = MAIN) -> list[str]:
     return node.lines(f"ip -d -{address.version} route show {address} table {table}")
 
 
-def foreign(address: IPAddress, **filters: int) -> tuple[parking.Foreign, ...]:
+def foreign(address: IPAddress, **filters: int) -> tuple[Foreign, ...]:
     """Observe what there is to park for *address*."""
     return parking.observe_others({address}, MAIN, OURS, **filters).direct
 
 
-def set_aside(node: Node, channel: Channel, route: str) -> parking.Foreign:
+def set_aside(node: Node, channel: Channel, route: str) -> Foreign:
     """Have the only foreign route to an address parked; return its copy."""
     node.run(f"ip route add {route}")
     (found,) = foreign(ip_address(route.split(maxsplit=1)[0]))

@@ -230,8 +230,8 @@ async def test_what_was_given_back_before_a_fault_is_told(
     monkeypatch.setattr(routes, "_program", fault.over(routes._program, lambda *_: True))
     world.delete()
     await world.until_state("gone")
+    await world.until(lambda: ("vm", "RoutesGivenBack") in world.reports.events)
     assert fault.met
-    assert ("vm", "RoutesGivenBack") in world.reports.events
     fault.mended = True
     await world.shows("10.65.0.2 dev tap0 proto 5")
 

@@ -10,7 +10,7 @@ from tests.nodeagent.world import CNI, CNI_V6, NORMAL_V4, World, count
 from handover_nodeagent import metrics
 from handover_nodeagent.kernel import parking
 from handover_nodeagent.kernel.netlink import codec, rtmsg
-from handover_nodeagent.kernel.netlink.notifications import RouteChanged
+from handover_nodeagent.kernel.netlink.changes import RouteChanged
 from handover_nodeagent.routes.collisions import LOOKS
 from handover_nodeagent.routes.host_routes import Observed
 

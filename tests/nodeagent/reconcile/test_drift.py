@@ -9,8 +9,8 @@ from tests.nodeagent.world import CNI_V6, ELEVATED_V4, GUARD, NORMAL_V4, World, 
 
 from handover_nodeagent import metrics
 from handover_nodeagent.kernel.arp_guard import drift
-from handover_nodeagent.kernel.arp_guard.table import Outcome
-from handover_nodeagent.kernel.netlink import dump
+from handover_nodeagent.kernel.arp_guard.outcome import Outcome
+from handover_nodeagent.kernel.netlink import answers, dump
 from handover_nodeagent.reconcile import guard
 from handover_nodeagent.routes import foreign
 
@@ -187,18 +187,18 @@ async def test_a_dump_that_a_change_interrupted_is_read_again(
     await world.until_says("Programmed", "True", "Programmed")
     world.node.run_batch([f"link add many{n} type veth peer name far-{n}" for n in range(40)])
     interrupted: list[bool] = []
-    read = dump._read_once
+    receive = dump._receive
 
-    def read_restlessly(sock: socket.socket, asked: bytes, found: list[bytes]) -> bool:
+    def receive_restlessly(sock: socket.socket, answer: answers.Dump) -> None:
         if len(interrupted) == times:
-            return read(sock, asked, found)
+            receive(sock, answer)
+            return
         restless = Restless(world, sock)
-        is_whole = read(restless, asked, found)  # type: ignore[arg-type]
+        receive(restless, answer)  # type: ignore[arg-type]
         if restless._parts > 1:
-            interrupted.append(not is_whole)
-        return is_whole
+            interrupted.append(not answer.is_consistent)
 
-    monkeypatch.setattr(dump, "_read_once", read_restlessly)
+    monkeypatch.setattr(dump, "_receive", receive_restlessly)
     with world.deaf():
         world.node.run("ip route delete 10.65.0.2 dev tap0 metric 1024")
         world.observation.look()

@@ -10,7 +10,7 @@ from tests.nodeagent.world import ELEVATED_V4, NORMAL_V4, World, count
 
 from handover_nodeagent import metrics
 from handover_nodeagent.kernel.netlink import answers, codec
-from handover_nodeagent.kernel.netlink.notifications import RouteChanged
+from handover_nodeagent.kernel.netlink.changes import RouteChanged
 from handover_nodeagent.network.links import LinkRemoved
 from handover_nodeagent.network.model import IPAddress
 

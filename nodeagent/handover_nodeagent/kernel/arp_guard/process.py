@@ -5,15 +5,13 @@ All of it blocks: call it from one thread, off the loop. The process ends with t
 
 import contextlib
 import os
-import signal
 import socket
 import subprocess
 import sys
-from dataclasses import dataclass
 from typing import IO, Final
 
-from handover_api import wording
-from handover_nodeagent.kernel.arp_guard import libnftables
+from handover_nodeagent.kernel.arp_guard import libnftables, outcome
+from handover_nodeagent.kernel.arp_guard.outcome import Answer
 
 PATIENCE: Final = 10.0
 """Seconds for one answer. A table of 500 workloads takes 0.1 s on a busy node."""
@@ -21,21 +19,6 @@ LAST_PATIENCE: Final = 1.0
 """Seconds for a killed process to go; one that the kernel holds goes later, by itself."""
 LONGEST: Final = 64 << 20
 """Octets of an answer: far more than our table can be, far less than the pod's limit."""
-# Of an error, for a sentence in a condition: octets at the end of what the process wrote, or
-# characters of nft's own words.
-_LAST_WORDS: Final = 300
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What came back; ``trouble`` is "" when it was done.
-
-    ``is_lost``: there is no library to ask, so that each other question would end like this one.
-    """
-
-    text: bytes = b""
-    trouble: str = ""
-    is_lost: bool = False
 
 
 class _LostError(Exception):
@@ -99,7 +82,7 @@ class NftProcess:
             return Answer(trouble=answer.decode(), is_lost=True)
         # An answer like any other: the process is well, and goes on.
         if status == libnftables.REFUSED:
-            return Answer(trouble=_complaint(answer))
+            return Answer(trouble=outcome.complaint(answer))
         return Answer(answer)
 
     def _exchange(self, kind: int, text: bytes) -> tuple[int, bytes]:
@@ -147,23 +130,14 @@ class NftProcess:
             status = self._process.wait(LAST_PATIENCE)
         except subprocess.TimeoutExpired:
             return f"libnftables cannot be asked: {error}"
-        # Of these three signals it died by itself; any other one was sent, by whomever.
-        if status < 0:
-            name = signal.Signals(-status).name
-            return (
-                f"libnftables died of {name}: a table that a newer nft made may be too new for it"
-                if -status in {signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS}
-                else f"libnftables was ended by {name}"
-            )
-        return f"libnftables ended itself: {self._last_words() or f'status {status}'}"
+        return outcome.describe_end(status, self._last_words())
 
-    def _last_words(self) -> str:
-        """Return the last line that the process wrote for a person."""
+    def _last_words(self) -> bytes:
+        """Return the end of what the process wrote for a person."""
         assert self._words
         size = self._words.seek(0, os.SEEK_END)
-        self._words.seek(max(0, size - _LAST_WORDS))
-        lines = self._words.read().decode(errors="replace").strip().splitlines()
-        return lines[-1] if lines else ""
+        self._words.seek(max(0, size - outcome.LAST_WORDS))
+        return self._words.read()
 
 
 def _receive(sock: socket.socket, length: int) -> bytes:
@@ -175,16 +149,3 @@ def _receive(sock: socket.socket, length: int) -> bytes:
             raise EOFError
         received += part
     return bytes(received)
-
-
-def _complaint(buffer: bytes) -> str:
-    """Return the first line of the error; the lines after it repeat the command."""
-    first = (buffer.decode(errors="replace").strip() or "nftables gave no reason").splitlines()[0]
-    place, _, text = first.partition(": ")
-    # Such as "<cmdline>:1:1-30: Error: ...", which says nothing to who has not seen the command.
-    is_place = place.count(":") > 1 and " " not in place
-    return (
-        wording.clip(text if is_place else first, _LAST_WORDS)
-        .removeprefix("netlink: ")
-        .removeprefix("Error: ")
-    )

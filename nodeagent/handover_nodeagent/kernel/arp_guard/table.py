@@ -9,31 +9,16 @@ import asyncio
 import secrets
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Final, TypeVar
 
-from handover_api import wording
-from handover_nodeagent.kernel.arp_guard import libnftables, rules
-from handover_nodeagent.kernel.arp_guard.process import Answer, NftProcess
+from handover_nodeagent.kernel.arp_guard import libnftables, outcome, rules
+from handover_nodeagent.kernel.arp_guard.outcome import Outcome
+from handover_nodeagent.kernel.arp_guard.process import NftProcess
 from handover_nodeagent.network.model import ArpGuard
 
 IDLE: Final = 30.0
 """Seconds after which the process, of some 5 MiB, is let go: most nodes have nothing to change."""
 _T = TypeVar("_T")
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What came of it: ``trouble`` is "" or says why nothing, or not everything, was done.
-
-    ``is_lost``: nothing could be asked for at all; a question soon after would end like this one.
-    """
-
-    trouble: str = ""
-    is_lost: bool = False
-
-
-DONE: Final = Outcome()
 
 
 class GuardTable:
@@ -55,7 +40,7 @@ class GuardTable:
     async def replace(self, guard: ArpGuard) -> Outcome:
         """Make the whole table anew in one transaction: at start and on drift."""
         done = await self._call(lambda: self._run(rules.render(guard)))
-        return done if done.trouble else _unnamed(guard)
+        return done if done.trouble else outcome.unnamed(guard)
 
     async def change(self, guard: ArpGuard) -> Outcome:
         """Bring the given interfaces to the given addresses, one transaction each.
@@ -63,7 +48,7 @@ class GuardTable:
         An interface without addresses is removed, and nothing of it stays; the others stay.
         """
         done = await self._call(lambda: self._change(guard))
-        return done if done.trouble else _unnamed(guard)
+        return done if done.trouble else outcome.unnamed(guard)
 
     async def observe(self) -> ArpGuard | None:
         """Return what the table holds; None when it is absent or not as we write it."""
@@ -96,28 +81,13 @@ class GuardTable:
 
     def _change(self, guard: ArpGuard) -> Outcome:
         """Go on after a refusal, but not without a library: each attempt could take seconds."""
-        complaints: list[str] = []
-        for interface, addresses in guard.items():
-            if not rules.is_writable(interface):
-                continue
-            done = self._run(rules.render_change(interface, addresses))
+        troubles: list[str] = []
+        for interface in filter(rules.is_writable, guard):
+            done = self._run(rules.render_change(interface, guard[interface]))
             if done.is_lost:
                 return done
-            if done.trouble:
-                complaints.append(done.trouble)
-        return Outcome("; ".join(list(dict.fromkeys(complaints))[: wording.FEW]))
+            troubles.append(done.trouble)
+        return outcome.join(troubles)
 
     def _run(self, commands: str) -> Outcome:
-        return outcome(self._process.run(commands))
-
-
-def outcome(answer: Answer) -> Outcome:
-    """Say what an answer means for the guard."""
-    off = "; the ARP guard is off" if answer.is_lost else ""
-    return Outcome(f"{answer.trouble}{off}", answer.is_lost)
-
-
-def _unnamed(guard: ArpGuard) -> Outcome:
-    """Say which interfaces stay without a guard because nft cannot name them."""
-    names = [repr(name) for name in guard if not rules.is_writable(name)]
-    return Outcome(f"nftables cannot name interface {wording.name_few(names)}") if names else DONE
+        return outcome.judge(self._process.run(commands))

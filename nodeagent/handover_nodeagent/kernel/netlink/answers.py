@@ -1,4 +1,4 @@
-"""PURE: what the kernel answers: which request it is for, and why one was refused."""
+"""PURE: what the kernel answers: to which request, why one was refused, whether a dump is whole."""
 
 import errno
 import os
@@ -19,6 +19,52 @@ _HAS_TLVS: Final = 0x200
 """NLM_F_ACK_TLVS: attributes follow, as NETLINK_EXT_ACK has asked for."""
 _ERROR_TEXT: Final = 1
 """NLMSGERR_ATTR_MSG."""
+
+
+class Dump:
+    """What answers *asked*, a question for all there is, as it comes in datagram by datagram.
+
+    ``messages`` are those of the type and the family that were asked for: a kernel without IPv6
+    answers a question for IPv6 routes with the IPv4 ones.
+    """
+
+    def __init__(self, asked: bytes) -> None:
+        self.asked = asked
+        self.messages: list[bytes] = []
+        # False: a change interrupted it, and what is there does not fit together.
+        self.is_consistent = True
+        self._sequence = codec.unpack(codec.HEADER, asked, 0)[3]
+
+    def take(self, datagram: bytes) -> bool:
+        """Take in what came; tell whether it is the end. Raises ObservationError.
+
+        Whoever compares with what is desired takes what is missing for gone: so nothing but the
+        end of a dump that is whole is one.
+        """
+        for message in codec.split(datagram):
+            _, kind, flags, number, _ = codec.HEADER.unpack_from(message)
+            # The rest of an attempt before this one.
+            if number != self._sequence:
+                continue
+            if flags & codec.DUMP_INTERRUPTED:
+                self.is_consistent = False
+            if kind in {codec.DONE, codec.ERROR}:
+                self._end(message)
+                return True
+            if is_answer(self.asked, message):
+                self.messages.append(message)
+        return False
+
+    def _end(self, message: bytes) -> None:
+        """Raise unless *message* ends a dump that is whole."""
+        kind, number = codec.kind_of(message), codec.unpack(ANSWER, message, 0)[5]
+        if kind == codec.DONE and number == 0:
+            return
+        # A table without a route so far does not exist; one that has shown some cannot be missing.
+        if number == -errno.ENOENT and not self.messages:
+            return
+        text = sentence(message) if number else "a dump that only says it is over"
+        raise codec.ObservationError(text)
 
 
 def is_answer(request: bytes, message: bytes) -> bool:

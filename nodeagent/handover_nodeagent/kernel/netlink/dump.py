@@ -1,14 +1,14 @@
 """What there is in the kernel: a dump, read to its end or not at all.
 
-It blocks, so it runs in a thread, never in the loop. Whoever compares with what is desired takes
-what is missing from an answer for gone; so a dump that is not whole is an ObservationError.
+It blocks, so it runs in a thread, never in the loop. A dump that is not whole is an
+ObservationError (``answers.Dump``).
 """
 
 import errno
 import socket
 from typing import Final
 
-from handover_nodeagent.kernel.netlink import answers, codec
+from handover_nodeagent.kernel.netlink import answers
 from handover_nodeagent.kernel.netlink.codec import ObservationError
 
 PATIENCE: Final = 10.0
@@ -24,8 +24,7 @@ _STRICT_CHECK: Final = 12
 def read(request: bytes) -> list[bytes]:
     """Return the messages that answer *request*; what a change interrupted is read again.
 
-    Those of another type or family are left out: a kernel without IPv6 answers a question for
-    IPv6 routes with the IPv4 ones. Runs in a thread, never in the loop. Raises ObservationError.
+    Runs in a thread, never in the loop. Raises ObservationError.
     """
     try:
         return _read(request)
@@ -40,45 +39,21 @@ def _read(request: bytes) -> list[bytes]:
         # An end that never comes must not keep the thread for ever.
         sock.settimeout(PATIENCE)
         for attempt in range(1, _ATTEMPTS + 1):
-            asked = answers.numbered(request, attempt)
-            sock.send(asked)
-            found: list[bytes] = []
-            if _read_once(sock, asked, found):
-                return found
+            answer = answers.Dump(answers.numbered(request, attempt))
+            sock.send(answer.asked)
+            _receive(sock, answer)
+            if answer.is_consistent:
+                return answer.messages
     text = f"the kernel's state changed during each of {_ATTEMPTS} attempts to read it"
     raise ObservationError(text)
 
 
-def _read_once(sock: socket.socket, asked: bytes, found: list[bytes]) -> bool:
-    """Read to the end; False when what was *found* does not fit together."""
-    sequence = codec.unpack(codec.HEADER, asked, 0)[3]
-    consistent = True
-    while True:
+def _receive(sock: socket.socket, answer: answers.Dump) -> None:
+    """Let *answer* take all that comes, to its end."""
+    is_over = False
+    while not is_over:
         datagram, _, cut, _ = sock.recvmsg(_RECEIVE)
         if cut & socket.MSG_TRUNC:
             text = f"an answer of more than {_RECEIVE} bytes"
             raise ObservationError(text)
-        for message in codec.split(datagram):
-            _, kind, flags, number, _ = codec.HEADER.unpack_from(message)
-            if number != sequence:
-                continue
-            if flags & codec.DUMP_INTERRUPTED:
-                consistent = False
-            if kind in {codec.DONE, codec.ERROR}:
-                _end(message, is_empty=not found)
-                return consistent
-            if answers.is_answer(asked, message):
-                found.append(message)
-
-
-def _end(message: bytes, *, is_empty: bool) -> None:
-    """Raise unless *message* ends a dump that is whole."""
-    kind, number = codec.kind_of(message), codec.unpack(answers.ANSWER, message, 0)[5]
-    if kind == codec.DONE and number == 0:
-        return
-    # A table without a route so far does not exist; one that has shown some cannot be missing.
-    if number == -errno.ENOENT and is_empty:
-        return
-    raise ObservationError(
-        answers.sentence(message) if number else "a dump that only says it is over"
-    )
+        is_over = answer.take(datagram)

@@ -1,4 +1,4 @@
-"""PURE: route messages as bytes: those that change a route, and what the kernel shows of one.
+"""PURE: route messages as bytes: those that change or ask for routes, and what the kernel shows.
 
 A delete always names device, metric, table, protocol and scope: one device's end never takes
 another one's route, and a foreign route of the same prefix is never ours to take. A replace, in
@@ -46,6 +46,12 @@ _SCOPE_LINK: Final = 253
 """RT_SCOPE_LINK: what a direct route has."""
 _CLONED: Final = 0x200
 """RTM_F_CLONED: a cache entry of one destination, not a route that somebody made."""
+_FIB_MATCH: Final = 0x2000
+"""RTM_F_FIB_MATCH: answer with the route itself, not with the way of one packet."""
+_WIDE_TABLE: Final = 252
+"""RT_TABLE_COMPAT: the number does not fit the header's byte and stands in its attribute."""
+_NEXTHOP: Final = struct.Struct("=HBBi")
+"""struct rtnexthop of linux/rtnetlink.h: length, flags, hops, index."""
 _ANYWHERE: Final[Mapping[int, IPAddress]] = {
     codec.INET: IPv4Address(0),
     codec.INET6: IPv6Address(0),
@@ -100,6 +106,33 @@ def encode_remove(route: Route) -> bytes:
     return _encode(codec.DELROUTE, 0, dataclasses.replace(route, carried=b""))
 
 
+def encode_match(address: IPAddress, *, oif: int = 0) -> bytes:
+    """Return the question which route wins for *address*; with *oif* among those of that device."""
+    body = BODY.pack(codec.family_of(address), address.max_prefixlen, 0, 0, 0, 0, 0, 0, _FIB_MATCH)
+    body += codec.attribute(DESTINATION, address.packed)
+    return codec.compose(codec.GETROUTE, 0, body + _on(oif))
+
+
+def encode_dump(family: int, table: int, *, protocol: int = 0, oif: int = 0) -> bytes:
+    """Return the question for the unicast routes of one table; 0: any protocol, any device."""
+    body = BODY.pack(family, 0, 0, 0, 0, protocol, 0, UNICAST, 0) + codec.number(TABLE, table)
+    return codec.compose(codec.GETROUTE, codec.DUMP, body + _on(oif))
+
+
+def is_asked_for(message: bytes, table: int, protocol: int) -> bool:
+    """Judge by its header a message that answers :func:`encode_dump`, filtered or not.
+
+    Of 10,000 nothing more is read. Raises codec.MalformedError.
+    """
+    _, _, _, _, short, owner, _, _, _ = codec.unpack(BODY, message, BODY_AT)
+    if not is_made(message) or protocol not in {0, owner}:
+        return False
+    # Only a number of more than 8 bits makes it necessary to look for its attribute.
+    if short != _WIDE_TABLE:
+        return short == table
+    return codec.to_number(codec.find(message, ATTRIBUTES_AT, TABLE)) == table
+
+
 def is_made(message: bytes) -> bool:
     """Tell whether *message* shows a unicast route that somebody made, and no cache entry.
 
@@ -131,10 +164,34 @@ def decode(message: bytes) -> Entry:
     )
 
 
+def devices(message: bytes) -> tuple[int, ...]:
+    """Return the devices of a route, of one that spreads over several all.
+
+    Raises codec.MalformedError.
+    """
+    found = codec.attributes(message, ATTRIBUTES_AT)
+    indexes = [codec.to_number(found.get(DEVICE))]
+    nexthops = found.get(MULTIPATH, b"")
+    while nexthops:
+        length, _, _, index = codec.unpack(_NEXTHOP, nexthops, 0)
+        if not _NEXTHOP.size <= length <= len(nexthops):
+            text = f"a next hop of {length} bytes where {len(nexthops)} are left"
+            raise codec.MalformedError(text)
+        # Its own attributes lie inside its length; the next one begins at a multiple of 4.
+        indexes.append(index)
+        nexthops = nexthops[(length + 3) & ~3 :]
+    return tuple(indexes)
+
+
 def source_of(route: Route) -> IPAddress | None:
     """Return the address that the node speaks from by *route*, where the route says so."""
     found = codec.find(route.carried, 0, SOURCE)
     return codec.to_address(found) if found else None
+
+
+def _on(oif: int) -> bytes:
+    """Return what narrows a question down to one device; 0 is any."""
+    return codec.number(DEVICE, oif) if oif else b""
 
 
 def _carried(found: Mapping[int, bytes]) -> bytes:

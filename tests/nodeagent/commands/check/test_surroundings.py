@@ -13,7 +13,8 @@ from handover_api.configuration import Settings
 from handover_nodeagent.commands.check import surroundings
 from handover_nodeagent.commands.check.findings import Finding, Verdict
 from handover_nodeagent.kernel.arp_guard import libnftables, rules
-from handover_nodeagent.kernel.arp_guard.process import Answer, NftProcess
+from handover_nodeagent.kernel.arp_guard.outcome import Answer
+from handover_nodeagent.kernel.arp_guard.process import NftProcess
 
 pytestmark = pytest.mark.root
 

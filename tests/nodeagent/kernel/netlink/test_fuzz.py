@@ -19,7 +19,7 @@ from tests.nodeagent.node import MAIN, OURS, V4, V6, Node
 from tests.nodeagent.world import World
 
 from handover_nodeagent.kernel import links, neighs, parking, routes
-from handover_nodeagent.kernel.netlink import answers, codec, notifications, rtmsg
+from handover_nodeagent.kernel.netlink import answers, changes, codec, ifinfomsg, rtmsg
 from handover_nodeagent.kernel.netlink import channel as netlink
 from handover_nodeagent.kernel.netlink import subscription as multicast
 from handover_nodeagent.kernel.netlink.channel import Channel
@@ -98,11 +98,11 @@ def read_all(message: bytes) -> None:
         codec.kind_of,
         rtmsg.decode,
         rtmsg.is_made,
-        links.decode,
-        links.decode_address,
-        links._devices,
+        ifinfomsg.decode_link,
+        ifinfomsg.decode_address,
+        rtmsg.devices,
         answers.sentence,
-        functools.partial(notifications.decode, table=MAIN),
+        functools.partial(changes.decode, table=MAIN),
         functools.partial(codec.attributes, start=codec.HEADER.size),
         functools.partial(codec.find, start=codec.HEADER.size, kind=1),
     )
@@ -327,7 +327,7 @@ def test_a_subscription_takes_whatever_comes(node: Node, monkeypatch: pytest.Mon
     overflows: list[None] = []
 
     def take(message: bytes) -> None:
-        notifications.decode(message, MAIN)
+        changes.decode(message, MAIN)
 
     subject = multicast.Subject(socket.NETLINK_ROUTE, 0, 1, 1 << 16)
     monkeypatch.setattr(asyncio, "get_running_loop", Silent)

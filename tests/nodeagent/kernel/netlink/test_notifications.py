@@ -10,13 +10,10 @@ import pytest
 from tests.nodeagent.node import MAIN, V4, V6, Node
 
 from handover_nodeagent.kernel import parking
+from handover_nodeagent.kernel.foreign_route import Foreign
 from handover_nodeagent.kernel.netlink import codec, notifications, rtmsg, subscription
+from handover_nodeagent.kernel.netlink.changes import Change, DefaultRouteChanged, RouteChanged
 from handover_nodeagent.kernel.netlink.channel import Channel
-from handover_nodeagent.kernel.netlink.notifications import (
-    DefaultRouteChanged,
-    Notification,
-    RouteChanged,
-)
 from handover_nodeagent.network.links import AddressChanged, LinkChanged, LinkRemoved
 from handover_nodeagent.network.model import IPAddress, Route
 
@@ -31,7 +28,7 @@ class Recorder:
 
     def __init__(self, own_port: int = 0, receive_buffer: int = 1 << 20) -> None:
         """Listen from now on."""
-        self.heard: list[Notification] = []
+        self.heard: list[Change] = []
         self.overflows = 0
         self._last = asyncio.Event()
         self._notifications = notifications.Notifications(
@@ -42,7 +39,7 @@ class Recorder:
             receive_buffer=receive_buffer,
         )
 
-    async def all(self, node: Node) -> list[Notification]:
+    async def all(self, node: Node) -> list[Change]:
         """Return what was told so far."""
         node.run(f"ip address add {LAST}/32 dev lo")
         async with asyncio.timeout(5):
@@ -54,12 +51,12 @@ class Recorder:
         self._notifications.close()
         self._notifications.close()
 
-    def _hear(self, notification: Notification) -> None:
-        address = notification.address if isinstance(notification, AddressChanged) else V4
+    def _hear(self, change: Change) -> None:
+        address = change.address if isinstance(change, AddressChanged) else V4
         if address == LAST:
             self._last.set()
         elif not address.is_link_local:  # a link's own, which may come late
-            self.heard.append(notification)
+            self.heard.append(change)
 
     def _overflow(self) -> None:
         self.overflows += 1
@@ -74,7 +71,7 @@ async def recorder(channel: Channel) -> AsyncIterator[Recorder]:
     it.close()
 
 
-def told(heard: list[Notification]) -> list[tuple[Route, bool, bool]]:
+def told(heard: list[Change]) -> list[tuple[Route, bool, bool]]:
     """Return the changes of routes: which, whether it is there now, and whether it is direct."""
     return [(one.route, one.present, one.direct) for one in heard if isinstance(one, RouteChanged)]
 
@@ -89,7 +86,7 @@ async def test_a_foreign_host_route_is_told_and_can_be_parked_at_once(
     assert [(route, True, True)] == told(heard)
     change = heard[0]
     assert isinstance(change, RouteChanged)
-    assert parking.park(channel, parking.Foreign(change.route, change.message)) == 0
+    assert parking.park(channel, Foreign(change.route, change.message)) == 0
     (parked,) = node.lines(f"ip -{address.version} route show table 5254")
     assert {"proto 5", "metric 7", "mtu 1400"} == {
         text for text in ("proto 5", "metric 7", "mtu 1400") if text in parked
@@ -308,19 +305,3 @@ async def test_a_socket_that_cannot_be_read_is_made_up_for(
     assert kernel.overflows == 1
     kernel.subscription._socket = whole
     kernel.close()
-
-
-@pytest.mark.parametrize(
-    ("kind", "body"),
-    [
-        (codec.NEWLINK, b"\7" + bytes(15) + codec.attribute(3, b"br0\0")),
-        (codec.DELLINK, b"\7" + bytes(15) + codec.attribute(3, b"br0\0")),
-        (codec.NEWROUTE, b"\x80\x20\0\0\xfe\x11\0\1\0\0\0\0"),
-        (codec.NEWROUTE, b"\2\x20\0\0\xfe\x11\0\6\0\0\0\0" + codec.attribute(1, bytes(4))),
-        (codec.NEWROUTE, b"\2\x20\0\0\xfe\x11\0\1\0\2\0\0" + codec.attribute(1, bytes(4))),
-        (codec.NEWNEIGH, bytes(12)),
-    ],
-    ids=["port", "port left", "multicast route", "blackhole", "cache entry", "neighbor"],
-)
-def test_what_is_of_another_family_or_type_is_told_to_nobody(kind: int, body: bytes) -> None:
-    assert notifications.decode(codec.compose(kind, 0, body), MAIN) is None
