@@ -87,6 +87,8 @@ class Node:
         # The shims are the parents of the containers, not containerd itself.
         self.daemons.pop("containerd").kill()
         self.start("containerd", "--config", str(self.directory / "containerd.toml"))
+        # A kubelet that finds no containerd ends for good: nobody starts it again, as systemd would.
+        self.run(f"{' '.join(CTR)} version")
 
     def start_kubelet(self, kubeconfig: Path, ca: Path) -> None:
         """Start the kubelet as the user of *kubeconfig*; it serves whom *ca* vouches for."""
