@@ -87,7 +87,7 @@ class Node:
         # The shims are the parents of the containers, not containerd itself.
         self.daemons.pop("containerd").kill()
         self.start("containerd", "--config", str(self.directory / "containerd.toml"))
-        # A kubelet that finds no containerd ends for good: nobody starts it again, as systemd would.
+        # A kubelet that finds no containerd ends, and nobody starts it again, as systemd would.
         self.run(f"{' '.join(CTR)} version")
 
     def start_kubelet(self, kubeconfig: Path, ca: Path) -> None:
