@@ -1,18 +1,20 @@
 """Stages of the tests beside each other: most of their time they wait, for a kernel or a server.
 
-    python -m handover_lab.testing.stages NAME=MARKERS [NAME=MARKERS]... [-- OPTION...]
+    python -m handover_lab.testing.stages NAME=MARKERS [WORD...] [NAME=MARKERS...]... [-- OPTION...]
 
-Each stage is a pytest of its own with the tests that `-m MARKERS` selects; all options go to each
-of them. The first one's output is shown as it comes and the others' after it, so that it reads as
-if one had followed the other. It fails if one of them fails.
+Each stage is a pytest of its own with the tests that `-m MARKERS` selects. Paths and options after
+it are its own; those after `--` go to every stage. The first one's output is shown as it comes and
+the others' after it, so that it reads as if one had followed the other. It fails if one of them
+fails.
 """
 
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, Final, Self
 
@@ -20,8 +22,20 @@ from handover_lab.network.namespaces import WITH_US
 
 LOOK: Final = 0.1
 """Seconds between two looks at what a stage has written."""
-USAGE: Final = "stages NAME=MARKERS... [-- OPTION...]"
+USAGE: Final = "stages NAME=MARKERS [WORD...] [NAME=MARKERS...]... [-- OPTION...]"
+SELECTION: Final = re.compile(r"([a-z][a-z-]*)=(.+)")
+"""What begins a stage: no path of ours and no option looks like it."""
 PASSED: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """A stage before it runs: which tests it has."""
+
+    name: str
+    markers: str
+    words: tuple[str, ...] = ()
+    """Paths and options that are its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,14 +48,15 @@ class Stage:
     began: float
 
     @classmethod
-    def start(cls, name: str, markers: str, options: Sequence[str], directory: Path) -> Self:
+    def start(cls, selection: Selection, options: Sequence[str], directory: Path) -> Self:
         """Start one, whose output is kept in *directory*."""
-        path = directory / name
+        path = directory / selection.name
         with path.open("wb") as written:
             # Unbuffered, or the first one's output would come in blocks of some minutes.
-            argv = [*WITH_US, sys.executable, "-um", "pytest", "-m", markers, *options]
+            pytest = (sys.executable, "-um", "pytest", "-m", selection.markers)
+            argv = [*WITH_US, *pytest, *selection.words, *options]
             process = subprocess.Popen(argv, stdout=written, stderr=subprocess.STDOUT)
-        return cls(name, process, path.open("rb"), time.monotonic())
+        return cls(selection.name, process, path.open("rb"), time.monotonic())
 
     def show(self, to: BinaryIO) -> int:
         """Copy all that it says up to its end, and return its exit status."""
@@ -57,12 +72,10 @@ class Stage:
         return status
 
 
-def run(selections: Sequence[tuple[str, str]], options: Sequence[str], to: BinaryIO) -> list[str]:
+def run(selections: Sequence[Selection], options: Sequence[str], to: BinaryIO) -> list[str]:
     """Run all stages, show what they say, and return the names of those that failed."""
     with tempfile.TemporaryDirectory(prefix="handover-stages-") as directory:
-        stages = [
-            Stage.start(name, markers, options, Path(directory)) for name, markers in selections
-        ]
+        stages = [Stage.start(each, options, Path(directory)) for each in selections]
         failed = []
         try:
             for stage in stages:
@@ -76,13 +89,26 @@ def run(selections: Sequence[tuple[str, str]], options: Sequence[str], to: Binar
     return failed
 
 
+def parse(words: Sequence[str]) -> list[Selection]:
+    """Read which stages are wanted; none at all where a word belongs to no stage."""
+    found: list[Selection] = []
+    for word in words:
+        if begun := SELECTION.fullmatch(word):
+            found.append(Selection(begun[1], begun[2]))
+        elif found:
+            found[-1] = replace(found[-1], words=(*found[-1].words, word))
+        else:
+            return []
+    return found
+
+
 def main(argv: Sequence[str]) -> int:
     """Run the stages that the command line names; return 1 if one failed, 2 if it is odd."""
     words = list(argv)
     options = words[words.index("--") + 1 :] if "--" in words else []
     named = words[: len(words) - len(options) - ("--" in words)]
-    selections = [(name, markers) for name, _, markers in (word.partition("=") for word in named)]
-    if not selections or not all(name and markers for name, markers in selections):
+    selections = parse(named)
+    if not selections:
         print(f"usage: {USAGE}", file=sys.stderr)
         return 2
     if sys.stdout.isatty():

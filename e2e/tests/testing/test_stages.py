@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from handover_lab.testing.stages import main
+
 INI = "[pytest]\nmarkers =\n  one\n  two\n"
 MEETING = """
 import pathlib, time
@@ -57,6 +59,21 @@ def test_they_run_at_the_same_time(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_words_after_a_stage_are_its_own_and_those_in_the_end_are_everybodys(
+    tmp_path: Path,
+) -> None:
+    test = VERDICTS.format(one=True, two=True)
+    (tmp_path / "part").mkdir()
+    (tmp_path / "part" / "test_it.py").write_text(test)
+    inside = ("inside=one or two", "part")
+    outside = ("outside=one or two", "--ignore=part")
+    modes = ("--import-mode=importlib", "-v")
+    done = stages(tmp_path, test, *inside, *outside, "--", *modes)
+    shown = [line.partition(" ")[0] for line in done.stdout.splitlines() if "PASSED" in line]
+    tests = ("test_it.py::test_one", "test_it.py::test_two")
+    assert shown == [*(f"part/{test}" for test in tests), *tests]
+
+
 def test_each_one_is_shown_whole_and_in_its_turn(tmp_path: Path) -> None:
     test = VERDICTS.format(one=True, two=True)
     done = stages(tmp_path, test, "first=one", "second=two", "--", "-v")
@@ -87,6 +104,8 @@ def test_a_stage_without_a_test_is_a_failure(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("argv", [(), ("one",), ("=one",), ("--", "-q")])
-def test_an_odd_command_line_is_told(tmp_path: Path, argv: tuple[str, ...]) -> None:
-    done = stages(tmp_path, VERDICTS.format(one=True, two=True), *argv)
-    assert (done.returncode, done.stderr[:6]) == (2, "usage:")
+def test_an_odd_command_line_is_told(
+    capsys: pytest.CaptureFixture[str], argv: tuple[str, ...]
+) -> None:
+    assert main(argv) == 2
+    assert capsys.readouterr().err.startswith("usage:")
