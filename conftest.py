@@ -10,8 +10,12 @@ from handover_lab.toolchain.tools import ToolsError
 
 pytest_plugins = ["pytester", "handover_lab.testing.second_try"]
 
-# A property holds or does not; how long it takes to see that is the machine's affair.
-hypothesis.settings.register_profile("handover", deadline=None)
+# A property holds or does not; how long it takes to see that is the machine's affair. A test that
+# wants more or fewer examples than others asks for a multiple of the profile's.
+hypothesis.settings.register_profile("handover", deadline=None, max_examples=100)
+# With --hypothesis-profile, for who waits for the tests while working: the rarest cases are left
+# to the other profile.
+hypothesis.settings.register_profile("fast", deadline=None, max_examples=20)
 hypothesis.settings.load_profile("handover")
 
 

@@ -400,7 +400,8 @@ GARBAGE = st.one_of(
 
 
 @settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=settings().max_examples * 3 // 2,
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 @given(octets=GARBAGE)
 def test_no_garbage_whatsoever_escapes_as_something_else(octets: bytes) -> None:

@@ -328,7 +328,7 @@ def locals_(draw: st.DrawFn) -> LocalEndpoint:
 CHANGES = st.lists(locals_() | st.sampled_from([ObjectKey("ns", name) for name in "abcd"]))
 
 
-@settings(max_examples=60)
+@settings(max_examples=settings().max_examples * 3 // 5)
 @given(CHANGES)
 def test_a_change_affects_all_that_it_changes(changes: list[LocalEndpoint | ObjectKey]) -> None:
     wanted = DesiredNetwork(SETTINGS)

@@ -433,7 +433,7 @@ STEPS = st.lists(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=settings().max_examples * 3 // 5)
 @given(steps=STEPS, seed=st.integers(0, 99))
 def test_in_the_end_the_api_has_what_was_wanted_last(
     steps: list[tuple[str, str, bool, int]], seed: int

@@ -148,8 +148,7 @@ def test_it_gives_no_role_back_that_the_leader_has_ended(
 
 
 @settings(
-    max_examples=30,
-    deadline=None,
+    max_examples=settings().max_examples * 3 // 10,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(data=st.data(), cut=st.integers(min_value=0, max_value=30))

@@ -334,7 +334,7 @@ histories = st.lists(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=settings().max_examples * 3)
 @given(history=histories, hasty=st.booleans())
 def test_it_agrees_with_the_naive_resolver_after_every_event(
     history: list[Thing], *, hasty: bool
@@ -409,7 +409,7 @@ detours = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=settings().max_examples * 2)
 @given(objects=final, detour=detours, rng=st.randoms(use_true_random=False))
 def test_any_order_of_arrival_gives_the_same_roles(
     objects: list[LiveMigration | Endpoint], detour: list[Thing], rng: Any
@@ -423,7 +423,6 @@ def test_any_order_of_arrival_gives_the_same_roles(
     assert expected == settled([*detour, *leftovers, *shuffled])
 
 
-@settings(max_examples=100, deadline=None)
 @given(history=histories)
 def test_an_object_that_did_not_change_needs_no_second_look(history: list[Thing]) -> None:
     resolver = Resolver()
@@ -572,7 +571,7 @@ def test_nothing_is_kept_of_what_is_gone_also_while_nobody_resolves(
         assert held[name]._values == {}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=settings().max_examples * 3 // 5)
 @given(history=histories, budget=st.integers(1, 3))
 def test_in_small_turns_the_same_is_decided(history: list[Thing], budget: int) -> None:
     whole, sliced = Resolver(), Resolver()
@@ -589,7 +588,7 @@ def test_in_small_turns_the_same_is_decided(history: list[Thing], budget: int) -
     }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=settings().max_examples * 3 // 5)
 @given(history=histories)
 def test_looking_at_everything_again_finds_nothing_new(history: list[Thing]) -> None:
     """Guards: what an event touches is all that it can affect."""
@@ -608,7 +607,7 @@ def test_looking_at_everything_again_finds_nothing_new(history: list[Thing]) -> 
         }
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=settings().max_examples * 3 // 5)
 @given(history=histories)
 def test_what_was_counted_step_by_step_is_what_a_fresh_count_gives(history: list[Thing]) -> None:
     resolver, fresh = Resolver(), Resolver()
