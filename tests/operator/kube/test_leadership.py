@@ -1,4 +1,4 @@
-"""Replicas that agree, renew, lose and give back: real time, periods of a few milliseconds."""
+"""Replicas that agree, renew, lose and give back: with their real periods, in simulated time."""
 
 import asyncio
 import datetime as dt
@@ -6,14 +6,27 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any
 
-from handover_operator.kube import lease
+import pytest
+
+from handover_operator.kube import leadership, lease
 from handover_operator.kube.errors import Absent, Conflict, Unavailable
 from handover_operator.kube.leadership import Leadership
 from handover_operator.kube.lease import Lease, Periods
+from tests import simulated_time
 
 NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.UTC)
-# A Lease says whole seconds.
-QUICK = Periods(renewal=0.05, deadline=0.4, duration=1, poll=0.02)
+PERIODS = Periods()
+PATIENCE = 2 * PERIODS.duration
+"""Seconds for what comes when a Lease has expired, at the latest."""
+
+
+@pytest.fixture(autouse=True)
+async def simulated(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
+    """Wait for no Lease."""
+    loop = asyncio.get_running_loop()
+    with simulated_time.simulated(loop):
+        monkeypatch.setattr(leadership, "clock", loop.time)
+        yield
 
 
 class Store:
@@ -73,9 +86,9 @@ class Store:
 class Replica:
     """Somebody who wants to lead; notes when it leads."""
 
-    def __init__(self, store: Store, identity: str, periods: Periods = QUICK) -> None:
+    def __init__(self, store: Store, identity: str) -> None:
         self.renewed = asyncio.Event()
-        self.leadership = Leadership(store, identity, lambda: NOW, self.renewed.set, periods)
+        self.leadership = Leadership(store, identity, lambda: NOW, self.renewed.set, PERIODS)
         self.terms = 0
         self.leads = asyncio.Event()
         self.rests = asyncio.Event()
@@ -105,7 +118,7 @@ async def running(replica: Replica) -> AsyncIterator[Replica]:
 
 async def soon(event: asyncio.Event) -> None:
     """Wait for an event, not for ever."""
-    await asyncio.wait_for(event.wait(), 5)
+    await asyncio.wait_for(event.wait(), PATIENCE)
 
 
 async def test_one_leads_and_the_other_follows_when_it_leaves() -> None:
@@ -114,7 +127,7 @@ async def test_one_leads_and_the_other_follows_when_it_leaves() -> None:
     async with running(two):
         await soon(two.leads)
         async with running(one):
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(PATIENCE)
             assert (one.terms, two.terms) == (0, 1)
             assert not one.leadership.holds()
             async with running(Replica(store, "three")):
@@ -124,7 +137,7 @@ async def test_one_leads_and_the_other_follows_when_it_leaves() -> None:
         loop = asyncio.get_running_loop()
         start = loop.time()
         await soon(one.leads)
-        assert loop.time() - start < QUICK.duration / 2
+        assert loop.time() - start < PERIODS.poll
     assert store.holders == ["two", "", "one", ""]
 
 
@@ -158,13 +171,11 @@ async def test_after_an_outage_the_leader_leads_on() -> None:
 
 async def test_one_request_that_gets_stuck_costs_no_term() -> None:
     store = Store()
-    # As long beside each other as the real ones were when a busy API server ended terms.
-    periods = Periods(renewal=0.5, deadline=1.5, duration=2, poll=0.02)
-    one = Replica(store, "one", periods)
+    one = Replica(store, "one")
     async with running(one):
         await soon(one.leads)
         store.stuck_once = True
-        await asyncio.sleep(2 * periods.deadline)
+        await asyncio.sleep(2 * PERIODS.deadline)
         assert not store.stuck_once
         assert (one.terms, one.leads.is_set()) == (1, True)
 
@@ -199,9 +210,9 @@ async def test_a_short_outage_changes_nothing() -> None:
     async with running(one):
         await soon(one.leads)
         store.outage = Unavailable
-        await asyncio.sleep(QUICK.deadline / 3)
+        await asyncio.sleep(PERIODS.deadline / 3)
         store.outage = None
-        await asyncio.sleep(QUICK.deadline)
+        await asyncio.sleep(PERIODS.deadline)
         assert (one.terms, one.leads.is_set()) == (1, True)
 
 
@@ -223,9 +234,9 @@ async def test_a_lease_that_somebody_deletes_or_labels_stays_the_leader_s() -> N
     async with running(one):
         await soon(one.leads)
         store.label()
-        await asyncio.sleep(QUICK.renewal * 2)
+        await asyncio.sleep(PERIODS.renewal * 2)
         store.delete()
-        await asyncio.sleep(QUICK.renewal * 2)
+        await asyncio.sleep(PERIODS.renewal * 2)
         assert store.raw is not None
         assert (one.terms, one.leadership.holds()) == (1, True)
 
@@ -253,7 +264,7 @@ async def test_nobody_leads_without_a_lease() -> None:
     store.outage = Unavailable
     one = Replica(store, "one")
     async with running(one):
-        await asyncio.sleep(QUICK.poll * 3)
+        await asyncio.sleep(PERIODS.poll * 3)
         assert one.terms == 0
         store.outage = None
         await soon(one.leads)
@@ -269,6 +280,6 @@ async def test_what_breaks_while_leading_ends_the_process_and_gives_the_lease_ba
         raise RuntimeError
 
     ended = asyncio.gather(one.leadership.run(fail), return_exceptions=True)
-    [error] = await asyncio.wait_for(ended, 5)
+    [error] = await asyncio.wait_for(ended, PATIENCE)
     assert isinstance(error, ExceptionGroup)
     assert store.holders == ["one", ""]
