@@ -4,6 +4,8 @@ import json
 import subprocess
 import sys
 
+from handover_nodeagent.status import logs
+
 SCRIPT = """
 import logging, structlog, sys
 from handover_nodeagent.status import logs
@@ -45,15 +47,19 @@ from handover_nodeagent import metrics
 from handover_nodeagent.status import logs
 logs.configure("info", "json")
 log = structlog.get_logger()
-for number in range(40_000):
-    log.info("line", number=number, text="x" * 50)
+for number in range(int(sys.argv[1])):
+    log.info("line", number=number, text="x" * 1000)
 print(int(metrics.LOST_LINES._value.get()), flush=True)
 """
 
 
+TOO_MANY = 2 * logs.MOST // 1000
+"""Lines of more than 1,000 octets: twice what waits for a reader."""
+
+
 def test_a_reader_that_does_not_read_stops_nothing() -> None:
     """The pipe holds 64 KiB; what does not fit into the bound either is counted."""
-    argv = [sys.executable, "-W", "error", "-c", STUCK]
+    argv = [sys.executable, "-W", "error", "-c", STUCK, str(TOO_MANY)]
     with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
@@ -61,12 +67,12 @@ def test_a_reader_that_does_not_read_stops_nothing() -> None:
         assert lost > 0
         written = process.stderr.read().splitlines()
         assert process.wait(20) == 0
-    assert len(written) + lost == 40_000
+    assert len(written) + lost == TOO_MANY
     assert [json.loads(line)["number"] for line in written] == list(range(len(written)))
 
 
 def test_a_reader_that_never_comes_does_not_hold_up_the_end() -> None:
-    argv = [sys.executable, "-W", "error", "-c", STUCK]
+    argv = [sys.executable, "-W", "error", "-c", STUCK, str(TOO_MANY)]
     with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as process:
         assert process.wait(60) == 0
 
