@@ -1,15 +1,10 @@
-"""Hears when somebody else changes our nftables table: by notification, not by listing.
-
-The kernel tells a transaction's changes first and then, in a message of its own, the name of the
-thread that made it. A name serves where a process id would not: it is the same inside and outside
-of a container.
-"""
+"""Hears when somebody else changes our nftables table: by notification, not by listing."""
 
 from collections.abc import Callable
 from typing import Final
 
-from handover_nodeagent.kernel.arp_guard import rules
-from handover_nodeagent.kernel.netlink import codec, subscription
+from handover_nodeagent.kernel.arp_guard.transactions import Transactions
+from handover_nodeagent.kernel.netlink import subscription
 
 BUDGET: Final = 16
 """Datagrams per wake-up, each with up to some thirty changes."""
@@ -18,17 +13,6 @@ _NETFILTER: Final = 12
 _GROUP_NFTABLES: Final = 1 << (7 - 1)
 _RECEIVE_BUFFER: Final = 4 << 20
 """A whole table for 500 workloads is about 2 MiB of notifications."""
-
-# NFNL_SUBSYS_NFTABLES and NFT_MSG_NEWGEN, NFTA_GEN_PROC_NAME and NFTA_*_TABLE of
-# linux/netfilter/nf_tables.h; NFPROTO_ARP of linux/netfilter.h.
-_NEW_GENERATION: Final = 10 << 8 | 15
-_PROCESS_NAME: Final = 3
-_TABLE: Final = 1
-_ARP: Final = 3
-_FAMILY_AT: Final = codec.HEADER.size
-# Behind struct nfgenmsg: family, version, resource id.
-_ATTRIBUTES_AT: Final = codec.HEADER.size + 4
-_OURS: Final = rules.TABLE.encode() + b"\0"
 
 
 class DriftWatch:
@@ -47,8 +31,7 @@ class DriftWatch:
         receive_buffer: int = _RECEIVE_BUFFER,
     ) -> None:
         self._drifted = drifted
-        self._author = author.encode() + b"\0"
-        self._touched = False
+        self._transactions = Transactions(author)
         subject = subscription.Subject(_NETFILTER, _GROUP_NFTABLES, BUDGET, receive_buffer)
         self._subscription = subscription.Subscription(subject, self._take, overflow)
 
@@ -57,19 +40,5 @@ class DriftWatch:
         self._subscription.close()
 
     def _take(self, message: bytes) -> None:
-        """Collect one transaction until the message that says whose it was."""
-        if codec.HEADER.unpack_from(message)[1] != _NEW_GENERATION:
-            self._touched = self._touched or _concerns_us(message)
-            return
-        name = codec.attributes(message, _ATTRIBUTES_AT).get(_PROCESS_NAME)
-        if self._touched and name != self._author:
+        if self._transactions.take(message):
             self._drifted()
-        self._touched = False
-
-
-def _concerns_us(message: bytes) -> bool:
-    # In all of nftables' change messages the first attribute names the table.
-    return (
-        message[_FAMILY_AT] == _ARP
-        and codec.attributes(message, _ATTRIBUTES_AT).get(_TABLE) == _OURS
-    )

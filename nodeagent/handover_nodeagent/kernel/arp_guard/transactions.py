@@ -1,0 +1,51 @@
+"""PURE: whose transaction it was that changed our nftables table, by what the kernel notifies.
+
+It tells a transaction's changes first and then, in a message of its own, the name of the thread
+that made it. A name serves where a process id would not: it is the same inside and outside of a
+container.
+"""
+
+import struct
+from typing import Final
+
+from handover_nodeagent.kernel.arp_guard import rules
+from handover_nodeagent.kernel.netlink import codec
+
+_BODY: Final = struct.Struct("=BBH")
+"""struct nfgenmsg of linux/netfilter/nfnetlink.h: family, version, resource id."""
+_ATTRIBUTES_AT: Final = codec.HEADER.size + _BODY.size
+# NFNL_SUBSYS_NFTABLES and NFT_MSG_NEWGEN, NFTA_GEN_PROC_NAME and NFTA_*_TABLE of
+# linux/netfilter/nf_tables.h; NFPROTO_ARP of linux/netfilter.h.
+_NEW_GENERATION: Final = 10 << 8 | 15
+_PROCESS_NAME: Final = 3
+_TABLE: Final = 1
+_ARP: Final = 3
+_OURS: Final = rules.TABLE.encode() + b"\0"
+
+
+class Transactions:
+    """The transactions of everybody, told apart by whether they are *author*'s."""
+
+    def __init__(self, author: str) -> None:
+        self._author = author.encode() + b"\0"
+        self._is_touched = False
+
+    def take(self, message: bytes) -> bool:
+        """Take in one notification; tell whether it ends somebody else's change of our table.
+
+        Raises codec.MalformedError.
+        """
+        if codec.kind_of(message) != _NEW_GENERATION:
+            # Collected until the message that says whose it was.
+            self._is_touched = self._is_touched or _concerns_us(message)
+            return False
+        name = codec.attributes(message, _ATTRIBUTES_AT).get(_PROCESS_NAME)
+        is_drift = self._is_touched and name != self._author
+        self._is_touched = False
+        return is_drift
+
+
+def _concerns_us(message: bytes) -> bool:
+    family, _, _ = codec.unpack(_BODY, message, codec.HEADER.size)
+    # In all of nftables' change messages the first attribute names the table.
+    return family == _ARP and codec.attributes(message, _ATTRIBUTES_AT).get(_TABLE) == _OURS
