@@ -21,16 +21,17 @@ from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, State
 from handover_nodeagent import faults, metrics
 from handover_nodeagent.faults import Attempt
-from handover_nodeagent.fsm import commands
 from handover_nodeagent.fsm.machine import Machine, RouteLevel
 from handover_nodeagent.fsm.restart import Found
 from handover_nodeagent.fsm.step import Step
 from handover_nodeagent.kernel.arp_guard import rules
 from handover_nodeagent.network import placement
 from handover_nodeagent.network.model import Link
+from handover_nodeagent.reconcile import lines
 from handover_nodeagent.reconcile.endpoint import Endpoint
 from handover_nodeagent.reconcile.enforce import Enforcer
 from handover_nodeagent.reconcile.guard import GuardReconciler
+from handover_nodeagent.reconcile.lines import Line
 from handover_nodeagent.sniff.endpoint_listener import EndpointListener
 from handover_nodeagent.status import conditions
 from handover_nodeagent.status.conditions import Facts, Reported
@@ -82,28 +83,15 @@ class Publisher:
         """Tell that an endpoint was seen for the first time."""
         self._count(endpoint.key, endpoint.machine.state)
         state = endpoint.machine.state
-        self._line(
-            lambda: _log.info(
-                "endpoint",
-                endpoint=str(endpoint.key),
-                migration=endpoint.machine.uid,
-                state=state,
-                role=found.assignment.role,
-                found=found.routes,
-                interface=endpoint.link.name if endpoint.link else None,
-            )
-        )
+        self._line(lambda: _write(lines.started(endpoint, state, found)))
 
     def stepped(self, endpoint: Endpoint, before: Machine, step: Step) -> None:
         """Tell what one event did to an endpoint's machine, if anything."""
-        after = step.machine
-        # Most events leave a machine where it is, such as a Live guest's frames: no line, no count.
-        if step.input is None or (after and after.state is before.state and not step.impossible):
+        if step.input is None or not lines.is_told(before, step):
             return
-        state = after.state if after else "gone"
-        self._count(endpoint.key, after.state if after else None)
-        metrics.TRANSITIONS.labels(before.state, state, step.input).inc()
-        self._line(lambda: _transition(endpoint, before, after, step))
+        self._count(endpoint.key, step.machine.state if step.machine else None)
+        metrics.TRANSITIONS.labels(before.state, lines.state_after(step), step.input).inc()
+        self._line(lambda: _write(lines.transition(endpoint.key, before, step)))
 
     def cut_over(self, key: ObjectKey, cutover: Cutover) -> None:
         """Tell what the network's share of a switchover was."""
@@ -279,32 +267,5 @@ def _unguarded(link: Link | None, guard: GuardReconciler) -> tuple[EndpointReaso
     return (EndpointReason.GUARD_CONTESTED, guard.contested) if link and guard.contested else None
 
 
-def _transition(endpoint: Endpoint, before: Machine, after: Machine | None, step: Step) -> None:
-    """Write one line."""
-    current = after or before
-    said = current.assignment
-    _log.info(
-        "transition" if not step.impossible else "impossible_input",
-        endpoint=str(endpoint.key),
-        migration=current.uid,
-        input=step.input,
-        before=before.state,
-        after=after.state if after else "gone",
-        why=_reason(current, step),
-        armed=said.armed,
-    )
-
-
-def _reason(current: Machine, step: Step) -> str:
-    """Say what the machine goes by."""
-    said = current.assignment
-    signals = [one.signal for one in step.commands if isinstance(one, commands.RecordCutover)]
-    if signals:
-        return f"the guest was heard: {signals[0]}"
-    if current.asking:
-        return f"the guest is asked because of {current.asking.cause}"
-    if said.role:
-        return f"role {said.role}"
-    if said.outcome:
-        return f"{said.ended_role} of a migration that {said.outcome.lower()}"
-    return "no role"
+def _write(line: Line) -> None:
+    _log.info(line.event, **line.fields)
