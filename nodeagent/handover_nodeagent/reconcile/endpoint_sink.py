@@ -18,7 +18,7 @@ from handover_nodeagent.memory.record import Record
 from handover_nodeagent.network.model import Link
 from handover_nodeagent.reconcile.lifecycle import Lifecycle
 from handover_nodeagent.reconcile.loop import Reconciler
-from handover_nodeagent.reconcile.orphans import Orphan, unclaimed_key
+from handover_nodeagent.reconcile.orphan import Orphan
 from handover_nodeagent.routes.host_routes import Observed
 from handover_nodeagent.status.conditions import Reported
 from handover_nodeagent.status.report import Reporter
@@ -164,7 +164,7 @@ class EndpointSink:
         for route in reconciler.routes.unclaimed():
             if reconciler.routes.find_mac([route.address], route.oif):
                 reconciler.routes.desired.put_orphan(route)
-                reconciler.orphans.keep(Orphan(unclaimed_key(route), (route,)))
+                reconciler.orphans.keep(Orphan.unclaimed(route))
 
     def _leave_unreadable(self, obj: parse.Unreadable) -> None:
         """Let an endpoint that nobody can read be as it is."""

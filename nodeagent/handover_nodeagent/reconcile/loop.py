@@ -39,7 +39,8 @@ from handover_nodeagent.reconcile.enforce import Enforcer
 from handover_nodeagent.reconcile.interfaces import Interfaces
 from handover_nodeagent.reconcile.link_index import LinkIndex
 from handover_nodeagent.reconcile.listening import Listening
-from handover_nodeagent.reconcile.orphans import Orphan, Orphans
+from handover_nodeagent.reconcile.orphan import Orphan
+from handover_nodeagent.reconcile.orphans import Orphans
 from handover_nodeagent.reconcile.publish import Publisher
 from handover_nodeagent.status.conditions import Facts, Reported
 from handover_nodeagent.status.report import Reporter

@@ -15,17 +15,15 @@ import structlog
 
 from handover_api.configuration import Mode
 from handover_api.names import ObjectKey
-from handover_api.workloadendpoint import State
 from handover_nodeagent import faults, fsm, metrics
 from handover_nodeagent.fsm import timers
 from handover_nodeagent.memory.files import Memory
-from handover_nodeagent.memory.record import Record
 from handover_nodeagent.network.links import Links
-from handover_nodeagent.network.model import IPAddress, Link, Route
+from handover_nodeagent.network.model import Route
 from handover_nodeagent.reconcile.enforce import Enforcer
+from handover_nodeagent.reconcile.orphan import Orphan
 from handover_nodeagent.retry.backoff import Backoff
 from handover_nodeagent.sniff.endpoint_listener import EndpointListener
-from handover_nodeagent.sniff.listen_spec import ListenSpec
 from handover_nodeagent.sniff.verdict import Accepted
 
 # The machine's own times: a guest is asked as often, and has as long to answer, whether or not its
@@ -35,21 +33,6 @@ _LAST: Final = fsm.LONGEST_ASK_INTERVAL.total_seconds()
 _SILENCE: Final = timers.SILENCE.total_seconds()
 
 _log: Final = structlog.get_logger()
-
-
-@dataclass(frozen=True, slots=True)
-class Orphan:
-    """What is left of an endpoint that is gone, and how its guest is asked."""
-
-    key: ObjectKey
-    routes: tuple[Route, ...]
-    mac: str | None = None
-    gateways: tuple[IPAddress, ...] = ()
-
-
-def unclaimed_key(route: Route) -> ObjectKey:
-    """Return what a route is kept by that no endpoint's name stands for; none has no namespace."""
-    return ObjectKey("", str(route.address))
 
 
 @dataclass(slots=True)
@@ -85,8 +68,7 @@ class Orphans:
         # One of this key may be asked already: its listener and its alarm would outlive it.
         self.forget(orphan.key)
         doubted = self._doubted[orphan.key] = _Doubted(orphan)
-        record = Record.of_orphans(orphan.routes, orphan.mac, orphan.gateways)
-        self._memory.keep(orphan.key, lambda: record)
+        self._memory.keep(orphan.key, orphan.record)
         self._schedule(doubted, _FIRST, self._ask)
         metrics.ORPHANS.set(len(self._doubted))
 
@@ -99,9 +81,8 @@ class Orphans:
         # Not _end: what the memory has under this key by now is the endpoint's.
         self.forget(key)
         if doubted:
-            for route in self._held(doubted.orphan):
-                former = doubted.orphan
-                self.keep(Orphan(unclaimed_key(route), (route,), former.mac, former.gateways))
+            for left in doubted.orphan.parts(self._held(doubted.orphan)):
+                self.keep(left)
 
     def forget(self, key: ObjectKey) -> None:
         """Ask no more."""
@@ -147,23 +128,12 @@ class Orphans:
             return
         # What is still queued of an earlier asking answers nothing of this one.
         self._episode += 1
-        doubted.listener = EndpointListener(orphan.key, self._listen_spec(orphan, held, link), self)
+        addresses = dict.fromkeys(route.address for route in held)
+        hint = self._enforcer.routes.find_mac(addresses, link.index)
+        spec = orphan.listen_spec(held, link, self._episode, hint)
+        doubted.listener = EndpointListener(orphan.key, spec, self)
         doubted.listener.ask()
         self._schedule(doubted, _SILENCE, self._conclude)
-
-    def _listen_spec(self, orphan: Orphan, held: tuple[Route, ...], link: Link) -> ListenSpec:
-        addresses = tuple(dict.fromkeys(route.address for route in held))
-        return ListenSpec(
-            link,
-            addresses,
-            orphan.gateways,
-            orphan.mac,
-            armed=True,
-            state=State.ASKING,
-            episode=self._episode,
-            interval=0.0,
-            hint=self._enforcer.routes.find_mac(addresses, link.index),
-        )
 
     def _conclude(self, doubted: _Doubted) -> None:
         """Take the routes out where the guest is silent; what was never asked is not."""
@@ -199,8 +169,7 @@ class Orphans:
 
     def _held(self, orphan: Orphan) -> tuple[Route, ...]:
         """Return the routes that nobody has claimed and no interface has taken along."""
-        orphaned = self._enforcer.routes.desired.orphans()
-        return tuple(route for route in orphan.routes if route in orphaned)
+        return orphan.held(self._enforcer.routes.desired.orphans())
 
     def _ask_later(self, doubted: _Doubted) -> None:
         """Ask again later, each time after twice as long."""

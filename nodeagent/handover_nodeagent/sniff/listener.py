@@ -11,15 +11,12 @@ from collections.abc import Sequence
 from typing import Final, Protocol
 
 from handover_nodeagent.sniff import capture, frames, packet_filter, verdict
+from handover_nodeagent.sniff.flood import Arrivals
 from handover_nodeagent.sniff.probe import ProbeSeries
 from handover_nodeagent.sniff.verdict import Accepted, Expectation, Reason, Rejected
 
 BUDGET: Final = 16
 """Frames per wake-up; then the loop's other descriptors have their turn."""
-FLOOD_FRAMES: Final = 64
-"""Frames within ``FLOOD_WINDOW`` that are still no flood: more than the receive buffer holds."""
-FLOOD_WINDOW: Final = 0.1
-"""Seconds; a flood is thus some 640 frames a second, or more."""
 FLOOD_PAUSE: Final = 0.1
 """How long, in seconds, a flood lets nothing through but a RARP."""
 CLOSE_AFTER: Final = 0.1
@@ -63,8 +60,7 @@ class Listener:
         self._stopped = False
         self._pause: asyncio.TimerHandle | None = None
         self._reported = ""
-        self._frames = 0
-        self._window_since = self._loop.time()
+        self._arrivals = Arrivals(self._loop.time())
         self._loop.add_reader(self._capture.fileno(), self._read)
         # Not at once: the sink is called by the loop alone, never by the constructor.
         self._probing: asyncio.Handle = self._loop.call_soon(self._ask)
@@ -116,12 +112,12 @@ class Listener:
             is_proof = self._judge(octets)
             if self._stopped:
                 return
-            self._frames += 1
+            self._arrivals.count()
             if is_proof:
                 # What else this guest has to say can wait until the others' routes are in.
                 break
         self._report_trouble()
-        if self._frames >= FLOOD_FRAMES and not self._stopped:
+        if self._arrivals.are_many and not self._stopped:
             self._limit_flood()
 
     def _judge(self, octets: bytes) -> bool:
@@ -180,10 +176,7 @@ class Listener:
 
     def _limit_flood(self) -> None:
         """Let only a RARP through for a while or, when that is what floods us, nothing."""
-        now = self._loop.time()
-        is_flood = now - self._window_since < FLOOD_WINDOW
-        self._frames = 0
-        self._window_since = now
+        is_flood = self._arrivals.end_window(self._loop.time())
         if is_flood and self._pause:
             # What is queued first is read afterwards: a true RARP is late, not lost.
             self._loop.remove_reader(self._capture.fileno())

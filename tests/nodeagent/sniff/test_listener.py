@@ -14,6 +14,7 @@ import pytest
 from tests.nodeagent.sniff.conftest import GARP, GUEST_MAC, NA, NODE_MAC, RARP, Wire, run
 
 from handover_api.workloadendpoint import Signal
+from handover_nodeagent.sniff import flood
 from handover_nodeagent.sniff import listener as listener_module
 from handover_nodeagent.sniff.listener import Listener
 from handover_nodeagent.sniff.probe import ProbeSeries
@@ -278,15 +279,15 @@ async def test_a_flood_of_announcements_that_change_nothing_is_rationed(
         await asyncio.sleep(0)
     heard = record.accepted.qsize()
     rounds = (now() - began) / listener_module.FLOOD_PAUSE + 1
-    assert heard <= rounds * 3 * listener_module.FLOOD_FRAMES
+    assert heard <= rounds * 3 * flood.FRAMES
 
 
 async def test_frames_at_a_guests_own_pace_are_no_flood(
     listen: Listen, guest: socket.socket, record: Record, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(listener_module, "FLOOD_WINDOW", 0.0)
+    monkeypatch.setattr(flood, "WINDOW", 0.0)
     listener = listen()
-    for _ in range(listener_module.FLOOD_FRAMES * 2):
+    for _ in range(flood.FRAMES * 2):
         guest.send(RARP)
         await record.next()
     assert listener._pause is None
