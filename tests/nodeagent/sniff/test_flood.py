@@ -29,8 +29,9 @@ def test_many_in_a_short_while_are_a_flood(took: float, *, is_flood: bool) -> No
 def test_each_window_is_judged_by_itself() -> None:
     arrivals = arrived(FRAMES)
     assert arrivals.end_window(100.01)
-    assert not arrivals.are_many
+    seen = [arrivals.are_many]
     for _ in range(FRAMES):
         arrivals.count()
-    assert arrivals.are_many
+    seen.append(arrivals.are_many)
+    assert seen == [False, True]
     assert not arrivals.end_window(100.01 + 2 * WINDOW)
