@@ -136,7 +136,7 @@ class Cutovers:
             self._step_soon(endpoint)
 
     def _send(self, prepared: Prepared) -> None:
-        """Send what was prepared; what the kernel refused is for ``Routes.apply`` to mend.
+        """Send what was prepared; what the kernel refused is for ``HostRoutes.apply`` to mend.
 
         One send for both families: whoever is killed after it has moved the guest's whole network.
         """

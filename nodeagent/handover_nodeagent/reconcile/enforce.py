@@ -18,7 +18,7 @@ from handover_nodeagent.network.model import ArpGuard, IPAddress
 from handover_nodeagent.reconcile.guard import GuardReconciler
 from handover_nodeagent.reconcile.link_index import LinkIndex
 from handover_nodeagent.retry.timers import Retries
-from handover_nodeagent.routes.host_routes import Applied, Routes
+from handover_nodeagent.routes.host_routes import Applied, HostRoutes
 
 # What only the machine, the probes or the end of an installation go by.
 _NONE_OF_THE_KERNELS: Final = (
@@ -57,7 +57,7 @@ class Enforcer:
         report: Callable[[Iterable[ObjectKey]], None],
     ) -> None:
         """Call *report* with the endpoints for which it came out otherwise than before."""
-        self.routes = Routes(settings)
+        self.routes = HostRoutes(settings)
         self.guard = GuardReconciler(self._wanted_guard, self._report_all)
         self.blindness = ""
         self.handed_back = False

@@ -13,7 +13,7 @@ from typing import Self
 
 from handover_api.configuration import Mode, Settings
 from handover_nodeagent.fsm.machine import RouteLevel
-from handover_nodeagent.kernel import neighs, parking, routes
+from handover_nodeagent.kernel import fib, neighs, parking
 from handover_nodeagent.kernel.foreign_route import PARKING_TABLE, Foreign, Others
 from handover_nodeagent.kernel.netlink import answers, ndmsg, rtmsg
 from handover_nodeagent.kernel.netlink.changes import RouteChanged
@@ -42,7 +42,7 @@ def observe(settings: Settings, addresses: Iterable[IPAddress]) -> Observed:
     """Read the kernel. Runs in a thread, never in the loop. Raises ObservationError."""
     protocol, table = settings.route_protocol, settings.route_table
     wanted = tuple(addresses)
-    ours, parked = routes.observe(protocol, [table]), parking.observe_parked()
+    ours, parked = fib.observe(protocol, [table]), parking.observe_parked()
     # A dump of all routes, of a BGP speaker's 10,000 too, is for nothing where nobody asks.
     others = parking.observe_others(wanted, table, protocol) if wanted else Others()
     return Observed(ours, parked, others.direct, others.gateways)
@@ -76,7 +76,7 @@ class Applied:
         )
 
 
-class Routes:
+class HostRoutes:
     """The routes that are desired, and those that the kernel has.
 
     ``spared``: addresses of endpoints that nobody can read; what they have stays as it is.
@@ -303,8 +303,8 @@ class Routes:
 
         No answer is none: nobody has seen then that the node goes by *route*.
         """
-        winner = routes.winner(self._channel, route.address)
+        winner = fib.winner(self._channel, route.address)
         # The kernel's own lookup decides, with all rules and tables: no list of routes can tell.
         if isinstance(winner, int):
             return f"the kernel, asked for the way to {route.address}: {answers.describe(winner)}"
-        return "" if winner.route == route else f"the kernel prefers {routes.describe(winner)}"
+        return "" if winner.route == route else f"the kernel prefers {fib.describe(winner)}"

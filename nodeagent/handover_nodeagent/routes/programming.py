@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from handover_nodeagent import metrics
-from handover_nodeagent.kernel import neighs, routes
+from handover_nodeagent.kernel import fib, neighs
 from handover_nodeagent.kernel.netlink import answers, ndmsg, rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.desired import DesiredNetwork
@@ -135,7 +135,7 @@ class Programming:
     def _remove(self, wanted: Sequence[Route]) -> None:
         tables = self._tables
         # One that cannot be named is not there as it was seen; a delete would take another one.
-        unclear = [route for route in wanted if not routes.is_certain(tables.channel, route)]
+        unclear = [route for route in wanted if not fib.is_certain(tables.channel, route)]
         for route in unclear:
             tables.ours.drop(route)
         removed = [route for route in wanted if route not in unclear]
@@ -195,7 +195,7 @@ class Programming:
         result = tables.foreign.supplant(route, crowded=tables.collisions.has_gateway(route))
         if result is not None:
             return result, answers.describe(result)
-        winners = [routes.winner(tables.channel, route.address, oif=oif) for oif in (0, route.oif)]
+        winners = [fib.winner(tables.channel, route.address, oif=oif) for oif in (0, route.oif)]
         seen = [winner for winner in winners if not isinstance(winner, int)]
         if any(winner.route == route for winner in seen):
             return 0, ""
@@ -205,7 +205,7 @@ class Programming:
             return self._stand_beside(route)
         # It is below another one, where only a look at everything finds it.
         self._is_doubtful |= tables.collisions.try_look(route)
-        shown = routes.describe(seen[0]) if seen else "nothing"
+        shown = fib.describe(seen[0]) if seen else "nothing"
         return errno.EEXIST, f"another route has this prefix and metric; to be seen is {shown}"
 
     def _add_beside(self, route: Route) -> bool:
@@ -221,7 +221,7 @@ class Programming:
         if not self._settle(route, result, reason, time.time_ns()):
             return False
         for _ in range(TWINS):
-            first = routes.winner(self._tables.channel, route.address, oif=route.oif)
+            first = fib.winner(self._tables.channel, route.address, oif=route.oif)
             if isinstance(first, int) or first.route != route:
                 break
             if first.route.carried == route.carried:

@@ -1,4 +1,7 @@
-"""Our host routes in the kernel: observed, and asked who wins."""
+"""The kernel's forwarding table (FIB): its routes are read, and it is asked which one wins.
+
+Nothing is changed here; what adds and removes our routes is ``routes/programming.py``.
+"""
 
 import errno
 import socket
