@@ -148,8 +148,8 @@ class Cutovers:
                 continue
             if result == 0:
                 self._routes.tables.ours.put(route, now)
-            # Desired is still a Target's network, without them: no apply may take them out again.
-            self._routes.ahead.add(route.address)
+            # Until the machine steps an apply would take them out again.
+            self._routes.set_ahead(route.address)
         if errno.ENOBUFS in results:
             self._enforcer.look()
 
@@ -195,7 +195,7 @@ class Cutovers:
 
     def _end_lead(self, sent: Prepared) -> None:
         """Know that what is desired is about to include what was *sent*, or never will."""
-        self._routes.ahead.difference_update(route.address for route in sent.routes)
+        self._routes.clear_ahead(route.address for route in sent.routes)
         ours = self._routes.tables.ours
         there = [route for route in sent.routes if route in ours.of(route.address)]
         metrics.ROUTES.labels("add").inc(len(there))

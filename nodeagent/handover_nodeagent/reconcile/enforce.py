@@ -187,7 +187,7 @@ class Enforcer:
         if spared:
             self._spared[key] = spared
         if before != spared:
-            self.routes.spared = frozenset[IPAddress]().union(*self._spared.values())
+            self.routes.spare(frozenset[IPAddress]().union(*self._spared.values()))
         return before - spared
 
     def reapply(self, addresses: Iterable[IPAddress]) -> None:

@@ -77,23 +77,19 @@ class Applied:
 
 
 class HostRoutes:
-    """The routes that are desired, and those that the kernel has.
-
-    ``spared``: addresses of endpoints that nobody can read; what they have stays as it is.
-    ``ahead``: addresses whose prepared cutover was sent, but is not desired so far.
-    """
+    """The routes that are desired, and those that the kernel has."""
 
     def __init__(self, settings: Settings) -> None:
         """Open the socket in the network namespace of the caller."""
         self.desired = DesiredNetwork(settings)
-        self.spared = frozenset[IPAddress]()
-        self.ahead: set[IPAddress] = set()
         self._settings = settings
         self._channel = Channel()
         self.foreign = ForeignRoutes(self._channel, settings)
         self.tables = Tables(self._channel, self.foreign)
         # The metrics under which paused endpoints' routes were elevated when they were written.
         self._were_elevated = frozenset[int]()
+        self._spared = frozenset[IPAddress]()
+        self._ahead: set[IPAddress] = set()
 
     @property
     def port(self) -> int:
@@ -113,6 +109,21 @@ class HostRoutes:
         self.desired = self.desired.under(settings)
         self.foreign.configure(settings)
 
+    def spare(self, addresses: frozenset[IPAddress]) -> None:
+        """Leave as it is what *addresses*, and no others, have: nobody can read their endpoints."""
+        self._spared = addresses
+
+    def set_ahead(self, address: IPAddress) -> None:
+        """Let no apply touch *address*: its prepared cutover was sent, but is not desired so far.
+
+        What is desired until its machine steps is still a Target's network, without its routes.
+        """
+        self._ahead.add(address)
+
+    def clear_ahead(self, addresses: Iterable[IPAddress]) -> None:
+        """Apply *addresses* as any others again: what was sent is about to be desired, or never."""
+        self._ahead.difference_update(addresses)
+
     def load(self, observed: Observed) -> None:
         """Take *observed* for what the kernel has now."""
         self.tables.ours.load(observed.ours)
@@ -128,7 +139,7 @@ class HostRoutes:
         return tuple(
             route
             for address in self.tables.ours.addresses()
-            if not self.desired.has_address(address) and address not in self.spared
+            if not self.desired.has_address(address) and address not in self._spared
             for route in self.tables.ours.of(address)
         )
 
@@ -226,7 +237,7 @@ class HostRoutes:
     ) -> Applied:
         """Make the kernel what is desired for *addresses*; again, it changes nothing.
 
-        An address that is ``ahead`` of what is desired waits, and one of a paused endpoint is left
+        An address that is ahead of what is desired waits, and one of a paused endpoint is left
         as it is, whoever else has it. With *give_back* false the foreign routes of what nobody
         claims stay parked: no guest is there. *removable*, unless None, are the only devices whose
         routes may be removed. Raises nothing: see ``Applied.fault``.
@@ -271,8 +282,8 @@ class HostRoutes:
 
     def _may_apply(self, address: IPAddress) -> bool:
         return (
-            address not in self.ahead
-            and (address not in self.spared or self.desired.has_address(address))
+            address not in self._ahead
+            and (address not in self._spared or self.desired.has_address(address))
             and not self.desired.is_paused(address)
         )
 

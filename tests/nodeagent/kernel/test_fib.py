@@ -1,4 +1,4 @@
-"""The kernel's table with our routes: in, out and read, without a gap and without taking others'."""
+"""The kernel's table and our routes: in, out, read, without a gap and without taking others'."""
 
 import dataclasses
 import errno
