@@ -48,10 +48,10 @@ class Tables:
         self.attributes = RouteAttributes()
         self.writes = 0
 
-    def send(self, requests: Sequence[bytes]) -> list[int]:
+    def send(self, requests: Sequence[bytes]) -> answers.Results:
         """Send *requests* at once; return the kernel's answer to each, 0 or an errno."""
         if not requests:
-            return []
+            return answers.Results()
         self.writes += 1
         return self.channel.transact(requests)
 
@@ -119,12 +119,10 @@ class Programming:
         ]
         results = self._send([*seeds, *requests])
         now = time.time_ns()
-        # The channel explains its last batch alone; what follows may send others.
-        reasons = [tables.channel.explain(len(seeds) + index) for index in range(len(requests))]
         stuck: set[IPAddress] = set()
         # One batch for all of them; what of it was refused is a matter of its own each time.
-        replies = zip(results[len(seeds) :], reasons, strict=True)
-        for route, request, reply in zip(fresh, requests, replies, strict=True):
+        for position, (route, request) in enumerate(zip(fresh, requests, strict=True), len(seeds)):
+            reply = results[position], results.explain(position)
             if not self._settle(*self._retry_plain(route, request, *reply), now):
                 stuck.add(route.address)
         for route in ordered.beside:
@@ -140,12 +138,13 @@ class Programming:
             tables.ours.drop(route)
         removed = [route for route in wanted if route not in unclear]
         requests = list(map(rtmsg.encode_remove, removed))
-        for index, (route, result) in enumerate(zip(removed, self._send(requests), strict=True)):
+        results = self._send(requests)
+        for index, (route, result) in enumerate(zip(removed, results, strict=True)):
             if result in _REMOVED:
                 tables.ours.drop(route)
                 metrics.ROUTES.labels("remove").inc()
             else:
-                self._refuse(route, result, tables.channel.explain(index))
+                self._refuse(route, result, results.explain(index))
         # There may be two: in IPv6 a replace made them of two devices' ones, and in IPv4 two that
         # carry different things stand side by side. Each request names protocol, metric and device,
         # so that where there is no second one the kernel refuses it, and nobody else's goes.
@@ -232,14 +231,14 @@ class Programming:
 
     def _stand_beside(self, route: Route) -> tuple[int, str]:
         """Add *route* behind one by a gateway, which stays: it is its owner's."""
-        (result,) = self._send([rtmsg.encode_beside(route)])
-        return result, self._tables.channel.explain(0)
+        results = self._send([rtmsg.encode_beside(route)])
+        return results[0], results.explain(0)
 
     def _refuse(self, route: Route, result: int, reason: str) -> None:
         self._refused[route.address] = f"{route.address}: {reason or answers.describe(result)}"
         metrics.ROUTE_ERRORS.labels(errno.errorcode.get(result, str(result))).inc()
 
-    def _send(self, requests: Sequence[bytes]) -> list[int]:
+    def _send(self, requests: Sequence[bytes]) -> answers.Results:
         results = self._tables.send(requests)
         # The kernel had no room for its answers: what it did is not known.
         self._is_doubtful |= errno.ENOBUFS in results

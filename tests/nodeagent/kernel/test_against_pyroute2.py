@@ -19,7 +19,7 @@ from tests.nodeagent.node import MAIN, OURS, V4, V6, Node
 
 from handover_nodeagent.kernel import fib, links, neighs, parking
 from handover_nodeagent.kernel.foreign_route import PARKING_TABLE, Foreign
-from handover_nodeagent.kernel.netlink import changes, codec, dump, ifinfomsg
+from handover_nodeagent.kernel.netlink import answers, changes, codec, dump, ifinfomsg
 from handover_nodeagent.kernel.netlink import ndmsg as neighbors
 from handover_nodeagent.kernel.netlink import rtmsg as ours
 from handover_nodeagent.kernel.netlink.changes import DefaultRouteChanged, RouteChanged
@@ -83,10 +83,10 @@ class Kernel(Channel):
         self.requests.append(request)
         return errno.ESRCH
 
-    def transact(self, requests: Sequence[bytes]) -> list[int]:
+    def transact(self, requests: Sequence[bytes]) -> answers.Results:
         """Do it all."""
         self.requests += requests
-        return [0] * len(requests)
+        return answers.Results([0] * len(requests))
 
 
 CARRIED: Attributes = [

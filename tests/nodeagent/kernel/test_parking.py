@@ -12,6 +12,7 @@ from tests.nodeagent.privileges import without_privileges
 from handover_nodeagent.kernel import fib, parking
 from handover_nodeagent.kernel.foreign_route import Foreign
 from handover_nodeagent.kernel.netlink import codec, rtmsg
+from handover_nodeagent.kernel.netlink.answers import Results
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import IPAddress, Route
 
@@ -262,10 +263,10 @@ def test_only_foreign_direct_host_routes_are_found(
 class FullChannel(Channel):
     """A channel to a kernel that has no room for new routes."""
 
-    def transact(self, requests: Sequence[bytes]) -> list[int]:
+    def transact(self, requests: Sequence[bytes]) -> Results:
         """Let through what is not a new route."""
         if any(codec.HEADER.unpack_from(one)[1] == codec.NEWROUTE for one in requests):
-            return [errno.ENOMEM] * len(requests)
+            return Results([errno.ENOMEM] * len(requests))
         return super().transact(requests)
 
 

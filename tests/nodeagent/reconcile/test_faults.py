@@ -10,6 +10,7 @@ from tests.nodeagent.world import ELEVATED_V4, NORMAL_V4, World, count
 
 from handover_nodeagent import metrics
 from handover_nodeagent.kernel.netlink import answers, codec
+from handover_nodeagent.kernel.netlink.answers import Results
 from handover_nodeagent.kernel.netlink.changes import RouteChanged
 from handover_nodeagent.network.links import LinkRemoved
 from handover_nodeagent.network.model import IPAddress
@@ -36,7 +37,7 @@ def refuse(
     transact, left = channel.transact, [number] * times
     packed = socket.inet_pton(socket.AF_INET6, only) if only else b""
 
-    def transact_or_refuse(requests: Sequence[bytes]) -> list[int]:
+    def transact_or_refuse(requests: Sequence[bytes]) -> Results:
         is_new = [codec.HEADER.unpack_from(one)[1] == codec.NEWROUTE for one in requests]
         passed = [
             one for one, new in zip(requests, is_new, strict=True) if not new or packed not in one
@@ -44,7 +45,7 @@ def refuse(
         if not left or len(passed) == len(requests):
             return transact(requests)
         refusal, results = left.pop(), iter(transact(passed))
-        return [next(results) if one in passed else refusal for one in requests]
+        return Results(next(results) if one in passed else refusal for one in requests)
 
     monkeypatch.setattr(channel, "transact", transact_or_refuse)
 
@@ -84,9 +85,9 @@ async def test_a_route_whose_ack_was_dropped_is_not_added_twice(
     channel = world.loop.routes._channel
     transact = channel.transact
 
-    def unsaid(requests: Sequence[bytes]) -> list[int]:
+    def unsaid(requests: Sequence[bytes]) -> Results:
         monkeypatch.setattr(channel, "transact", transact)
-        return [errno.ENOBUFS for _ in transact(requests)]
+        return Results(errno.ENOBUFS for _ in transact(requests))
 
     monkeypatch.setattr(channel, "transact", unsaid)
     world.announce()

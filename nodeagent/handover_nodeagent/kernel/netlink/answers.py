@@ -3,6 +3,7 @@
 import errno
 import os
 import struct
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from handover_nodeagent.kernel.netlink import codec
@@ -65,6 +66,24 @@ class Dump:
             return
         text = sentence(message) if number else "a dump that only says it is over"
         raise codec.ObservationError(text)
+
+
+class Results(list[int]):
+    """What became of each request of one exchange, in their order: 0, or the errno."""
+
+    __slots__ = ("_refusals",)
+
+    def __init__(
+        self, results: Iterable[int] = (), refusals: Mapping[int, bytes] | None = None
+    ) -> None:
+        """Take the *refusals* as they came, by position; most are never put into words."""
+        super().__init__(results)
+        self._refusals = refusals or {}
+
+    def explain(self, position: int) -> str:
+        """Say why the request at *position* was refused; "" if it was not."""
+        answer = self._refusals.get(position)
+        return sentence(answer) if answer else ""
 
 
 def is_answer(request: bytes, message: bytes) -> bool:

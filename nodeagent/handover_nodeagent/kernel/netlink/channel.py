@@ -46,25 +46,21 @@ class Channel:
         self._send = self._socket.send
         self._receive = self._socket.recv
         self._sequence = 0
-        self._refusals: dict[int, bytes] = {}
         self.port: int = self._socket.getsockname()[0]
 
-    def transact(self, requests: Sequence[bytes]) -> list[int]:
+    def transact(self, requests: Sequence[bytes]) -> answers.Results:
         """Send all *requests* in order and return an errno for each; 0 is success.
 
         The kernel goes on after a refused message. ENOBUFS: nobody knows what became of it;
         observe. It waits for nothing but the kernel's own work.
         """
-        self._refusals.clear()
         results: list[int] = []
+        refusals: dict[int, bytes] = {}
         for start in range(0, len(requests), BATCH):
-            results += self._exchange(requests[start : start + BATCH], start)
-        return results
-
-    def explain(self, position: int) -> str:
-        """Say why the message at *position* of the last ``transact`` was refused; "" if not."""
-        answer = self._refusals.get(position)
-        return answers.sentence(answer) if answer else ""
+            numbers, refused = self._exchange(requests[start : start + BATCH])
+            results += numbers
+            refusals |= {start + index: answer for index, answer in refused.items()}
+        return answers.Results(results, refusals)
 
     def ask(self, request: bytes) -> bytes | int:
         """Return the one message that answers *request*, or an errno; never 0.
@@ -97,8 +93,11 @@ class Channel:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _exchange(self, requests: Sequence[bytes], position: int) -> list[int]:
-        """Send one batch; only its last message asks for an ack, refusals come unasked."""
+    def _exchange(self, requests: Sequence[bytes]) -> tuple[list[int], dict[int, bytes]]:
+        """Send one batch; only its last message asks for an ack, refusals come unasked.
+
+        Return an errno for each, and the refusals by their place in the batch.
+        """
         first = self._sequence = self._sequence % _MAX_SEQUENCE + 1
         batch = bytearray(b"".join(requests))
         start = last = 0
@@ -113,12 +112,13 @@ class Channel:
         try:
             self._send(batch)
         except OSError as error:
-            return [error.errno or errno.EIO] * len(requests)
-        return self._collect(first, len(requests), position)
+            return [error.errno or errno.EIO] * len(requests), {}
+        return self._collect(first, len(requests))
 
-    def _collect(self, first: int, count: int, position: int) -> list[int]:
+    def _collect(self, first: int, count: int) -> tuple[list[int], dict[int, bytes]]:
         """Read the answers: all there are lie in the queue before ``send`` returns."""
         results = [0] * count
+        refusals: dict[int, bytes] = {}
         dropped = 0
         while True:
             try:
@@ -128,7 +128,7 @@ class Channel:
                 if error.errno == errno.ENOBUFS and not dropped:
                     dropped = errno.ENOBUFS
                     continue
-                return [number or errno.ENOBUFS for number in results]
+                return [number or errno.ENOBUFS for number in results], refusals
             if len(answer) < answers.ANSWER.size:
                 continue
             _, kind, _, sequence, _, number = answers.ANSWER.unpack_from(answer)
@@ -137,6 +137,6 @@ class Channel:
                 continue
             if number:
                 results[index] = -number
-                self._refusals[position + index] = answer
+                refusals[index] = answer
             if index == count - 1:
-                return [number or dropped for number in results] if dropped else results
+                return [number or dropped for number in results], refusals

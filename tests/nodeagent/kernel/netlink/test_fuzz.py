@@ -214,8 +214,9 @@ def test_no_observation_raises_anything_but_that_it_failed(
                 neighs.find_mac(channel, address, node.tap0)
                 neighs.is_free(channel, Neigh(address, node.tap0, "02:00:00:00:00:01"))
                 request = rtmsg.encode_remove(Route(address, 9, 9, 9, 9))
-                assert len(channel.transact([request] * 3)) == 3
-                channel.explain(0)
+                results = channel.transact([request] * 3)
+                assert len(results) == 3
+                results.explain(0)
 
     for seed in mutations.seeds():
         with mutations.named(seed) as dice:
