@@ -1,13 +1,14 @@
 """Makes the kernel's routes and guard what is desired, and tries again where it was refused.
 
-Nothing is applied before :meth:`Enforcer.release`, nor between ``hold`` and ``follow``, while many
-endpoints change at once: what is affected meanwhile is gathered, and applied as it is desired in
+Nothing is applied before :meth:`Enforcer.release`, nor within :meth:`Enforcer.reconfigured`, while
+many endpoints change at once: what is affected meanwhile is held, and applied as it is desired in
 the end.
 """
 
 import asyncio
+import contextlib
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Final, NamedTuple
 
 from handover_api.configuration import Mode, Settings
@@ -69,7 +70,6 @@ class Enforcer:
         # None: nothing is held; what is affected is applied at once. A list, though empty, holds:
         # so it begins, for nobody knows yet whose the routes are that are in.
         self._held: list[Affected] | None = []
-        self._was_held = True
         self._is_complete = False
         self._retries = Retries[IPAddress](self.reapply)
         self._refused: dict[IPAddress, str] = {}
@@ -83,9 +83,7 @@ class Enforcer:
         self.look_wanted.set()
 
     def hold(self) -> None:
-        """Leave the kernel alone until :meth:`follow`, which ends no hold but this one."""
-        # Before the first sync all is held anyway, and a follow must not release it.
-        self._was_held = self._held is not None
+        """Leave the kernel alone from now on, for an uninstall: no reconfiguration ends this."""
         self._held = self._held or []
 
     def release(self, *, complete: bool) -> None:
@@ -199,27 +197,29 @@ class Enforcer:
         known = self.routes.desired.everything().addresses
         self.reapply(known | self.routes.addresses() if self._is_complete else known)
 
-    def configure(self, settings: Settings) -> None:
-        """Go by other *settings* from the next apply on."""
-        self.settings = settings
-        self.routes.configure(settings)
+    @contextlib.contextmanager
+    def reconfigured(self, settings: Settings) -> Iterator[None]:
+        """Go by *settings*, and apply when the block ends what they change and what it affected.
 
-    def follow(self, before: Settings, affected: Affected, guard: ArpGuard) -> None:
-        """Apply what another configuration than *before* asks for, and nothing else.
-
-        *affected* and *guard* are what there was under it.
+        Nothing is applied in the block, which has each endpoint desire its network under them: one
+        must not take a route out that another one is about to claim.
         """
-        settings, desired = self.settings, self.routes.desired
-        now = desired.guard(desired.everything().interfaces)
-        interfaces = {name for name in guard.keys() | now if guard.get(name) != now.get(name)}
-        affected |= Affected(desired.everything().addresses, frozenset(interfaces))
-        if self._is_complete:
-            affected |= Affected(self.routes.addresses())
+        before, desired = self.settings, self.routes.desired
+        addresses, guard = desired.everything().addresses, self._desired_guard()
+        # Before the first sync all is held anyway, and the end of this must not release it.
+        was_held = self._held is not None
+        self.hold()
+        # The same ones must not forget what paused endpoints' metrics meant when they were written.
+        if settings != before:
+            self.settings = settings
+            self.routes.configure(settings)
+        yield
+        affected = Affected()
         # A field of the machine's alone is no reason to touch any route.
-        if not _concerns_kernel(before, settings):
-            affected = Affected()
+        if _concerns_kernel(before, settings):
+            affected = self._affected_since(addresses, guard)
         # Whatever the fields: the end of a pause may start machines under the very same settings.
-        if not self._was_held:
+        if not was_held:
             affected |= Affected.union(self._held or ())
             self._held = None
         self.apply(affected)
@@ -229,6 +229,15 @@ class Enforcer:
         # Of the other table nobody knows so far what others have there.
         if before.route_table != settings.route_table:
             self.look()
+
+    def _affected_since(self, addresses: frozenset[IPAddress], guard: ArpGuard) -> Affected:
+        """Return all that was or is desired, and of the guard what differs from *guard*."""
+        now = self._desired_guard()
+        interfaces = {name for name in guard.keys() | now if guard.get(name) != now.get(name)}
+        affected = addresses | self.routes.desired.everything().addresses
+        if self._is_complete:
+            affected |= self.routes.addresses()
+        return Affected(affected, frozenset(interfaces))
 
     def seen(self, trouble: str = "") -> None:
         """Know that the kernel could be read, or the *trouble* with it."""
@@ -255,6 +264,10 @@ class Enforcer:
             return None
         desired = self.routes.desired
         return desired.guard(desired.everything().interfaces if interfaces is None else interfaces)
+
+    def _desired_guard(self) -> ArpGuard:
+        desired = self.routes.desired
+        return desired.guard(desired.everything().interfaces)
 
     def _report_all(self) -> None:
         desired = self.routes.desired

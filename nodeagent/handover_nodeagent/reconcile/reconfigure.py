@@ -10,7 +10,6 @@ import structlog
 
 from handover_api.configuration import Mode, Settings
 from handover_nodeagent import metrics
-from handover_nodeagent.network.desired import Affected
 from handover_nodeagent.reconcile.endpoint_sink import EndpointSink
 from handover_nodeagent.reconcile.lifecycle import Lifecycle
 from handover_nodeagent.reconcile.loop import Reconciler
@@ -62,16 +61,14 @@ class Reconfiguration:
         for endpoint in endpoints:
             reconciler.cutovers.catch_up(endpoint)
         enforcer.paused = namespaces
-        # One whose pause ends must not take a route out that another one of them is to claim.
-        enforcer.hold()
-        for endpoint in endpoints:
-            endpoint.is_paused = endpoint.key.namespace in namespaces
-            reconciler.routes.desired.put(endpoint.local(reconciler.settings))
-            if reconciler.leaves(endpoint.key):
-                reconciler.follow_machine(endpoint)
-            else:
-                self._lifecycle.start(endpoint.object, endpoint.record())
-        enforcer.follow(reconciler.settings, Affected(), {})
+        with enforcer.reconfigured(reconciler.settings):
+            for endpoint in endpoints:
+                endpoint.is_paused = endpoint.key.namespace in namespaces
+                reconciler.routes.desired.put(endpoint.local(reconciler.settings))
+                if reconciler.leaves(endpoint.key):
+                    reconciler.follow_machine(endpoint)
+                else:
+                    self._lifecycle.start(endpoint.object, endpoint.record())
         self._sink.confirm()
         reconciler.report(one.key for one in endpoints)
 
@@ -81,28 +78,23 @@ class Reconfiguration:
         elif settings.mode is not Mode.PAUSED:
             # What the kernel has says what it means under the settings it was written under.
             resumed = self._written_under.model_copy(update={"mode": settings.mode})
-            self._follow(before, resumed)
+            self._switch(before, resumed)
             before = resumed
         if before != settings:
-            self._follow(before, settings)
+            self._switch(before, settings)
 
-    def _follow(self, before: Settings, settings: Settings) -> None:
-        reconciler, desired = self._reconciler, self._reconciler.routes.desired
+    def _switch(self, before: Settings, settings: Settings) -> None:
+        reconciler = self._reconciler
         reconciler.settings = settings
         is_resumed = before.mode is Mode.PAUSED and settings.mode is not Mode.PAUSED
-        guard = desired.guard(desired.everything().interfaces)
-        addresses = desired.everything().addresses
         for endpoint in reconciler.endpoints.values():
             reconciler.cutovers.catch_up(endpoint)
-        # All of them are desired under the new settings before any is applied.
-        reconciler.enforcer.hold()
-        reconciler.enforcer.configure(settings)
-        for endpoint in tuple(reconciler.endpoints.values()):
-            endpoint.admission = reconciler.interfaces.admit(endpoint.object, endpoint.link)
-            reconciler.routes.desired.put(endpoint.local(settings))
-            if is_resumed and not endpoint.is_paused:
-                self._lifecycle.start(endpoint.object, endpoint.record())
-        reconciler.enforcer.follow(before, Affected(addresses), guard)
+        with reconciler.enforcer.reconfigured(settings):
+            for endpoint in tuple(reconciler.endpoints.values()):
+                endpoint.admission = reconciler.interfaces.admit(endpoint.object, endpoint.link)
+                reconciler.routes.desired.put(endpoint.local(settings))
+                if is_resumed and not endpoint.is_paused:
+                    self._lifecycle.start(endpoint.object, endpoint.record())
         # Only now: prepared cutovers carry the new metrics.
         for endpoint in reconciler.endpoints.values():
             reconciler.follow_machine(endpoint)
