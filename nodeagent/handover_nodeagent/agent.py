@@ -149,8 +149,8 @@ class Agent:
 
     def _begun(self) -> None:
         """Make good for what a start left undone, once all endpoints are known."""
-        # The quick look finds only routes that win; once all endpoints are known, find all.
-        self.observation.look()
+        # The lookup finds only routes that win; once all endpoints are known, find all.
+        self.observation.request_resync()
         # What is known by now lives on; a collection that walks it would hold up the loop.
         gc.collect()
         gc.freeze()
@@ -190,7 +190,7 @@ class Agent:
     def heal(self) -> None:
         """Make up for whatever a callback of the loop left undone."""
         self.reconciler.heal()
-        self.observation.look()
+        self.observation.request_resync()
 
     async def close(self) -> None:
         """Stop telling and listening; routes and guard stay."""

@@ -224,7 +224,7 @@ class World:
         interfaces.observed = looked.set  # type: ignore[method-assign]
         # The first to end may have been under way already.
         for _ in range(2):
-            self.observation.look()
+            self.observation.request_resync()
             await looked.wait()
             looked.clear()
         interfaces.observed = follow  # type: ignore[method-assign]

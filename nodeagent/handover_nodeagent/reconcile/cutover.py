@@ -151,7 +151,7 @@ class Cutovers:
             # Until the machine steps an apply would take them out again.
             self._routes.set_ahead(route.address)
         if errno.ENOBUFS in results:
-            self._enforcer.look()
+            self._enforcer.request_resync()
 
     # After the route.
 

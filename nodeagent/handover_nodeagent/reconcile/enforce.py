@@ -44,10 +44,9 @@ class Enforcer:
     """The kernel as the endpoints want it; left alone until :meth:`release`.
 
     As long as not all endpoints are known, one could take another one's route out.
-    ``look_wanted`` is set when only a look at everything helps; ``blindness`` says why the last
-    one could not read the kernel, "" when it could. ``paused``: the namespaces whose endpoints are
-    left as they are. ``handed_back``: an uninstall has given the node back, and nothing is applied
-    any more.
+    ``resync_wanted`` is set when only a resync helps; ``blindness`` says why the last one could not
+    read the kernel, "" when it could. ``paused``: the namespaces whose endpoints are left as they
+    are. ``handed_back``: an uninstall has given the node back, and nothing is applied any more.
     """
 
     def __init__(
@@ -63,7 +62,7 @@ class Enforcer:
         self.blindness = ""
         self.handed_back = False
         self.paused = paused
-        self.look_wanted = asyncio.Event()
+        self.resync_wanted = asyncio.Event()
         self.settings = settings
         self._link_index = link_index
         self._report = report
@@ -78,9 +77,9 @@ class Enforcer:
         self._next: asyncio.Handle | None = None
         self._spared: dict[ObjectKey, frozenset[IPAddress]] = {}
 
-    def look(self) -> None:
-        """Have everything observed soon."""
-        self.look_wanted.set()
+    def request_resync(self) -> None:
+        """Have everything observed anew soon."""
+        self.resync_wanted.set()
 
     def hold(self) -> None:
         """Leave the kernel alone from now on, for an uninstall: no reconfiguration ends this."""
@@ -139,7 +138,7 @@ class Enforcer:
         if changed:
             self._report(self.routes.desired.endpoints_with(changed))
         if applied.is_doubtful:
-            self.look()
+            self.request_resync()
         self._plan_retries(affected.addresses)
         return applied.given_back
 
@@ -228,7 +227,7 @@ class Enforcer:
             self.guard.replace()
         # Of the other table nobody knows so far what others have there.
         if before.route_table != settings.route_table:
-            self.look()
+            self.request_resync()
 
     def _affected_since(self, addresses: frozenset[IPAddress], guard: ArpGuard) -> Affected:
         """Return all that was or is desired, and of the guard what differs from *guard*."""

@@ -89,10 +89,10 @@ class Interfaces:
     def take_in(self, endpoint: Endpoint) -> None:
         """Note where the endpoint lives; see whom the kernel takes for its guest."""
         self._link_index.put(endpoint.key, endpoint.interface_names, endpoint.link)
-        self.look_below(endpoint)
-        self.look_for_mac(endpoint)
+        self.look_up_hidden(endpoint)
+        self.learn_neigh_mac(endpoint)
 
-    def look_for_mac(self, endpoint: Endpoint) -> None:
+    def learn_neigh_mac(self, endpoint: Endpoint) -> None:
         """Ask the kernel for the guest's MAC, if neither object nor guest has told it.
 
         Before a guest that is asked counts as silent, what they told may diff out wrong.
@@ -109,7 +109,7 @@ class Interfaces:
         if endpoint.link:
             self._offer(endpoint.link)
 
-    def look_again(self, endpoint: Endpoint) -> None:
+    def place_again(self, endpoint: Endpoint) -> None:
         """Look for the endpoint's interface once more, and follow it where it is another."""
         before = endpoint.placement
         endpoint.placement = self.find(endpoint.object)
@@ -117,26 +117,26 @@ class Interfaces:
             try:
                 self.take_in(endpoint)
             except Exception:
-                # The next look is to find the difference again.
+                # The next attempt is to find the difference again.
                 endpoint.placement = before
                 raise
             self._loop.relocate(endpoint, is_elsewhere=True)
 
-    def _look(self, key: ObjectKey) -> None:
-        """Look again for the interface of one of many: what it meets is its own."""
+    def _attempt_placement(self, key: ObjectKey) -> None:
+        """Place one of many anew: what it meets is its own."""
 
-        def look() -> None:
+        def place() -> None:
             if endpoint and self._endpoints.get(key) is endpoint:
-                self.look_again(endpoint)
+                self.place_again(endpoint)
 
         endpoint = self._endpoints.get(key)
-        self._attempt(key, "interface", look)
+        self._attempt(key, "interface", place)
 
-    def look_below(self, endpoint: Endpoint) -> None:
-        """Find a foreign route to the endpoint that the quick look could not see."""
+    def look_up_hidden(self, endpoint: Endpoint) -> None:
+        """Find a foreign route to the endpoint that the plain lookup could not see."""
         addresses, foreign = endpoint.admission.allowed, self._routes.foreign
         if endpoint.link:
-            foreign.look(addresses, oif=endpoint.link.index)
+            foreign.look_up(addresses, oif=endpoint.link.index)
             # Where the kernel is set so, it names no route of a link without carrier when asked for
             # the way, but goes by it as soon as there is one.
             is_hidden = not endpoint.link.carrier
@@ -144,7 +144,7 @@ class Interfaces:
             # It may leave by any interface, which may be the endpoint's.
             is_hidden = any(map(foreign.is_covered, addresses))
         if is_hidden:
-            self._enforcer.look()
+            self._enforcer.request_resync()
 
     def link_changed(self, diff: LinkDiff | None) -> None:
         """Follow a link that came, went or changed."""
@@ -157,12 +157,12 @@ class Interfaces:
             affected |= self._routes.lose(diff.before.index)
         if diff.before and diff.after is None:
             affected |= desired.drop_link(diff.before.index).addresses
-        # Endpoints are looked at below; an orphan has nobody who would look for it.
+        # Endpoints are placed anew below; an orphan has nobody who would have it applied.
         if diff.came_up and diff.after:
             index = diff.after.index
             affected |= {route.address for route in desired.orphans() if route.oif == index}
         for key in self._link_index.concerned(diff):
-            self._look(key)
+            self._attempt_placement(key)
         # What one endpoint has left, or cannot have, may be what another one waits for.
         for link in filter(None, {diff.before, diff.after}):
             self._offer(link)
@@ -174,7 +174,7 @@ class Interfaces:
     def route_changed(self, address: IPAddress) -> None:
         """Follow a direct host route that somebody else added or removed."""
         for key in self._link_index.unplaced() & self._routes.desired.endpoints_with([address]):
-            self._look(key)
+            self._attempt_placement(key)
         # Its owner's route may have changed what ours is to carry, or be back in its way.
         self._enforcer.reapply([address])
         self._loop.prepare_anew(self._routes.desired.endpoints_with([address]))
@@ -182,16 +182,16 @@ class Interfaces:
     def observed(self) -> None:
         """Follow what the kernel was found to have."""
         for key in self._link_index.unplaced():
-            self._look(key)
+            self._attempt_placement(key)
         self._enforcer.reapply_all()
         self._loop.prepare_anew(self._endpoints)
 
     def _offer(self, link: Link) -> None:
-        """Let the endpoints without an interface look whether *link* is theirs."""
+        """Place the endpoints without an interface anew that may have *link*."""
         routed = self._routes.foreign.observed.leading_to(link.index)
         holders = self._routes.desired.endpoints_with(routed)
         for key in self._link_index.unplaced() & holders:
-            self._look(key)
+            self._attempt_placement(key)
 
     def _admit_again(self, changed: frozenset[IPAddress]) -> None:
         """Judge the endpoints anew that name an address which the node got or lost."""

@@ -97,7 +97,7 @@ class Lifecycle:
         of them it may have on what serves them on that interface.
         """
         interfaces = self._loop.interfaces
-        self._loop.routes.foreign.look(interfaces.admit(obj, None).allowed)
+        self._loop.routes.foreign.look_up(interfaces.admit(obj, None).allowed)
         place = interfaces.find(obj, remembered=record.interface if record else None)
         return place, interfaces.admit(obj, place if isinstance(place, Link) else None)
 
@@ -156,9 +156,9 @@ class Lifecycle:
         desired, interfaces = self._loop.routes.desired, self._loop.interfaces
         concerned = desired.endpoints_with(endpoint.admission.allowed)
         endpoint.admission = interfaces.admit(endpoint.object, endpoint.link)
-        self._loop.routes.foreign.look(endpoint.admission.allowed)
-        interfaces.look_again(endpoint)
-        interfaces.look_below(endpoint)
+        self._loop.routes.foreign.look_up(endpoint.admission.allowed)
+        interfaces.place_again(endpoint)
+        interfaces.look_up_hidden(endpoint)
         self._loop.relocate(endpoint, is_elsewhere=False)
         self._loop.report(concerned | desired.endpoints_with(endpoint.admission.allowed))
 

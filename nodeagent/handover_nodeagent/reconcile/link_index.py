@@ -1,4 +1,4 @@
-"""PURE: which endpoint has which link, and who is to look again when a link changes.
+"""PURE: which endpoint has which link, and who is placed anew when a link changes.
 
 An index by link and by name bounds the work of each notification by the endpoints that it concerns.
 """

@@ -212,7 +212,7 @@ class Reconciler:
                 self.publisher.cut_over(endpoint.key, endpoint.cutover)
         # Before the listener follows: whom the kernel takes for the guest is asked, too.
         if endpoint.machine.state is State.ASKING:
-            self.interfaces.look_for_mac(endpoint)
+            self.interfaces.learn_neigh_mac(endpoint)
         # The listener is opened before it is told to ask: without one nobody would be asked.
         self.follow_machine(endpoint)
         self._ask(endpoint, step)

@@ -1,6 +1,7 @@
-"""Keeps the loop in step with the kernel: by its notifications, and by a look at everything.
+"""Keeps the loop in step with the kernel: by its notifications, and by resyncs.
 
-Notifications are heard from before the first look, so that nothing falls between.
+A resync observes everything anew. Notifications are heard from before the first one, so that
+nothing falls between.
 """
 
 import asyncio
@@ -31,18 +32,18 @@ RETRY_AFTER: Final = 1.0
 """Seconds until another attempt where the kernel could not be read: always the same, for until then
 nothing of it is known."""
 REST: Final = 0.1
-"""Seconds between two looks at everything, however much happens."""
+"""Seconds between two resyncs, however much happens."""
 RESTLESS: Final = 5.0
-"""Seconds until the next look when the last one is older than what happened meanwhile."""
+"""Seconds until the next resync when the last one is older than what happened meanwhile."""
 REFRESH: Final = 300.0
-"""Seconds between two looks that nobody asks for: what no notification tells is found so."""
+"""Seconds between two resyncs that nobody asks for: what no notification tells is found so."""
 
 _log: Final = structlog.get_logger()
 
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """What there was; *is_current*: nothing happened while it was looked at."""
+    """What there was; *is_current*: nothing happened while it was observed."""
 
     links: Mapping[int, Link]
     observed: Observed
@@ -54,7 +55,7 @@ class Observation:
 
     def __init__(self, reconciler: Reconciler) -> None:
         self._reconciler = reconciler
-        self._wanted = reconciler.enforcer.look_wanted
+        self._wanted = reconciler.enforcer.resync_wanted
         self._news = 0
         self._begun = False
         self._notifications = Notifications(
@@ -78,27 +79,27 @@ class Observation:
         # What was heard until now is in the view, or the view is not current.
         self._begun = True
         if not view.is_current:
-            self.look()
+            self.request_resync()
 
     async def run(self) -> None:
-        """Look at everything whenever that is wanted, and now and then, until cancelled."""
+        """Resync whenever that is wanted, and now and then, until cancelled."""
         rest = REFRESH
         while True:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(rest):
                     await self._wanted.wait()
             try:
-                is_current = await self._look_once()
+                is_current = await self._resync()
             except Exception:
-                # Whoever runs this anew looks at once.
+                # Whoever runs this anew observes at once.
                 self._wanted.set()
                 raise
             rest = REFRESH if is_current else RESTLESS
 
-    async def _look_once(self) -> bool:
+    async def _resync(self) -> bool:
         self._wanted.clear()
         view = await self._observe(self._known)
-        # Routes before links: an endpoint looks for its link by the routes of the same view.
+        # Routes before links: an endpoint finds its link by the routes of the same view.
         self._reconciler.routes.load(view.observed)
         for diff in self._reconciler.interfaces.links.replace_all(view.links):
             self._reconciler.interfaces.link_changed(diff)
@@ -109,8 +110,8 @@ class Observation:
     def _known(self) -> list[IPAddress]:
         return list(self._reconciler.routes.desired.everything().addresses)
 
-    def look(self) -> None:
-        """Look at everything soon."""
+    def request_resync(self) -> None:
+        """Have everything observed anew soon."""
         self._wanted.set()
 
     def close(self) -> None:
@@ -121,7 +122,7 @@ class Observation:
         """Observe until nothing happens meanwhile, or as near to that as a busy node lets us."""
         attempt = 0
         while True:
-            # Read before the look: what happens from here on is told, and makes the view old.
+            # Read before all else: what happens from here on is told, and makes the view old.
             before, addresses = self._state(), known()
             settings = self._reconciler.settings
             self._notifications.follow(settings.route_table)
@@ -157,7 +158,7 @@ class Observation:
         elif isinstance(change, AddressChanged):
             reconciler.interfaces.link_changed(reconciler.interfaces.links.readdress(change))
         elif isinstance(change, DefaultRouteChanged):
-            self.look()
+            self.request_resync()
         elif reconciler.routes.notified(change):
             reconciler.interfaces.route_changed(change.route.address)
 
@@ -165,4 +166,4 @@ class Observation:
         metrics.OVERFLOWS.inc()
         _log.warning("notifications_lost", why="the kernel dropped some; everything is observed")
         self._news += 1
-        self.look()
+        self.request_resync()

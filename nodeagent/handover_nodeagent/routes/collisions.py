@@ -1,8 +1,8 @@
 """PURE: where others' routes have the (address, metric) of one of ours, so that it cannot be added.
 
 A route by a gateway stands beside ours and keeps its place. Of what nobody can see, because it is
-neither the winner nor direct, only a look at everything tells more: but a look that showed
-nothing is not repeated for ever.
+neither the winner nor direct, only a resync tells more: but one that showed nothing is not repeated
+for ever.
 """
 
 from collections.abc import Iterable
@@ -10,8 +10,8 @@ from typing import Final
 
 from handover_nodeagent.network.model import IPAddress, Route, RouteKey
 
-LOOKS: Final = 3
-"""Looks at everything for one collision: the first may have been under way already."""
+RESYNCS: Final = 3
+"""Resyncs for one collision: the first may have been under way already."""
 
 
 class Collisions:
@@ -19,11 +19,11 @@ class Collisions:
 
     def __init__(self) -> None:
         self._gateways: set[RouteKey] = set()
-        self._looks: dict[RouteKey, int] = {}
+        self._resyncs: dict[RouteKey, int] = {}
 
     def load(self, gateways: Iterable[RouteKey]) -> None:
         """Take these for all places where a route by a gateway stands."""
-        # The looks stay counted: one that showed nothing is what they are there to bound.
+        # The resyncs stay counted: one that showed nothing is what they are there to bound.
         self._gateways = set(gateways)
 
     def note(self, key: RouteKey) -> None:
@@ -34,19 +34,19 @@ class Collisions:
         """Tell whether *route* would stand beside a route by a gateway."""
         return route.key in self._gateways
 
-    def try_look(self, route: Route) -> bool:
-        """Tell whether a look at everything may show what keeps *route* out, and count it."""
+    def try_resync(self, route: Route) -> bool:
+        """Tell whether a resync may show what keeps *route* out, and count it."""
         # Counted up to the last one alone, as what is refused for ever is tried for ever.
-        looks = self._looks.get(route.key, 0)
-        self._looks[route.key] = min(looks + 1, LOOKS)
-        return looks < LOOKS
+        count = self._resyncs.get(route.key, 0)
+        self._resyncs[route.key] = min(count + 1, RESYNCS)
+        return count < RESYNCS
 
     def solved(self, route: Route) -> None:
         """Know that *route* is in."""
-        self._looks.pop(route.key, None)
+        self._resyncs.pop(route.key, None)
 
     def forget(self, address: IPAddress) -> None:
         """Keep no trace of an address that nobody has."""
         self._gateways = {key for key in self._gateways if key[0] != address}
-        for key in [key for key in self._looks if key[0] == address]:
-            del self._looks[key]
+        for key in [key for key in self._resyncs if key[0] == address]:
+            del self._resyncs[key]

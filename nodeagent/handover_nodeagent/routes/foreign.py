@@ -20,7 +20,7 @@ from handover_nodeagent.retry.buckets import Buckets
 from handover_nodeagent.routes.observed_foreign import ObservedForeign
 
 _HIDDEN: Final = 4
-"""How many foreign routes of one address the quick look finds, one below the other."""
+"""How many foreign routes of one address the lookup finds, one below the other."""
 BURST: Final = 10
 """How often an address's routes may be put right at once, after a rest: a CNI that installs its
 route now and then loses each time."""
@@ -51,8 +51,8 @@ class ForeignRoutes:
         self.observed.configure(settings)
         self._settings = settings
 
-    def look(self, addresses: Iterable[IPAddress], *, oif: int = 0) -> None:
-        """Find the foreign direct route that wins for each address: the quick look.
+    def look_up(self, addresses: Iterable[IPAddress], *, oif: int = 0) -> None:
+        """Find the foreign direct route that wins for each address: the kernel's own lookup.
 
         With *oif* the one that wins among those of that device: a speaker's route by a gateway may
         be above it, in IPv6 above every CNI's.
@@ -63,7 +63,7 @@ class ForeignRoutes:
                 self.observed.note(message)
 
     def is_covered(self, address: IPAddress) -> bool:
-        """Tell whether the quick look may have missed a route.
+        """Tell whether the lookup may have missed a route.
 
         So it is where a host route by a gateway wins, or one that only refuses, and where the
         kernel does not say what wins.
@@ -94,10 +94,10 @@ class ForeignRoutes:
                 if result not in {0, errno.ESRCH}:
                     return f"a foreign route stays: {answers.describe(result)}"
                 self._moved(foreign, is_parked=result == 0)
-            self.look([address])
+            self.look_up([address])
             # A gateway's route may win over all of them, but not on their own devices.
             for oif in {foreign.route.oif for foreign in present}:
-                self.look([address], oif=oif)
+                self.look_up([address], oif=oif)
             if not self.observed.has(address):
                 break
         self.contested.pop(address, None)
@@ -121,8 +121,8 @@ class ForeignRoutes:
 
         *crowded*: a route by a gateway stands there too.
         """
-        self.look([ours.address])
-        self.look([ours.address], oif=ours.oif)
+        self.look_up([ours.address])
+        self.look_up([ours.address], oif=ours.oif)
         rival = self.observed.rival_of(ours)
         if rival is None:
             return None

@@ -202,8 +202,8 @@ class Programming:
             tables.collisions.note(route.key)
         if tables.collisions.has_gateway(route):
             return self._stand_beside(route)
-        # It is below another one, where only a look at everything finds it.
-        self._is_doubtful |= tables.collisions.try_look(route)
+        # It is below another one, where only a resync finds it.
+        self._is_doubtful |= tables.collisions.try_resync(route)
         shown = fib.describe(seen[0]) if seen else "nothing"
         return errno.EEXIST, f"another route has this prefix and metric; to be seen is {shown}"
 

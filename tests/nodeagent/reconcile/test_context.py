@@ -11,7 +11,7 @@ from handover_nodeagent import metrics
 from handover_nodeagent.kernel import parking
 from handover_nodeagent.kernel.netlink import codec, rtmsg
 from handover_nodeagent.kernel.netlink.changes import RouteChanged
-from handover_nodeagent.routes.collisions import LOOKS
+from handover_nodeagent.routes.collisions import RESYNCS
 from handover_nodeagent.routes.host_routes import Observed
 
 pytestmark = pytest.mark.root
@@ -145,7 +145,7 @@ async def test_an_elevated_route_becomes_a_normal_one_beside_a_gateways(
     )
     assert len([one for one in world.routes() if "metric 1024" in one]) == 2
     await world.until_says("Programmed", "True", "Programmed")
-    assert len(seen) <= LOOKS
+    assert len(seen) <= RESYNCS
 
 
 async def test_a_place_that_nothing_explains_is_refused_and_asked_about_a_few_times(
@@ -158,8 +158,8 @@ async def test_a_place_that_nothing_explains_is_refused_and_asked_about_a_few_ti
     before = count(metrics.ROUTE_ERRORS, "EEXIST")
     world.put()
     await world.until_says("Programmed", "False", "Refused")
-    await world.until(lambda: count(metrics.ROUTE_ERRORS, "EEXIST") >= before + LOOKS + 3)
-    assert len(seen) <= LOOKS
+    await world.until(lambda: count(metrics.ROUTE_ERRORS, "EEXIST") >= before + RESYNCS + 3)
+    assert len(seen) <= RESYNCS
     assert [one for one in world.routes() if "proto 88" in one] == []
 
 

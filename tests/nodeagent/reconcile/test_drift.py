@@ -201,7 +201,7 @@ async def test_a_dump_that_a_change_interrupted_is_read_again(
     monkeypatch.setattr(dump, "_receive", receive_restlessly)
     with world.deaf():
         world.node.run("ip route delete 10.65.0.2 dev tap0 metric 1024")
-        world.observation.look()
+        world.observation.request_resync()
         if times == 8:
             await world.until_says("Programmed", "False", "Refused")
             assert "the kernel cannot be read" in world.message("Programmed")

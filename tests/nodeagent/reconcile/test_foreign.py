@@ -212,7 +212,7 @@ async def _fight(node: Node, command: str, rounds: int) -> None:
 
 @pytest.mark.usefixtures("mute")
 async def test_a_hidden_foreign_route_of_our_metric_gives_way_too(world: World) -> None:
-    """The quick look sees the winner only; in IPv6 the loser keeps ours out with EEXIST."""
+    """The lookup sees the winner only; in IPv6 the loser keeps ours out with EEXIST."""
     world.node.run("ip -6 route add fd00:65::2 via fe80::9 dev tap1 metric 32")
     world.node.run(f"ip -6 route add {CNI_V6}")
     world.put(ips=["fd00:65::2"])

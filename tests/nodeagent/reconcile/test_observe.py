@@ -67,7 +67,7 @@ async def test_a_node_that_never_rests_is_looked_at_again_later(
     monkeypatch.setattr(observation, "RESTLESS", 0.02)
     await world.at_rest()
     views = Views(world, monkeypatch, restless=2 * observation.ATTEMPTS)
-    world.observation.look()
+    world.observation.request_resync()
     await world.until(lambda: len(views.seen) > 2 * observation.ATTEMPTS)
 
 

@@ -202,7 +202,7 @@ class Bench:
     async def compare_cost(self, name: str, floor: int) -> None:
         """Note the shares of one processor that agent and floor use in the same seconds.
 
-        The least of three: a look at everything each five minutes may fall into one of them.
+        The least of three: a resync each five minutes may fall into one of them.
         """
         shares = [await self._shares(floor) for _ in range(3)]
         agent, bare = min(shares)

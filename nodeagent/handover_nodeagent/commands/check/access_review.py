@@ -14,7 +14,7 @@ from handover_nodeagent.commands.check.rights import Right
 _TIMEOUT: Final = 5.0
 
 
-async def look() -> list[Finding]:
+async def gather() -> list[Finding]:
     """Ask for each right that the agent uses."""
     try:
         found = credentials.find(os.environ)

@@ -44,10 +44,10 @@ def gather(state_directory: Path, *, ask_api: bool) -> list[Finding]:
     """Look at everything."""
     # First, as the other checks judge by the settings.
     settings, found = settings_in_force(state_directory)
-    found += surroundings.look(settings)
+    found += surroundings.observe(settings)
     found.append(surroundings.state_directory(state_directory))
     if ask_api:
-        found += findings.attempt("API rights", lambda: asyncio.run(access_review.look()))
+        found += findings.attempt("API rights", lambda: asyncio.run(access_review.gather()))
     return found
 
 

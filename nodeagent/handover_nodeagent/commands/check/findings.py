@@ -39,15 +39,15 @@ def fail(check: str, message: str, remedy: str) -> Finding:
     return Finding(check=check, verdict=Verdict.FAIL, message=message, remedy=remedy)
 
 
-def attempt(check: str, look: Callable[[], Iterable[Finding]]) -> list[Finding]:
-    """Return what *look* finds; where it ends in an error, that is what was found.
+def attempt(check: str, find: Callable[[], Iterable[Finding]]) -> list[Finding]:
+    """Return what *find* finds; where it ends in an error, that is what was found.
 
     So no check costs the others: a person who asks has trouble already.
     """
     found: list[Finding] = []
     try:
         # One by one: what was found before the error stays.
-        found.extend(look())
+        found.extend(find())
     except Exception as error:  # noqa: BLE001  the root of a check
         text = f"this could not be looked at: {type(error).__name__}: {error}"
         found.append(fail(check, text, "report this, with the agent's version"))

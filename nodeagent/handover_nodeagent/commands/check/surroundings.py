@@ -26,8 +26,8 @@ _PROTOCOL_FILES: Final = ("/usr/share/iproute2/rt_protos", "/etc/iproute2/rt_pro
 _SYSCTL: Final = Path("/proc/sys/net")
 
 
-def look(settings: Settings) -> Iterator[Finding]:
-    """Look at everything that is on the node itself."""
+def observe(settings: Settings) -> Iterator[Finding]:
+    """Find what keeps an agent from working in all that is on the node itself."""
     yield from findings.attempt("privileges", lambda: traps.privileges(capabilities.missing()))
     yield from findings.attempt("AF_PACKET", lambda: [packets()])
     yield from findings.attempt("netlink", lambda: [strict_check()])

@@ -110,7 +110,7 @@ def attributes(message: bytes, start: int) -> Mapping[int, bytes]:
 
 
 def find(message: bytes, start: int, kind: int) -> bytes:
-    """Return the first attribute of *kind*, b"" if there is none: the quick look."""
+    """Return the first attribute of *kind*, b"" if there is none, reading no further."""
     end = len(message)
     while start + _ATTRIBUTE.size <= end:
         length, found = _ATTRIBUTE.unpack_from(message, start)

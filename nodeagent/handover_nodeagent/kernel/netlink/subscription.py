@@ -89,7 +89,7 @@ class Subscription:
             self._lost(error)
 
     def _lost(self, error: Exception) -> None:
-        """Have a look at everything make up for what was not taken; tell each kind once."""
+        """Have a resync make up for what was not taken; tell each kind once."""
         if type(error) not in self._met:
             self._met.add(type(error))
             _log.error("a notification was lost", exc_info=error)

@@ -17,7 +17,7 @@ async def test_who_may_do_all_is_told_so(
     api_server: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(api_server.kubeconfig))
-    (found,) = await access_review.look()
+    (found,) = await access_review.gather()
     assert found.verdict is Verdict.OK
     assert "patch workloadendpoints/status" in found.message
 
@@ -27,7 +27,7 @@ async def test_each_missing_right_is_named(
     api_server: ControlPlane, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(api_server.credentials("nobody-in-particular")))
-    found = await access_review.look()
+    found = await access_review.gather()
     assert {one.verdict for one in found} == {Verdict.FAIL}
     assert [one.message for one in found] == [f"may not {right}" for right in rights.NEEDED]
 
@@ -40,7 +40,7 @@ async def test_a_dead_api_server_is_told(tmp_path: Path, monkeypatch: pytest.Mon
         "users: [{name: u, user: {token: t}}]}"
     )
     monkeypatch.setenv("KUBECONFIG", str(config))
-    (found,) = await access_review.look()
+    (found,) = await access_review.gather()
     assert found.verdict is Verdict.FAIL
     assert "http://127.0.0.1:9 does not answer" in found.message
 
@@ -49,7 +49,7 @@ async def test_no_way_to_an_api_server_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "absent"))
-    (found,) = await access_review.look()
+    (found,) = await access_review.gather()
     assert found.verdict is Verdict.FAIL
     assert found.remedy
 

@@ -21,14 +21,14 @@ pytestmark = pytest.mark.root
 
 def look(check: str, settings: Settings | None = None) -> list[tuple[Verdict, str]]:
     """Return verdict and message of one check."""
-    found = surroundings.look(settings or Settings())
+    found = surroundings.observe(settings or Settings())
     return [(one.verdict, one.message) for one in found if one.check == check]
 
 
 def test_a_plain_node_is_fine_and_left_as_it_was(node: Node) -> None:
     node.run("ip route add 10.65.0.2 dev tap0")
     Path("/proc/sys/net/ipv6/conf/tap0/accept_ra").write_text("0")
-    found = list(surroundings.look(Settings()))
+    found = list(surroundings.observe(Settings()))
     # Which processes run is this machine's own affair.
     assert [one for one in found if one.verdict is not Verdict.OK and one.check != "BGP"] == []
     assert {one.check for one in found} == {
@@ -128,7 +128,7 @@ def test_birds_default_metric_is_found(node: Node) -> None:
 
 @pytest.mark.usefixtures("node")
 def test_without_privileges_each_thing_that_needs_them_says_so() -> None:
-    found: list[Finding] = without_privileges(lambda: list(surroundings.look(Settings())))
+    found: list[Finding] = without_privileges(lambda: list(surroundings.observe(Settings())))
     failed = [one.check for one in found if one.verdict is Verdict.FAIL]
     assert failed == ["privileges", "privileges", "AF_PACKET", "nftables arp"]
 

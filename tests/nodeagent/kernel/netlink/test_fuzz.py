@@ -275,7 +275,7 @@ async def look(world: World, sockets: object, monkeypatch: pytest.MonkeyPatch) -
     """Look at everything by these sockets, until there is a view that somebody would believe."""
     with monkeypatch.context() as patched:
         patched.setattr(netlink, "socket", sockets)
-        await world.observation._look_once()
+        await world.observation._resync()
 
 
 async def test_no_mutated_answer_costs_an_endpoint_its_route(
