@@ -55,11 +55,11 @@ class Agent:
         api: ApiServer,
         *,
         api_servers: frozenset[IPAddress] = frozenset(),
-        awaits: Callable[[bool], None] = lambda _: None,
+        expects: Callable[[bool], None] = lambda _: None,
     ) -> None:
         """Wire them; nothing runs so far but the task that sends reports.
 
-        No endpoint can have one of *api_servers*. Call *awaits* when the first guest is awaited
+        No endpoint can have one of *api_servers*. Call *expects* when the first guest is expected
         (True), and when none is any more.
         """
         self.settings = settings
@@ -69,7 +69,7 @@ class Agent:
         self._layers = Layers(settings, memory)
         effective = self._layers.effective(Settings())
         start = Start(*effective, memory.load_paused(), api_servers)
-        self.reconciler = Reconciler(start, self.reporter, memory, awaits)
+        self.reconciler = Reconciler(start, self.reporter, memory, expects)
         self.observation = Observation(self.reconciler)
         lifecycle = Lifecycle(self.reconciler, memory)
         self.endpoints = EndpointSink(

@@ -37,7 +37,7 @@ class Broken(Exception):  # noqa: N818  tells a person what to do
 
 async def run(settings: AgentSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises Unusable, Broken or access.Unconfigured."""
-    awaits = _raise_priority(settings)
+    expects = _raise_priority(settings)
     _raise_limits()
     # Said and lived with: what can work without them does.
     for sentence in capabilities.missing():
@@ -46,7 +46,7 @@ async def run(settings: AgentSettings) -> None:
     found = credentials.find(os.environ)
     async with ApiServer(found) as api:
         own = access.addresses(found, os.environ)
-        agent = Agent(settings, memory, api, api_servers=own, awaits=awaits)
+        agent = Agent(settings, memory, api, api_servers=own, expects=expects)
         try:
             server = health.Server(_places(settings, agent))
         except OSError as error:
@@ -86,7 +86,7 @@ def _places(settings: AgentSettings, agent: Agent) -> Iterator[health.Place]:
 def _raise_priority(settings: AgentSettings) -> Callable[[bool], None]:
     """Have the loop's thread run soon after a frame has woken it.
 
-    Return what is to be told whether a guest is awaited: only then it goes before others.
+    Return what is to be told whether a guest is expected: only then it goes before others.
     """
     scheduling.shorten()
     if settings.processor_priority == "high":
@@ -99,8 +99,8 @@ def _raise_priority(settings: AgentSettings) -> Callable[[bool], None]:
     return lambda _: None
 
 
-def _take_precedence(is_awaited: bool) -> None:  # noqa: FBT001  a callback's one argument
-    if is_awaited:
+def _take_precedence(is_expected: bool) -> None:  # noqa: FBT001  a callback's one argument
+    if is_expected:
         scheduling.precede()
     else:
         scheduling.recede()
@@ -130,12 +130,12 @@ def _take_signals(agent: Agent, work: asyncio.Task[None]) -> None:
 
 
 async def _leave(agent: Agent, work: asyncio.Task[None]) -> None:
-    if agent.reconciler.awaits_guests:
+    if agent.reconciler.expects_guests:
         _log.info("serving_on", why="an endpoint is in Target; its guest may come any moment")
     # Within the pod's grace period (the chart's 600 s), at whose end SIGKILL comes. Once the node
     # is handed back nothing would follow a guest that came.
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(agent.settings.drain_seconds):
-            while agent.reconciler.awaits_guests and not agent.uninstall.asked.is_set():
+            while agent.reconciler.expects_guests and not agent.uninstall.asked.is_set():
                 await agent.reconciler.moved()
     work.cancel()

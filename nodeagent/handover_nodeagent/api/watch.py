@@ -102,7 +102,7 @@ class Watch:
             while True:
                 try:
                     await self._list()
-                    await self._follow()
+                    await self._keep_watching()
                 except ApiError as error:
                     self.counts.restarts[error.reason] += 1
                     is_absent = isinstance(error, Absent)
@@ -148,7 +148,7 @@ class Watch:
 
     # Watch.
 
-    async def _follow(self) -> None:
+    async def _keep_watching(self) -> None:
         """Watch again and again until only a list can help. Raises an ApiError.
 
         Among them Gone (410): the version is too old to go on from. It comes as the answer or, as

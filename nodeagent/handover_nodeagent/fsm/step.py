@@ -77,7 +77,7 @@ def step(machine: Machine | None, event: Event, now: dt.datetime, settings: Sett
         updated = dataclasses.replace(machine, assignment=event.assignment)
         return _update(machine, updated, now)
     if isinstance(event, Announced) and machine.state is State.WITHDRAWN:
-        return _await_second_answer(machine, event, now, settings)
+        return _require_second_answer(machine, event, now, settings)
     return _transition(machine, event, now)
 
 
@@ -98,7 +98,7 @@ def _update(machine: Machine, updated: Machine, now: dt.datetime) -> Step:
     return Step(asking, (AskGuest(asking.episode),))
 
 
-def _await_second_answer(
+def _require_second_answer(
     machine: Machine, event: Announced, now: dt.datetime, settings: Settings
 ) -> Step:
     """Let a Withdrawn believe two answers only, some time apart.

@@ -39,13 +39,13 @@ class Alarms:
     """At most two timers of the event loop per endpoint."""
 
     def __init__(
-        self, loop: Loop, clock: Callable[[], dt.datetime], awaits: Callable[[bool], None]
+        self, loop: Loop, clock: Callable[[], dt.datetime], expects: Callable[[bool], None]
     ) -> None:
-        """Call *awaits* when the first guest is awaited (True), and when none is any more."""
+        """Call *expects* when the first guest is expected (True), and when none is any more."""
         self._loop = loop
         self._clock = clock
-        self._awaits = awaits
-        self._awaited: set[ObjectKey] = set()
+        self._expects = expects
+        self._expected: set[ObjectKey] = set()
         self._running: dict[ObjectKey, Running] = {}
         self._overdue: dict[ObjectKey, asyncio.TimerHandle] = {}
 
@@ -56,13 +56,13 @@ class Alarms:
     def follow(self, endpoint: Endpoint, settings: Settings) -> None:
         """Have the timers that the machine wants now; again, it changes nothing."""
         # A Target's guest may come any moment: the loop runs before others then (``main.py``).
-        self._await(endpoint.key, is_awaited=endpoint.machine.state is State.TARGET)
+        self._expect(endpoint.key, is_expected=endpoint.machine.state is State.TARGET)
         self._set(endpoint, timers.timer(endpoint.machine, settings))
         self._set_overdue(endpoint, settings)
 
     def forget(self, endpoint: Endpoint) -> None:
-        """Await the guest no more."""
-        self._await(endpoint.key, is_awaited=False)
+        """Expect the guest no more."""
+        self._expect(endpoint.key, is_expected=False)
 
     def cancel(self, key: ObjectKey) -> None:
         """Let no timer of an endpoint fire."""
@@ -82,11 +82,11 @@ class Alarms:
         self._set(endpoint, Timer(self._clock() + length, length, event))
         return True
 
-    def _await(self, key: ObjectKey, *, is_awaited: bool) -> None:
-        was_any = bool(self._awaited)
-        (self._awaited.add if is_awaited else self._awaited.discard)(key)
-        if bool(self._awaited) is not was_any:
-            self._awaits(not was_any)
+    def _expect(self, key: ObjectKey, *, is_expected: bool) -> None:
+        was_any = bool(self._expected)
+        (self._expected.add if is_expected else self._expected.discard)(key)
+        if bool(self._expected) is not was_any:
+            self._expects(not was_any)
 
     def _set(self, endpoint: Endpoint, timer: Timer | None) -> None:
         running = self._running.get(endpoint.key)

@@ -32,7 +32,7 @@ class Layers:
         self.are_remembered = remembered is not None
         # Where the chart says that its operator applies ``default``, a node that has never seen it
         # must not take its absence for an answer.
-        self.is_awaited = settings.await_configuration and not self.are_remembered
+        self.needs_default = settings.await_configuration and not self.are_remembered
         self.specs: dict[str, Mapping[str, object]] = remembered or {}
         self.own = f"{names.NODE_CONFIGURATION_PREFIX}{settings.node_name}"
         self._overrides = settings.overrides
@@ -127,7 +127,7 @@ class ConfigurationSink:
         has_default = names.DEFAULT_CONFIGURATION in layers.specs
         # Without an older one that could stay, an invalid configuration is none at all.
         is_first_invalid = not layers.are_remembered and bool(self._reconfiguration.misconfigured)
-        if self._is_complete and (has_default or not layers.is_awaited) and not is_first_invalid:
+        if self._is_complete and (has_default or not layers.needs_default) and not is_first_invalid:
             if not self.configured.is_set() and not layers.specs:
                 # The next start need not wait for what it knows.
                 self._memory.keep_configuration({})

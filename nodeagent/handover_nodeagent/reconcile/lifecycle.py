@@ -138,7 +138,7 @@ class Lifecycle:
         obj = endpoint.object
         after = Assignment.from_annotations(obj.metadata.annotations)
         if is_other:
-            self._follow_spec(endpoint)
+            self._change_spec(endpoint)
         link, routes = endpoint.link, self._loop.routes
         routes_in = bool(link and routes.routes_of(endpoint.admission.allowed, link.index))
         # After the interface: whether its routes are in decides what a new role means.
@@ -151,8 +151,8 @@ class Lifecycle:
             self._memory.keep(endpoint.key, endpoint.record)
             self._loop.publisher.report(endpoint)
 
-    def _follow_spec(self, endpoint: Endpoint) -> None:
-        """Follow it to other addresses or to another interface, and tell all who share one."""
+    def _change_spec(self, endpoint: Endpoint) -> None:
+        """Take its other addresses or interface in, and tell all who share one."""
         desired, interfaces = self._loop.routes.desired, self._loop.interfaces
         concerned = desired.endpoints_with(endpoint.admission.allowed)
         endpoint.admission = interfaces.admit(endpoint.object, endpoint.link)

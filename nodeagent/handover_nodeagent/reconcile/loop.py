@@ -77,7 +77,7 @@ class Start:
 
 
 def _ignore(_: bool) -> None:  # noqa: FBT001  stands in for whoever wants to know
-    """Stand in for whoever wants to know whether a guest is awaited."""
+    """Stand in for whoever wants to know whether a guest is expected."""
 
 
 class Reconciler:
@@ -88,11 +88,11 @@ class Reconciler:
         start: Start,
         reporter: Reporter,
         memory: Memory,
-        awaits: Callable[[bool], None] = _ignore,
+        expects: Callable[[bool], None] = _ignore,
     ) -> None:
         """Touch nothing so far but the sockets that the kernel is asked through.
 
-        Call *awaits* when the first guest is awaited (True), and when none is any more.
+        Call *expects* when the first guest is expected (True), and when none is any more.
         """
         self.settings = start.settings
         self.misconfigured = start.misconfigured
@@ -108,7 +108,7 @@ class Reconciler:
         self.orphans = Orphans(self.enforcer, memory, self.interfaces.links)
         self.cutovers = Cutovers(self.endpoints, self.enforcer, self)
         self.listening = Listening(self.cutovers)
-        self.alarms = Alarms(self, now, awaits)
+        self.alarms = Alarms(self, now, expects)
         self._memory = memory
         self.publisher = Publisher(
             reporter, self.describe, now, self.endpoints, self.faults.attempt
@@ -118,7 +118,7 @@ class Reconciler:
     # What others want to know.
 
     @property
-    def awaits_guests(self) -> bool:
+    def expects_guests(self) -> bool:
         """Tell whether an endpoint is in Target: who stops now misses its guest's announcement."""
         return any(one.machine.state is State.TARGET for one in self.endpoints.values())
 
@@ -232,7 +232,7 @@ class Reconciler:
         self.alarms.follow(endpoint, self.settings)
 
     def leave(self, endpoint: Endpoint) -> None:
-        """Hear and await nothing more of an endpoint."""
+        """Hear and expect nothing more of an endpoint."""
         self.retire(endpoint)
         self.alarms.forget(endpoint)
 

@@ -125,7 +125,7 @@ class Observation:
             # Read before all else: what happens from here on is told, and makes the view old.
             before, addresses = self._state(), known()
             settings = self._reconciler.settings
-            self._notifications.follow(settings.route_table)
+            self._notifications.set_table(settings.route_table)
             try:
                 # In a thread: a dump of many routes takes longer than a guest may wait.
                 found = await asyncio.to_thread(links.observe, settings.route_table)

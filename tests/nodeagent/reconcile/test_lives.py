@@ -236,10 +236,10 @@ async def test_a_jump_of_the_clock_does_not_keep_a_guest_from_being_believed(
     await world.until_state("TimeWait")
 
 
-async def test_that_a_guest_is_awaited_is_told_while_any_is(world: World) -> None:
+async def test_that_a_guest_is_expected_is_told_while_any_is(world: World) -> None:
     """Who takes processors from others for it must not go on for an endpoint that is gone."""
     told: list[bool] = []
-    world.loop.alarms._awaits = told.append
+    world.loop.alarms._expects = told.append
     world.put("one", said="target")
     world.put("two", said="target", ips=["10.65.0.3"])
     assert told == [True]

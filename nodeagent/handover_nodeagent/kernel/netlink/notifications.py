@@ -42,7 +42,7 @@ class Notifications:
         )
         self._subscription = subscription.Subscription(subject, self._take, overflow)
 
-    def follow(self, table: int) -> None:
+    def set_table(self, table: int) -> None:
         """Tell of the routes of another *table* from now on."""
         self._table = table
 
