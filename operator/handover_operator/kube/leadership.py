@@ -103,7 +103,7 @@ class Leadership:
         while True:
             try:
                 async with asyncio.timeout(self._periods.deadline):
-                    step = await self._look()
+                    step = await self._read()
                     if step is not Step.WAIT:
                         await self._hold()
                         return
@@ -117,7 +117,7 @@ class Leadership:
             assert self._seen is not None
             if logged != (logged := self._seen.lease.holder):
                 self._log.info("standing_by", leader=logged)
-            await asyncio.sleep(lease.seconds_to_next_look(self._seen, self._periods, clock()))
+            await asyncio.sleep(lease.seconds_to_next_read(self._seen, self._periods, clock()))
 
     async def _lead(self, lead: Work) -> None:
         """Lead until the Lease is lost."""
@@ -159,12 +159,12 @@ class Leadership:
         with contextlib.suppress(Conflict, Absent):
             await self._hold()
             return True
-        if await self._look() is not Step.RENEW:
+        if await self._read() is not Step.RENEW:
             return False
         await self._hold()
         return True
 
-    async def _look(self) -> Step:
+    async def _read(self) -> Step:
         found: Lease | None = None
         with contextlib.suppress(Absent):
             found = await self._leases.read()
@@ -201,7 +201,7 @@ class Leadership:
             await self._leases.write(self._seen.lease.version, spec)
         except Conflict:
             # A renewal that was broken off has arrived after all.
-            if await self._look() is not Step.RENEW:
+            if await self._read() is not Step.RENEW:
                 return
             await self._leases.write(self._seen.lease.version, spec)
 

@@ -23,7 +23,7 @@ class Periods:
     """Seconds. A replica that has died is followed within ``duration + poll`` at most.
 
     ``renewal``: between two renewals. ``deadline``: without a renewal for so long, the holder
-    stops writing. ``duration``: another may then take over. ``poll``: between two looks at a
+    stops writing. ``duration``: another may then take over. ``poll``: between two reads of a
     Lease that somebody else holds.
     """
 
@@ -111,8 +111,8 @@ def seconds_for_renewal(left: float) -> float:
     return min(left, max(left / 2, LEAST_TIMEOUT))
 
 
-def seconds_to_next_look(seen: Sighting, periods: Periods, now: float) -> float:
-    """Return how many seconds to wait before another look at a Lease that somebody holds."""
+def seconds_to_next_read(seen: Sighting, periods: Periods, now: float) -> float:
+    """Return how many seconds to wait before a Lease is read again that somebody holds."""
     return min(periods.poll, max(seen.since + seen.lease.duration - now, 0.0))
 
 

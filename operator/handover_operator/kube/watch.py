@@ -74,7 +74,7 @@ class Watch(Generic[K]):
             began, lists = loop.time(), self._position.lists
             needed = 0.0
             try:
-                await self._follow()
+                await self._watch()
             except Exception as reason:  # noqa: BLE001  the root of a task that all others outlive
                 outage = self._position.note_end(reason)
                 needed = outage.retry_after
@@ -99,7 +99,7 @@ class Watch(Generic[K]):
         self._position.note_list(number)
         self._sink.retain(self._kind, existing, number)
 
-    async def _follow(self) -> None:
+    async def _watch(self) -> None:
         """Watch until the API server ends it."""
         # Discovery has listed already, before it let the adapter decide.
         if not self._position.version:

@@ -255,7 +255,7 @@ class KubeVirtController(WriteLoop[Item]):
     def _queue_awaited(self, subject: Subject, standby: Standby) -> None:
         """Wait for the leader's write as long as it is missing, and an agent waits for it."""
         write = self._diff.due(subject.kind, subject.key)
-        if write is None or not diff.is_awaited(write):
+        if write is None or not diff.is_urgent(write):
             self._awaited.discard(subject)
         else:
             self._await(subject, standby)

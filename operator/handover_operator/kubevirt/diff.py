@@ -18,7 +18,7 @@ from handover_operator.kubevirt.desired import DesiredEndpoint, DesiredMigration
 from handover_operator.kubevirt.observed import Observed, ObservedEndpoint, ObservedMigration
 from handover_operator.roles.outcome import Driver
 
-_AWAITED: Final = frozenset({"source", "target", "armed"})
+_URGENT: Final = frozenset({"source", "target", "armed"})
 """Fields of a LiveMigration from which roles follow."""
 
 
@@ -46,7 +46,7 @@ class Delete:
 Write = Create | Patch | Delete
 
 
-def is_awaited(write: Write) -> bool:
+def is_urgent(write: Write) -> bool:
     """Whether a guest on its way may be waiting for it: it tells of a role, not of an end."""
     match write:
         case Create(body):
@@ -54,7 +54,7 @@ def is_awaited(write: Write) -> bool:
             return is_migration or names.ROLE in body["metadata"]["annotations"]
         case Patch(body):
             spec = body.get("spec", {})
-            return "outcome" not in spec and not spec.keys().isdisjoint(_AWAITED)
+            return "outcome" not in spec and not spec.keys().isdisjoint(_URGENT)
         case _:
             return False
 

@@ -63,7 +63,7 @@ class Discovery:
                 # It is asked again in a moment, and an outage is told by others.
                 with contextlib.suppress(Temporary):
                     await self._load_if_present()
-            await self._follow()
+            await self._watch_kinds()
             self._adapter.stop()
             self._log.info("kubevirt_gone", looking_every=INTERVAL)
 
@@ -87,8 +87,8 @@ class Discovery:
         text = str(reason) or type(reason).__name__
         self._log.warning("watch_ended", kind=kind.value, reason=text)
 
-    async def _follow(self) -> None:
-        """Watch while KubeVirt is there."""
+    async def _watch_kinds(self) -> None:
+        """Watch its kinds while KubeVirt is there."""
         work = [asyncio.create_task(each.run()) for each in self._watches]
         work.append(asyncio.create_task(self._resync.run()))
         try:

@@ -93,7 +93,7 @@ class Owned:
 
     def _due(self, subject: Subject, *, stands_in: bool) -> Write | None:
         write = self._diff.due(subject.kind, subject.key)
-        if write is not None and stands_in and not diff.is_awaited(write):
+        if write is not None and stands_in and not diff.is_urgent(write):
             return None
         return write
 

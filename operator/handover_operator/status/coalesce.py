@@ -14,7 +14,7 @@ from handover_api.livemigration import LiveMigrationStatus
 COALESCE_FOR: Final = 0.5
 """Seconds between the first change that can wait and the write that tells it."""
 
-AWAITED: Final = (Type.TARGET_READY, Type.CUT_OVER, Type.CONFLICTED, Type.CONTRADICTED)
+URGENT: Final = (Type.TARGET_READY, Type.CUT_OVER, Type.CONFLICTED, Type.CONTRADICTED)
 """Conditions whose status somebody may be waiting for, besides those that a phase implies."""
 
 
@@ -51,7 +51,7 @@ def is_urgent(before: LiveMigrationStatus, after: LiveMigrationStatus) -> bool:
     """Whether somebody may be waiting for what has changed."""
     if before.phase is not after.phase:
         return True
-    return any(_status(before, wanted) != _status(after, wanted) for wanted in AWAITED)
+    return any(_status(before, wanted) != _status(after, wanted) for wanted in URGENT)
 
 
 def _status(status: LiveMigrationStatus, wanted: Type) -> str | None:

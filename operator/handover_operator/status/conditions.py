@@ -171,12 +171,12 @@ def _converged(context: Context) -> Draft:
     """All were told of the success, and the targets are back in Base."""
     if context.phase is Phase.SUCCEEDED:
         return Draft(holds=True, reason=Reason.ALL_IN_BASE)
-    awaited = _awaited(context) if context.phase is Phase.CONVERGING else ""
+    missing = _unconverged(context) if context.phase is Phase.CONVERGING else ""
     reason = _ENDED.get(context.phase, Reason.IN_PROGRESS)
-    return Draft(holds=False, reason=reason, message=awaited)
+    return Draft(holds=False, reason=reason, message=missing)
 
 
-def _awaited(context: Context) -> str:
+def _unconverged(context: Context) -> str:
     """Name the targets whose agents have not returned them to Base; SourceLingers has its own."""
     slow = phases.unconverged(context.migration, context.progress, context.now)
     texts = (f"{_where(target)} in state {target.state}" for target in slow)

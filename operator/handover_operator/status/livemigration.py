@@ -96,9 +96,9 @@ def _clocks(migration: LiveMigration, progress: Progress) -> Iterator[dt.datetim
         # Then Withdrawing becomes StillRouted, which is worth an Event.
         yield lingers.last_transition_time + conditions.LINGERS_AFTER
     ready = status.condition(Type.TARGET_READY)
-    is_awaited = ready is not None and ready.reason == Reason.AWAITING_AGENT
+    awaits_agent = ready is not None and ready.reason == Reason.AWAITING_AGENT
     # Then AwaitingAgent becomes AgentSilent, though no object changes.
-    if progress.decision is None and is_awaited and status.start_time is not None:
+    if progress.decision is None and awaits_agent and status.start_time is not None:
         yield status.start_time + following.SILENT_AFTER
     until = following.deadline(migration)
     uid = migration.migration_uid

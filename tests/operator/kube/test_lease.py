@@ -64,7 +64,7 @@ def test_a_lease_that_was_deleted_is_not_taken_before_it_would_have_expired() ->
     ("now", "expected"), [(100, 1.0), (108, 1.0), (108.75, 0.25), (109, 0.0), (200, 0.0)]
 )
 def test_a_standby_looks_again_at_the_instant_of_the_end(now: float, expected: float) -> None:
-    assert lease.seconds_to_next_look(Sighting(THEIRS, 100), Periods(), now) == expected
+    assert lease.seconds_to_next_read(Sighting(THEIRS, 100), Periods(), now) == expected
 
 
 @pytest.mark.parametrize(
