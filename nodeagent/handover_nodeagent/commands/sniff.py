@@ -16,7 +16,7 @@ import typer
 from handover_nodeagent.commands import frame_lines
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.sniff import capture, packet_filter
-from handover_nodeagent.sniff.questions import DEFAULT_GATEWAY
+from handover_nodeagent.sniff.arp_nd_questions import DEFAULT_GATEWAY
 from handover_nodeagent.sniff.verdict import Expectation
 
 Summary = Callable[[bytes], str]

@@ -9,7 +9,7 @@ from typing import Self
 
 from handover_api.workloadendpoint import State
 from handover_nodeagent.network.model import IPAddress, Link
-from handover_nodeagent.sniff import questions
+from handover_nodeagent.sniff import arp_nd_questions
 from handover_nodeagent.sniff.verdict import Expectation
 
 
@@ -33,17 +33,19 @@ class ListenSpec:
     hint: str | None = None
     is_mute: bool = False
 
-    def compose(self) -> questions.Questions:
+    def compose(self) -> arp_nd_questions.Questions:
         """Return the frames that ask the guest."""
         if self.is_mute:
-            return questions.Questions()
+            return arp_nd_questions.Questions()
         # Where the kernel has made the link an address of its own, that one asks in IPv6.
         own = (a for a in self.link.addresses if isinstance(a, IPv6Address) and a.is_link_local)
         witness = self.hint if self.mac and self.hint != self.mac else None
-        parties = questions.Parties(self.mac or self.hint, self.link.mac, next(own, None), witness)
-        return questions.compose(parties, self.addresses, self.gateways)
+        parties = arp_nd_questions.Parties(
+            self.mac or self.hint, self.link.mac, next(own, None), witness
+        )
+        return arp_nd_questions.compose(parties, self.addresses, self.gateways)
 
-    def expectation(self, asked: questions.Questions) -> Expectation:
+    def expectation(self, asked: arp_nd_questions.Questions) -> Expectation:
         """Return what an announcement looks like."""
         return Expectation.of(
             self.mac, self.addresses, askers=asked.askers, armed=self.armed, hint=self.hint

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from handover_api.workloadendpoint import State
-from handover_nodeagent.sniff.questions import Questions
+from handover_nodeagent.sniff.arp_nd_questions import Questions
 
 LIMIT: Final = 100
 """Frames without an answer per episode, over all addresses."""

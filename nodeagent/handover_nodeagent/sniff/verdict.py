@@ -103,7 +103,7 @@ class Expectation:
         armed: bool = True,
         hint: str | None = None,
     ) -> Self:
-        """Make one from values; *askers* are those of the endpoint's ``questions.Questions``."""
+        """Make one from values; *askers* are those of its ``arp_nd_questions.Questions``."""
         return cls(
             mac=pack_mac(mac) if mac else None,
             addresses=frozenset(address.packed for address in addresses),

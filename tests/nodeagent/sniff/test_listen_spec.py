@@ -8,9 +8,9 @@ import pytest
 
 from handover_api.workloadendpoint import State
 from handover_nodeagent.network.model import Link
-from handover_nodeagent.sniff import questions
+from handover_nodeagent.sniff import arp_nd_questions
+from handover_nodeagent.sniff.arp_nd_questions import Parties, Questions
 from handover_nodeagent.sniff.listen_spec import ListenSpec
-from handover_nodeagent.sniff.questions import Parties, Questions
 
 MAC, OTHER = "52:54:00:65:00:02", "52:54:00:65:00:99"
 IP, IP6 = ip_address("10.65.0.2"), ip_address("fd00:65::2")
@@ -21,7 +21,7 @@ SPEC = ListenSpec(LINK, (IP, IP6), (), MAC, True, State.TARGET, 3, 0.2)  # noqa:
 
 def asked(mac: str | None, own: Any = None, witness: str | None = None) -> Questions:
     """Compose what is asked by hand."""
-    return questions.compose(Parties(mac, LINK.mac, own, witness), (IP, IP6), ())
+    return arp_nd_questions.compose(Parties(mac, LINK.mac, own, witness), (IP, IP6), ())
 
 
 @pytest.mark.parametrize(

@@ -16,9 +16,9 @@ from tests.nodeagent.sniff.conftest import GARP, GUEST_MAC, NA, NODE_MAC, RARP, 
 from handover_api.workloadendpoint import Signal
 from handover_nodeagent.sniff import flood
 from handover_nodeagent.sniff import listener as listener_module
+from handover_nodeagent.sniff.arp_nd_questions import Parties, Questions, compose
 from handover_nodeagent.sniff.listener import Listener
 from handover_nodeagent.sniff.probe import ProbeSeries
-from handover_nodeagent.sniff.questions import Parties, Questions, compose
 from handover_nodeagent.sniff.verdict import Accepted, Expectation, Reason
 
 pytestmark = pytest.mark.root

@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handover_api.workloadendpoint import State
+from handover_nodeagent.sniff.arp_nd_questions import Questions
 from handover_nodeagent.sniff.probe import LIMIT, ProbeSeries, interval
-from handover_nodeagent.sniff.questions import Questions
 
 DUAL = Questions(ipv4=(b"4",), ipv6=(b"6",))
 MANY = Questions(ipv4=tuple(b"4%d" % n for n in range(8)), ipv6=tuple(b"6%d" % n for n in range(8)))

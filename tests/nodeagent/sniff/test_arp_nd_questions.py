@@ -17,7 +17,7 @@ from scapy.layers.inet6 import (  # noqa: E402  # only after the routes are swit
 from scapy.layers.l2 import ARP, Ether  # noqa: E402
 
 from handover_nodeagent.network.model import IPAddress  # noqa: E402
-from handover_nodeagent.sniff.questions import Parties, Questions, compose  # noqa: E402
+from handover_nodeagent.sniff.arp_nd_questions import Parties, Questions, compose  # noqa: E402
 
 GUEST = "52:54:00:65:00:02"
 NODE = "ee:ee:ee:ee:ee:ee"
