@@ -38,10 +38,19 @@ REASON_LIMIT: Final = 500
 """Characters of a reason in the log: an answer may quote the whole value that it refuses."""
 
 
-def delay(failures: int, *, first: float | None = None, retry_after: float = 0.0) -> float:
-    """Return the seconds before the next attempt: doubled with each failure, within bounds."""
+def delay(
+    failures: int,
+    *,
+    first: float | None = None,
+    last: float = LAST_DELAY,
+    retry_after: float = 0.0,
+) -> float:
+    """Return the seconds before the next attempt: doubled with each failure, within bounds.
+
+    It is never less than the server asks for by *retry_after*, which the connection has bounded.
+    """
     first = FIRST_DELAY if first is None else first
-    return min(max(first * 2.0 ** min(failures, _DOUBLINGS), retry_after), LAST_DELAY)
+    return max(min(first * 2.0 ** min(failures, _DOUBLINGS), last), retry_after)
 
 
 def next_pause(pause: float, lasted: float, *, has_listed: bool) -> float:

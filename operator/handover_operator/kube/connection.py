@@ -21,6 +21,10 @@ from handover_operator.kube.requests import HttpRequest
 TIMEOUT: Final = 30.0
 """Seconds until a request without an answer counts as an outage; of a watch, its connecting."""
 
+LONGEST_RETRY_AFTER: Final = 60.0
+"""Seconds for which a server may ask to be left alone: as long as anything waits for its next
+attempt, for an hour that a proxy names by mistake must keep no role from its guest."""
+
 
 async def find() -> client.Configuration:
     """Find the API server: KUBECONFIG, else the service account of the pod, else ~/.kube/config.
@@ -97,7 +101,8 @@ class Connection:
 
 def _seconds(retry_after: str) -> float:
     """Read a Retry-After; the API server writes whole seconds, proxies may write a date."""
-    return float(retry_after) if retry_after.isdecimal() else 0.0
+    # Bounded here, where it comes in, so that one rule holds for all who wait.
+    return min(float(retry_after), LONGEST_RETRY_AFTER) if retry_after.isdecimal() else 0.0
 
 
 def _text(error: BaseException) -> str:

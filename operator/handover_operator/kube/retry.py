@@ -55,6 +55,6 @@ async def insist(attempt: Callable[[], Awaitable[object]], what: str) -> None:
                 retry_after = reason.retry_after
         else:
             return
-        # Shorter than elsewhere at most, but not than what the API server asks for.
-        await asyncio.sleep(max(min(backoff.delay(failures), _LAST_DELAY_OF_A_START), retry_after))
+        pause = backoff.delay(failures, last=_LAST_DELAY_OF_A_START, retry_after=retry_after)
+        await asyncio.sleep(pause)
         failures += 1

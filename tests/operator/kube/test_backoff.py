@@ -27,6 +27,22 @@ def test_after_lists_the_pauses_grow_on() -> None:
 
 
 @pytest.mark.parametrize(
+    ("failures", "asked", "seconds"),
+    [(0, 0.0, 0.1), (3, 0.0, 0.8), (3, 0.5, 0.8), (0, 7.0, 7.0), (20, 0.0, 60.0), (20, 7.0, 60.0)],
+)
+def test_a_delay_doubles_and_is_never_less_than_the_server_asks_for(
+    failures: int, asked: float, seconds: float
+) -> None:
+    assert backoff.delay(failures, retry_after=asked) == seconds
+
+
+def test_a_start_that_waits_more_often_has_the_same_patience() -> None:
+    """What the server asks for goes before any longest delay: the connection has bounded it."""
+    assert backoff.delay(20, last=10.0) == 10.0
+    assert backoff.delay(20, last=10.0, retry_after=60.0) == 60.0
+
+
+@pytest.mark.parametrize(
     ("error", "failure", "delays"),
     [
         (Temporary("no"), Failure.TEMPORARY, [0.1, 0.2, 0.4]),

@@ -110,7 +110,8 @@ async def test_a_list_comes_in_pages_that_memory_holds(
 
 @pytest.mark.parametrize("code", [429, 503])
 @pytest.mark.parametrize(
-    ("said", "seconds"), [("7", 7.0), ("", 0.0), ("Wed, 25 Nov 2026 12:00:00 GMT", 0.0)]
+    ("said", "seconds"),
+    [("7", 7.0), ("86400", 60.0), ("", 0.0), ("Wed, 25 Nov 2026 12:00:00 GMT", 0.0)],
 )
 async def test_the_patience_that_is_asked_for_is_told(
     server: Server, cluster: Cluster, code: int, said: str, seconds: float
