@@ -11,6 +11,7 @@ import pytest
 from aiohttp.test_utils import RawTestServer
 from tests.nodeagent import namespaces
 from tests.nodeagent.fake_api import FakeApi
+from tests.nodeagent.fault import Fault
 from tests.nodeagent.node import MAIN, OURS, Node
 from tests.nodeagent.process import MAC, Agent, Site, enter
 from tests.nodeagent.world import World
@@ -109,6 +110,12 @@ async def world(node: Node, tmp_path: Path) -> AsyncIterator[World]:
     it = await World(node, tmp_path).start()
     yield it
     await it.kill()
+
+
+@pytest.fixture
+def fault() -> Fault:
+    """Make a fault that is not mended so far."""
+    return Fault()
 
 
 @pytest.fixture

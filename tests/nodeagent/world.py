@@ -15,6 +15,7 @@ from handover_api.configuration import Settings
 from handover_api.model import Condition
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Signal, WorkloadEndpointStatus
+from handover_nodeagent.kernel.arp_guard import rules
 from handover_nodeagent.memory.files import Memory
 from handover_nodeagent.reconcile.endpoint_sink import EndpointSink
 from handover_nodeagent.reconcile.lifecycle import Lifecycle
@@ -133,6 +134,8 @@ class World:
             annotations["handover.dev/role"] = role
         if "armed" in spec:
             annotations["handover.dev/armed"] = spec.pop("armed")
+        if "shared" in spec:
+            annotations["handover.dev/address-shared"] = spec.pop("shared")
         defaults = {"node": "n", "workload": name, "ips": ["10.65.0.2"], "mac": MAC}
         defaults["interface"] = "tap0"
         metadata = {
@@ -162,6 +165,14 @@ class World:
     def parked(self) -> list[str]:
         """Return the routes that are kept aside."""
         return [line for line in self._all_routes() if " table 5254" in line]
+
+    def guarded(self, interface: str) -> list[str]:
+        """Return the addresses for which the host must not answer on *interface*."""
+        if "arp handover" not in self.node.run("nft list tables"):
+            return []
+        found = rules.parse(self.node.run("nft -j list table arp handover"))
+        assert found is not None
+        return sorted(map(str, found.get(interface, ())))
 
     def _all_routes(self) -> list[str]:
         lines = self.node.lines("ip -4 route show table all")

@@ -7,12 +7,12 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
+from tests.nodeagent.fault import BAD, OTHER_V4, WORDS, Fault, put_good, told_and_healed
 from tests.nodeagent.node import Node
 from tests.nodeagent.world import CNI, ELEVATED_V4, NORMAL_V4, World, count
 
 from handover_api.names import ObjectKey
 from handover_nodeagent import fsm, metrics
-from handover_nodeagent.fsm import restart
 from handover_nodeagent.fsm.machine import Machine
 from handover_nodeagent.network import placement
 from handover_nodeagent.network.model import IPAddress
@@ -23,46 +23,7 @@ from handover_nodeagent.sniff.listen_spec import ListenSpec
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("mute")]
 
-OTHER_V4 = "10.65.0.9 dev tap1 ... metric 1024"
-BAD, GOOD = ObjectKey("default", "vm"), ObjectKey("default", "good")
-WORDS = "nobody thought of this"
-
-
-class Fault:
-    """Raises for one endpoint, until it is mended."""
-
-    def __init__(self) -> None:
-        self.mended = False
-        self.met = 0
-
-    def over(self, work: Callable[..., Any], concerns: Callable[..., bool]) -> Callable[..., Any]:
-        """Return *work* that raises where it *concerns* the endpoint."""
-
-        def raising(*args: Any, **kwargs: Any) -> Any:
-            if not self.mended and concerns(*args, **kwargs):
-                self.met += 1
-                raise ArithmeticError(WORDS)
-            return work(*args, **kwargs)
-
-        return raising
-
-
-@pytest.fixture
-def fault() -> Fault:
-    return Fault()
-
-
-def put_good(world: World) -> None:
-    world.put("good", interface="tap1", ips=["10.65.0.9"], mac=None)
-
-
-async def told_and_healed(world: World, fault: Fault) -> None:
-    """Wait until the endpoint says what happened; mend it, and wait until all is well."""
-    await world.until_says("Programmed", "False", "InternalError")
-    assert f"ArithmeticError: {WORDS}" in world.message("Programmed")
-    await world.until(lambda: fault.met > 1)
-    fault.mended = True
-    await world.until_says("Programmed", "True", "Programmed")
+GOOD = ObjectKey("default", "good")
 
 
 async def test_a_device_without_a_mac_is_refused_in_each_life(node: Node, world: World) -> None:
@@ -104,47 +65,7 @@ async def test_a_step_that_raises_leaves_the_routes_and_is_taken_again(
     assert isinstance(told["exc_info"], ArithmeticError)
 
 
-async def test_a_start_that_raises_leaves_what_the_last_agent_did(
-    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Neither the sync nor the endpoint's next version takes the route of a guest that lives."""
-    world.put(said="target")
-    put_good(world)
-    await world.until_listening()
-    world.send()
-    await world.until_state("Live")
-    await world.memory.flush()
-    await world.kill()
-
-    def concerns(found: restart.Found, *_: object) -> bool:
-        return found.assignment.role == "target"
-
-    monkeypatch.setattr(restart, "resume", fault.over(restart.resume, concerns))
-    await world.start(synced=False)
-    world.put(said="target")
-    put_good(world)
-    world.sink.synced()
-    await world.until(lambda: fault.met > 2)
-    await world.shows(ELEVATED_V4, OTHER_V4)
-    await told_and_healed(world, fault)
-    assert world.state() == "Live"
-    await world.shows(ELEVATED_V4, OTHER_V4)
-
-
-async def test_what_cannot_be_started_goes_with_its_object(
-    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    world.put()
-    await world.shows(NORMAL_V4)
-    await world.memory.flush()
-    await world.kill()
-    monkeypatch.setattr(restart, "resume", fault.over(restart.resume, lambda *_: True))
-    await world.start()
-    await world.until(lambda: world.routes() == [])
-    assert not world.loop.faults.trouble(BAD)
-
-
-async def test_ears_that_raise_are_opened_again(
+async def test_a_listener_whose_questions_raise_is_opened_again(
     world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def concerns(spec: ListenSpec) -> bool:
@@ -181,7 +102,7 @@ async def test_a_guest_that_could_not_be_asked_is_not_silent(
     await world.shows(NORMAL_V4)
 
 
-async def test_a_link_that_raises_for_one_is_looked_at_for_the_other(
+async def test_a_link_that_raises_for_one_is_placed_for_the_other(
     world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     world.put(interface="late0")
@@ -248,37 +169,6 @@ async def test_a_prepared_cutover_that_raises_is_one_that_was_not_prepared(
     await world.shows(ELEVATED_V4)
 
 
-async def test_an_endpoint_that_nobody_can_read_keeps_what_it_has(world: World) -> None:
-    """Its agent was newer, say, and its memory is gone with the node's last boot but one."""
-    world.node.run("ip route add 10.65.0.2 dev tap0 scope link proto 88 metric 512")
-    await world.kill()
-    await world.start(synced=False)
-    metadata = {"name": "vm", "namespace": "default", "uid": "uid-vm", "resourceVersion": "1"}
-    spec = {"node": "n", "workload": "vm", "ips": ["10.65.0.2", "of another kind"]}
-    world.sink.put({"metadata": metadata, "spec": spec})
-    put_good(world)
-    world.sink.synced()
-    await world.shows(ELEVATED_V4, OTHER_V4)
-    await world.until_says("Programmed", "False", "Unreadable")
-    assert "spec.ips.1" in world.message("Programmed")
-    await world.at_rest()
-    await world.shows(ELEVATED_V4, OTHER_V4)
-    world.put(said="target")
-    assert world.state() == "Asking"
-    await world.until_state("Target")
-    await world.shows(OTHER_V4)
-
-
-async def test_an_endpoint_that_could_be_read_goes_on_as_it_was(world: World) -> None:
-    world.put()
-    await world.until_says("Programmed", "True", "Programmed")
-    metadata = {"name": "vm", "namespace": "default", "uid": "uid-vm", "resourceVersion": "9"}
-    world.sink.put({"metadata": metadata, "spec": {"ips": "none"}})
-    await world.at_rest()
-    await world.shows(NORMAL_V4)
-    assert world.condition("Programmed") == ("True", "Programmed")
-
-
 async def test_a_status_that_cannot_be_made_mutes_nobody(
     world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -332,7 +222,7 @@ async def test_a_timer_that_raises_pops_again(
     await world.shows(NORMAL_V4)
 
 
-async def test_a_look_at_everything_gives_back_a_timer_that_was_lost(world: World) -> None:
+async def test_healing_gives_back_a_timer_that_was_lost(world: World) -> None:
     world.configure(liveMigrationRouteConvergenceTime="50ms")
     world.put(said="target")
     await world.until_listening()
