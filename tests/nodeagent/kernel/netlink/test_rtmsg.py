@@ -1,7 +1,11 @@
-"""Route messages as bytes; pyroute2 judges their form (``test_against_pyroute2``)."""
+"""Route messages: each field where linux/rtnetlink.h has it, and what no kernel says not believed.
+
+pyroute2 judges their form, too (``test_against_pyroute2``).
+"""
 
 import dataclasses
 import struct
+from collections.abc import Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
@@ -9,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handover_nodeagent.kernel.netlink import codec, rtmsg
-from handover_nodeagent.network.model import Route
+from handover_nodeagent.kernel.netlink.rtmsg import Entry
+from handover_nodeagent.network.model import IPAddress, Route
 
 V4, V6 = ip_address("10.65.0.2"), ip_address("fd00:65::2")
 ROUTES = st.builds(
@@ -20,6 +25,12 @@ ROUTES = st.builds(
     st.integers(1, 2**32 - 1),
     st.integers(0, 255),
 )
+SOURCE = codec.attribute(7, ip_address("10.65.0.1").packed)
+METRICS = codec.attribute(8, codec.number(2, 1400))
+REALMS = codec.number(11, 0x10002)
+PREFERENCE = codec.attribute(20, b"\1")
+ENCAPSULATION = codec.attribute(21, b"\1\0") + codec.attribute(22, b"\x08\0\1\0\0\1\x01\0")
+EVERYTHING = SOURCE + METRICS + REALMS + PREFERENCE + ENCAPSULATION
 
 
 @given(ROUTES)
@@ -61,7 +72,7 @@ def test_a_route_that_contradicts_itself_is_none(body: bytes) -> None:
         rtmsg.decode(codec.compose(codec.NEWROUTE, 0, body))
 
 
-def shown(table: int = 254, protocol: int = 88, kind: int = 1, flags: int = 0) -> bytes:
+def listed(table: int = 254, protocol: int = 88, kind: int = 1, flags: int = 0) -> bytes:
     """Return a host route as the kernel shows it: a number that does not fit stands in its place.
 
     As ``rtm_table`` has it: RT_TABLE_COMPAT for what has more than 8 bits.
@@ -75,13 +86,13 @@ def shown(table: int = 254, protocol: int = 88, kind: int = 1, flags: int = 0) -
 @pytest.mark.parametrize(
     ("message", "expected"),
     [
-        (shown(), True),
-        (shown(table=100), False),
-        (shown(protocol=12), False),
-        (shown(kind=6), False),
-        (shown(flags=0x200), False),
-        (shown(table=5254), False),
-        (shown(table=252), False),
+        (listed(), True),
+        (listed(table=100), False),
+        (listed(protocol=12), False),
+        (listed(kind=6), False),
+        (listed(flags=0x200), False),
+        (listed(table=5254), False),
+        (listed(table=252), False),
     ],
     ids=["ours", "table", "protocol", "blackhole", "cache entry", "wide table", "table 252"],
 )
@@ -92,9 +103,9 @@ def test_what_a_kernel_shows_beside_what_was_asked_for_is_left_out(
 
 
 def test_a_table_of_more_than_8_bits_stands_in_its_attribute() -> None:
-    assert rtmsg.is_asked_for(shown(table=5254), 5254, 0)
-    assert not rtmsg.is_asked_for(shown(table=5255), 5254, 0)
-    assert rtmsg.is_asked_for(shown(table=252), 252, 0)
+    assert rtmsg.is_asked_for(listed(table=5254), 5254, 0)
+    assert not rtmsg.is_asked_for(listed(table=5255), 5254, 0)
+    assert rtmsg.is_asked_for(listed(table=252), 252, 0)
 
 
 def nexthop(index: int, attributes: bytes = b"") -> bytes:
@@ -132,3 +143,169 @@ def test_a_default_route_leads_anywhere() -> None:
         entry = rtmsg.decode(codec.compose(codec.NEWROUTE, 0, body))
         assert (entry.route.address, entry.prefix_length) == (anywhere, 0)
         assert not entry.is_host
+
+
+def shown(
+    address: IPAddress = V4,
+    *attributes: bytes,
+    length: int | None = None,
+    source_length: int = 0,
+    tos: int = 0,
+    table: int = 254,
+    kind: int = 1,
+    flags: int = 0,
+) -> bytes:
+    """Compose a message as the kernel would show a route of protocol 12."""
+    body = rtmsg.BODY.pack(
+        2 if address.version == 4 else 10,
+        address.max_prefixlen if length is None else length,
+        *(source_length, tos, table, 12, 0, kind, flags),
+    )
+    rest = attributes or (codec.attribute(1, address.packed), codec.number(4, 7))
+    return codec.compose(codec.NEWROUTE, 0, body + b"".join(rest))
+
+
+def leading(address: IPAddress = V4, *others: bytes) -> tuple[bytes, ...]:
+    """Return the attributes of a direct host route, and *others*."""
+    return (codec.attribute(1, address.packed), codec.number(4, 7), *others)
+
+
+@pytest.mark.parametrize(
+    ("address", "family", "length"), [(V4, 2, 32), (V6, 10, 128)], ids=["IPv4", "IPv6"]
+)
+@pytest.mark.parametrize(
+    ("encode", "kind", "flags"),
+    [
+        # NLM_F_REQUEST with CREATE and EXCL, CREATE and APPEND, CREATE and REPLACE.
+        (rtmsg.encode_add, 24, 0x601),
+        (rtmsg.encode_beside, 24, 0xC01),
+        (rtmsg.encode_replace, 24, 0x501),
+        (rtmsg.encode_remove, 25, 0x1),
+    ],
+    ids=["add", "beside", "replace", "remove"],
+)
+def test_a_request_names_all_that_tells_a_route_from_others(
+    address: IPAddress,
+    family: int,
+    length: int,
+    encode: Callable[[Route], bytes],
+    kind: int,
+    flags: int,
+) -> None:
+    """Scope link, type unicast; a table beyond a byte stands in its attribute."""
+    request = encode(Route(address, 7, 512, 5254, 88, METRICS))
+    attributes = [(1, address.packed), (4, 7), (6, 512), (15, 5254)]
+    written = b"".join(
+        struct.pack("=HH", 4 + len(value), number) + value
+        for number, payload in attributes
+        for value in [payload if isinstance(payload, bytes) else struct.pack("=I", payload)]
+    )
+    # What is carried may have changed since: a delete that named it would find nothing.
+    written += METRICS if encode is not rtmsg.encode_remove else b""
+    body = struct.pack("=BBBBBBBBI", family, length, 0, 0, 0, 88, 253, 1, 0)
+    header = struct.pack("=IHHII", 16 + len(body + written), kind, flags, 0, 0)
+    assert request == header + body + written
+
+
+@pytest.mark.parametrize("encode", [rtmsg.encode_add, rtmsg.encode_beside, rtmsg.encode_replace])
+def test_a_request_with_less_is_the_same_but_for_what_it_carries(
+    encode: Callable[[Route], bytes],
+) -> None:
+    route = Route(V4, 7, 512, 254, 88, METRICS)
+    plain = encode(Route(V4, 7, 512, 254, 88))
+    assert rtmsg.without_carried(encode(route), route) == plain
+
+
+@pytest.mark.parametrize(
+    ("message", "expected"),
+    [
+        (shown(), Entry(Route(V4, 7, 0, 254, 12), 32, None, direct=True)),
+        (shown(V6), Entry(Route(V6, 7, 0, 254, 12), 128, None, direct=True)),
+        (
+            shown(V4, *leading(V4, codec.number(6, 512), codec.number(15, 5254)), table=252),
+            Entry(Route(V4, 7, 512, 5254, 12), 32, None, direct=True),
+        ),
+        (
+            shown(V4, *leading(V4, codec.attribute(5, V4.packed))),
+            Entry(Route(V4, 7, 0, 254, 12), 32, V4, direct=False),
+        ),
+        (
+            shown(V4, *leading(V4, codec.attribute(9, bytes(8)))),
+            Entry(Route(V4, 7, 0, 254, 12), 32, None, direct=False),
+        ),
+        (
+            shown(V4, *leading(V4, codec.attribute(18, bytes(18)))),
+            Entry(Route(V4, 7, 0, 254, 12), 32, None, direct=False),
+        ),
+        (
+            shown(V4, codec.attribute(1, V4.packed)),
+            Entry(Route(V4, 0, 0, 254, 12), 32, None, direct=False),
+        ),
+        (
+            shown(V4, codec.number(4, 7), length=0),
+            Entry(Route(ip_address("0.0.0.0"), 7, 0, 254, 12), 0, None, direct=True),
+        ),
+        (
+            shown(V6, codec.number(4, 7), length=0),
+            Entry(Route(ip_address("::"), 7, 0, 254, 12), 0, None, direct=True),
+        ),
+    ],
+    ids=[
+        *("IPv4", "IPv6", "a wide table", "a gateway", "many ways", "by the other family"),
+        *("no device", "IPv4's default", "IPv6's default"),
+    ],
+)
+def test_a_route_is_read_as_the_kernel_shows_it(message: bytes, expected: Entry) -> None:
+    assert rtmsg.decode(message) == expected
+
+
+@pytest.mark.parametrize(
+    ("address", "length", "is_host"), [(V4, 32, True), (V4, 31, False), (V6, 128, True)]
+)
+def test_a_host_route_leads_to_one_address(
+    address: IPAddress, length: int, *, is_host: bool
+) -> None:
+    assert rtmsg.decode(shown(address, *leading(address), length=length)).is_host is is_host
+
+
+@pytest.mark.parametrize(
+    ("kind", "flags", "is_made"), [(1, 0, True), (1, 0x4, True), (6, 0, False)]
+)
+def test_only_unicast_routes_are_routes(kind: int, flags: int, *, is_made: bool) -> None:
+    assert rtmsg.is_made(shown(kind=kind, flags=flags)) is is_made
+
+
+def test_a_cache_entry_is_no_route() -> None:
+    """RTM_F_CLONED: of one destination's way, which nobody made."""
+    assert not rtmsg.is_made(shown(flags=0x200))
+    assert not rtmsg.is_made(shown(flags=0x204))
+
+
+def test_what_is_carried_is_kept_in_one_order_and_its_owners_matters_are_not() -> None:
+    """The expiry (RTA_CACHEINFO, RTA_EXPIRES) and the nexthop object are its owner's to end."""
+    others = [codec.attribute(number, bytes(4)) for number in (12, 23, 30)]
+    parts = [PREFERENCE, *others, ENCAPSULATION, REALMS, METRICS, SOURCE]
+    assert rtmsg.decode(shown(V4, *leading(V4, *parts))).route.carried == EVERYTHING
+
+
+def test_a_preference_that_every_route_has_is_not_carried() -> None:
+    medium = codec.attribute(20, b"\0")
+    assert rtmsg.decode(shown(V6, *leading(V6, medium))).route.carried == b""
+
+
+@pytest.mark.parametrize("narrowed", [{"tos": 4}, {"source_length": 64}])
+def test_a_route_for_some_packets_only_has_nothing_to_carry(narrowed: dict[str, int]) -> None:
+    message = shown(V6, *leading(V6, METRICS), **narrowed)
+    assert rtmsg.decode(message).route.carried == b""
+    assert rtmsg.decode(shown(V6, *leading(V6, METRICS))).route.carried == METRICS
+
+
+def test_a_source_that_is_no_address_is_not_believed() -> None:
+    with pytest.raises(codec.MalformedError):
+        rtmsg.decode(shown(V4, *leading(V4, codec.attribute(7, bytes(3)))))
+
+
+def test_the_address_that_the_node_speaks_from_is_told() -> None:
+    route = Route(V4, 7, 512, 254, 88, EVERYTHING)
+    assert rtmsg.source_of(route) == ip_address("10.65.0.1")
+    assert rtmsg.source_of(Route(V4, 7, 512, 254, 88, METRICS)) is None
