@@ -71,94 +71,10 @@ def test_the_only_live_migration_that_goes_in_a_gap_gives_no_role_any_more(
     assert running.settle().said() == {"p1": "source of mine Aborted"}
 
 
-@pytest.mark.parametrize(
-    ("kind", "name", "made"), [(Foreign.POD, "p1", "p1"), (Foreign.VMIM, "m", "m")]
-)
-def test_nothing_is_made_for_an_owner_that_is_gone(
-    moving: Any, kind: Foreign, name: str, made: str
-) -> None:
-    """What it owned was collected, and the watch that tells of it is faster than the owner's."""
-    moving.log.clear()
-    moving.delete(kind, name)
-    ours = Kind.ENDPOINT if kind is Foreign.POD else Kind.MIGRATION
-    while moving.watches[ours]:
-        moving.deliver(ours)
-    while choices := moving.operator.choices():
-        choices[0]()
-    moving.settle()
-    assert f"create {made}" not in moving.log
-    assert (ours, moving.key(made)) not in moving.stored
-
-
-def test_what_was_made_while_its_owner_went_is_taken_back(running: Any, vmim: Build) -> None:
-    running.put(vmim(phase="Scheduling", sourcePod="p1"))
-    running.deliver(Foreign.VMIM)
-    making = Subject(Kind.MIGRATION, running.key("m"))
-    while not any(job.key == making for job in running.operator.jobs):
-        running.operator.choices()[0]()
-    assert running.migration() is None  # the request to make it is under way
-    running.delete(Foreign.VMIM, "m")
-    running.deliver(Foreign.VMIM)
-    assert running.settle().migration() is None
-    written = [line for line in running.log if line in {"create m", "delete m"}]
-    assert written == ["create m", "delete m"]
-    assert running.said()["p1"] in {"-", "source of m Aborted"}
-
-
-def test_a_migration_waits_for_no_look_at_what_was_just_told(
-    running: Any, pod: Build, vmim: Build
-) -> None:
-    """Guards the guest's time: with looks before each write its role came twice as late."""
-    running.log.clear()
-    running.apply(vmim(phase="Scheduling", sourcePod="p1"), pod("p2", "b", migration="m"))
-    assert "create p2" in running.log
-    asked = {line for line in running.log if line.startswith(("get ", "uid "))}
-    assert asked == {"uid m", "uid p2"}
-    for name in ("m", "p2"):
-        assert running.log.index(f"create {name}") < running.log.index(f"uid {name}")
-
-
 @pytest.mark.parametrize("item", [Subject(Kind.ENDPOINT, KEY), Lookup(KEY, Foreign.VMI, KEY, "u")])
 def test_who_may_have_gone_is_asked_after_all_that_is_urgent(item: Item) -> None:
     assert is_urgent(item)
     assert not is_urgent(Made(Kind.ENDPOINT, KEY, "u", Owner(Foreign.POD, "p1", "uid-p1")))
-
-
-def again(pod: Build, vmim: Build) -> list[dict[str, Any]]:
-    """Build a VMIM of the same name as one before, and its pod."""
-    labels = {"kubevirt.io/migrationJobUID": "uid-again"}
-    annotations = {"kubevirt.io/migrationJobName": "m"}
-    return [
-        vmim(phase="Scheduling", sourcePod="p1", metadata={"uid": "uid-again"}),
-        pod("p3", "c", labels=labels, annotations=annotations),
-    ]
-
-
-def test_an_orphan_of_ours_is_finished_and_stands_in_nobodys_way(
-    moving: Any, pod: Build, vmim: Build
-) -> None:
-    """As after ``kubectl delete vmim m --cascade=orphan``, and the next migration of that name."""
-    moving.delete(Foreign.VMIM, "m", cascade=False)
-    assert moving.settle().said() == ABORTED
-    assert moving.migration()["spec"]["outcome"] == "Aborted"
-    moving.apply(*again(pod, vmim))
-    assert moving.migration()["spec"]["id"] == "uid-again"
-    assert moving.said() == {
-        "p1": "source of m",
-        "p2": "target of m Aborted",
-        "p3": "target of m (not armed)",
-    }
-    assert not [event for event in moving.events if "NameClash" in event]
-
-
-def test_an_endpoint_that_lost_its_owner_gets_it_back_or_goes_when_its_pod_has_gone(
-    running: Any,
-) -> None:
-    references = running.endpoint("p1")["metadata"]["ownerReferences"]
-    running.patch(Kind.ENDPOINT, "p1", {"metadata": {"ownerReferences": None}})
-    assert running.settle().endpoint("p1")["metadata"]["ownerReferences"] == references
-    running.delete(Foreign.POD, "p1", cascade=False)
-    assert running.settle().said() == {}
 
 
 def test_nothing_is_remembered_of_what_is_gone(
