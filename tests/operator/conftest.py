@@ -6,11 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.operator.memory import SOURCE, SPEC, Known, Memory
 
 from handover_api.assignment import Assignment
 from handover_api.livemigration import LiveMigration, Outcome
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, Role, Signal, State
+from handover_operator.kinds import Kind
 from handover_operator.roles.model import Endpoint
 from handover_operator.roles.outcome import Undecided
 from handover_operator.roles.resolver import Resolution, Resolver
@@ -234,3 +236,18 @@ def new_world() -> Callable[[], World]:
 def world() -> World:
     """Return an empty world."""
     return World()
+
+
+@pytest.fixture
+def memory() -> Memory:
+    """Return a cluster with one endpoint and its migration."""
+    memory = Memory()
+    memory.put(Kind.ENDPOINT, "a", SPEC)
+    memory.put(Kind.MIGRATION, "m1", SOURCE)
+    return memory
+
+
+@pytest.fixture
+def known(memory: Memory) -> Known:
+    """Know all of that cluster."""
+    return Known(memory)
