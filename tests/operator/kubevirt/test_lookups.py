@@ -32,7 +32,9 @@ class Site:
         self.done: list[str] = []
         self.versions = {kind: Versions() for kind in Foreign}
         self.lookups_left: tuple[Lookup, ...] = ()
-        self.diff: Any = SimpleNamespace(adapter=self, ownerless=set[str](), observed=None)
+        self.ownerless = set[str]()
+        noted = self.ownerless.add
+        self.diff: Any = SimpleNamespace(adapter=self, put_ownerless=noted, observed=None)
         self.lookups = Lookups(self, self.diff, self.versions, self)  # type: ignore[arg-type]
 
     # The API server.
@@ -123,7 +125,7 @@ async def test_an_outage_is_no_absence() -> None:
         with pytest.raises(Unavailable):
             await question
     assert {line.split()[0] for line in site.done} == {"get"}
-    assert site.diff.ownerless == set()
+    assert site.ownerless == set()
 
 
 async def test_how_a_vmim_ended_is_judged_by_its_vmi_as_it_is_now() -> None:
@@ -175,7 +177,7 @@ async def test_an_endpoint_without_an_owner_is_kept_by_any_pod_of_its_workloads_
     site.diff.observed = observed(endpoint="e1")
     await site.lookups.look_up_owner(Subject(Kind.ENDPOINT, KEY))
     assert site.done == ["get Pod p1"]
-    assert site.diff.ownerless == ownerless
+    assert site.ownerless == ownerless
 
 
 @pytest.mark.parametrize(
@@ -190,7 +192,7 @@ async def test_a_livemigration_is_ownerless_where_its_very_vmim_is_not_there(
     site.diff.observed = observed(migration="v1")
     await site.lookups.look_up_owner(Subject(Kind.MIGRATION, ObjectKey("vms", "m")))
     assert site.done[1:] == taken_in
-    assert site.diff.ownerless == ownerless
+    assert site.ownerless == ownerless
 
 
 async def test_that_an_owner_is_there_costs_its_metadata_alone() -> None:

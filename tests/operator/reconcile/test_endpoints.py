@@ -10,6 +10,8 @@ from handover_operator.kinds import Kind
 from handover_operator.kube.errors import Outdated
 from handover_operator.kube.standby import Standby
 from handover_operator.observability import metrics
+from handover_operator.reconcile import due
+from handover_operator.reconcile.due import Due
 from handover_operator.reconcile.endpoints import Endpoints
 from handover_operator.reconcile.request import DONE
 
@@ -148,7 +150,7 @@ async def test_who_stands_in_takes_no_role_away(
 ) -> None:
     await room.reconcile(A, None)
     known.put(Kind.MIGRATION, "m1", {**SOURCE, "outcome": "Aborted"})
-    assert not room.lacks_role(A)
+    assert due.role(known.cache.resolver, A) is Due.TAKE_AWAY
     assert await room.reconcile(A, standby) == DONE
     assert (annotations(known)["role"], known.memory.stood_in) == ("source", [])
 
@@ -157,7 +159,7 @@ async def test_who_stands_in_gives_nothing_by_a_late_watch(
     known: Known, room: Endpoints, standby: Standby
 ) -> None:
     """The migration is over, which its watch has not told; so the leader, who knows, is right."""
-    assert room.lacks_role(A)
+    assert due.role(known.cache.resolver, A) is Due.GIVE
     known.memory.put(Kind.MIGRATION, "m1", {**SOURCE, "outcome": "Aborted"})
     before = stood_in()
     assert await room.reconcile(A, standby) == DONE
@@ -180,12 +182,6 @@ async def test_who_stands_in_reads_the_migration_whose_role_an_endpoint_carries(
     await room.reconcile(A, None)
     known.put(Kind.MIGRATION, "m1", {"source": {"workload": {"name": "other"}}})
     known.put(Kind.MIGRATION, "m2", SOURCE)
-    assert room.lacks_role(A)
+    assert due.role(known.cache.resolver, A) is Due.GIVE
     await room.reconcile(A, standby)
     assert sorted(known.memory.asked_for) == ["m1", "m2"]
-
-
-def test_no_role_is_missing_where_none_is_to_be_given(known: Known, room: Endpoints) -> None:
-    known.put(Kind.ENDPOINT, "c", {**SPEC, "workload": "c"})
-    lacks = [room.lacks_role(ObjectKey(NAMESPACE, name)) for name in ("a", "c", "never")]
-    assert lacks == [True, False, False]

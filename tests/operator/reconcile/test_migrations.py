@@ -7,11 +7,9 @@ import pytest
 from structlog.testing import capture_logs
 from tests.operator.memory import NAMESPACE, NOW, SOURCE, SPEC, Known, Memory
 
-from handover_api.livemigration import LiveMigrationStatus
 from handover_api.names import ObjectKey
 from handover_operator.kinds import Kind
 from handover_operator.kube.errors import Outdated
-from handover_operator.reconcile import migrations
 from handover_operator.reconcile.migrations import LATE, Migrations
 from handover_operator.reconcile.request import DONE
 from handover_operator.status import coalesce
@@ -208,12 +206,3 @@ async def test_of_one_that_is_gone_nothing_waits(known: Known, room: Migrations)
     known.controller.retain(Kind.MIGRATION, {}, version + 9)
     assert await room.reconcile(M1) == DONE
     assert len(room.coalescer) == 0
-
-
-def test_a_field_that_is_no_more_is_taken_out() -> None:
-    """One that is only left out of a merge patch stays, and would be written for ever."""
-    before = LiveMigrationStatus.model_validate({"phase": "Ready", "readyTime": NOW.isoformat()})
-    after = LiveMigrationStatus.model_validate({"phase": "Preparing"})
-    patch = migrations._replacing(before, after)
-    assert (patch["phase"], patch["readyTime"]) == ("Preparing", None)
-    assert migrations._replacing(after, after) == after.to_object()
