@@ -30,6 +30,10 @@ from handover_lab.processes.place import Place
 NUMBERS: Final = itertools.count(1)
 ELEVATED: Final = 512
 NORMAL: Final = 1024
+CONVERGENCE: Final = "1s"
+"""How long the tests' targets stay elevated: BGP needs a tenth of it here, and all wait for it."""
+CONVERGENCE_VALUE: Final = f"configuration.liveMigrationRouteConvergenceTime={CONVERGENCE}"
+"""The same as Helm is told it."""
 CONFIGURATION: Final = "handoverconfiguration"
 KNOWN: Final = "handover_nodeagent_endpoints"
 AGENTS: Final = ("pods", "--namespace", "handover-system", "--output", "json")

@@ -12,12 +12,18 @@ import pytest
 import pytest_asyncio
 
 from handover_lab.cluster.operations import KINDS, Operations
-from handover_lab.demo import demonstration
 from handover_lab.lab import Lab
 from handover_lab.network import tap
 from handover_lab.network.journal import OURS, Entry
 from handover_lab.network.ping_record import PingRecord
-from handover_lab.testing.scenario import ELEVATED, NORMAL, Scenario, name_of, settle
+from handover_lab.testing.scenario import (
+    CONVERGENCE_VALUE,
+    ELEVATED,
+    NORMAL,
+    Scenario,
+    name_of,
+    settle,
+)
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 
@@ -75,7 +81,7 @@ async def scenario(with_cpu_share: Lab, operations: Operations) -> AsyncIterator
         yield recorded
     await with_cpu_share.vm.stop_flows()
     unroute_blocks(with_cpu_share)
-    await operations.upgrade(demonstration.CONVERGENCE)
+    await operations.upgrade(CONVERGENCE_VALUE)
     await settle(with_cpu_share)
     # A guest that answers keeps its routes without an endpoint, and what was parked for it: both
     # go with their interface alone.
@@ -92,7 +98,7 @@ async def test_an_install_takes_over_a_vm_that_is_there(
     """Guards parking: first our route, then the plug-in's away."""
     began = begin(ping_record)
 
-    await scenario.lab.install(demonstration.CONVERGENCE)
+    await scenario.lab.install(CONVERGENCE_VALUE)
     await scenario.begin()
 
     await taken_over(scenario, ping_record, began)
@@ -141,7 +147,7 @@ async def test_an_install_goes_on_from_what_an_uninstall_kept(
     """Guards an agent's start: what it finds as it should be it leaves alone."""
     before, began = await left(scenario), begin(ping_record)
 
-    await operations.install(demonstration.CONVERGENCE, *CHANGED)
+    await operations.install(CONVERGENCE_VALUE, *CHANGED)
 
     assert await left(scenario) == before
     assert await changes(scenario, began) == []
@@ -177,7 +183,7 @@ async def test_an_install_takes_over_again_what_was_handed_back(
     """Guards the request for the hand-back: it was another installation's."""
     began = begin(ping_record)
 
-    await operations.install(demonstration.CONVERGENCE)
+    await operations.install(CONVERGENCE_VALUE)
 
     await taken_over(scenario, ping_record, began)
     unroute_blocks(scenario.lab)

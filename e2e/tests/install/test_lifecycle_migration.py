@@ -21,7 +21,7 @@ from handover_lab.demo.report import MOST_LOST_AFTER_SWITCH
 from handover_lab.lab import Lab, Migrated
 from handover_lab.network.measure import Switchover
 from handover_lab.network.ping_record import PingRecord
-from handover_lab.testing.scenario import ELEVATED, NORMAL, Scenario, name_of
+from handover_lab.testing.scenario import CONVERGENCE, ELEVATED, NORMAL, Scenario, name_of
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 
@@ -151,7 +151,7 @@ async def test_an_upgrade_changes_no_deadline(
         assert new.name != old.name
         assert await states(scenario, scenario.there) == {"TimeWait": 1}
 
-    await scenario.configure(liveMigrationRouteConvergenceTime="3s")
+    await scenario.configure(liveMigrationRouteConvergenceTime=CONVERGENCE)
     await scenario.catch_up()
     for address in scenario.lab.vm.nic.addresses:
         reverted = [

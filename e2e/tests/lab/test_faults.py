@@ -27,15 +27,15 @@ from handover_lab.testing.interrupted_migration import (
     InterruptedMigration,
     metrics_over_time,
 )
-from handover_lab.testing.scenario import ELEVATED, NORMAL, Scenario
+from handover_lab.testing.scenario import CONVERGENCE, ELEVATED, NORMAL, Scenario
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
 MS: Final = 10**6
 SETTLED: Final = 100 * MS
 PROBE_INTERVAL: Final = 500 * MS
-CONVERGENCE: Final = 3000 * MS
-USUAL: Final = {"liveMigrationRouteConvergenceTime": "3s", "probeInterval": "200ms"}
+TIME_WAIT: Final = 3000 * MS
+USUAL: Final = {"liveMigrationRouteConvergenceTime": CONVERGENCE, "probeInterval": "200ms"}
 QUICK: Final = {"liveMigrationRouteConvergenceTime": "500ms", "probeInterval": "500ms"}
 
 
@@ -236,7 +236,7 @@ async def test_an_agent_that_dies_in_time_wait_keeps_its_deadline(
     for address in interrupted.scenario.lab.vm.nic.addresses:
         left = interrupted.changes(interrupted.scenario.here, address)[0].at_ns
         normal = interrupted.changes(interrupted.scenario.there, address)[1].at_ns
-        assert left + CONVERGENCE < normal < begun_ns + CONVERGENCE
+        assert left + TIME_WAIT < normal < begun_ns + TIME_WAIT
     await interrupted.scenario.configure(**QUICK)
     relay.give_back(interrupted.scenario)
 
