@@ -6,6 +6,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Final
 
 import pytest
 from aiohttp.test_utils import RawTestServer
@@ -13,7 +14,7 @@ from tests.nodeagent import namespaces
 from tests.nodeagent.fake_api import FakeApi
 from tests.nodeagent.fault import Fault
 from tests.nodeagent.node import MAIN, OURS, Node
-from tests.nodeagent.process import MAC, Agent, Site, enter
+from tests.nodeagent.process import COLLECTIONS, MAC, Agent, Proxy, Site, enter
 from tests.nodeagent.world import World
 
 from handover_lab.cluster.controlplane import ControlPlane
@@ -23,11 +24,14 @@ from handover_nodeagent.api.access import Access
 from handover_nodeagent.api.client import ApiServer
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import IPAddress, Route
+from handover_nodeagent.reconcile import observe
+
+GROUP: Final = 7
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
-    """Make the namespaces, and start the control plane in the node's."""
+    """Make the namespaces, and start the control plane in the node's: one for all agents."""
     namespaces.needs_root()
     try:
         kubectl = tools.locate("kubectl")
@@ -43,9 +47,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     worker = ThreadPoolExecutor(1, initializer=enter, initargs=(node,))
     directory = tmp_path_factory.mktemp("plane")
     plane = worker.submit(lambda: ControlPlane.start(directory)).result()
-    it = Site(node, guest, plane, kubectl, worker)
+    proxy = Proxy(node, plane.shape.port)
+    it = Site(node, guest, plane, proxy, kubectl, worker)
     it.install()
     yield it
+    proxy.end()
     worker.submit(plane.stop).result()
     worker.shutdown()
     node.end()
@@ -59,7 +65,8 @@ def agent(site: Site, tmp_path: Path) -> Iterator[Agent]:
     it = Agent(site, tmp_path)
     yield it
     it.stop()
-    site.run("delete", "--ignore-not-found", "wep,handoverconfigurations", "--all")
+    for collection in COLLECTIONS.values():
+        site.call("DELETE", collection)
     site.node.run("ip route flush proto 88; nft flush ruleset")
 
 
@@ -72,17 +79,17 @@ def node() -> Iterator[Node]:
         guest = namespaces.open_own()
         namespaces.enter_new()
         it = Node(guest)
-        it.run("ip link set lo up")
-        it.make_tap0()
-        it.run("ip link add tap1 type veth peer name far1")
-        it.run("ip link set far1 up")
-        it.run("ip link set tap1 up")
+        tap1 = ("link add tap1 type veth peer name far1", "link set far1 up", "link set tap1 up")
+        it.make_tap0("link set lo up", *tap1)
         it.await_shown("ip link show tap1", "qdisc noqueue state UP")
         it.await_shown("ip link show tap0", "qdisc noqueue state UP")
         yield it
-        # A namespace dies in the background: its links, at once.
-        for name in {"tap0", "tap1"} & {name for _, name in socket.if_nameindex()}:
-            it.run(f"ip link delete {name}")
+        # A namespace dies in the background: its links, at once. As a group, since the kernel waits
+        # for all readers of a link before it lets it go, and waits for the group's only once.
+        there = {"tap0", "tap1"} & {name for _, name in socket.if_nameindex()}
+        if there:
+            grouped = (f"link set {name} group {GROUP}" for name in there)
+            it.run_batch([*grouped, f"link delete group {GROUP}"])
         os.close(guest)
 
 
@@ -105,8 +112,11 @@ def route(node: Node) -> Callable[..., Route]:
 
 
 @pytest.fixture
-async def world(node: Node, tmp_path: Path) -> AsyncIterator[World]:
-    """Start an agent's loop on the node of this test."""
+async def world(
+    node: Node, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[World]:
+    """Start an agent's loop on the node of this test; its looks at everything follow at once."""
+    monkeypatch.setattr(observe, "REST", 0.01)
     it = await World(node, tmp_path).start()
     yield it
     await it.kill()

@@ -1,5 +1,6 @@
 """The agent as a process on a node of its own, with a guest behind it and a control plane."""
 
+import asyncio
 import contextlib
 import http.client
 import json
@@ -8,8 +9,9 @@ import signal
 import ssl
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,6 +59,81 @@ def until(is_so: Callable[[], Any], agent: "Agent | None" = None) -> Any:
     return found
 
 
+class Proxy:
+    """A port of the node that leads to the API server while it is open; TLS goes through.
+
+    To an agent it is a server that dies: its connections break, and new ones are refused. One
+    that is back at once, where the API server's own start takes seconds.
+    """
+
+    def __init__(self, node: Namespace, target: int) -> None:
+        self.port = 0
+        self._target = target
+        self._led: set[asyncio.Task[None]] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, args=(node,))
+        self._thread.start()
+        self.open()
+
+    def open(self) -> None:
+        """Lead to the API server."""
+        self._await(self._open())
+
+    def shut(self) -> None:
+        """Break all connections, and refuse new ones."""
+        self._await(self._shut())
+
+    def end(self) -> None:
+        """Shut it for good."""
+        self.shut()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    def _run(self, node: Namespace) -> None:
+        enter(node)
+        self._loop.run_forever()
+
+    def _await(self, work: Coroutine[Any, Any, None]) -> None:
+        asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
+
+    async def _open(self) -> None:
+        self._server = await asyncio.start_server(self._lead, "127.0.0.1", self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def _shut(self) -> None:
+        self._server.close()
+        led = tuple(self._led)
+        for task in led:
+            task.cancel()
+        await asyncio.gather(*led, return_exceptions=True)
+        await self._server.wait_closed()
+
+    async def _lead(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._led.add(task)
+        try:
+            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
+            await asyncio.gather(pass_on(reader, far_writer), pass_on(far_reader, writer))
+            far_writer.transport.abort()
+        finally:
+            writer.transport.abort()
+            self._led.discard(task)
+
+
+async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    """Write all that is read, and close when that ends."""
+    try:
+        while octets := await reader.read(1 << 16):
+            writer.write(octets)
+            await writer.drain()
+    except ConnectionError:
+        writer.transport.abort()
+    finally:
+        writer.close()
+
+
 @dataclass
 class Site:
     """A node with a tap, the guest behind it, and a control plane that the node can reach."""
@@ -64,12 +141,10 @@ class Site:
     node: Namespace
     guest: Namespace
     plane: ControlPlane
+    proxy: Proxy
+    """By which the agent reaches the API server."""
     kubectl: Path
     worker: ThreadPoolExecutor
-
-    def inside(self, work: Callable[[], Any]) -> Any:
-        """Do *work* in a thread that lives in the node's network namespace."""
-        return self.worker.submit(work).result()
 
     def run(self, *argv: str, text: str = "") -> str:
         """Run kubectl as cluster admin."""
@@ -87,6 +162,25 @@ class Site:
         return self.worker.submit(
             request, self.plane.kubeconfig, method, path, body, content_type
         ).result()
+
+    @property
+    def kubeconfig(self) -> Path:
+        """The agent's: the cluster admin's by way of the proxy."""
+        own = self.plane.kubeconfig
+        path = own.with_suffix(".proxied")
+        if not path.exists():
+            url = self.plane.url.replace(f":{self.plane.shape.port}", f":{self.proxy.port}")
+            path.write_text(own.read_text().replace(self.plane.url, url))
+        return path
+
+    @contextlib.contextmanager
+    def api_away(self) -> Iterator[None]:
+        """Let the API server be away for the agent meanwhile."""
+        self.proxy.shut()
+        try:
+            yield
+        finally:
+            self.proxy.open()
 
     def install(self) -> None:
         """Install the CRDs, and wait until they are served."""
@@ -186,7 +280,7 @@ class Agent:
     def _environment(self) -> dict[str, str]:
         return {
             "PATH": os.environ["PATH"],
-            "KUBECONFIG": str(self.site.plane.kubeconfig),
+            "KUBECONFIG": str(self.site.kubeconfig),
             "HANDOVER_NODE_NAME": "node-a",
             "HANDOVER_STATE_DIRECTORY": str(self.directory / "state"),
             **self.environment,

@@ -42,13 +42,12 @@ def test_a_live_vm_keeps_its_route_when_agent_and_api_die(site: Site, agent: Age
     site.announce()
     until(lambda: site.status().get("state") == "Live")
     with site.watching() as told:
-        site.inside(site.plane.stop_api)
-        agent.kill()
-        agent.start()
-        until(lambda: agent.log.count('"event": "endpoint"') == 2, agent)
-        until(lambda: agent.log.count('"event": "outage"') >= 1, agent)
-        assert site.is_elevated()
-        site.inside(site.plane.start_api)
+        with site.api_away():
+            agent.kill()
+            agent.start()
+            until(lambda: agent.log.count('"event": "endpoint"') == 2, agent)
+            until(lambda: agent.log.count('"event": "outage"') >= 1, agent)
+            assert site.is_elevated()
         agent.ready()
         until(lambda: site.status().get("state") == "Live")
     assert [line for line in told if line.startswith("Deleted")] == []
@@ -59,10 +58,9 @@ def test_an_announcement_counts_while_the_api_is_down(site: Site, agent: Agent) 
     site.say("target")
     agent.start().ready()
     until(lambda: site.condition("Listening") == ("True", "Listening"))
-    site.inside(site.plane.stop_api)
-    site.announce()
-    until(site.is_elevated)
-    site.inside(site.plane.start_api)
+    with site.api_away():
+        site.announce()
+        until(site.is_elevated)
     status = until(lambda: site.status() if site.status().get("lastCutover") else None)
     assert status["state"] == "Live"
     page = agent.ask("/metrics")
@@ -72,7 +70,7 @@ def test_an_announcement_counts_while_the_api_is_down(site: Site, agent: Agent) 
 
 def test_a_time_wait_ends_while_the_api_is_down(site: Site, agent: Agent) -> None:
     """And with the agent killed meanwhile, by the deadline of the one before."""
-    site.apply("HandoverConfiguration", "default", {"liveMigrationRouteConvergenceTime": "6s"})
+    site.apply("HandoverConfiguration", "default", {"liveMigrationRouteConvergenceTime": "3s"})
     site.endpoint()
     site.say("target")
     agent.start().ready()
@@ -81,12 +79,11 @@ def test_a_time_wait_ends_while_the_api_is_down(site: Site, agent: Agent) -> Non
     until(site.is_elevated)
     site.say("target Succeeded")
     deadline = until(lambda: site.status().get("deadline"))
-    site.inside(site.plane.stop_api)
-    agent.kill()
-    agent.start()
-    until(lambda: any("metric 1024" in line for line in site.routes()), agent)
-    assert dt.datetime.now(dt.UTC) >= dt.datetime.fromisoformat(deadline)  # noqa: TID251
-    site.inside(site.plane.start_api)
+    with site.api_away():
+        agent.kill()
+        agent.start()
+        until(lambda: any("metric 1024" in line for line in site.routes()), agent)
+        assert dt.datetime.now(dt.UTC) >= dt.datetime.fromisoformat(deadline)  # noqa: TID251
     until(lambda: site.status().get("state") == "Base", agent)
 
 
@@ -166,11 +163,10 @@ def test_a_paused_namespace_is_left_alone_until_default_says_otherwise(
     pause("default")
     until(lambda: site.condition("Programmed") == ("False", "NotActive"))
     agent.kill()
-    site.inside(site.plane.stop_api)
-    agent.start()
-    until(lambda: agent.log.count('"event": "endpoint"') == 2, agent)
-    site.node.run("ip route flush proto 88")
-    site.inside(site.plane.start_api)
+    with site.api_away():
+        agent.start()
+        until(lambda: agent.log.count('"event": "endpoint"') == 2, agent)
+        site.node.run("ip route flush proto 88")
     agent.ready()
     site.run("delete", "handoverconfiguration", "default")
     site.say("source")
