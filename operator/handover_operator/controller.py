@@ -66,7 +66,10 @@ class MigrationDriver(Listener, Protocol):
     """Who makes LiveMigrations, and knows how they end (the KubeVirt adapter)."""
 
     def outcome(self, uid: str) -> Outcome | Undecided | None:
-        """Say how a migration ended (outcome.Driver)."""
+        """Say how a migration ended, as far as that is known (outcome.Driver)."""
+
+    def find_out(self, uids: Iterable[str]) -> None:
+        """Take in that roles wait for how these migrations ended."""
 
     def tell(self, migration: LiveMigration, event: KubernetesEvent) -> None:
         """Take in an Event of a LiveMigration."""
@@ -270,6 +273,8 @@ class Controller(WriteLoop[Request]):
             return
         self._cancel_timer()
         resolution = self.cache.resolver.resolve(self._clock(), BUDGET)
+        if self._driver is not None:
+            self._driver.find_out(resolution.asked)
         self._report_failures(resolution)
         self._queue_endpoints(resolution.endpoints)
         now = self._clock()

@@ -16,11 +16,11 @@ from handover_operator import kopf_app
 from handover_operator.controller import Controller
 from handover_operator.kinds import Kind
 from handover_operator.kopf_runtime import Memo
-from handover_operator.kube import resync, retry, watch
+from handover_operator.kube import connection, leadership, resync, retry, watch
 from handover_operator.kube.client import Cluster, Leases
-from handover_operator.kube.connection import Connection, find
+from handover_operator.kube.connection import Connection
 from handover_operator.kube.default_configuration import Default
-from handover_operator.kube.leadership import NAME, Leadership
+from handover_operator.kube.leadership import Leadership
 from handover_operator.kube.namespaces import Namespaces
 from handover_operator.kube.resync import Resync
 from handover_operator.kube.standby import Standby
@@ -59,17 +59,17 @@ class Parts:
 
 
 def wire(
-    settings: OperatorSettings, connection: Connection, given: Mapping[str, object] | None
+    settings: OperatorSettings, api_server: Connection, given: Mapping[str, object] | None
 ) -> Parts:
     """Put the parts together; nothing runs so far."""
     identity = f"{settings.pod_name}_{settings.pod_uid}"
     standby = Standby(identity)
-    leadership = None
+    election: Leadership | None = None
     if settings.leader_election:
-        leases = Leases(connection, settings.namespace, NAME)
-        leadership = Leadership(leases, identity, _now, standby.note_renewal)
+        leases = Leases(api_server, settings.namespace, leadership.NAME)
+        election = Leadership(leases, identity, _now, standby.note_renewal)
     # Asked before every single write, whatever has begun it.
-    api = Cluster(connection) if leadership is None else Cluster(connection, leadership.holds)
+    api = Cluster(api_server) if election is None else Cluster(api_server, election.holds)
     controller = Controller(api, _now)
     default = Default(api, controller, given)
     controller.add_listener(default)
@@ -81,21 +81,21 @@ def wire(
         discovery = Discovery(api, adapter, settings.sweep_interval)
     return Parts(
         settings=settings,
-        connection=connection,
+        connection=api_server,
         api=api,
         controller=controller,
         default=default,
         adapter=adapter,
         discovery=discovery,
         standby=standby,
-        leadership=leadership,
+        leadership=election,
     )
 
 
 async def run(settings: OperatorSettings) -> None:
     """Serve until SIGTERM or SIGINT. Raises Unusable or errors.Unconfigured."""
     given = read_default(settings.configuration_file)
-    parts = wire(settings, Connection(await find()), given)
+    parts = wire(settings, Connection(await connection.find()), given)
     metrics.watch(
         lambda: sum(len(loop) for loop in parts.loops),
         lambda: sum(loop.denied() for loop in parts.loops),

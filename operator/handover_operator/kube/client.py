@@ -189,7 +189,7 @@ class Cluster:
 
 
 class Leases:
-    """One Lease, by which replicas agree on who writes: so nobody is asked before its writes."""
+    """The Lease by which replicas agree on one that writes; who does not lead may write it, too."""
 
     def __init__(self, connection: Connection, namespace: str, name: str) -> None:
         self._connection = connection

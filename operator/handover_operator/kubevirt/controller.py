@@ -165,14 +165,18 @@ class KubeVirtController(WriteLoop[Item]):
         self._queue_due(kind, (key,))
 
     def outcome(self, uid: str) -> Outcome | Undecided | None:
-        """Say how a VMIM ended, or find out (controller.MigrationDriver)."""
-        if not self.is_active:
-            return None
+        """Say how a VMIM ended, as far as that is known (controller.MigrationDriver)."""
+        return self.adapter.outcome(uid) if self.is_active else None
+
+    def find_out(self, uids: Iterable[str]) -> None:
+        """Queue what must be read to know how these VMIMs ended (controller.MigrationDriver)."""
         # How a migration ended is the leader's to say, and so are the questions that it takes.
-        lookup = self.adapter.outcome_lookup(uid) if self._leads else None
-        if lookup is not None:
-            self._queue.add(lookup)
-        return self.adapter.outcome(uid)
+        if not self._leads:
+            return
+        for uid in uids:
+            lookup = self.adapter.outcome_lookup(uid)
+            if lookup is not None:
+                self._queue.add(lookup)
 
     def tell(self, migration: LiveMigration, event: KubernetesEvent) -> None:
         """Say it of the VMI, too (controller.MigrationDriver)."""
@@ -249,8 +253,10 @@ class KubeVirtController(WriteLoop[Item]):
             # Nothing is written over what is somebody else's, so that nothing is due.
             elif self._diff.is_blocked(kind, key):
                 self._report_clash(kind, key)
-            elif self._diff.due(kind, key) or self._diff.is_of_unknown_owner(kind, key):
-                self._queue.add(Subject(kind, key))
+            else:
+                self.find_out(self._diff.vmims(kind, key))
+                if self._diff.due(kind, key) or self._diff.is_of_unknown_owner(kind, key):
+                    self._queue.add(Subject(kind, key))
 
     def _queue_awaited(self, subject: Subject, standby: Standby) -> None:
         """Wait for the leader's write as long as it is missing, and an agent waits for it."""
@@ -279,6 +285,7 @@ class KubeVirtController(WriteLoop[Item]):
         match item:
             case Subject():
                 self._awaited.discard(item)
+                self.find_out(self._diff.vmims(item.kind, item.key))
                 made = await self._owned.reconcile(item, self._standby)
                 # Its owner is looked at in a turn of its own, after all that an agent may wait for.
                 if made is not None:

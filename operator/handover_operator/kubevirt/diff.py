@@ -189,8 +189,8 @@ class Diff:
     """What KubeVirt's objects ask for, beside our own objects as they are.
 
     *ttl*: seconds for which a LiveMigration can be looked at after it has finished. ``driver``
-    says how a VMIM ended, or finds it out. ``ownerless``: uids of VMIMs that are not there, and of
-    endpoints whose pods are not. ``bereft``: uids of owners one of whose objects has gone.
+    says how a VMIM ended, as far as that is known. ``ownerless``: uids of VMIMs that are not there,
+    and of endpoints whose pods are not. ``bereft``: uids of owners one of whose objects has gone.
     """
 
     ttl: int
@@ -255,6 +255,12 @@ class Diff:
     def _ended(self, uid: str) -> Outcome | None:
         """Return how a VMIM ended that is not there any more."""
         return vmim_outcome.of_unseen(self.driver(uid), is_absent=uid in self.ownerless)
+
+    def vmims(self, kind: Kind, key: ObjectKey) -> Iterator[str]:
+        """Return the uid of the VMIM of whose end a LiveMigration is to tell."""
+        found = self.observed.migrations.get(key) if kind is Kind.MIGRATION else None
+        if found is not None:
+            yield found.owner_uid
 
     def is_of_unknown_owner(self, kind: Kind, key: ObjectKey) -> bool:
         """Whether one of the adapter's own belongs to something that was never seen."""

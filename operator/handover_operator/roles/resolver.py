@@ -39,7 +39,8 @@ class Failure:
 class Resolution:
     """What to look at now; ``wake`` is when to resolve again though nothing changed.
 
-    ``behind``: the budget did not do for all; resolve again soon.
+    ``behind``: the budget did not do for all; resolve again soon. ``asked``: the uids of migrations
+    without a LiveMigration of which their driver was asked how they ended.
     """
 
     endpoints: frozenset[ObjectKey]
@@ -47,6 +48,7 @@ class Resolution:
     wake: dt.datetime | None
     behind: bool
     failures: tuple[Failure, ...]
+    asked: frozenset[str] = frozenset()
 
 
 class Resolver:
@@ -64,6 +66,7 @@ class Resolver:
         # In the order in which they were marked, so that nobody is overtaken for ever.
         self._stale_endpoints: OrderedDict[ObjectKey, None] = OrderedDict()
         self._stale_migrations: set[ObjectKey] = set()
+        self._asked: set[str] = set()
 
     def put_endpoint(self, endpoint: Endpoint) -> None:
         """Take in *endpoint*, new or changed; an equal one marks nothing."""
@@ -177,12 +180,14 @@ class Resolver:
                 migrations |= self._judge(self.index.endpoints[key])
             except Exception as error:  # noqa: BLE001  as above
                 failures.append(Failure(key, error))
+        asked, self._asked = frozenset(self._asked), set()
         return Resolution(
             endpoints=frozenset(endpoints),
             migrations=frozenset(migrations & self.index.migrations.keys()),
             wake=self._summaries.wake(),
             behind=bool(self._stale_endpoints),
             failures=tuple(failures),
+            asked=asked,
         )
 
     def verdict(self, key: ObjectKey) -> Verdict | None:
@@ -252,6 +257,7 @@ class Resolver:
         # Its LiveMigration exists, though nobody can read it: that is no deletion.
         if identity in self._unreadable.values():
             return None
+        self._asked.add(identity[1])
         driven = self._driver(identity[1])
         # The driver knows it, and will say how it ends: until then nobody else ends it.
         if isinstance(driven, Undecided):

@@ -254,6 +254,14 @@ class TestWithoutAnObject:
         assert names(orphan.resolve(NOW).endpoints) == {"b"}
         assert self.roles(orphan) == (None, Outcome.SUCCEEDED)
 
+    def test_it_is_told_of_which_migrations_the_driver_was_asked(
+        self, orphan: Resolver, driven: Driven
+    ) -> None:
+        """Guards: who must read something to know the end is to do it once, and for a reason."""
+        driven["uid-m1"] = Undecided.UNDER_WAY
+        asked = [orphan.resolve(NOW).asked for _ in range(2)]
+        assert asked == [{"uid-m1"}, frozenset()]
+
     def test_a_driver_is_not_asked_while_there_is_an_object(
         self, orphan: Resolver, migration: Migration
     ) -> None:
