@@ -116,6 +116,8 @@ class World:
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+        # An orphan of this life would be asked on in the next one, by a socket that nobody closes.
+        self.loop.orphans.close()
         for endpoint in self.loop.endpoints.values():
             self.loop.retire(endpoint)
         await self.memory.flush()
