@@ -9,13 +9,14 @@ endif
 BIN := .venv/bin
 LAB := $(BIN)/python -m handover_lab
 FAST := not root and not api and not cluster and not lab
+API := api and not root and not cluster and not lab
 CHECKED := crds operator nodeagent e2e tests
 PYTEST := $(BIN)/pytest
 # The slowest tests of each stage: one that is new among them is worth a look.
 DURATIONS := --durations=20 --durations-min=1
 # Pure, but with helm, a site to build, runs of pytest, or thousands of cases: for `make test`.
 LONG := tests/chart tests/docs e2e/tests/testing tests/api/test_assignment.py tests/nodeagent/fsm/test_model.py \
-  tests/nodeagent/sniff/test_fuzz.py tests/operator/kube/test_leadership.py e2e/tests/demo/test_picture.py \
+  tests/nodeagent/sniff/test_fuzz.py e2e/tests/demo/test_picture.py \
   tests/operator/kubevirt/test_interleavings.py tests/operator/kubevirt/test_recorded_watches.py \
   tests/operator/kubevirt/test_fuzz_objects.py
 
@@ -33,7 +34,7 @@ demo-kubevirt: prepare  ## The same beside a played KubeVirt: only a VMIM is app
 
 test: prepare lint tools guest images  ## Everything: pure tables, kernel, API server, cluster, real VMs
 	@$(LAB).testing.stages pure="$(FAST)" kernel="root and not cluster and not lab" \
-	  api="api and not root and not cluster and not lab" -- $(DURATIONS)
+	  api="$(API)" --ignore=tests/operator operator="$(API)" tests/operator -- $(DURATIONS)
 	@$(LAB).sandbox -- $(PYTEST) $(DURATIONS) -m "cluster or lab"
 
 test-install: prepare tools guest images  ## The chart: manifests, rights, policies, a whole life on two nodes
@@ -41,9 +42,11 @@ test-install: prepare tools guest images  ## The chart: manifests, rights, polic
 	@$(LAB).sandbox -- $(PYTEST) e2e/tests/install/test_getting_started.py e2e/tests/install/test_install.py \
 	  $(wildcard e2e/tests/install/test_lifecycle*.py)
 
-test-fast: fitting-python  ## The pure tests: no root, no Go, a minute and a half
+test-fast: fitting-python  ## The pure tests: no root, no Go, half a minute
 	@$(PYTHON) e2e/prepare.py --python-only
-	@$(PYTEST) -q -m "$(FAST)" $(addprefix --ignore=,$(LONG))
+	@$(LAB).testing.stages api-and-agent="$(FAST)" tests/api tests/nodeagent \
+	  others="$(FAST)" --ignore=tests/api --ignore=tests/nodeagent \
+	  -- -q --hypothesis-profile=fast $(addprefix --ignore=,$(LONG))
 
 bench: prepare tools  ## Measure the agent beside a floor in C (QUICK=1: a tenth of it; PRIORITY=normal, CPU=100m)
 	@$(LAB).sandbox -- $(LAB).bench.agent $(if $(QUICK),--quick) $(if $(PRIORITY),--priority $(PRIORITY)) $(if $(CPU),--cpu $(CPU))
