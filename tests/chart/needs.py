@@ -4,8 +4,7 @@ import contextlib
 import json
 import os
 import re
-import subprocess
-import sys
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -13,7 +12,9 @@ from pathlib import Path
 import pytest
 from tests.chart.conftest import Kubectl, Manifest
 
+from handover_lab.cluster import operator_process
 from handover_lab.cluster.controlplane import ControlPlane
+from handover_lab.cluster.operator_process import Process
 from handover_lab.docs.chart import CRDS
 
 NEEDY = "needy"
@@ -33,7 +34,7 @@ class Needy:
         self.rights: set[Right] = set()
         self.log = room / "log"
         self._kubectl = kubectl
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._read = self._turn = 0
         configuration = room / "configuration.yaml"
         configuration.write_text("probeInterval: 50ms\n")
@@ -62,11 +63,8 @@ class Needy:
 
     def _run(self) -> None:
         if self._process is None or self._process.poll() is not None:
-            program = Path(sys.executable).with_name("handover-operator")
-            with self.log.open("ab") as log:
-                self._process = subprocess.Popen(
-                    [program, "run"], env=self._environment, stdout=log, stderr=log
-                )
+            # A new one for each right, so that one with all its imports done is worth having.
+            self._process = operator_process.Fork(self._environment, self.log)
 
     def _give(self) -> None:
         text = self.log.read_text() if self.log.exists() else ""
@@ -100,7 +98,7 @@ class Needy:
     def stop(self) -> None:
         """End the process."""
         if self._process is not None:
-            self._process.kill()
+            self._process.send_signal(signal.SIGKILL)
             self._process.wait()
 
 

@@ -1,5 +1,6 @@
 """Every right that the agents' role gives is needed: an agent that lacks it is refused."""
 
+import asyncio
 import datetime as dt
 import json
 import uuid
@@ -73,13 +74,9 @@ async def test_an_agent_that_lacks_a_right_is_refused_what_it_does(
 
 async def live(api: ApiServer, uid: str) -> None:
     """Do all that an agent does, by the calls that it uses."""
-    for plural in (names.WORKLOAD_ENDPOINTS, names.CONFIGURATIONS):
-        path = f"/apis/{names.API_VERSION}/{plural}"
-        async for page in api.pages(path):
-            version = page.version
-        query = {"resourceVersion": version, "timeoutSeconds": "1", "watch": "1"}
-        async for _ in api.stream(path, query, silence=5, longest=10):
-            pass
+    kinds = (names.WORKLOAD_ENDPOINTS, names.CONFIGURATIONS)
+    # Each watch ends after a second, which is the least that one can ask for.
+    await asyncio.gather(*(follow(api, plural) for plural in kinds))
     lone = ObjectKey(needs.ROOM, "lone")
     status = WorkloadEndpointStatus(state=State.BASE)
     await api.patch(report._path(lone), report.operations(uid, status))
@@ -87,3 +84,13 @@ async def live(api: ApiServer, uid: str) -> None:
     await api.create(
         f"/api/v1/namespaces/{needs.ROOM}/events", kubernetes_events.to_object(pending, "node-a")
     )
+
+
+async def follow(api: ApiServer, plural: str) -> None:
+    """List a kind and watch it."""
+    path = f"/apis/{names.API_VERSION}/{plural}"
+    async for page in api.pages(path):
+        version = page.version
+    query = {"resourceVersion": version, "timeoutSeconds": "1", "watch": "1"}
+    async for _ in api.stream(path, query, silence=5, longest=10):
+        pass

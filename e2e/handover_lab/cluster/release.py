@@ -12,8 +12,10 @@ from typing import Any, Final
 
 import yaml
 
+from handover_lab.cluster import operator_process
 from handover_lab.cluster.client import Client
 from handover_lab.cluster.controlplane import ControlPlane
+from handover_lab.cluster.operator_process import Start
 from handover_lab.cluster.replica import Replica
 from handover_lab.cluster.rest import Api, ApiError
 from handover_lab.docs.chart import CHART
@@ -39,10 +41,15 @@ class Release:
     admin: Path
     kubeconfig: Path
     environment: Mapping[str, str]
+    start: Start
+    """How each process of the operator begins."""
 
     @classmethod
     async def install(
-        cls, plane: ControlPlane, kinds: Sequence[str] = RIGHTS + POLICIES
+        cls,
+        plane: ControlPlane,
+        kinds: Sequence[str] = RIGHTS + POLICIES,
+        start: Start = operator_process.start_program,
     ) -> "Release":
         """Install the objects of these *kinds*; what a pod would mount is kept with the plane.
 
@@ -62,7 +69,7 @@ class Release:
         # It will hold a token, so nobody else may read it from the first moment.
         kubeconfig.touch(0o600)
         kubeconfig.write_text(yaml.safe_dump(bearing(plane.kubeconfig, token)))
-        return cls(plane.kubeconfig, kubeconfig, environment(manifests, directory))
+        return cls(plane.kubeconfig, kubeconfig, environment(manifests, directory), start)
 
     def replica(
         self, log: Path, variables: Mapping[str, str] | None = None, patience: float = PATIENCE
@@ -73,7 +80,7 @@ class Release:
         still holds the Lease.
         """
         told = {**self.environment, "KUBECONFIG": str(self.kubeconfig), **(variables or {})}
-        return Replica(log, told, patience)
+        return Replica(log, told, patience, self.start)
 
     async def free_lease(self) -> None:
         """Remove the Lease of replicas that are no more, for which others would wait."""

@@ -5,8 +5,6 @@ import json
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -14,7 +12,8 @@ from typing import Any, Final
 
 import aiohttp
 
-from handover_lab.cluster import controlplane
+from handover_lab.cluster import controlplane, operator_process
+from handover_lab.cluster.operator_process import Process, Start
 from handover_lab.processes.waiting import PATIENCE, NeverSeenError, until
 from handover_operator.kube.resync import SETTLE
 
@@ -29,12 +28,17 @@ class Replica:
     """One process of the operator; whoever makes it stops it."""
 
     def __init__(
-        self, log: Path, environment: Mapping[str, str], patience: float = PATIENCE
+        self,
+        log: Path,
+        environment: Mapping[str, str],
+        patience: float = PATIENCE,
+        start: Start = operator_process.start_program,
     ) -> None:
         port = controlplane.free_port("127.0.0.1")
         self.url = f"http://127.0.0.1:{port}"
         self.log = log
         self._patience = patience
+        self._start = start
         self._environment = {
             # Nothing else of our own environment: a pod has none of it either.
             "PATH": os.environ["PATH"],
@@ -42,16 +46,14 @@ class Replica:
             "HANDOVER_LISTEN_ADDRESS": "127.0.0.1",
             **environment,
         }
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Process | None = None
         self._is_told_to_end = False
         self._refusals_begin = 0
 
     def launch(self) -> None:
         """Start the process; do not wait for it."""
         self._is_told_to_end = False
-        program = Path(sys.executable).with_name("handover-operator")
-        with self.log.open("ab") as log:
-            self._process = subprocess.Popen([program, "run"], env=self._environment, stderr=log)
+        self._process = self._start(self._environment, self.log)
 
     @property
     def runs(self) -> bool:

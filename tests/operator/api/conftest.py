@@ -2,6 +2,8 @@
 
 import asyncio
 import contextlib
+import dataclasses
+import functools
 import json
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -14,6 +16,7 @@ from kubernetes_asyncio import client, config
 
 from handover_api import names
 from handover_api.names import ObjectKey
+from handover_lab.cluster import operator_process
 from handover_lab.cluster.controlplane import ControlPlane
 from handover_lab.cluster.release import RIGHTS, Release
 from handover_lab.cluster.replica import Replica
@@ -277,7 +280,7 @@ async def desk(api: Api) -> AsyncIterator[Desk]:
 @pytest.fixture(scope="session")
 def release(api_server: ControlPlane) -> Release:
     """Have the chart's rights; its policies would bind the tests of other parts."""
-    return asyncio.run(Release.install(api_server, RIGHTS))
+    return asyncio.run(Release.install(api_server, RIGHTS, start=operator_process.Fork))
 
 
 @pytest.fixture(scope="module")
@@ -306,15 +309,21 @@ async def operator(
 async def new_operator(
     release: Release, the_operator: Replica, tmp_path: Path
 ) -> AsyncIterator[Callable[..., Replica]]:
-    """Make operators of a test's own, not started yet; the one of all tests is ended."""
+    """Make operators of a test's own, not started yet; the one of all tests is ended.
+
+    They have the values of *replaced* in the place of these dotted names.
+    """
     the_operator.stop()
     await release.free_lease()
     made: list[Replica] = []
 
-    def make(kubeconfig: Path | None = None, **env: str) -> Replica:
+    def make(
+        kubeconfig: Path | None = None, replaced: Mapping[str, object] = {}, **env: str
+    ) -> Replica:
         leads_to = {} if kubeconfig is None else {"KUBECONFIG": str(kubeconfig)}
         log = tmp_path / f"operator-{len(made)}.log"
-        made.append(release.replica(log, leads_to | env))
+        start = functools.partial(operator_process.Fork, replaced=replaced)
+        made.append(dataclasses.replace(release, start=start).replica(log, leads_to | env))
         return made[-1]
 
     yield make

@@ -11,12 +11,14 @@ import pytest
 import yaml
 
 from handover_lab.cluster.controlplane import ControlPlane
+from handover_lab.cluster.operator_process import PERIODS, SHORT_LEASE
 from handover_lab.cluster.release import LEASE, Release
 from handover_operator.kinds import Kind
 
 pytestmark = pytest.mark.api
 
-FAIL_OVER = 20.0
+FAIL_OVER = PERIODS.duration + PERIODS.poll + 4.0
+"""Seconds: what a Lease takes to expire and to be looked at, and some for a busy machine."""
 PHASES = ("pending", "preparing", "ready", "live", "converging")
 HISTORY = {
     "a": ["source of {}", "source of {} Succeeded"],
@@ -108,8 +110,8 @@ async def replicas(
     kubeconfig["clusters"][0]["cluster"]["server"] = f"https://127.0.0.1:{wire.port}"
     wired = tmp_path / "wired.kubeconfig"
     wired.write_text(yaml.safe_dump(kubeconfig))
-    leader = new_operator(wired, HANDOVER_POD_NAME="one")
-    standby = new_operator(HANDOVER_POD_NAME="two")
+    leader = new_operator(wired, SHORT_LEASE, HANDOVER_POD_NAME="one")
+    standby = new_operator(replaced=SHORT_LEASE, HANDOVER_POD_NAME="two")
     await leader.start()
     await until_leading(desk, leader)
     await standby.start()

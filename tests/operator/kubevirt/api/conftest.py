@@ -1,8 +1,10 @@
 """A whole control plane with a played KubeVirt, and the operator as a process of its own."""
 
 import asyncio
+import dataclasses
+import functools
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,6 +12,7 @@ import pytest
 import yaml
 
 from handover_api import names
+from handover_lab.cluster import operator_process
 from handover_lab.cluster.controlplane import ControlPlane
 from handover_lab.cluster.release import Release
 from handover_lab.cluster.replica import Replica
@@ -182,7 +185,7 @@ async def desk(bare_desk: Desk) -> AsyncIterator[Desk]:
 @pytest.fixture(scope="session")
 def release(api_server: ControlPlane) -> Release:
     """Have all that the chart brings but its pods."""
-    return asyncio.run(Release.install(api_server))
+    return asyncio.run(Release.install(api_server, start=operator_process.Fork))
 
 
 @pytest.fixture(scope="module")
@@ -211,15 +214,21 @@ async def operator(
 async def new_operator(
     release: Release, the_operator: Replica, tmp_path: Path
 ) -> AsyncIterator[Callable[..., Replica]]:
-    """Make operators of a test's own, not started yet; the one of all tests is ended."""
+    """Make operators of a test's own, not started yet; the one of all tests is ended.
+
+    They have the values of *replaced* in the place of these dotted names.
+    """
     the_operator.stop()
     await release.free_lease()
     made: list[Replica] = []
 
-    def make(kubeconfig: Path | None = None, **env: str) -> Replica:
+    def make(
+        kubeconfig: Path | None = None, replaced: Mapping[str, object] = {}, **env: str
+    ) -> Replica:
         leads_to = {} if kubeconfig is None else {"KUBECONFIG": str(kubeconfig)}
         log = tmp_path / f"operator-{len(made)}.log"
-        made.append(release.replica(log, leads_to | env))
+        start = functools.partial(operator_process.Fork, replaced=replaced)
+        made.append(dataclasses.replace(release, start=start).replica(log, leads_to | env))
         return made[-1]
 
     yield make

@@ -8,10 +8,10 @@ from typing import Any, Final
 
 import pytest
 
+from handover_lab.cluster.operator_process import PERIODS, SHORT_LEASE
 from handover_lab.cluster.release import LEASE
 from handover_lab.kubevirt.objects import Guest
 from handover_lab.kubevirt.simulated import STEPS
-from handover_operator.kube.lease import Periods
 
 pytestmark = pytest.mark.api
 
@@ -96,7 +96,9 @@ def phase(raw: Any) -> str | None:
 @pytest.fixture
 async def replicas(new_operator: Callable[..., Any], desk: Any) -> tuple[Any, Any]:
     """Start two replicas; return the one that leads, and the other."""
-    leader, standby = (new_operator(HANDOVER_POD_NAME=name) for name in ("one", "two"))
+    leader, standby = (
+        new_operator(replaced=SHORT_LEASE, HANDOVER_POD_NAME=name) for name in ("one", "two")
+    )
     await leader.start()
     await until_leading(desk, leader)
     await standby.start()
@@ -178,7 +180,7 @@ async def test_what_a_migration_waits_for_is_there_half_a_second_after_the_leade
                     lambda now, before=before: now != before,
                     "a renewal",
                 )
-            await asyncio.sleep(Periods().poll)
+            await asyncio.sleep(PERIODS.poll)
         move = await Move(desk, f"short-{step}").begin(step)
         await leader.until_idle()
         stood_in = await standby.metric("handover_operator_stood_in_total")
