@@ -98,7 +98,7 @@ class Cutovers:
         requests: list[bytes] = []
         asked: list[Route | None] = []
         for bare in desired.routes_at(local, RouteLevel.ELEVATED, settings):
-            route = self._routes.complete(bare)
+            route = self._routes.known.complete(bare)
             if local.mac:
                 # Its neighbor's entry goes before it: the first packet need not wait for an answer.
                 requests.append(ndmsg.encode_seed(Neigh(route.address, route.oif, local.mac)))
@@ -147,7 +147,7 @@ class Cutovers:
             if route is None:
                 continue
             if result == 0:
-                self._routes.tables.ours.put(route, now)
+                self._routes.known.ours.put(route, now)
             # Until the machine steps an apply would take them out again.
             self._routes.set_ahead(route.address)
         if errno.ENOBUFS in results:
@@ -196,7 +196,7 @@ class Cutovers:
     def _end_lead(self, sent: Prepared) -> None:
         """Know that what is desired is about to include what was *sent*, or never will."""
         self._routes.clear_ahead(route.address for route in sent.routes)
-        ours = self._routes.tables.ours
+        ours = self._routes.known.ours
         there = [route for route in sent.routes if route in ours.of(route.address)]
         metrics.ROUTES.labels("add").inc(len(there))
 

@@ -19,7 +19,7 @@ from handover_nodeagent.network.model import Link
 from handover_nodeagent.reconcile.lifecycle import Lifecycle
 from handover_nodeagent.reconcile.loop import Reconciler
 from handover_nodeagent.reconcile.orphan import Orphan
-from handover_nodeagent.routes.host_routes import Observed
+from handover_nodeagent.routes.known import Observed
 from handover_nodeagent.status.conditions import Reported
 from handover_nodeagent.status.report import Reporter
 

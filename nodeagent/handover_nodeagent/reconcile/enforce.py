@@ -93,7 +93,7 @@ class Enforcer:
         # Before the first sync a route may belong to an endpoint that nobody has told us of yet.
         if complete and not self._is_complete:
             self._is_complete = True
-            affected |= Affected(self.routes.addresses())
+            affected |= Affected(self.routes.known.ours.addresses())
         self.apply(affected)
         self.guard.replace()
 
@@ -194,7 +194,7 @@ class Enforcer:
     def reapply_all(self) -> None:
         """Make the kernel what is desired, once more; prune once all endpoints are known."""
         known = self.routes.desired.everything().addresses
-        self.reapply(known | self.routes.addresses() if self._is_complete else known)
+        self.reapply(known | self.routes.known.ours.addresses() if self._is_complete else known)
 
     @contextlib.contextmanager
     def reconfigured(self, settings: Settings) -> Iterator[None]:
@@ -235,7 +235,7 @@ class Enforcer:
         interfaces = {name for name in guard.keys() | now if guard.get(name) != now.get(name)}
         affected = addresses | self.routes.desired.everything().addresses
         if self._is_complete:
-            affected |= self.routes.addresses()
+            affected |= self.routes.known.ours.addresses()
         return Affected(affected, frozenset(interfaces))
 
     def seen(self, trouble: str = "") -> None:

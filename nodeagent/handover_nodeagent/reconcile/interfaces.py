@@ -61,8 +61,8 @@ class Interfaces:
 
         One that it has a route for there is let go only where the route of its owner can come back.
         """
-        ours = self._routes.routes_of(obj.spec.ips, link.index) if link else ()
-        foreign = self._routes.foreign.observed
+        ours = self._routes.known.ours_to(obj.spec.ips, link.index) if link else ()
+        foreign = self._routes.known.foreign
         served = {route.address for route in ours if not foreign.has_parked(route.address)}
         settings, own = self._enforcer.settings, self.links.addresses
         return admissions.admit(obj.spec.ips, settings, own, served, self._api_servers)
@@ -74,13 +74,13 @@ class Interfaces:
         any more, and where one is refused.
         """
         links, own = self.links, self._link_index.of(obj.key)
-        routed = self._routes.foreign.observed.devices(obj.spec.ips)
+        routed = self._routes.known.foreign.devices(obj.spec.ips)
         devices = frozenset[int]().union(*routed.values())
         taken = {index for index in devices if self._link_index.is_others(index, own)}
         held = links.by_index.get(own) if own else links.by_name.get(remembered or "")
         # A remembered name may be another one's by now, unless routes lead there.
         if held and not own:
-            has_routes = bool(self._routes.routes_of(obj.spec.ips, held.index))
+            has_routes = bool(self._routes.known.ours_to(obj.spec.ips, held.index))
             held = held if has_routes or held.index in devices else None
         current = held.index if held else None
         node = placement.NodeLinks(links.by_index, links.by_name, routed, taken, current)
@@ -154,7 +154,7 @@ class Interfaces:
         affected: set[IPAddress] = set()
         # The kernel drops the routes of a link that goes down, those of IPv4 without a word.
         if diff.before and diff.lost_routes:
-            affected |= self._routes.lose(diff.before.index)
+            affected |= self._routes.known.lose(diff.before.index)
         if diff.before and diff.after is None:
             affected |= desired.drop_link(diff.before.index).addresses
         # Endpoints are placed anew below; an orphan has nobody who would have it applied.
@@ -167,7 +167,7 @@ class Interfaces:
         for link in filter(None, {diff.before, diff.after}):
             self._offer(link)
         if _own(diff.before) != _own(diff.after):
-            affected |= self._routes.readdressed(_own(diff.before) - self.links.addresses)
+            affected |= self._routes.known.readdressed(_own(diff.before) - self.links.addresses)
             self._admit_again(_own(diff.before) ^ _own(diff.after))
         self._enforcer.reapply(affected)
 
@@ -188,7 +188,7 @@ class Interfaces:
 
     def _offer(self, link: Link) -> None:
         """Place the endpoints without an interface anew that may have *link*."""
-        routed = self._routes.foreign.observed.leading_to(link.index)
+        routed = self._routes.known.foreign.leading_to(link.index)
         holders = self._routes.desired.endpoints_with(routed)
         for key in self._link_index.unplaced() & holders:
             self._attempt_placement(key)

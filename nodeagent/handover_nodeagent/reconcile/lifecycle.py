@@ -140,7 +140,7 @@ class Lifecycle:
         if is_other:
             self._change_spec(endpoint)
         link, routes = endpoint.link, self._loop.routes
-        routes_in = bool(link and routes.routes_of(endpoint.admission.allowed, link.index))
+        routes_in = bool(link and routes.known.ours_to(endpoint.admission.allowed, link.index))
         # After the interface: whether its routes are in decides what a new role means.
         event = inputs.of_change(endpoint.machine.assignment, after, routes_in=routes_in)
         if endpoint.machine.awaiting and not obj.spec.await_role:

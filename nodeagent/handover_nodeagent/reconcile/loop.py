@@ -285,7 +285,7 @@ class Reconciler:
         if is_orphan and endpoint.link:
             # Before anything is applied: what no orphan keeps would be taken out as unwanted. Also
             # those that were kept though they were not ours any more.
-            for route in self.routes.routes_of(endpoint.admission.allowed, endpoint.link.index):
+            for route in self.routes.known.ours_to(endpoint.admission.allowed, endpoint.link.index):
                 self.routes.desired.put_orphan(route)
         # Where no routes were in no guest is here: a CNI's route that comes back would draw what is
         # meant for it elsewhere.

@@ -24,7 +24,7 @@ from handover_nodeagent.network.model import IPAddress, Link
 from handover_nodeagent.reconcile.endpoint_sink import EndpointSink
 from handover_nodeagent.reconcile.loop import Reconciler
 from handover_nodeagent.routes import host_routes
-from handover_nodeagent.routes.host_routes import Observed
+from handover_nodeagent.routes.known import Observed
 
 ATTEMPTS: Final = 8
 """So often everything is observed anew because it changed meanwhile."""

@@ -221,7 +221,7 @@ def describe(
 ) -> Facts:
     """Gather what the endpoint's status is made of; asks the kernel which routes win."""
     allowed, link, routes = endpoint.admission.allowed, endpoint.link, enforcer.routes
-    ours = routes.routes_of(allowed, link.index) if link else ()
+    ours = routes.known.ours_to(allowed, link.index) if link else ()
     contested = routes.foreign.contested
     # Normal routes are there to lose: the source's own yields to the one that BGP brings.
     is_elevated = endpoint.machine.level is RouteLevel.ELEVATED

@@ -36,11 +36,12 @@ class ForeignRoutes:
         self,
         channel: Channel,
         settings: Settings,
+        observed: ObservedForeign,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """Ask the kernel through *channel*."""
+        """Ask the kernel through *channel*; what it says goes into *observed*."""
         self.contested: dict[IPAddress, str] = {}
-        self.observed = ObservedForeign(settings)
+        self._observed = observed
         self._channel = channel
         self._settings = settings
         self._clock = clock
@@ -48,7 +49,6 @@ class ForeignRoutes:
 
     def configure(self, settings: Settings) -> None:
         """Go by other *settings*."""
-        self.observed.configure(settings)
         self._settings = settings
 
     def look_up(self, addresses: Iterable[IPAddress], *, oif: int = 0) -> None:
@@ -60,7 +60,7 @@ class ForeignRoutes:
         for address in addresses:
             message = fib.match(self._channel, address, oif=oif)
             if isinstance(message, bytes):
-                self.observed.note(message)
+                self._observed.note(message)
 
     def is_covered(self, address: IPAddress) -> bool:
         """Tell whether the lookup may have missed a route.
@@ -85,7 +85,7 @@ class ForeignRoutes:
             return self._leave_contested(address)
         # Each one that goes shows the next one below it.
         for _ in range(_HIDDEN):
-            present = self.observed.of(address)
+            present = self._observed.of(address)
             for foreign in present:
                 if not self._rounds.try_take(address, self._clock()):
                     return self._leave_contested(address)
@@ -98,7 +98,7 @@ class ForeignRoutes:
             # A gateway's route may win over all of them, but not on their own devices.
             for oif in {foreign.route.oif for foreign in present}:
                 self.look_up([address], oif=oif)
-            if not self.observed.has(address):
+            if not self._observed.has(address):
                 break
         self.contested.pop(address, None)
         return ""
@@ -107,9 +107,9 @@ class ForeignRoutes:
         """Put back what is parked for *address*; return how many routes that were."""
         given = 0
         table, ours = self._settings.route_table, self._settings.route_protocol
-        for copy in self.observed.take_parked(address):
+        for copy in self._observed.take_parked(address):
             if parking.unpark(self._channel, copy, table, ours) == 0:
-                self.observed.given_back(copy)
+                self._observed.given_back(copy)
                 given += 1
         metrics.PARKED.labels("given_back").inc(given)
         self.contested.pop(address, None)
@@ -123,7 +123,7 @@ class ForeignRoutes:
         """
         self.look_up([ours.address])
         self.look_up([ours.address], oif=ours.oif)
-        rival = self.observed.rival_of(ours)
+        rival = self._observed.rival_of(ours)
         if rival is None:
             return None
         result = parking.supplant(self._channel, rival, ours, crowded=crowded)
@@ -133,14 +133,14 @@ class ForeignRoutes:
 
     def _restore(self, address: IPAddress) -> bool:
         """Write missing copies anew; False where somebody removes them as often."""
-        missing = self.observed.missing_of(address)
+        missing = self._observed.missing_of(address)
         if not missing:
             return True
         if not self._rounds.try_take(address, self._clock()):
             return False
         # One that the kernel refuses, for its interface is down or gone, went with that.
         written = [copy for copy in missing if parking.copy_anew(self._channel, copy) == 0]
-        self.observed.restored(address, written)
+        self._observed.restored(address, written)
         return True
 
     def _leave_contested(self, address: IPAddress) -> str:
@@ -153,7 +153,7 @@ class ForeignRoutes:
     def _moved(self, foreign: Foreign, *, is_parked: bool) -> None:
         """Know *foreign* as parked, or as gone."""
         if not is_parked:
-            self.observed.gone(foreign.route)
+            self._observed.gone(foreign.route)
             return
-        self.observed.parked(foreign)
+        self._observed.parked(foreign)
         metrics.PARKED.labels("parked").inc()

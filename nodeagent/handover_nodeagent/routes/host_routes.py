@@ -14,28 +14,16 @@ from typing import Self
 from handover_api.configuration import Mode, Settings
 from handover_nodeagent.fsm.machine import RouteLevel
 from handover_nodeagent.kernel import fib, neighs, parking
-from handover_nodeagent.kernel.foreign_route import PARKING_TABLE, Foreign, Others
-from handover_nodeagent.kernel.netlink import answers, ndmsg, rtmsg
+from handover_nodeagent.kernel.foreign_route import Others
+from handover_nodeagent.kernel.netlink import answers, ndmsg
 from handover_nodeagent.kernel.netlink.changes import RouteChanged
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network import plan
 from handover_nodeagent.network.desired import DesiredNetwork, LocalEndpoint
-from handover_nodeagent.network.model import IPAddress, Neigh, Route, RouteKey
+from handover_nodeagent.network.model import IPAddress, Neigh, Route
 from handover_nodeagent.routes.foreign import ForeignRoutes
+from handover_nodeagent.routes.known import KnownRoutes, Observed
 from handover_nodeagent.routes.programming import Programmed, Programming, Tables
-
-
-@dataclass(frozen=True, slots=True)
-class Observed:
-    """What the kernel has: our routes, the parked ones, the foreign ones for our addresses.
-
-    ``gateways``: the keys of foreign routes to our addresses that lead by a gateway.
-    """
-
-    ours: tuple[Route, ...]
-    parked: tuple[Foreign, ...]
-    foreign: tuple[Foreign, ...]
-    gateways: frozenset[RouteKey] = frozenset()
 
 
 def observe(settings: Settings, addresses: Iterable[IPAddress]) -> Observed:
@@ -84,8 +72,9 @@ class HostRoutes:
         self.desired = DesiredNetwork(settings)
         self._settings = settings
         self._channel = Channel()
-        self.foreign = ForeignRoutes(self._channel, settings)
-        self.tables = Tables(self._channel, self.foreign)
+        self.known = KnownRoutes(settings)
+        self.foreign = ForeignRoutes(self._channel, settings, self.known.foreign)
+        self.tables = Tables(self._channel, self.known, self.foreign)
         # The metrics under which paused endpoints' routes were elevated when they were written.
         self._were_elevated = frozenset[int]()
         self._spared = frozenset[IPAddress]()
@@ -107,6 +96,7 @@ class HostRoutes:
         self._were_elevated = self._were_elevated | self._elevated if is_left else frozenset()
         self._settings = settings
         self.desired = self.desired.under(settings)
+        self.known.configure(settings)
         self.foreign.configure(settings)
 
     def spare(self, addresses: frozenset[IPAddress]) -> None:
@@ -126,36 +116,21 @@ class HostRoutes:
 
     def load(self, observed: Observed) -> None:
         """Take *observed* for what the kernel has now."""
-        self.tables.ours.load(observed.ours)
-        self.foreign.observed.load(observed.foreign, observed.parked, self.desired.has_address)
-        self.tables.collisions.load(observed.gateways)
-
-    def addresses(self) -> frozenset[IPAddress]:
-        """Return every address that has a route of ours in the kernel."""
-        return self.tables.ours.addresses()
+        self.known.load(observed, self.desired.has_address)
 
     def unclaimed(self) -> tuple[Route, ...]:
         """Return the routes of ours in the kernel to addresses that nobody is known to have."""
         return tuple(
             route
-            for address in self.tables.ours.addresses()
+            for address in self.known.ours.addresses()
             if not self.desired.has_address(address) and address not in self._spared
-            for route in self.tables.ours.of(address)
-        )
-
-    def routes_of(self, addresses: Iterable[IPAddress], oif: int) -> tuple[Route, ...]:
-        """Return our routes to *addresses* on *oif* that are in the kernel."""
-        return tuple(
-            route
-            for address in addresses
-            for route in self.tables.ours.of(address)
-            if route.oif == oif
+            for route in self.known.ours.of(address)
         )
 
     def level_of(self, addresses: Iterable[IPAddress], oif: int) -> RouteLevel:
         """Return the highest level at which the kernel has a route of ours to *addresses*."""
         # What a paused endpoint has may be elevated by the priorities of an earlier configuration.
-        metrics_in = {route.metric for route in self.routes_of(addresses, oif)}
+        metrics_in = {route.metric for route in self.known.ours_to(addresses, oif)}
         settings = self._settings
         normal = {settings.ipv4_normal_route_priority, settings.ipv6_normal_route_priority}
         if metrics_in & (self._elevated | self._were_elevated - normal):
@@ -169,47 +144,15 @@ class HostRoutes:
             {settings.ipv4_elevated_route_priority, settings.ipv6_elevated_route_priority}
         )
 
-    def readdressed(self, gone: AbstractSet[IPAddress]) -> frozenset[IPAddress]:
-        """Know that the node's own addresses changed, and that some are *gone*.
-
-        Return the addresses to apply: the kernel drops a route that speaks from an address which
-        is gone, in IPv4 without a word, and may take now what it refused.
-        """
-        refused = self.tables.attributes.refused
-        self.tables.attributes.allow()
-        return refused | self.tables.ours.lose(lambda route: rtmsg.source_of(route) in gone)
-
     def find_mac(self, addresses: Iterable[IPAddress], oif: int) -> str | None:
         """Return the guest's MAC as the kernel's neighbor table has it."""
         found = (neighs.find_mac(self._channel, address, oif) for address in addresses)
         return next((mac for mac in found if mac), None)
 
-    def lose(self, oif: int) -> frozenset[IPAddress]:
-        """Forget all routes of an interface that went down or is gone; return their addresses."""
-        lost = self.tables.ours.lose(lambda route: route.oif == oif)
-        return lost | self.foreign.observed.lose(oif)
-
     def notified(self, changed: RouteChanged) -> bool:
         """Take in what somebody else did; tell whether it concerns an endpoint of ours."""
-        route = changed.route
-        is_known = self.desired.has_address(route.address)
-        if route.table == PARKING_TABLE:
-            return self.foreign.observed.copy_gone(route, is_known=is_known) and is_known
-        if changed.replaced:
-            # Nothing else tells what stood there: one of ours, or another foreign one.
-            self.tables.ours.displace(route)
-            self.foreign.observed.replaced(route)
-        # A route by a gateway is none of a CNI's, and none of ours; but it may have displaced one.
-        if not changed.direct:
-            return is_known and changed.replaced
-        # Ours by its protocol, but by somebody else's hand: of our own changes nobody is notified.
-        if route.protocol == self._settings.route_protocol:
-            (self.tables.ours.note if changed.present else self.tables.ours.drop)(route)
-        elif not changed.present:
-            self.foreign.observed.gone(route)
-        elif is_known:
-            self.foreign.observed.note(changed.message)
-        return is_known
+        is_known = self.desired.has_address(changed.route.address)
+        return self.known.take(changed, is_known=is_known)
 
     def acknowledged_ns(self, addresses: Iterable[IPAddress], oif: int) -> tuple[int, ...]:
         """Return when the kernel had each elevated route of ours to *addresses* on *oif*.
@@ -218,15 +161,10 @@ class HostRoutes:
         """
         elevated = self._elevated
         return tuple(
-            self.tables.ours.acknowledged_ns(route)
-            for route in self.routes_of(addresses, oif)
+            self.known.ours.acknowledged_ns(route)
+            for route in self.known.ours_to(addresses, oif)
             if route.metric in elevated
         )
-
-    def complete(self, route: Route) -> Route:
-        """Return *route* with what it is to carry beside its key: see ``attributes.py``."""
-        owners = self.foreign.observed.carried(route.address, route.oif)
-        return self.tables.attributes.complete(route, owners, self.tables.ours.of(route.address))
 
     def apply(
         self,
@@ -262,7 +200,7 @@ class HostRoutes:
         if self._settings.mode is not Mode.ACTIVE:
             yield Applied(applied)
             return
-        wanted = frozenset(map(self.complete, self.desired.routes(applied)))
+        wanted = frozenset(map(self.known.complete, self.desired.routes(applied)))
         to_park = self.desired.addresses_to_park(applied)
         served = {route.address for route in wanted}
         # Before anything else: a suppressed address must not draw what is meant for elsewhere.
@@ -270,14 +208,14 @@ class HostRoutes:
         # Before ours goes, so that a guest that stays here always has a route.
         for address in applied - to_park - served if give_back else ():
             yield Applied(given_back=self.foreign.give_back(address))
-        observed = [route for address in applied for route in self.tables.ours.of(address)]
+        observed = [route for address in applied for route in self.known.ours.of(address)]
         done = self._program(plan.diff(wanted, observed), removable)
         refused |= done.refused
         # Only once ours is in: until then the foreign one serves the guest.
         refused |= self._park((to_park & served) - refused.keys())
         for address in applied:
-            if not self.desired.has_address(address) and not self.tables.ours.of(address):
-                self.tables.forget(address)
+            if not self.desired.has_address(address) and not self.known.ours.of(address):
+                self.known.forget(address)
         yield Applied(applied, refused, is_doubtful=done.is_doubtful)
 
     def _may_apply(self, address: IPAddress) -> bool:
@@ -305,7 +243,7 @@ class HostRoutes:
     def seed(self, local: LocalEndpoint) -> None:
         """Tell the kernel the MAC of a guest whose routes are in already."""
         if self._settings.mode is Mode.ACTIVE and local.link and local.mac:
-            here = self.routes_of(local.addresses, local.link.index)
+            here = self.known.ours_to(local.addresses, local.link.index)
             seeds = (Neigh(route.address, route.oif, local.mac) for route in here)
             self.tables.send([ndmsg.encode_seed(seed) for seed in seeds])
 

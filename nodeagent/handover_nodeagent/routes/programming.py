@@ -20,10 +20,8 @@ from handover_nodeagent.network.desired import DesiredNetwork
 from handover_nodeagent.network.model import IPAddress, Route
 from handover_nodeagent.network.plan import Plan
 from handover_nodeagent.routes import steps
-from handover_nodeagent.routes.attributes import RouteAttributes
-from handover_nodeagent.routes.collisions import Collisions
 from handover_nodeagent.routes.foreign import ForeignRoutes
-from handover_nodeagent.routes.observed import ObservedRoutes
+from handover_nodeagent.routes.known import KnownRoutes
 from handover_nodeagent.routes.steps import Steps
 
 TWINS: Final = 4
@@ -35,17 +33,15 @@ _PRESENT: Final = frozenset({0, errno.EEXIST})
 
 
 class Tables:
-    """The kernel's routes as far as they are known, and the socket by which we change them.
+    """What is known of the kernel's routes, and the socket by which we change them.
 
     ``writes`` counts what was sent: what was observed meanwhile may be older.
     """
 
-    def __init__(self, requests: Channel, foreign: ForeignRoutes) -> None:
-        self.channel = requests
+    def __init__(self, channel: Channel, known: KnownRoutes, foreign: ForeignRoutes) -> None:
+        self.channel = channel
+        self.known = known
         self.foreign = foreign
-        self.ours = ObservedRoutes()
-        self.collisions = Collisions()
-        self.attributes = RouteAttributes()
         self.writes = 0
 
     def send(self, requests: Sequence[bytes]) -> answers.Results:
@@ -54,13 +50,6 @@ class Tables:
             return answers.Results()
         self.writes += 1
         return self.channel.transact(requests)
-
-    def forget(self, address: IPAddress) -> None:
-        """Keep no trace of an address that nobody has."""
-        self.ours.forget(address)
-        self.foreign.observed.forget(address)
-        self.collisions.forget(address)
-        self.attributes.forget(address)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +78,7 @@ class Programming:
     def run(self, plan: Plan) -> Programmed:
         """Add and replace; then remove, but never the last route where the new one failed."""
         tables = self._tables
-        ordered = steps.order(plan, tables.ours, tables.collisions)
+        ordered = steps.order(plan, tables.known.ours, tables.known.collisions)
         stuck = self._add(ordered)
         self._remove(
             [
@@ -97,7 +86,7 @@ class Programming:
                 for route in ordered.remove
                 if route.address not in stuck
                 # Asked now: what was added may have supplanted what somebody else had.
-                and steps.may_go(route, self._removable, self._desired, tables.foreign.observed)
+                and steps.may_go(route, self._removable, self._desired, tables.known.foreign)
             ]
         )
         return Programmed(self._refused, self._is_doubtful)
@@ -135,13 +124,13 @@ class Programming:
         # One that cannot be named is not there as it was seen; a delete would take another one.
         unclear = [route for route in wanted if not fib.is_certain(tables.channel, route)]
         for route in unclear:
-            tables.ours.drop(route)
+            tables.known.ours.drop(route)
         removed = [route for route in wanted if route not in unclear]
         requests = list(map(rtmsg.encode_remove, removed))
         results = self._send(requests)
         for index, (route, result) in enumerate(zip(removed, results, strict=True)):
             if result in _REMOVED:
-                tables.ours.drop(route)
+                tables.known.ours.drop(route)
                 metrics.ROUTES.labels("remove").inc()
             else:
                 self._refuse(route, result, results.explain(index))
@@ -164,7 +153,7 @@ class Programming:
         if other not in _PRESENT:
             return route, result, reason
         metrics.ROUTE_ERRORS.labels(errno.errorcode.get(result, str(result))).inc()
-        self._tables.attributes.refuse(route)
+        self._tables.known.attributes.refuse(route)
         return plain, other, ""
 
     def _settle(self, route: Route, result: int, reason: str, now: int) -> bool:
@@ -178,8 +167,8 @@ class Programming:
         if result:
             self._refuse(route, result, reason)
             return False
-        self._tables.ours.put(route, now)
-        self._tables.collisions.solved(route)
+        self._tables.known.ours.put(route, now)
+        self._tables.known.collisions.solved(route)
         metrics.ROUTES.labels("add").inc()
         return True
 
@@ -191,7 +180,7 @@ class Programming:
         """
         tables = self._tables
         tables.writes += 1
-        result = tables.foreign.supplant(route, crowded=tables.collisions.has_gateway(route))
+        result = tables.foreign.supplant(route, crowded=tables.known.collisions.has_gateway(route))
         if result is not None:
             return result, answers.describe(result)
         winners = [fib.winner(tables.channel, route.address, oif=oif) for oif in (0, route.oif)]
@@ -199,11 +188,11 @@ class Programming:
         if any(winner.route == route for winner in seen):
             return 0, ""
         if any(not winner.direct and winner.route.key == route.key for winner in seen):
-            tables.collisions.note(route.key)
-        if tables.collisions.has_gateway(route):
+            tables.known.collisions.note(route.key)
+        if tables.known.collisions.has_gateway(route):
             return self._stand_beside(route)
         # It is below another one, where only a resync finds it.
-        self._is_doubtful |= tables.collisions.try_resync(route)
+        self._is_doubtful |= tables.known.collisions.try_resync(route)
         shown = fib.describe(seen[0]) if seen else "nothing"
         return errno.EEXIST, f"another route has this prefix and metric; to be seen is {shown}"
 

@@ -12,7 +12,7 @@ from handover_nodeagent.kernel import parking
 from handover_nodeagent.kernel.netlink import codec, rtmsg
 from handover_nodeagent.kernel.netlink.changes import RouteChanged
 from handover_nodeagent.routes.collisions import RESYNCS
-from handover_nodeagent.routes.host_routes import Observed
+from handover_nodeagent.routes.known import Observed
 
 pytestmark = pytest.mark.root
 

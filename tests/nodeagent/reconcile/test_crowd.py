@@ -233,8 +233,8 @@ async def test_endpoints_that_came_and_went_leave_no_trace(world: World) -> None
         world.delete(name)
         await world.until_state("gone", name)
     routes = world.loop.routes
-    assert routes.addresses() == frozenset()
-    assert not routes.foreign.observed._present
+    assert routes.known.ours.addresses() == frozenset()
+    assert not routes.known.foreign._present
     assert not world.loop.endpoints
     assert not world.loop.publisher._conditions
     assert not world.loop.enforcer._refused

@@ -95,7 +95,7 @@ async def test_a_route_whose_ack_was_dropped_is_not_added_twice(
     await world.until_state("Live")
     await world.until_says("Programmed", "True", "Programmed")
     await world.shows(ELEVATED_V4)
-    assert len(world.loop.routes.routes_of(_allowed(world), world.node.tap0)) == 1
+    assert len(world.loop.routes.known.ours_to(_allowed(world), world.node.tap0)) == 1
 
 
 @pytest.mark.usefixtures("mute")
@@ -151,7 +151,7 @@ async def test_a_route_of_ours_stays_while_nobody_can_name_its_endpoints_interfa
     world.put(ips=BOTH)
     await world.shows(NORMAL_V4, NORMAL_V6)
     gone = LinkRemoved(world.node.tap0, "tap0")
-    shown = [route for one in BOTH for route in world.loop.routes.tables.ours.of(ip_address(one))]
+    shown = [route for one in BOTH for route in world.loop.routes.known.ours.of(ip_address(one))]
     world.observation._heard(gone)
     await world.until_says("Programmed", "False", "InterfaceNotFound")
     for route in shown:

@@ -179,7 +179,7 @@ async def test_what_was_parked_goes_with_its_interface(world: World) -> None:
     world.node.run("ip link delete tap0")
     await world.until_says("Programmed", "False", "InterfaceNotFound")
     assert world.parked() == []
-    assert not world.loop.routes.foreign.observed.has_parked(V4)
+    assert not world.loop.routes.known.foreign.has_parked(V4)
     world.node.make_tap0()
     await world.shows(NORMAL_V4)
     world.node.guest_runs("ip link set eth arp off")

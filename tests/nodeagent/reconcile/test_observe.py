@@ -14,7 +14,7 @@ from handover_nodeagent.kernel.netlink.codec import ObservationError
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.reconcile import observe as observation
 from handover_nodeagent.routes import host_routes
-from handover_nodeagent.routes.host_routes import Observed
+from handover_nodeagent.routes.known import Observed
 
 pytestmark = pytest.mark.root
 
