@@ -14,7 +14,7 @@ from tests.nodeagent import namespaces
 from tests.nodeagent.fake_api import FakeApi
 from tests.nodeagent.fault import Fault
 from tests.nodeagent.node import MAIN, OURS, Node
-from tests.nodeagent.process import COLLECTIONS, MAC, Agent, Proxy, Site, enter
+from tests.nodeagent.process import COLLECTIONS, EVENTS, MAC, Admin, Agent, Proxy, Site, enter
 from tests.nodeagent.world import World
 
 from handover_lab.cluster.controlplane import ControlPlane
@@ -34,7 +34,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     """Make the namespaces, and start the control plane in the node's: one for all agents."""
     namespaces.needs_root()
     try:
-        kubectl = tools.locate("kubectl")
+        tools.locate("kube-apiserver")
     except tools.ToolsError as error:
         pytest.skip(str(error))
     node, guest = Namespace.make("node"), Namespace.make("guest")
@@ -48,10 +48,12 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Site]:
     directory = tmp_path_factory.mktemp("plane")
     plane = worker.submit(lambda: ControlPlane.start(directory)).result()
     proxy = Proxy(node, plane.shape.port)
-    it = Site(node, guest, plane, proxy, kubectl, worker)
+    admin = Admin(plane.kubeconfig)
+    it = Site(node, guest, plane, admin, proxy, worker)
     it.install()
     yield it
     proxy.end()
+    admin.close()
     worker.submit(plane.stop).result()
     worker.shutdown()
     node.end()
@@ -65,7 +67,7 @@ def agent(site: Site, tmp_path: Path) -> Iterator[Agent]:
     it = Agent(site, tmp_path)
     yield it
     it.stop()
-    for collection in COLLECTIONS.values():
+    for collection in (*COLLECTIONS.values(), EVENTS):
         site.call("DELETE", collection)
     site.node.run("ip route flush proto 88; nft flush ruleset")
 

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ COLLECTIONS = {
     "HandoverConfiguration": f"{API}/handoverconfigurations",
 }
 ENDPOINT = f"{COLLECTIONS['WorkloadEndpoint']}/vm"
+DEFAULT = f"{COLLECTIONS['HandoverConfiguration']}/default"
+DEFINITIONS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
+EVENTS = "/api/v1/namespaces/default/events"
 # As kubectl does it: what is left out of an object that is applied again goes.
 APPLY = "?fieldManager=person&force=true"
 APPLY_PATCH = "application/apply-patch+yaml"
@@ -134,6 +138,40 @@ async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         writer.close()
 
 
+class Admin:
+    """The cluster admin, who keeps one connection to the API server; for one thread."""
+
+    def __init__(self, kubeconfig: Path) -> None:
+        found = yaml.safe_load(kubeconfig.read_text())
+        cluster, user = found["clusters"][0]["cluster"], found["users"][0]["user"]
+        context = ssl.create_default_context(cafile=cluster["certificate-authority"])
+        context.load_cert_chain(user["client-certificate"], user["client-key"])
+        address = cluster["server"].removeprefix("https://")
+        self._connection = http.client.HTTPSConnection(address, context=context, timeout=PATIENCE)
+
+    def request(
+        self, method: str, path: str, body: object = None, content_type: str = "application/json"
+    ) -> tuple[int, dict[str, Any]]:
+        """Send one request, and return the answer with its status."""
+        sent = None if body is None else json.dumps(body)
+        headers = {"Content-Type": content_type}
+        try:
+            self._connection.request(method, path, sent, headers)
+            answer = self._connection.getresponse()
+        except (http.client.RemoteDisconnected, ConnectionError):
+            # The server ends a connection on which nothing was said for long.
+            self._connection.close()
+            self._connection.request(method, path, sent, headers)
+            answer = self._connection.getresponse()
+        text = answer.read().decode()
+        # Of a path that is not served the answer is no object.
+        return answer.status, json.loads(text) if text.startswith("{") else {"message": text}
+
+    def close(self) -> None:
+        """End the connection."""
+        self._connection.close()
+
+
 @dataclass
 class Site:
     """A node with a tap, the guest behind it, and a control plane that the node can reach."""
@@ -141,27 +179,30 @@ class Site:
     node: Namespace
     guest: Namespace
     plane: ControlPlane
+    admin: Admin
+    """In the worker, as the API server is reached from the node alone."""
     proxy: Proxy
     """By which the agent reaches the API server."""
-    kubectl: Path
     worker: ThreadPoolExecutor
-
-    def run(self, *argv: str, text: str = "") -> str:
-        """Run kubectl as cluster admin."""
-        command = self.node.command(
-            str(self.kubectl), "--kubeconfig", str(self.plane.kubeconfig), *argv
-        )
-        done = subprocess.run(command, input=text, capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr
-        return done.stdout
 
     def call(
         self, method: str, path: str, body: object = None, content_type: str = "application/json"
     ) -> dict[str, Any]:
         """Send one request as cluster admin: a kubectl for each look would take a processor."""
-        return self.worker.submit(
-            request, self.plane.kubeconfig, method, path, body, content_type
-        ).result()
+        send = partial(self.admin.request, method, path, body, content_type)
+        status, answer = self.worker.submit(send).result()
+        assert status < 300, answer
+        return answer
+
+    def has(self, path: str) -> bool:
+        """Tell whether the API server has something at *path*."""
+        status, _ = self.worker.submit(self.admin.request, "GET", path).result()
+        return status == http.HTTPStatus.OK
+
+    def delete(self, path: str) -> None:
+        """Delete an object, and wait until it is gone: of a CRD, with all of its kind."""
+        self.call("DELETE", path)
+        until(lambda: not self.has(path))
 
     @property
     def kubeconfig(self) -> Path:
@@ -185,9 +226,10 @@ class Site:
     def install(self) -> None:
         """Install the CRDs, and wait until they are served."""
         for manifest in sorted(CRDS.glob("*.yaml")):
-            self.run("apply", "--server-side", "-f", str(manifest))
-        self.run("wait", "--for=condition=Established", "crd", "--all", "--timeout=20s")
-        until(lambda: "handoverconfigurations" in self.run("api-resources", "-o", "name"))
+            crd = yaml.safe_load(manifest.read_text())
+            path = f"{DEFINITIONS}/{crd['metadata']['name']}{APPLY}"
+            self.call("PATCH", path, crd, APPLY_PATCH)
+        until(lambda: all(map(self.has, COLLECTIONS.values())))
 
     def apply(self, kind: str, name: str, spec: dict[str, Any], **metadata: Any) -> None:
         """Apply one object."""
@@ -337,23 +379,3 @@ def enter(namespace: Namespace) -> None:
     """Move the calling thread into *namespace*."""
     with Path(f"/proc/{namespace.holder.pid}/ns/net").open("rb") as file:
         namespaces.enter(file.fileno())
-
-
-def request(
-    kubeconfig: Path, method: str, path: str, body: object, content_type: str
-) -> dict[str, Any]:
-    """Send one request with the certificate that a kubeconfig names, and return the answer."""
-    found = yaml.safe_load(kubeconfig.read_text())
-    cluster, user = found["clusters"][0]["cluster"], found["users"][0]["user"]
-    context = ssl.create_default_context(cafile=cluster["certificate-authority"])
-    context.load_cert_chain(user["client-certificate"], user["client-key"])
-    address = cluster["server"].removeprefix("https://")
-    connection = http.client.HTTPSConnection(address, context=context, timeout=PATIENCE)
-    with contextlib.closing(connection):
-        sent = None if body is None else json.dumps(body)
-        connection.request(method, path, sent, {"Content-Type": content_type})
-        answer = connection.getresponse()
-        text = answer.read().decode()
-    assert answer.status < 300, text
-    result: dict[str, Any] = json.loads(text)
-    return result

@@ -7,7 +7,18 @@ import re
 from pathlib import Path
 
 import pytest
-from tests.nodeagent.process import ADDRESS, PATIENCE, Agent, Site, until
+from tests.nodeagent.process import (
+    ADDRESS,
+    COLLECTIONS,
+    DEFAULT,
+    DEFINITIONS,
+    EVENTS,
+    MERGE_PATCH,
+    PATIENCE,
+    Agent,
+    Site,
+    until,
+)
 
 pytestmark = [pytest.mark.root, pytest.mark.api]
 
@@ -29,7 +40,7 @@ def test_a_cutover_is_there_for_everybody_to_see(site: Site, agent: Agent) -> No
     page = agent.ask("/metrics")
     assert re.search(r"handover_nodeagent_announcement_to_route_seconds_count 1\.0", page)
     assert 'handover_nodeagent_endpoints{state="Live"} 1.0' in page
-    until(lambda: "CutOver" in site.run("get", "events"))
+    until(lambda: "CutOver" in json.dumps(site.call("GET", EVENTS)))
     assert '"event": "transition"' in agent.log
 
 
@@ -109,7 +120,7 @@ def test_a_removed_crd_takes_no_route_of_a_guest_that_answers(site: Site, agent:
     agent.start().ready()
     until(site.routes)
     with site.watching() as told:
-        site.run("delete", "crd", "workloadendpoints.handover.dev")
+        site.delete(f"{DEFINITIONS}/workloadendpoints.handover.dev")
         until(lambda: '"reason": "OrphanRoute"' in agent.log or "outage" in agent.log, agent)
         site.install()
         site.endpoint()
@@ -143,7 +154,7 @@ def test_configuration_is_followed_while_the_agent_runs(site: Site, agent: Agent
     assert generation in agent.ask("/metrics")
     site.apply("HandoverConfiguration", "node.node-a", {"mode": "paused"})
     until(lambda: site.condition("Programmed") == ("False", "NotActive"))
-    site.run("delete", "handoverconfiguration", "node.node-a")
+    site.delete(f"{COLLECTIONS['HandoverConfiguration']}/node.node-a")
     until(lambda: site.condition("Programmed") == ("True", "Programmed"))
 
 
@@ -154,8 +165,8 @@ def test_a_paused_namespace_is_left_alone_until_default_says_otherwise(
 
     def pause(*namespaces: str) -> None:
         site.apply("HandoverConfiguration", "default", {})
-        status = json.dumps({"status": {"pausedNamespaces": namespaces}})
-        site.run("patch", "hc", "default", "--subresource=status", "--type=merge", f"-p={status}")
+        status = {"status": {"pausedNamespaces": namespaces}}
+        site.call("PATCH", f"{DEFAULT}/status", status, MERGE_PATCH)
 
     site.endpoint()
     agent.start().ready()
@@ -168,7 +179,7 @@ def test_a_paused_namespace_is_left_alone_until_default_says_otherwise(
         until(lambda: agent.log.count('"event": "endpoint"') == 2, agent)
         site.node.run("ip route flush proto 88")
     agent.ready()
-    site.run("delete", "handoverconfiguration", "default")
+    site.delete(DEFAULT)
     site.say("source")
     until(lambda: site.condition("Programmed") == ("False", "NotActive"))
     assert site.routes() == []

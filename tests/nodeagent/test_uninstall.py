@@ -1,11 +1,10 @@
 """The uninstall that asks for it: parked routes back, ours and the guard out, and nothing after."""
 
-import json
 import signal
 from typing import Any
 
 import pytest
-from tests.nodeagent.process import ADDRESS, Agent, Site, until
+from tests.nodeagent.process import ADDRESS, DEFAULT, MERGE_PATCH, Agent, Site, until
 
 from handover_nodeagent.uninstall import Requests
 
@@ -43,8 +42,7 @@ def configure(site: Site, on_uninstall: str, **metadata: Any) -> None:
 
 def ask(site: Site, value: str = "now") -> None:
     """Ask for the uninstall, as the chart's hook does."""
-    patch = json.dumps({"metadata": request(value)})
-    site.run("patch", "hc", "default", "--type=merge", f"--patch={patch}")
+    site.call("PATCH", DEFAULT, {"metadata": request(value)}, MERGE_PATCH)
 
 
 def tables(site: Site) -> str:
