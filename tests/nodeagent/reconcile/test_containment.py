@@ -11,7 +11,6 @@ from tests.nodeagent.fault import BAD, OTHER_V4, WORDS, Fault, put_good, told_an
 from tests.nodeagent.node import Node
 from tests.nodeagent.world import CNI, ELEVATED_V4, NORMAL_V4, World, count
 
-from handover_api.names import ObjectKey
 from handover_nodeagent import fsm, metrics
 from handover_nodeagent.fsm.machine import Machine
 from handover_nodeagent.network import placement
@@ -22,8 +21,6 @@ from handover_nodeagent.sniff import endpoint_listener, listener
 from handover_nodeagent.sniff.listen_spec import ListenSpec
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("mute")]
-
-GOOD = ObjectKey("default", "good")
 
 
 async def test_a_device_without_a_mac_is_refused_in_each_life(node: Node, world: World) -> None:
