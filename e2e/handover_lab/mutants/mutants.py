@@ -56,18 +56,7 @@ TESTS: Final[Mapping[str, Sequence[str]]] = {
         f"{_AGENT}/kernel/test_bpf.py",
         f"{_AGENT}/sniff/test_packet_filter.py",
     ),
-    # Those that need no namespace, which would cost each fault a second.
-    "handover_nodeagent.kernel.netlink.rtmsg": (
-        f"{_AGENT}/kernel/netlink/test_rtmsg.py",
-        *(
-            f"{_AGENT}/kernel/test_against_pyroute2.py::test_{name}"
-            for name in (
-                "a_routes_request",
-                "what_a_route_carries_is_written_as_it_was_read",
-                "a_route_that_pyroute2_writes_is_read",
-            )
-        ),
-    ),
+    "handover_nodeagent.kernel.netlink.rtmsg": (f"{_AGENT}/kernel/netlink/test_rtmsg.py",),
     "handover_nodeagent.network.desired": (f"{_AGENT}/network/test_desired.py",),
     "handover_nodeagent.network.plan": (f"{_AGENT}/network/test_plan.py",),
     "handover_nodeagent.network.placement": (f"{_AGENT}/network/test_placement.py",),

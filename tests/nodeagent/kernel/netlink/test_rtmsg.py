@@ -309,3 +309,32 @@ def test_the_address_that_the_node_speaks_from_is_told() -> None:
     route = Route(V4, 7, 512, 254, 88, EVERYTHING)
     assert rtmsg.source_of(route) == ip_address("10.65.0.1")
     assert rtmsg.source_of(Route(V4, 7, 512, 254, 88, METRICS)) is None
+
+
+@pytest.mark.parametrize(
+    ("address", "family", "length"), [(V4, 2, 32), (V6, 10, 128)], ids=["IPv4", "IPv6"]
+)
+@pytest.mark.parametrize("oif", [0, 7])
+def test_the_question_which_route_wins_names_the_address_alone(
+    address: IPAddress, family: int, length: int, oif: int
+) -> None:
+    """RTM_F_FIB_MATCH, to be shown the route itself; 0 stands for any device."""
+    body = struct.pack("=BBBBBBBBI", family, length, 0, 0, 0, 0, 0, 0, 0x2000)
+    body += codec.attribute(1, address.packed) + (codec.number(4, oif) if oif else b"")
+    header = struct.pack("=IHHII", 16 + len(body), 26, 0x1, 0, 0)
+    assert rtmsg.encode_match(address, oif=oif) == header + body
+
+
+@pytest.mark.parametrize("oif", [0, 7])
+@pytest.mark.parametrize("protocol", [0, 88])
+def test_the_question_for_a_tables_routes_asks_for_unicast_ones(oif: int, protocol: int) -> None:
+    body = struct.pack("=BBBBBBBBI", 10, 0, 0, 0, 0, protocol, 0, 1, 0)
+    body += codec.number(15, 5254) + (codec.number(4, oif) if oif else b"")
+    header = struct.pack("=IHHII", 16 + len(body), 26, 0x301, 0, 0)
+    assert rtmsg.encode_dump(10, 5254, protocol=protocol, oif=oif) == header + body
+
+
+def test_a_host_route_is_told_by_one_byte_of_its_message() -> None:
+    assert shown()[rtmsg.PREFIX_LENGTH_AT] == rtmsg.HOST[2] == 32
+    assert shown(V6)[rtmsg.PREFIX_LENGTH_AT] == rtmsg.HOST[10] == 128
+    assert rtmsg.HOST.keys() == {2, 10}
