@@ -5,10 +5,11 @@ from pathlib import Path
 
 import pytest
 from tests.nodeagent.node import Node
-from tests.nodeagent.reconcile.test_orphans import fall_silent, pause
+from tests.nodeagent.reconcile.test_orphans import FIRST, fall_silent, was_asked
 from tests.nodeagent.world import NORMAL_V4, World
 
 from handover_api.names import ObjectKey
+from handover_nodeagent.reconcile import orphans
 
 pytestmark = pytest.mark.root
 KEY = ObjectKey("default", "vm")
@@ -47,12 +48,15 @@ async def test_its_ipv6_address_is_asked_too(world: World, node: Node) -> None:
     await world.shows("fd00:65::2 dev tap0 ... metric 1024")
 
 
-async def test_its_routes_outlive_its_endpoint_until_it_is_silent(world: World, node: Node) -> None:
+async def test_its_routes_outlive_its_endpoint_until_it_is_silent(
+    world: World, node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(orphans, "_FIRST", FIRST)
     world.put()
     await world.shows(NORMAL_V4)
     world.delete()
     await world.until(lambda: ("vm", "OrphanRoute") in world.reports.events)
-    await world.until(lambda: pause(world) == 2)
+    await world.until(lambda: was_asked(world))
     await world.shows(NORMAL_V4)
     fall_silent(node)
     await world.shows()
