@@ -20,6 +20,8 @@ from handover_lab.docs.chart import CRDS
 NEEDY = "needy"
 ROOM = "needy"
 PATIENCE = 60.0
+MOMENT = 0.3
+"""Seconds for what is asked for together."""
 REFUSAL = re.compile(
     r'User \\*"needy\\*" cannot (\w+) resource \\*"([a-z/]+)\\*" in API group \\*"([a-z0-9.]*)\\*"'
 )
@@ -67,16 +69,21 @@ class Needy:
             self._process = operator_process.Fork(self._environment, self.log)
 
     def _give(self) -> None:
-        text = self.log.read_text() if self.log.exists() else ""
-        asked = {
-            (group, resource, verb) for verb, resource, group in REFUSAL.findall(text[self._read :])
-        }
-        self._read = text.rfind("\n") + 1
+        asked = self._asked()
         if asked - self.rights:
-            self.rights |= asked
+            # Some is asked for once only, right after something was made: a program that ends
+            # before that never comes back to it.
+            time.sleep(MOMENT)
+            self.rights |= asked | self._asked()
             self.write_role()
             # Its next attempt may be far away.
             self.stop()
+
+    def _asked(self) -> set[Right]:
+        """Return what the log has come to say that it lacks."""
+        text = self.log.read_text() if self.log.exists() else ""
+        said, self._read = text[self._read :], text.rfind("\n") + 1
+        return {(group, resource, verb) for verb, resource, group in REFUSAL.findall(said)}
 
     def write_role(self) -> None:
         """Make the role that holds all that was given; it is in force when this returns."""
