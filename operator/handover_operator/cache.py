@@ -73,6 +73,7 @@ class Cache:
         Where it is another object of that name, what followed from the former one ends first
         (``drop``).
         """
+        # Before the version is taken: that puts its own uid in this one's place.
         known = self.uid(kind, key)
         if not self._versions[kind].take(key, version):
             return News.OLD
@@ -144,6 +145,7 @@ class Cache:
 
     def take_doubtful(self) -> set[str]:
         """Return, and take off the list, the configurations to be judged again."""
+        # One that has gone meanwhile has no status that could be written.
         taken, self.doubtful = self.doubtful & self.configurations.keys(), set()
         return taken
 

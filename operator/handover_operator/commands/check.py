@@ -88,6 +88,7 @@ async def _rights(
     cluster: Cluster, release: Release, account: str, rights: Iterable[Right]
 ) -> Finding:
     missing = []
+    # A SubjectAccessReview takes one right at a time.
     for right in rights:
         question = readiness.review(release.namespace, account, right)
         answer = await cluster.review(_REVIEWS, question)

@@ -44,6 +44,7 @@ def left(endpoints: Iterable[RawObject], specs: Specs) -> Left:
 
 
 def _has_handed_back(status: RawObject) -> bool:
+    # The agent says so also where it has kept a route because nothing else leads there.
     return any(
         each.get("type") == EndpointCondition.PROGRAMMED
         and each.get("reason") == EndpointReason.HANDED_BACK

@@ -65,6 +65,7 @@ def of_migration(
     """Say of the VMI, too, what lasts: it outlives the VMIM and all that goes with it."""
     if vmi is None or event.reason not in LASTING:
         return None
+    # Beside the Events of other migrations of the same VMI it has to say of which one it is.
     text = f"LiveMigration {migration.key.name}: {event.message}"
     said = KubernetesEvent(event.reason, text, warning=event.warning)
     return Emission(Foreign.VMI, vmi.key, vmi.uid, said)
@@ -88,6 +89,7 @@ def of_clash(diff: Diff, kind: Kind, key: ObjectKey) -> tuple[Emission, ...]:
     why = "breaks the contract" if is_unreadable else "was not made by Handover"
     text = f"{kind} {key.name} {why}; it is left alone, and {owner.kind} {owner.name} has none"
     event = KubernetesEvent("NameClash", text, warning=True)
+    # What blocks a name has a uid; the type checker does not know that it does.
     uid = diff.observed.blocking_uid(kind, key) or ""
     return (
         Emission(kind, key, uid, event),

@@ -32,6 +32,7 @@ class Due(enum.Enum):
 
 def role(resolver: Resolver, key: ObjectKey) -> Due:
     """Compare the role that an endpoint has with the one that it is to have."""
+    # No verdict while it is to be judged anew: nothing is written on what is out of date.
     endpoint, verdict = resolver.index.endpoints.get(key), resolver.verdict(key)
     if endpoint is None or verdict is None or verdict.assignment == endpoint.assignment:
         return Due.NOTHING
@@ -63,6 +64,7 @@ def of_the_leader(cache: Cache, migrations: Iterable[ObjectKey]) -> Iterator[Req
 def concerned(resolver: Resolver, key: ObjectKey) -> set[ObjectKey]:
     """Return the migrations that claim an endpoint, and the one whose role it carries."""
     found = set(resolver.index.claims(key))
+    # The one that gave the role may claim the endpoint no more, and is still the one to end it.
     carried = resolver.index.endpoints[key].assignment
     if carried.role is not None and carried.migration is not None:
         found.add(ObjectKey(key.namespace, carried.migration))
