@@ -17,9 +17,10 @@ from handover_api.configuration import Settings
 from handover_nodeagent import faults, metrics
 from handover_nodeagent.api.client import ApiServer
 from handover_nodeagent.api.watch import Watch
+from handover_nodeagent.configuration import Layers
 from handover_nodeagent.memory.files import Memory
 from handover_nodeagent.network.model import IPAddress
-from handover_nodeagent.reconcile.configuration_sink import ConfigurationSink, Layers
+from handover_nodeagent.reconcile.configuration_sink import ConfigurationSink
 from handover_nodeagent.reconcile.endpoint_sink import EndpointSink
 from handover_nodeagent.reconcile.lifecycle import Lifecycle
 from handover_nodeagent.reconcile.loop import Reconciler, Start
@@ -66,7 +67,12 @@ class Agent:
         self.memory = memory
         self.reporter = Reporter(api, _now, settings.node_name)
         # What is remembered holds until the API says otherwise: a start must not wait for it.
-        self._layers = Layers(settings, memory)
+        self._layers = Layers(
+            settings.node_name,
+            settings.overrides,
+            memory.load_configuration(),
+            somebody_applies_default=settings.await_configuration,
+        )
         effective = self._layers.effective(Settings())
         start = Start(*effective, memory.load_paused(), api_servers)
         self.reconciler = Reconciler(start, self.reporter, memory, expects)

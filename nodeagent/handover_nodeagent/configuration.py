@@ -90,6 +90,42 @@ def effective(
     return settings if isinstance(settings, Invalid) else braked(settings, default_spec)
 
 
+class Layers:
+    """The HandoverConfigurations that concern this node, as told or else as *remembered*.
+
+    ``own`` is the name of the node's own one.
+    """
+
+    def __init__(
+        self,
+        node_name: str,
+        environment: Spec,
+        remembered: Mapping[str, Spec] | None,
+        *,
+        somebody_applies_default: bool = False,
+    ) -> None:
+        """*environment* is what :func:`overrides` returns; *remembered* is None without memory."""
+        # An empty memory is one, too: the last agent knew that nobody configures this node.
+        self.are_remembered = remembered is not None
+        # Where the chart says that its operator applies ``default``, a node that has never seen it
+        # must not take its absence for an answer.
+        self.needs_default = somebody_applies_default and not self.are_remembered
+        self.specs: dict[str, Spec] = dict(remembered or {})
+        self.own = f"{names.NODE_CONFIGURATION_PREFIX}{node_name}"
+        self._environment = environment
+
+    def effective(self, last: Settings) -> tuple[Settings, str]:
+        """Return the settings in force, and why the newest ones are not: "" when they are.
+
+        Where they are not it is *last*, but for the brake: ``default`` may still pause the agent.
+        """
+        default = self.specs.get(names.DEFAULT_CONFIGURATION)
+        found = effective(default, self.specs.get(self.own), self._environment)
+        if isinstance(found, Invalid):
+            return braked(last, default), str(found)
+        return found, ""
+
+
 def overrides(environment: Mapping[str, str]) -> Spec:
     """Return the fields that HANDOVER_… variables set; a list is written with commas."""
     return {

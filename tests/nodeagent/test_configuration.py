@@ -7,7 +7,7 @@ import pytest
 
 from handover_api.configuration import Mode, Settings
 from handover_nodeagent import configuration
-from handover_nodeagent.configuration import Invalid
+from handover_nodeagent.configuration import Invalid, Layers
 
 Spec = Mapping[str, Any]
 BUILT_IN = Settings()
@@ -152,3 +152,35 @@ def test_a_layer_that_is_no_object_is_refused_as_any_other(annotations: dict[str
     assert str(of_node) == "HandoverConfiguration of this node: spec: is no object"
     mode = Mode.PAUSED if annotations else Mode.ACTIVE
     assert configuration.braked(Settings(), odd).mode is mode
+
+
+def test_the_layers_of_this_node_are_those_that_are_remembered() -> None:
+    remembered = {"default": {"mode": "observe"}, "node.n": {"probeInterval": "2s"}}
+    layers = Layers("n", {"probeInterval": "3s"}, remembered)
+    settings, why = layers.effective(BUILT_IN)
+    assert (settings.mode, settings.to_object()["probeInterval"], why) == ("observe", "3s", "")
+    del layers.specs["default"]
+    assert remembered["default"]
+    assert layers.effective(BUILT_IN)[0].mode is Mode.ACTIVE
+
+
+def test_where_the_newest_layers_are_refused_the_last_settings_stay_but_for_the_brake() -> None:
+    last = Settings.model_validate({"probeInterval": "5s"})
+    layers = Layers("n", {}, {"default": configuration.layer({"probeInterval": "1ms"}, {})})
+    settings, why = layers.effective(last)
+    assert settings == last
+    assert why.startswith("HandoverConfiguration default: probeInterval must be ")
+    layers.specs["default"] = configuration.layer(None, {"handover.dev/paused": "true"})
+    assert layers.effective(last)[0] == last.model_copy(update={"mode": Mode.PAUSED})
+
+
+@pytest.mark.parametrize(
+    ("remembered", "applies", "expected"),
+    [(None, True, True), (None, False, False), ({}, True, False), ({}, False, False)],
+)
+def test_only_a_node_without_a_memory_waits_for_the_default_that_somebody_applies(
+    remembered: Mapping[str, Spec] | None, *, applies: bool, expected: bool
+) -> None:
+    layers = Layers("n", {}, remembered, somebody_applies_default=applies)
+    assert (layers.needs_default, layers.are_remembered) == (expected, remembered is not None)
+    assert layers.own == "node.n"

@@ -11,42 +11,14 @@ from typing import Final
 import structlog
 
 from handover_api import names, wording
-from handover_api.configuration import Settings
 from handover_api.names import ObjectKey
 from handover_nodeagent import configuration, metrics
 from handover_nodeagent.api import parse
-from handover_nodeagent.configuration import Invalid
+from handover_nodeagent.configuration import Layers
 from handover_nodeagent.memory.files import Memory
 from handover_nodeagent.reconcile.reconfigure import Reconfiguration
-from handover_nodeagent.settings import AgentSettings
 
 _log: Final = structlog.get_logger()
-
-
-class Layers:
-    """The HandoverConfigurations that concern this node, as told or else as remembered."""
-
-    def __init__(self, settings: AgentSettings, memory: Memory) -> None:
-        remembered = memory.load_configuration()
-        # An empty memory is one, too: the last agent knew that nobody configures this node.
-        self.are_remembered = remembered is not None
-        # Where the chart says that its operator applies ``default``, a node that has never seen it
-        # must not take its absence for an answer.
-        self.needs_default = settings.await_configuration and not self.are_remembered
-        self.specs: dict[str, Mapping[str, object]] = remembered or {}
-        self.own = f"{names.NODE_CONFIGURATION_PREFIX}{settings.node_name}"
-        self._overrides = settings.overrides
-
-    def effective(self, last: Settings) -> tuple[Settings, str]:
-        """Return the settings in force, and why the newest ones are not: "" when they are.
-
-        Where they are not it is *last*, but for the brake: ``default`` may still pause the agent.
-        """
-        default = self.specs.get(names.DEFAULT_CONFIGURATION)
-        found = configuration.effective(default, self.specs.get(self.own), self._overrides)
-        if isinstance(found, Invalid):
-            return configuration.braked(last, default), str(found)
-        return found, ""
 
 
 class ConfigurationSink:

@@ -11,8 +11,9 @@ from structlog.testing import capture_logs
 from handover_api.configuration import Settings
 from handover_api.names import ObjectKey
 from handover_nodeagent import metrics
+from handover_nodeagent.configuration import Layers
 from handover_nodeagent.memory.files import Memory
-from handover_nodeagent.reconcile.configuration_sink import ConfigurationSink, Layers
+from handover_nodeagent.reconcile.configuration_sink import ConfigurationSink
 from handover_nodeagent.settings import AgentSettings
 
 
@@ -57,7 +58,13 @@ async def memory(tmp_path: Path) -> AsyncIterator[Memory]:
 
 def sink(memory: Memory, told: Told, **fields: Any) -> ConfigurationSink:
     """Begin with what *memory* has, on node n."""
-    layers = Layers(AgentSettings(node_name="n", **fields), memory)
+    settings = AgentSettings(node_name="n", **fields)
+    layers = Layers(
+        settings.node_name,
+        settings.overrides,
+        memory.load_configuration(),
+        somebody_applies_default=settings.await_configuration,
+    )
     return ConfigurationSink(layers, memory, told, told.consider)  # type: ignore[arg-type]
 
 
