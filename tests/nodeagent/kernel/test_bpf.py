@@ -32,10 +32,20 @@ def test_a_jump_that_cannot_be_is_refused(label: str) -> None:
         bpf.assemble(source)
 
 
+def test_a_jump_to_nowhere_is_refused_also_at_the_very_end() -> None:
+    with pytest.raises(ValueError, match="'nowhere'"):
+        bpf.assemble([Step(bpf.IF_EQUAL, 0, "nowhere")])
+
+
 def test_a_jump_may_be_as_long_as_its_field_says() -> None:
     rest = [Step(bpf.LOAD_NUMBER)] * 255
     program = bpf.assemble([Step(bpf.IF_EQUAL, 0, "far"), *rest, "far", Step(bpf.RETURN)])
     assert program[0] == Instruction(bpf.IF_EQUAL, 255, 0, 0)
+
+
+def test_a_program_keeps_all_of_a_packet_by_the_largest_number_of_its_field() -> None:
+    keeping = bpf.assemble([Step(bpf.LOAD_NUMBER, 1), Step(bpf.RETURN, bpf.EVERYTHING)])
+    assert bpf.pack(keeping) == struct.pack("=HBBI", 0, 0, 0, 1) + b"\x06\0\0\0\xff\xff\xff\xff"
 
 
 def test_the_kernel_gets_it_as_an_array_of_eight_bytes_each() -> None:

@@ -97,6 +97,18 @@ async def test_an_object_made_anew_under_its_name_begins_anew(world: World) -> N
     await world.shows(NORMAL_V4)
 
 
+async def test_nothing_more_is_heard_for_the_former_one_though_the_new_one_cannot_be_started(
+    world: World, fault: Fault, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.put(said="target")
+    await world.until_listening()
+    monkeypatch.setattr(restart, "resume", fault.over(restart.resume, lambda *_: True))
+    world.put(object_uid="second")
+    assert fault.met
+    assert world.loop.listening.of(BAD) is None
+    assert world.loop.alarms.of(BAD) is None
+
+
 async def test_what_was_measured_and_learned_outlives_the_agent(world: World) -> None:
     world.put(said="target", mac=None)
     await world.until_listening()
@@ -143,6 +155,8 @@ async def test_a_start_that_raises_leaves_what_the_last_agent_did(
         return found.assignment.role == "target"
 
     monkeypatch.setattr(restart, "resume", fault.over(restart.resume, concerns))
+    # Nobody was spoken to, so that no doubt keeps the route: only that it is an endpoint's does.
+    world.node.run("ip neigh flush dev tap0")
     await world.start(synced=False)
     world.put(said="target")
     put_good(world)

@@ -162,6 +162,13 @@ async def test_what_no_watch_has_shown_is_known_or_known_to_be_absent(
     assert site.done[1:] == expected
 
 
+async def test_what_was_to_be_known_for_a_vmi_that_is_gone_is_taken_in_all_the_same() -> None:
+    site = Site(m=raw("m", "u1"))
+    lookup = Lookup(ObjectKey("vms", "gone"), Foreign.VMIM, ObjectKey("vms", "m"), "u1")
+    await site.lookups.look_up(lookup)
+    assert site.done[1:] == ["observe u1"]
+
+
 def observed(*, endpoint: str = "", migration: str = "") -> Any:
     """Return our objects whose owners nobody has seen: *migration*'s owner has that uid."""
     orphan = SimpleNamespace(uid=endpoint, workload="p1")
@@ -191,13 +198,14 @@ async def test_a_livemigration_is_ownerless_where_its_very_vmim_is_not_there(
     site = Site(**({"m": raw("m", there)} if there else {}))
     site.diff.observed = observed(migration="v1")
     await site.lookups.look_up_owner(Subject(Kind.MIGRATION, ObjectKey("vms", "m")))
-    assert site.done[1:] == taken_in
+    assert site.done == ["get VirtualMachineInstanceMigration m", *taken_in]
+    assert site.versions[Foreign.VMIM].uid(ObjectKey("vms", "m")) == there
     assert site.ownerless == ownerless
 
 
 async def test_that_an_owner_is_there_costs_its_metadata_alone() -> None:
     site = Site(p1=raw("p1", "u1"))
-    assert not await site.lookups.is_gone(Owner(Foreign.POD, "p1", "u1"), "vms")
+    assert await site.lookups.is_gone(Owner(Foreign.POD, "p1", "u1"), "vms") is False
     assert site.done == ["uid Pod p1"]
 
 

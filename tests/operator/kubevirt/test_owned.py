@@ -144,26 +144,32 @@ async def test_what_was_made_is_told_with_its_owner() -> None:
         made = await site.owned.reconcile(SUBJECT, None)
     assert made == Made(Kind.ENDPOINT, SUBJECT.key, "made", OWNER)
     assert site.done == ["create WorkloadEndpoint p1 leads"]
-    assert [line["event"] for line in lines] == ["made"]
+    told = {"event": "made", "kind": "WorkloadEndpoint", "object": "vms/p1", "log_level": "info"}
+    assert lines == [told]
 
 
 @pytest.mark.parametrize(
     ("write", "expected", "told"),
     [
-        (None, [], []),
-        (ARMED, ["patch LiveMigration m leads"], ["changed"]),
-        (ENDED, ["patch LiveMigration m leads"], ["changed"]),
-        (GONE, ["delete LiveMigration m uid-of-ours leads"], ["given_up"]),
+        (None, [], {}),
+        (ARMED, ["patch LiveMigration m leads"], {"event": "changed", "spec": {"armed": True}}),
+        (
+            Patch({"metadata": {"resourceVersion": "3", "labels": {}}}),
+            ["patch LiveMigration m leads"],
+            {"event": "changed", "spec": {}},
+        ),
+        (GONE, ["delete LiveMigration m uid-of-ours leads"], {"event": "given_up"}),
     ],
 )
 async def test_the_leader_makes_the_write_that_is_due(
-    write: Write | None, expected: list[str], told: list[str]
+    write: Write | None, expected: list[str], told: dict[str, object]
 ) -> None:
     site = Site(write)
     with capture_logs() as lines:
         assert await site.owned.reconcile(MIGRATION, None) is None
     assert site.done == expected
-    assert [line["event"] for line in lines] == told
+    of_which = {"kind": "LiveMigration", "object": "vms/m", "log_level": "info"}
+    assert lines == ([told | of_which] if told else [])
 
 
 @pytest.mark.parametrize("write", [ENDPOINT, ARMED])
@@ -189,7 +195,7 @@ async def test_an_owner_that_nobody_has_seen_is_asked_for_before_anything_is_dec
 async def test_an_endpoint_waits_for_a_configuration_and_a_livemigration_does_not() -> None:
     """Agents act on endpoints that they see, and see nothing of LiveMigrations."""
     site = Site(ENDPOINT, configured=False)
-    with pytest.raises(Unconfigured, match="default"):
+    with pytest.raises(Unconfigured, match=r"^HandoverConfiguration default is not there so far$"):
         await site.owned.reconcile(SUBJECT, None)
     assert site.done == []
     site.answers = [LIVE]
@@ -258,7 +264,9 @@ async def test_what_was_made_for_nobody_is_taken_back_by_whoever_made_it(
     with capture_logs() as lines:
         await site.owned.take_back(made, standby)
     assert site.done == [f"delete WorkloadEndpoint p1 made {said}"]
-    assert [line["event"] for line in lines] == ["taken_back"]
+    (line,) = lines
+    told = (line["event"], line["kind"], line["object"])
+    assert told == ("taken_back", "WorkloadEndpoint", "vms/p1")
 
 
 async def test_the_first_endpoint_waits_for_the_configuration(
