@@ -45,6 +45,14 @@ def stood_in() -> float:
     return found
 
 
+def given() -> float:
+    """Count the roles of a source that were given."""
+    found = metrics.REGISTRY.collect()
+    samples = [one for each in found for one in each.samples if one.name.endswith("roles_total")]
+    wanted = [one.value for one in samples if {"given", "source"} <= set(one.labels.values())]
+    return sum(wanted)
+
+
 def share(known: Known) -> None:
     """Let another node serve the endpoint's address, for long enough."""
     known.put(Kind.ENDPOINT, "a", SPEC, status=SERVING)
@@ -54,6 +62,7 @@ def share(known: Known) -> None:
 
 
 async def test_a_role_is_given_once_and_told(known: Known, room: Endpoints) -> None:
+    before = given()
     with capture_logs() as lines:
         assert await room.reconcile(A, None) == DONE
         assert await room.reconcile(A, None) == DONE
@@ -61,7 +70,10 @@ async def test_a_role_is_given_once_and_told(known: Known, room: Endpoints) -> N
     expected = {"role": "source", "migration": "m1", "migration-uid": "uid-m1"}
     assert annotations(known).items() >= expected.items()
     (line,) = lines
-    assert (line["event"], line["endpoint"], line["role"]) == ("role", "default/a", "source")
+    told = {"endpoint": "default/a", "node": "n", "role": "source", "migration": "m1"}
+    told |= {"uid": "uid-m1", "reason": line["reason"], "event": "role", "log_level": "info"}
+    assert line == told | {"outcome": None, "ended_role": None}
+    assert given() == before + 1
 
 
 async def test_a_role_is_taken_away_when_its_migration_is_gone(
@@ -110,6 +122,23 @@ async def test_that_an_address_is_shared_is_written_and_told_once_and_taken_off_
     assert await room.reconcile(A, None) == DONE
     assert names.ADDRESS_SHARED.partition("/")[2] not in annotations(known)
     assert known.memory.patches == ["a", "a"]
+
+
+async def test_that_an_address_is_shared_is_not_told_again_with_another_role(
+    known: Known, room: Endpoints
+) -> None:
+    share(known)
+    await room.reconcile(A, None)
+    known.put(Kind.MIGRATION, "m1", {**SOURCE, "outcome": "Aborted"})
+    assert await room.reconcile(A, None) == DONE
+    assert known.memory.patches == ["a", "a"]
+
+
+async def test_nothing_is_written_while_nothing_is_decided(known: Known, room: Endpoints) -> None:
+    known.cache.resolver.mark_all()
+    assert known.cache.resolver.verdict(A) is None
+    assert await room.reconcile(A, None) == DONE
+    assert known.memory.patches == []
 
 
 async def test_an_address_that_was_just_shared_is_not_said_to_be(
