@@ -178,8 +178,15 @@ class TestLostSource:
         for name in ("m1", "m2", "b1", "b2"):
             lost.drop_migration(key(name))
             lost.drop_endpoint(key(name))
-        sizes = {name: len(held) for name, held in vars(lost).items() if hasattr(held, "__len__")}
+        # Of the resolver, and of the summaries that it keeps.
+        known = vars(lost) | vars(lost._summaries)
+        sizes = {name: len(held) for name, held in known.items() if hasattr(held, "__len__")}
         assert sizes == dict.fromkeys(sizes, 0)
+
+    def test_one_that_goes_while_it_is_waited_for_is_never_due(self, lost: Resolver) -> None:
+        lost.drop_migration(key("m1"))
+        assert lost.resolve(NOW + SECOND).wake == NOW + 6 * SECOND
+        assert lost.resolve(NOW + 5 * SECOND).failures == ()
 
     def test_one_that_is_driven_from_now_on_waits_for_its_driver(
         self, lost: Resolver, migration: Migration
