@@ -272,7 +272,7 @@ async def test_what_one_message_meets_holds_up_no_other_of_its_datagram(
         kernel.socket.send(b"".join(SAID))
     kernel.subscription._read()
     assert taken == SAID * 2
-    # A look at everything makes up for it each time; what it was is told once.
+    # A resync makes up for it each time; what it was is told once.
     assert kernel.overflows == 2
     assert caplog.text.count("Traceback") == 1
     kernel.close()
