@@ -204,7 +204,11 @@ async def test_an_outage_is_no_answer_but_that_there_is_no_such_kind_is(
     memory: Memory, told: Told, tmp_path: Path
 ) -> None:
     it = sink(memory, told)
-    it.outage("nobody answers", is_absent=False)
+    with capture_logs() as lines:
+        it.outage("nobody answers", is_absent=False)
+    (line,) = lines
+    assert (line["event"], line["kind"]) == ("outage", "HandoverConfiguration")
+    assert line["why"] == "nobody answers"
     assert not it.configured.is_set()
     it.outage("404", is_absent=True)
     assert it.configured.is_set()

@@ -269,7 +269,7 @@ def test_a_host_route_leads_to_one_address(
 
 
 @pytest.mark.parametrize(
-    ("kind", "flags", "is_made"), [(1, 0, True), (1, 0x4, True), (6, 0, False)]
+    ("kind", "flags", "is_made"), [(1, 0, True), (1, 0x5, True), (6, 0, False)]
 )
 def test_only_unicast_routes_are_routes(kind: int, flags: int, *, is_made: bool) -> None:
     assert rtmsg.is_made(shown(kind=kind, flags=flags)) is is_made
@@ -291,6 +291,9 @@ def test_what_is_carried_is_kept_in_one_order_and_its_owners_matters_are_not() -
 def test_a_preference_that_every_route_has_is_not_carried() -> None:
     medium = codec.attribute(20, b"\0")
     assert rtmsg.decode(shown(V6, *leading(V6, medium))).route.carried == b""
+    # Of any other kind 0 says something.
+    nothing = codec.number(11, 0)
+    assert rtmsg.decode(shown(V6, *leading(V6, nothing))).route.carried == nothing
 
 
 @pytest.mark.parametrize("narrowed", [{"tos": 4}, {"source_length": 64}])
@@ -332,6 +335,11 @@ def test_the_question_for_a_tables_routes_asks_for_unicast_ones(oif: int, protoc
     body += codec.number(15, 5254) + (codec.number(4, oif) if oif else b"")
     header = struct.pack("=IHHII", 16 + len(body), 26, 0x301, 0, 0)
     assert rtmsg.encode_dump(10, 5254, protocol=protocol, oif=oif) == header + body
+
+
+def test_a_question_is_for_any_device_and_any_protocol_unless_told_otherwise() -> None:
+    assert rtmsg.encode_match(V4) == rtmsg.encode_match(V4, oif=0)
+    assert rtmsg.encode_dump(2, 254) == rtmsg.encode_dump(2, 254, protocol=0, oif=0)
 
 
 def test_a_host_route_is_told_by_one_byte_of_its_message() -> None:
