@@ -462,6 +462,31 @@ def test_a_source_is_lost_only_where_all_says_so(
     assert found is expected
 
 
+@pytest.mark.parametrize(
+    ("conditions", "expected"),
+    [
+        ([], False),
+        ([("SourceResolved", "True", "Resolved")], True),
+        ([("SourceResolved", "False", "Gone")], True),
+        ([("SourceResolved", "False", "NotFound")], False),
+        ([("TargetResolved", "True", "Resolved")], False),
+    ],
+)
+def test_a_status_says_whether_there_was_a_source(
+    migration: Migration, conditions: list[tuple[str, str, str]], *, expected: bool
+) -> None:
+    said = [
+        {
+            "type": kind,
+            "status": status,
+            "reason": reason,
+            "lastTransitionTime": "2026-01-01T00:00:00Z",
+        }
+        for kind, status, reason in conditions
+    ]
+    assert outcome.had_source(migration(status={"conditions": said})) is expected
+
+
 CONTRADICTED: Traits = frozenset({Trait.CONTRADICTING, Trait.SERVING})
 
 
