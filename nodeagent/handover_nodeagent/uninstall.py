@@ -17,7 +17,7 @@ import structlog
 from handover_api import names
 from handover_api.configuration import OnUninstall, Settings
 from handover_nodeagent.fsm.machine import RouteLevel
-from handover_nodeagent.kernel import fib, parking
+from handover_nodeagent.kernel import parking, route_lookup
 from handover_nodeagent.kernel.arp_guard.table import GuardTable
 from handover_nodeagent.kernel.netlink import answers, rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
@@ -124,7 +124,7 @@ def _hand_back_routes(settings: Settings, silent: AbstractSet[IPAddress]) -> Ret
         parked = [each for each in parking.observe_parked() if each.route.address not in silent]
         # Before ours go, so that no guest that stays here is without a route in between.
         results = [parking.unpark(channel, each, table, settings.route_protocol) for each in parked]
-        ours = fib.observe(settings.route_protocol, [table])
+        ours = route_lookup.observe(settings.route_protocol, [table])
         addresses = {route.address for route in ours}
         others = parking.observe_others(addresses, table, settings.route_protocol).direct
         # Only these have another route, or need none; a guest must not lose its last one.

@@ -26,7 +26,7 @@ from handover_nodeagent.reconcile.alarms import Alarms
 from handover_nodeagent.reconcile.cutover import Cutovers
 from handover_nodeagent.reconcile.listening import Listening
 from handover_nodeagent.reconcile.loop import Reconciler
-from handover_nodeagent.routes.programming import Programming
+from handover_nodeagent.routes.route_writer import RouteWriter
 from handover_nodeagent.sniff.endpoint_listener import EndpointListener
 
 Moment = Literal["before", "after"]
@@ -40,7 +40,7 @@ STEPS: Final[dict[str, tuple[Any, str]]] = {
     "listening": (Reconciler, "follow_machine"),
     "question": (EndpointListener, "ask"),
     "timer": (Alarms, "_fire"),
-    "exchange": (Programming, "run"),
+    "exchange": (RouteWriter, "run"),
     "removal": (rtmsg, "encode_remove"),
     "memory": (Memory, "_store"),
     "rename": (Path, "replace"),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from handover_nodeagent.kernel import fib
+from handover_nodeagent.kernel import route_lookup
 from handover_nodeagent.kernel.netlink import dump, ifinfomsg, rtmsg
 from handover_nodeagent.network.model import Link
 
@@ -17,7 +17,7 @@ def observe(table: int = 254) -> Mapping[int, Link]:
     with_default = frozenset(
         index
         for family in rtmsg.HOST
-        for message in fib.read_table(family, table)
+        for message in route_lookup.read_table(family, table)
         if message[rtmsg.PREFIX_LENGTH_AT] == 0
         for index in rtmsg.devices(message)
     )

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from ipaddress import IPv6Address
 from typing import Final
 
-from handover_nodeagent.kernel import fib, foreign_route
+from handover_nodeagent.kernel import foreign_route, route_lookup
 from handover_nodeagent.kernel.foreign_route import PARKING_TABLE, Foreign, Others
 from handover_nodeagent.kernel.netlink import rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
@@ -46,7 +46,7 @@ def park(channel: Channel, foreign: Foreign) -> int:
     A copy that fails leaves the original alone. Again, it changes nothing. ESRCH: its owner removed
     it meanwhile, and nothing is parked. A few microseconds: for the loop.
     """
-    if foreign.route.protocol == 0 and not fib.is_certain(channel, foreign.route):
+    if foreign.route.protocol == 0 and not route_lookup.is_certain(channel, foreign.route):
         # Nobody can name it but by a delete that may take ours.
         return errno.ESRCH
     copy = foreign_route.encode_beside(foreign, PARKING_TABLE)
@@ -125,18 +125,18 @@ def _take_place(channel: Channel, holder: Route, replace: bytes, beside: bytes) 
     """
     if _is_first(channel, holder):
         return channel.transact([replace])[0]
-    if not fib.is_certain(channel, holder):
+    if not route_lookup.is_certain(channel, holder):
         return errno.EBUSY
     return channel.transact([rtmsg.encode_remove(holder), beside])[1]
 
 
 def _is_first(channel: Channel, route: Route, *, oif: int = 0) -> bool:
-    first = fib.winner(channel, route.address, oif=oif)
+    first = route_lookup.winner(channel, route.address, oif=oif)
     return isinstance(first, rtmsg.Entry) and first.direct and first.route == route
 
 
 def _host_routes(table: int, oif: int = 0) -> Iterator[bytes]:
     for family, full in rtmsg.HOST.items():
-        for message in fib.read_table(family, table, oif=oif):
+        for message in route_lookup.read_table(family, table, oif=oif):
             if message[rtmsg.PREFIX_LENGTH_AT] == full:
                 yield message

@@ -1,1 +1,1 @@
-"""The only way to wait: how long and how often (pure), and the timers that keep to it."""
+"""What is tried again: how long to wait and how often (pure), and the timers that keep to it."""

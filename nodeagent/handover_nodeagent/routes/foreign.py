@@ -11,7 +11,7 @@ from typing import Final
 
 from handover_api.configuration import Settings
 from handover_nodeagent import metrics
-from handover_nodeagent.kernel import fib, parking
+from handover_nodeagent.kernel import parking, route_lookup
 from handover_nodeagent.kernel.foreign_route import Foreign
 from handover_nodeagent.kernel.netlink import answers
 from handover_nodeagent.kernel.netlink.channel import Channel
@@ -58,7 +58,7 @@ class ForeignRoutes:
         be above it, in IPv6 above every CNI's.
         """
         for address in addresses:
-            message = fib.match(self._channel, address, oif=oif)
+            message = route_lookup.match(self._channel, address, oif=oif)
             if isinstance(message, bytes):
                 self._observed.note(message)
 
@@ -68,7 +68,7 @@ class ForeignRoutes:
         So it is where a host route by a gateway wins, or one that only refuses, and where the
         kernel does not say what wins.
         """
-        winner = fib.winner(self._channel, address)
+        winner = route_lookup.winner(self._channel, address)
         # ENETUNREACH alone says that there is no route at all. EHOSTUNREACH, EACCES and EINVAL are
         # an unreachable, prohibit or blackhole route's (fib_props in net/ipv4/fib_semantics.c),
         # below which others may be.

@@ -13,7 +13,7 @@ from typing import Self
 
 from handover_api.configuration import Mode, Settings
 from handover_nodeagent.fsm.machine import RouteLevel
-from handover_nodeagent.kernel import fib, neighs, parking
+from handover_nodeagent.kernel import neighs, parking, route_lookup
 from handover_nodeagent.kernel.foreign_route import Others
 from handover_nodeagent.kernel.netlink import answers, ndmsg
 from handover_nodeagent.kernel.netlink.changes import RouteChanged
@@ -23,14 +23,14 @@ from handover_nodeagent.network.desired import DesiredNetwork, LocalEndpoint
 from handover_nodeagent.network.model import IPAddress, Neigh, Route
 from handover_nodeagent.routes.foreign import ForeignRoutes
 from handover_nodeagent.routes.known import KnownRoutes, Observed
-from handover_nodeagent.routes.programming import Programmed, Programming, Tables
+from handover_nodeagent.routes.route_writer import Programmed, RouteWriter, Tables
 
 
 def observe(settings: Settings, addresses: Iterable[IPAddress]) -> Observed:
     """Read the kernel. Runs in a thread, never in the loop. Raises ObservationError."""
     protocol, table = settings.route_protocol, settings.route_table
     wanted = tuple(addresses)
-    ours, parked = fib.observe(protocol, [table]), parking.observe_parked()
+    ours, parked = route_lookup.observe(protocol, [table]), parking.observe_parked()
     # A dump of all routes, of a BGP speaker's 10,000 too, is for nothing where nobody asks.
     others = parking.observe_others(wanted, table, protocol) if wanted else Others()
     return Observed(ours, parked, others.direct, others.gateways)
@@ -228,7 +228,7 @@ class HostRoutes:
     def _program(self, steps: plan.Plan, removable: AbstractSet[int] | None) -> Programmed:
         if not steps:
             return Programmed({}, is_doubtful=False)
-        return Programming(self.tables, self.desired, removable).run(steps)
+        return RouteWriter(self.tables, self.desired, removable).run(steps)
 
     def _park(self, addresses: Iterable[IPAddress]) -> dict[IPAddress, str]:
         """Park what stands in the way; return why something stays."""
@@ -252,8 +252,10 @@ class HostRoutes:
 
         No answer is none: nobody has seen then that the node goes by *route*.
         """
-        winner = fib.winner(self._channel, route.address)
+        winner = route_lookup.winner(self._channel, route.address)
         # The kernel's own lookup decides, with all rules and tables: no list of routes can tell.
         if isinstance(winner, int):
             return f"the kernel, asked for the way to {route.address}: {answers.describe(winner)}"
-        return "" if winner.route == route else f"the kernel prefers {fib.describe(winner)}"
+        return (
+            "" if winner.route == route else f"the kernel prefers {route_lookup.describe(winner)}"
+        )

@@ -2,7 +2,7 @@
 
 Ours, others' direct ones, and what keeps ours from being what it should be. Known is what was
 observed, what the kernel answered us, and what it told of others; ``host_routes`` and
-``programming`` act on it.
+``route_writer`` act on it.
 """
 
 from collections.abc import Callable, Iterable

@@ -1,6 +1,6 @@
 """PURE: how a plan goes into the kernel so that no guest is cut off: in which steps, what may go.
 
-``programming`` carries them out.
+``route_writer`` carries them out.
 """
 
 from collections.abc import Set as AbstractSet

@@ -1,7 +1,8 @@
 """PURE: what an endpoint's status says, from what the loop knows of it.
 
 A new condition is a type and a reason in ``handover_api.conditions``, a fact here that
-``reconcile/publish.py`` gathers, a line in ``_drafts``, and a row in docs/conditions.md.
+``reconcile/publish.py`` gathers, a line in ``_drafts``, a row in docs/conditions.md and a word in
+crds/workloadendpoints.yaml (its copy in the chart is made by `make chart`).
 Programmed, Listening and Configured are always there; all others only while they hold.
 """
 

@@ -1,4 +1,4 @@
-"""The one way to write objects: on a condition, with the answer taken in as an event.
+"""The one way in which the loops write: on a condition, with the answer taken in as an event.
 
 Each write names what it is based on: a patch the resourceVersion (in its body), a deletion the
 uid, a creation that there is none of that name. So two who write at once, or one who knows too

@@ -7,8 +7,9 @@
    had gone: ``judge``. Until then ``is_open``, and its roles stay.
 4. Of one that the API server does not have and that was never seen here: ``of_unseen``.
 
-``diff.py`` makes of it the patch of ``spec.outcome``, in which any driver of a migration tells its
-end, and ``owned.py`` sends it.
+Where the VMIM is there, ``vmi.py`` has its phase's outcome without asking here. ``diff.py`` makes
+of either the patch of ``spec.outcome``, in which any driver of a migration tells its end, and
+``owned.py`` sends it.
 """
 
 from handover_api.livemigration import Outcome

@@ -17,7 +17,7 @@ from pyroute2.netlink.rtnl.ndmsg import ndmsg
 from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from tests.nodeagent.node import MAIN, OURS, V4, V6, Node
 
-from handover_nodeagent.kernel import fib, links, neighs, parking
+from handover_nodeagent.kernel import links, neighs, parking, route_lookup
 from handover_nodeagent.kernel.foreign_route import PARKING_TABLE, Foreign
 from handover_nodeagent.kernel.netlink import answers, changes, codec, dump, ifinfomsg
 from handover_nodeagent.kernel.netlink import ndmsg as neighbors
@@ -199,7 +199,7 @@ def test_a_parked_copy_and_both_removals(address: IPAddress) -> None:
 
 def test_what_is_asked_is_what_is_judged(monkeypatch: pytest.MonkeyPatch) -> None:
     kernel, dumped = Kernel(), list[bytes]()
-    fib.match(kernel, V4, oif=7)
+    route_lookup.match(kernel, V4, oif=7)
     neighs.find_mac(kernel, V6, 7)
     assert kernel.requests == [ours.encode_match(V4, oif=7), neighbors.encode_question(V6, 7)]
 
@@ -211,7 +211,7 @@ def test_what_is_asked_is_what_is_judged(monkeypatch: pytest.MonkeyPatch) -> Non
     # There is always one.
     with pytest.raises(codec.ObservationError, match="no link at all"):
         links.observe(100)
-    assert list(fib.read_table(codec.INET6, 5254, protocol=OURS, oif=7)) == []
+    assert list(route_lookup.read_table(codec.INET6, 5254, protocol=OURS, oif=7)) == []
     assert dumped == [
         ifinfomsg.encode_dump_links(),
         ifinfomsg.encode_dump_addresses(),
@@ -230,7 +230,7 @@ JUDGED = {
 
 
 def test_no_request_is_composed_that_is_not_judged_here() -> None:
-    room = Path(fib.__file__).parent
+    room = Path(route_lookup.__file__).parent
     found: dict[str, set[str]] = {}
     for path in room.rglob("*.py"):
         for function in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -394,11 +394,11 @@ def test_what_pyroute2_sets_up_our_readers_see(
             "add", dst=str(address), lladdr=GUEST_MAC, ifindex=index, family=family(address)
         )
         assert neighs.find_mac(channel, address, index) == GUEST_MAC
-        won = fib.winner(channel, address)
+        won = route_lookup.winner(channel, address)
         assert isinstance(won, Entry)
         assert won.route == Route(address, index, 512, MAIN, OURS)
     both = tuple(Route(address, index, 512, MAIN, OURS) for address in (V4, V6))
-    assert fib.observe(OURS, [MAIN]) == both
+    assert route_lookup.observe(OURS, [MAIN]) == both
     assert parking.observe_others([V4, V6], MAIN, 12).direct != ()
     assert node.lines("ip route show default")[0].startswith("default dev tap9")
 

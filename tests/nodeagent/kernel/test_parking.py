@@ -9,7 +9,7 @@ import pytest
 from tests.nodeagent.node import MAIN, OURS, V4, V6, Node
 from tests.nodeagent.privileges import without_privileges
 
-from handover_nodeagent.kernel import fib, parking
+from handover_nodeagent.kernel import parking, route_lookup
 from handover_nodeagent.kernel.foreign_route import Foreign
 from handover_nodeagent.kernel.netlink import codec, rtmsg
 from handover_nodeagent.kernel.netlink.answers import Results
@@ -186,7 +186,7 @@ def test_it_takes_the_place_of_ours_though_another_device_has_the_first(
     assert parking.unpark(channel, parked, MAIN, OURS) == 0
     left = [(each.route.oif, each.route.protocol) for each in foreign(V6)]
     assert left == [(node.tap1, 6), (node.tap0, 5)]
-    assert fib.observe(OURS, [MAIN]) == ()
+    assert route_lookup.observe(OURS, [MAIN]) == ()
 
 
 def test_ours_takes_the_place_of_its_own_devices_though_another_has_the_first(
@@ -197,7 +197,7 @@ def test_ours_takes_the_place_of_its_own_devices_though_another_has_the_first(
     first, second = foreign(V6)
     assert parking.supplant(channel, second, route(V6, metric=1024)) == 0
     assert [first.route] == [each.route for each in foreign(V6)]
-    (mine,) = fib.observe(OURS, [MAIN])
+    (mine,) = route_lookup.observe(OURS, [MAIN])
     assert (mine.oif, mine.metric) == (node.tap0, 1024)
     assert [one.route.protocol for one in parking.observe_parked()] == [5]
 
@@ -224,7 +224,7 @@ def test_ours_that_is_there_already_is_no_refusal(
     (rival,) = foreign(V6)
     assert parking.supplant(channel, rival, ours) == 0
     assert foreign(V6) == ()
-    assert fib.observe(OURS, [MAIN]) == (ours,)
+    assert route_lookup.observe(OURS, [MAIN]) == (ours,)
 
 
 def test_one_that_a_delete_cannot_name_keeps_its_place(

@@ -10,7 +10,7 @@ from tests.nodeagent.world import CNI, CNI_V6, NORMAL_V4, World
 
 from handover_api.configuration import Settings
 from handover_nodeagent import uninstall
-from handover_nodeagent.kernel import fib
+from handover_nodeagent.kernel import route_lookup
 from handover_nodeagent.kernel.netlink import rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import Route
@@ -125,8 +125,8 @@ def test_only_what_others_have_a_route_to_is_handed_back(
     expected = (0, 2, 2, "") if is_flushed else (2, 4, 0, "")
     assert (returned.parked, returned.ours, returned.kept, returned.trouble) == expected
     for address in (V4, V6, V4 + 2):
-        winner = fib.winner(channel, address)
+        winner = route_lookup.winner(channel, address)
         assert isinstance(winner, rtmsg.Entry)
         ours = is_flushed and address != V4 + 2
         assert winner.route.protocol == (88 if ours else 5)
-    assert fib.winner(channel, V4 + 1) == errno.ENETUNREACH
+    assert route_lookup.winner(channel, V4 + 1) == errno.ENETUNREACH

@@ -11,7 +11,7 @@ from handover_api.configuration import Settings
 from handover_nodeagent.commands.check import findings, programs, protocols, traps, workloads
 from handover_nodeagent.commands.check.findings import Finding, fail, ok
 from handover_nodeagent.commands.check.workloads import Setting
-from handover_nodeagent.kernel import capabilities, fib
+from handover_nodeagent.kernel import capabilities, route_lookup
 from handover_nodeagent.kernel.arp_guard import libnftables, rules
 from handover_nodeagent.kernel.arp_guard.process import NftProcess
 from handover_nodeagent.kernel.netlink.codec import ObservationError
@@ -100,7 +100,7 @@ def _network(settings: Settings) -> Iterator[Finding]:
     yield from findings.attempt("proxy_arp", lambda: traps.proxy_arp(served, guarded()))
     yield from traps.router_advertisements(served)
     yield from traps.rules(observed.rules, settings.route_table)
-    foreign = [fib.describe(entry) for entry in protocols.foreign(entries, number)]
+    foreign = [route_lookup.describe(entry) for entry in protocols.foreign(entries, number)]
     yield from findings.attempt(
         "protocol", lambda: traps.protocol(number, protocol_names(), foreign)
     )

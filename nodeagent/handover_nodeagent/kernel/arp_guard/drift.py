@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Final
 
-from handover_nodeagent.kernel.arp_guard.transactions import Transactions
+from handover_nodeagent.kernel.arp_guard.authorship import Authorship
 from handover_nodeagent.kernel.netlink import subscription
 
 BUDGET: Final = 16
@@ -31,7 +31,7 @@ class DriftWatch:
         receive_buffer: int = _RECEIVE_BUFFER,
     ) -> None:
         self._drifted = drifted
-        self._transactions = Transactions(author)
+        self._authorship = Authorship(author)
         subject = subscription.Subject(_NETFILTER, _GROUP_NFTABLES, BUDGET, receive_buffer)
         self._subscription = subscription.Subscription(subject, self._take, overflow)
 
@@ -40,5 +40,5 @@ class DriftWatch:
         self._subscription.close()
 
     def _take(self, message: bytes) -> None:
-        if self._transactions.take(message):
+        if self._authorship.take(message):
             self._drifted()

@@ -91,7 +91,7 @@ def serve(library: str, author: str, parent: int) -> int:
     libc.prctl(_PR_SET_PDEATHSIG, int(SIGKILL), 0, 0, 0)
     if os.getppid() != parent:
         return 1
-    # The kernel's notifications tell by this name whose a transaction was (``transactions``).
+    # The kernel's notifications tell by this name whose a transaction was (``authorship.py``).
     libc.prctl(_PR_SET_NAME, author.encode(), 0, 0, 0)
     # A crash leaves no core file on the node.
     libc.prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0)

@@ -9,7 +9,7 @@ from tests.nodeagent.node import MAIN, Node
 
 from handover_nodeagent.commands.check import observation
 from handover_nodeagent.commands.check.observation import Observed
-from handover_nodeagent.kernel import fib, links
+from handover_nodeagent.kernel import links, route_lookup
 from handover_nodeagent.kernel.netlink import codec, rtmsg
 from handover_nodeagent.kernel.netlink.codec import ObservationError
 
@@ -40,13 +40,15 @@ def test_links_and_routes_are_those_that_our_own_readers_see(node: Node) -> None
     observed = observation.observe(MAIN)
     assert observed.links == links.observe(MAIN)
     ours = [
-        rtmsg.decode(message) for family in rtmsg.HOST for message in fib.read_table(family, MAIN)
+        rtmsg.decode(message)
+        for family in rtmsg.HOST
+        for message in route_lookup.read_table(family, MAIN)
     ]
     assert observed.entries == tuple(ours)
     assert len(ours) > 10
     assert {"10.96.0.0", "10.97.0.1"}.isdisjoint(str(one.route.address) for one in ours)
     assert observation.observe(100).entries == tuple(
-        rtmsg.decode(message) for message in fib.read_table(codec.INET, 100)
+        rtmsg.decode(message) for message in route_lookup.read_table(codec.INET, 100)
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import pytest
 from tests.nodeagent.node import V4
 
-from handover_nodeagent.kernel import fib
+from handover_nodeagent.kernel import route_lookup
 from handover_nodeagent.kernel.netlink import answers, codec, dump, rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import Route
@@ -54,7 +54,7 @@ def test_a_dump_without_a_socket_says_why(monkeypatch: pytest.MonkeyPatch) -> No
 
 @pytest.mark.usefixtures("node")
 def test_a_dump_of_a_table_without_routes_is_empty() -> None:
-    assert list(fib.read_table(codec.INET, 4711)) == []
+    assert list(route_lookup.read_table(codec.INET, 4711)) == []
 
 
 def test_a_datagram_that_did_not_fit_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:

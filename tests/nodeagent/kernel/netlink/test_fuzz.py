@@ -18,7 +18,7 @@ from tests.nodeagent.kernel.netlink import mutations
 from tests.nodeagent.node import MAIN, OURS, V4, V6, Node
 from tests.nodeagent.world import World
 
-from handover_nodeagent.kernel import fib, links, neighs, parking
+from handover_nodeagent.kernel import links, neighs, parking, route_lookup
 from handover_nodeagent.kernel.netlink import answers, changes, codec, ifinfomsg, rtmsg
 from handover_nodeagent.kernel.netlink import channel as netlink
 from handover_nodeagent.kernel.netlink import subscription as multicast
@@ -87,7 +87,7 @@ def captures(node: Node) -> list[list[bytes]]:
         codec.compose(codec.GETNEIGH, codec.DUMP, bytes(12)),
     ]
     with Channel() as channel:
-        shown = [fib.match(channel, one) for one in (V4, V6)]
+        shown = [route_lookup.match(channel, one) for one in (V4, V6)]
     single = [[one] for one in shown if isinstance(one, bytes)]
     return [*map(capture, asked), *single, *([one] for one in told)]
 
@@ -201,7 +201,7 @@ def test_no_observation_raises_anything_but_that_it_failed(
         with monkeypatch.context() as patched:
             patched.setattr(netlink, "socket", Sockets(dice, 1.0))
             for observe in (
-                functools.partial(fib.observe, OURS, [MAIN]),
+                functools.partial(route_lookup.observe, OURS, [MAIN]),
                 functools.partial(parking.observe_others, wanted, MAIN, OURS),
                 parking.observe_parked,
                 links.observe,
@@ -210,7 +210,7 @@ def test_no_observation_raises_anything_but_that_it_failed(
                     observe()
         with MutatedChannel(dice) as channel:
             for address in wanted:
-                fib.winner(channel, address)
+                route_lookup.winner(channel, address)
                 neighs.find_mac(channel, address, node.tap0)
                 neighs.is_free(channel, Neigh(address, node.tap0, "02:00:00:00:00:01"))
                 request = rtmsg.encode_remove(Route(address, 9, 9, 9, 9))

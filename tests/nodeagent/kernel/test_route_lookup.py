@@ -11,7 +11,7 @@ import pytest
 from pyroute2.netlink.rtnl.marshal import MarshalRtnl
 from tests.nodeagent.node import MAIN, OURS, V4, V6, Node
 
-from handover_nodeagent.kernel import fib
+from handover_nodeagent.kernel import route_lookup
 from handover_nodeagent.kernel.netlink import codec, dump, rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import IPAddress, Route
@@ -125,10 +125,10 @@ def test_in_ipv6_a_replace_takes_the_first_route_of_its_metric_whatever_its_devi
     """The kernel's own trap: what plan.diff reckons with when it pairs wanted and observed."""
     for device in ("tap0", "tap1"):
         node.run(f"ip -6 route append {V6} dev {device} metric 512 proto 88")
-    assert (route(V6), route(V6, oif=node.tap1)) == fib.observe(OURS, [MAIN])
+    assert (route(V6), route(V6, oif=node.tap1)) == route_lookup.observe(OURS, [MAIN])
     assert channel.transact([rtmsg.encode_replace(route(V6, oif=node.tap1))]) == [0]
-    assert len(list(fib.read_table(codec.INET6, MAIN, protocol=OURS))) == 2
-    assert (route(V6, oif=node.tap1),) == fib.observe(OURS, [MAIN])
+    assert len(list(route_lookup.read_table(codec.INET6, MAIN, protocol=OURS))) == 2
+    assert (route(V6, oif=node.tap1),) == route_lookup.observe(OURS, [MAIN])
 
 
 def test_an_ipv6_question_that_is_answered_with_ipv4_routes_shows_no_double(
@@ -143,8 +143,8 @@ def test_an_ipv6_question_that_is_answered_with_ipv4_routes_shows_no_double(
 
     channel.transact([rtmsg.encode_add(route(one)) for one in (V4, V6)])
     monkeypatch.setattr(codec, "compose", without_ipv6)
-    assert fib.observe(OURS, [MAIN]) == (route(V4),)
-    assert list(fib.read_table(codec.INET6, MAIN)) == []
+    assert route_lookup.observe(OURS, [MAIN]) == (route(V4),)
+    assert list(route_lookup.read_table(codec.INET6, MAIN)) == []
 
 
 @pytest.mark.parametrize("table", [MAIN, 5254])
@@ -159,7 +159,7 @@ def test_what_a_kernel_that_cannot_filter_shows_beside_is_left_out(
     shown = dump.read(unfiltered)
     assert len(shown) > 3
     monkeypatch.setattr(dump, "read", lambda _: shown)
-    found = fib.read_table(codec.INET, table, protocol=OURS)
+    found = route_lookup.read_table(codec.INET, table, protocol=OURS)
     assert [rtmsg.decode(one).route for one in found] == [wanted]
 
 
@@ -177,9 +177,9 @@ def test_only_our_direct_host_routes_are_observed(
     via = gateway[:-1] + "2"
     node.run(f"ip route add {address + 2} via {via} proto 88")
     node.run(f"ip route add blackhole {address + 3} proto 88")
-    assert (mine, aside) == fib.observe(OURS, [MAIN, 100])
-    assert (mine,) == fib.observe(OURS, [MAIN])
-    assert fib.observe(OURS, [4711]) == ()
+    assert (mine, aside) == route_lookup.observe(OURS, [MAIN, 100])
+    assert (mine,) == route_lookup.observe(OURS, [MAIN])
+    assert route_lookup.observe(OURS, [4711]) == ()
 
 
 def test_link_down_loses_ipv4_routes_silently_and_ipv6_ones_too(
@@ -189,7 +189,7 @@ def test_link_down_loses_ipv4_routes_silently_and_ipv6_ones_too(
     channel.transact([rtmsg.encode_add(one) for one in both])
     node.run("ip link set tap0 down")
     node.run("ip link set tap0 up")
-    assert fib.observe(OURS, [MAIN]) == ()
+    assert route_lookup.observe(OURS, [MAIN]) == ()
     assert channel.transact([rtmsg.encode_add(one) for one in both]) == [0, 0]
 
 
@@ -199,12 +199,12 @@ def test_routes_follow_a_rename_but_not_an_interface_made_anew(
     both = [route(V4), route(V6)]
     channel.transact([rtmsg.encode_add(one) for one in both])
     node.run("ip link set tap0 name tap7")
-    assert tuple(both) == fib.observe(OURS, [MAIN])
+    assert tuple(both) == route_lookup.observe(OURS, [MAIN])
     assert shown(node, V4) == ["10.65.0.2 dev tap7 proto 88 metric 512"]
     node.run("ip link delete tap7")
     node.make_tap0()
     assert node.tap0 != both[0].oif
-    assert fib.observe(OURS, [MAIN]) == ()
+    assert route_lookup.observe(OURS, [MAIN]) == ()
     assert channel.transact([rtmsg.encode_replace(one) for one in both]) == [errno.ENODEV] * 2
     assert channel.transact([rtmsg.encode_add(route(one)) for one in (V4, V6)]) == [0, 0]
 
@@ -213,15 +213,15 @@ def test_routes_follow_a_rename_but_not_an_interface_made_anew(
 def test_the_kernel_says_which_route_wins(
     node: Node, channel: Channel, route: MakeRoute, address: IPAddress
 ) -> None:
-    assert fib.winner(channel, address) == errno.ENETUNREACH
+    assert route_lookup.winner(channel, address) == errno.ENETUNREACH
     mine = route(address)
     channel.transact([rtmsg.encode_add(mine)])
-    found = fib.winner(channel, address)
+    found = route_lookup.winner(channel, address)
     assert isinstance(found, rtmsg.Entry)
     assert mine == found.route
     assert found.is_host
     node.run(f"ip route add {address} dev tap1 metric 5 proto 12")
-    found = fib.winner(channel, address)
+    found = route_lookup.winner(channel, address)
     assert isinstance(found, rtmsg.Entry)
     assert Route(address, node.tap1, 5, MAIN, 12) == found.route
 
@@ -229,10 +229,10 @@ def test_the_kernel_says_which_route_wins(
 def test_a_winner_by_a_gateway_is_told_as_it_is(node: Node, channel: Channel) -> None:
     node.run("ip address add 192.0.2.1/24 dev tap1")
     node.run("ip route add default via 192.0.2.9 proto 3 metric 7")
-    found = fib.winner(channel, V4)
+    found = route_lookup.winner(channel, V4)
     assert isinstance(found, rtmsg.Entry)
     expected = "0.0.0.0/0 via 192.0.2.9 dev tap1 metric 7 table 254 proto boot"
-    assert fib.describe(found) == expected
+    assert route_lookup.describe(found) == expected
 
 
 def test_ten_thousand_foreign_routes_do_not_hide_ours(
@@ -242,7 +242,7 @@ def test_ten_thousand_foreign_routes_do_not_hide_ours(
     many = [rtmsg.encode_add(route(one, oif=node.tap1, metric=0, protocol=12)) for one in foreign]
     assert {0} == set(channel.transact(many))
     channel.transact([rtmsg.encode_add(route(V4))])
-    assert (route(V4),) == fib.observe(OURS, [MAIN])
+    assert (route(V4),) == route_lookup.observe(OURS, [MAIN])
 
 
 def test_a_route_without_metric_or_protocol_is_deleted_only_where_it_is_the_first(
@@ -251,20 +251,20 @@ def test_a_route_without_metric_or_protocol_is_deleted_only_where_it_is_the_firs
     """To the kernel 0 stands for any: a delete of what is not there would take another one."""
     bare, nobodys = route(V4, metric=0), route(V4, metric=0, protocol=0)
     channel.transact([rtmsg.encode_add(route(V4))])
-    assert fib.is_certain(channel, route(V4))
-    assert not fib.is_certain(channel, bare)
-    assert not fib.is_certain(channel, nobodys)
-    assert not fib.is_certain(channel, route(V6, metric=0))
-    assert not fib.is_certain(channel, dataclasses.replace(route(V4), table=0))
+    assert route_lookup.is_certain(channel, route(V4))
+    assert not route_lookup.is_certain(channel, bare)
+    assert not route_lookup.is_certain(channel, nobodys)
+    assert not route_lookup.is_certain(channel, route(V6, metric=0))
+    assert not route_lookup.is_certain(channel, dataclasses.replace(route(V4), table=0))
     channel.transact([rtmsg.encode_add(nobodys)])
-    assert fib.is_certain(channel, nobodys)
-    assert not fib.is_certain(channel, bare)
+    assert route_lookup.is_certain(channel, nobodys)
+    assert not route_lookup.is_certain(channel, bare)
     assert channel.transact([rtmsg.encode_remove(nobodys)]) == [0]
     assert shown(node, V4) == ["10.65.0.2 dev tap0 proto 88 metric 512"]
 
 
 def test_a_person_reads_names_not_numbers(node: Node, channel: Channel) -> None:
     node.run("ip route add 10.65.0.0/24 dev tap0 proto 12 metric 7")
-    winner = fib.winner(channel, V4)
+    winner = route_lookup.winner(channel, V4)
     assert isinstance(winner, rtmsg.Entry)
-    assert fib.describe(winner) == "10.65.0.0/24 dev tap0 metric 7 table 254 proto bird"
+    assert route_lookup.describe(winner) == "10.65.0.0/24 dev tap0 metric 7 table 254 proto bird"

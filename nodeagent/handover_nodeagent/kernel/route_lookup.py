@@ -1,6 +1,6 @@
 """The kernel's forwarding table (FIB): its routes are read, and it is asked which one wins.
 
-Nothing is changed here; what adds and removes our routes is ``routes/programming.py``.
+Nothing is changed here; what adds and removes our routes is ``routes/route_writer.py``.
 """
 
 import errno

@@ -23,7 +23,7 @@ _ARP: Final = 3
 _OURS: Final = rules.TABLE.encode() + b"\0"
 
 
-class Transactions:
+class Authorship:
     """The transactions of everybody, told apart by whether they are *author*'s."""
 
     def __init__(self, author: str) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from handover_nodeagent import metrics
-from handover_nodeagent.kernel import fib, neighs
+from handover_nodeagent.kernel import neighs, route_lookup
 from handover_nodeagent.kernel.netlink import answers, ndmsg, rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.desired import DesiredNetwork
@@ -60,7 +60,7 @@ class Programmed:
     is_doubtful: bool
 
 
-class Programming:
+class RouteWriter:
     """One plan, carried out once by :meth:`run`.
 
     *removable*, unless None, are the only devices whose routes may be removed.
@@ -122,7 +122,7 @@ class Programming:
     def _remove(self, wanted: Sequence[Route]) -> None:
         tables = self._tables
         # One that cannot be named is not there as it was seen; a delete would take another one.
-        unclear = [route for route in wanted if not fib.is_certain(tables.channel, route)]
+        unclear = [route for route in wanted if not route_lookup.is_certain(tables.channel, route)]
         for route in unclear:
             tables.known.ours.drop(route)
         removed = [route for route in wanted if route not in unclear]
@@ -183,7 +183,9 @@ class Programming:
         result = tables.foreign.supplant(route, crowded=tables.known.collisions.has_gateway(route))
         if result is not None:
             return result, answers.describe(result)
-        winners = [fib.winner(tables.channel, route.address, oif=oif) for oif in (0, route.oif)]
+        winners = [
+            route_lookup.winner(tables.channel, route.address, oif=oif) for oif in (0, route.oif)
+        ]
         seen = [winner for winner in winners if not isinstance(winner, int)]
         if any(winner.route == route for winner in seen):
             return 0, ""
@@ -193,7 +195,7 @@ class Programming:
             return self._stand_beside(route)
         # It is below another one, where only a resync finds it.
         self._is_doubtful |= tables.known.collisions.try_resync(route)
-        shown = fib.describe(seen[0]) if seen else "nothing"
+        shown = route_lookup.describe(seen[0]) if seen else "nothing"
         return errno.EEXIST, f"another route has this prefix and metric; to be seen is {shown}"
 
     def _add_beside(self, route: Route) -> bool:
@@ -209,7 +211,7 @@ class Programming:
         if not self._settle(route, result, reason, time.time_ns()):
             return False
         for _ in range(TWINS):
-            first = fib.winner(self._tables.channel, route.address, oif=route.oif)
+            first = route_lookup.winner(self._tables.channel, route.address, oif=route.oif)
             if isinstance(first, int) or first.route != route:
                 break
             if first.route.carried == route.carried:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyroute2.netlink.nfnetlink import nftsocket
 
-from handover_nodeagent.kernel.arp_guard.transactions import Transactions
+from handover_nodeagent.kernel.arp_guard.authorship import Authorship
 from handover_nodeagent.kernel.netlink import codec
 
 ARP, IPV4 = 3, 2
@@ -60,29 +60,29 @@ def end(author: str) -> bytes:
 def test_only_somebody_elses_change_of_our_table_is_drift(
     messages: list[bytes], *, is_drift: bool
 ) -> None:
-    transactions = Transactions(AUTHOR)
+    authorship = Authorship(AUTHOR)
     # Each by itself: what one has touched is not the next one's.
     for _ in range(2):
-        *changes, last = (transactions.take(message) for message in messages)
+        *changes, last = (authorship.take(message) for message in messages)
         assert not any(changes)
         assert last == is_drift
 
 
 def test_whose_it_was_counts_for_its_own_changes_alone() -> None:
-    transactions = Transactions(AUTHOR)
+    authorship = Authorship(AUTHOR)
     told = [change(), end(AUTHOR), change("other"), end("nft"), change(), end("nft"), end("nft")]
-    assert [transactions.take(message) for message in told] == [False] * 5 + [True, False]
+    assert [authorship.take(message) for message in told] == [False] * 5 + [True, False]
 
 
 @pytest.mark.parametrize("message", [b"", change()[:18], change()[:-4], end("nft")[:-4]])
 def test_a_message_that_breaks_off_is_said_to(message: bytes) -> None:
     with pytest.raises(codec.MalformedError):
-        Transactions(AUTHOR).take(message)
+        Authorship(AUTHOR).take(message)
 
 
 @given(st.lists(st.binary(max_size=60), max_size=4))
 def test_no_bytes_raise_anything_but_that_they_cannot_be_read(messages: list[bytes]) -> None:
-    transactions = Transactions(AUTHOR)
+    authorship = Authorship(AUTHOR)
     for message in messages:
         with contextlib.suppress(codec.MalformedError):
-            transactions.take(message)
+            authorship.take(message)
