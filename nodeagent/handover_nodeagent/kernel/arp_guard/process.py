@@ -15,8 +15,9 @@ from handover_nodeagent.kernel.arp_guard.outcome import Answer
 
 PATIENCE: Final = 10.0
 """Seconds for one answer. A table of 500 workloads takes 0.1 s on a busy node."""
-LAST_PATIENCE: Final = 1.0
-"""Seconds for a killed process to go; one that the kernel holds goes later, by itself."""
+LAST_PATIENCE: Final = 10.0
+"""Seconds for a killed process to go: the kernel holds one until its transaction is done, which
+can take a second on a node that adds and removes many devices. Later it goes by itself."""
 LONGEST: Final = 64 << 20
 """Octets of an answer: far more than our table can be, far less than the pod's limit."""
 
