@@ -34,7 +34,7 @@ demo-kubevirt: prepare  ## The same beside a played KubeVirt: only a VMIM is app
 
 test: prepare lint tools guest images  ## Everything: pure tables, kernel, API server, cluster, real VMs
 	@$(LAB).testing.stages pure="$(FAST)" kernel="root and not cluster and not lab" \
-	  api="$(API)" --ignore=tests/operator operator="$(API)" tests/operator -- $(DURATIONS)
+	  api="$(API)" -- $(DURATIONS)
 	@$(LAB).sandbox -- $(PYTEST) $(DURATIONS) -m "cluster or lab"
 
 test-install: prepare tools guest images  ## The chart: manifests, rights, policies, a whole life on two nodes

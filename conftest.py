@@ -1,6 +1,5 @@
 """What the tests of all parts share: one real API server for a whole run."""
 
-import gc
 from collections.abc import Iterator
 
 import hypothesis
@@ -18,14 +17,6 @@ hypothesis.settings.register_profile("handover", deadline=None, max_examples=100
 # to the other profile.
 hypothesis.settings.register_profile("fast", deadline=None, max_examples=20)
 hypothesis.settings.load_profile("handover")
-
-
-def pytest_collection_finish() -> None:
-    """Spare the garbage collector all modules and tests: they live as long as the run.
-
-    A full collection walks them else, which tests of what is kept in memory ask for.
-    """
-    gc.freeze()
 
 
 @pytest.fixture(scope="session")
