@@ -21,6 +21,12 @@ from handover_lab.toolchain import requirements, tools
 SOURCES: Final = paths.SOURCES / "node"
 KINDS: Final = ("net", "uts", "mount")
 CTR: Final = ("ctr", "--namespace", "k8s.io")
+# The socket of a containerd that was killed is still there, and refuses ctr at once.
+ANSWERED: Final = """
+for attempt in $(seq 100); do ctr version > /dev/null 2>&1 && exit; sleep 0.1; done
+ctr version > /dev/null
+"""
+"""Waits ten seconds for containerd to answer."""
 
 # Stands before a program of the node and puts it into the node's control groups.
 JOIN: Final = """
@@ -88,7 +94,7 @@ class Node:
         self.daemons.pop("containerd").kill()
         self.start("containerd", "--config", str(self.directory / "containerd.toml"))
         # A kubelet that finds no containerd ends, and nobody starts it again, as systemd would.
-        self.run(f"{' '.join(CTR)} version")
+        self.run(ANSWERED)
 
     def start_kubelet(self, kubeconfig: Path, ca: Path) -> None:
         """Start the kubelet as the user of *kubeconfig*; it serves whom *ca* vouches for."""
