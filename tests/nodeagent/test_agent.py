@@ -45,7 +45,7 @@ def test_a_cutover_is_there_for_everybody_to_see(site: Site, agent: Agent) -> No
 
 
 def test_a_live_vm_keeps_its_route_when_agent_and_api_die(site: Site, agent: Agent) -> None:
-    """Guards design 9.1: without the memory the restarted agent would know no endpoint."""
+    """Guards the restart: without the memory the restarted agent would know no endpoint."""
     site.endpoint()
     site.say("target")
     agent.start().ready()
@@ -99,7 +99,7 @@ def test_a_time_wait_ends_while_the_api_is_down(site: Site, agent: Agent) -> Non
 
 
 def test_a_guest_that_came_while_the_agent_was_dead_is_found(site: Site, agent: Agent) -> None:
-    """Guards design 9.1 and 9.5: without the probe nobody would hear of it again."""
+    """Guards restart and silence: without the probe nobody would hear of it again."""
     site.endpoint()
     site.say("target")
     agent.start().ready()
@@ -114,7 +114,7 @@ def test_a_guest_that_came_while_the_agent_was_dead_is_found(site: Site, agent: 
 
 
 def test_a_removed_crd_takes_no_route_of_a_guest_that_answers(site: Site, agent: Agent) -> None:
-    """Guards design 9.17: the routes outlive their objects, which go with the CRD."""
+    """Guards a running VM: the routes outlive their objects, which go with the CRD."""
     site.endpoint()
     site.guest.run(f"ip link set eth arp on; ip address add {ADDRESS}/32 dev eth")
     agent.start().ready()
@@ -191,7 +191,7 @@ def test_a_paused_namespace_is_left_alone_until_default_says_otherwise(
 def test_a_configuration_that_this_node_cannot_follow_changes_nothing(
     site: Site, agent: Agent
 ) -> None:
-    """Guards design 9.11: the API server accepts it, as it knows no node's environment."""
+    """Guards settings of a node: the API server accepts it, as it knows no node's environment."""
     agent.environment["HANDOVER_IPV4_ELEVATED_ROUTE_PRIORITY"] = "900"
     site.apply("HandoverConfiguration", "default", {"ipv4NormalRoutePriority": 2048})
     site.endpoint()

@@ -98,7 +98,7 @@ async def test_a_route_of_a_guest_that_never_came_is_not_given_back(
 async def test_a_cnis_route_is_gone_within_the_turn_of_the_loop_that_hears_of_it(
     world: World, interface: str
 ) -> None:
-    """Guards design 9.8: no timer, no thread and no other write before it."""
+    """Guards the way to it: no timer, no thread and no other write before it."""
     world.put(said="target", interface=interface)
     await world.until(lambda: world.condition("Programmed") is not None)
     with watching() as witness:

@@ -135,7 +135,7 @@ def is_the_nodes_own(world: World, name: str) -> bool:
 async def test_a_device_of_the_nodes_own_is_left_alone(
     world: World, command: str, why: str, said: str
 ) -> None:
-    """Guards design 9.18: who may write an endpoint may not take the node's own traffic."""
+    """Guards the node: who may write an endpoint may not take the node's own traffic."""
     world.node.run(command)
     await world.until(lambda: is_the_nodes_own(world, "tap1"))
     with watching() as witness:
