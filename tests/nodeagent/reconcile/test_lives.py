@@ -79,7 +79,7 @@ def reported(world: World) -> tuple[str | None, dt.datetime | None]:
 async def test_a_state_outlives_a_kill_and_no_route_is_touched(
     world: World, state: str, *, sees_the_api: bool
 ) -> None:
-    """Guards the restart, with what the next agent hears first: nothing, or the object as it was."""
+    """Guards the restart; the next agent first hears nothing, or the object as it was."""
     await STORIES[state](world)
     await world.until_state(state)
     await world.until(lambda: reported(world)[0] == state)
