@@ -18,9 +18,6 @@ from handover_operator.roles.parse import RawObject
 pytestmark = pytest.mark.api
 
 IPS = ("10.65.0.2", "fd00::2")
-DISCOVERY = "handover_operator.kubevirt.discovery"
-IMPATIENT = {f"{DISCOVERY}.INTERVAL": 0.2, f"{DISCOVERY}.GONE_FOR": 1.0}
-"""A tenth of the seconds for which a cluster waits, in the same proportion."""
 
 
 async def test_it_follows_kubevirts_coming_and_going(
@@ -29,7 +26,7 @@ async def test_it_follows_kubevirts_coming_and_going(
     desk = bare_desk
     await desk.kubevirt.install()
     await desk.kubevirt.uninstall()
-    operator = new_operator(replaced=IMPATIENT)
+    operator = new_operator()
     await operator.start()
     await desk.until(lambda: count(operator, "kubevirt_absent"), lambda told: told == 1)
     pods = []
