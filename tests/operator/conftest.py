@@ -6,13 +6,12 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from tests.operator.memory import SOURCE, SPEC, Known, Memory
+from tests.operator.memory import Known, Memory
 
 from handover_api.assignment import Assignment
 from handover_api.livemigration import LiveMigration, Outcome
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, Role, Signal, State
-from handover_operator.kinds import Kind
 from handover_operator.roles.model import Endpoint
 from handover_operator.roles.outcome import Undecided
 from handover_operator.roles.resolver import Resolution, Resolver
@@ -241,10 +240,7 @@ def world() -> World:
 @pytest.fixture
 def memory() -> Memory:
     """Return a cluster with one endpoint and its migration."""
-    memory = Memory()
-    memory.put(Kind.ENDPOINT, "a", SPEC)
-    memory.put(Kind.MIGRATION, "m1", SOURCE)
-    return memory
+    return Memory.with_migration()
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import copy
 import datetime as dt
 from collections.abc import AsyncIterator, Mapping
-from typing import Any
+from typing import Any, Self
 
 from handover_api import names
 from handover_api.names import ObjectKey
@@ -35,6 +35,14 @@ class Memory(Cluster):
         self.outages = 0
         self.now = NOW
         self.meanwhile: list[tuple[AnyKind, ObjectKey]] = []
+
+    @classmethod
+    def with_migration(cls) -> Self:
+        """Return a cluster with one endpoint and its migration."""
+        memory = cls()
+        memory.put(Kind.ENDPOINT, "a", SPEC)
+        memory.put(Kind.MIGRATION, "m1", SOURCE)
+        return memory
 
     def put(self, kind: Kind, name: str, spec: object, **fields: Any) -> dict[str, Any]:
         """Create or replace an object; return it as a watch would."""

@@ -38,10 +38,7 @@ class Nodes(Memory):
 @pytest.fixture
 def memory() -> Nodes:
     """Return a cluster with one endpoint and its migration."""
-    memory = Nodes()
-    memory.put(Kind.ENDPOINT, "a", SPEC)
-    memory.put(Kind.MIGRATION, "m1", SOURCE)
-    return memory
+    return Nodes.with_migration()
 
 
 @pytest.fixture
