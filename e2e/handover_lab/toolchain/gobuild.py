@@ -69,6 +69,8 @@ class Build:
     module: Path
     packages: tuple[str, ...]
     ldflags: str
+    cgo: bool = False
+    """Whether a package of them has parts in C."""
 
     def flags(self) -> list[str]:
         """Compose the flags on which Go's own cache depends."""
@@ -146,7 +148,7 @@ def build(what: Build, output: Path, meter: Meter) -> None:
     stale = list_stale(go, what, meter)
     counted = functools.partial(compiling, stale=stale, output=output, programs=len(what.packages))
     argv = [go, "build", "-v", *what.flags(), "-o", f"{output}/", *what.packages]
-    follow(argv, what.module, lambda lines: meter.show(counted(lines)))
+    follow(argv, what.module, lambda lines: meter.show(counted(lines)), cgo=what.cgo)
 
 
 def find_go() -> str:
@@ -188,7 +190,7 @@ def list_stale(go: str, what: Build, meter: Meter) -> frozenset[str]:
         meter.show(replace(begin, detail=f"{len(fetched)} modules  {detail}" if fetched else ""))
 
     argv = [go, "list", "-deps", *what.flags(), "-f", STALE, *what.packages]
-    return frozenset(follow(argv, what.module, show).split())
+    return frozenset(follow(argv, what.module, show, cgo=what.cgo).split())
 
 
 def compiling(lines: Sequence[str], *, stale: frozenset[str], output: Path, programs: int) -> Stage:
@@ -202,7 +204,13 @@ def compiling(lines: Sequence[str], *, stale: frozenset[str], output: Path, prog
     return Stage("linking programs", linked, programs)
 
 
-def follow(argv: Sequence[str], where: Path, show: Callable[[Sequence[str]], None]) -> str:
+def follow(
+    argv: Sequence[str],
+    where: Path,
+    show: Callable[[Sequence[str]], None],
+    *,
+    cgo: bool = False,
+) -> str:
     """Run Go, show every half second what it has said on the way, and return its output.
 
     Raises:
@@ -212,7 +220,7 @@ def follow(argv: Sequence[str], where: Path, show: Callable[[Sequence[str]], Non
         # The kernel kills Go when we are killed: it does not go on compiling for nobody.
         [*WITH_US, *argv],
         cwd=where,
-        env=environment(os.environ),
+        env=environment(os.environ, cgo=cgo),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -239,9 +247,9 @@ def follow(argv: Sequence[str], where: Path, show: Callable[[Sequence[str]], Non
     return result.get()
 
 
-def environment(outer: Mapping[str, str]) -> dict[str, str]:
-    """Derive Go's environment: no C, no workspace that lies around the project."""
-    return {**outer, "CGO_ENABLED": "0", "GOWORK": "off"}
+def environment(outer: Mapping[str, str], *, cgo: bool = False) -> dict[str, str]:
+    """Derive Go's environment: C only for *cgo*, no workspace that lies around the project."""
+    return {**outer, "CGO_ENABLED": str(int(cgo)), "GOWORK": "off"}
 
 
 def read_lines(process: subprocess.Popen[str], said: list[str]) -> None:

@@ -1,10 +1,10 @@
 """The parts of Kubernetes that the lab runs: where each comes from, and that it fits.
 
-e2e/tools/go.mod pins them, and e2e/tools/helm3/go.mod the older Helm, whose program has the same
-name. A part is taken from KUBEBUILDER_ASSETS or PATH where it is there in a fitting version, else
-from the user's cache, which `python -m handover_lab.toolchain.tools` fills: once for all
-clones with the same pins. In the cache is only what is whole: a program gets its name there by
-one rename.
+e2e/tools/go.mod pins them, e2e/tools/helm3/go.mod the older Helm, whose program has the same name,
+and e2e/tools/flannel/go.mod the CNI daemon, which is built of older Kubernetes modules. A part is
+taken from KUBEBUILDER_ASSETS or PATH where it is there in a fitting version, else from the user's
+cache, which `python -m handover_lab.toolchain.tools` fills: once for all clones with the same pins.
+In the cache is only what is whole: a program gets its name there by one rename.
 """
 
 import argparse
@@ -50,6 +50,8 @@ class Tool:
     ask: tuple[str, ...] = ("--version",)
     folder: str = ""
     """Where below e2e/tools the go.mod is that pins it."""
+    cgo: bool = False
+    """Whether it has parts in C."""
 
     @property
     def built(self) -> str:
@@ -66,6 +68,7 @@ def kubernetes(name: str, *ask: str) -> Tool:
 ETCD: Final = "go.etcd.io/etcd/server/v3"
 HELM: Final = "helm.sh/helm/v4"
 HELM3: Final = "helm.sh/helm/v3"
+FLANNEL: Final = "github.com/flannel-io/flannel"
 TOOLS: Final = {
     tool.name: tool
     for tool in (
@@ -82,6 +85,8 @@ TOOLS: Final = {
             ask=("version", "--short"),
             folder="helm3",
         ),
+        # Its UDP backend, which nobody here uses, has its proxy in C.
+        Tool("flanneld", FLANNEL, FLANNEL, same=2, folder="flannel", cgo=True),
     )
 }
 
@@ -143,7 +148,13 @@ def ask_version(path: str, ask: tuple[str, ...]) -> Version:
     """Ask a program for its version; one that gives no answer has none."""
     try:
         answer = subprocess.run(
-            [path, *ask], check=False, capture_output=True, text=True, timeout=20
+            [path, *ask],
+            check=False,
+            stdout=subprocess.PIPE,
+            # Where flannel's daemon says it.
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=20,
         )
     except (OSError, subprocess.TimeoutExpired):
         return ()
@@ -190,6 +201,8 @@ def ldflags(folder: str = "") -> str:
         # Else `helm template` takes the cluster for one of Kubernetes 1.20.
         stamps[f"{HELM3}/pkg/chartutil.k8sVersionMajor"] = major
         stamps[f"{HELM3}/pkg/chartutil.k8sVersionMinor"] = minor
+    if version := versions.get(FLANNEL):
+        stamps[f"{FLANNEL}/pkg/version.Version"] = version
     return " ".join(["-s -w", *(f"-X {name}={value}" for name, value in stamps.items())])
 
 
@@ -227,7 +240,9 @@ def build_pinned(folder: str, missing: list[Tool], meter: Meter) -> None:
             return
         with tempfile.TemporaryDirectory(dir=directory, prefix="partial-") as partial:
             packages = tuple(tool.package for tool in missing)
-            gobuild.build(Build(MODULE / folder, packages, ldflags(folder)), Path(partial), meter)
+            cgo = any(tool.cgo for tool in missing)
+            what = Build(MODULE / folder, packages, ldflags(folder), cgo)
+            gobuild.build(what, Path(partial), meter)
             for tool in missing:
                 move_in(Path(partial) / tool.built, directory / tool.name)
 

@@ -76,7 +76,7 @@ def place(tmp_path: Path, module: Path) -> Callable[[str, str], Path]:  # noqa: 
     return make
 
 
-@pytest.mark.parametrize("folder", ["", "helm3"])
+@pytest.mark.parametrize("folder", ["", "helm3", "flannel"])
 def test_every_tool_of_a_module_is_one_of_ours(folder: str) -> None:
     text = (tools.MODULE / folder / "go.mod").read_text()
     found = re.search(r"^tool (?:\((.*?)^\)|(\S+)$)", text, re.MULTILINE | re.DOTALL)
