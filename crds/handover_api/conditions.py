@@ -15,6 +15,7 @@ class MigrationCondition(enum.StrEnum):
     SOURCE_RESOLVED = "SourceResolved"
     TARGET_RESOLVED = "TargetResolved"
     TARGET_READY = "TargetReady"
+    REDIRECTABLE = "Redirectable"
     CUT_OVER = "CutOver"
     CONVERGED = "Converged"
     FINISHED = "Finished"
@@ -31,6 +32,9 @@ class MigrationReason(enum.StrEnum):
     RESOLVED = "Resolved"
     NOT_FOUND = "NotFound"
     GONE = "Gone"
+    READY = "Ready"
+    NOT_READY = "NotReady"
+    OFF = "Off"
     LISTENING = "Listening"
     NOT_LISTENING = "NotListening"
     AWAITING_AGENT = "AwaitingAgent"
@@ -72,6 +76,8 @@ class EndpointCondition(enum.StrEnum):
     CONFIGURED = "Configured"
     UNGUARDED = "Unguarded"
     INTERFACE_DOUBTED = "InterfaceDoubted"
+    REDIRECTABLE = "Redirectable"
+    ADVERTISED = "Advertised"
 
 
 # One reason may serve several conditions; message and type say the rest.
@@ -106,6 +112,19 @@ class EndpointReason(enum.StrEnum):
     GUARD_REFUSED = "GuardRefused"
     GUARD_CONTESTED = "GuardContested"
     WOULD_BE_REFUSED = "WouldBeRefused"
+    READY = "Ready"
+    OFF = "Off"
+    NO_PEER = "NoPeer"
+    PEER_SILENT = "PeerSilent"
+    NOT_PROVED = "NotProved"
+    NOT_ON_LINK = "NotOnLink"
+    TUNNEL_REFUSED = "TunnelRefused"
+    PORT_TAKEN = "PortTaken"
+    DEVICE_TAKEN = "DeviceTaken"
+    ONE_FAMILY_ONLY = "OneFamilyOnly"
+    ADVERTISED = "Advertised"
+    STRICT_REVERSE_PATH = "StrictReversePath"
+    NO_NEXT_HOP = "NoNextHop"
 
 
 # The operator's word alone: what an agent makes of a configuration its endpoints' Configured says.

@@ -20,12 +20,18 @@ DEFAULT_ONLY: Final = frozenset(
         "ipv6NormalRoutePriority",
         "ipv4ElevatedRoutePriority",
         "ipv6ElevatedRoutePriority",
+        "redirectPort",
+        "peerPort",
     }
 )
-"""Fields of ``default`` alone: all nodes must agree on these, routers compare them."""
+"""Fields of ``default`` alone: routers compare priorities, and a tunnel has one port for all."""
 
+# An elevated route, another node's guest between, a normal route: private_metric.
+_ROOMY: Final = 2
 # A Linux metric has 32 bits, and in IPv6 a 0 would become 1024 (IP6_RT_PRIO_USER).
 Metric = Annotated[int, pydantic.Field(ge=1, le=2147483646)]
+# The highest port is left out, since the one after peerPort may be needed, too.
+Port = Annotated[int, pydantic.Field(ge=1, le=65534)]
 
 
 class Mode(enum.StrEnum):
@@ -59,6 +65,30 @@ class OnUninstall(enum.StrEnum):
     HAND_BACK = "handBack"
 
 
+class Advertise(enum.StrEnum):
+    """Who tells other nodes where a guest is: a BGP speaker, the agents themselves, nobody."""
+
+    BGP = "bgp"
+    AGENTS = "agents"
+    NONE = "none"
+
+
+class SourceRedirect(enum.StrEnum):
+    """How a source sends on what still arrives: by a tunnel, over one link only, not at all."""
+
+    AUTO = "auto"
+    LINK = "link"
+    OFF = "off"
+
+
+def private_metric(metric: int) -> int:
+    """Return the metric of a route that nobody exports, of the level whose own metric this is.
+
+    It never collides with a route of the node's own, which wins at the same level.
+    """
+    return metric + 1
+
+
 class Settings(Model):
     """A complete, valid configuration of one node; the schema tells the same defaults."""
 
@@ -70,7 +100,7 @@ class Settings(Model):
     live_migration_route_convergence_time: Duration = dt.timedelta(seconds=30)
     target_timeout: Duration = dt.timedelta(minutes=10)
     probe_interval: Duration = dt.timedelta(milliseconds=200)
-    route_protocol: Annotated[int, pydantic.Field(ge=5, le=255)] = 88
+    route_protocol: Annotated[int, pydantic.Field(ge=5, le=254)] = 88
     route_table: Annotated[int, pydantic.Field(ge=1, le=4294967295)] = 254
     route_ownership: RouteOwnership = RouteOwnership.ALL
     on_uninstall: OnUninstall = OnUninstall.KEEP
@@ -78,6 +108,28 @@ class Settings(Model):
         tuple[IPv4Network | IPv6Network, ...], pydantic.Field(alias="allowedCIDRs")
     ] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
     gateways: Annotated[tuple[IPv4Address | IPv6Address, ...], pydantic.Field(max_length=64)] = ()
+    advertise: Advertise = Advertise.BGP
+    source_redirect: SourceRedirect = SourceRedirect.OFF
+    redirect_port: Port = 7472
+    peer_port: Port = 7473
+
+    @property
+    def private_route_protocol(self) -> int:
+        """The protocol of routes that are this node's own affair: no speaker's filter takes it."""
+        return self.route_protocol + 1
+
+    @property
+    def distribution_port(self) -> int:
+        """Where nodes tunnel to each other that have no other way; few clusters need it."""
+        return self.peer_port + 1
+
+    @property
+    def _narrowest_step(self) -> int:
+        """How far apart the two priorities of a family are, at least."""
+        return min(
+            self.ipv4_normal_route_priority - self.ipv4_elevated_route_priority,
+            self.ipv6_normal_route_priority - self.ipv6_elevated_route_priority,
+        )
 
     # What the schema's CEL rules say, once more: the environment of one node passes no API server.
     @pydantic.model_validator(mode="after")
@@ -88,8 +140,17 @@ class Settings(Model):
         if self.ipv6_elevated_route_priority >= self.ipv6_normal_route_priority:
             message = "ipv6ElevatedRoutePriority must be lower than ipv6NormalRoutePriority"
             raise ValueError(message)
-        if self.route_protocol in RESERVED_ROUTE_PROTOCOLS:
-            message = "routeProtocol must not be one that BIRD or FRR uses (11, 12, 186..197)"
+        if RESERVED_ROUTE_PROTOCOLS & {self.route_protocol, self.private_route_protocol}:
+            message = (
+                "routeProtocol must not be one that BIRD or FRR uses (11, 12, 186..197), nor the"
+                " one before it"
+            )
+            raise ValueError(message)
+        if self.redirect_port in {self.peer_port, self.distribution_port}:
+            message = "redirectPort must be neither peerPort nor the port after it"
+            raise ValueError(message)
+        if self.advertise is Advertise.AGENTS and self._narrowest_step < _ROOMY:
+            message = "with advertise agents, each normal priority must be 2 above the elevated one"
             raise ValueError(message)
         convergence = self.live_migration_route_convergence_time
         if not dt.timedelta() < convergence <= dt.timedelta(hours=1):

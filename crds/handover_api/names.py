@@ -19,6 +19,10 @@ ARMED: Final = f"{GROUP}/armed"
 OUTCOME: Final = f"{GROUP}/outcome"
 ENDED_ROLE: Final = f"{GROUP}/ended-role"
 
+# Whom the endpoint's agent may believe without the API, and which of them has the guest: peer.py.
+PEER: Final = f"{GROUP}/peer"
+PEER_LIVE: Final = f"{GROUP}/peer-live"
+
 ADDRESS_SHARED: Final = f"{GROUP}/address-shared"
 """On an endpoint, by the operator: which other node serves an address of it, too."""
 

@@ -1,8 +1,9 @@
 """WorkloadEndpoint: one network interface of one workload on one node."""
 
+import base64
 import enum
 from ipaddress import IPv4Address, IPv6Address
-from typing import Annotated
+from typing import Annotated, Final
 
 import pydantic
 
@@ -79,20 +80,69 @@ class RouteStatus(Model):
 class Cutover(Model):
     """What the agent measured when the route followed the guest.
 
-    From the frame's arrival to the kernel's acknowledgment of the last route, at ``time``.
+    From the frame's arrival to the kernel's acknowledgment of the last route, at ``time``. What is
+    None was not measured: others did not answer, or nothing had to follow.
     """
 
     signal: Signal
     announcement_to_route_microseconds: int
     time: Moment
     migration_uid: str | None = pydantic.Field(default=None, alias="migrationUID")
+    announcement_to_redirect_microseconds: int | None = None
+    announcement_to_last_node_microseconds: int | None = None
+    nodes_followed: int | None = None
+    nodes_silent: int | None = None
+    guest_silence_microseconds: int | None = None
+    clock_error_microseconds: int | None = None
+    roll_backs: int | None = None
+    forwarded: int | None = None
+
+
+def _check_key(value: str) -> str:
+    # Canonical, so that two keys are the same where their texts are.
+    if base64.b64encode(base64.b64decode(value, validate=True)).decode() != value:
+        message = "is not 32 bytes in base64"
+        raise ValueError(message)
+    return value
+
+
+def _check_node_address(value: IPv4Address | IPv6Address) -> IPv4Address | IPv6Address:
+    wrong = value.is_loopback, value.is_link_local, value.is_multicast, value.is_unspecified
+    if any(wrong) or value == _BROADCAST:
+        message = "is not the address of a node"
+        raise ValueError(message)
+    return value
+
+
+_BROADCAST: Final = IPv4Address("255.255.255.255")
+# 32 bytes, the key of RFC 8032, are 44 characters.
+PublicKey = Annotated[
+    str,
+    pydantic.StringConstraints(min_length=44, max_length=44, pattern="^[A-Za-z0-9+/]{43}=$"),
+    pydantic.AfterValidator(_check_key),
+]
+NodeAddress = Annotated[IPv4Address | IPv6Address, pydantic.AfterValidator(_check_node_address)]
+
+
+class AgentAddress(Model):
+    """Where a node's agent is reached, and the Ed25519 key that its messages are told by."""
+
+    public_key: PublicKey
+    addresses: Annotated[tuple[NodeAddress, ...], pydantic.Field(min_length=1, max_length=4)]
+    port: Annotated[int, pydantic.Field(ge=1, le=65535)]
+
+    @property
+    def key(self) -> bytes:
+        """The key's 32 bytes."""
+        return base64.b64decode(self.public_key)
 
 
 class WorkloadEndpointStatus(Model):
     """Written by the node agent only.
 
     ``since``: when the state was entered; ``deadline``: when it ends by itself. Role and uid are
-    those that the agent has acted upon, which may be older than the annotations.
+    those that the agent has acted upon, which may be older than the annotations. ``advertised``:
+    other nodes need a route of their own; a node that knows only this hears it by a field selector.
     """
 
     state: State | None = None
@@ -104,6 +154,8 @@ class WorkloadEndpointStatus(Model):
     interface: str | None = None
     routes: tuple[RouteStatus, ...] = ()
     last_cutover: Cutover | None = None
+    agent: AgentAddress | None = None
+    advertised: bool | None = None
     conditions: tuple[Condition, ...] = ()
 
 

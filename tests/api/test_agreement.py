@@ -284,6 +284,9 @@ def test_conditions_are_the_same_in_every_kind() -> None:
     assert others == [first, first]
 
 
-def test_the_agents_can_watch_by_node() -> None:
+def test_the_agents_can_watch_by_node_and_by_what_concerns_all_nodes() -> None:
     [version] = CRD[names.WORKLOAD_ENDPOINTS]["spec"]["versions"]
-    assert version["selectableFields"] == [{"jsonPath": ".spec.node"}]
+    assert version["selectableFields"] == [
+        {"jsonPath": ".spec.node"},
+        {"jsonPath": ".status.advertised"},
+    ]

@@ -18,7 +18,14 @@ CONVERGENCE: Final = (
 )
 TARGET_TIMEOUT: Final = "spec.targetTimeout must be a duration such as 10m, above 0"
 PROBE: Final = "spec.probeInterval must be 0 (off) or a duration such as 200ms, at least 20ms"
-PROTOCOL: Final = "spec.routeProtocol must not be one that BIRD (12) or FRR (11, 186..197) uses"
+PROTOCOL: Final = (
+    "spec.routeProtocol must not be one that BIRD (12) or FRR (11, 186..197) uses, nor the one"
+    " before it"
+)
+PORTS: Final = (
+    "spec.redirectPort (default 7472) must be neither spec.peerPort (default 7473) nor the port"
+    " after it"
+)
 NETWORKS: Final = (
     "spec.allowedCIDRs must hold networks such as 10.0.0.0/8 or fd00::/8, with no bits set after"
     " the prefix"
@@ -30,6 +37,7 @@ PRIORITIES: Final = [
     for family in ("ipv4", "ipv6")
     for level in ("Normal", "Elevated")
 ]
+PORTS_OF: Final = ("redirectPort", "peerPort")
 TOO_LONG: Final = "may not be more than 20 bytes"
 
 
@@ -38,6 +46,14 @@ def lower(family: str) -> str:
     return (
         f"spec.{family}ElevatedRoutePriority (default 512) must be lower than"
         f" spec.{family}NormalRoutePriority (default 1024)"
+    )
+
+
+def apart(family: str) -> str:
+    """Return the sentence on priorities that leave no room for other nodes' guests."""
+    return (
+        f"spec.{family}NormalRoutePriority (default 1024) must be 2 above"
+        f" spec.{family}ElevatedRoutePriority (default 512) with advertise agents"
     )
 
 
@@ -125,12 +141,52 @@ REFUSED: Final[dict[str, tuple[Spec, str, str]]] = {
         "spec.routeProtocol",
         "should be greater than or equal to 5",
     ),
-    "route protocol 256": (
-        {"routeProtocol": 256},
+    "route protocol 255": (
+        {"routeProtocol": 255},
         "spec.routeProtocol",
-        "should be less than or equal to 255",
+        "should be less than or equal to 254",
     ),
-    **protocols(11, 12, *range(186, 198)),
+    **protocols(10, 11, 12, *range(185, 198)),
+    "another way to advertise": (
+        {"advertise": "ospf"},
+        "spec.advertise",
+        'supported values: "bgp", "agents", "none"',
+    ),
+    "another redirect": (
+        {"sourceRedirect": "on"},
+        "spec.sourceRedirect",
+        'supported values: "auto", "link", "off"',
+    ),
+    **{
+        f"{field} {port}": ({field: port}, f"spec.{field}", f"{bound} than or equal to {limit}")
+        for field in PORTS_OF
+        for port, bound, limit in (
+            (0, "should be greater", 1),
+            (65535, "should be less", 65534),
+        )
+    },
+    **{
+        f"the same ports: {given}": (given, "spec.redirectPort", PORTS)
+        for given in (
+            {"redirectPort": 7473},
+            {"redirectPort": 7474},
+            {"peerPort": 7472},
+            {"peerPort": 7471},
+            {"redirectPort": 9000, "peerPort": 9000},
+        )
+    },
+    **{
+        f"{case} ({family})": (
+            {"advertise": "agents", **given},
+            f"spec.{family}NormalRoutePriority",
+            apart(family),
+        )
+        for family in ("ipv4", "ipv6")
+        for case, given in {
+            "normal just above elevated with agents": {f"{family}NormalRoutePriority": 513},
+            "elevated just below normal with agents": {f"{family}ElevatedRoutePriority": 1023},
+        }.items()
+    },
     "route table 0": (
         {"routeTable": 0},
         "spec.routeTable",
@@ -188,18 +244,32 @@ ACCEPTED: Final[dict[str, Spec]] = {
     },
     **{
         f"route protocol {number}": {"routeProtocol": number}
-        for number in (5, 10, 13, 185, 198, 255)
+        for number in (5, 9, 13, 184, 198, 254)
     },
     **{f"route table {table}": {"routeTable": table} for table in (1, 4294967295)},
     "ownership": {"routeOwnership": "migrations"},
     "uninstall": {"onUninstall": "handBack"},
+    **{f"advertise {name}": {"advertise": name} for name in ("bgp", "agents", "none")},
+    **{f"sourceRedirect {name}": {"sourceRedirect": name} for name in ("auto", "link", "off")},
+    **{f"{field} {port}": {field: port} for field in PORTS_OF for port in (1, 65534)},
+    "the nearest other ports": {"redirectPort": 7475},
+    "the nearest other port of agents": {"peerPort": 7470},
+    "room for other nodes' guests": {
+        "advertise": "agents",
+        "ipv4NormalRoutePriority": 514,
+        "ipv6ElevatedRoutePriority": 1022,
+    },
+    "no room where agents tell nobody": {"advertise": "none", "ipv4NormalRoutePriority": 513},
     "networks": {"allowedCIDRs": ["10.0.0.0/8", "192.168.7.9/32", "fd00::/8", "::/0"]},
     "gateways": {"gateways": ["10.0.0.1", "fe80::1"]},
 }
 
 NOT_CHANGED: Final[dict[str, tuple[Spec | None, Spec | None, str]]] = {
     f"{field} {case}": (before, after, field)
-    for field, value in (("routeProtocol", 88), ("routeTable", 254))
+    for field, value in (
+        *(("routeProtocol", 88), ("routeTable", 254)),
+        *(("redirectPort", 9000), ("peerPort", 9000)),
+    )
     for case, before, after in (
         ("added", {}, {field: value}),
         ("added with the spec", None, {field: value}),
@@ -285,11 +355,23 @@ async def test_a_priority_is_refused_for_one_node(api: Any, field: str) -> None:
 
 
 @api_server
+@pytest.mark.parametrize("field", PORTS_OF)
+async def test_a_port_is_refused_for_one_node(api: Any, field: str) -> None:
+    await api.create(CONFIGURATIONS, {field: 9000}, "default")
+    with pytest.raises(api.refused) as raised:
+        await api.create(CONFIGURATIONS, {field: 9000}, "node.a")
+    assert set(raised.value.causes) == {f"spec.{field}"}
+    assert raised.value.causes[f"spec.{field}"].endswith(
+        f"spec.{field} may be set in default only, since all nodes must have the same"
+    )
+
+
+@api_server
 @pytest.mark.parametrize(("before", "after", "field"), NOT_CHANGED.values(), ids=NOT_CHANGED)
 async def test_what_stays_cannot_be_changed(
     api: Any, before: Spec | None, after: Spec | None, field: str
 ) -> None:
-    name = f"node.{uuid.uuid4().hex}"
+    name = "default" if field in PORTS_OF else f"node.{uuid.uuid4().hex}"
     await api.create(CONFIGURATIONS, before, name, dry=False)
     try:
         with pytest.raises(api.refused) as raised:
@@ -315,6 +397,8 @@ async def test_all_else_may_change(api: Any) -> None:
             "routeOwnership": "migrations",
             "onUninstall": "handBack",
             "allowedCIDRs": ["10.0.0.0/8"],
+            "advertise": "agents",
+            "sourceRedirect": "link",
         }
         changed = await api.change(CONFIGURATIONS, {"spec": after | stays}, name)
         assert changed["spec"] == after | stays

@@ -16,6 +16,7 @@ from handover_api.livemigration import LiveMigrationStatus, Phase, SideStatus
 from handover_api.model import Condition
 from handover_api.names import CONFIGURATIONS, LIVE_MIGRATIONS, WORKLOAD_ENDPOINTS
 from handover_api.workloadendpoint import (
+    AgentAddress,
     Cutover,
     Role,
     RouteStatus,
@@ -44,7 +45,24 @@ CONDITION: Final = Condition(
     last_transition_time=WHEN.replace(microsecond=0),
     observed_generation=1,
 )
-CUTOVER: Final = Cutover(signal=Signal.RARP, announcement_to_route_microseconds=210, time=WHEN)
+CUTOVER: Final = Cutover(
+    signal=Signal.RARP,
+    announcement_to_route_microseconds=210,
+    time=WHEN,
+    announcement_to_redirect_microseconds=640,
+    announcement_to_last_node_microseconds=900,
+    nodes_followed=7,
+    nodes_silent=1,
+    guest_silence_microseconds=48_000,
+    clock_error_microseconds=35,
+    roll_backs=0,
+    forwarded=12,
+)
+AGENT: Final = {
+    "publicKey": "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
+    "addresses": ["192.0.2.1", "2001:db8::1"],
+    "port": 7473,
+}
 
 MANIFESTS: Final = """\
 apiVersion: handover.dev/v1alpha1
@@ -90,6 +108,8 @@ ENDPOINT_STATUS: Final = WorkloadEndpointStatus(
         for address in ("10.65.0.2", "fd00::2")
     ),
     last_cutover=CUTOVER.model_copy(update={"migration_uid": "uid-1"}),
+    agent=AgentAddress.model_validate(AGENT),
+    advertised=True,
     conditions=(CONDITION,),
 )
 MIGRATION_STATUS: Final = LiveMigrationStatus(
@@ -209,9 +229,14 @@ def test_everything_of_handover_is_listed_by_its_category(here: Kubectl) -> None
         ("spec.node=node-b", ["vm-b"]),
         ("spec.node!=node-a", ["vm-b"]),
         ("spec.node=node", []),
+        ("status.advertised=true", ["vm-a"]),
+        ("status.advertised!=true", ["vm-b"]),
+        ("spec.node=node-b,status.advertised=true", []),
     ],
 )
-def test_endpoints_are_selected_by_node(here: Kubectl, selector: str, expected: list[str]) -> None:
+def test_endpoints_are_selected_by_node_and_by_what_concerns_all_nodes(
+    here: Kubectl, selector: str, expected: list[str]
+) -> None:
     found = here("get", "wep", "--field-selector", selector, "-o", "name")
     assert found.split() == [f"workloadendpoint.handover.dev/{name}" for name in expected]
 
@@ -254,6 +279,19 @@ async def test_what_a_newer_agent_says_is_kept(api: Any) -> None:
         ({"since": "noon"}, "status.since"),
         ({"routes": [{"address": "10.65.0.2"}]}, "status.routes[0].metric"),
         ({"conditions": [{"type": "Programmed"}]}, "status.conditions[0].status"),
+        ({"agent": AGENT | {"port": None}}, "status.agent.port"),
+        ({"agent": AGENT | {"publicKey": "x" * 44}}, "status.agent.publicKey"),
+        # Its last character has bits beyond the 32 bytes: another text of the same key.
+        (
+            {"agent": AGENT | {"publicKey": "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURp="}},
+            "status.agent.publicKey",
+        ),
+        ({"agent": AGENT | {"addresses": []}}, "status.agent.addresses"),
+        ({"agent": AGENT | {"addresses": ["127.0.0.1"]}}, "status.agent.addresses[0]"),
+        ({"agent": AGENT | {"addresses": ["fe80::1"]}}, "status.agent.addresses[0]"),
+        ({"agent": AGENT | {"addresses": ["node-a"]}}, "status.agent.addresses[0]"),
+        ({"agent": AGENT | {"addresses": ["192.0.2.1"] * 5}}, "status.agent.addresses"),
+        ({"agent": AGENT | {"port": 65536}}, "status.agent.port"),
     ],
 )
 @pytest.mark.usefixtures("here")

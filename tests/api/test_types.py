@@ -9,7 +9,7 @@ import pydantic
 import pytest
 
 import handover_api
-from handover_api.configuration import HandoverConfiguration, Mode, Settings
+from handover_api.configuration import HandoverConfiguration, Mode, Settings, private_metric
 from handover_api.livemigration import LiveMigration, Outcome, Phase
 from handover_api.model import Condition
 from handover_api.names import ObjectKey
@@ -177,6 +177,12 @@ def test_settings_are_read_and_written() -> None:
             "ipv6ElevatedRoutePriority must be lower than ipv6NormalRoutePriority",
         ),
         ({"routeProtocol": 12}, "routeProtocol must not be one that BIRD or FRR uses"),
+        ({"routeProtocol": 185}, "nor the one before it"),
+        ({"redirectPort": 7474}, "redirectPort must be neither peerPort nor the port after it"),
+        (
+            {"advertise": "agents", "ipv6NormalRoutePriority": 513},
+            "with advertise agents, each normal priority must be 2 above the elevated one",
+        ),
         (
             {"liveMigrationRouteConvergenceTime": "0s"},
             "liveMigrationRouteConvergenceTime must be above 0 and at most 1h",
@@ -213,6 +219,12 @@ def test_the_nearest_legal_settings_are_accepted(given: dict[str, object]) -> No
     Settings.model_validate(given)
 
 
+def test_what_is_private_stands_beside_what_is_exported() -> None:
+    settings = Settings.model_validate({"routeProtocol": 99, "peerPort": 9000})
+    assert (settings.private_route_protocol, settings.distribution_port) == (100, 9001)
+    assert private_metric(settings.ipv4_elevated_route_priority) == 513
+
+
 @pytest.mark.parametrize(
     ("status", "left"),
     [
@@ -221,6 +233,10 @@ def test_the_nearest_legal_settings_are_accepted(given: dict[str, object]) -> No
         ({"lastCutover": {"signal": "Telepathy"}, "role": "source"}, {"role": "source"}),
         ({"conditions": [{"type": "New"}], "migrationUID": "m"}, {"migrationUID": "m"}),
         ({"routes": 7}, {}),
+        (
+            {"agent": {"publicKey": "new", "addresses": [], "port": 1}, "advertised": True},
+            {"advertised": True},
+        ),
         # Nothing can be counted on from there, and what has no zone is no moment.
         ({"since": "9999-12-31T23:59:59Z", "migrationUID": "m"}, {"migrationUID": "m"}),
         ({"since": "2026-11-24T12:00:00", "migrationUID": "m"}, {"migrationUID": "m"}),

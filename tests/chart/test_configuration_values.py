@@ -101,7 +101,10 @@ def test_helm_names_field_and_rule_in_one_line(
 
 
 def test_the_schema_leaves_to_the_templates_only_what_it_cannot_say() -> None:
-    kinds = ("priorities", "elevated as", "normal as", "1h1us", "999999h999999h", "bits after")
+    kinds = (
+        *("priorities", "elevated as", "normal as", "1h1us", "999999h999999h", "bits after"),
+        *("same ports", "with agents"),
+    )
 
     assert [case for case in LEFT if not any(kind in case for kind in kinds)] == []
 

@@ -78,7 +78,7 @@ def test_the_configuration_keeps_the_limits_of_the_kind() -> None:
     taken = SCHEMA["properties"]["configuration"]["properties"]
 
     assert taken["mode"]["enum"] == ["active", "observe", "paused"]
-    assert (taken["routeProtocol"]["minimum"], taken["routeProtocol"]["maximum"]) == (5, 255)
+    assert (taken["routeProtocol"]["minimum"], taken["routeProtocol"]["maximum"]) == (5, 254)
     assert "x-kubernetes" not in json.dumps(taken)
 
 

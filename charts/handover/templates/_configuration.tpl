@@ -7,6 +7,14 @@
 {{- if ge (get $it $elevated | default 512 | int64) (get $it $normal | default 1024 | int64) -}}
 {{- include "handover.refuse" (printf "spec.%s (default 512) must be lower than spec.%s (default 1024)" $elevated $normal) -}}
 {{- end -}}
+{{- $step := sub (get $it $normal | default 1024 | int64) (get $it $elevated | default 512 | int64) -}}
+{{- if and (eq ($it.advertise | default "bgp") "agents") (lt $step 2) -}}
+{{- include "handover.refuse" (printf "spec.%s (default 1024) must be 2 above spec.%s (default 512) with advertise agents" $normal $elevated) -}}
+{{- end -}}
+{{- end -}}
+{{- $ahead := sub ($it.redirectPort | default 7472) ($it.peerPort | default 7473) -}}
+{{- if or (eq $ahead 0) (eq $ahead 1) -}}
+{{- include "handover.refuse" "spec.redirectPort (default 7472) must be neither spec.peerPort (default 7473) nor the port after it" -}}
 {{- end -}}
 {{- with $it.liveMigrationRouteConvergenceTime -}}
 {{- $microseconds := include "handover.microseconds" . | int64 -}}

@@ -183,6 +183,7 @@ _FORM: Final = r"self\.matches\(r'([^']+)'\)"
 _ABOVE: Final = rf"{_FORM} && duration\(self\) > duration\('0s'\)"
 _ZERO: Final = r"duration\(self\) == duration\('0s'\)"
 _FROM: Final = r"duration\(self\) >= duration\('(\w+)'\)"
+_VALUE: Final = r"self\.\?\w+\.orValue\(\d+\)"
 _RULES: Final[tuple[tuple[str, Callable[..., Iterator[Schema]]], ...]] = (
     (_ABOVE, _above_zero),
     (rf"{_ABOVE} && duration\(self\) <= duration\('(\w+)'\)", _up_to),
@@ -190,5 +191,10 @@ _RULES: Final[tuple[tuple[str, Callable[..., Iterator[Schema]]], ...]] = (
     (r"!\(self in \[([0-9, ]+)\]\) && \(self < (\d+) \|\| self > (\d+)\)", _not_in),
     (r"isIP\(self\)", _address),
     (r"isCIDR\(self\) && cidr\(self\) == cidr\(self\)\.masked\(\)", _network),
-    (r"self\.\?\w+\.orValue\(\d+\) < self\.\?\w+\.orValue\(\d+\)", _by_template),
+    (rf"{_VALUE} < {_VALUE}", _by_template),
+    (
+        rf"self\.\?\w+\.orValue\('\w+'\) != '\w+' \|\| {_VALUE} \+ \d+ <= {_VALUE}",
+        _by_template,
+    ),
+    (rf"!\({_VALUE} - {_VALUE} in \[([0-9, ]+)\]\)", _by_template),
 )

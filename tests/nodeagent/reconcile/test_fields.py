@@ -25,7 +25,7 @@ TESTED_HERE = {
     "ipv6ElevatedRoutePriority", "liveMigrationRouteConvergenceTime", "targetTimeout",
     "probeInterval", "routeOwnership", "onUninstall", "allowedCIDRs", "gateways",
 }  # fmt: skip
-IMMUTABLE = {"routeProtocol", "routeTable"}
+IMMUTABLE = {"routeProtocol", "routeTable", "redirectPort", "peerPort"}
 LATER = {"advertise", "sourceRedirect"}
 """Design section 6: nothing of the agent's depends on them so far."""
 
