@@ -11,8 +11,9 @@ import fcntl
 import os
 import socket
 import struct
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Final, Self
 
 from handover_nodeagent.kernel import bpf, syscalls
@@ -31,7 +32,7 @@ _TIMESPEC: Final = struct.Struct("@ll")
 _GONE: Final = frozenset({errno.ENETDOWN, errno.ENXIO, errno.ENODEV})
 
 # One thread is enough: whoever closes waits for the same grace period as all others.
-_closer: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="capture-close")
+_background: Final = ThreadPoolExecutor(max_workers=1, thread_name_prefix="packet-socket")
 
 
 class CannotListenError(Exception):
@@ -128,7 +129,12 @@ class Capture:
 def close_later(descriptor: int) -> None:
     """Hand *descriptor* to the thread that waits for the kernel."""
     if descriptor >= 0:
-        _closer.submit(os.close, descriptor)
+        in_background(partial(os.close, descriptor))
+
+
+def in_background(work: Callable[[], object]) -> None:
+    """Let the thread that waits for the kernel do *work*, after what it has to do already."""
+    _background.submit(work)
 
 
 def transmit(ifindex: int, octets: Iterable[bytes]) -> bool:
