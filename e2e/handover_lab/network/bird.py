@@ -1,6 +1,6 @@
-"""BIRD 2 on nodes and routers: an iBGP full mesh that follows the agent's routes.
+"""BIRD 2 on nodes and routers: an iBGP full mesh that follows the agent's routes, or a reflector.
 
-The configuration is bird.conf.in, the very text that the documentation shows.
+The configurations are bird.conf.in and bird-reflector.conf.in, the very texts of the documentation.
 """
 
 import asyncio
@@ -15,6 +15,7 @@ from typing import Final, Self
 from handover_lab.processes.place import Place
 
 TEMPLATE: Final = Path(__file__).with_name("bird.conf.in")
+REFLECTOR: Final = Path(__file__).with_name("bird-reflector.conf.in")
 
 
 class BirdError(RuntimeError):
@@ -34,14 +35,23 @@ class Speaker:
 
 def configuration(speaker: Speaker, mesh: Sequence[Speaker]) -> str:
     """Write the configuration of *speaker* as a member of *mesh*."""
+    return _filled(TEMPLATE, "mesh", speaker, mesh)
+
+
+def reflector(speaker: Speaker, mesh: Sequence[Speaker]) -> str:
+    """Write the configuration of *speaker* as the route reflector of all others in *mesh*."""
+    return _filled(REFLECTOR, "client", speaker, mesh)
+
+
+def _filled(template: Path, kind: str, speaker: Speaker, mesh: Sequence[Speaker]) -> str:
     peers = [
-        f"protocol bgp {session(peer)}_{family} from mesh{family}"
+        f"protocol bgp {session(peer)}_{family} from {kind}{family}"
         f" {{ neighbor {address} as 64512; }}"
         for peer in mesh
         if peer != speaker
         for family, address in ((4, peer.address4), (6, peer.address6))
     ]
-    return Template(TEMPLATE.read_text()).substitute(
+    return Template(template.read_text()).substitute(
         router_id=speaker.address4,
         address4=speaker.address4,
         address6=speaker.address6,
@@ -68,8 +78,13 @@ class Bird:
         cls, place: Place, speaker: Speaker, mesh: Sequence[Speaker], directory: Path
     ) -> Self:
         """Start BIRD for *speaker* at *place*; its files stand in *directory*."""
-        files = directory / f"bird-{speaker.name}"
-        files.with_suffix(".conf").write_text(configuration(speaker, mesh))
+        return cls.run(place, speaker.name, configuration(speaker, mesh), directory)
+
+    @classmethod
+    def run(cls, place: Place, name: str, text: str, directory: Path) -> Self:
+        """Start BIRD at *place* with the configuration *text*."""
+        files = directory / f"bird-{name}"
+        files.with_suffix(".conf").write_text(text)
         # In the foreground, so that it ends with us; all BIRDs share one control socket
         # unless it is named.
         argv = ("bird", "-f", "-c", f"{files}.conf", "-s", f"{files}.ctl", "-P", f"{files}.pid")

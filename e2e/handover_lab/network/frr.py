@@ -1,6 +1,6 @@
-"""FRR on nodes and routers: zebra and bgpd as an iBGP full mesh that follows the agent's routes.
+"""FRR on nodes and routers: zebra and bgpd that follow the agent's routes, or reflect them.
 
-The configuration is frr.conf.in, the very text that the documentation shows.
+The configurations are frr.conf.in and frr-reflector.conf.in, the very texts of the documentation.
 """
 
 import os
@@ -17,6 +17,7 @@ from handover_lab.network.bird import Speaker
 from handover_lab.processes.place import Place
 
 TEMPLATE: Final = Path(__file__).with_name("frr.conf.in")
+REFLECTOR: Final = Path(__file__).with_name("frr-reflector.conf.in")
 PROGRAMS: Final = Path("/usr/lib/frr")
 USER: Final = "frr"
 
@@ -27,6 +28,16 @@ class FrrError(RuntimeError):
 
 def configuration(speaker: Speaker, mesh: Sequence[Speaker]) -> str:
     """Write the configuration of *speaker* as a member of *mesh*."""
+    return _filled(TEMPLATE, "next-hop-self", speaker, mesh)
+
+
+def reflector(speaker: Speaker, mesh: Sequence[Speaker]) -> str:
+    """Write the configuration of *speaker* as the route reflector of all others in *mesh*."""
+    return _filled(REFLECTOR, "route-reflector-client", speaker, mesh)
+
+
+def _filled(template: Path, role: str, speaker: Speaker, mesh: Sequence[Speaker]) -> str:
+    """Fill in the peers; *role* is what each of them is told to be, or to be told."""
     peers = [peer for peer in mesh if peer != speaker]
     neighbors, members4, members6 = [], [], []
     for peer in peers:
@@ -36,13 +47,13 @@ def configuration(speaker: Speaker, mesh: Sequence[Speaker]) -> str:
             neighbors.append(f" neighbor {address} timers connect 1")
             neighbors.append(f" neighbor {address} advertisement-interval 0")
         members4 += [f"  neighbor {peer.address4} activate"]
-        members4 += [f"  neighbor {peer.address4} next-hop-self"]
+        members4 += [f"  neighbor {peer.address4} {role}"]
         members4 += [f"  no neighbor {peer.address6} activate"]
         members6 += [f"  neighbor {peer.address6} activate"]
-        members6 += [f"  neighbor {peer.address6} next-hop-self"]
+        members6 += [f"  neighbor {peer.address6} {role}"]
         # Else the routes would lead to a link-local address, of which no reader knows whose it is.
         members6 += [f"  neighbor {peer.address6} route-map readable6 in"]
-    return Template(TEMPLATE.read_text()).substitute(
+    return Template(template.read_text()).substitute(
         name=speaker.name,
         router_id=speaker.address4,
         neighbors="\n".join(neighbors),
@@ -68,9 +79,14 @@ class Frr:
         Raises:
             FrrError: a daemon ended at once.
         """
+        return cls.run(place, speaker, configuration(speaker, mesh), directory)
+
+    @classmethod
+    def run(cls, place: Place, speaker: Speaker, text: str, directory: Path) -> Self:
+        """Start FRR for *speaker* at *place* with the configuration *text*, as above."""
         files = directory / f"frr-{speaker.name}"
         files.mkdir()
-        (files / "frr.conf").write_text(configuration(speaker, mesh))
+        (files / "frr.conf").write_text(text)
         # The daemons give root up and are this user before they open their files and sockets.
         user = pwd.getpwnam(USER)
         for path in (files, files / "frr.conf"):
