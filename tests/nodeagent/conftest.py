@@ -23,7 +23,7 @@ from handover_lab.toolchain import tools
 from handover_nodeagent.api.access import Access
 from handover_nodeagent.api.client import ApiServer
 from handover_nodeagent.kernel.netlink.channel import Channel
-from handover_nodeagent.network.model import IPAddress, Route
+from handover_nodeagent.network.model import IPAddress, Route, Way
 from handover_nodeagent.reconcile import observe
 
 GROUP: Final = 7
@@ -106,7 +106,7 @@ def channel(node: Node) -> Iterator[Channel]:  # noqa: ARG001 - made in its name
 def route(node: Node) -> Callable[..., Route]:
     """Make our route to an address by tap0, elevated, unless told otherwise."""
 
-    def make(address: IPAddress, **changes: int) -> Route:
+    def make(address: IPAddress, **changes: int | Way) -> Route:
         plain = Route(address, node.tap0, 512, MAIN, OURS)
         return dataclasses.replace(plain, **changes)  # type: ignore[arg-type]
 

@@ -11,15 +11,14 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Final
 
-from handover_nodeagent.kernel.netlink import codec, rtmsg
+from handover_nodeagent.kernel.netlink import codec, rtmsg, ways
 from handover_nodeagent.network.model import Route, RouteKey
 
 PARKING_TABLE: Final = 5254
 
-# RTA_CACHEINFO, RTA_EXPIRES and RTA_NH_ID of linux/rtnetlink.h.
+# RTA_CACHEINFO and RTA_EXPIRES of linux/rtnetlink.h.
 _CACHE: Final = 12
 _EXPIRES: Final = 23
-_NEXTHOP_OBJECT: Final = 30
 _CACHE_LAYOUT: Final = struct.Struct("=IIi")
 """How struct rta_cacheinfo begins: references, last use, expiry."""
 # USER_HZ, in which the kernel shows an expiry that it takes in seconds.
@@ -63,10 +62,13 @@ def find_others(shown: Iterable[bytes], wanted: AbstractSet[bytes], protocol: in
         if codec.find(message, rtmsg.ATTRIBUTES_AT, rtmsg.DESTINATION) not in wanted:
             continue
         entry = rtmsg.decode(message)
-        if not entry.direct:
-            gateways.add(entry.route.key)
-        elif entry.route.protocol != protocol:
+        # Ours first: one of them may lead by a gateway, too, and is in nobody's way.
+        if entry.route.protocol == protocol and entry.as_ours():
+            continue
+        if entry.direct:
             direct.append(Foreign(entry.route, message))
+        else:
+            gateways.add(entry.route.key)
     return Others(tuple(direct), frozenset(gateways))
 
 
@@ -109,7 +111,7 @@ def encode_remove_oldest_copy(foreign: Foreign) -> bytes:
         0,
         rtmsg.BODY.pack(family, length, source, tos, 0, 0, _ANY_SCOPE, rtmsg.UNICAST, 0)
         + codec.attribute(rtmsg.DESTINATION, route.address.packed)
-        + codec.number(rtmsg.DEVICE, route.oif)
+        + codec.number(ways.DEVICE, route.oif)
         + codec.number(rtmsg.PRIORITY, route.metric)
         + codec.number(rtmsg.TABLE, PARKING_TABLE),
     )
@@ -131,8 +133,8 @@ def _settable(message: bytes) -> bytes:
     del found[rtmsg.TABLE]
     cache = found.pop(_CACHE, b"")
     # The kernel shows its device, and refuses a request that names both.
-    if _NEXTHOP_OBJECT in found:
-        del found[rtmsg.DEVICE]
+    if ways.NEXTHOP_OBJECT in found:
+        del found[ways.DEVICE]
     kept = b"".join(codec.attribute(kind, payload) for kind, payload in found.items())
     if len(cache) >= _CACHE_LAYOUT.size:
         ticks = _CACHE_LAYOUT.unpack_from(cache)[2]

@@ -107,7 +107,7 @@ def unpark(channel: Channel, parked: Foreign, table: int, ours: int) -> int:
     put = foreign_route.encode_beside(parked, table)
     result = channel.transact([put])[0]
     if result == errno.EEXIST and isinstance(parked.route.address, IPv6Address):
-        holder = dataclasses.replace(parked.route, table=table, protocol=ours)
+        holder = dataclasses.replace(parked.route, table=table, protocol=ours, way=None)
         result = _take_place(channel, holder, foreign_route.encode_replace(parked, table), put)
     if result not in _THERE:
         return result
@@ -132,7 +132,7 @@ def _take_place(channel: Channel, holder: Route, replace: bytes, beside: bytes) 
 
 def _is_first(channel: Channel, route: Route, *, oif: int = 0) -> bool:
     first = route_lookup.winner(channel, route.address, oif=oif)
-    return isinstance(first, rtmsg.Entry) and first.direct and first.route == route
+    return isinstance(first, rtmsg.Entry) and first.route == route
 
 
 def _host_routes(table: int, oif: int = 0) -> Iterator[bytes]:

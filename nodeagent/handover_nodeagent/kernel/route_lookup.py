@@ -12,7 +12,14 @@ from typing import Final
 from handover_nodeagent.kernel.netlink import codec, dump, rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.kernel.netlink.rtmsg import Entry
-from handover_nodeagent.network.model import IPAddress, Route
+from handover_nodeagent.network.model import (
+    TUNNEL_ID,
+    Encapsulated,
+    IPAddress,
+    Nexthop,
+    Route,
+    Via,
+)
 
 _PROTOCOLS: Final = {
     2: "kernel",
@@ -47,7 +54,7 @@ def is_certain(channel: Channel, route: Route) -> bool:
 
 
 def observe(protocol: int, tables: Iterable[int]) -> tuple[Route, ...]:
-    """Return the direct host routes that carry our *protocol*, in the kernel's order.
+    """Return the host routes that carry our *protocol*, as we wrote them, in the kernel's order.
 
     The kernel filters, so that 10,000 foreign ones cost nothing. Runs in a thread, never in the
     loop. Raises ObservationError.
@@ -58,7 +65,7 @@ def observe(protocol: int, tables: Iterable[int]) -> tuple[Route, ...]:
         for family in rtmsg.HOST
         for message in read_table(family, table, protocol=protocol)
     )
-    ours = [entry.route for entry in entries if entry.is_host and entry.direct]
+    ours = [route for entry in entries if (route := entry.as_ours())]
     # In IPv6 a replace may have made two of one; here they are one, and a remove takes both.
     # In IPv4 two on one device differ in what they carry.
     ipv6 = dict.fromkeys(route for route in ours if isinstance(route.address, IPv6Address))
@@ -68,7 +75,7 @@ def observe(protocol: int, tables: Iterable[int]) -> tuple[Route, ...]:
 def winner(channel: Channel, address: IPAddress, *, oif: int = 0) -> Entry | int:
     """Ask which route the node itself would take to *address*, as :func:`match` does.
 
-    It is ours when ``winner(...).route`` equals our route.
+    It is ours when ``winner(...).as_ours()`` equals our route.
     """
     message = match(channel, address, oif=oif)
     if isinstance(message, int):
@@ -104,12 +111,23 @@ def read_table(family: int, table: int, *, protocol: int = 0, oif: int = 0) -> I
 def describe(entry: Entry) -> str:
     """Say to a person which route it is, in the words of ``ip route``."""
     route = entry.route
-    via = f" via {entry.gateway}" if entry.gateway else ""
     return (
-        f"{route.address}/{entry.prefix_length}{via} dev {_device(route.oif)} "
+        f"{route.address}/{entry.prefix_length}{_way(entry)} dev {_device(route.oif)} "
         f"metric {route.metric} table {route.table} "
         f"proto {_PROTOCOLS.get(route.protocol, route.protocol)}"
     )
+
+
+def _way(entry: Entry) -> str:
+    match entry.route.way:
+        case Encapsulated(remote):
+            return f" encap ip id {TUNNEL_ID} dst {remote}"
+        case Via(gateway):
+            return f" via {gateway}"
+        case Nexthop(number):
+            via = f" via {entry.gateway}" if entry.gateway else ""
+            return f" nhid {number}{via}"
+    return ""
 
 
 def _device(index: int) -> str:

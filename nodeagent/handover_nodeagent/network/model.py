@@ -15,9 +15,38 @@ RouteKey = tuple[IPAddress, int, int]
 """Address, metric and table of a route."""
 
 
+TUNNEL_ID: Final = 88
+"""The VXLAN network identifier of all that goes through a tunnel of ours, and by which our routes
+into one are told from others': the peers agree on it, so it is no setting."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encapsulated:
+    """Into a tunnel device, for the node that has address *remote* in the underlay."""
+
+    remote: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Via:
+    """By a gateway on the link; an IPv4 route may have an IPv6 one."""
+
+    gateway: IPAddress
+
+
+@dataclass(frozen=True, slots=True)
+class Nexthop:
+    """As nexthop object *number* says, which names the device: the route's own ``oif`` is 0."""
+
+    number: int
+
+
+Way = Encapsulated | Via | Nexthop
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A direct host route, scope link: /32 or /128 by the address's family.
+    """A host route, /32 or /128 by the address's family: direct, scope link, unless it has a way.
 
     The kernel's key is (address, metric, table); ``oif`` is an interface index. ``carried`` are
     further attributes in the kernel's form; two routes that differ in them alone are one.
@@ -30,6 +59,7 @@ class Route:
     protocol: int
     # plan.diff looks at it by itself: it is a reason to replace a route, never to add one.
     carried: bytes = dataclasses.field(default=b"", compare=False)
+    way: Way | None = None
 
     @property
     def key(self) -> RouteKey:

@@ -98,12 +98,12 @@ class KnownRoutes:
             # Nothing else tells what stood there: one of ours, or another foreign one.
             self.ours.displace(route)
             self.foreign.replaced(route)
-        # A route by a gateway is none of a CNI's, and none of ours; but it may have displaced one.
-        if not changed.direct:
-            return is_known and changed.replaced
         # Ours by its protocol, but by somebody else's hand: of our own changes nobody is notified.
-        if route.protocol == self._settings.route_protocol:
+        if route.protocol == self._settings.route_protocol and (changed.direct or route.way):
             (self.ours.note if changed.present else self.ours.drop)(route)
+        # Another one's by a gateway is none of a CNI's; but it may have displaced one of ours.
+        elif not changed.direct:
+            return is_known and changed.replaced
         elif not changed.present:
             self.foreign.gone(route)
         elif is_known:

@@ -189,7 +189,9 @@ class RouteWriter:
         seen = [winner for winner in winners if not isinstance(winner, int)]
         if any(winner.route == route for winner in seen):
             return 0, ""
-        if any(not winner.direct and winner.route.key == route.key for winner in seen):
+        # One of ours that leads by a gateway is no such one: a replace is for it.
+        others = [winner for winner in seen if winner.route.protocol != route.protocol]
+        if any(not winner.direct and winner.route.key == route.key for winner in others):
             tables.known.collisions.note(route.key)
         if tables.known.collisions.has_gateway(route):
             return self._stand_beside(route)

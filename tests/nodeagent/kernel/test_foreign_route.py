@@ -1,5 +1,6 @@
 """Another owner's route as a value, and the requests that are made of how the kernel showed it."""
 
+import struct
 import sys
 from ipaddress import ip_address
 
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from handover_nodeagent.kernel import foreign_route
 from handover_nodeagent.kernel.foreign_route import PARKING_TABLE, Foreign
-from handover_nodeagent.kernel.netlink import codec, rtmsg
+from handover_nodeagent.kernel.netlink import codec, rtmsg, ways
 from handover_nodeagent.network.model import IPAddress, Route
 
 V4, V6 = ip_address("10.65.0.2"), ip_address("fd00:65::2")
@@ -78,7 +79,7 @@ def test_an_expiry_that_is_shown_in_ticks_is_set_in_seconds(
 
 def test_a_nexthop_object_has_the_device_already() -> None:
     copy = attributes(foreign_route.encode_beside(foreign(V4, codec.number(NEXTHOP, 7)), MAIN))
-    assert rtmsg.DEVICE not in copy
+    assert ways.DEVICE not in copy
     assert codec.to_number(copy[NEXTHOP]) == 7
 
 
@@ -88,7 +89,7 @@ def test_the_oldest_copy_is_named_by_device_and_metric_alone(address: IPAddress)
     removal = foreign_route.encode_remove_oldest_copy(foreign(address, more))
     assert attributes(removal).keys() == {
         rtmsg.DESTINATION,
-        rtmsg.DEVICE,
+        ways.DEVICE,
         rtmsg.PRIORITY,
         rtmsg.TABLE,
     }
@@ -99,12 +100,15 @@ def test_the_oldest_copy_is_named_by_device_and_metric_alone(address: IPAddress)
 
 
 def test_others_are_told_apart_by_protocol_and_gateway() -> None:
-    via = codec.attribute(rtmsg.GATEWAY, ip_address("192.0.2.9").packed)
+    via = codec.attribute(ways.GATEWAY, ip_address("192.0.2.9").packed)
+    spread = codec.attribute(ways.MULTIPATH, struct.pack("=HBBi", 8, 0, 0, 7))
     messages = [
         shown(V4),
         shown(V4, OURS, 512),
         shown(V4, 12, 20, via),
-        shown(V4, OURS, 30, via),
+        shown(V4, OURS, 30, spread),
+        # A guest that has moved is reached by a gateway: ours, and in nobody's way.
+        shown(V4, OURS, 40, via),
         shown(V4 + 1),
         shown(V6),
     ]

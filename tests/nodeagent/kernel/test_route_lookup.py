@@ -4,7 +4,7 @@ import dataclasses
 import errno
 import socket
 from collections.abc import Callable
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from tests.nodeagent.node import MAIN, OURS, V4, V6, Node
 from handover_nodeagent.kernel import route_lookup
 from handover_nodeagent.kernel.netlink import codec, dump, rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
-from handover_nodeagent.network.model import IPAddress, Route
+from handover_nodeagent.network.model import IPAddress, Route, Via
 
 pytestmark = pytest.mark.root
 MakeRoute = Callable[..., Route]
@@ -164,7 +164,7 @@ def test_what_a_kernel_that_cannot_filter_shows_beside_is_left_out(
 
 
 @BOTH
-def test_only_our_direct_host_routes_are_observed(
+def test_only_our_host_routes_are_observed(
     node: Node, channel: Channel, route: MakeRoute, address: IPAddress
 ) -> None:
     mine, aside = route(address), route(address, table=100, metric=1024)
@@ -175,10 +175,12 @@ def test_only_our_direct_host_routes_are_observed(
     node.run(f"ip route add {other} dev tap0 proto 12")
     node.run(f"ip route add {network}/{address.max_prefixlen - 1} dev tap0 proto 88")
     via = gateway[:-1] + "2"
-    node.run(f"ip route add {address + 2} via {via} proto 88")
+    node.run(f"ip route add {address + 2} via {via} metric 9 proto 88")
+    node.run(f"ip route add {address + 4} proto 88 nexthop via {via} nexthop via {gateway[:-1]}3")
     node.run(f"ip route add blackhole {address + 3} proto 88")
-    assert (mine, aside) == route_lookup.observe(OURS, [MAIN, 100])
-    assert (mine,) == route_lookup.observe(OURS, [MAIN])
+    away = route(address + 2, metric=9, oif=node.tap1, way=Via(ip_address(via)))
+    assert (mine, away, aside) == route_lookup.observe(OURS, [MAIN, 100])
+    assert (mine, away) == route_lookup.observe(OURS, [MAIN])
     assert route_lookup.observe(OURS, [4711]) == ()
 
 

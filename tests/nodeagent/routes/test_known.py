@@ -10,7 +10,7 @@ from handover_nodeagent.kernel import foreign_route
 from handover_nodeagent.kernel.foreign_route import PARKING_TABLE, Foreign
 from handover_nodeagent.kernel.netlink import codec, rtmsg
 from handover_nodeagent.kernel.netlink.changes import RouteChanged
-from handover_nodeagent.network.model import Route
+from handover_nodeagent.network.model import Encapsulated, Nexthop, Route, Via, Way
 from handover_nodeagent.routes.known import KnownRoutes, Observed
 
 SETTINGS = Settings()
@@ -153,3 +153,16 @@ def test_other_settings_make_other_routes_ours() -> None:
     known.take(told(OURS), is_known=True)
     assert there(known) == [OURS]
     assert known.ours.of(V4) == ()
+
+
+@pytest.mark.parametrize(
+    "way", [Encapsulated(ip_address("192.0.2.9")), Via(ip_address("192.0.2.9")), Nexthop(5)]
+)
+def test_one_of_ours_that_leads_on_is_no_gateways(way: Way) -> None:
+    """Somebody puts it there or takes it away: it is ours, whatever it leads by."""
+    away = dataclasses.replace(OURS, oif=9, way=way)
+    known = knowing((OURS,), (CNI,))
+    assert known.take(told(away, direct=False, replaced=True), is_known=True)
+    assert there(known) == [away, CNI]
+    assert known.take(told(away, present=False, direct=False), is_known=True)
+    assert there(known) == [CNI]

@@ -8,7 +8,7 @@ import pytest
 from handover_api.configuration import Settings
 from handover_nodeagent.kernel import foreign_route
 from handover_nodeagent.kernel.foreign_route import PARKING_TABLE, Foreign
-from handover_nodeagent.kernel.netlink import codec, rtmsg
+from handover_nodeagent.kernel.netlink import codec, rtmsg, ways
 from handover_nodeagent.network.model import IPAddress, Route
 from handover_nodeagent.routes.observed_foreign import ObservedForeign
 
@@ -67,7 +67,7 @@ IN_PLACE = foreign(CNI)
         (IN_PLACE.message, True),
         (rtmsg.encode_beside(other(table=100)), False),
         (rtmsg.encode_beside(other(protocol=Settings().route_protocol)), False),
-        (IN_PLACE.message + codec.attribute(rtmsg.GATEWAY, V4.packed), False),
+        (IN_PLACE.message + codec.attribute(ways.GATEWAY, V4.packed), False),
         (IN_PLACE.message[:17] + b"\x18" + IN_PLACE.message[18:], False),
         (IN_PLACE.message[:-1], False),
     ],

@@ -14,9 +14,10 @@ from pyroute2.netlink import nlmsg
 from pyroute2.netlink.exceptions import NetlinkError
 
 from handover_nodeagent.commands.check.traps import Rule
+from handover_nodeagent.kernel.netlink import ways
 from handover_nodeagent.kernel.netlink.codec import INET, INET6, ObservationError
 from handover_nodeagent.kernel.netlink.rtmsg import Entry
-from handover_nodeagent.network.model import IPAddress, Link, Route
+from handover_nodeagent.network.model import Encapsulated, IPAddress, Link, Route, Via, Way
 
 _ATTEMPTS: Final = 8
 _FAMILIES: Final = (INET, INET6)
@@ -123,6 +124,7 @@ def _entry(message: nlmsg) -> Entry:
     destination: str | None = message.get_attr("RTA_DST")
     gateway: str | None = message.get_attr("RTA_GATEWAY")
     oif = message.get_attr("RTA_OIF") or 0
+    way = _way(message)
     is_indirect = any(
         message.get_attr(kind) for kind in ("RTA_GATEWAY", "RTA_VIA", "RTA_MULTIPATH")
     )
@@ -134,11 +136,24 @@ def _entry(message: nlmsg) -> Entry:
             message.get_attr("RTA_PRIORITY") or 0,
             message.get_attr("RTA_TABLE") or message["table"],
             message["proto"],
+            way=way,
         ),
         message["dst_len"],
         ip_address(gateway) if gateway else None,
-        bool(oif) and not is_indirect,
+        bool(oif) and not is_indirect and not isinstance(way, Encapsulated),
     )
+
+
+def _way(message: nlmsg) -> Way | None:
+    """Return a gateway or a tunnel of ours; pyroute2 knows no nexthop objects in routes."""
+    via = message.get_attr("RTA_VIA")
+    if gateway := message.get_attr("RTA_GATEWAY") or (via and via["addr"]):
+        return Via(ip_address(gateway))
+    kind, tunnel = message.get_attr("RTA_ENCAP_TYPE"), message.get_attr("RTA_ENCAP")
+    if not isinstance(tunnel, str):
+        return None
+    # Of an IP tunnel pyroute2 shows the octets alone.
+    return ways.decode_tunnel(kind, bytes.fromhex(tunnel.replace(":", "")))
 
 
 def _devices(message: nlmsg) -> tuple[int, ...]:

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 
 from handover_nodeagent.kernel.netlink.rtmsg import Entry
+from handover_nodeagent.network.model import Encapsulated
 
 
 def foreign(entries: Iterable[Entry], number: int) -> tuple[Entry, ...]:
@@ -11,8 +12,13 @@ def foreign(entries: Iterable[Entry], number: int) -> tuple[Entry, ...]:
     return tuple(
         entry
         for entry in entries
-        if entry.route.protocol == number and not (entry.is_host and entry.direct)
+        if entry.route.protocol == number and not (entry.is_host and _leads_to_guest(entry))
     )
+
+
+def _leads_to_guest(entry: Entry) -> bool:
+    # By a tunnel of ours the guest is still reached that has moved away.
+    return entry.direct or isinstance(entry.route.way, Encapsulated)
 
 
 def metrics(entries: Iterable[Entry]) -> Mapping[int, AbstractSet[int]]:

@@ -16,10 +16,11 @@ _FAMILY: Final = struct.Struct("=B")
 
 @dataclass(frozen=True, slots=True)
 class RouteChanged:
-    """Somebody else added or removed a direct host route, ours or foreign, or a parked copy.
+    """Somebody else added or removed a host route, or a parked copy.
 
-    ``direct`` is false for a route by a gateway that took another one's place, perhaps ours;
-    ``replaced`` tells that it took one. ``message`` is the kernel's, for ``foreign_route.Foreign``.
+    The route is ours, or a direct one: ``direct`` is false for one of ours that leads on,
+    and for another's that took one's place, perhaps ours; ``replaced`` tells that it took
+    one. ``message`` is the kernel's, for ``foreign_route.Foreign``.
     """
 
     route: Route

@@ -47,6 +47,8 @@ _ATTRIBUTE: Final = struct.Struct("=HH")
 """struct rtattr: length, its own 4 bytes included, and type."""
 # The two bits above are flags: NLA_F_NESTED and NLA_F_NET_BYTEORDER.
 _TYPE_MASK: Final = 0x3FFF
+NESTED: Final = 0x8000
+"""NLA_F_NESTED: what is written since Linux 5.2 has to say of an attribute that holds others."""
 _LENGTH: Final = struct.Struct("=I")
 _ADDRESS_SIZES: Final[Mapping[int, type[IPv4Address] | type[IPv6Address]]] = {
     4: IPv4Address,

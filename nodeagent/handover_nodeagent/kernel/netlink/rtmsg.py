@@ -1,8 +1,8 @@
 """PURE: route messages as bytes: those that change or ask for routes, and what the kernel shows.
 
-A delete always names device, metric, table, protocol and scope: one device's end never takes
-another one's route, and a foreign route of the same prefix is never ours to take. A replace, in
-IPv6, takes the first route of its (prefix, metric), whatever that one's device is.
+A delete always names device, way, metric, table, protocol and scope: one device's end never
+takes another one's route, and a foreign route of the same prefix is never ours to take. A
+replace, in IPv6, takes the first route of its (prefix, metric), whatever that one's device is.
 """
 
 import dataclasses
@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
-from handover_nodeagent.kernel.netlink import codec
-from handover_nodeagent.network.model import IPAddress, Route
+from handover_nodeagent.kernel.netlink import codec, ways
+from handover_nodeagent.network.model import Encapsulated, IPAddress, Nexthop, Route, Way
 
 BODY: Final = struct.Struct("=BBBBBBBBI")
 """struct rtmsg of linux/rtnetlink.h: family, destination and source prefix length, TOS, table,
@@ -22,28 +22,23 @@ BODY_AT: Final = codec.HEADER.size
 ATTRIBUTES_AT: Final = BODY_AT + BODY.size
 PREFIX_LENGTH_AT: Final = BODY_AT + 1
 
-# RTA_ numbers of linux/rtnetlink.h, in their order.
+# RTA_ numbers of linux/rtnetlink.h, in their order; those of a route's way are in ``ways.py``.
 DESTINATION: Final = 1
-DEVICE: Final = 4
-GATEWAY: Final = 5
 PRIORITY: Final = 6
 SOURCE: Final = 7
 METRICS: Final = 8
-MULTIPATH: Final = 9
 REALMS: Final = 11
 TABLE: Final = 15
-VIA: Final = 18
 PREFERENCE: Final = 20
-ENCAPSULATION_TYPE: Final = 21
-ENCAPSULATION: Final = 22
-CARRIED: Final = (SOURCE, METRICS, REALMS, PREFERENCE, ENCAPSULATION_TYPE, ENCAPSULATION)
+CARRIED: Final = (
+    *(SOURCE, METRICS, REALMS, PREFERENCE),
+    *(ways.ENCAPSULATION_TYPE, ways.ENCAPSULATION),
+)
 """What a route of ours takes over. Not the scope: link is what a direct route has. Not the expiry
 and the nexthop object, which are their owner's to end."""
 
 UNICAST: Final = 1
 HOST: Final = {codec.INET: 32, codec.INET6: 128}
-_SCOPE_LINK: Final = 253
-"""RT_SCOPE_LINK: what a direct route has."""
 _CLONED: Final = 0x200
 """RTM_F_CLONED: a cache entry of one destination, not a route that somebody made."""
 _FIB_MATCH: Final = 0x2000
@@ -60,7 +55,10 @@ _ANYWHERE: Final[Mapping[int, IPAddress]] = {
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """A route as the kernel shows it, whoever made it; ``route.oif`` is 0 if it has many."""
+    """A route as the kernel shows it, whoever made it; ``route.oif`` is 0 if it has many.
+
+    ``direct``: it leads to who is on the link, by its device alone.
+    """
 
     route: Route
     prefix_length: int
@@ -71,6 +69,17 @@ class Entry:
     def is_host(self) -> bool:
         """Tell whether it leads to one address only."""
         return self.prefix_length == self.route.address.max_prefixlen
+
+    def as_ours(self) -> Route | None:
+        """Return the route that an agent wrote so; None: of such a form it writes none.
+
+        By its protocol it is known whether one did.
+        """
+        if not self.is_host or not (self.direct or self.route.way):
+            return None
+        # The kernel shows the device of a nexthop object in each of its routes.
+        is_by_object = isinstance(self.route.way, Nexthop)
+        return dataclasses.replace(self.route, oif=0) if is_by_object else self.route
 
 
 def encode_add(route: Route) -> bytes:
@@ -146,21 +155,25 @@ def decode(message: bytes) -> Entry:
     """Read a route message. Raises codec.MalformedError."""
     family, length, source_length, tos, table, protocol, *_ = codec.unpack(BODY, message, BODY_AT)
     found = codec.attributes(message, ATTRIBUTES_AT)
+    way = ways.decode(found)
     # One that is made for some packets only says nothing of the others.
-    carried = b"" if source_length or tos else _carried(found)
-    gateway = found.get(GATEWAY)
+    carried = b"" if source_length or tos else _carried(found, way)
+    gateway = found.get(ways.GATEWAY)
     return Entry(
         Route(
             _destination(found.get(DESTINATION), family, length),
-            codec.to_number(found.get(DEVICE)),
+            codec.to_number(found.get(ways.DEVICE)),
             codec.to_number(found.get(PRIORITY)),
             codec.to_number(found.get(TABLE), table),
             protocol,
             carried,
+            way,
         ),
         length,
         codec.to_address(gateway) if gateway else None,
-        any(found.get(DEVICE, b"")) and found.keys().isdisjoint((GATEWAY, MULTIPATH, VIA)),
+        any(found.get(ways.DEVICE, b""))
+        and found.keys().isdisjoint((ways.GATEWAY, ways.MULTIPATH, ways.VIA))
+        and not isinstance(way, Encapsulated),
     )
 
 
@@ -170,8 +183,8 @@ def devices(message: bytes) -> tuple[int, ...]:
     Raises codec.MalformedError.
     """
     found = codec.attributes(message, ATTRIBUTES_AT)
-    indexes = [codec.to_number(found.get(DEVICE))]
-    nexthops = found.get(MULTIPATH, b"")
+    indexes = [codec.to_number(found.get(ways.DEVICE))]
+    nexthops = found.get(ways.MULTIPATH, b"")
     while nexthops:
         length, _, _, index = codec.unpack(_NEXTHOP, nexthops, 0)
         if not _NEXTHOP.size <= length <= len(nexthops):
@@ -191,14 +204,16 @@ def source_of(route: Route) -> IPAddress | None:
 
 def _on(oif: int) -> bytes:
     """Return what narrows a question down to one device; 0 is any."""
-    return codec.number(DEVICE, oif) if oif else b""
+    return codec.number(ways.DEVICE, oif) if oif else b""
 
 
-def _carried(found: Mapping[int, bytes]) -> bytes:
+def _carried(found: Mapping[int, bytes], way: Way | None) -> bytes:
     """Return what a route has beside, each part as the kernel shows it, in one order."""
     if SOURCE in found:
         codec.to_address(found[SOURCE])
-    parts = ((kind, found[kind]) for kind in CARRIED if kind in found)
+    # A tunnel of ours is the way itself, and would else be written twice.
+    kinds = CARRIED[:-2] if isinstance(way, Encapsulated) else CARRIED
+    parts = ((kind, found[kind]) for kind in kinds if kind in found)
     # The kernel shows the preference of every IPv6 route; 0 is what each has by itself.
     return b"".join(
         codec.attribute(kind, payload)
@@ -229,7 +244,7 @@ def _encode(kind: int, flags: int, route: Route) -> bytes:
         0,
         0,
         route.protocol,
-        _SCOPE_LINK,
+        ways.scope_of(route.way),
         UNICAST,
         0,
     )
@@ -238,7 +253,7 @@ def _encode(kind: int, flags: int, route: Route) -> bytes:
         flags,
         body
         + codec.attribute(DESTINATION, address.packed)
-        + codec.number(DEVICE, route.oif)
+        + ways.encode(route)
         + codec.number(PRIORITY, route.metric)
         + codec.number(TABLE, route.table)
         + route.carried,

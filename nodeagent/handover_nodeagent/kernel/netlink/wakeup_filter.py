@@ -12,7 +12,7 @@ from typing import Final
 
 from handover_nodeagent.kernel import bpf
 from handover_nodeagent.kernel.bpf import Program, Step
-from handover_nodeagent.kernel.netlink import codec, rtmsg
+from handover_nodeagent.kernel.netlink import codec, rtmsg, ways
 
 _FIND_ATTRIBUTE: Final = bpf.ANCILLARY + 12
 """SKF_AD_OFF + SKF_AD_NLATTR: A = where from A on an attribute of type X starts, or 0."""
@@ -61,9 +61,9 @@ def compile_filter(own_port: int) -> Program:
             # RTM_NEWROUTE says by NLM_F_REPLACE that another route had to go, perhaps ours.
             Step(bpf.LOAD_HALF, _FLAGS_AT),
             Step(bpf.IF_ANY_BIT, _half(codec.REPLACE), "keep"),
-            *_drop_with(rtmsg.GATEWAY),
-            *_drop_with(rtmsg.VIA),
-            *_drop_with(rtmsg.MULTIPATH),
+            *_drop_with(ways.GATEWAY),
+            *_drop_with(ways.VIA),
+            *_drop_with(ways.MULTIPATH),
             *("keep", Step(bpf.RETURN, bpf.EVERYTHING)),
             *("drop", Step(bpf.RETURN, 0)),
         )

@@ -16,6 +16,11 @@ from handover_nodeagent.kernel.netlink.codec import ObservationError
 pytestmark = pytest.mark.root
 
 COMMANDS = """
+link add handover0 type vxlan external gpe dstport 7472 nolearning
+link set handover0 up
+route add 10.65.0.4 encap ip id 88 dst 192.0.2.9 dev handover0 metric 512 proto 88
+route add 10.65.0.5 encap ip id 89 dst 192.0.2.9 dev handover0 metric 512 proto 12
+-6 route add fd00:65::4 encap ip6 id 88 dst fd00:66::9 dev handover0 metric 512 proto 88
 link set far1 down
 address add 192.0.2.1/24 dev tap1
 address add 192.0.2.5 peer 198.51.100.7 dev tap0

@@ -5,7 +5,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from handover_nodeagent.kernel.netlink import changes, codec, rtmsg
+from handover_nodeagent.kernel.netlink import changes, codec, ways
 from handover_nodeagent.kernel.netlink.changes import RouteChanged
 from handover_nodeagent.network.model import Route
 
@@ -32,7 +32,7 @@ def test_a_parked_copy_that_comes_is_ours_and_not_told() -> None:
 
 
 def test_a_gateways_route_that_took_a_place_is_told_as_not_direct() -> None:
-    gateway = codec.attribute(rtmsg.GATEWAY, ip_address("192.0.2.9").packed)
+    gateway = codec.attribute(ways.GATEWAY, ip_address("192.0.2.9").packed)
     message = told(codec.NEWROUTE, MAIN, gateway, codec.REPLACE)
     change = changes.decode(message, MAIN)
     assert isinstance(change, RouteChanged)

@@ -15,7 +15,7 @@ from handover_nodeagent.kernel.netlink import codec, notifications, rtmsg, subsc
 from handover_nodeagent.kernel.netlink.changes import Change, DefaultRouteChanged, RouteChanged
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.links import AddressChanged, LinkChanged, LinkRemoved
-from handover_nodeagent.network.model import IPAddress, Route
+from handover_nodeagent.network.model import IPAddress, Route, Via
 
 pytestmark = pytest.mark.root
 MakeRoute = Callable[..., Route]
@@ -116,9 +116,8 @@ async def test_a_gateway_that_takes_our_routes_place_is_told(
     node.run(f"ip address add {gateway} dev tap1")
     channel.transact([rtmsg.encode_add(route(address))])
     node.run(f"ip route replace {address} via {via} metric 512 proto 12")
-    assert [(Route(address, node.tap1, 512, MAIN, 12), True, False)] == told(
-        await recorder.all(node)
-    )
+    theirs = Route(address, node.tap1, 512, MAIN, 12, way=Via(ip_address(via)))
+    assert [(theirs, True, False)] == told(await recorder.all(node))
 
 
 async def test_what_concerns_nobody_is_kept_back_by_the_kernel(

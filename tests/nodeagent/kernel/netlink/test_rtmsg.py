@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from handover_nodeagent.kernel.netlink import codec, rtmsg
+from handover_nodeagent.kernel.netlink import codec, rtmsg, ways
 from handover_nodeagent.kernel.netlink.rtmsg import Entry
-from handover_nodeagent.network.model import IPAddress, Route
+from handover_nodeagent.network.model import IPAddress, Nexthop, Route, Via
 
 V4, V6 = ip_address("10.65.0.2"), ip_address("fd00:65::2")
 ROUTES = st.builds(
@@ -139,7 +139,7 @@ def test_ways_whose_length_lies_are_none(ways: bytes) -> None:
 
 def test_a_default_route_leads_anywhere() -> None:
     for family, anywhere in ((codec.INET, IPv4Address(0)), (codec.INET6, IPv6Address(0))):
-        body = bytes([family, *bytes(6), 1, *bytes(4)]) + codec.number(rtmsg.DEVICE, 7)
+        body = bytes([family, *bytes(6), 1, *bytes(4)]) + codec.number(ways.DEVICE, 7)
         entry = rtmsg.decode(codec.compose(codec.NEWROUTE, 0, body))
         assert (entry.route.address, entry.prefix_length) == (anywhere, 0)
         assert not entry.is_host
@@ -227,15 +227,15 @@ def test_a_request_with_less_is_the_same_but_for_what_it_carries(
         ),
         (
             shown(V4, *leading(V4, codec.attribute(5, V4.packed))),
-            Entry(Route(V4, 7, 0, 254, 12), 32, V4, direct=False),
+            Entry(Route(V4, 7, 0, 254, 12, way=Via(V4)), 32, V4, direct=False),
         ),
         (
             shown(V4, *leading(V4, codec.attribute(9, bytes(8)))),
             Entry(Route(V4, 7, 0, 254, 12), 32, None, direct=False),
         ),
         (
-            shown(V4, *leading(V4, codec.attribute(18, bytes(18)))),
-            Entry(Route(V4, 7, 0, 254, 12), 32, None, direct=False),
+            shown(V4, *leading(V4, codec.attribute(18, b"\x0a\0" + V6.packed))),
+            Entry(Route(V4, 7, 0, 254, 12, way=Via(V6)), 32, None, direct=False),
         ),
         (
             shown(V4, codec.attribute(1, V4.packed)),
@@ -285,7 +285,9 @@ def test_what_is_carried_is_kept_in_one_order_and_its_owners_matters_are_not() -
     """The expiry (RTA_CACHEINFO, RTA_EXPIRES) and the nexthop object are its owner's to end."""
     others = [codec.attribute(number, bytes(4)) for number in (12, 23, 30)]
     parts = [PREFERENCE, *others, ENCAPSULATION, REALMS, METRICS, SOURCE]
-    assert rtmsg.decode(shown(V4, *leading(V4, *parts))).route.carried == EVERYTHING
+    entry = rtmsg.decode(shown(V4, *leading(V4, *parts)))
+    assert entry.route.carried == EVERYTHING
+    assert (entry.direct, entry.route.way) == (True, Nexthop(0))
 
 
 def test_a_preference_that_every_route_has_is_not_carried() -> None:
