@@ -1,0 +1,281 @@
+"""What BIRD and FRR make of a redirect: a route of the agent's that leads to another node."""
+
+import asyncio
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from handover_lab.network import frr
+from handover_lab.network.bird import Bird
+from handover_lab.network.frr import Frr
+from handover_lab.network.namespaces import Namespace
+from handover_lab.testing import speaking
+from handover_lab.testing.speaking import (
+    ADDRESSES,
+    BIRD,
+    FRR,
+    HERE,
+    NORMAL,
+    TUNNELED,
+    VIA_A,
+    VIA_B,
+    Kind,
+    Running,
+    Segment,
+)
+
+pytestmark = [
+    pytest.mark.root,
+    pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces"),
+    pytest.mark.skipif(
+        shutil.which("bird") is None or not frr.PROGRAMS.exists(),
+        reason="needs BIRD and FRR: apt-get install bird2 frr",
+    ),
+]
+
+NODE_A, NODE_B = VIA_A[0], VIA_B[0]
+PRIVATE = 89
+"""The agent's second protocol number, of routes that concern their own node alone."""
+MARK = "203.0.113.77"
+
+
+@dataclass
+class Mesh:
+    """A router and two nodes in a full mesh, with the VM's normal routes on node a."""
+
+    segment: Segment
+    kind: Kind
+    speakers: list[Running]
+
+    def heard(self) -> tuple[str, ...]:
+        """Return how often the router's speaker has changed its mind, in both families."""
+        speaker = self.speakers[0]
+        if isinstance(speaker, Bird):
+            answers = (speaker.ask("show", "protocols", "all", f"to_node_a_{n}") for n in (4, 6))
+            return tuple(
+                " ".join(line.split())
+                for answer in answers
+                for line in answer.splitlines()
+                if line.strip().startswith(("Import updates", "Import withdraws"))
+            )
+        assert isinstance(speaker, Frr)
+        # bgpd numbers the versions of its table: another UPDATE of the same content makes none.
+        families = zip(("ipv4", "ipv6"), ADDRESSES, strict=True)
+        answers = (speaker.ask(f"show bgp {name} unicast {ip}") for name, ip in families)
+        return tuple(answer.splitlines()[0] for answer in answers)
+
+
+@pytest.fixture
+def directory() -> Iterator[Path]:
+    """A directory that FRR's own user can reach, with a name short enough for a socket."""
+    with tempfile.TemporaryDirectory(prefix="handover-rd-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        yield directory
+
+
+@pytest.fixture(params=[BIRD, FRR], ids=lambda kind: kind.name)
+def kind(request: pytest.FixtureRequest) -> Kind:
+    """Who speaks."""
+    found: Kind = request.param
+    return found
+
+
+@pytest.fixture
+def scan_seconds() -> int:
+    """How often BIRD looks at all routes: as the shipped file says, rarely."""
+    return 60
+
+
+@pytest.fixture
+async def mesh(kind: Kind, directory: Path, scan_seconds: int) -> AsyncIterator[Mesh]:
+    """The mesh of the shipped files, established."""
+    with ExitStack() as cleanup:
+        segment = Segment.make(cleanup)
+        speakers = []
+        for place, member in zip(segment.places, segment.members, strict=True):
+            text = kind.configuration(member, segment.members)
+            text = text.replace("scan time 60;", f"scan time {scan_seconds};")
+            speakers.append(kind.start(place, member, text, directory))
+            cleanup.callback(speakers[-1].stop)
+        speaking.route(segment.a, "add", NORMAL)
+        await segment.becomes(segment.router, VIA_A)
+        await segment.becomes(segment.b, VIA_A)
+        yield Mesh(segment, kind, speakers)
+
+
+@contextmanager
+def changes(place: Namespace, log: Path) -> Iterator[list[str]]:
+    """Yield a list that has, when the block is left, what became of the VM's routes in it."""
+    lines: list[str] = []
+    with log.open("wb") as file:
+        monitor = subprocess.Popen(place.command("ip", "-oneline", "monitor", "route"), stdout=file)
+    try:
+        # Until it hears, nothing may happen; and what it has heard last is the mark's end.
+        _await_mark(place, log, "add")
+        yield lines
+        _await_mark(place, log, "delete")
+    finally:
+        monitor.kill()
+        monitor.wait()
+    lines += [line for line in log.read_text().splitlines() if any(ip in line for ip in ADDRESSES)]
+
+
+def _await_mark(place: Namespace, log: Path, verb: str) -> None:
+    """Change a route of nobody's until the monitor shows it."""
+    expected = f"{'Deleted ' if verb == 'delete' else ''}{MARK}"
+    for _ in range(200):
+        place.run(f"ip route replace {MARK} dev lo metric 7; ip route {verb} {MARK} dev lo || true")
+        if any(line.startswith(expected) for line in log.read_text().splitlines()):
+            return
+    raise AssertionError(log.read_text())
+
+
+async def test_a_redirect_in_place_changes_nothing_at_the_router(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    segment, before = mesh.segment, mesh.heard()
+    with changes(segment.router, tmp_path / "monitor") as seen:
+        speaking.redirect(segment.a, NODE_B, NORMAL)
+        # Longer than bgpd and zebra collect changes.
+        await asyncio.sleep(1)
+        redirected = speaking.way(segment.a)
+        speaking.route(segment.a, "replace", NORMAL)
+        await asyncio.sleep(1)
+
+    assert redirected == TUNNELED
+    assert speaking.way(segment.a) == HERE
+    assert seen == []
+    assert mesh.heard() == before
+    assert speaking.way(segment.router) == VIA_A
+
+
+async def test_a_redirect_by_a_gateway_changes_nothing_at_the_router(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    segment = mesh.segment
+    with changes(segment.router, tmp_path / "monitor") as seen:
+        for address, gateway in zip(ADDRESSES, VIA_B, strict=True):
+            segment.a.run(f"ip route replace {address} via {gateway} metric {NORMAL} proto 88")
+        await asyncio.sleep(1)
+        redirected = speaking.way(segment.a)
+        speaking.route(segment.a, "replace", NORMAL)
+        await asyncio.sleep(1)
+
+    assert redirected == VIA_B
+    assert seen == []
+    assert speaking.way(segment.router) == VIA_A
+
+
+async def test_nobody_hears_of_routes_with_the_private_protocol(mesh: Mesh, tmp_path: Path) -> None:
+    segment, before = mesh.segment, mesh.heard()
+    elevated = mesh.kind.elevated
+    with changes(segment.router, tmp_path / "monitor") as seen:
+        # As a bystander keeps them, and as a source does whose migration has ended.
+        for metric in (elevated + 1, NORMAL + 1):
+            speaking.redirect(segment.b, NODE_A, metric, PRIVATE, "add")
+        speaking.route(segment.b, "add", NORMAL + 3, PRIVATE)
+        await asyncio.sleep(1)
+
+    assert speaking.way(segment.b) == TUNNELED
+    assert seen == []
+    assert mesh.heard() == before
+
+
+async def test_a_source_that_is_redirected_leads_to_the_target_whoever_wins(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    segment = mesh.segment
+    speaking.route(segment.b, "add", mesh.kind.elevated)
+    speaking.redirect(segment.a, NODE_B, NORMAL)
+    await segment.becomes(segment.router, VIA_B)
+
+    # BIRD's route has metric 768 and goes before the redirect, zebra's is never set: either
+    # leads to the target's node, and none of the two ever gives way to the other again.
+    settled = VIA_B if mesh.kind is BIRD else TUNNELED
+    await segment.becomes(segment.a, settled)
+    await asyncio.sleep(1)
+    with (
+        changes(segment.router, tmp_path / "router") as at_router,
+        changes(segment.a, tmp_path / "a") as at_a,
+    ):
+        await asyncio.sleep(3)
+
+    assert (at_router, at_a) == ([], [])
+    assert speaking.way(segment.b) == HERE
+
+
+async def test_the_redirect_of_a_source_that_left_is_nobodys_business(mesh: Mesh) -> None:
+    """The same way under a metric and a number that nobody exports, then the exported one goes."""
+    segment = mesh.segment
+    speaking.route(segment.b, "add", mesh.kind.elevated)
+    speaking.redirect(segment.a, NODE_B, NORMAL)
+    await segment.becomes(segment.router, VIA_B)
+
+    speaking.redirect(segment.a, NODE_B, NORMAL + 1, PRIVATE, "add")
+    speaking.redirect(segment.a, NODE_B, NORMAL, verb="delete")
+    speaking.route(segment.b, "add", NORMAL)
+    speaking.route(segment.b, "delete", mesh.kind.elevated)
+    await asyncio.sleep(1)
+
+    assert speaking.way(segment.a) in {VIA_B, TUNNELED}
+    assert speaking.way(segment.b) == HERE
+    await segment.becomes(segment.router, VIA_B)
+
+
+async def test_a_roll_back_by_redirect_brings_everybody_back(mesh: Mesh) -> None:
+    segment, elevated = mesh.segment, mesh.kind.elevated
+    speaking.route(segment.b, "add", elevated)
+    await segment.becomes(segment.router, VIA_B)
+
+    # The guest runs at the source after all: the target's route leads there, and goes later.
+    speaking.redirect(segment.b, NODE_A, elevated)
+    await asyncio.sleep(1)
+    meanwhile = speaking.way(segment.router), speaking.way(segment.b)
+    speaking.redirect(segment.b, NODE_A, elevated, verb="delete")
+
+    assert meanwhile == (VIA_B, TUNNELED)
+    await segment.becomes(segment.router, VIA_A)
+    await segment.becomes(segment.b, VIA_A)
+    assert speaking.way(segment.a) == HERE
+
+
+@pytest.mark.parametrize(("kind", "scan_seconds"), [(BIRD, 1)], ids=["bird"])
+class TestScan:
+    """BIRD skips routes with an encapsulation, so that a scan misses what was redirected."""
+
+    async def test_takes_the_route_back_where_nobody_else_has_one(self, mesh: Mesh) -> None:
+        """Why the shipped file scans rarely."""
+        speaking.redirect(mesh.segment.a, NODE_B, NORMAL)
+
+        await mesh.segment.becomes(mesh.segment.b, ("172.30.0.1", "fd00:172:30::1"))
+        speaking.route(mesh.segment.a, "replace", NORMAL)
+        await mesh.segment.becomes(mesh.segment.router, VIA_A)
+
+    async def test_does_no_harm_once_the_target_has_spoken(
+        self, mesh: Mesh, tmp_path: Path
+    ) -> None:
+        segment = mesh.segment
+        speaking.route(segment.b, "add", mesh.kind.elevated)
+        await segment.becomes(segment.router, VIA_B)
+        with changes(segment.router, tmp_path / "monitor") as seen:
+            speaking.redirect(segment.a, NODE_B, NORMAL)
+            await asyncio.sleep(3)
+
+        assert seen == []
+        assert (speaking.way(segment.router), speaking.way(segment.a)) == (VIA_B, VIA_B)
+
+    async def test_sees_no_redirect_that_nobody_exports(self, mesh: Mesh) -> None:
+        """A route of lower metric that BIRD cannot read hides none of ours from it."""
+        before = mesh.heard()
+        speaking.redirect(mesh.segment.a, NODE_B, NORMAL - 1, PRIVATE, "add")
+        await asyncio.sleep(3)
+
+        assert mesh.heard() == before
