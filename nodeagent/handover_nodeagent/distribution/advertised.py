@@ -131,3 +131,13 @@ def metric(address: IPAddress, level: RouteLevel, settings: Settings) -> int:
     else:
         own = {4: settings.ipv4_normal_route_priority, 6: settings.ipv6_normal_route_priority}
     return own[address.version] + 1
+
+
+def is_metric(number: int, settings: Settings) -> bool:
+    """Tell whether *number* is the metric of distributed routes of some level and family."""
+    return number - 1 in {
+        settings.ipv4_normal_route_priority,
+        settings.ipv6_normal_route_priority,
+        settings.ipv4_elevated_route_priority,
+        settings.ipv6_elevated_route_priority,
+    }

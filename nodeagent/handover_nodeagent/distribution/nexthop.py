@@ -9,20 +9,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from handover_nodeagent.distribution.nodes import Node
+from handover_nodeagent.kernel.netlink.nhmsg import NextHop
 from handover_nodeagent.network.model import IPAddress
-
-
-@dataclass(frozen=True, slots=True)
-class NextHop:
-    """A gateway on a device; ``onlink``: the kernel shall not ask whether it is on that link.
-
-    A CNI's gateway at the other end of an overlay lies in no network of the device; a node's own
-    address is never used so: where it is not on the link all would be lost.
-    """
-
-    gateway: IPAddress
-    oif: int
-    onlink: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,10 +61,10 @@ def choose(
     address = node.address(version)
     direct = ways.to_node
     if address and direct and direct.gateway is None and not direct.is_default:
-        return NextHop(address, direct.oif)
+        return NextHop(version, direct.oif, address)
     pods = ways.to_pods
     if pods and pods.oif not in own and pods.gateway and _is_at(node, pods.gateway):
-        return NextHop(pods.gateway, pods.oif, pods.onlink)
+        return NextHop(version, pods.oif, pods.gateway, pods.onlink)
     remote = address or next(iter(node.addresses), None)
     return Tunneled(remote) if remote else None
 

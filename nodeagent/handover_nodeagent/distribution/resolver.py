@@ -183,6 +183,15 @@ class Resolver:
             return None
         return Destination(self.endpoints[winner].node, found[winner], winner)
 
+    def endpoints_with(self, addresses: Iterable[IPAddress]) -> frozenset[ObjectKey]:
+        """Return the endpoints that have one of *addresses*."""
+        none: frozenset[ObjectKey] = frozenset()
+        return none.union(*(self._by_address.get(address, none) for address in addresses))
+
+    def hosts(self) -> frozenset[str]:
+        """Return the other nodes that have an endpoint."""
+        return frozenset(self._by_node) - {self.node}
+
     def everything(self) -> Addresses:
         """Return all addresses that an endpoint has."""
         return frozenset(self._by_address)

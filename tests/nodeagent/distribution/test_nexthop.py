@@ -5,8 +5,9 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from handover_nodeagent.distribution import nexthop
-from handover_nodeagent.distribution.nexthop import Answer, NextHop, Tunneled, Ways
+from handover_nodeagent.distribution.nexthop import Answer, Tunneled, Ways
 from handover_nodeagent.distribution.nodes import Node
+from handover_nodeagent.kernel.netlink.nhmsg import NextHop
 
 B4, B6 = ip_address("192.0.2.2"), ip_address("2001:db8::2")
 PODS4, PODS6 = ip_network("10.244.2.0/24"), ip_network("fd00:10:244:2::/64")
@@ -19,21 +20,21 @@ UPLINK, FLANNEL, TUNNEL = 2, 7, 9
 @pytest.mark.parametrize(
     ("what", "ways", "expected"),
     [
-        ("on the link", Ways(Answer(UPLINK)), NextHop(B4, UPLINK)),
+        ("on the link", Ways(Answer(UPLINK)), NextHop(4, UPLINK, B4)),
         (
             "on the link, whatever the CNI does",
             Ways(Answer(UPLINK), Answer(FLANNEL, OVERLAY, onlink=True)),
-            NextHop(B4, UPLINK),
+            NextHop(4, UPLINK, B4),
         ),
         (
             "flannel with VXLAN between routed nodes",
             Ways(Answer(UPLINK, ROUTER, is_default=True), Answer(FLANNEL, OVERLAY, onlink=True)),
-            NextHop(OVERLAY, FLANNEL, onlink=True),
+            NextHop(4, FLANNEL, OVERLAY, onlink=True),
         ),
         (
             "Calico with IPIP: the node's own address on a tunnel",
             Ways(Answer(UPLINK, ROUTER), Answer(FLANNEL, B4, onlink=True)),
-            NextHop(B4, FLANNEL, onlink=True),
+            NextHop(4, FLANNEL, B4, onlink=True),
         ),
         (
             "a router that knows the networks of pods would send a guest's packets home",
@@ -54,7 +55,7 @@ def test_a_node_is_reached(what: str, ways: Ways, expected: NextHop | Tunneled) 
 
 
 def test_each_family_has_its_own_next_hop() -> None:
-    assert nexthop.choose(NODE, 6, Ways(Answer(UPLINK))) == NextHop(B6, UPLINK)
+    assert nexthop.choose(NODE, 6, Ways(Answer(UPLINK))) == NextHop(6, UPLINK, B6)
 
 
 def test_a_node_of_the_other_family_alone_is_reached_by_a_tunnel() -> None:

@@ -1,0 +1,304 @@
+"""A bystander's routes follow the guest: by a HAVE, by the API, through restarts and outages."""
+
+import asyncio
+import contextlib
+import dataclasses
+import datetime as dt
+import itertools
+import socket
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+from tests.nodeagent import namespaces
+from tests.nodeagent.distribution import three_nodes
+from tests.nodeagent.distribution.cluster import GUEST4, GUEST6, A, B, C, endpoint
+from tests.nodeagent.distribution.three_nodes import OWN, PORT, ThreeNodes
+
+from handover_api.configuration import Settings
+from handover_api.workloadendpoint import State
+from handover_nodeagent.distribution import distribution
+from handover_nodeagent.distribution.distribution import Distribution, Place
+from handover_nodeagent.distribution.nodes import Node
+from handover_nodeagent.kernel.netlink.channel import Channel
+
+pytestmark = pytest.mark.root
+
+SOURCE = endpoint("a", "a", uid="m", is_source=True)
+TARGET = endpoint("b", "b", State.TARGET, "m")
+LIVE = endpoint("b", "b", State.LIVE, "m", cutover=(10, "m"))
+SETTLED = endpoint("b", "b", uid="m", cutover=(10, "m"))
+GRACE = 0.3
+BOTH = (GUEST4, GUEST6)
+SETTINGS = Settings(live_migration_route_convergence_time=dt.timedelta(seconds=GRACE))
+
+
+@pytest.fixture
+def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreeNodes]:
+    """Make three nodes and be the bystander; it looks at things at once."""
+    namespaces.needs_root()
+    monkeypatch.setattr(distribution, "REST", 0.01)
+    with three_nodes.made() as it:
+        yield it
+
+
+@contextlib.asynccontextmanager
+async def running(*, synced: bool = True) -> AsyncIterator[Distribution]:
+    """Run an agent's distribution on the bystander."""
+    with Channel() as channel:
+        it = Distribution(Place("c", SETTINGS), channel)
+        task = asyncio.create_task(it.run())
+        for one in (A, B, C):
+            it.put_node(one)
+        if synced:
+            it.synced("nodes")
+            it.synced("endpoints")
+        yield it
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Return once *condition* holds; fail after 5 s."""
+    deadline = time.monotonic() + 5
+    while not condition():
+        assert time.monotonic() < deadline, "it never happened"
+        await asyncio.sleep(0.01)
+
+
+def via(nodes: ThreeNodes, number: int, metric: int) -> Callable[[], bool]:
+    expected = {
+        GUEST4: [(metric, f"192.0.2.{number}")],
+        GUEST6: [(metric, f"2001:db8::{number}")],
+    }
+    return lambda: {one: nodes.routes(one) for one in BOTH} == expected
+
+
+def nowhere(nodes: ThreeNodes) -> Callable[[], bool]:
+    return lambda: not any(map(nodes.routes, BOTH))
+
+
+async def test_a_have_moves_the_traffic_before_the_api_knows(nodes: ThreeNodes) -> None:
+    async with running() as it:
+        it.put(SOURCE)
+        it.put(TARGET)
+        await until(via(nodes, 1, 1025))
+        assert [nodes.receiver(one) for one in BOTH] == ["a", "a"]
+        await until(lambda: bool(it._prepared))
+        it.bystander_has(TARGET.key, "m")
+        # No turn of the loop was needed for that.
+        assert nodes.routes(GUEST4)[0] == (513, "192.0.2.2")
+        assert nodes.routes(GUEST6)[0] == (513, "2001:db8::2")
+        assert [nodes.receiver(one) for one in BOTH] == ["b", "b"]
+        await until(via(nodes, 2, 513))
+        it.put(LIVE)
+        it.put(SETTLED)
+        await until(via(nodes, 2, 1025))
+        assert [nodes.receiver(one) for one in BOTH] == ["b", "b"]
+
+
+async def test_nothing_is_lost_on_the_way(nodes: ThreeNodes) -> None:
+    async with running() as it:
+        it.put(SOURCE)
+        it.put(TARGET)
+        await until(via(nodes, 1, 1025))
+        with contextlib.ExitStack() as stack:
+            ends = [stack.enter_context(nodes.socket(name, GUEST4, PORT)) for name in "ab"]
+            sender = stack.enter_context(nodes.socket("c", OWN[4]))
+            for number in range(1000):
+                sender.sendto(b"x", (str(GUEST4), PORT))
+                if number % 200 == 100:
+                    it.bystander_has(TARGET.key, "m")
+                if number % 200 == 199:
+                    it.put(dataclasses.replace(SOURCE, cutover=LIVE.cutover, cutover_uid="m"))
+                    it.put(TARGET)
+                await asyncio.sleep(0.001)
+            received = [drain(end) for end in ends]
+        assert sum(received) == 1000
+        assert all(received)
+
+
+def drain(sock: socket.socket) -> int:
+    """Return how many packets wait in a socket."""
+    for number in itertools.count():
+        try:
+            sock.recv(16)
+        except BlockingIOError:
+            return number
+    return 0
+
+
+async def test_a_restart_keeps_what_is_there_until_both_lists_are_complete(
+    nodes: ThreeNodes,
+) -> None:
+    async with running() as it:
+        it.put(LIVE)
+        await until(via(nodes, 2, 513))
+    async with running(synced=False) as it:
+        it.put(SOURCE)
+        await asyncio.sleep(0.1)
+        assert via(nodes, 2, 513)()
+        it.synced("nodes")
+        await asyncio.sleep(0.1)
+        assert via(nodes, 2, 513)()
+        it.put(LIVE)
+        it.synced("endpoints")
+        await asyncio.sleep(0.1)
+        assert via(nodes, 2, 513)()
+    shown = nodes.run("c", "ip nexthop show")
+    # The object that leads there already was taken over, and no second one was made.
+    assert shown.count("via 192.0.2.2") == 1
+
+
+async def test_what_nobody_wants_any_more_goes_when_both_lists_are_complete(
+    nodes: ThreeNodes,
+) -> None:
+    async with running() as it:
+        it.put(LIVE)
+        await until(via(nodes, 2, 513))
+    async with running(synced=False) as it:
+        it.synced("endpoints")
+        await asyncio.sleep(0.1)
+        assert via(nodes, 2, 513)()
+        it.synced("nodes")
+        await until(nowhere(nodes))
+        await until(lambda: not nodes.run("c", "ip nexthop show"))
+
+
+async def test_an_outage_drops_nothing(nodes: ThreeNodes) -> None:
+    async with running() as it:
+        it.put(LIVE)
+        await until(via(nodes, 2, 513))
+        it.drop(LIVE.key)
+        it.outage("endpoints")
+        await asyncio.sleep(2 * GRACE)
+        assert via(nodes, 2, 513)()
+        it.synced("endpoints")
+        await until(nowhere(nodes))
+
+
+async def test_a_node_that_is_gone_takes_its_routes_along(nodes: ThreeNodes) -> None:
+    async with running() as it:
+        it.put(LIVE)
+        await until(via(nodes, 2, 513))
+        it.drop_node("b")
+        await asyncio.sleep(GRACE / 2)
+        assert via(nodes, 2, 513)()
+        await until(nowhere(nodes))
+        it.put_node(B)
+        await until(via(nodes, 2, 513))
+
+
+async def test_a_node_that_joins_gets_its_routes(nodes: ThreeNodes) -> None:
+    async with running() as it:
+        it.put(endpoint("d", "d"))
+        await asyncio.sleep(0.05)
+        assert nowhere(nodes)()
+        it.put_node(Node("d", (A.addresses[0] + 8, A.addresses[1] + 8)))
+        await until(via(nodes, 9, 1025))
+
+
+async def test_a_node_with_another_address_moves_all_of_its_routes_at_once(
+    nodes: ThreeNodes,
+) -> None:
+    async with running() as it:
+        it.put(LIVE)
+        await until(via(nodes, 2, 513))
+        before = it.routes.writes
+        it.put_node(Node("b", (B.addresses[0] + 5, B.addresses[1] + 5), B.pod_cidrs))
+        assert via(nodes, 7, 513)()
+        # One message for each family, however many routes there are.
+        assert it.routes.writes == before + 2
+        await asyncio.sleep(0.1)
+        assert via(nodes, 7, 513)()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "ip route del 10.244.1.9 metric 513",
+        "ip -6 route del fd00:10:244:1::9 metric 513",
+        "ip nexthop flush",
+        "ip route replace 10.244.1.9 via 192.0.2.77 metric 513 proto 89",
+    ],
+)
+async def test_what_somebody_took_away_comes_back(nodes: ThreeNodes, command: str) -> None:
+    async with running() as it:
+        it.put(LIVE)
+        await until(via(nodes, 2, 513))
+        await asyncio.sleep(0.05)
+        nodes.run("c", command)
+        await until(via(nodes, 2, 513))
+        assert [nodes.receiver(one) for one in BOTH] == ["b", "b"]
+
+
+async def test_a_link_that_was_down_has_its_routes_again(nodes: ThreeNodes) -> None:
+    async with running() as it:
+        it.put(LIVE)
+        await until(via(nodes, 2, 513))
+        nodes.run("c", "ip link set eth down")
+        await until(nowhere(nodes))
+        nodes.run("c", "ip link set eth up", "ip address replace 2001:db8::3/64 dev eth nodad")
+        await until(via(nodes, 2, 513))
+
+
+async def test_a_foreign_route_with_our_key_stays(nodes: ThreeNodes) -> None:
+    nodes.run("c", f"ip route add {GUEST4} via 192.0.2.1 metric 513 proto static")
+    async with running() as it:
+        it.put(LIVE)
+        await until(lambda: GUEST4 in it.refused)
+        assert f"{GUEST4} via 192.0.2.1" in nodes.run("c", "ip route show metric 513")
+        nodes.run("c", f"ip route del {GUEST4} metric 513")
+        await until(via(nodes, 2, 513))
+        assert not it.refused
+
+
+async def test_all_of_ours_goes_at_an_uninstall(nodes: ThreeNodes) -> None:
+    async with running() as it:
+        it.put(LIVE)
+        await until(via(nodes, 2, 513))
+    with Channel() as channel:
+        await Distribution(Place("c", SETTINGS), channel).remove()
+    assert nowhere(nodes)()
+    assert not nodes.run("c", "ip nexthop show")
+
+
+async def test_a_node_across_an_overlay_is_reached_by_the_cnis_next_hop(nodes: ThreeNodes) -> None:
+    vxlan = "type vxlan id 1 dstport 8472 nolearning"
+    nodes.run("c", f"ip link add flannel.1 {vxlan} local 192.0.2.3 dev eth")
+    nodes.run("c", "ip address add 10.244.3.0/32 dev flannel.1", "ip link set flannel.1 up")
+    nodes.run("c", "ip route add 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink")
+    nodes.run("c", "ip route add 198.51.100.0/24 via 192.0.2.254")
+    far = Node("b", (A.addresses[0].__class__("198.51.100.2"),), B.pod_cidrs)
+    async with running() as it:
+        it.put_node(far)
+        it.put(dataclasses.replace(LIVE, addresses=(GUEST4,)))
+        await until(lambda: nodes.routes(GUEST4) == [(513, "10.244.2.0")])
+        assert "dev flannel.1" in nodes.run("c", f"ip route get {GUEST4}")
+
+
+async def test_a_node_that_is_reached_by_nothing_keeps_its_route_and_is_told(
+    nodes: ThreeNodes,
+) -> None:
+    async with running() as it:
+        it.put(LIVE)
+        await until(via(nodes, 2, 513))
+        far = B.addresses[0].__class__("198.51.100.2")
+        it.put_node(Node("b", (far, B.addresses[1]), ()))
+        await asyncio.sleep(0.1)
+        assert via(nodes, 2, 513)()
+        assert it.unreachable == {("b", 4)}
+
+
+async def test_a_paused_namespace_is_left_alone(nodes: ThreeNodes) -> None:
+    with Channel() as channel:
+        it = Distribution(Place("c", SETTINGS, is_paused=lambda _: True), channel)
+        task = asyncio.create_task(it.run())
+        it.put_node(B)
+        it.put(LIVE)
+        it.synced("nodes")
+        it.synced("endpoints")
+        await asyncio.sleep(0.1)
+        assert nowhere(nodes)()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
