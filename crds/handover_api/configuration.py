@@ -119,6 +119,11 @@ class Settings(Model):
         return self.route_protocol + 1
 
     @property
+    def route_protocols(self) -> frozenset[int]:
+        """Both numbers: what has one of them is an agent's."""
+        return frozenset({self.route_protocol, self.private_route_protocol})
+
+    @property
     def distribution_port(self) -> int:
         """Where nodes tunnel to each other that have no other way; few clusters need it."""
         return self.peer_port + 1

@@ -89,6 +89,25 @@ ANNOUNCEMENT_TO_ROUTE: Final = Histogram(
     buckets=_FAST,
     registry=REGISTRY,
 )
+ANNOUNCEMENT_TO_REDIRECT: Final = Histogram(
+    "handover_nodeagent_announcement_to_redirect_seconds",
+    "From the announcement at the target to the redirect in the source's kernel, told by its agent",
+    buckets=_FAST,
+    registry=REGISTRY,
+)
+ANNOUNCEMENT_TO_LAST_NODE: Final = Histogram(
+    "handover_nodeagent_announcement_to_last_node_seconds",
+    "From the announcement to the answer of the last other node whose route follows",
+    buckets=_FAST,
+    registry=REGISTRY,
+)
+GUEST_SILENCE: Final = Histogram(
+    "handover_nodeagent_guest_silence_seconds",
+    "From a guest's last frame at the source to its first one at the target, by compared clocks",
+    # A pause is some 50 ms, more for a guest that writes faster than it can be copied.
+    buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 5.0),
+    registry=REGISTRY,
+)
 # A series for each endpoint: whoever forgets the endpoint removes it, or they grow for ever.
 LAST_CUTOVER: Final = Gauge(
     "handover_nodeagent_last_cutover_seconds",

@@ -124,12 +124,17 @@ def _hand_back_routes(settings: Settings, silent: AbstractSet[IPAddress]) -> Ret
         parked = [each for each in parking.observe_parked() if each.route.address not in silent]
         # Before ours go, so that no guest that stays here is without a route in between.
         results = [parking.unpark(channel, each, table, settings.route_protocol) for each in parked]
-        ours = route_lookup.observe(settings.route_protocol, [table])
+        ours = [
+            route
+            for protocol in sorted(settings.route_protocols)
+            for route in route_lookup.observe(protocol, [table])
+        ]
         addresses = {route.address for route in ours}
-        others = parking.observe_others(addresses, table, settings.route_protocol).direct
-        # Only these have another route, or need none; a guest must not lose its last one.
+        others = parking.observe_others(addresses, table, settings.route_protocols).direct
+        # Only these have another route, or need none; a guest must not lose its last one. One that
+        # leads on is no guest's of this node.
         free = silent | {each.route.address for each in others}
-        going = [route for route in ours if route.address in free]
+        going = [route for route in ours if route.way or route.address in free]
         channel.transact([rtmsg.encode_remove(route) for route in going])
     refused = next((result for result in results if result), 0)
     trouble = f"a parked route stays: {answers.describe(refused)}" if refused else ""

@@ -50,10 +50,12 @@ def moved(foreign: Foreign, table: int) -> Foreign:
     return Foreign(dataclasses.replace(foreign.route, table=table), foreign.message)
 
 
-def find_others(shown: Iterable[bytes], wanted: AbstractSet[bytes], protocol: int) -> Others:
+def find_others(
+    shown: Iterable[bytes], wanted: AbstractSet[bytes], ours: AbstractSet[int]
+) -> Others:
     """Find among the host routes that are *shown* those to packed addresses that are *wanted*.
 
-    Those that carry our *protocol* are left out. Raises codec.MalformedError.
+    Those that have a protocol of *ours* are left out. Raises codec.MalformedError.
     """
     direct: list[Foreign] = []
     gateways: set[RouteKey] = set()
@@ -63,7 +65,7 @@ def find_others(shown: Iterable[bytes], wanted: AbstractSet[bytes], protocol: in
             continue
         entry = rtmsg.decode(message)
         # Ours first: one of them may lead by a gateway, too, and is in nobody's way.
-        if entry.route.protocol == protocol and entry.as_ours():
+        if entry.route.protocol in ours and entry.as_ours():
             continue
         if entry.direct:
             direct.append(Foreign(entry.route, message))

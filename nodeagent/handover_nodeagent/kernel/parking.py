@@ -8,6 +8,7 @@ memory across restarts.
 import dataclasses
 import errno
 from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from ipaddress import IPv6Address
 from typing import Final
 
@@ -21,15 +22,15 @@ _THERE: Final = frozenset({0, errno.EEXIST})
 
 
 def observe_others(
-    addresses: Iterable[IPAddress], table: int, protocol: int, *, oif: int = 0
+    addresses: Iterable[IPAddress], table: int, ours: AbstractSet[int], *, oif: int = 0
 ) -> Others:
-    """Return the host routes to *addresses* whose protocol is not ours.
+    """Return the host routes to *addresses* whose protocol is none of *ours*.
 
     With *oif* only those on that device: the kernel filters. Runs in a thread, never in the loop.
     Raises ObservationError.
     """
     wanted = frozenset(address.packed for address in addresses)
-    return foreign_route.find_others(_host_routes(table, oif), wanted, protocol)
+    return foreign_route.find_others(_host_routes(table, oif), wanted, ours)
 
 
 def observe_parked() -> tuple[Foreign, ...]:

@@ -62,6 +62,7 @@ class Observation:
             self._heard,
             self._overflow,
             table=reconciler.settings.route_table,
+            protocol=reconciler.settings.route_protocol,
             own_port=reconciler.routes.port,
         )
 
@@ -125,7 +126,7 @@ class Observation:
             # Read before all else: what happens from here on is told, and makes the view old.
             before, addresses = self._state(), known()
             settings = self._reconciler.settings
-            self._notifications.set_table(settings.route_table)
+            self._notifications.configure(settings.route_table, settings.route_protocol)
             try:
                 # In a thread: a dump of many routes takes longer than a guest may wait.
                 found = await asyncio.to_thread(links.observe, settings.route_table)

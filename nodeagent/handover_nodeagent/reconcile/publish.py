@@ -13,6 +13,7 @@ from functools import partial
 from typing import Final
 
 import structlog
+from prometheus_client import Histogram
 
 from handover_api.conditions import EndpointReason
 from handover_api.configuration import Settings
@@ -44,6 +45,13 @@ SLICE: Final = 16
 """Endpoints that are reported at a time: a guest may announce itself between two slices."""
 LINES: Final = 4096
 """Log lines that wait, a fifth of a second's work; then the oldest are dropped, and counted."""
+
+# Each is known once: the source answers once, and the last of the nodes is the last.
+_LATER: Final[tuple[tuple[Histogram, Callable[[Cutover], int | None]], ...]] = (
+    (metrics.ANNOUNCEMENT_TO_REDIRECT, lambda it: it.announcement_to_redirect_microseconds),
+    (metrics.ANNOUNCEMENT_TO_LAST_NODE, lambda it: it.announcement_to_last_node_microseconds),
+    (metrics.GUEST_SILENCE, lambda it: it.guest_silence_microseconds),
+)
 
 _log: Final = structlog.get_logger()
 
@@ -98,6 +106,13 @@ class Publisher:
         seconds = cutover.announcement_to_route_microseconds / 1e6
         metrics.ANNOUNCEMENT_TO_ROUTE.observe(seconds)
         metrics.LAST_CUTOVER.labels(*key).set(seconds)
+
+    def followed(self, before: Cutover, cutover: Cutover) -> None:
+        """Tell what else was measured of a cutover since it was as *before*."""
+        for histogram, read in _LATER:
+            microseconds = read(cutover)
+            if microseconds is not None and read(before) is None:
+                histogram.observe(microseconds / 1e6)
 
     def event(
         self, endpoint: Endpoint, reason: str, message: str, *, warning: bool = False

@@ -20,7 +20,7 @@ from handover_nodeagent.kernel.netlink.changes import RouteChanged
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network import plan
 from handover_nodeagent.network.desired import DesiredNetwork, LocalEndpoint
-from handover_nodeagent.network.model import IPAddress, Neigh, Route
+from handover_nodeagent.network.model import IPAddress, Neigh, Nexthop, Route
 from handover_nodeagent.routes.foreign import ForeignRoutes
 from handover_nodeagent.routes.known import KnownRoutes, Observed
 from handover_nodeagent.routes.route_writer import Programmed, RouteWriter, Tables
@@ -28,11 +28,15 @@ from handover_nodeagent.routes.route_writer import Programmed, RouteWriter, Tabl
 
 def observe(settings: Settings, addresses: Iterable[IPAddress]) -> Observed:
     """Read the kernel. Runs in a thread, never in the loop. Raises ObservationError."""
-    protocol, table = settings.route_protocol, settings.route_table
+    table = settings.route_table
     wanted = tuple(addresses)
-    ours, parked = route_lookup.observe(protocol, [table]), parking.observe_parked()
+    exported = route_lookup.observe(settings.route_protocol, [table])
+    private = route_lookup.observe(settings.private_route_protocol, [table])
+    # Of the private ones those by nexthop objects are the distribution's.
+    ours = (*exported, *(route for route in private if not isinstance(route.way, Nexthop)))
+    parked = parking.observe_parked()
     # A dump of all routes, of a BGP speaker's 10,000 too, is for nothing where nobody asks.
-    others = parking.observe_others(wanted, table, protocol) if wanted else Others()
+    others = parking.observe_others(wanted, table, settings.route_protocols) if wanted else Others()
     return Observed(ours, parked, others.direct, others.gateways)
 
 

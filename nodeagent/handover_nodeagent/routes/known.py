@@ -13,7 +13,7 @@ from handover_api.configuration import Settings
 from handover_nodeagent.kernel.foreign_route import PARKING_TABLE, Foreign
 from handover_nodeagent.kernel.netlink import rtmsg
 from handover_nodeagent.kernel.netlink.changes import RouteChanged
-from handover_nodeagent.network.model import IPAddress, Route, RouteKey
+from handover_nodeagent.network.model import IPAddress, Nexthop, Route, RouteKey
 from handover_nodeagent.routes.attributes import RouteAttributes
 from handover_nodeagent.routes.collisions import Collisions
 from handover_nodeagent.routes.observed import ObservedRoutes
@@ -53,6 +53,10 @@ class KnownRoutes:
         self.ours.load(observed.ours)
         self.foreign.load(observed.foreign, observed.parked, is_known)
         self.collisions.load(observed.gateways)
+
+    def is_ours(self, route: Route) -> bool:
+        """Tell by its protocol whether an agent made *route*."""
+        return route.protocol in self._settings.route_protocols
 
     def forget(self, address: IPAddress) -> None:
         """Keep no trace of an address that nobody has."""
@@ -99,7 +103,10 @@ class KnownRoutes:
             self.ours.displace(route)
             self.foreign.replaced(route)
         # Ours by its protocol, but by somebody else's hand: of our own changes nobody is notified.
-        if route.protocol == self._settings.route_protocol and (changed.direct or route.way):
+        if self.is_ours(route) and (changed.direct or route.way):
+            # What leads by a nexthop object is the distribution's, and no affair of these rooms.
+            if isinstance(route.way, Nexthop):
+                return False
             (self.ours.note if changed.present else self.ours.drop)(route)
         # Another one's by a gateway is none of a CNI's; but it may have displaced one of ours.
         elif not changed.direct:

@@ -115,7 +115,7 @@ class ObservedForeign:
         except codec.MalformedError:
             return
         is_here = entry.route.table == self._settings.route_table
-        is_foreign = entry.route.protocol != self._settings.route_protocol
+        is_foreign = entry.route.protocol not in self._settings.route_protocols
         if entry.is_host and entry.direct and is_here and is_foreign:
             _put(self._present, Foreign(entry.route, message))
 

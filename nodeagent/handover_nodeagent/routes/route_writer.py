@@ -190,7 +190,7 @@ class RouteWriter:
         if any(winner.route == route for winner in seen):
             return 0, ""
         # One of ours that leads by a gateway is no such one: a replace is for it.
-        others = [winner for winner in seen if winner.route.protocol != route.protocol]
+        others = [winner for winner in seen if not tables.known.is_ours(winner.route)]
         if any(not winner.direct and winner.route.key == route.key for winner in others):
             tables.known.collisions.note(route.key)
         if tables.known.collisions.has_gateway(route):

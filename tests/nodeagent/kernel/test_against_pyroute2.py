@@ -452,7 +452,7 @@ def test_what_pyroute2_sets_up_our_readers_see(
         assert won.route == Route(address, index, 512, MAIN, OURS)
     both = tuple(Route(address, index, 512, MAIN, OURS) for address in (V4, V6))
     assert route_lookup.observe(OURS, [MAIN]) == both
-    assert parking.observe_others([V4, V6], MAIN, 12).direct != ()
+    assert parking.observe_others([V4, V6], MAIN, {12}).direct != ()
     assert node.lines("ip route show default")[0].startswith("default dev tap9")
 
 

@@ -112,7 +112,7 @@ def test_others_are_told_apart_by_protocol_and_gateway() -> None:
         shown(V4 + 1),
         shown(V6),
     ]
-    found = foreign_route.find_others(messages, {V4.packed, V6.packed}, OURS)
+    found = foreign_route.find_others(messages, {V4.packed, V6.packed}, {OURS})
     assert found.direct == (foreign(V4), foreign(V6))
     assert found.gateways == {(V4, 20, MAIN), (V4, 30, MAIN)}
     assert tuple(foreign_route.find_direct(messages[2:])) == (foreign(V4 + 1), foreign(V6))
@@ -121,4 +121,4 @@ def test_others_are_told_apart_by_protocol_and_gateway() -> None:
 def test_a_route_that_cannot_be_read_ends_the_reading() -> None:
     broken = shown(V4) + b"\xff\0\x0f\0"
     with pytest.raises(codec.MalformedError):
-        foreign_route.find_others([broken], {V4.packed}, OURS)
+        foreign_route.find_others([broken], {V4.packed}, {OURS})

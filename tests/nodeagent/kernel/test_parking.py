@@ -28,7 +28,7 @@ def shown(node: Node, address: IPAddress, table: int = MAIN) -> list[str]:
 
 def foreign(address: IPAddress, **filters: int) -> tuple[Foreign, ...]:
     """Observe what there is to park for *address*."""
-    return parking.observe_others({address}, MAIN, OURS, **filters).direct
+    return parking.observe_others({address}, MAIN, {OURS}, **filters).direct
 
 
 def set_aside(node: Node, channel: Channel, route: str) -> Foreign:

@@ -201,7 +201,7 @@ async def test_what_the_kernel_does_not_show_as_it_was_asked_for_costs_no_route(
     """Metrics that it takes for none: to it the route is there already, and to us another one."""
     take_by_gateway(world, "10.65.0.2", 1024)
     world.node.run("ip route add 10.65.0.2 dev tap0 proto 5")
-    (found,) = parking.observe_others({V4}, MAIN, OURS).direct
+    (found,) = parking.observe_others({V4}, MAIN, {OURS}).direct
     world.put()
     shown = "10.65.0.2 via ... metric 1024", "10.65.0.2 dev tap0 proto 88 ... metric 1024"
     await world.shows(*shown)

@@ -1,16 +1,20 @@
 """What a person can see of a loop at work: one line per transition, and numbers for Prometheus."""
 
+import datetime as dt
 import re
 
 import pytest
 from structlog.testing import capture_logs
 from tests.nodeagent.world import World, count
 
+from handover_api.workloadendpoint import Cutover, Signal
 from handover_nodeagent import metrics
 
 pytestmark = [pytest.mark.root, pytest.mark.usefixtures("mute")]
 
 WORDS = {
+    "handover_nodeagent_announcement_to_last_node_seconds",
+    "handover_nodeagent_announcement_to_redirect_seconds",
     "handover_nodeagent_announcement_to_route_seconds",
     "handover_nodeagent_announcements",
     "handover_nodeagent_build",
@@ -20,6 +24,7 @@ WORDS = {
     "handover_nodeagent_guard_drift_repairs",
     "handover_nodeagent_guard_errors",
     "handover_nodeagent_guard_operations",
+    "handover_nodeagent_guest_silence_seconds",
     "handover_nodeagent_impossible_inputs",
     "handover_nodeagent_last_cutover_seconds",
     "handover_nodeagent_notification_overflows",
@@ -103,6 +108,33 @@ def test_every_word_that_an_alert_may_use_is_there() -> None:
     page = metrics.render().decode()
     names = set(re.findall(r"^# TYPE (\w+?)(?:_total|_info)? ", page, re.MULTILINE))
     assert names >= WORDS
+
+
+async def test_what_others_told_of_a_cutover_is_counted_once(world: World) -> None:
+    cutover = Cutover(
+        signal=Signal.RARP,
+        announcement_to_route_microseconds=300,
+        time=dt.datetime(2026, 1, 1, tzinfo=dt.UTC),
+    )
+    redirected = cutover.model_copy(
+        update={
+            "announcement_to_redirect_microseconds": 700,
+            "guest_silence_microseconds": 40_000,
+        }
+    )
+    followed = redirected.model_copy(update={"announcement_to_last_node_microseconds": 2_000})
+    histograms = (
+        metrics.ANNOUNCEMENT_TO_REDIRECT,
+        metrics.ANNOUNCEMENT_TO_LAST_NODE,
+        metrics.GUEST_SILENCE,
+    )
+    before = [histogram._sum.get() for histogram in histograms]
+    world.loop.publisher.followed(cutover, redirected)
+    world.loop.publisher.followed(redirected, followed)
+    world.loop.publisher.followed(followed, followed)
+    after = [histogram._sum.get() for histogram in histograms]
+    more = [later - earlier for earlier, later in zip(before, after, strict=True)]
+    assert more == pytest.approx([0.0007, 0.002, 0.04])
 
 
 async def test_what_proves_nothing_is_counted_by_its_reason(world: World) -> None:

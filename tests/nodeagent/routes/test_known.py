@@ -155,12 +155,21 @@ def test_other_settings_make_other_routes_ours() -> None:
     assert known.ours.of(V4) == ()
 
 
-@pytest.mark.parametrize(
-    "way", [Encapsulated(ip_address("192.0.2.9")), Via(ip_address("192.0.2.9")), Nexthop(5)]
-)
-def test_one_of_ours_that_leads_on_is_no_gateways(way: Way) -> None:
+def test_what_the_distribution_has_is_no_affair_of_ours() -> None:
+    away = dataclasses.replace(
+        OURS, protocol=SETTINGS.private_route_protocol, metric=513, way=Nexthop(5)
+    )
+    known = knowing((OURS,), (CNI,))
+    for present in (True, False):
+        assert not known.take(told(away, present=present, direct=present), is_known=True)
+        assert there(known) == [OURS, CNI]
+
+
+@pytest.mark.parametrize("protocol", SETTINGS.route_protocols)
+@pytest.mark.parametrize("way", [Encapsulated(ip_address("192.0.2.9")), Via(ip_address("fe80::9"))])
+def test_one_of_ours_that_leads_on_is_no_gateways(way: Way, protocol: int) -> None:
     """Somebody puts it there or takes it away: it is ours, whatever it leads by."""
-    away = dataclasses.replace(OURS, oif=9, way=way)
+    away = dataclasses.replace(OURS, oif=9, way=way, protocol=protocol)
     known = knowing((OURS,), (CNI,))
     assert known.take(told(away, direct=False, replaced=True), is_known=True)
     assert there(known) == [away, CNI]

@@ -21,7 +21,8 @@ _GROUPS: Final = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 class Notifications:
     """Listens on the running loop from its making on, until ``close``.
 
-    What *own_port* (``Channel.port``) caused is not told. ``overflow``: the kernel dropped some;
+    Told of is *table*, and what of its routes has our *protocol* or the next one. What *own_port*
+    (``Channel.port``) caused is not told. ``overflow``: the kernel dropped some;
     observe everything.
     """
 
@@ -31,20 +32,26 @@ class Notifications:
         overflow: Callable[[], None],
         *,
         table: int,
+        protocol: int = 0,
         own_port: int = 0,
         receive_buffer: int = 1 << 20,
     ) -> None:
         self._heard = heard
         self._table = table
-        program = wakeup_filter.compile_filter(own_port)
+        self._protocol = protocol
+        self._own_port = own_port
+        program = wakeup_filter.compile_filter(own_port, protocol)
         subject = subscription.Subject(
             socket.NETLINK_ROUTE, _GROUPS, BUDGET, receive_buffer, program
         )
         self._subscription = subscription.Subscription(subject, self._take, overflow)
 
-    def set_table(self, table: int) -> None:
-        """Tell of the routes of another *table* from now on."""
+    def configure(self, table: int, protocol: int) -> None:
+        """Tell of the routes of another *table*, or of another *protocol*, from now on."""
         self._table = table
+        if protocol != self._protocol:
+            self._protocol = protocol
+            self._subscription.filter(wakeup_filter.compile_filter(self._own_port, protocol))
 
     def close(self) -> None:
         """Stop listening; again, it changes nothing."""

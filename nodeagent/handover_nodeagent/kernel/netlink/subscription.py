@@ -52,6 +52,10 @@ class Subscription:
         self._loop = asyncio.get_running_loop()
         self._loop.add_reader(self._socket.fileno(), self._read)
 
+    def filter(self, program: bpf.Program) -> None:
+        """Let another *program* decide what is queued from now on."""
+        syscalls.attach_filter(self._socket, program)
+
     def close(self) -> None:
         """Stop listening; again, it changes nothing."""
         if self._socket.fileno() >= 0:

@@ -1,9 +1,9 @@
 """PURE: the classic BPF program that keeps irrelevant notifications from waking us.
 
 Dropped in the kernel: what our own port caused, what a bridge tells about its ports, network
-routes, routes of other types than unicast, and host routes by a gateway, unless one took another
-route's place, which may have been ours. Numbers in a message have the host's byte order, BPF
-loads big-endian: so the constants are turned instead.
+routes, routes of other types than unicast, the many by which we distribute, and host routes by a
+gateway, unless one is ours or took another route's place, which may have been ours. Numbers in a
+message have the host's byte order, BPF loads big-endian: so the constants are turned instead.
 """
 
 import struct
@@ -23,11 +23,15 @@ _TYPE_AT: Final = 4
 _FLAGS_AT: Final = 6
 _PORT_AT: Final = 12
 _FAMILY_AT: Final = codec.HEADER.size
+_PROTOCOL_AT: Final = rtmsg.BODY_AT + 5
 _ROUTE_TYPE_AT: Final = rtmsg.BODY_AT + 7
 
 
-def compile_filter(own_port: int) -> Program:
-    """Return the program; notifications that *own_port* caused are dropped, 0 is nobody's."""
+def compile_filter(own_port: int, protocol: int = 0) -> Program:
+    """Return the program; notifications that *own_port* caused are dropped, 0 is nobody's.
+
+    *protocol* is that of our exported routes, and the next number that of the private ones.
+    """
     return bpf.assemble(
         (
             Step(bpf.LOAD_HALF, _TYPE_AT),
@@ -58,6 +62,13 @@ def compile_filter(own_port: int) -> Program:
             Step(bpf.IF_EQUAL, rtmsg.HOST[codec.INET6], "host"),
             Step(bpf.IF_EQUAL, 0, "keep", "drop"),
             "host",
+            Step(bpf.LOAD_BYTE, _PROTOCOL_AT),
+            Step(bpf.IF_EQUAL, protocol + 1, "", "exported"),
+            *_drop_with(ways.NEXTHOP_OBJECT),
+            "exported",
+            Step(bpf.LOAD_BYTE, _PROTOCOL_AT),
+            Step(bpf.IF_EQUAL, protocol, "keep"),
+            Step(bpf.IF_EQUAL, protocol + 1, "keep"),
             # RTM_NEWROUTE says by NLM_F_REPLACE that another route had to go, perhaps ours.
             Step(bpf.LOAD_HALF, _FLAGS_AT),
             Step(bpf.IF_ANY_BIT, _half(codec.REPLACE), "keep"),

@@ -202,7 +202,7 @@ def test_no_observation_raises_anything_but_that_it_failed(
             patched.setattr(netlink, "socket", Sockets(dice, 1.0))
             for observe in (
                 functools.partial(route_lookup.observe, OURS, [MAIN]),
-                functools.partial(parking.observe_others, wanted, MAIN, OURS),
+                functools.partial(parking.observe_others, wanted, MAIN, {OURS}),
                 parking.observe_parked,
                 links.observe,
             ):

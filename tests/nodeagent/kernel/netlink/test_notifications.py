@@ -1,13 +1,14 @@
 """What the kernel tells us of others' changes, and what it spares us."""
 
 import asyncio
+import dataclasses
 import errno
 import socket
 from collections.abc import AsyncIterator, Callable
 from ipaddress import IPv4Address, ip_address
 
 import pytest
-from tests.nodeagent.node import MAIN, V4, V6, Node
+from tests.nodeagent.node import MAIN, OURS, V4, V6, Node
 
 from handover_nodeagent.kernel import parking
 from handover_nodeagent.kernel.foreign_route import Foreign
@@ -15,7 +16,7 @@ from handover_nodeagent.kernel.netlink import codec, notifications, rtmsg, subsc
 from handover_nodeagent.kernel.netlink.changes import Change, DefaultRouteChanged, RouteChanged
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.links import AddressChanged, LinkChanged, LinkRemoved
-from handover_nodeagent.network.model import IPAddress, Route, Via
+from handover_nodeagent.network.model import IPAddress, Nexthop, Route, Via
 
 pytestmark = pytest.mark.root
 MakeRoute = Callable[..., Route]
@@ -35,6 +36,7 @@ class Recorder:
             self._hear,
             self._overflow,
             table=MAIN,
+            protocol=OURS,
             own_port=own_port,
             receive_buffer=receive_buffer,
         )
@@ -118,6 +120,39 @@ async def test_a_gateway_that_takes_our_routes_place_is_told(
     node.run(f"ip route replace {address} via {via} metric 512 proto 12")
     theirs = Route(address, node.tap1, 512, MAIN, 12, way=Via(ip_address(via)))
     assert [(theirs, True, False)] == told(await recorder.all(node))
+
+
+@BOTH
+async def test_one_of_ours_by_a_gateway_is_told_but_not_those_by_nexthop_objects(
+    node: Node, route: MakeRoute, recorder: Recorder, address: IPAddress
+) -> None:
+    """The private ones by objects are as many as the cluster has guests away from home."""
+    gateway, via = ("192.0.2.1/24", "192.0.2.9") if address == V4 else ("fd01::1/64", "fd01::9")
+    node.run(f"ip address add {gateway} dev tap1")
+    node.run(f"ip nexthop add id 5 via {via} dev tap1")
+    away = route(address, oif=node.tap1, way=Via(ip_address(via)))
+    private = dataclasses.replace(away, metric=513, protocol=OURS + 1)
+    distributed = dataclasses.replace(private, metric=1025, way=Nexthop(5))
+    all_of_them = (away, private, distributed)
+    with Channel() as other:
+        other.transact([rtmsg.encode_add(one) for one in all_of_them])
+        other.transact([rtmsg.encode_replace(distributed)])
+        other.transact([rtmsg.encode_remove(one) for one in all_of_them])
+    found = await recorder.all(node)
+    expected = [(one, present, False) for present in (True, False) for one in (away, private)]
+    assert expected == [one for one in told(found) if one[0].address == address]
+
+
+async def test_another_protocol_is_told_from_when_it_is_ours(node: Node) -> None:
+    recorder = Recorder()
+    recorder._notifications.configure(MAIN, 99)
+    recorder._notifications.configure(MAIN, 99)
+    node.run("ip address add 192.0.2.1/24 dev tap1")
+    for protocol in (OURS, 99):
+        node.run(f"ip route add {V4} via 192.0.2.9 metric {protocol} proto {protocol}")
+    found = await recorder.all(node)
+    assert [one[0].protocol for one in told(found) if one[0].address == V4] == [99]
+    recorder.close()
 
 
 async def test_what_concerns_nobody_is_kept_back_by_the_kernel(
