@@ -130,3 +130,13 @@ def redirect(
             f"ip route {verb} {address} encap ip id 88 dst {remote} dev handover0"
             f" metric {metric} proto {protocol}"
         )
+
+
+def remove_redirect(node: Namespace, metric: int) -> None:
+    """Take an exported redirect out, so that BIRD hears of it too.
+
+    It reads no route with an encapsulation, not even that one is gone: so first a plain one.
+    """
+    for address in ADDRESSES:
+        key = f"{address} dev handover0 metric {metric} proto 88"
+        node.run(f"ip route replace {key} && ip route delete {key}")
