@@ -4,6 +4,7 @@ All times are nanoseconds since the epoch by one machine's clock: packets by the
 stamps, STOP and RESUME by QEMU's.
 """
 
+import bisect
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +16,13 @@ class Packet(NamedTuple):
 
     sent_ns: int
     answered_ns: int | None
+
+
+class Progress(NamedTuple):
+    """How far a stream had come at one moment."""
+
+    at_ns: int
+    total: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,3 +90,20 @@ def survived(session: Iterable[Packet], *, broken: bool, resumed_ns: int) -> boo
     return not broken and any(
         packet.answered_ns is not None and packet.sent_ns >= resumed_ns for packet in session
     )
+
+
+def rate(progress: Sequence[Progress], start_ns: int, end_ns: int) -> float:
+    """Return how many bytes per second got through from *start_ns* to *end_ns*."""
+    return (_total_at(progress, end_ns) - _total_at(progress, start_ns)) * 1e9 / (end_ns - start_ns)
+
+
+def answer_rate(packets: Iterable[Packet], start_ns: int, end_ns: int) -> float:
+    """Return how many answers per second came from *start_ns* to *end_ns*."""
+    arrivals = (packet.answered_ns for packet in packets)
+    found = sum(at_ns is not None and start_ns <= at_ns < end_ns for at_ns in arrivals)
+    return found * 1e9 / (end_ns - start_ns)
+
+
+def _total_at(progress: Sequence[Progress], at_ns: int) -> int:
+    behind = bisect.bisect_right(progress, at_ns, key=lambda each: each.at_ns)
+    return progress[behind - 1].total if behind else 0

@@ -6,10 +6,10 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Self
+from typing import Final, Literal, Self
 
-from handover_lab.network import flow
-from handover_lab.network.measure import Packet
+from handover_lab.network import flow, stream
+from handover_lab.network.measure import Packet, Progress
 from handover_lab.processes.place import Place
 
 Kind = Literal["ping", "udp", "tcp"]
@@ -109,3 +109,51 @@ class Flow:
         log = self.recording.path.with_suffix(".log").read_text().strip()
         message = f"{self.name} got no answer in {seconds:g} s{log and f' ({log})'}"
         raise TrafficError(message)
+
+
+Direction = Literal["download", "upload"]
+STREAM_S: Final = 10.0
+
+
+class Stream:
+    """One running TCP stream in one direction, and how far it has come."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], path: Path) -> None:
+        self.name = name
+        self._process = process
+        self._path = path
+
+    @classmethod
+    def start(cls, place: Place, direction: Direction, address: str, path: Path) -> Self:
+        """Begin a stream between *place* and *address*; the file *path* is made anew."""
+        path.write_bytes(b"")
+        argv = (sys.executable, "-m", stream.__name__, direction, address, str(path))
+        with path.with_suffix(".log").open("wb") as log:
+            process = subprocess.Popen(
+                place.command(*argv), stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        return cls(f"{direction} {address}", process, path)
+
+    async def flows(self) -> None:
+        """Wait until something has got through.
+
+        Raises:
+            TrafficError: nothing did, or the stream ended.
+        """
+        for _ in range(int(STREAM_S * 50)):
+            if self._path.stat().st_size >= stream.RECORD.size:
+                return
+            if self._process.poll() is not None:
+                break
+            await asyncio.sleep(0.02)
+        log = self._path.with_suffix(".log").read_text().strip()
+        message = f"{self.name} did not begin{log and f' ({log})'}"
+        raise TrafficError(message)
+
+    async def stop(self) -> tuple[Progress, ...]:
+        """End the stream and return how it went; a second time changes nothing."""
+        self._process.terminate()
+        await asyncio.to_thread(self._process.wait)
+        content = self._path.read_bytes()
+        whole = len(content) - len(content) % stream.RECORD.size
+        return tuple(Progress(*each) for each in stream.RECORD.iter_unpack(content[:whole]))

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handover_lab.network import measure
-from handover_lab.network.measure import Loss, Packet, Switchover
+from handover_lab.network.measure import Loss, Packet, Progress, Switchover
 
 MS = 10**6
 SWITCHOVER = Switchover(began_ns=-300 * MS, stopped_ns=0, resumed_ns=10 * MS)
@@ -134,3 +134,18 @@ def test_an_answer_more_never_makes_it_worse(some: list[Packet]) -> None:
     if had_some and before.outage_ms is not None and max(p.sent_ns for p in some) < stopped:
         assert after.outage_ms is not None
         assert after.outage_ms <= before.outage_ms
+
+
+def test_a_rate_is_of_what_got_through_in_between() -> None:
+    progress = [Progress(at_ms * MS, total) for at_ms, total in ((0, 100), (500, 700), (900, 900))]
+
+    assert measure.rate(progress, 0, 1000 * MS) == 800
+    assert measure.rate(progress, 500 * MS, 900 * MS) == 500
+    assert measure.rate(progress, -1000 * MS, 0) == 100
+    assert measure.rate([], 0, MS) == 0
+
+
+def test_answers_count_when_they_arrive() -> None:
+    packets = flow((0, 1), (1, None), (2, 499), (3, 500))
+
+    assert measure.answer_rate(packets, 0, 500 * MS) == 4

@@ -10,11 +10,18 @@ from pathlib import Path
 import pytest
 
 from handover_lab.guest import initramfs
-from handover_lab.network import flow, measure
+from handover_lab.network import flow, measure, stream
 from handover_lab.network.flow import ANSWERED, BROKEN, RECORD, SENT
 from handover_lab.network.measure import Packet
 from handover_lab.network.namespaces import Namespace
-from handover_lab.network.traffic import Flow, Kind, Recording, TrafficError
+from handover_lab.network.traffic import (
+    Direction,
+    Flow,
+    Kind,
+    Recording,
+    Stream,
+    TrafficError,
+)
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a network namespace")
 
@@ -210,3 +217,31 @@ async def sent_more(sender: Flow) -> None:
     while len(sender.recording.sent) < before + 5:
         await asyncio.sleep(0.01)
         sender.recording.read()
+
+
+@needs_root
+@pytest.mark.root
+@pytest.mark.usefixtures("serving")
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+@pytest.mark.parametrize("direction", ["download", "upload"])
+async def test_a_stream_gets_through_at_its_pace(
+    place: Namespace, tmp_path: Path, direction: Direction, address: str
+) -> None:
+    running = Stream.start(place, direction, address, tmp_path / "stream")
+    await running.flows()
+    began_ns = time.time_ns()
+    await asyncio.sleep(1)
+    progress = await running.stop()
+
+    rate = measure.rate(progress, began_ns, began_ns + 10**9)
+    assert 0.3 < rate / (len(stream.SEGMENT) / stream.TICK_S) < 1.2
+
+
+@needs_root
+@pytest.mark.root
+async def test_a_stream_to_nobody_says_so(place: Namespace, tmp_path: Path) -> None:
+    running = Stream.start(place, "download", "127.0.0.1", tmp_path / "stream")
+
+    with pytest.raises(TrafficError, match="refused"):
+        await running.flows()
+    assert await running.stop() == ()
