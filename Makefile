@@ -8,7 +8,7 @@ PYTHON := $(shell for python in python3 python3.14 python3.13 python3.12 python3
 endif
 BIN := .venv/bin
 LAB := $(BIN)/python -m handover_lab
-FAST := not root and not api and not cluster and not lab
+FAST := not root and not api and not cluster and not lab and not four_nodes
 API := api and not root and not cluster and not lab
 CHECKED := crds operator nodeagent e2e tests
 PYTEST := $(BIN)/pytest
@@ -36,6 +36,7 @@ test: prepare lint tools guest images  ## Everything: pure tables, kernel, API s
 	@$(LAB).testing.stages pure="$(FAST)" kernel="root and not cluster and not lab" \
 	  api="$(API)" -- $(DURATIONS)
 	@$(LAB).sandbox -- $(PYTEST) $(DURATIONS) -m "cluster or lab"
+	@$(LAB).sandbox -- $(PYTEST) $(DURATIONS) -m four_nodes
 
 test-install: prepare tools guest images  ## The chart: manifests, rights, policies, a whole life on two nodes
 	@$(PYTEST) tests/chart

@@ -1,6 +1,7 @@
 """A whole cluster in one sandbox: a control plane beside nodes, and what runs on those."""
 
 import contextlib
+import json
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -157,6 +158,13 @@ class Cluster:
             credentials = self.control_plane.credentials(f"system:node:{node.name}", "system:nodes")
             node.start_kubelet(credentials, self.control_plane.ca)
         self.await_nodes(*self.nodes)
+        for node in self.nodes.values():
+            self.number_pods(node)
+
+    def number_pods(self, node: Node) -> None:
+        """Say in the Node which networks its pods have, as the controller for that would."""
+        spec = {"podCIDR": node.pods, "podCIDRs": [node.pods, node.pods6]}
+        self.kubectl("patch", "node", node.name, "--patch", json.dumps({"spec": spec}))
 
     def await_nodes(self, *names: str) -> None:
         """Wait until the nodes *names* are there and Ready.

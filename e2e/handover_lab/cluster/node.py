@@ -45,6 +45,7 @@ class Node:
         self.group = group
         self.directory = directory
         self.address = ""
+        self.address6 = ""
         self.daemons: dict[str, Daemon] = {}
         """The containerd and the kubelet, by these names, while they should run."""
         self._kubelet: tuple[str, ...] = ()
@@ -71,6 +72,16 @@ class Node:
     def pods(self) -> str:
         """The network of its pods, numbered as its address is."""
         return f"10.244.{self.address.rpartition('.')[2]}.0/24"
+
+    @property
+    def pods6(self) -> str:
+        """The same for IPv6."""
+        return f"fd00:244:{self.address.rpartition('.')[2]}::/64"
+
+    @property
+    def pod_ways(self) -> tuple[tuple[str, str], ...]:
+        """For each family the network of its pods, and by which address others reach it."""
+        return (self.pods, self.address), (self.pods6, self.address6)
 
     def command(self, *argv: str) -> list[str]:
         """Compose what runs *argv* on this node."""
@@ -104,7 +115,7 @@ class Node:
             f"--config={configuration}",
             f"--kubeconfig={kubeconfig}",
             f"--hostname-override={self.name}",
-            f"--node-ip={self.address}",
+            f"--node-ip={self.address},{self.address6}",
         )
         self.start(*self._kubelet)
 

@@ -15,8 +15,9 @@ from typing import Final, Self
 from pyroute2 import IPRoute
 
 from handover_lab.cluster.node import Node
-from handover_lab.network import bird, namespaces
+from handover_lab.network import bird, topology
 from handover_lab.network.namespaces import Here
+from handover_lab.network.topology import Topology
 from handover_lab.toolchain import requirements
 
 NAMES: Final = ("node-a", "node-b")
@@ -43,8 +44,15 @@ class NodeNetwork:
     """How to remove it, step by step."""
 
     @classmethod
-    def start(cls, directory: Path, names: Sequence[str] = NAMES) -> Self:
-        """Make the nodes *names* and connect them.
+    def start(
+        cls,
+        directory: Path,
+        names: Sequence[str] = NAMES,
+        shape: Topology = "segment",
+        *,
+        pod_routes: bool = True,
+    ) -> Self:
+        """Make the nodes *names* and connect them; without *pod_routes* a CNI is to make those.
 
         The *directory*, empty or not there yet, belongs to the nodes and goes with them. When
         something fails, what was made is removed again.
@@ -63,7 +71,9 @@ class NodeNetwork:
             for name in names:
                 nodes[name] = Node.make(name, directory / name, sandbox)
                 undo.callback(nodes[name].end)
-            mesh = join(router, list(nodes.values()), undo)
+            mesh = join(router, list(nodes.values()), undo, shape)
+            if pod_routes:
+                lead_to_pods(router, list(nodes.values()), shape)
             return cls(directory, nodes, router, mesh, undo.pop_all())
 
     def stop(self) -> None:
@@ -94,17 +104,25 @@ def claim(router: Here, undo: contextlib.ExitStack) -> None:
     undo.callback(router.run, f"ip address delete {SERVICE}/32 dev lo")
 
 
-def join(router: Here, nodes: Sequence[Node], undo: contextlib.ExitStack) -> list[bird.Speaker]:
-    """Lay the network between *router* and *nodes*, down to the routes to their pods."""
+def join(
+    router: Here, nodes: Sequence[Node], undo: contextlib.ExitStack, shape: Topology
+) -> list[bird.Speaker]:
+    """Lay the network between *router* and *nodes*."""
     undo.callback(disconnect)
-    mesh = namespaces.connect(router, [node.namespace for node in nodes])
+    mesh = topology.connect(router, [node.namespace for node in nodes], shape)
     for node, speaker in zip(nodes, mesh[1:], strict=True):
-        node.address = speaker.address4
-    places: list[Here | Node] = [router, *nodes]
-    for place in places:
-        others = (node for node in nodes if node is not place)
-        place.run("".join(POD_ROUTE.format(pods=node.pods, via=node.address) for node in others))
+        node.address, node.address6 = speaker.address4, speaker.address6
     return mesh
+
+
+def lead_to_pods(router: Here, nodes: Sequence[Node], shape: Topology) -> None:
+    """Add the routes to the nodes' pods, as a CNI that routes would."""
+    # Behind links of their own the nodes leave it to the router.
+    places: list[Here | Node] = [router, *(nodes if shape == "segment" else ())]
+    for place in places:
+        others = [node for node in nodes if node is not place]
+        ways = [way for node in others for way in node.pod_ways]
+        place.run("".join(POD_ROUTE.format(pods=pods, via=via) for pods, via in ways))
 
 
 def disconnect() -> None:
@@ -117,3 +135,7 @@ def disconnect() -> None:
             for port in kernel.link_lookup(master=bridge):
                 kernel.link("del", index=port)
             kernel.link("del", index=bridge)
+        # Where there is no bridge, each node has a port of its own.
+        for link in kernel.get_links():
+            if link.get_attr("IFLA_IFNAME").startswith("port"):
+                kernel.link("del", index=link["index"])

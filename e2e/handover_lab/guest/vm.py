@@ -5,7 +5,7 @@ import contextlib
 import itertools
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final, Literal
 
@@ -16,23 +16,40 @@ from handover_lab.guest import migration
 from handover_lab.guest.migration import SHORT_PAUSE, Limits
 from handover_lab.guest.qemu import Guest, GuestError, Nic, VmSpec
 from handover_lab.network import manual_cutover, measure, route_watch, tap
-from handover_lab.network.bird import Bird, Speaker
+from handover_lab.network.bird import Speaker
+from handover_lab.network.carriers import CARRIERS, Carrier, Mesh, Niced
 from handover_lab.network.manual_cutover import Cutover, ManualCutover
 from handover_lab.network.measure import Packet, Switchover
+from handover_lab.network.topology import Topology as Shape
 from handover_lab.network.traffic import Flow, Kind, Recording
 from handover_lab.processes.place import Place
 
 Family = Literal[4, 6]
-FLOWS: Final[tuple[tuple[str, Kind, Family, float], ...]] = (
-    ("ping", "ping", 4, 1),
-    ("ping v6", "ping", 6, 5),
-    ("UDP echo", "udp", 4, 10),
-    ("TCP session", "tcp", 4, 20),
-)
-"""Name, kind, family, interval in milliseconds; the first one is what figures are taken of."""
 
-# Niceness: BGP must answer at once while an emulated guest takes all that it can get.
-FIRST, LAST = -10, 5
+
+@dataclass(frozen=True, slots=True)
+class FlowSpec:
+    """A flow to the VM."""
+
+    name: str
+    kind: Kind
+    family: Family
+    interval_ms: float
+    place: str = "router"
+    """Where it comes from: the name of a client."""
+
+
+FLOWS: Final = (
+    FlowSpec("ping", "ping", 4, 1),
+    FlowSpec("ping v6", "ping", 6, 5),
+    FlowSpec("UDP echo", "udp", 4, 10),
+    FlowSpec("TCP session", "tcp", 4, 20),
+)
+"""The first one is what figures are taken of."""
+
+LAST: Final = 5
+"""The niceness of an emulated guest, which takes all that it can get."""
+
 GLANCE_S: Final = 0.1
 CELL_NS: Final = 50_000_000
 SETTLED_NS: Final = 300_000_000
@@ -44,8 +61,19 @@ class Topology:
 
     router: Place
     nodes: Mapping[str, Place]
+    """Those on which the VM can be."""
     mesh: Sequence[Speaker]
-    """Of the router, then of each node in the same order."""
+    """Of the router, then of each node in the same order, and of the bystanders."""
+    bystanders: Mapping[str, Place] = field(default_factory=dict)
+    """Nodes that only send to it."""
+    shape: Shape = "segment"
+    carrier: Carrier = "bird"
+    """Who tells all of them where the VM is, as long as it is open."""
+
+    @property
+    def places(self) -> Mapping[str, Place]:
+        """Router, nodes and bystanders, in the order of the mesh."""
+        return {"router": self.router, **self.nodes, **self.bystanders}
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,22 +93,6 @@ class Move:
         return measure.between(recording.packets(), self.began_ns, self.ended_ns)
 
 
-@dataclass(frozen=True, slots=True)
-class Niced:
-    """A place whose programs get a processor before others, or after them.
-
-    An emulated guest takes all it can get. On real nodes it would not stand in the way of those
-    who have to answer within a millisecond.
-    """
-
-    place: Place
-    niceness: int
-
-    def command(self, *argv: str) -> list[str]:
-        """Compose what runs *argv* there."""
-        return self.place.command("nice", f"--adjustment={self.niceness}", *argv)
-
-
 class Vm:
     """One VM on the nodes of *topology*; *tell* hears what happens to it and to its traffic."""
 
@@ -98,9 +110,11 @@ class Vm:
         self.flows: dict[str, Flow] = {}
         self.cpu_share: NodeGroup | None = None
         """Where the VM has a share of the processors of its own (cpu_share.py)."""
+        self.clients: dict[str, Place] = {"router": topology.router}
+        """From where flows can come, by the names that `flow_specs` call them."""
+        self.flow_specs: Sequence[FlowSpec] = FLOWS
         self._tell = tell
         self._home = ""
-        self._birds: list[Bird] = []
         self._numbers = itertools.count(1)
 
     @property
@@ -120,23 +134,34 @@ class Vm:
 
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[None]:
-        """Add taps to the nodes, start BIRD everywhere; all that started here ends with it."""
+        """Add taps to the nodes, let routes be carried; all that started here ends with it."""
         watches: list[asyncio.Task[None]] = []
         try:
-            mesh = self.topology.mesh
-            for place, speaker in zip(self._places.values(), mesh, strict=True):
-                bird = Bird.start(Niced(place, FIRST), speaker, mesh, self.directory)
-                self._birds.append(bird)
             self.add_taps()
-            watches = [asyncio.create_task(self._watch_routes(name)) for name in self._places]
+            names = self.topology.places
+            watches = [asyncio.create_task(self._watch_routes(name)) for name in names]
             watches.append(asyncio.create_task(self._watch_flows()))
-            await asyncio.gather(*(speaker.established() for speaker in self._birds))
-            yield
+            async with self.carried(self.topology.carrier):
+                try:
+                    yield
+                finally:
+                    await self._end_all()
         finally:
             for watch in watches:
                 watch.cancel()
             await asyncio.gather(*watches, return_exceptions=True)
-            await self._end_all()
+
+    @contextlib.asynccontextmanager
+    async def carried(self, carrier: Carrier) -> AsyncIterator[None]:
+        """Let *carrier* tell all where the VM is."""
+        places = self.topology.places
+        directory = self.directory / f"{carrier}-{next(self._numbers)}"
+        directory.mkdir()
+        # FRR's daemons have a user of their own, who must get there.
+        directory.chmod(0o755)
+        mesh = Mesh(self.topology.mesh, places, self.topology.shape)
+        async with CARRIERS[carrier](mesh, directory):
+            yield
 
     def add_taps(self) -> None:
         """Lay a tap on each node."""
@@ -163,10 +188,10 @@ class Vm:
     async def start_flows(self) -> None:
         """Begin all flows, after ending those of before, and wait until each is answered."""
         await self.stop_flows()
-        for name, kind, family, interval_ms in FLOWS:
+        for spec in self.flow_specs:
             path = self.directory / f"flow-{next(self._numbers)}"
-            address = self.addresses[family]
-            self.flows[name] = Flow.start(self.topology.router, kind, address, interval_ms, path)
+            place, address = self.clients[spec.place], self.addresses[spec.family]
+            self.flows[spec.name] = Flow.start(place, spec.kind, address, spec.interval_ms, path)
         for flow in self.flows.values():
             await flow.answered()
 
@@ -237,10 +262,6 @@ class Vm:
         manual_cutover.delete_routes(nodes[target], self.node_nic(target), manual_cutover.ELEVATED)
         return Move(source, target, began, switchover, ended, cutover)
 
-    @property
-    def _places(self) -> Mapping[str, Place]:
-        return {"router": self.topology.router, **self.topology.nodes}
-
     async def _start(self, node: str, *, incoming: bool) -> Guest:
         console = self.directory / f"console-{node}.log"
         place = Niced(self.qemu_place(node), LAST)
@@ -251,7 +272,7 @@ class Vm:
         return guest
 
     async def _watch_routes(self, name: str) -> None:
-        async for route in route_watch.watch(self._places[name], name, self.addresses[4]):
+        async for route in route_watch.watch(self.topology.places[name], name, self.addresses[4]):
             self._tell(route)
 
     async def _watch_flows(self) -> None:
@@ -267,5 +288,3 @@ class Vm:
         await self.stop_flows()
         for node in list(self.guests):
             await self.end(node)
-        for speaker in self._birds:
-            speaker.stop()

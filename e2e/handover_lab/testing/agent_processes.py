@@ -45,11 +45,21 @@ class Death:
 class AgentProcess:
     """The agents of one node, one after the other."""
 
-    def __init__(self, node: Node, directory: Path, kubeconfig: Path) -> None:
+    def __init__(
+        self,
+        node: Node,
+        directory: Path,
+        kubeconfig: Path,
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
         self.deaths: list[Death] = []
         self._deaths_seen = 0
         self._node = node
-        self._kubeconfig = kubeconfig
+        self._environment = {
+            "KUBECONFIG": str(kubeconfig),
+            "HANDOVER_NODE_NAME": node.name,
+            **(variables or {}),
+        }
         self._order = directory / f"order-{node.name}"
         self._log = directory / f"agent-{node.name}.log"
         self._news = asyncio.Condition()
@@ -57,9 +67,18 @@ class AgentProcess:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def open(cls, node: Node, directory: Path, kubeconfig: Path) -> AsyncIterator[Self]:
-        """Keep an agent running on *node*; *directory* is for its log."""
-        it = cls(node, directory, kubeconfig)
+    async def open(
+        cls,
+        node: Node,
+        directory: Path,
+        kubeconfig: Path,
+        variables: Mapping[str, str] | None = None,
+    ) -> AsyncIterator[Self]:
+        """Keep an agent running on *node*; *directory* is for its log.
+
+        The *variables* of its environment go before what it takes from the cluster.
+        """
+        it = cls(node, directory, kubeconfig, variables)
         living = asyncio.create_task(it._live())
         try:
             yield it
@@ -143,11 +162,7 @@ class AgentProcess:
                 *self._node.command(
                     "sh", "-c", JOIN, "sh", *self._node.group.programs, "--", *argv
                 ),
-                env={
-                    **daemon.environment(),
-                    "KUBECONFIG": str(self._kubeconfig),
-                    "HANDOVER_NODE_NAME": self._node.name,
-                },
+                env={**daemon.environment(), **self._environment},
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -1,0 +1,258 @@
+"""The lab on four nodes: real agents and a real operator, a VM, clients outside and in a pod.
+
+The VM's addresses are of the first node's pods, so every route of the CNI leads there: who moves
+it must bring everybody else to follow, by BIRD, FRR or the agents themselves, or by hand.
+"""
+
+import asyncio
+import contextlib
+import copy
+import itertools
+import json
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Self
+
+from handover_lab import paths
+from handover_lab.cluster import manifests
+from handover_lab.cluster.cluster import Cluster
+from handover_lab.cluster.replica import Replica
+from handover_lab.facts import Fact, Traffic
+from handover_lab.four_nodes import cluster as four_nodes
+from handover_lab.four_nodes.cluster import BYSTANDERS, SIDES
+from handover_lab.guest.qemu import Nic, VmSpec
+from handover_lab.guest.vm import FlowSpec, Vm
+from handover_lab.guest.vm import Topology as Places
+from handover_lab.lab import Lab, prefer_lab
+from handover_lab.network import pod
+from handover_lab.network.carriers import Carrier
+from handover_lab.network.namespaces import Network
+from handover_lab.network.pod import Pod
+from handover_lab.network.topology import Topology
+from handover_lab.processes.waiting import until
+from handover_lab.testing.agent_processes import AgentProcess, credentials
+
+FLOWS: Final = (
+    FlowSpec("outside", "ping", 4, 1),
+    FlowSpec("outside v6", "ping", 6, 4),
+    FlowSpec("pod", "ping", 4, 1, "pod"),
+    FlowSpec("pod v6", "ping", 6, 4, "pod"),
+    FlowSpec("TCP session", "tcp", 4, 20),
+    FlowSpec("TCP session v6", "tcp", 6, 20),
+)
+NUMBERS: Final = itertools.count(1)
+ELEVATED: Final = 16
+"""Below 20, the metric of what FRR's zebra installs, so that any carrier will do."""
+
+SETTINGS: Final[Mapping[str, object]] = {
+    "liveMigrationRouteConvergenceTime": "3s",
+    "ipv4ElevatedRoutePriority": ELEVATED,
+    "ipv6ElevatedRoutePriority": ELEVATED,
+}
+ADVERTISE: Final[Mapping[Carrier, str]] = {
+    "none": "none",
+    "bird": "bgp",
+    "frr": "bgp",
+    "agents": "agents",
+}
+"""What the agents are told of each carrier."""
+
+# What kube-proxy and Calico have: no packet passes that fits no connection that was seen.
+STRICT: Final = """
+table inet strict {
+    chain forward {
+        type filter hook forward priority 0
+        ct state invalid counter drop
+    }
+}
+"""
+
+
+class FourNodeLab(Lab):
+    """Lab whose agents and operator are processes, on nodes without a kubelet."""
+
+    operator: Replica
+    agents: dict[str, AgentProcess]
+    pods: dict[str, Pod]
+    """By the node that each is on."""
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def started(
+        cls,
+        directory: Path,
+        shape: Topology = "segment",
+        settings: Mapping[str, object] | None = None,
+        tell: Callable[[Fact | Traffic], None] = lambda _: None,
+    ) -> AsyncIterator[Self]:
+        """Start all of it in *directory*; the VM runs on the first node and is served.
+
+        The *settings* are of HandoverConfiguration ``default``. Nobody carries routes so far.
+        """
+        all_settings = {**SETTINGS, **(settings or {})}
+        async with (
+            four_nodes.started(directory, shape, all_settings) as (found, replica),
+            cls.with_vm(found, directory, shape, tell) as lab,
+        ):
+            lab.operator = replica
+            yield lab
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def with_vm(
+        cls,
+        cluster: Cluster,
+        directory: Path,
+        shape: Topology,
+        tell: Callable[[Fact | Traffic], None],
+    ) -> AsyncIterator[Self]:
+        """Bring agents, the VM and pods onto the nodes of *cluster*."""
+        places = topology_of(cluster, shape)
+        vm = Vm(directory, places, vm_spec(cluster), tell)
+        vm.flow_specs = FLOWS
+        prefer_lab(cluster.network)
+        async with vm.open(), cls.on(cluster, vm, tell) as lab, contextlib.AsyncExitStack() as ends:
+            await lab.start_watches()
+            lab.agents = {
+                name: await ends.enter_async_context(lab.agent(name)) for name in cluster.nodes
+            }
+            lab.pods = {}
+            for name in cluster.nodes.keys() - set(SIDES):
+                lab.add_pod(name, ends)
+            vm.clients["pod"] = lab.pods[BYSTANDERS[0]]
+            await vm.boot(SIDES[0])
+            await lab.serve()
+            yield lab
+
+    @contextlib.asynccontextmanager
+    async def agent(self, node: str) -> AsyncIterator[AgentProcess]:
+        """Keep an agent running on *node*."""
+        directory = self.cluster.directory
+        kubeconfig = directory / f"{node}.kubeconfig"
+        # It will hold a token, so nobody else may read it from the first moment.
+        kubeconfig.touch(mode=0o600)
+        kubeconfig.write_text(json.dumps(await credentials(self, node)))
+        place = self.cluster.nodes[node]
+        async with AgentProcess.open(place, directory, kubeconfig) as process:
+            yield process
+
+    def add_pod(self, node: str, ends: contextlib.AsyncExitStack) -> None:
+        """Make a pod on *node*, as kindnet would."""
+        place = self.cluster.nodes[node]
+        self.pods[node] = Pod.add(place, f"pod-on-{node}", pod.ptp([place.pods, place.pods6]))
+        ends.callback(self.pods[node].end)
+
+    async def serve(self) -> None:
+        """Make the VM's endpoints, and wait for its routes where it is."""
+        await self.apply(*(self.endpoint(node) for node in SIDES))
+        await self.in_state(name_of(self.vm.home), "Base")
+
+    def endpoint(self, node: str) -> dict[str, Any]:
+        """Compose the VM's endpoint on *node* after the examples."""
+        examples = {thing["spec"]["node"]: thing for thing in manifests.read(manifests.ENDPOINTS)}
+        endpoint = copy.deepcopy(examples[node])
+        endpoint["spec"] |= {
+            "ips": list(self.vm.nic.addresses),
+            "awaitRole": node != self.vm.home,
+        }
+        return endpoint
+
+    def migration(self) -> dict[str, Any]:
+        """Compose a LiveMigration of the VM to the other side."""
+        (example,) = manifests.read(paths.EXAMPLES / "livemigration.yaml")
+        migration = copy.deepcopy(example)
+        migration["metadata"]["name"] = f"move-{next(NUMBERS)}"
+        migration["spec"] |= {
+            side: {"endpoint": {"name": name_of(node)}}
+            for side, node in (("source", self.vm.home), ("target", self.away))
+        }
+        return migration
+
+    @property
+    def away(self) -> str:
+        """The side on which the VM is not."""
+        (there,) = set(SIDES) - {self.vm.home}
+        return there
+
+    @contextlib.asynccontextmanager
+    async def carried(self, carrier: Carrier) -> AsyncIterator[None]:
+        """Let *carrier* tell all where the VM is, and agents know of it."""
+        await self.configure(advertise=ADVERTISE[carrier])
+        async with self.vm.carried(carrier):
+            yield
+
+    async def configure(self, **fields: object) -> None:
+        """Set *fields* of the cluster's configuration."""
+        patch = json.dumps({"spec": fields})
+        words = ("handoverconfiguration", "default", "--type=merge", "--patch", patch)
+        await self.kubectl("patch", *words)
+
+    @contextlib.contextmanager
+    def strict(self, rp_filter: int) -> Iterator[None]:
+        """Let the sides drop what fits no connection, and check senders as *rp_filter* says."""
+        sides = [self.cluster.nodes[name] for name in SIDES]
+        knob = "/proc/sys/net/ipv4/conf/all/rp_filter"
+        for node in sides:
+            node.run(f"nft '{STRICT}'; echo {rp_filter} > {knob}")
+        try:
+            yield
+        finally:
+            for node in sides:
+                node.run(f"nft delete table inet strict; echo 0 > {knob}")
+
+    async def follow_by_hand(self, delay_s: float) -> None:
+        """Lead everybody to the VM *delay_s* after it has moved, where nobody carries routes.
+
+        A person would do that on each machine.
+        """
+        left = self.vm.home
+        await until(lambda: asyncio.sleep(0, self.vm.home), lambda home: home != left, seconds=60)
+        await asyncio.sleep(delay_s)
+        node = self.cluster.nodes[self.vm.home]
+        ways = {4: node.address, 6: node.address6}
+        self._everywhere("replace {address} via {way} proto static", ways)
+
+    def forget(self) -> None:
+        """Take back what was led by hand."""
+        self._everywhere("flush {address} proto static", {4: "", 6: ""})
+
+    def _everywhere(self, words: str, ways: Mapping[int, str]) -> None:
+        script = "".join(
+            f"ip -{family} route {words.format(address=address, way=ways[family])}\n"
+            for family, address in self.vm.addresses.items()
+        )
+        topology = self.vm.topology
+        # Behind links of their own the nodes leave it to the router.
+        names = topology.bystanders if topology.shape == "segment" else ()
+        places: list[Network] = [self.cluster.router, *(self.cluster.nodes[n] for n in names)]
+        for place in places:
+            place.run(script)
+
+
+def topology_of(cluster: Cluster, shape: Topology) -> Places:
+    """Say who is where, for the VM."""
+    nodes = cluster.nodes
+    return Places(
+        cluster.router,
+        {name: nodes[name] for name in SIDES},
+        cluster.mesh,
+        {name: nodes[name] for name in nodes if name not in SIDES},
+        shape,
+        "none",
+    )
+
+
+def vm_spec(cluster: Cluster) -> VmSpec:
+    """Describe the VM: that of the examples, with addresses of the first node's pods."""
+    spec = manifests.read(manifests.ENDPOINTS)[0]["spec"]
+    home = cluster.nodes[SIDES[0]]
+    addresses = tuple(network.partition("/")[0] for network in (home.pods, home.pods6))
+    four, six = addresses
+    # The first addresses are the gateway's and those of pods; host-local gives out from below.
+    own = (f"{four.rpartition('.')[0]}.200", f"{six}200")
+    return VmSpec(spec["workload"], (Nic(spec["interface"], spec["mac"], own),))
+
+
+def name_of(node: str) -> str:
+    """Name the VM's endpoint on *node*."""
+    return f"vm-on-{node}"
