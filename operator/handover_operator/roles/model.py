@@ -11,6 +11,7 @@ from typing import Final
 
 from handover_api.assignment import Assignment
 from handover_api.livemigration import Outcome
+from handover_api.model import Condition
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, Role, State
 
@@ -25,7 +26,7 @@ class Endpoint:
 
     ``acted_uid`` and ``acted_role`` are what the agent has acted upon; ``routed`` says that it
     reports routes in its kernel. ``shared`` is what its annotations say of another node that
-    serves an address of it.
+    serves an address of it; ``redirectable`` is the condition of that name.
     """
 
     key: ObjectKey
@@ -43,6 +44,7 @@ class Endpoint:
     routed: bool = False
     cutover: Cutover | None = None
     shared: str = ""
+    redirectable: Condition | None = None
     # Not compared: our own annotation, echoed, is no change that anybody has to look at.
     resource_version: str = field(default="", compare=False)
 

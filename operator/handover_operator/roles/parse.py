@@ -40,7 +40,9 @@ def endpoint(raw: RawObject) -> Endpoint | Unreadable:
         found = WorkloadEndpoint.model_validate(raw)
     except pydantic.ValidationError as error:
         return _unreadable(raw, error)
-    status = found.status
+    status, annotations = found.status, found.metadata.annotations
+    conditions = {condition.type: condition for condition in status.conditions}
+    listening = conditions.get(EndpointCondition.LISTENING)
     return Endpoint(
         key=found.key,
         uid=found.metadata.uid,
@@ -48,18 +50,16 @@ def endpoint(raw: RawObject) -> Endpoint | Unreadable:
         workload=found.spec.workload,
         labels=labels.share(found.metadata.labels),
         ips=found.spec.ips,
-        assignment=Assignment.from_annotations(found.metadata.annotations),
+        assignment=Assignment.from_annotations(annotations),
         state=status.state,
         acted_uid=status.migration_uid,
         acted_role=status.role,
         # An agent that cannot listen says why in this condition; there is no field for it.
-        listening=any(
-            condition.type == EndpointCondition.LISTENING and condition.status == "True"
-            for condition in status.conditions
-        ),
+        listening=listening is not None and listening.status == "True",
         routed=bool(status.routes),
         cutover=status.last_cutover,
-        shared=found.metadata.annotations.get(names.ADDRESS_SHARED, ""),
+        shared=annotations.get(names.ADDRESS_SHARED, ""),
+        redirectable=conditions.get(EndpointCondition.REDIRECTABLE),
         resource_version=found.metadata.resource_version,
     )
 

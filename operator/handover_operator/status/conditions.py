@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, NamedTuple
 
 from handover_api import wording
+from handover_api.conditions import EndpointReason
 from handover_api.conditions import MigrationCondition as Type
 from handover_api.conditions import MigrationReason as Reason
 from handover_api.livemigration import LiveMigration, Phase, Source, Target
@@ -151,6 +152,45 @@ def _missing(target: Endpoint, migration_uid: str, progress: Progress) -> str:
     return f"{where} is not listening"
 
 
+def _redirectable(context: Context) -> Draft | None:
+    """What arrives at the source after the switchover can be sent on; said before the guest moves.
+
+    Absent where no agent says anything of it: they are of a version that has no redirect.
+    """
+    progress, uid = context.progress, context.migration.migration_uid
+    has_moved = any(target.is_alive_for(uid) for target in progress.targets)
+    sides = (*progress.sources, *progress.targets)
+    said = [each.redirectable for each in sides if each.redirectable is not None]
+    # What is true afterwards comes too late for whoever could still have waited or cancelled.
+    if has_moved or context.migration.status.is_true(Type.CUT_OVER):
+        return None
+    if not (said and progress.sources and progress.targets):
+        return None
+    if any(each.reason == EndpointReason.OFF for each in said):
+        return Draft(holds=False, reason=Reason.OFF)
+    unready = [each for each in sides if not _is_redirectable(each)]
+    if not unready:
+        return Draft(holds=True, reason=Reason.READY)
+    # A reason that somebody has given explains more than that others have none to give so far.
+    named = [each for each in unready if each.redirectable is not None]
+    reason = Reason.NOT_READY if named else Reason.AWAITING_AGENT
+    named = named or unready
+    texts = (_obstructed(each) for each in named)
+    message = wording.enumerate_few(texts, len(named), "; ")
+    return Draft(holds=False, reason=reason, message=message)
+
+
+def _is_redirectable(endpoint: Endpoint) -> bool:
+    return endpoint.redirectable is not None and endpoint.redirectable.status == "True"
+
+
+def _obstructed(endpoint: Endpoint) -> str:
+    said = endpoint.redirectable
+    if said is None:
+        return f"{_where(endpoint)}: its agent has not said so far"
+    return f"{_where(endpoint)}: {said.message or said.reason}"
+
+
 def _cut_over(context: Context) -> Draft:
     """Once every target was live it stays so, whatever becomes of the endpoints."""
     migration = context.migration
@@ -251,6 +291,7 @@ CONDITIONS: Final[Mapping[Type, Callable[[Context], Draft | None]]] = {
     Type.SOURCE_RESOLVED: _source_resolved,
     Type.TARGET_RESOLVED: _target_resolved,
     Type.TARGET_READY: _target_ready,
+    Type.REDIRECTABLE: _redirectable,
     Type.CUT_OVER: _cut_over,
     Type.CONVERGED: _converged,
     Type.FINISHED: _finished,
@@ -266,6 +307,7 @@ _UNTIL_DECIDED: Final = {
     Type.SOURCE_RESOLVED,
     Type.TARGET_RESOLVED,
     Type.TARGET_READY,
+    Type.REDIRECTABLE,
     Type.ADDRESS_KEPT,
 }
 

@@ -6,8 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from tests.operator.conftest import START
 
 from handover_api.livemigration import LiveMigration
+from handover_api.model import Condition
 from handover_api.workloadendpoint import State
 from handover_operator.roles.model import Endpoint
 from handover_operator.status import following, livemigration
@@ -84,6 +86,59 @@ def message(world: Any, wanted: str) -> str:
     """Return the message of a condition of m1."""
     found = [c.message for c in world.migration("m1").status.conditions if c.type == wanted]
     return str(found[0])
+
+
+def redirectable(status: str, reason: str, text: str = "") -> Condition:
+    """Return what an agent says of an endpoint."""
+    return Condition(
+        type="Redirectable", status=status, reason=reason, message=text, last_transition_time=START
+    )
+
+
+READY = redirectable("True", "Ready")
+SILENT = redirectable("False", "PeerSilent", "the agent of node-b does not answer")
+
+
+@pytest.mark.parametrize(
+    ("a", "b", "said", "why"),
+    [
+        (READY, READY, ("True", "Ready"), ""),
+        (SILENT, None, ("False", "NotReady"), f"a on node-a: {SILENT.message}"),
+        (READY, None, ("False", "AwaitingAgent"), "b on node-b: its agent has not said so far"),
+        (READY, redirectable("False", "Off"), ("False", "Off"), ""),
+        (
+            SILENT,
+            redirectable("False", "NoPeer"),
+            ("False", "NotReady"),
+            f"a on node-a: {SILENT.message}; b on node-b: NoPeer",
+        ),
+    ],
+)
+def test_whether_the_source_can_send_on_is_said_before_the_guest_moves(
+    running: Any, a: Condition, b: Condition | None, said: tuple[str, str], why: str
+) -> None:
+    assert running.condition("Redirectable") is None
+    running.report("a", State.BASE, redirectable=a).report("b", State.TARGET, redirectable=b)
+
+    assert running.condition("Redirectable") == said
+    assert message(running, "Redirectable") == why
+
+
+def test_what_is_true_after_the_guest_has_moved_comes_too_late(running: Any) -> None:
+    running.report("a", State.BASE, redirectable=SILENT)
+    running.report("b", State.LIVE, redirectable=READY).report("a", State.BASE, redirectable=READY)
+    assert running.condition("Redirectable") == ("False", "NotReady")
+    # Whatever becomes of the target, it had moved.
+    running.report("b", State.TARGET, redirectable=READY)
+    assert running.condition("Redirectable") == ("False", "NotReady")
+
+
+@pytest.mark.parametrize("side", [{"source": "a"}, {"target": "a"}])
+def test_of_one_side_alone_it_is_not_said(
+    world: Any, migration: Migration, endpoint: Build, side: dict[str, str]
+) -> None:
+    world.apply(endpoint("a", redirectable=READY), migration(**side))
+    assert world.condition("Redirectable") is None
 
 
 def test_a_target_that_serves_another_migration_says_so(
