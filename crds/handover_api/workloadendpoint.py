@@ -27,6 +27,7 @@ class State(enum.StrEnum):
     TIME_WAIT = "TimeWait"
     WITHDRAWN = "Withdrawn"
     ASKING = "Asking"
+    REDIRECTED = "Redirected"
 
 
 # The values are the API's own: a message may quote them, and kubectl prints them.

@@ -102,7 +102,7 @@ def test_the_states_are_a_picture_without_a_script(site: Path) -> None:
     page = Page(site / "states.html")
     drawings = [load for load in page.loads if "graphviz-" in load]
 
-    assert len(drawings) == 2
+    assert len(drawings) == 3
     first = (site / drawings[0]).read_text()
     assert all(f">{state}<" in first for state in ("Base", "Target", "Live", "TimeWait"))
     assert "mermaid" not in " ".join(page.loads)

@@ -16,6 +16,18 @@ A guest that answers against the API's word is in doubt. So is then what the API
 side: nobody has asked a source that was told that the migration failed. Therefore a TimeWait in
 doubt never ends by its timer: the elevated routes stay until the API says something else.
 
+Between the switchover and the last router that follows, packets still come to the source's node,
+where the guest is no more. The target's agent tells the source's as soon as its own routes are in,
+and the source sends on what comes (Redirected): its routes keep their priority and lead to the
+target's node. Nobody is asked first, since each packet until an answer would be lost; but the guest
+is asked all the time, and one that answers has its route at once, and the other side is told. Where
+the migration is rolled back the same happens the other way round. A peer that says something else
+than the API has the guest asked, and where it is silent the redirect stays: a guest that is not
+here is better served elsewhere. Two sides that each find the guest could go on telling each other
+for ever, so that from the third time on a peer is believed only with the API. Once the API agrees,
+the routes become private: no other node comes this way any more, and those that are late find a
+way on until the endpoint and the convergence time are over.
+
 Nothing here waits: a timer or an announcement that comes late carries the number of an older
 episode and changes nothing.
 

@@ -51,6 +51,18 @@ class RecordCutover:
 
 
 @dataclass(frozen=True, slots=True)
+class TellPeers:
+    """The guest's routes go in here or out: the agents of the other side are to hear of it."""
+
+    has_guest: bool
+
+
+@dataclass(frozen=True, slots=True)
+class KeepRedirect:
+    """The machine needs its redirect no more, but senders that are late do, for a while."""
+
+
+@dataclass(frozen=True, slots=True)
 class KeepOrphan:
     """The endpoint is gone but its guest answers: its routes stay as they are."""
 
@@ -63,6 +75,8 @@ class EventReason(enum.StrEnum):
     WITHDRAWN = "Withdrawn"
     STILL_ALIVE = "StillAlive"
     ORPHAN_ROUTE = "OrphanRoute"
+    REDIRECTED = "Redirected"
+    RETURNED = "Returned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +93,11 @@ SENTENCES: Final = {
     EventReason.STILL_ALIVE: "The guest should be gone but answers; its routes stay",
     EventReason.ORPHAN_ROUTE: "The endpoint was deleted but its guest answers; its routes stay "
     "until it is silent, its interface goes or an endpoint claims the address",
+    EventReason.REDIRECTED: "The other node has the guest; what still comes here is sent on to it",
+    EventReason.RETURNED: "The guest answers here again; its routes lead to it, no longer to the "
+    "other node",
 }
 
 # What asks the guest; whoever carries these out passes over all other commands.
 Asks = StartProbes | RenewProbes | AskGuest
-Command = Asks | AnnounceGateway | RecordCutover | KeepOrphan | EmitEvent
+Command = Asks | AnnounceGateway | RecordCutover | TellPeers | KeepRedirect | KeepOrphan | EmitEvent

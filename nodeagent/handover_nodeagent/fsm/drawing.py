@@ -10,7 +10,14 @@ from typing import Final
 from handover_api.workloadendpoint import State
 from handover_nodeagent.fsm.events import Input
 from handover_nodeagent.fsm.machine import LISTENING, ROUTES
-from handover_nodeagent.fsm.table import ENDINGS, TRANSITIONS, Cell, Fork, Reaction
+from handover_nodeagent.fsm.table import (
+    ENDINGS,
+    REDIRECT_ENDING,
+    TRANSITIONS,
+    Cell,
+    Fork,
+    Reaction,
+)
 
 _COMMAND: Final = "python -m handover_nodeagent.fsm.drawing"
 # Mermaid's start and end of a diagram of states.
@@ -25,7 +32,15 @@ _TIMERS: Final = {
     State.TIME_WAIT: "`liveMigrationRouteConvergenceTime`, then TimerPop",
     State.WITHDRAWN: "",
     State.ASKING: "250 ms, then Silence",
+    State.REDIRECTED: "",
 }
+# By hand, as ``step`` reads these off the machine: the ends of "back on its own side".
+_OWN_SIDES: Final = {
+    State.BASE: " if role or ended-role source",
+    State.LIVE: " if role target",
+    State.TIME_WAIT: " if ended-role target",
+}
+_GONE: Final = frozenset({Reaction.GONE, Reaction.KEPT})
 _PAGE: Final = """\
 # The states of an endpoint
 
@@ -47,6 +62,15 @@ No route of a guest that answers is taken out on the API's word alone: the guest
 {asking}
 ```
 
+## When the peer has the guest
+
+Late packets are sent on to the node that has the guest, by a route in the place of the endpoint's
+own. The guest is asked all the time; one that answers here has its route at once.
+
+```mermaid
+{redirect}
+```
+
 ## Every state with every input
 
 `·` the state stays, `✗` cannot be (left alone and counted).
@@ -54,10 +78,14 @@ No route of a guest that answers is taken out on the API's word alone: the guest
 {transitions}
 
 NoRole: the target's role was removed with outcome Succeeded; Left: the source's was. Aborted: a
-role was removed with outcome Aborted. Vanished: a role or an outcome went without a word. AskAgain:
-the timer of a guest that should be gone but answers. TimerPop waits while the guest is asked, and
-in TimeWait until there is no doubt: the time begins when the API agrees with the guest.
-For Withdrawn, two probe answers some time apart are one Announced.
+role was removed with outcome Aborted. Vanished: a role or an outcome went without a word. PeerHas:
+the agent of the migration's other side, or the API, says that the guest is there; PeerReleased:
+that agent says that it is there no more. In doubt: the guest should be gone but answers, or should
+be here but is silent and a peer has it; AskAgain is the timer of that. TimerPop waits while the
+guest is asked, and in TimeWait until there is no doubt: the time begins when the API agrees with
+the guest. For Withdrawn, two probe answers some time apart are one Announced; for Redirected only
+an answer to a probe is. A guest that was found here twice although a peer had it is sent after that
+peer by the API's word alone.
 
 ## How an asking ends
 
@@ -66,12 +94,18 @@ For Withdrawn, two probe answers some time apart are one Announced.
 A deleted endpoint's guest that answers keeps its routes until it is found silent, its interface
 goes or an endpoint claims the address; it is asked again like a guest in doubt.
 
+An asking in Redirected has the same ends whatever its cause. Answered: {returned}. Silent: {kept};
+what is back is the redirect.
+
 Back: the routes stay, condition StillAlive says why, and the guest is asked again after 1 s,
 doubling to 60 s. Another role, uid or outcome ends the asking and is taken in the state before it.
 
 ## What follows from a state
 
 {levels}
+
+A Redirected whose guest is gone by the API's word, too, has private routes: nobody exports them,
+and all others win. They outlive the endpoint by `liveMigrationRouteConvergenceTime`.
 """
 
 
@@ -79,12 +113,19 @@ def page() -> str:
     """Return the whole page in Markdown."""
     return _PAGE.format(
         command=_COMMAND,
-        migration=_diagram(_edges(lambda ends: State.ASKING not in ends)),
-        asking=_diagram((*_edges(lambda ends: State.ASKING in ends), *_asking_edges())),
+        migration=_diagram(_edges(lambda ends: not {State.ASKING, State.REDIRECTED} & {*ends})),
+        asking=_diagram((*_edges(_is_of_asking), *_asking_edges())),
+        redirect=_diagram((*_edges(lambda ends: State.REDIRECTED in ends), *_redirect_edges())),
         transitions=_transition_table(),
         endings=_ending_table(),
+        returned=REDIRECT_ENDING.answered,
+        kept=REDIRECT_ENDING.silent,
         levels=_level_table(),
     )
+
+
+def _is_of_asking(ends: tuple[str, str]) -> bool:
+    return State.ASKING in ends and State.REDIRECTED not in ends
 
 
 Edge = tuple[str, str, str]
@@ -104,13 +145,21 @@ def _branches(cell: Cell) -> Iterator[tuple[State | Reaction, str]]:
 
 def _edges(wanted: Callable[[tuple[str, str]], bool]) -> Iterator[Edge]:
     """Return the edges between states, without those that stay."""
-    # Asking's own row enters no state: its ends are _asking_edges.
+    # But for PeerHas, Asking's own row enters no state: its ends are _asking_edges.
     for state, row in TRANSITIONS.items():
         for input_ in Input:
             for goal, condition in _branches(row[input_]):
-                end = _END if goal is Reaction.GONE else goal
+                end = _END if goal in _GONE else goal
                 if (isinstance(goal, State) or end is _END) and wanted((state, end)):
                     yield state, end, f"{input_}{condition}"
+
+
+def _redirect_edges() -> Iterator[Edge]:
+    """Return the ends of a Redirected whose guest answers, asked for a reason or as ever."""
+    for state, condition in _OWN_SIDES.items():
+        yield State.REDIRECTED, state, f"{Input.ANNOUNCED}{condition}"
+        yield State.ASKING, state, "answered"
+    yield State.ASKING, State.REDIRECTED, "silent"
 
 
 def _asking_edges() -> Iterator[Edge]:
@@ -136,6 +185,7 @@ def _ends(goal: State | Reaction, cause: Input) -> Iterable[str]:
         state
         for state, row in TRANSITIONS.items()
         if State.ASKING in {branch for branch, _ in _branches(row[cause])}
+        and state is not State.REDIRECTED
     )
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from handover_api.assignment import Assignment
-from handover_api.workloadendpoint import Signal
+from handover_api.workloadendpoint import Role, Signal
 
 
 class Input(enum.StrEnum):
@@ -22,6 +22,8 @@ class Input(enum.StrEnum):
     VANISHED = "Vanished"
     SOURCE = "Source"
     LEFT = "Left"
+    PEER_HAS = "PeerHas"
+    PEER_RELEASED = "PeerReleased"
     TIMER_POP = "TimerPop"
     SILENCE = "Silence"
     ASK_AGAIN = "AskAgain"
@@ -64,6 +66,27 @@ class Announced:
     episode: int
     signal: Signal
     answers_probe: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PeerHas:
+    """The endpoint of *role* in migration *uid* has the guest; the way to its node is prepared.
+
+    Its agent said so, or the API (``is_confirmed``), which named it as a peer before.
+    """
+
+    input: ClassVar[Input] = Input.PEER_HAS
+    uid: str
+    role: Role
+    is_confirmed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class PeerReleased:
+    """A peer in migration *uid* has the guest no more, by the word of its agent."""
+
+    input: ClassVar[Input] = Input.PEER_RELEASED
+    uid: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +137,8 @@ TimerEvent = TimerPopped | FellSilent | AskAgainDue
 """What a machine's timer feeds to it."""
 EpisodeEvent = Announced | Unaskable | TimerEvent
 """What was started in one episode and means nothing in a later one."""
-TableEvent = Assigned | Deleted | EpisodeEvent
+PeerEvent = PeerHas | PeerReleased
+"""What is known of the other side of a migration."""
+TableEvent = Assigned | Deleted | PeerEvent | EpisodeEvent
 """What has a column in the table."""
 Event = TableEvent | Updated | AwaitLifted

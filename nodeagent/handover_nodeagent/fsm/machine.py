@@ -11,14 +11,16 @@ from dataclasses import dataclass
 from typing import Final
 
 from handover_api.assignment import Assignment
-from handover_api.workloadendpoint import State
+from handover_api.workloadendpoint import Role, State
+from handover_nodeagent.fsm import inputs
 from handover_nodeagent.fsm.events import Input
 
 
 class RouteLevel(enum.StrEnum):
-    """The priority of an endpoint's routes."""
+    """The priority of an endpoint's routes; nobody exports private ones, and all others win."""
 
     NONE = "none"
+    PRIVATE = "private"
     NORMAL = "normal"
     ELEVATED = "elevated"
 
@@ -44,6 +46,33 @@ class Doubt:
     is_heard: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class Redirect:
+    """Who has the guest of a Redirected, and of which level its routes were before.
+
+    ``peer`` is the role that the other endpoint has in migration ``uid``, which an agent that was
+    started anew may not know.
+    """
+
+    uid: str | None
+    peer: Role
+    level: RouteLevel
+
+
+@dataclass(frozen=True, slots=True)
+class Returns:
+    """How often in migration *uid* the guest was found here after a peer had said it has it."""
+
+    uid: str | None = None
+    count: int = 0
+
+    def of(self, uid: str | None) -> int:
+        """Return the count in migration *uid*."""
+        return self.count if uid == self.uid else 0
+
+
+NO_RETURNS: Final = Returns()
+
 ROUTES: Final[Mapping[State, RouteLevel]] = {
     State.BASE: RouteLevel.NORMAL,
     State.TARGET: RouteLevel.NONE,
@@ -53,10 +82,10 @@ ROUTES: Final[Mapping[State, RouteLevel]] = {
     State.TIME_WAIT: RouteLevel.ELEVATED,
     State.WITHDRAWN: RouteLevel.NONE,
 }
-"""Asking has those of the state before; Base none while it awaits its role."""
+"""Asking and Redirected have those of the state before; Base none while it awaits its role."""
 
-# Withdrawn listens because its guest may come back, or may never have been gone.
-LISTENING: Final = frozenset({State.TARGET, State.WITHDRAWN, State.ASKING})
+# Withdrawn and Redirected listen because their guest may come back, or was never gone.
+LISTENING: Final = frozenset({State.TARGET, State.WITHDRAWN, State.ASKING, State.REDIRECTED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +95,7 @@ class Machine:
     ``episode`` grows with every entry into a state, so that what an older one started is known to
     be late. ``uid`` is the migration acted upon. ``awaiting``: Base has no routes so far.
     ``first_answer``: when Withdrawn heard the first of the two answers that it wants.
+    ``redirect`` is Redirected's; ``returns`` outlives every state.
     """
 
     state: State
@@ -77,6 +107,8 @@ class Machine:
     asking: Asking | None = None
     doubt: Doubt | None = None
     first_answer: dt.datetime | None = None
+    redirect: Redirect | None = None
+    returns: Returns = NO_RETURNS
 
     @property
     def underlying(self) -> "Machine":
@@ -86,7 +118,17 @@ class Machine:
     @property
     def level(self) -> RouteLevel:
         """The priority of the routes that the endpoint is to have now."""
-        return RouteLevel.NONE if self.awaiting else ROUTES[self.underlying.state]
+        if self.awaiting:
+            return RouteLevel.NONE
+        redirect = self.underlying.redirect
+        return self._redirect_level(redirect) if redirect else ROUTES[self.underlying.state]
+
+    def _redirect_level(self, redirect: Redirect) -> RouteLevel:
+        # The API agrees that the guest is gone: from now on no other node is to come this way.
+        if inputs.denial(self.assignment):
+            return RouteLevel.PRIVATE
+        # A source's routes must lose to its target's; as Live it may have been heard of first.
+        return RouteLevel.NORMAL if self.assignment.is_on_source_side else redirect.level
 
     @property
     def has_routes(self) -> bool:

@@ -8,6 +8,7 @@ counts only while the kernel has no route either.
 import dataclasses
 import datetime as dt
 from dataclasses import dataclass
+from typing import Final
 
 from handover_api.assignment import Assignment
 from handover_api.conditions import EndpointCondition
@@ -15,7 +16,14 @@ from handover_api.workloadendpoint import Role, State, WorkloadEndpointStatus
 from handover_nodeagent.fsm import inputs
 from handover_nodeagent.fsm.commands import AnnounceGateway, AskGuest, StartProbes
 from handover_nodeagent.fsm.events import Input
-from handover_nodeagent.fsm.machine import Asking, Machine, RouteLevel
+from handover_nodeagent.fsm.machine import (
+    NO_RETURNS,
+    Asking,
+    Machine,
+    Redirect,
+    Returns,
+    RouteLevel,
+)
 from handover_nodeagent.fsm.step import Step
 
 
@@ -28,6 +36,8 @@ class Remembered:
     uid: str | None = None
     awaiting: bool = False
     in_doubt: bool = False
+    redirect: Redirect | None = None
+    returns: Returns = NO_RETURNS
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +47,8 @@ class Found:
     ``routes``: the highest level at which the kernel has one of our routes for it, on its own
     interface. ``last``: the memory of this very object, not of an older one of the same name.
     ``await_role`` is the spec's. ``episode`` is above any that a machine of this key ever had.
-    ``is_paused``: nothing may follow from any of it so far.
+    ``is_paused``: nothing may follow from any of it so far. ``redirect``: the highest level at
+    which the kernel has one of our routes for it that leads to another node.
     """
 
     assignment: Assignment
@@ -46,6 +57,7 @@ class Found:
     await_role: bool
     episode: int
     is_paused: bool = False
+    redirect: RouteLevel = RouteLevel.NONE
 
     @property
     def has_routes(self) -> bool:
@@ -68,7 +80,11 @@ class Found:
         A route in the kernel gives that memory the lie: it is from before the route went in.
         """
         last_state = self.last and self.last.state
-        return not self.has_routes and last_state in {State.TARGET, State.WITHDRAWN}
+        return not self.has_routes and last_state in _ROUTELESS
+
+
+# The routes of a Redirected lead elsewhere; where there are none either, its guest is to be asked.
+_ROUTELESS: Final = frozenset({State.TARGET, State.WITHDRAWN, State.REDIRECTED})
 
 
 def remember(machine: Machine) -> Remembered:
@@ -80,6 +96,8 @@ def remember(machine: Machine) -> Remembered:
         underlying.uid,
         machine.awaiting,
         in_doubt=machine.doubt is not None,
+        redirect=underlying.redirect,
+        returns=machine.returns,
     )
 
 
@@ -91,6 +109,9 @@ def from_status(status: WorkloadEndpointStatus) -> Remembered | None:
     if state is State.ASKING:
         # Which state it came from is not in the status; only Target has no routes.
         state = State.BASE if status.routes else State.TARGET
+    if state is State.REDIRECTED:
+        # To which peer is not in the status: what counts of it is that no guest was here.
+        state = State.WITHDRAWN
     awaiting = state is State.BASE and not status.routes
     in_doubt = any(
         condition.type == EndpointCondition.STILL_ALIVE and condition.status != "False"
@@ -103,22 +124,10 @@ def resume(found: Found, now: dt.datetime) -> Step:
     """Return the machine to start with and its first commands."""
     # What is paused stays as it was left, also in what it would make of its assignment.
     if found.is_paused and found.last:
-        kept = _in_state(found.last.state, found, now, awaiting=found.last.awaiting)
-        return Step(dataclasses.replace(kept, uid=found.last.uid))
-    match inputs.of_assignment(found.assignment):
-        case Input.TARGET:
-            machine = _target(found, now)
-        case Input.NO_ROLE:
-            machine = _after_success(found, now)
-        case Input.LEFT:
-            machine = _denied(found, Input.LEFT, now)
-        case Input.ABORTED if found.assignment.ended_role is Role.TARGET:
-            machine = _denied(found, Input.ABORTED, now)
-        case Input.VANISHED:
-            machine = _without_role(found, now)
-        # A source, or one of a migration that failed: its guest is here, or is to stay here.
-        case _:
-            machine = _source(found, now)
+        last = found.last
+        kept = _in_state(last.state, found, now, awaiting=last.awaiting)
+        return Step(dataclasses.replace(kept, uid=last.uid, redirect=last.redirect))
+    machine = _redirected(found, now) or _by_assignment(found, now)
     if machine.state is State.ASKING:
         return Step(machine, (AskGuest(machine.episode),))
     if machine.is_listening:
@@ -126,6 +135,49 @@ def resume(found: Found, now: dt.datetime) -> Step:
     if machine.level is RouteLevel.ELEVATED and found.is_gateway_unknown:
         return Step(machine, (AnnounceGateway(),))
     return Step(machine)
+
+
+def _by_assignment(found: Found, now: dt.datetime) -> Machine:
+    """Return the machine of an endpoint whose guest no peer has, as far as anything tells."""
+    match inputs.of_assignment(found.assignment):
+        case Input.TARGET:
+            return _target(found, now)
+        case Input.NO_ROLE:
+            return _after_success(found, now)
+        case Input.LEFT:
+            return _denied(found, Input.LEFT, now)
+        case Input.ABORTED if found.assignment.ended_role is Role.TARGET:
+            return _denied(found, Input.ABORTED, now)
+        case Input.VANISHED:
+            return _without_role(found, now)
+    # A source, or one of a migration that failed: its guest is here, or is to stay here.
+    return _source(found, now)
+
+
+def _redirected(found: Found, now: dt.datetime) -> Machine | None:
+    """Return the machine whose guest a peer has, where the kernel sends it on and nothing is newer.
+
+    A route of its own beside the redirect went in when the guest was heard here again.
+    """
+    if found.redirect is RouteLevel.NONE or found.has_routes:
+        return None
+    said, last = inputs.of_assignment(found.assignment), found.last
+    remembered = last.redirect if last and last.state is State.REDIRECTED else None
+    redirect = remembered or Redirect(None, _peers_role(found.assignment), found.redirect)
+    machine = dataclasses.replace(_in_state(State.REDIRECTED, found, now), redirect=redirect)
+    is_other = redirect.uid is None or redirect.uid != found.assignment.migration_uid
+    # The table's own cells, for a word that came while nobody listened.
+    if said is Input.TARGET and is_other:
+        return None
+    is_failed_source = said is Input.ABORTED and found.assignment.is_on_source_side
+    is_contradicted = is_failed_source or said is Input.NO_ROLE
+    if is_contradicted or remembered is None or (said is Input.SOURCE and is_other):
+        return _asking(said, machine, found, now)
+    return machine
+
+
+def _peers_role(assignment: Assignment) -> Role:
+    return Role.TARGET if assignment.is_on_source_side else Role.SOURCE
 
 
 def _target(found: Found, now: dt.datetime) -> Machine:
@@ -198,7 +250,9 @@ def _in_state(state: State, found: Found, now: dt.datetime, *, awaiting: bool = 
     if found.last and found.last.state is state:
         since = min(found.last.since, now)
     uid = found.assignment.migration_uid
-    return Machine(state, found.episode, since, found.assignment, uid, awaiting)
+    returns = found.last.returns if found.last else NO_RETURNS
+    machine = Machine(state, found.episode, since, found.assignment, uid, awaiting)
+    return dataclasses.replace(machine, returns=returns)
 
 
 def _asking(cause: Input, before: Machine, found: Found, now: dt.datetime) -> Machine:

@@ -19,9 +19,11 @@ from handover_nodeagent.fsm.commands import (
     EmitEvent,
     EventReason,
     KeepOrphan,
+    KeepRedirect,
     RecordCutover,
     RenewProbes,
     StartProbes,
+    TellPeers,
 )
 from handover_nodeagent.fsm.events import (
     Announced,
@@ -31,14 +33,24 @@ from handover_nodeagent.fsm.events import (
     EpisodeEvent,
     Event,
     Input,
+    PeerHas,
+    PeerReleased,
     TableEvent,
     Unaskable,
     Updated,
 )
-from handover_nodeagent.fsm.machine import Asking, Doubt, Machine, RouteLevel
+from handover_nodeagent.fsm.machine import (
+    Asking,
+    Doubt,
+    Machine,
+    Redirect,
+    Returns,
+    RouteLevel,
+)
 from handover_nodeagent.fsm.table import (
     ENDINGS,
     LIFTS_AWAIT,
+    REDIRECT_ENDING,
     TRANSITIONS,
     Criterion,
     Fork,
@@ -51,6 +63,9 @@ LONGEST_ASK_INTERVAL: Final = dt.timedelta(seconds=60)
 """A guest that left unnoticed keeps its routes no longer than this."""
 WITHDRAWN_PROBE_INTERVAL: Final = dt.timedelta(milliseconds=200)
 """What a ``probeInterval`` of 0 counts as in Withdrawn: the default."""
+MOST_RETURNS: Final = 2
+"""In one migration. A guest that is found on both sides would else be sent to and fro for ever:
+from then on only the API is believed about the peer, and nobody is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +93,10 @@ def step(machine: Machine | None, event: Event, now: dt.datetime, settings: Sett
         return _update(machine, updated, now)
     if isinstance(event, Announced) and machine.state is State.WITHDRAWN:
         return _require_second_answer(machine, event, now, settings)
+    # A frame of a guest that has just gone may still be under way: only an answer is life.
+    is_unasked = isinstance(event, Announced) and not event.answers_probe
+    if is_unasked and machine.underlying.redirect:
+        return Step(machine, (RenewProbes(machine.episode),), event.input)
     return _transition(machine, event, now)
 
 
@@ -139,15 +158,21 @@ def _react(reaction: Reaction, machine: Machine, event: TableEvent, now: dt.date
         return _go_back(machine, event, now)
     if reaction is Reaction.IMPOSSIBLE:
         return Step(machine, (), event.input, impossible=True)
+    if reaction is Reaction.KEPT:
+        return Step(None, (KeepRedirect(),), event.input)
     if reaction is Reaction.ORPHAN and machine.has_routes:
         return Step(None, (KeepOrphan(), EmitEvent(EventReason.ORPHAN_ROUTE)), event.input)
-    return Step(None, (), event.input)
+    # A peer whose redirect leads here must not wait for the API to hear that nobody is here.
+    told = (TellPeers(has_guest=False),) if machine.has_routes else ()
+    return Step(None, told, event.input)
 
 
 def _input(machine: Machine, event: TableEvent) -> Input:
     """Return the column in which to look."""
     # Nobody could ask, so nobody may conclude: what is there stays, what is not does not come.
-    if isinstance(event, Unaskable) and machine.has_routes:
+    # What is there of a Redirected is its redirect.
+    is_here = machine.has_routes and not machine.underlying.redirect
+    if isinstance(event, Unaskable) and is_here:
         return Input.ANNOUNCED
     return event.input
 
@@ -156,12 +181,29 @@ def _goal(machine: Machine, event: TableEvent) -> State | Reaction:
     """Follow the cell to its end: through its fork, and from an asking to its ending."""
     cell = TRANSITIONS[machine.state][_input(machine, event)]
     if isinstance(cell, Fork):
-        return cell.then if _holds(cell.criterion, machine, event) else cell.otherwise
-    if machine.asking and cell is Reaction.ANSWERED:
-        return ENDINGS[machine.asking.cause].answered
-    if machine.asking and cell is Reaction.SILENT:
-        return ENDINGS[machine.asking.cause].silent
-    return cell
+        cell = cell.then if _holds(cell.criterion, machine, event) else cell.otherwise
+    if machine.asking:
+        cause, is_redirected = machine.asking.cause, machine.underlying.redirect is not None
+        ending = REDIRECT_ENDING if is_redirected else ENDINGS[cause]
+        if cell is Reaction.ANSWERED:
+            cell = ending.answered
+        elif cell is Reaction.SILENT:
+            cell = ending.silent
+        elif cell is State.REDIRECTED and cause is Input.DELETED:
+            # Nothing would ever end a machine whose object is gone.
+            cell = Reaction.KEPT
+    return _own_state(machine) if cell is Reaction.RETURNED else cell
+
+
+def _own_state(machine: Machine) -> State:
+    """Return where a Redirected goes whose guest is here: to what the API has it for."""
+    assignment, redirect = machine.assignment, machine.underlying.redirect
+    assert redirect is not None
+    is_nothing = assignment.role is None and assignment.ended_role is None
+    if assignment.is_on_source_side or (is_nothing and redirect.peer is Role.TARGET):
+        return State.BASE
+    # Nobody gives an ended target its end once more, so it has to begin its own.
+    return State.TIME_WAIT if assignment.ended_role is Role.TARGET else State.LIVE
 
 
 def _holds(criterion: Criterion, machine: Machine, event: TableEvent) -> bool:
@@ -173,10 +215,26 @@ def _holds(criterion: Criterion, machine: Machine, event: TableEvent) -> bool:
             return assignment.ended_role is Role.TARGET
         case Criterion.SAME_UID:
             # An unknown uid is another one.
-            return machine.uid is not None and machine.uid == assignment.migration_uid
+            uid = machine.redirect.uid if machine.redirect else machine.uid
+            return uid is not None and uid == assignment.migration_uid
         case Criterion.SOURCE_SIDE:
             return assignment.is_on_source_side
-    return machine.doubt is not None
+        case Criterion.IN_DOUBT:
+            return machine.doubt is not None
+    return _holds_of_peer(criterion, machine, event)
+
+
+def _holds_of_peer(criterion: Criterion, machine: Machine, event: TableEvent) -> bool:
+    redirect = machine.redirect
+    if isinstance(event, PeerReleased):
+        return redirect is not None and redirect.uid == event.uid
+    assert isinstance(event, PeerHas)
+    is_believed = event.is_confirmed or machine.returns.of(event.uid) < MOST_RETURNS
+    if criterion is Criterion.PEER_BELIEVED:
+        return machine.has_routes and is_believed
+    was_released = machine.doubt is not None and machine.doubt.cause is Input.PEER_RELEASED
+    is_same = redirect is not None and (redirect.uid, redirect.peer) == (event.uid, event.role)
+    return is_believed and (was_released or not is_same)
 
 
 def _with_assignment(machine: Machine, event: TableEvent) -> Machine:
@@ -222,34 +280,80 @@ def _enter(state: State, machine: Machine, event: TableEvent, now: dt.datetime) 
         assignment=followed.assignment,
         uid=followed.uid,
         doubt=_doubt_at_entry(machine, event, now),
+        redirect=_redirect_at_entry(machine, event),
+        returns=_returns_at_entry(machine, event),
     )
     commands: list[Command] = []
     if entered.is_listening:
         commands.append(StartProbes(entered.episode))
     commands += _gateway_commands(machine, entered)
-    if isinstance(event, Announced) and entered.level is RouteLevel.ELEVATED:
-        commands += (RecordCutover(event.signal), EmitEvent(EventReason.CUT_OVER))
-    if entered.doubt:
+    if isinstance(event, Announced):
+        commands += _life_commands(machine, entered, event)
+    if entered.doubt and not entered.redirect:
         commands.append(EmitEvent(EventReason.STILL_ALIVE))
-    if machine.has_routes and not entered.has_routes:
-        commands.append(EmitEvent(EventReason.WITHDRAWN))
+    commands += _end_commands(machine, entered)
     return Step(entered, tuple(commands), event.input)
 
 
-def _doubt_at_entry(machine: Machine, event: TableEvent, now: dt.datetime) -> Doubt | None:
-    """Return the doubt with which a state begins: that of a guest whom the API denies."""
-    if not isinstance(event, Announced):
+def _life_commands(old: Machine, new: Machine, event: Announced) -> tuple[Command, ...]:
+    """Record that the network follows a guest that was heard, and tell of it."""
+    was_redirected = old.underlying.redirect is not None
+    # From then on it would only be news for a peer that has as good a claim.
+    is_disputed = new.returns.count > MOST_RETURNS
+    if not (was_redirected or new.level is RouteLevel.ELEVATED) or is_disputed:
+        return ()
+    reason = EventReason.RETURNED if was_redirected else EventReason.CUT_OVER
+    return RecordCutover(event.signal), TellPeers(has_guest=True), EmitEvent(reason)
+
+
+def _end_commands(old: Machine, new: Machine) -> tuple[Command, ...]:
+    """Tell of what ends by the entry: the routes, or that they lead to the guest."""
+    if new.redirect:
+        return (EmitEvent(EventReason.REDIRECTED),)
+    if not old.has_routes or new.has_routes:
+        return ()
+    if old.underlying.redirect:
+        return (KeepRedirect(),)
+    told = (TellPeers(has_guest=False),) if new.state is State.WITHDRAWN else ()
+    return (*told, EmitEvent(EventReason.WITHDRAWN))
+
+
+def _redirect_at_entry(machine: Machine, event: TableEvent) -> Redirect | None:
+    """Return who has the guest, where it is that which leads into a state."""
+    if not isinstance(event, PeerHas):
         return None
-    cause = inputs.denial(machine.assignment)
-    if inputs.of_assignment(machine.assignment) is Input.VANISHED:
-        # Only Withdrawn is here without a role: it took that for a failure, which the guest denies.
-        cause = Input.ABORTED
+    before = machine.underlying
+    level = before.redirect.level if before.redirect else before.level
+    return Redirect(event.uid, event.role, level)
+
+
+def _returns_at_entry(machine: Machine, event: TableEvent) -> Returns:
+    """Count the guest that is found here although a peer has it."""
+    redirect = machine.underlying.redirect
+    if not (redirect and isinstance(event, Announced)):
+        return machine.returns
+    return Returns(redirect.uid, machine.returns.of(redirect.uid) + 1)
+
+
+def _doubt_at_entry(machine: Machine, event: TableEvent, now: dt.datetime) -> Doubt | None:
+    """Return the doubt with which a state begins: the API denies what a guest or a peer says."""
+    cause = None
+    if isinstance(event, Announced):
+        cause = inputs.denial(machine.assignment)
+        if inputs.of_assignment(machine.assignment) is Input.VANISHED and not machine.has_routes:
+            # It is Withdrawn, and took that for a failure, which the guest denies.
+            cause = Input.ABORTED
+    elif isinstance(event, PeerHas) and not inputs.denial(machine.assignment):
+        said = inputs.of_assignment(machine.assignment)
+        # The API says that the guest is here; it errs less often than it is late, but it may.
+        cause = said if said in {Input.ABORTED, Input.NO_ROLE} else None
     return Doubt(cause, now, FIRST_ASK_INTERVAL) if cause else None
 
 
 def _gateway_commands(old: Machine, new: Machine) -> tuple[Command, ...]:
     """Tell the guest its gateway when its routes go in: on its old node it had another MAC."""
-    routes_go_in = new.has_routes and not old.has_routes
+    had_routes = old.has_routes and not old.underlying.redirect
+    routes_go_in = new.has_routes and not new.underlying.redirect and not had_routes
     return (AnnounceGateway(),) if routes_go_in else ()
 
 
@@ -269,7 +373,10 @@ def _ask(machine: Machine, event: TableEvent, now: dt.datetime) -> Step:
 
 
 def _go_back(machine: Machine, event: TableEvent, now: dt.datetime) -> Step:
-    """Return with the routes to a guest that answers; doubt stays, at growing intervals."""
+    """Return with the routes to a guest that answers, or to the peer that has a silent one.
+
+    Doubt stays, at growing intervals.
+    """
     back = dataclasses.replace(
         _abandon_asking(machine),
         uid=machine.uid,
@@ -279,6 +386,7 @@ def _go_back(machine: Machine, event: TableEvent, now: dt.datetime) -> Step:
     # Told once: condition StillAlive goes on saying it, and an Event each minute would be noise.
     was_told = machine.doubt is not None and machine.doubt.is_heard
     is_news = back.doubt is not None and back.doubt.is_heard and not was_told
+    is_news = is_news and not back.redirect
     told = (EmitEvent(EventReason.STILL_ALIVE),) if is_news else ()
     return Step(back, (*_gateway_commands(machine, back), *told), event.input)
 
@@ -287,7 +395,8 @@ def _doubt_after_asking(machine: Machine, event: TableEvent, now: dt.datetime) -
     """Return the doubt after an asking that was answered, or that could not be put."""
     assert machine.asking is not None
     cause = machine.asking.cause
-    if cause is Input.ABORTED and machine.assignment.is_on_source_side:
+    is_redirected = machine.underlying.redirect is not None
+    if cause is Input.ABORTED and machine.assignment.is_on_source_side and not is_redirected:
         # The source of a failed migration has its guest: that it answers is no surprise.
         return None
     interval = FIRST_ASK_INTERVAL

@@ -17,7 +17,8 @@ from handover_nodeagent.fsm.events import Input
 class Reaction(enum.StrEnum):
     """What a pair of state and input does when it enters no state.
 
-    ``ANSWERED`` and ``SILENT`` lead on to ``ENDINGS``, by the cause of the asking.
+    ``ANSWERED`` and ``SILENT`` lead on to ``ENDINGS``, by the cause of the asking; ``RETURNED`` to
+    Base, Live or TimeWait, by what the API says of the endpoint.
     """
 
     STAY = "stays"
@@ -28,6 +29,8 @@ class Reaction(enum.StrEnum):
     BEFORE = "taken in the state before"
     BACK = "back, asked again later"
     ORPHAN = "gone, routes stay"
+    RETURNED = "back on its own side"
+    KEPT = "gone, the redirect stays a while"
 
 
 class Criterion(enum.StrEnum):
@@ -37,7 +40,10 @@ class Criterion(enum.StrEnum):
     ENDED_TARGET = "ended-role target"
     SAME_UID = "same uid"
     SOURCE_SIDE = "role or ended-role source"
-    IN_DOUBT = "the guest should be gone"
+    IN_DOUBT = "in doubt"
+    PEER_BELIEVED = "routes in and the peer believed"
+    OTHER_PEER = "another peer, or the doubted one, believed"
+    PEERS_UID = "the peer's uid"
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +69,17 @@ _IMPOSSIBLE: Final = {
 }
 # Only a doubt winds the timer that pops this.
 _ASK_AGAIN: Final = Fork(Criterion.IN_DOUBT, _ASK, Reaction.IMPOSSIBLE)
+# Not asked first: each packet until then would go where no guest is. One that is here all the same
+# answers the first probe.
+_REDIRECT: Final = Fork(Criterion.PEER_BELIEVED, State.REDIRECTED, Reaction.STAY)
+# What does not lead to a peer cannot be released by one; without routes nothing is sent on either.
+_NO_PEER: Final = {Input.PEER_HAS: Reaction.STAY, Input.PEER_RELEASED: Reaction.STAY}
 
 TRANSITIONS: Final[Mapping[State, Mapping[Input, Cell]]] = {
     State.BASE: {
         **_IMPOSSIBLE,
+        **_NO_PEER,
+        Input.PEER_HAS: _REDIRECT,
         # The guest may run here already, and a Target would take its routes out. Before the
         # migration is armed nobody can tell: the pod's own kernel might answer for it.
         Input.TARGET: Fork(Criterion.ROUTES_IN_AND_ARMED, _ASK, State.TARGET),
@@ -81,6 +94,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Input, Cell]]] = {
     },
     State.TARGET: {
         **_IMPOSSIBLE,
+        **_NO_PEER,
         Input.TARGET: Reaction.STAY,
         Input.ANNOUNCED: State.LIVE,
         # It succeeded, and the announcement was missed: the source may still attract the traffic.
@@ -95,6 +109,9 @@ TRANSITIONS: Final[Mapping[State, Mapping[Input, Cell]]] = {
     },
     State.LIVE: {
         **_IMPOSSIBLE,
+        **_NO_PEER,
+        # The guest was rolled back to its source, or has gone on to another node already.
+        Input.PEER_HAS: _REDIRECT,
         # Another migration brings a guest here that is here, or that left unnoticed meanwhile.
         Input.TARGET: Fork(Criterion.SAME_UID, Reaction.STAY, _ASK),
         Input.NO_ROLE: State.TIME_WAIT,
@@ -107,6 +124,9 @@ TRANSITIONS: Final[Mapping[State, Mapping[Input, Cell]]] = {
     },
     State.TIME_WAIT: {
         **_IMPOSSIBLE,
+        **_NO_PEER,
+        # The guest was rolled back to its source, or has gone on to another node already.
+        Input.PEER_HAS: _REDIRECT,
         # The API takes its success back: the time begins when it says so again.
         Input.TARGET: Fork(Criterion.SAME_UID, State.LIVE, _ASK),
         # In doubt the time has not begun: it does when the API agrees with the guest.
@@ -122,6 +142,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Input, Cell]]] = {
     },
     State.WITHDRAWN: {
         **_IMPOSSIBLE,
+        **_NO_PEER,
         Input.TARGET: State.TARGET,
         # A source's guest never left, so that no other node has routes to beat. That of a target
         # came late: its source may have kept its own.
@@ -142,11 +163,35 @@ TRANSITIONS: Final[Mapping[State, Mapping[Input, Cell]]] = {
         Input.VANISHED: Reaction.BEFORE,
         Input.SOURCE: Reaction.BEFORE,
         Input.LEFT: Reaction.BEFORE,
+        # The answer to what is asked: the guest is elsewhere.
+        Input.PEER_HAS: _REDIRECT,
+        Input.PEER_RELEASED: Reaction.STAY,
         # A TimeWait's end waits; its timer is wound again when the state comes back.
         Input.TIMER_POP: Reaction.STAY,
         Input.SILENCE: Reaction.SILENT,
         Input.ASK_AGAIN: Reaction.IMPOSSIBLE,
         Input.DELETED: Reaction.BEFORE,
+    },
+    State.REDIRECTED: {
+        **_IMPOSSIBLE,
+        # A Target is what the operator waits for, with a cutover prepared. Its guest has been asked
+        # all the time, so that nobody need ask it first; the redirect stays beside it for a while.
+        Input.TARGET: Fork(Criterion.SAME_UID, Reaction.STAY, State.TARGET),
+        Input.ANNOUNCED: Reaction.RETURNED,
+        # Here and in Aborted the API says that the guest is here, where it has not answered so far.
+        Input.NO_ROLE: _ASK,
+        Input.ABORTED: Fork(Criterion.ENDED_TARGET, Reaction.STAY, _ASK),
+        Input.VANISHED: Reaction.STAY,
+        # The source of another migration has its guest, as far as the API knows.
+        Input.SOURCE: Fork(Criterion.SAME_UID, Reaction.STAY, _ASK),
+        # As the peer said; only the level of its routes changes.
+        Input.LEFT: Reaction.STAY,
+        # The guest went on to a third node, or is after all where it was said to be no more.
+        Input.PEER_HAS: Fork(Criterion.OTHER_PEER, State.REDIRECTED, Reaction.STAY),
+        Input.PEER_RELEASED: Fork(Criterion.PEERS_UID, _ASK, Reaction.STAY),
+        Input.ASK_AGAIN: _ASK_AGAIN,
+        # Senders that are late do not know that the object is gone.
+        Input.DELETED: Reaction.KEPT,
     },
 }
 
@@ -172,3 +217,6 @@ ENDINGS: Final[Mapping[Input, Ending]] = {
     Input.DELETED: Ending(Reaction.ORPHAN, Reaction.GONE),
 }
 """By the cause of the asking, which is the input that led into it."""
+# Whatever the API or the peer says: a guest that is not here is better served elsewhere.
+REDIRECT_ENDING: Final = Ending(Reaction.RETURNED, Reaction.BACK)
+"""That of an asking in Redirected, whatever its cause."""

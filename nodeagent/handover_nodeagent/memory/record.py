@@ -14,8 +14,9 @@ import pydantic
 
 from handover_api.model import Model, Moment
 from handover_api.names import ObjectKey
-from handover_api.workloadendpoint import Cutover, State, WorkloadEndpoint
+from handover_api.workloadendpoint import Cutover, Role, State, WorkloadEndpoint
 from handover_nodeagent.api import parse
+from handover_nodeagent.fsm.machine import NO_RETURNS, Redirect, Returns, RouteLevel
 from handover_nodeagent.fsm.restart import Remembered
 from handover_nodeagent.network.model import IPAddress, Route
 
@@ -35,6 +36,21 @@ _Known = Annotated[_T | None, pydantic.WrapValidator(_read_or_forget)]
 """What a newer agent wrote and this one cannot read counts as absent, and takes nothing along."""
 
 
+class _Redirect(Model):
+    """``machine.Redirect`` as JSON."""
+
+    uid: str | None = None
+    peer: Role
+    level: RouteLevel
+
+
+class _Returns(Model):
+    """``machine.Returns`` as JSON."""
+
+    uid: str | None = None
+    count: int
+
+
 class _Stood(Model):
     """``restart.Remembered`` as JSON."""
 
@@ -43,6 +59,25 @@ class _Stood(Model):
     uid: str | None = None
     awaiting: bool = False
     in_doubt: bool = False
+    redirect: _Known[_Redirect] = None
+    returns: _Known[_Returns] = None
+
+    @property
+    def remembered(self) -> Remembered:
+        """The value."""
+        to, back, state = self.redirect, self.returns, self.state
+        if state is State.REDIRECTED and to is None:
+            # To whom cannot be read: what is left of it is that no guest was here.
+            state = State.WITHDRAWN
+        return Remembered(
+            state,
+            self.since,
+            self.uid,
+            self.awaiting,
+            self.in_doubt,
+            Redirect(to.uid, to.peer, to.level) if to else None,
+            Returns(back.uid, back.count) if back else NO_RETURNS,
+        )
 
 
 class _Orphan(Model):
@@ -110,12 +145,7 @@ class Record(Model):
     @property
     def remembered(self) -> Remembered | None:
         """Where the endpoint stood."""
-        place = self.stood
-        if place is None:
-            return None
-        return Remembered(
-            place.state, place.since, place.uid, place.awaiting, in_doubt=place.in_doubt
-        )
+        return self.stood.remembered if self.stood else None
 
     @property
     def routes(self) -> tuple[Route, ...]:

@@ -2,8 +2,9 @@
 
 Several endpoints of a node may name one address; for each priority one of them has its route: one
 that is Live, else the newest. An orphan is a route that outlives its endpoint because its guest
-still answers. An index by address bounds the work of each change by the addresses of the endpoint
-that changed, however many others there are.
+still answers; what remains of a redirect outlives it because some sender may be late. An index by
+address bounds the work of each change by the addresses of the endpoint that changed, however many
+others there are.
 """
 
 import dataclasses
@@ -17,10 +18,13 @@ from handover_api.configuration import Settings
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State
 from handover_nodeagent.fsm.machine import RouteLevel
-from handover_nodeagent.network.model import IPAddress, Link, Neigh, Route
+from handover_nodeagent.network.model import IPAddress, Link, Neigh, Redirection, Route, Way
 
 # Every object in the API server has a creationTimestamp; one without is made up and yields.
 _LONG_AGO: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
+_BELOW_NORMAL: Final = 2
+"""By so much a private route's metric is above the normal one: it loses to all of this node's own,
+and to what other nodes' guests have here, which is one above that of their level."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +36,7 @@ class LocalEndpoint:
     is false where another one programs its routes (``admission.is_owned``), ``is_refused`` is true
     where its interface is one that it may not have. One that ``is_paused`` is left as it is;
     ``is_guarded`` is false where it was never anything else, so that there is no guard to keep.
+    ``redirection`` is where the routes of a Redirected lead.
     """
 
     key: ObjectKey
@@ -45,11 +50,17 @@ class LocalEndpoint:
     is_refused: bool = False
     is_paused: bool = False
     is_guarded: bool = True
+    redirection: Redirection | None = None
 
     @property
     def interface(self) -> str | None:
         """The interface's name."""
         return self.link.name if self.link else None
+
+    @property
+    def is_redirected(self) -> bool:
+        """Tell whether its routes lead to another node; they need no interface here."""
+        return self.state is State.REDIRECTED and self.redirection is not None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +93,7 @@ class DesiredNetwork:
         self._by_address: dict[IPAddress, set[ObjectKey]] = {}
         self._by_interface: dict[str, set[ObjectKey]] = {}
         self._orphans: dict[IPAddress, Route] = {}
+        self._remaining: dict[IPAddress, Route] = {}
 
     def under(self, settings: Settings) -> Self:
         """Return the network that the same endpoints have under other *settings*."""
@@ -90,16 +102,18 @@ class DesiredNetwork:
             other.put(endpoint)
         for orphan in self.orphans():
             other.put_orphan(orphan)
+        other.put_remaining(self._remaining.values())
         return other
 
     def everything(self) -> Affected:
-        """Return all addresses and interfaces that an endpoint or orphan has."""
-        addresses = self._by_address.keys() | self._orphans.keys()
+        """Return all addresses and interfaces that an endpoint, orphan or old redirect has."""
+        addresses = self._by_address.keys() | self._orphans.keys() | self._remaining.keys()
         return Affected(frozenset(addresses), frozenset(self._by_interface))
 
     def has_address(self, address: IPAddress) -> bool:
-        """Tell whether an endpoint or an orphan has *address*."""
-        return address in self._by_address or address in self._orphans
+        """Tell whether an endpoint, an orphan or an old redirect has *address*."""
+        known = (self._by_address, self._orphans, self._remaining)
+        return any(address in each for each in known)
 
     def put(self, endpoint: LocalEndpoint) -> Affected:
         """Add or replace one endpoint; it claims its addresses from orphans.
@@ -149,6 +163,19 @@ class DesiredNetwork:
             del self._orphans[route.address]
         return Affected(frozenset(route.address for route in lost))
 
+    def put_remaining(self, redirects: Iterable[Route]) -> Affected:
+        """Keep private routes that lead to another node, whoever has their addresses here."""
+        kept = {route.address: route for route in redirects}
+        self._remaining |= kept
+        return Affected(frozenset(kept))
+
+    def drop_remaining(self, redirects: Iterable[Route]) -> Affected:
+        """Forget those of *redirects* that are still kept."""
+        lost = [one for one in redirects if self._remaining.get(one.address) == one]
+        for route in lost:
+            del self._remaining[route.address]
+        return Affected(frozenset(route.address for route in lost))
+
     def drop_link(self, oif: int) -> Affected:
         """Forget the orphans of an interface that is gone."""
         # The kernel has dropped them together with their interface.
@@ -168,10 +195,15 @@ class DesiredNetwork:
         for address in addresses:
             if address in self._orphans:
                 wanted.add(self._orphans[address])
-            wanted.update(
+            routes = [
                 _route(address, endpoint, endpoint.level, self._settings)
                 for endpoint in self._owners(address)
-            )
+            ]
+            wanted.update(routes)
+            remaining = self._remaining.get(address)
+            # What an endpoint redirects by now has the place of what it, or another one, did.
+            if remaining and remaining.key not in {route.key for route in routes}:
+                wanted.add(remaining)
         return frozenset(wanted)
 
     def neighs(self, routes: Iterable[Route]) -> tuple[Neigh, ...]:
@@ -219,7 +251,9 @@ class DesiredNetwork:
         """Tell whether an endpoint wants routes to *address*, and nobody can name its interface."""
         keys = self._by_address.get(address, ())
         return any(
-            self._endpoints[key].link is None and _wants_routes(self._endpoints[key])
+            self._endpoints[key].link is None
+            and _wants_routes(self._endpoints[key])
+            and not self._endpoints[key].is_redirected
             for key in keys
         )
 
@@ -253,7 +287,8 @@ class DesiredNetwork:
         for key in self._by_address.get(address, ()):
             endpoint = self._endpoints[key]
             rival = owners.get(endpoint.level, endpoint)
-            if _can_have_routes(endpoint) and _rank(endpoint) >= _rank(rival):
+            has_way = _lead(address, endpoint) is not None
+            if _wants_routes(endpoint) and has_way and _rank(endpoint) >= _rank(rival):
                 owners[endpoint.level] = endpoint
         return owners.values()
 
@@ -271,25 +306,58 @@ def routes_at(endpoint: LocalEndpoint, level: RouteLevel, settings: Settings) ->
 def _route(
     address: IPAddress, endpoint: LocalEndpoint, level: RouteLevel, settings: Settings
 ) -> Route:
-    assert endpoint.link is not None
-    metric = _metrics(level, settings)[address.version]
-    return Route(
-        address, endpoint.link.index, metric, settings.route_table, settings.route_protocol
+    lead = _lead(address, endpoint)
+    assert lead is not None
+    oif, way = lead
+    metric = metrics_at(level, settings)[address.version]
+    is_private = level is RouteLevel.PRIVATE
+    protocol = settings.private_route_protocol if is_private else settings.route_protocol
+    return Route(address, oif, metric, settings.route_table, protocol, way=way)
+
+
+def redirects_at(
+    addresses: Iterable[IPAddress], redirection: Redirection, settings: Settings
+) -> tuple[Route, ...]:
+    """Return the private routes by which *addresses* are sent on once nobody has them here."""
+    metrics, protocol = metrics_at(RouteLevel.PRIVATE, settings), settings.private_route_protocol
+    return tuple(
+        Route(
+            address,
+            redirection.oif,
+            metrics[address.version],
+            settings.route_table,
+            protocol,
+            way=way,
+        )
+        for address in addresses
+        if (way := redirection.way(address))
     )
 
 
-def _metrics(level: RouteLevel, settings: Settings) -> Mapping[int, int]:
-    """Return the metric by IP version."""
+def metrics_at(level: RouteLevel, settings: Settings) -> Mapping[int, int]:
+    """Return the metric of *level* by IP version."""
     if level is RouteLevel.ELEVATED:
         return {
             4: settings.ipv4_elevated_route_priority,
             6: settings.ipv6_elevated_route_priority,
         }
-    return {4: settings.ipv4_normal_route_priority, 6: settings.ipv6_normal_route_priority}
+    normal = {4: settings.ipv4_normal_route_priority, 6: settings.ipv6_normal_route_priority}
+    if level is RouteLevel.PRIVATE:
+        return {version: metric + _BELOW_NORMAL for version, metric in normal.items()}
+    return normal
 
 
-def _can_have_routes(endpoint: LocalEndpoint) -> bool:
-    return endpoint.link is not None and _wants_routes(endpoint)
+def _lead(address: IPAddress, endpoint: LocalEndpoint) -> tuple[int, Way | None] | None:
+    """Return the device and the way of the endpoint's route; None where it can have none."""
+    if endpoint.is_redirected and endpoint.redirection:
+        way = endpoint.redirection.way(address)
+        if way:
+            return endpoint.redirection.oif, way
+    # Of a family that the peer's node has no way for, the route stays as without any redirect; but
+    # a private one would only lead to where the guest is not.
+    if endpoint.link is None or endpoint.level is RouteLevel.PRIVATE:
+        return None
+    return endpoint.link.index, None
 
 
 def _wants_routes(endpoint: LocalEndpoint) -> bool:
@@ -304,17 +372,20 @@ def _wants_parking(endpoint: LocalEndpoint) -> bool:
     """
     # A foreign route would attract the traffic of a guest that is not here so far, or no more.
     is_in_the_way = endpoint.level is RouteLevel.NONE and not endpoint.is_refused
-    return endpoint.is_owned and (is_in_the_way or endpoint.link is not None)
+    is_served = endpoint.link is not None or endpoint.is_redirected
+    return endpoint.is_owned and (is_in_the_way or is_served)
 
 
-def _rank(endpoint: LocalEndpoint) -> tuple[bool, dt.datetime, ObjectKey]:
+def _rank(endpoint: LocalEndpoint) -> tuple[bool, bool, dt.datetime, ObjectKey]:
     """Order the endpoints that want one route; the greatest has it.
 
-    Of elevated routes a Live's goes before a TimeWait's; normal ones are Base's alone.
+    Of elevated routes a Live's goes before a TimeWait's; a Redirected's goes after all others.
     """
-    # A Live's guest was heard just now. A younger object is what the API thought of last, and the
-    # key only keeps the answer from changing.
-    return endpoint.state is State.LIVE, endpoint.created_at or _LONG_AGO, endpoint.key
+    # A Live's guest was heard just now; that of a Redirected is elsewhere. A younger object is what
+    # the API thought of last, and the key only keeps the answer from changing.
+    is_here = endpoint.state is not State.REDIRECTED
+    created_at = endpoint.created_at or _LONG_AGO
+    return endpoint.state is State.LIVE, is_here, created_at, endpoint.key
 
 
 def _affected_by(endpoint: LocalEndpoint) -> Affected:

@@ -68,6 +68,19 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
+class Redirection:
+    """The way to the node that has a guest, by IP version, and the device on it."""
+
+    oif: int
+    ipv4: Way | None = None
+    ipv6: Way | None = None
+
+    def way(self, address: IPAddress) -> Way | None:
+        """Return the way of a route to *address*; None where there is none for its family."""
+        return self.ipv4 if isinstance(address, IPv4Address) else self.ipv6
+
+
+@dataclass(frozen=True, slots=True)
 class Neigh:
     """A neighbor entry seeded REACHABLE, never permanent: a wrong MAC must heal."""
 

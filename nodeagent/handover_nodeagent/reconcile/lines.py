@@ -76,6 +76,8 @@ def _reason(current: Machine, step: Step) -> str:
         return f"the guest was heard: {signals[0]}"
     if current.asking:
         return f"the guest is asked because of {current.asking.cause}"
+    if current.redirect:
+        return f"the {current.redirect.peer} of the migration has the guest"
     if said.role:
         return f"role {said.role}"
     if said.outcome:

@@ -36,8 +36,9 @@ def interval(state: State, probe_interval: dt.timedelta, *, armed: bool) -> floa
         return 0.0
     if state is State.TARGET:
         return probe_interval.total_seconds()
-    # Also where probeInterval is 0: only an answer shows that a guest without routes is here.
-    if state is State.WITHDRAWN:
+    # Also where probeInterval is 0: only an answer shows that a guest is here whose routes do not
+    # lead here.
+    if state in {State.WITHDRAWN, State.REDIRECTED}:
         return probe_interval.total_seconds() or WITHDRAWN_INTERVAL
     return 0.0
 

@@ -169,7 +169,8 @@ def _drafts(facts: Facts) -> Iterator[_Draft]:
         yield _Draft(Type.CONFIGURED, _NO, Reason.INVALID, facts.misconfigured)
     else:
         yield _Draft(Type.CONFIGURED, _YES, Reason.ACCEPTED)
-    doubt = facts.machine.doubt
+    # A Redirected in doubt is one whose guest is silent: a peer has it, whatever is said.
+    doubt = None if facts.machine.underlying.redirect else facts.machine.doubt
     if doubt and doubt.is_heard:
         text = "the migration says that the guest is gone, but it answers; its routes stay"
         yield _Draft(Type.STILL_ALIVE, _YES, Reason.GUEST_ANSWERS, text)

@@ -22,7 +22,7 @@ from handover_nodeagent.network.model import IPAddress, Link, Route
 SETTINGS = Settings()
 WORK_PER_ADDRESS = 4
 """Kernel operations per event: at each of two priorities a route comes and another one goes."""
-COMMANDS = 4
+COMMANDS = 5
 
 
 class CrashError(Exception):

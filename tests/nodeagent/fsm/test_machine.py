@@ -9,7 +9,7 @@ from handover_api.assignment import Assignment
 from handover_api.livemigration import Outcome
 from handover_api.workloadendpoint import Role, State
 from handover_nodeagent.fsm.events import Input
-from handover_nodeagent.fsm.machine import LISTENING, ROUTES, Asking, Machine, RouteLevel
+from handover_nodeagent.fsm.machine import LISTENING, ROUTES, Asking, Machine, Redirect, RouteLevel
 
 NOW = dt.datetime(2026, 8, 1, 12, tzinfo=dt.UTC)
 
@@ -18,19 +18,21 @@ UNARMED_TARGET = dataclasses.replace(TARGET, armed=False)
 SOURCE = Assignment(Role.SOURCE, "m", "uid-1")
 LEFT = Assignment(None, "m", "uid-1", outcome=Outcome.SUCCEEDED, ended_role=Role.SOURCE)
 
-A, T, L, W, B, X = (
+A, T, L, W, B, X, R = (
     State.ASKING,
     State.TARGET,
     State.LIVE,
     State.TIME_WAIT,
     State.BASE,
     State.WITHDRAWN,
+    State.REDIRECTED,
 )
 
 
 def in_state(state: State, assignment: Assignment = TARGET) -> Machine:
-    """Return a machine in *state*; Asking comes from Live."""
-    plain = Machine(state, 7, NOW, assignment, uid="uid-1")
+    """Return a machine in *state*; Asking and Redirected come from Live."""
+    redirect = Redirect("uid-1", Role.SOURCE, RouteLevel.ELEVATED) if state is R else None
+    plain = Machine(state, 7, NOW, assignment, uid="uid-1", redirect=redirect)
     return asking(Input.ABORTED, in_state(L)) if state is A else plain
 
 
@@ -39,8 +41,8 @@ def asking(cause: Input, before: Machine) -> Machine:
 
 
 @pytest.mark.parametrize("state", list(State))
-def test_each_state_but_asking_has_its_own_routes(state: State) -> None:
-    assert (state in ROUTES) is (state is not A)
+def test_each_state_but_those_that_keep_the_ones_before_has_its_own_routes(state: State) -> None:
+    assert (state in ROUTES) is (state not in {A, R})
     assert in_state(state).is_listening is (state in LISTENING)
 
 
@@ -49,7 +51,8 @@ def test_an_asking_has_the_routes_of_the_state_before(state: State) -> None:
     before = in_state(state)
     asked = asking(Input.DELETED, before)
     assert (before.underlying, asked.underlying) == (before, before)
-    assert (asked.level, asked.has_routes) == (ROUTES[state], before.has_routes)
+    assert (asked.level, asked.has_routes) == (before.level, before.has_routes)
+    assert before.level is ROUTES.get(state, RouteLevel.ELEVATED)
 
 
 def test_a_base_that_awaits_its_role_has_no_routes_also_while_it_is_asked() -> None:

@@ -14,14 +14,14 @@ from handover_api.workloadendpoint import Role, RouteStatus, State, WorkloadEndp
 from handover_nodeagent.fsm import restart
 from handover_nodeagent.fsm.commands import AnnounceGateway, AskGuest, Command, StartProbes
 from handover_nodeagent.fsm.events import Input
-from handover_nodeagent.fsm.machine import Asking, Doubt, Machine, RouteLevel
+from handover_nodeagent.fsm.machine import Asking, Doubt, Machine, Redirect, Returns, RouteLevel
 from handover_nodeagent.fsm.restart import Found, Remembered
 
 NOW = dt.datetime(2026, 8, 1, 12, tzinfo=dt.UTC)
 BEFORE = NOW - dt.timedelta(seconds=7)
 EPISODE = 40
 NONE, NORMAL, ELEVATED = RouteLevel.NONE, RouteLevel.NORMAL, RouteLevel.ELEVATED
-BASE, TARGET, LIVE, TIME_WAIT, WITHDRAWN, ASKING = State
+BASE, TARGET, LIVE, TIME_WAIT, WITHDRAWN, ASKING, REDIRECTED = State
 
 IS_TARGET = Assignment(Role.TARGET, "m", "uid-1")
 UNARMED = dataclasses.replace(IS_TARGET, armed=False)
@@ -140,7 +140,7 @@ ASSIGNMENTS = [
 ]
 
 
-@pytest.mark.parametrize("routes", list(RouteLevel))
+@pytest.mark.parametrize("routes", [NONE, NORMAL, ELEVATED])
 @pytest.mark.parametrize("last", [None, BASE, TARGET, LIVE, TIME_WAIT, WITHDRAWN])
 def test_no_route_is_taken_out_unasked_but_for_an_unarmed_target(
     routes: RouteLevel, last: State | None
@@ -333,3 +333,80 @@ def test_what_is_paused_goes_on_awaiting_its_role() -> None:
 def test_of_what_is_paused_and_not_remembered_what_is_found_counts() -> None:
     paused = dataclasses.replace(found(NO_ROLE, NORMAL), is_paused=True)
     assert resumed(paused).state is BASE
+
+
+TO_TARGET = Redirect("uid-1", Role.TARGET, NORMAL)
+TO_SOURCE = Redirect("uid-1", Role.SOURCE, ELEVATED)
+OTHER_TARGET = dataclasses.replace(IS_TARGET, migration_uid="uid-2")
+OTHER_SOURCE = dataclasses.replace(IS_SOURCE, migration_uid="uid-2")
+
+
+def redirected(
+    assignment: Assignment,
+    last: Redirect | None,
+    redirect: RouteLevel = NORMAL,
+    routes: RouteLevel = NONE,
+) -> Found:
+    """Return what is found with a redirect in the kernel; *last*: that of the memory, if any."""
+    state = REDIRECTED if last else BASE
+    remembered = Remembered(state, BEFORE, "uid-1", redirect=last, returns=Returns("uid-1", 1))
+    return Found(assignment, routes, remembered, False, EPISODE, redirect=redirect)  # noqa: FBT003
+
+
+REDIRECTS: list[tuple[str, Found, State, Input | None]] = [
+    ("source, of its uid", redirected(IS_SOURCE, TO_TARGET), REDIRECTED, None),
+    ("source that left", redirected(SUCCEEDED_SOURCE, TO_TARGET), REDIRECTED, None),
+    ("source of another uid", redirected(OTHER_SOURCE, TO_TARGET), ASKING, Input.SOURCE),
+    ("source that failed", redirected(ABORTED_SOURCE, TO_TARGET), ASKING, Input.ABORTED),
+    ("a role that vanished", redirected(NO_ROLE, TO_TARGET), REDIRECTED, None),
+    ("target of its uid", redirected(IS_TARGET, TO_SOURCE, ELEVATED), REDIRECTED, None),
+    ("target of another uid", redirected(OTHER_TARGET, TO_TARGET), TARGET, None),
+    ("target that failed", redirected(ABORTED_TARGET, TO_SOURCE, ELEVATED), REDIRECTED, None),
+    ("target that succeeded", redirected(SUCCEEDED_TARGET, TO_SOURCE), ASKING, Input.NO_ROLE),
+    ("source, not remembered", redirected(IS_SOURCE, None), ASKING, Input.SOURCE),
+    ("source that left, not remembered", redirected(SUCCEEDED_SOURCE, None), ASKING, Input.LEFT),
+    ("target, not remembered", redirected(IS_TARGET, None), TARGET, None),
+    # The route of its own went in when the guest was heard; the memory was not written any more.
+    ("source, with its own route", redirected(IS_SOURCE, TO_TARGET, routes=NORMAL), BASE, None),
+    # After a boot: nobody has the guest by the kernel's word, so that it is asked.
+    ("source, without any route", redirected(IS_SOURCE, TO_TARGET, NONE), ASKING, Input.SOURCE),
+    ("that left, without any", redirected(SUCCEEDED_SOURCE, TO_TARGET, NONE), WITHDRAWN, None),
+]
+
+
+@pytest.mark.parametrize(
+    ("what", "expected", "cause"), [row[1:] for row in REDIRECTS], ids=[row[0] for row in REDIRECTS]
+)
+def test_every_redirect(what: Found, expected: State, cause: Input | None) -> None:
+    start = resumed(what)
+    assert (start.state, start.asking and start.asking.cause) == (expected, cause)
+    # The times that the guest was found here count on, whatever it is now.
+    assert start.returns == Returns("uid-1", 1)
+    if expected is REDIRECTED:
+        assert what.last
+        assert (start.redirect, start.since) == (what.last.redirect, BEFORE)
+
+
+def test_a_redirect_that_nobody_remembers_stays_while_the_guest_is_asked() -> None:
+    start = resumed(redirected(SUCCEEDED_SOURCE, None, RouteLevel.PRIVATE))
+    assert start.underlying.redirect == Redirect(None, Role.TARGET, RouteLevel.PRIVATE)
+    assert start.level is RouteLevel.PRIVATE
+
+
+def test_what_is_redirected_is_remembered() -> None:
+    machine = resumed(redirected(IS_SOURCE, TO_TARGET))
+    last = restart.remember(machine)
+    assert (last.state, last.redirect, last.returns) == (REDIRECTED, TO_TARGET, machine.returns)
+    assert resumed(Found(IS_SOURCE, NONE, last, False, EPISODE, redirect=NORMAL)) == machine  # noqa: FBT003
+
+
+def test_of_a_status_that_says_redirected_only_that_no_guest_was_here_is_known() -> None:
+    last = restart.from_status(WorkloadEndpointStatus(state=REDIRECTED, since=BEFORE))
+    assert last
+    assert (last.state, last.redirect) == (WITHDRAWN, None)
+
+
+def test_a_paused_redirect_stays_as_it_was_remembered() -> None:
+    paused = dataclasses.replace(redirected(ABORTED_SOURCE, TO_TARGET), is_paused=True)
+    start = resumed(paused)
+    assert (start.state, start.redirect) == (REDIRECTED, TO_TARGET)

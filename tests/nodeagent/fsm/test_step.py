@@ -18,9 +18,11 @@ from handover_nodeagent.fsm.commands import (
     EmitEvent,
     EventReason,
     KeepOrphan,
+    KeepRedirect,
     RecordCutover,
     RenewProbes,
     StartProbes,
+    TellPeers,
 )
 from handover_nodeagent.fsm.events import (
     Announced,
@@ -31,11 +33,14 @@ from handover_nodeagent.fsm.events import (
     Event,
     FellSilent,
     Input,
+    PeerHas,
+    PeerReleased,
     TimerPopped,
     Unaskable,
     Updated,
 )
-from handover_nodeagent.fsm.machine import Asking, Doubt, Machine, RouteLevel
+from handover_nodeagent.fsm.machine import Asking, Doubt, Machine, Redirect, Returns, RouteLevel
+from handover_nodeagent.fsm.step import MOST_RETURNS
 
 NOW = dt.datetime(2026, 8, 1, 12, tzinfo=dt.UTC)
 LATER = NOW + dt.timedelta(seconds=5)
@@ -68,13 +73,23 @@ def heard(signal: Signal = Signal.RARP, *, answers_probe: bool = False) -> Annou
 
 
 def in_state(state: State, assignment: Assignment = TARGET) -> Machine:
-    """Return a machine that may be in *state* under uid-1; Asking comes from Live."""
+    """Return a machine that may be in *state* under uid-1; Asking and Redirected come from Live."""
     plain = Machine(state, EPISODE, NOW, assignment, uid="uid-1")
     if state is State.ASKING:
         return asking(Input.ABORTED, in_state(State.LIVE))
     if state is State.WITHDRAWN:
         return dataclasses.replace(plain, first_answer=NOW)
+    if state is State.REDIRECTED:
+        return redirected(Role.SOURCE, assignment)
     return plain
+
+
+def redirected(
+    peer: Role, assignment: Assignment, level: RouteLevel = RouteLevel.ELEVATED
+) -> Machine:
+    """Return a machine whose guest the *peer* of uid-1 has."""
+    redirect = Redirect("uid-1", peer, level)
+    return Machine(State.REDIRECTED, EPISODE, NOW, assignment, uid="uid-1", redirect=redirect)
 
 
 def asking(cause: Input, before: Machine) -> Machine:
@@ -92,13 +107,14 @@ def take(before: Machine, event: Event) -> fsm.Step:
 
 
 STAYS, GONE, IMPOSSIBLE = "stays", "gone", "impossible"
-A, T, L, W, B, X = (
+A, T, L, W, B, X, R = (
     State.ASKING,
     State.TARGET,
     State.LIVE,
     State.TIME_WAIT,
     State.BASE,
     State.WITHDRAWN,
+    State.REDIRECTED,
 )
 
 COLUMNS: dict[str, Event] = {
@@ -113,6 +129,10 @@ COLUMNS: dict[str, Event] = {
     "Vanished": assigned(VANISHED),
     "Source": assigned(SOURCE),
     "Left": assigned(LEFT),
+    "PeerHas": PeerHas("uid-1", Role.SOURCE),
+    "PeerHas another": PeerHas("uid-2", Role.TARGET),
+    "PeerReleased": PeerReleased("uid-1"),
+    "PeerReleased another": PeerReleased("uid-2"),
     "TimerPop": TimerPopped(EPISODE),
     "Silence": FellSilent(EPISODE),
     "Unaskable": Unaskable(EPISODE),
@@ -120,29 +140,42 @@ COLUMNS: dict[str, Event] = {
     "Deleted": Deleted(),
 }
 
-# Base, Target, Live, TimeWait, Withdrawn, Asking: one that came from Live with cause Aborted.
+# Base, Target, Live, TimeWait, Withdrawn, Asking: one that came from Live with cause Aborted,
+# Redirected: one that came from Live.
 TABLE: dict[str, tuple[State | str, ...]] = {
-    "Target same uid": (T, STAYS, STAYS, L, T, L),
-    "Target new uid": (T, STAYS, A, A, T, A),
-    "Target new uid routes in": (A, STAYS, A, A, T, A),
-    "Target unarmed routes in": (T, STAYS, A, A, T, A),
-    "Announced": (IMPOSSIBLE, L, IMPOSSIBLE, IMPOSSIBLE, W, L),
-    "NoRole": (STAYS, W, W, STAYS, STAYS, W),
-    "Aborted target": (A, X, A, A, STAYS, A),
-    "Aborted source": (STAYS, X, A, A, STAYS, A),
-    "Vanished": (STAYS, X, STAYS, STAYS, STAYS, L),
-    "Source": (STAYS, A, B, B, STAYS, B),
-    "Left": (A, STAYS, A, A, STAYS, A),
-    "TimerPop": (IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, B, IMPOSSIBLE, STAYS),
-    "Silence": (IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, X),
-    "Unaskable": (IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, L),
-    "AskAgain": (IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE),
-    "Deleted": (A, GONE, A, A, GONE, A),
+    "Target same uid": (T, STAYS, STAYS, L, T, L, STAYS),
+    "Target new uid": (T, STAYS, A, A, T, A, T),
+    "Target new uid routes in": (A, STAYS, A, A, T, A, T),
+    "Target unarmed routes in": (T, STAYS, A, A, T, A, T),
+    "Announced": (IMPOSSIBLE, L, IMPOSSIBLE, IMPOSSIBLE, W, L, L),
+    "NoRole": (STAYS, W, W, STAYS, STAYS, W, A),
+    "Aborted target": (A, X, A, A, STAYS, A, STAYS),
+    "Aborted source": (STAYS, X, A, A, STAYS, A, A),
+    "Vanished": (STAYS, X, STAYS, STAYS, STAYS, L, STAYS),
+    "Source": (STAYS, A, B, B, STAYS, B, A),
+    "Left": (A, STAYS, A, A, STAYS, A, STAYS),
+    "PeerHas": (R, STAYS, R, R, STAYS, R, STAYS),
+    "PeerHas another": (R, STAYS, R, R, STAYS, R, R),
+    "PeerReleased": (STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, A),
+    "PeerReleased another": (STAYS, STAYS, STAYS, STAYS, STAYS, STAYS, STAYS),
+    "TimerPop": (IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, B, IMPOSSIBLE, STAYS, IMPOSSIBLE),
+    "Silence": (IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, X, IMPOSSIBLE),
+    "Unaskable": (IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, IMPOSSIBLE, L, IMPOSSIBLE),
+    "AskAgain": (
+        IMPOSSIBLE,
+        IMPOSSIBLE,
+        IMPOSSIBLE,
+        IMPOSSIBLE,
+        IMPOSSIBLE,
+        IMPOSSIBLE,
+        IMPOSSIBLE,
+    ),
+    "Deleted": (A, GONE, A, A, GONE, A, GONE),
 }
 EVERY_PAIR = [
     pytest.param(state, COLUMNS[column], expected, id=f"{state}-{column}")
     for column, row in TABLE.items()
-    for state, expected in zip((B, T, L, W, X, A), row, strict=True)
+    for state, expected in zip((B, T, L, W, X, A, R), row, strict=True)
 ]
 
 
@@ -232,7 +265,12 @@ def test_nothing_recreates_a_machine_that_is_gone(event: Event) -> None:
     assert fsm.Step(None) == fsm.step(None, event, NOW, SETTINGS)
 
 
-CUTOVER = (AnnounceGateway(), RecordCutover(Signal.RARP), EmitEvent(EventReason.CUT_OVER))
+CUTOVER = (
+    AnnounceGateway(),
+    RecordCutover(Signal.RARP),
+    TellPeers(has_guest=True),
+    EmitEvent(EventReason.CUT_OVER),
+)
 COMMANDS: list[tuple[str, Machine, Event, tuple[Command, ...]]] = [
     ("life is a cutover", in_state(T), heard(), CUTOVER),
     (
@@ -257,7 +295,11 @@ COMMANDS: list[tuple[str, Machine, Event, tuple[Command, ...]]] = [
         "silence takes the routes out",
         asking(Input.LEFT, in_state(L)),
         FellSilent(EPISODE),
-        (StartProbes(EPISODE + 1), EmitEvent(EventReason.WITHDRAWN)),
+        (
+            StartProbes(EPISODE + 1),
+            TellPeers(has_guest=False),
+            EmitEvent(EventReason.WITHDRAWN),
+        ),
     ),
     (
         "an unexpected answer is told",
@@ -284,7 +326,12 @@ COMMANDS: list[tuple[str, Machine, Event, tuple[Command, ...]]] = [
         heard(),
         (KeepOrphan(), EmitEvent(EventReason.ORPHAN_ROUTE)),
     ),
-    ("a deleted endpoint's guest is silent", asking(Input.DELETED, in_state(L)), FellSilent(7), ()),
+    (
+        "a deleted endpoint's guest is silent",
+        asking(Input.DELETED, in_state(L)),
+        FellSilent(7),
+        (TellPeers(has_guest=False),),
+    ),
     (
         "a deleted endpoint without routes leaves no orphan",
         asking(Input.DELETED, dataclasses.replace(in_state(B), awaiting=True)),
@@ -565,3 +612,198 @@ class TestAwaitRole:
         back = fsm.step(lifted, assigned(VANISHED), LATER, SETTINGS).machine
         assert back is not None
         assert (back.state, back.level) == (B, RouteLevel.NORMAL)
+
+
+def taken(before: Machine, *events: Event) -> Machine:
+    """Return where *before* stands after *events*, the episodes of which are its own."""
+    machine = before
+    for event in events:
+        if isinstance(event, Announced | FellSilent | Unaskable | AskAgainDue):
+            following = take(machine, dataclasses.replace(event, episode=machine.episode)).machine
+        else:
+            following = take(machine, event).machine
+        assert following is not None
+        machine = following
+    return machine
+
+
+ANSWER = heard(Signal.PROBE, answers_probe=True)
+SILENCE = FellSilent(EPISODE)
+GONE_ON = PeerHas("uid-1", Role.TARGET)
+ROLLED_BACK = PeerHas("uid-1", Role.SOURCE)
+BY_API = PeerHas("uid-1", Role.TARGET, is_confirmed=True)
+IS_SOURCE = Assignment(Role.SOURCE, "m", "uid-1")
+
+
+class TestRedirected:
+    """The peer has the guest: the routes lead there, at once, until it is found here."""
+
+    @pytest.mark.parametrize(
+        ("state", "assignment", "expected"),
+        [
+            (B, IS_SOURCE, RouteLevel.NORMAL),
+            (B, FAILED_SOURCE, RouteLevel.NORMAL),
+            (B, LEFT, RouteLevel.PRIVATE),
+            (L, TARGET, RouteLevel.ELEVATED),
+            (W, NO_ROLE, RouteLevel.ELEVATED),
+            (L, FAILED_TARGET, RouteLevel.PRIVATE),
+            (L, VANISHED, RouteLevel.ELEVATED),
+            # Live for one migration and source of the next one already, which has moved it.
+            (L, SOURCE, RouteLevel.NORMAL),
+        ],
+    )
+    def test_the_level_stays_until_the_api_agrees_that_the_guest_is_gone(
+        self, state: State, assignment: Assignment, expected: RouteLevel
+    ) -> None:
+        entered = taken(in_state(state, assignment), GONE_ON)
+        assert (entered.state, entered.level) == (R, expected)
+
+    def test_a_source_that_is_left_has_private_routes(self) -> None:
+        entered = taken(in_state(B, IS_SOURCE), GONE_ON, assigned(LEFT))
+        assert (entered.state, entered.level, entered.doubt) == (R, RouteLevel.PRIVATE, None)
+
+    def test_a_live_that_becomes_source_yields_to_the_next_target(self) -> None:
+        entered = taken(in_state(L), PeerHas("uid-2", Role.TARGET))
+        assert entered.level is RouteLevel.ELEVATED
+        assert taken(entered, assigned(SOURCE)).level is RouteLevel.NORMAL
+
+    def test_the_entry_listens_and_tells_a_person(self) -> None:
+        step = take(in_state(B, IS_SOURCE), GONE_ON)
+        expected = (StartProbes(EPISODE + 1), EmitEvent(EventReason.REDIRECTED))
+        assert expected == step.commands
+        assert step.machine is not None
+        assert step.machine.is_listening
+
+    @pytest.mark.parametrize("state", [T, X])
+    def test_where_no_routes_are_in_there_is_nothing_to_send_on(self, state: State) -> None:
+        assert taken(in_state(state), GONE_ON, ROLLED_BACK).state is state
+
+    def test_neither_are_routes_that_are_only_awaited(self) -> None:
+        awaiting = dataclasses.replace(in_state(B, IS_SOURCE), awaiting=True)
+        assert taken(awaiting, GONE_ON) == awaiting
+
+    def test_an_asking_without_routes_goes_on(self) -> None:
+        question = asking(Input.SOURCE, in_state(T, IS_SOURCE))
+        assert taken(question, GONE_ON) == question
+
+    def test_a_source_that_was_told_to_leave_is_answered_by_its_peer(self) -> None:
+        entered = taken(in_state(B, IS_SOURCE), assigned(LEFT), GONE_ON)
+        assert (entered.state, entered.level) == (R, RouteLevel.PRIVATE)
+
+    def test_an_endpoint_that_is_deleted_meanwhile_leaves_its_redirect(self) -> None:
+        question = taken(in_state(B, IS_SOURCE), Deleted())
+        assert fsm.Step(None, (KeepRedirect(),), Input.PEER_HAS) == take(question, GONE_ON)
+
+    def test_one_that_is_deleted_later_does_so_at_once(self) -> None:
+        entered = taken(in_state(B, IS_SOURCE), GONE_ON)
+        assert fsm.Step(None, (KeepRedirect(),), Input.DELETED) == take(entered, Deleted())
+        asked = taken(entered, assigned(FAILED_SOURCE))
+        assert fsm.Step(None, (KeepRedirect(),), Input.DELETED) == take(asked, Deleted())
+
+    def test_a_frame_that_answers_no_probe_only_probes_anew(self) -> None:
+        entered = in_state(R)
+        step = take(entered, heard())
+        assert fsm.Step(entered, (RenewProbes(EPISODE),), Input.ANNOUNCED) == step
+        # An asking takes no other frame for an answer either.
+        asked = taken(entered, assigned(FAILED_SOURCE))
+        step = take(asked, dataclasses.replace(heard(), episode=asked.episode))
+        assert step.machine is asked
+
+    @pytest.mark.parametrize(
+        ("peer", "assignment", "expected", "doubted"),
+        [
+            (Role.TARGET, IS_SOURCE, B, None),
+            (Role.TARGET, FAILED_SOURCE, B, None),
+            (Role.TARGET, LEFT, B, Input.LEFT),
+            (Role.TARGET, VANISHED, B, None),
+            # It is the target of one migration, and was to be the source of another.
+            (Role.TARGET, TARGET, L, None),
+            (Role.SOURCE, TARGET, L, None),
+            (Role.SOURCE, NO_ROLE, W, None),
+            (Role.SOURCE, FAILED_TARGET, W, Input.ABORTED),
+            (Role.SOURCE, VANISHED, L, None),
+        ],
+    )
+    def test_a_guest_that_answers_takes_it_back_to_its_side(
+        self, peer: Role, assignment: Assignment, expected: State, doubted: Input | None
+    ) -> None:
+        step = take(redirected(peer, assignment), ANSWER)
+        assert step.machine is not None
+        assert step.machine.redirect is None
+        doubt = step.machine.doubt
+        assert (step.machine.state, doubt and doubt.cause) == (expected, doubted)
+        expected_commands = (
+            AnnounceGateway(),
+            RecordCutover(Signal.PROBE),
+            TellPeers(has_guest=True),
+            EmitEvent(EventReason.RETURNED),
+        )
+        assert expected_commands == step.commands[:4]
+
+    @pytest.mark.parametrize("silence", [SILENCE, Unaskable(EPISODE)])
+    @pytest.mark.parametrize(
+        ("machine", "event", "cause"),
+        [
+            (redirected(Role.TARGET, IS_SOURCE), assigned(FAILED_SOURCE), Input.ABORTED),
+            (redirected(Role.SOURCE, TARGET), assigned(NO_ROLE), Input.NO_ROLE),
+            (redirected(Role.SOURCE, TARGET), assigned(SOURCE), Input.SOURCE),
+            (redirected(Role.TARGET, IS_SOURCE), PeerReleased("uid-1"), Input.PEER_RELEASED),
+        ],
+    )
+    def test_whoever_says_that_the_guest_is_here_has_it_asked(
+        self, machine: Machine, event: Event, cause: Input, silence: Event
+    ) -> None:
+        question = taken(machine, event)
+        assert question.state is A
+        back = taken(question, silence)
+        assert (back.state, back.redirect) == (R, machine.redirect)
+        is_heard = silence is SILENCE
+        assert back.doubt == Doubt(cause, LATER, fsm.FIRST_ASK_INTERVAL, is_heard)
+        again = taken(back, AskAgainDue(EPISODE), silence)
+        assert again.doubt == Doubt(cause, LATER, 2 * fsm.FIRST_ASK_INTERVAL, is_heard)
+        assert taken(again, AskAgainDue(EPISODE), ANSWER).redirect is None
+
+    def test_nobody_is_told_that_a_silent_guest_is_alive(self) -> None:
+        question = taken(redirected(Role.TARGET, IS_SOURCE), assigned(FAILED_SOURCE))
+        step = take(question, dataclasses.replace(SILENCE, episode=question.episode))
+        assert step.commands == ()
+
+    def test_a_peer_that_has_it_again_ends_the_doubt(self) -> None:
+        released = taken(redirected(Role.TARGET, IS_SOURCE), PeerReleased("uid-1"), SILENCE)
+        assert released.doubt is not None
+        assert taken(released, GONE_ON).doubt is None
+
+    def test_a_peer_that_the_api_contradicts_is_believed_and_the_guest_asked_again(self) -> None:
+        entered = taken(in_state(B, FAILED_SOURCE), GONE_ON)
+        assert entered.doubt == Doubt(Input.ABORTED, LATER, fsm.FIRST_ASK_INTERVAL)
+        assert (
+            EmitEvent(EventReason.STILL_ALIVE) not in take(in_state(L, NO_ROLE), GONE_ON).commands
+        )
+
+    def test_a_third_node_takes_over(self) -> None:
+        """A to B to C: A hears of C, and keeps its level."""
+        entered = taken(in_state(B, IS_SOURCE), GONE_ON, PeerHas("uid-2", Role.TARGET))
+        assert entered.redirect == Redirect("uid-2", Role.TARGET, RouteLevel.NORMAL)
+
+    def test_the_target_of_another_migration_has_no_routes_of_its_own(self) -> None:
+        """The operator waits for Target; the guest was asked all the time, and nobody is late."""
+        step = take(in_state(R, LEFT), assigned(OTHER_TARGET))
+        assert step.machine is not None
+        assert (step.machine.state, step.machine.level) == (T, RouteLevel.NONE)
+        assert step.commands == (StartProbes(EPISODE + 1), KeepRedirect())
+
+    def test_after_two_returns_only_the_api_is_believed(self) -> None:
+        machine = in_state(B, IS_SOURCE)
+        for count in range(1, MOST_RETURNS + 1):
+            machine = taken(machine, GONE_ON, ANSWER)
+            assert machine.returns == Returns("uid-1", count)
+        assert taken(machine, GONE_ON) == machine
+        # Nor is anybody told once more, or the API and the guest would take turns.
+        entered = taken(machine, BY_API)
+        assert entered.state is R
+        step = take(entered, dataclasses.replace(ANSWER, episode=entered.episode))
+        assert step.commands == (AnnounceGateway(),)
+
+    def test_another_migration_counts_anew(self) -> None:
+        machine = taken(in_state(B, IS_SOURCE), GONE_ON, ANSWER, GONE_ON, ANSWER, assigned(SOURCE))
+        assert taken(machine, PeerHas("uid-2", Role.TARGET)).state is R

@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handover_api.names import ObjectKey
-from handover_api.workloadendpoint import Cutover, Signal, State, WorkloadEndpoint
+from handover_api.workloadendpoint import Cutover, Role, Signal, State, WorkloadEndpoint
+from handover_nodeagent.fsm.machine import NO_RETURNS, Redirect, Returns, RouteLevel
 from handover_nodeagent.fsm.restart import Remembered
 from handover_nodeagent.memory import record
 from handover_nodeagent.memory.record import Decoded, Record
@@ -24,13 +25,23 @@ SPEC = {"node": "n", "workload": "vm", "ips": ["10.65.0.2"]}
 ENDPOINT = WorkloadEndpoint.model_validate({"metadata": METADATA, "spec": SPEC})
 CUTOVER = Cutover(signal=Signal.RARP, announcement_to_route_microseconds=312, time=NOW)
 
+uids = st.none() | st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=1)
+redirects = st.builds(Redirect, uids, st.sampled_from(Role), st.sampled_from(RouteLevel))
 stands = st.builds(
     Remembered,
-    st.sampled_from(State),
+    st.sampled_from([state for state in State if state is not State.REDIRECTED]),
     st.datetimes(dt.datetime(2020, 1, 1), dt.datetime(2100, 1, 1), timezones=st.just(dt.UTC)),  # noqa: DTZ001  hypothesis adds the zone
-    st.none() | st.text(st.characters(codec="ascii", categories=("L", "N")), min_size=1),
+    uids,
     st.booleans(),
     in_doubt=st.booleans(),
+    redirect=st.none(),
+    returns=st.just(NO_RETURNS) | st.builds(Returns, uids, st.integers(0, 9)),
+) | st.builds(
+    Remembered,
+    st.just(State.REDIRECTED),
+    st.just(NOW),
+    uids,
+    redirect=redirects,
 )
 addresses = st.ip_addresses()
 routes = st.builds(
@@ -149,3 +160,11 @@ def test_configurations_are_remembered_by_name(text: str, expected: object) -> N
 )
 def test_paused_namespaces_are_remembered(text: str, expected: set[str]) -> None:
     assert record.decode_paused(text) == expected
+
+
+def test_a_redirect_to_nobody_knows_whom_only_says_that_no_guest_was_here() -> None:
+    stood = {"state": "Redirected", "since": NOW.isoformat(), "redirect": {"peer": "nobody"}}
+    endpoint = ENDPOINT.to_object()
+    found = record.decode("default.vm", written(endpoint=endpoint, stood=stood)).record
+    assert found
+    assert found.remembered == Remembered(State.WITHDRAWN, NOW)

@@ -14,7 +14,7 @@ from handover_api.workloadendpoint import State
 from handover_nodeagent.fsm.machine import RouteLevel
 from handover_nodeagent.network import desired
 from handover_nodeagent.network.desired import Affected, DesiredNetwork, LocalEndpoint
-from handover_nodeagent.network.model import Link, Neigh, Route
+from handover_nodeagent.network.model import Encapsulated, Link, Neigh, Redirection, Route, Way
 
 V4, V6, OTHER = ip_address("10.65.0.2"), ip_address("fd00:65::2"), ip_address("10.65.0.3")
 TAP = Link(5, "tap5", "ee:ee:ee:ee:ee:ee", up=True)
@@ -22,7 +22,7 @@ VETH = Link(6, "veth6", "ee:ee:ee:ee:ee:ee", up=True)
 MAC = "02:00:00:00:00:01"
 SETTINGS = Settings(ipv6_normal_route_priority=2048, ipv6_elevated_route_priority=600)
 T0 = dt.datetime(2026, 8, 1, 12, tzinfo=dt.UTC)
-NONE, NORMAL, ELEVATED = RouteLevel
+NONE, PRIVATE, NORMAL, ELEVATED = RouteLevel
 
 LOCAL = LocalEndpoint(ObjectKey("ns", "a"), (V4, V6), NORMAL, State.BASE, TAP, MAC, T0)
 LIVE = dataclasses.replace(LOCAL, level=ELEVATED, state=State.LIVE)
@@ -379,3 +379,95 @@ def test_one_that_is_paused_when_it_is_first_seen_gets_no_guard() -> None:
     assert wanted.guard(["tap5"]) == {"tap5": frozenset()}
     wanted.put(LOCAL)
     assert wanted.guard(["tap5"]) == {"tap5": frozenset({V4})}
+
+
+PEER = Encapsulated(ip_address("192.0.2.2"))
+THROUGH = Redirection(9, PEER, PEER)
+REDIRECTED = dataclasses.replace(LOCAL, state=State.REDIRECTED, redirection=THROUGH)
+
+
+def sent_on(address: object, metric: int, protocol: int = 88, way: Way = PEER) -> Route:
+    return Route(ip_address(str(address)), 9, metric, 254, protocol, way=way)
+
+
+class TestRedirected:
+    """The same key as before, so that each route is replaced in place; only the way is another."""
+
+    @pytest.mark.parametrize(
+        ("level", "expected"),
+        [
+            (NORMAL, {sent_on(V4, 1024), sent_on(V6, 2048)}),
+            (ELEVATED, {sent_on(V4, 512), sent_on(V6, 600)}),
+            (PRIVATE, {sent_on(V4, 1026, 89), sent_on(V6, 2050, 89)}),
+        ],
+    )
+    def test_its_routes_lead_to_the_peers_node(
+        self, level: RouteLevel, expected: set[Route]
+    ) -> None:
+        wanted = network(dataclasses.replace(REDIRECTED, level=level))
+        assert expected == wanted.routes(ALL)
+        # A neighbor's entry is for a guest on the wire.
+        assert wanted.neighs(expected) == ()
+
+    def test_they_need_no_interface(self) -> None:
+        gone = dataclasses.replace(REDIRECTED, link=None)
+        wanted = network(gone)
+        assert {sent_on(V4, 1024), sent_on(V6, 2048)} == wanted.routes(ALL)
+        assert not wanted.is_unplaced(V4)
+        assert wanted.addresses_to_park(ALL) == {V4, V6}
+
+    def test_a_family_without_a_way_has_what_it_had_unless_nobody_is_to_come(self) -> None:
+        one_family = dataclasses.replace(REDIRECTED, redirection=Redirection(9, PEER))
+        assert {sent_on(V4, 1024), route(V6, 5, 2048)} == network(one_family).routes(ALL)
+        private = dataclasses.replace(one_family, level=PRIVATE)
+        assert {sent_on(V4, 1026, 89)} == network(private).routes(ALL)
+
+    def test_without_any_way_known_the_routes_are_those_of_before(self) -> None:
+        unknown = dataclasses.replace(REDIRECTED, redirection=None)
+        assert network(LOCAL).routes(ALL) == network(unknown).routes(ALL)
+
+    def test_one_that_has_its_guest_here_goes_before_it_however_old(self) -> None:
+        """The VM is back on a node that has its former pod still."""
+        newer = dataclasses.replace(REDIRECTED, key=YOUNGER.key, created_at=YOUNGER.created_at)
+        assert owner_of(network(LOCAL, newer)) == [5]
+        assert owner_of(network(newer, LOCAL)) == [5]
+
+
+class TestRemaining:
+    """What is left of a redirect loses to all that is better known."""
+
+    REMAINING = desired.redirects_at((V4, V6), THROUGH, SETTINGS)
+
+    def test_it_is_private(self) -> None:
+        assert (sent_on(V4, 1026, 89), sent_on(V6, 2050, 89)) == self.REMAINING
+        assert desired.redirects_at((V4, V6), Redirection(9, None, PEER), SETTINGS) == (
+            sent_on(V6, 2050, 89),
+        )
+
+    def test_it_stands_beside_whoever_has_the_address(self) -> None:
+        wanted = network(LIVE)
+        assert wanted.put_remaining(self.REMAINING) == Affected(frozenset({V4, V6}))
+        assert network(LIVE).routes(ALL) | set(self.REMAINING) == wanted.routes(ALL)
+
+    def test_but_for_one_that_redirects_it_to_another_node(self) -> None:
+        other = Encapsulated(ip_address("192.0.2.3"))
+        newer = dataclasses.replace(
+            REDIRECTED, level=PRIVATE, redirection=Redirection(9, other, other)
+        )
+        wanted = network(newer)
+        wanted.put_remaining(self.REMAINING)
+        assert {sent_on(V4, 1026, 89, other), sent_on(V6, 2050, 89, other)} == wanted.routes(ALL)
+
+    def test_it_is_there_until_it_is_dropped(self) -> None:
+        wanted = network()
+        wanted.put_remaining(self.REMAINING)
+        assert wanted.has_address(V4)
+        assert wanted.everything().addresses == {V4, V6}
+        assert set(self.REMAINING) == wanted.under(SETTINGS).routes(ALL)
+        newer = desired.redirects_at((V4,), Redirection(8, PEER), SETTINGS)
+        wanted.put_remaining(newer)
+        # Of what has another one in its place nothing is left to drop.
+        assert wanted.drop_remaining(self.REMAINING) == Affected(frozenset({V6}))
+        assert set(newer) == wanted.routes(ALL)
+        wanted.drop_remaining(newer)
+        assert not wanted.has_address(V4)

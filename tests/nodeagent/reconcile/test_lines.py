@@ -12,7 +12,7 @@ from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Role, Signal, State, WorkloadEndpoint
 from handover_nodeagent.fsm.commands import RecordCutover
 from handover_nodeagent.fsm.events import Input
-from handover_nodeagent.fsm.machine import Asking, Machine, RouteLevel
+from handover_nodeagent.fsm.machine import Asking, Machine, Redirect, RouteLevel
 from handover_nodeagent.fsm.restart import Found
 from handover_nodeagent.fsm.step import Step
 from handover_nodeagent.network.admission import Admission
@@ -105,6 +105,10 @@ def test_a_machine_that_is_gone_says_what_it_was() -> None:
         (
             dataclasses.replace(LIVE, state=State.ASKING, asking=Asking(Input.ABORTED, LIVE)),
             "the guest is asked because of Aborted",
+        ),
+        (
+            dataclasses.replace(LIVE, redirect=Redirect("uid-1", Role.SOURCE, RouteLevel.ELEVATED)),
+            "the source of the migration has the guest",
         ),
     ],
 )
