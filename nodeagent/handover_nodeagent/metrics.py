@@ -198,6 +198,24 @@ PROBE_TO_ANSWER: Final = Histogram(
     buckets=(*_FAST, 10.0, 60.0),
     registry=REGISTRY,
 )
+REFUSED_MESSAGES: Final = Counter(
+    "handover_nodeagent_refused_messages",
+    "Datagrams to the port of the agents that changed nothing, by what was wrong with them",
+    ["reason"],
+    registry=REGISTRY,
+)
+ACCEPTED_MESSAGES: Final = Counter(
+    "handover_nodeagent_accepted_messages",
+    "Messages of other agents that were believed, by kind; repeated ones count, too",
+    ["kind"],
+    registry=REGISTRY,
+)
+SENT_MESSAGES: Final = Counter(
+    "handover_nodeagent_sent_messages",
+    "Messages to other agents, by result: sent, or failed in this node's kernel",
+    ["result"],
+    registry=REGISTRY,
+)
 CONFIGURATION: Final = Gauge(
     "handover_nodeagent_configuration_valid",
     "1 when the newest configuration is in force, 0 when it was refused and an older one stays",

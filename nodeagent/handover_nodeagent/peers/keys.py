@@ -4,9 +4,13 @@ So it is renewed by a restart, nothing on a node's disk can speak for it, and th
 who wrote an endpoint's status, has said whose key it is.
 """
 
+import os
 from typing import Self
 
 from nacl import exceptions, signing
+
+from handover_nodeagent.peers import messages
+from handover_nodeagent.peers.messages import Body, Header, Kind
 
 
 class Key:
@@ -35,3 +39,30 @@ def verify(public_key: bytes, text: bytes, signature: bytes) -> bool:
     except (exceptions.BadSignatureError, exceptions.ValueError, exceptions.TypeError):
         return False
     return True
+
+
+class Signer:
+    """Signs and numbers the messages of this process."""
+
+    def __init__(self, key: Key, boot: int) -> None:
+        """Begin with the first sequence; *boot* is when the process has started, in ns."""
+        self._key = key
+        self._boot = boot
+        self._sequence = messages.NEVER
+
+    @property
+    def public_key(self) -> bytes:
+        """What the API has to be told."""
+        return self._key.public
+
+    def sign(self, kind: Kind, body: Body, subject: bytes, nonce: bytes) -> tuple[int, bytes]:
+        """Return a datagram and its sequence, which is the next one."""
+        self._sequence += 1
+        key_id = self._key.public[: messages.KEY_ID]
+        header = Header(kind, key_id, self._boot, self._sequence, subject, nonce)
+        return self._sequence, self._key.sign(messages.compose(header, body))
+
+
+def make_nonce() -> bytes:
+    """Return what nobody can guess and nothing had before."""
+    return os.urandom(messages.NONCE)

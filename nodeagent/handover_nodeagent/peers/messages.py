@@ -14,10 +14,10 @@ from byte  size
 18         8     sequence: grows with each message that the sender signs
 26         16    subject: which endpoint and migration it speaks of (``subject``)
 42         16    nonce: of a statement or HELLO its own, of an answer what it answers
-58               HELLO: way (1), said (8), sent (8)
+58               HELLO: way (1), said (8)
 58               HELLO-ANSWER: way (1), said (8), received (8), sent (8)
 58               HAVE, RELEASED: nothing
-58               ACK: received (8), done (8), last frame (8)
+58               ACK: received (8), done (8), last frame (8), its error (8)
 end - 64   64    Ed25519 of all before it
 =========  ====  ==========================================================================
 
@@ -45,9 +45,9 @@ NEVER: Final = 0
 """The sequence that nothing has, and the time at which nothing was."""
 
 _HEADER: Final = struct.Struct("!BB8sQQ16s16s")
-_HELLO: Final = struct.Struct("!BQQ")
+_HELLO: Final = struct.Struct("!BQ")
 _HELLO_ANSWER: Final = struct.Struct("!BQQQ")
-_ACK: Final = struct.Struct("!QQQ")
+_ACK: Final = struct.Struct("!QQQQ")
 _BYSTANDER_ACK: Final = struct.Struct("!BB16sQQ")
 
 
@@ -101,7 +101,6 @@ class Hello(NamedTuple):
 
     way: Way
     said: int
-    sent_ns: int
 
 
 class HelloAnswer(NamedTuple):
@@ -114,11 +113,15 @@ class HelloAnswer(NamedTuple):
 
 
 class Times(NamedTuple):
-    """An ACK's: when the statement came, when all was done, the guest's last frame before."""
+    """An ACK's: when the statement came, when all was done, the guest's last frame before.
+
+    That one was heard at ``last_frame_ns``, or earlier by the error: the kernel tells it in blocks.
+    """
 
     received_ns: int
     done_ns: int
     last_frame_ns: int = NEVER
+    last_frame_error_ns: int = 0
 
 
 class Statement(NamedTuple):
@@ -225,7 +228,7 @@ def _read_body(kind: Kind, octets: bytes) -> Body | Malformed:
     if octets[0] not in _WAYS:
         return Malformed.WAY
     if kind is Kind.HELLO:
-        way, said, sent = _HELLO.unpack(octets)
-        return Hello(Way(way), said, sent)
+        way, said = _HELLO.unpack(octets)
+        return Hello(Way(way), said)
     way, said, received, sent = _HELLO_ANSWER.unpack(octets)
     return HelloAnswer(Way(way), said, received, sent)

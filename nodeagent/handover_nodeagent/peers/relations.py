@@ -75,17 +75,24 @@ class Relations:
         """Where the peers of our own endpoints are."""
         return frozenset(self._peer_addresses)
 
+    @property
+    def addresses(self) -> frozenset[IPAddress]:
+        """Where anybody is who may speak."""
+        return frozenset(self._addresses)
+
     def peers(self, key: ObjectKey) -> tuple[Relation, ...]:
         """Return who may speak to the endpoint *key* of ours."""
         return self._peers.get(key, ())
 
-    def know_peers(self, key: ObjectKey, relations: Iterable[Relation]) -> None:
-        """Replace the peers of an endpoint of ours; with none of them it is forgotten."""
-        self._replace(self._peers, key, tuple(relations))
+    def know_peers(self, key: ObjectKey, relations: Iterable[Relation]) -> tuple[Relation, ...]:
+        """Replace the peers of an endpoint of ours, and return those before; none is forgotten."""
+        return self._replace(self._peers, key, tuple(relations))
 
-    def know_advertised(self, key: ObjectKey, relations: Iterable[Relation]) -> None:
-        """Replace who speaks for another node's endpoint; with none of them it is forgotten."""
-        self._replace(self._advertised, key, tuple(relations))
+    def know_advertised(
+        self, key: ObjectKey, relations: Iterable[Relation]
+    ) -> tuple[Relation, ...]:
+        """Replace who speaks for another node's endpoint, and return who did before."""
+        return self._replace(self._advertised, key, tuple(relations))
 
     def has_address(self, address: IPAddress) -> bool:
         """Tell whether anybody who may speak is there."""
@@ -104,8 +111,9 @@ class Relations:
         book: dict[ObjectKey, tuple[Relation, ...]],
         key: ObjectKey,
         relations: tuple[Relation, ...],
-    ) -> None:
-        for one in book.pop(key, ()):
+    ) -> tuple[Relation, ...]:
+        old = book.pop(key, ())
+        for one in old:
             self._count(one, -1)
             rest = tuple(other for other in self._by_subject[one.subject] if other is not one)
             self._by_subject[one.subject] = rest
@@ -117,6 +125,7 @@ class Relations:
             self._by_subject[one.subject] = tuple(sorted(known, key=_is_bystanders))
         if relations:
             book[key] = relations
+        return old
 
     def _count(self, one: Relation, by: int) -> None:
         for address in one.addresses:

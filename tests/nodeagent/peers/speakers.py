@@ -82,11 +82,11 @@ class Speaker:
 
 
 BODIES: Final[Mapping[Kind, messages.Body]] = {
-    Kind.HELLO: Hello(Way.PLAIN, 0, 10),
+    Kind.HELLO: Hello(Way.PLAIN, 0),
     Kind.HELLO_ANSWER: HelloAnswer(Way.PLAIN, 0, 20, 30),
     Kind.HAVE: Statement(),
     Kind.RELEASED: Statement(),
-    Kind.ACK: Times(40, 50, 60),
+    Kind.ACK: Times(40, 50, 60, 70),
 }
 """One of each signed kind."""
 

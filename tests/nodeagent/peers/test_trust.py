@@ -128,12 +128,12 @@ REFUSED: dict[str, tuple[Callable[[Judge], bytes], IPAddress | None, Refusal]] =
     ),
     "HAVE through the tunnel": (lambda it: it.peer.say(Kind.HAVE), None, Malformed.WAY),
     "a plain HELLO through the tunnel": (
-        lambda it: it.peer.say(Kind.HELLO, Hello(Way.PLAIN, 0, 1)),
+        lambda it: it.peer.say(Kind.HELLO, Hello(Way.PLAIN, 0)),
         None,
         Malformed.WAY,
     ),
     "the tunnel's HELLO on the plain path": (
-        lambda it: it.peer.say(Kind.HELLO, Hello(Way.TUNNEL, 0, 1)),
+        lambda it: it.peer.say(Kind.HELLO, Hello(Way.TUNNEL, 0)),
         AT_B,
         Malformed.WAY,
     ),
@@ -218,17 +218,17 @@ def test_a_have_that_was_numbered_before_later_hellos_counts() -> None:
     it = Judge()
     have = it.peer.say(Kind.HAVE)
     for way, source in ((Way.PLAIN, AT_B), (Way.TUNNEL, None)):
-        assert is_accepted(it.judge(it.peer.say(Kind.HELLO, Hello(way, 0, 1)), source))
+        assert is_accepted(it.judge(it.peer.say(Kind.HELLO, Hello(way, 0)), source))
     assert is_accepted(it.judge(have))
 
 
 def test_hellos_by_two_ways_overtake_each_other() -> None:
     it = Judge()
-    slow = it.peer.say(Kind.HELLO, Hello(Way.TUNNEL, 0, 1))
-    quick = it.peer.say(Kind.HELLO, Hello(Way.PLAIN, 0, 1))
+    slow = it.peer.say(Kind.HELLO, Hello(Way.TUNNEL, 0))
+    quick = it.peer.say(Kind.HELLO, Hello(Way.PLAIN, 0))
     assert is_accepted(it.judge(quick))
     assert is_accepted(it.judge(slow, None))
-    assert it.judge(it.peer.say(Kind.HELLO, Hello(Way.PLAIN, 0, 1), sequence=1)) is Refused.SEQUENCE
+    assert it.judge(it.peer.say(Kind.HELLO, Hello(Way.PLAIN, 0), sequence=1)) is Refused.SEQUENCE
 
 
 def test_an_older_boot_is_older_whatever_its_sequence() -> None:
@@ -256,7 +256,7 @@ def test_after_a_restart_of_ours_a_hello_tells_what_is_void(kind: Kind) -> None:
     it = Judge()
     have, released = it.peer.say(Kind.HAVE), it.peer.say(Kind.RELEASED)
     if kind is Kind.HELLO:
-        it.judge(it.peer.say(kind, Hello(Way.PLAIN, said=2, sent_ns=1)))
+        it.judge(it.peer.say(kind, Hello(Way.PLAIN, said=2)))
     else:
         it.ask(Kind.HELLO)
         ours = messages.subject(it.ours.endpoint, speakers.UID)
@@ -269,7 +269,7 @@ def test_a_hello_never_makes_an_earlier_statement_count_again() -> None:
     it = Judge()
     have = it.peer.say(Kind.HAVE)
     it.judge(it.peer.say(Kind.RELEASED))
-    it.judge(it.peer.say(Kind.HELLO, Hello(Way.PLAIN, said=1, sent_ns=1)))
+    it.judge(it.peer.say(Kind.HELLO, Hello(Way.PLAIN, said=1)))
     assert it.judge(have) is Refused.SEQUENCE
 
 

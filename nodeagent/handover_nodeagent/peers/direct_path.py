@@ -1,0 +1,311 @@
+"""The direct path of one agent: what it says to the others, and what it makes of their messages.
+
+Whoever joins it to the machines is its ``Sink``, and tells it what the API says: peers, advertised
+endpoints, nodes. All is done on the loop, in the turn of the datagram or of the switch, and one
+alarm wakes it for what is due.
+"""
+
+import asyncio
+import base64
+import time
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping
+from typing import Final
+
+from handover_api.names import ObjectKey
+from handover_api.peer import Peer
+from handover_api.workloadendpoint import AgentAddress, Role
+from handover_nodeagent import metrics
+from handover_nodeagent.network.model import IPAddress
+from handover_nodeagent.peers import keys, messages
+from handover_nodeagent.peers.answers import Answers
+from handover_nodeagent.peers.clocks import Offset
+from handover_nodeagent.peers.hellos import Contact, Hellos
+from handover_nodeagent.peers.keys import Key, Signer
+from handover_nodeagent.peers.messages import BystanderAck, HelloAnswer, Kind, Way
+from handover_nodeagent.peers.reader import Reader
+from handover_nodeagent.peers.relations import Relation, Relations
+from handover_nodeagent.peers.sink import Acknowledgment, Done, Proof, Sink
+from handover_nodeagent.peers.sockets import Datagram, Refusal
+from handover_nodeagent.peers.statements import Destination, Recipient, Statements
+from handover_nodeagent.peers.trust import Accepted, Trust
+
+SLICE: Final = 64
+"""Datagrams that are sent in one turn of the loop, some half a millisecond; peers come first."""
+MOST_ADDRESSES: Final = 4
+"""Addresses that an endpoint's status may name."""
+
+
+class DirectPath:
+    """The agent's end of the direct path."""
+
+    def __init__(self, sink: Sink, key: Key, boot: int) -> None:
+        """Speak with *key*, made at this start, which was at *boot* (ns)."""
+        self._sink = sink
+        signer = Signer(key, boot)
+        self._signer = signer
+        self._relations = Relations()
+        self._trust = Trust(self._relations, keys.verify)
+        self._statements = Statements(signer.sign, keys.make_nonce, self._trust)
+        said = self._statements.said
+        self._hellos = Hellos(signer.sign, keys.make_nonce, said, self._trust)
+        self._answers = Answers(signer.sign)
+        self._reader = Reader(self._relations, self._trust, self._accept)
+        self._nodes: dict[str, tuple[IPAddress, ...]] = {}
+        self._port = 0
+        # Through a tunnel, too, once there is one.
+        self._ways = (Way.PLAIN,)
+        self._outgoing: deque[tuple[bytes, Destination]] = deque()
+        self._alarm: asyncio.TimerHandle | None = None
+
+    @property
+    def agent(self) -> AgentAddress | None:
+        """What the status of our endpoints is to tell; None while nobody can reach us."""
+        addresses = self._reader.addresses[:MOST_ADDRESSES]
+        if not addresses:
+            return None
+        text = base64.b64encode(self._signer.public_key).decode()
+        return AgentAddress(public_key=text, addresses=addresses, port=self._port)
+
+    @property
+    def refusals(self) -> tuple[Refusal, ...]:
+        """Why there is no socket at some address; it is tried again."""
+        return self._reader.refusals
+
+    def listen(self, addresses: Collection[IPAddress], port: int) -> None:
+        """Be reached at these addresses of this node; others are given up."""
+        self._port = port
+        self._reader.listen(addresses, port)
+
+    def close(self) -> None:
+        """Say and hear nothing more."""
+        self._reader.close()
+        if self._alarm:
+            self._alarm.cancel()
+        self._alarm = None
+        self._outgoing.clear()
+
+    def know_peers(self, key: ObjectKey, role: Role | None, peers: Iterable[Peer]) -> None:
+        """Know by the API who may speak to the endpoint *key* of ours, which has or had *role*."""
+        new = tuple(_relation(key, role, peer) for peer in peers) if role else ()
+        old = self._relations.know_peers(key, new)
+        if new == old:
+            return
+        now = self._now()
+        self._hellos.know(set(old) - set(new), [one for one in new if one not in old], now)
+        self._answers.forget(set(old) - set(new))
+        self._work()
+
+    def forget(self, key: ObjectKey) -> None:
+        """Know that the endpoint *key* of ours is gone."""
+        self.know_peers(key, None, ())
+        self._statements.forget({key})
+        self._wind()
+
+    def know_advertised(self, key: ObjectKey, speaker: Peer | None) -> None:
+        """Know by the API who hosts the advertised endpoint *key*; None: it is advertised no more.
+
+        A *speaker* names it as its own endpoint.
+        """
+        relations = (_relation(key, None, speaker),) if speaker else ()
+        old = self._relations.know_advertised(key, relations)
+        self._answers.forget(set(old) - set(relations))
+
+    def know_nodes(self, nodes: Mapping[str, tuple[IPAddress, ...]]) -> None:
+        """Know the other nodes that hear of each HAVE; none of them where BGP tells it."""
+        self._nodes = dict(nodes)
+
+    def prepare(self, key: ObjectKey, uid: str) -> None:
+        """Have a HAVE of the endpoint *key* ready, as long as there is time for it."""
+        self._statements.prepare(key, uid)
+
+    def have(self, key: ObjectKey, uid: str) -> None:
+        """Say that we have the guest: sent at once to the peers, and repeated until they know."""
+        peers = self._peers(key, uid)
+        told = {one.node for one in peers}
+        bystanders = [
+            Recipient(node, tuple(Destination(address, self._port) for address in addresses[:1]))
+            for node, addresses in self._nodes.items()
+            if node not in told
+        ]
+        self._say(Kind.HAVE, key, uid, [*peers, *bystanders])
+
+    def released(self, key: ObjectKey, uid: str) -> None:
+        """Say that we have the guest no more: to the peers alone, whom the API would tell later."""
+        self._say(Kind.RELEASED, key, uid, self._peers(key, uid))
+
+    def answer(self, key: ObjectKey, uid: str, done: Done) -> None:
+        """Acknowledge what was last heard on *key* and *uid*, where the sink could not at once."""
+        for octets, destination in self._answers.later(key, uid, done):
+            self._send(octets, destination)
+
+    def contact(self, key: ObjectKey) -> tuple[Contact, ...]:
+        """Return what is known of the ways to the peers of an endpoint of ours."""
+        contacts = (self._hellos.contact(one) for one in self._relations.peers(key))
+        return tuple(one for one in contacts if one)
+
+    def offset(self, public_key: bytes) -> Offset | None:
+        """Return how far that agent's clock is ahead of ours."""
+        return self._hellos.offset(public_key, time.time_ns())
+
+    def _say(self, kind: Kind, key: ObjectKey, uid: str, recipients: list[Recipient]) -> None:
+        now = self._now()
+        self._statements.begin(kind, (key, uid), recipients, now, time.time_ns())
+        self._outgoing.extend(self._statements.take(now))
+        self._flush()
+        self._wind()
+
+    def _peers(self, key: ObjectKey, uid: str) -> list[Recipient]:
+        """Return the peers of this migration; an agent hears it at the address that answers."""
+        found = []
+        for one in self._relations.peers(key):
+            if one.uid != uid:
+                continue
+            contact = self._hellos.contact(one)
+            proved = (
+                {address for address, way in contact.proved if way is Way.PLAIN}
+                if contact
+                else set()
+            )
+            addresses = [each for each in one.addresses if each in proved][:1] or one.addresses
+            found.append(Recipient(one.node, _destinations(one, addresses), one))
+        return found
+
+    def _accept(self, accepted: Accepted, datagram: Datagram) -> None:
+        message = accepted.message
+        if isinstance(message, BystanderAck):
+            metrics.ACCEPTED_MESSAGES.labels(Kind.BYSTANDER_ACK.name).inc()
+            self._acknowledge(message.nonce, None, datagram, message.times)
+            return
+        metrics.ACCEPTED_MESSAGES.labels(message.header.kind.name).inc()
+        nonce = message.header.nonce
+        match message.body:
+            case messages.Hello(way=way):
+                if not accepted.is_repeat:
+                    self._answer_hello(accepted.relations, nonce, way, datagram)
+            case HelloAnswer() as answer:
+                self._prove(nonce, answer, datagram.received_ns)
+            case messages.Times() as times:
+                self._acknowledge(nonce, accepted.relations[0], datagram, times)
+            case messages.Statement():
+                self._hear(accepted, message.header.kind, nonce, datagram)
+
+    def _hear(self, accepted: Accepted, kind: Kind, nonce: bytes, datagram: Datagram) -> None:
+        """Let the sink act on a statement, unless it has; then acknowledge it."""
+        ours = [one for one in accepted.relations if not one.is_bystanders]
+        # A bystander hears HAVE alone: what follows from RELEASED is between the peers.
+        relations = ours or [one for one in accepted.relations if kind is Kind.HAVE]
+        assert datagram.source is not None, "the tunnel carries HELLOs alone"
+        for one in relations:
+            to = Destination(datagram.source, one.port)
+            known = self._answers.known(one, nonce) if accepted.is_repeat else None
+            if known is None:
+                self._answers.hear(one, nonce, datagram.received_ns, to)
+                done = self._tell(one, kind, datagram.received_ns)
+                known = self._answers.compose(one, nonce, done) if done else None
+            if known is not None:
+                self._send(known, to)
+
+    def _tell(self, relation: Relation, kind: Kind, received_ns: int) -> Done | None:
+        topic = relation.key, relation.uid
+        if relation.is_bystanders:
+            return self._sink.bystander_has(*topic, received_ns)
+        if kind is Kind.HAVE:
+            return self._sink.peer_has(*topic, received_ns)
+        return self._sink.peer_released(*topic, received_ns)
+
+    def _acknowledge(
+        self,
+        nonce: bytes,
+        relation: Relation | None,
+        datagram: Datagram,
+        times: messages.Times,
+    ) -> None:
+        found = self._statements.acknowledge(nonce, relation, datagram.source, self._now())
+        if found is None:
+            return
+        delivery, recipient = found
+        offset = self.offset(relation.public_key) if relation else None
+        ack = Acknowledgment(
+            delivery.sent_ns, datagram.received_ns, times, offset, relation is None
+        )
+        self._sink.acknowledged(*delivery.topic, recipient.node, ack)
+        self._wind()
+
+    def _answer_hello(
+        self, relations: tuple[Relation, ...], nonce: bytes, way: Way, datagram: Datagram
+    ) -> None:
+        for one in relations:
+            if one.is_bystanders:
+                continue
+            said = self._statements.said(one.key, one.uid)
+            body = HelloAnswer(way, said, datagram.received_ns, time.time_ns())
+            _, octets = self._signer.sign(Kind.HELLO_ANSWER, body, one.subject, nonce)
+            # The tunnel does not say from where; the answer goes by the plain path.
+            addresses = one.addresses if datagram.source is None else (datagram.source,)
+            for destination in _destinations(one, addresses):
+                self._send(octets, destination)
+            self._hellos.heard(one, self._now())
+            self._wind()
+
+    def _prove(self, nonce: bytes, answer: HelloAnswer, received_ns: int) -> None:
+        proved = self._hellos.answered(nonce, answer, received_ns)
+        if proved:
+            contact, address, way = proved
+            one = contact.relation
+            proof = Proof(one.node, address, way, self.offset(one.public_key))
+            self._sink.peer_proved(one.key, one.uid, proof)
+        self._wind()
+
+    def _work(self) -> None:
+        """Do all that is due."""
+        if self._alarm:
+            self._alarm.cancel()
+        self._alarm = None
+        now = self._now()
+        self._reader.expire(now)
+        self._outgoing.extend(self._statements.take(now))
+        self._flush()
+        for hello in self._hellos.take(now, self._ways):
+            self._send_hello(hello.nonce, hello.datagram, hello.destination, hello.way)
+        for one in self._hellos.silent(now):
+            self._sink.peer_silent(one.key, one.uid, one.node)
+        self._wind()
+
+    def _send_hello(self, nonce: bytes, octets: bytes, to: Destination, way: Way) -> None:
+        if way is Way.PLAIN:
+            self._hellos.sent(nonce, time.time_ns())
+            self._send(octets, to)
+
+    def _flush(self) -> None:
+        """Send a slice of what waits; the next one has a turn of the loop of its own."""
+        for _ in range(min(SLICE, len(self._outgoing))):
+            octets, destination = self._outgoing.popleft()
+            self._send(octets, destination)
+        if self._outgoing:
+            asyncio.get_running_loop().call_soon(self._flush)
+
+    def _send(self, octets: bytes, to: Destination) -> None:
+        self._reader.send(octets, to.address, to.port)
+
+    def _wind(self) -> None:
+        """Set the alarm to the earliest of what is due."""
+        dues = [self._reader.due, self._statements.due, self._hellos.due]
+        due = min((each for each in dues if each is not None), default=None)
+        if self._alarm and self._alarm.when() != due:
+            self._alarm.cancel()
+            self._alarm = None
+        if due is not None and self._alarm is None:
+            self._alarm = asyncio.get_running_loop().call_at(due, self._work)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+
+def _relation(key: ObjectKey, role: Role | None, peer: Peer) -> Relation:
+    about = (key, role, peer.uid, peer.endpoint, peer.node, peer.role)
+    return Relation(*about, public_key=peer.key, addresses=peer.addresses, port=peer.port)
+
+
+def _destinations(one: Relation, addresses: Iterable[IPAddress]) -> tuple[Destination, ...]:
+    return tuple(Destination(address, one.port) for address in addresses)

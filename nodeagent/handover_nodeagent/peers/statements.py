@@ -1,0 +1,174 @@
+"""PURE: what this agent has to say of its guests: prepared, on its way, acknowledged.
+
+A HAVE is numbered and signed when its endpoint becomes a target, so that at the switch nothing is
+left but to send it. One datagram goes to all: to the peers, who answer with a signature, and to the
+other nodes where those need a route of their own. A newer statement on the same endpoint and
+migration takes the place of the one before, also on its way.
+"""
+
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+from handover_api.names import ObjectKey
+from handover_nodeagent.network.model import IPAddress
+from handover_nodeagent.peers import messages, repeats
+from handover_nodeagent.peers.messages import Body, Kind, Statement
+from handover_nodeagent.peers.relations import Relation
+from handover_nodeagent.peers.repeats import Repeats
+from handover_nodeagent.peers.trust import Question, Trust
+
+Sign = Callable[[Kind, Body, bytes, bytes], tuple[int, bytes]]
+"""Signer.sign."""
+Topic = tuple[ObjectKey, str]
+"""An endpoint of ours and the uid of its migration."""
+
+_STATEMENT: Final = Statement()
+
+
+class Destination(NamedTuple):
+    """Where a datagram goes."""
+
+    address: IPAddress
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recipient:
+    """Who is told: a peer, or a node that is none of this migration's (without a relation)."""
+
+    node: str
+    destinations: tuple[Destination, ...]
+    relation: Relation | None = None
+
+
+class _Prepared(NamedTuple):
+    sequence: int
+    nonce: bytes
+    datagram: bytes
+
+
+@dataclass(slots=True)
+class Delivery:
+    """One statement on its way."""
+
+    topic: Topic
+    kind: Kind
+    nonce: bytes
+    datagram: bytes
+    sent_ns: int
+    recipients: dict[str, Recipient]
+    repeats: Repeats[str]
+
+
+class Statements:
+    """All statements of this agent; times are the loop's, in seconds, but for ``sent_ns``."""
+
+    def __init__(self, sign: Sign, make_nonce: Callable[[], bytes], trust: Trust) -> None:
+        self._sign = sign
+        self._make_nonce = make_nonce
+        self._trust = trust
+        self._prepared: dict[Topic, _Prepared] = {}
+        self._said: dict[Topic, int] = {}
+        self._deliveries: dict[Topic, Delivery] = {}
+        self._by_nonce: dict[bytes, Delivery] = {}
+
+    @property
+    def due(self) -> float | None:
+        """When there is something to send again, or to give up."""
+        dues = (delivery.repeats.due for delivery in self._deliveries.values())
+        return min((due for due in dues if due is not None), default=None)
+
+    def said(self, key: ObjectKey, uid: str) -> int:
+        """Return the sequence of the newest statement; NEVER where there is none."""
+        return self._said.get((key, uid), messages.NEVER)
+
+    def prepare(self, key: ObjectKey, uid: str) -> None:
+        """Have a HAVE ready; one that is ready and was not overtaken stays."""
+        topic = key, uid
+        prepared = self._prepared.get(topic)
+        if prepared is None or prepared.sequence < self.said(key, uid):
+            self._prepared[topic] = self._compose(Kind.HAVE, topic)
+
+    def forget(self, keys: Collection[ObjectKey]) -> None:
+        """Say no more of these endpoints, and nothing again."""
+        for topic in [topic for topic in self._deliveries if topic[0] in keys]:
+            self._end(topic)
+        for of_topics in (self._prepared, self._said):
+            for topic in [topic for topic in of_topics if topic[0] in keys]:
+                del of_topics[topic]
+
+    def begin(
+        self, kind: Kind, topic: Topic, recipients: Iterable[Recipient], now: float, now_ns: int
+    ) -> Delivery:
+        """Say it: the caller sends what ``take`` returns, now and whenever it is due."""
+        self._end(topic)
+        prepared = self._prepared.pop(topic, None) if kind is Kind.HAVE else None
+        if prepared is None or prepared.sequence < self._said.get(topic, messages.NEVER):
+            prepared = self._compose(kind, topic)
+        named = {_name(one): one for one in recipients}
+        waiting = Repeats(named, now, repeats.STATEMENT)
+        delivery = Delivery(topic, kind, *prepared[1:], now_ns, named, waiting)
+        self._said[topic] = prepared.sequence
+        self._deliveries[topic] = self._by_nonce[delivery.nonce] = delivery
+        self._expect(delivery)
+        return delivery
+
+    def take(self, now: float) -> list[tuple[bytes, Destination]]:
+        """Return what to send now, and give up what was said in vain for too long."""
+        outgoing = []
+        for topic, delivery in tuple(self._deliveries.items()):
+            if delivery.repeats.is_over(now):
+                self._end(topic)
+                continue
+            for name in delivery.repeats.take(now):
+                destinations = delivery.recipients[name].destinations
+                outgoing += [(delivery.datagram, one) for one in destinations]
+        return outgoing
+
+    def acknowledge(
+        self, nonce: bytes, relation: Relation | None, source: IPAddress | None, now: float
+    ) -> tuple[Delivery, Recipient] | None:
+        """Take an ACK in; None where nobody waits for it (any more)."""
+        delivery = self._by_nonce.get(nonce)
+        if delivery is None:
+            return None
+        for name in delivery.repeats.silent:
+            one = delivery.recipients[name]
+            if one.relation == relation and (relation or _is_at(one, source)):
+                delivery.repeats.acknowledge(name)
+                if delivery.repeats.is_over(now):
+                    self._end(delivery.topic)
+                else:
+                    self._expect(delivery)
+                return delivery, one
+        return None
+
+    def _compose(self, kind: Kind, topic: Topic) -> _Prepared:
+        nonce = self._make_nonce()
+        sequence, datagram = self._sign(kind, _STATEMENT, messages.subject(*topic), nonce)
+        return _Prepared(sequence, nonce, datagram)
+
+    def _expect(self, delivery: Delivery) -> None:
+        """Let the ACKs of those in that have not answered, and of nobody else."""
+        waited = [delivery.recipients[name] for name in delivery.repeats.silent]
+        relations = tuple(one.relation for one in waited if one.relation)
+        unsigned = [one for one in waited if not one.relation]
+        addresses = frozenset(to.address for one in unsigned for to in one.destinations)
+        self._trust.expect(delivery.nonce, Question(delivery.kind, relations, addresses))
+
+    def _end(self, topic: Topic) -> None:
+        delivery = self._deliveries.pop(topic, None)
+        if delivery:
+            del self._by_nonce[delivery.nonce]
+            self._trust.expect_no_more(delivery.nonce)
+
+
+def _name(recipient: Recipient) -> str:
+    """Of a peer its endpoint, too: two of them may be on one node."""
+    relation = recipient.relation
+    return f"{recipient.node}/{relation.endpoint}" if relation else recipient.node
+
+
+def _is_at(recipient: Recipient, source: IPAddress | None) -> bool:
+    return any(to.address == source for to in recipient.destinations)

@@ -1,0 +1,288 @@
+"""Agents speak by real sockets on real segments: what is said is followed, whatever the path."""
+
+import asyncio
+import contextlib
+import socket
+import time
+from collections.abc import Callable, Iterator
+from ipaddress import ip_address
+
+import pytest
+from tests.nodeagent import namespaces
+from tests.nodeagent.peers import peer_net
+from tests.nodeagent.peers.peer_net import PORT, Agent, PeerNet, addresses
+from tests.nodeagent.peers.speakers import SOURCE, TARGET, UID
+
+from handover_api.conditions import EndpointReason
+from handover_api.names import ObjectKey
+from handover_api.workloadendpoint import Role
+from handover_nodeagent import metrics
+from handover_nodeagent.peers.messages import Way
+from handover_nodeagent.peers.sink import Done
+
+pytestmark = pytest.mark.root
+SECOND = 1_000_000_000
+
+
+@pytest.fixture(scope="module")
+def segment() -> Iterator[PeerNet]:
+    """Make the nodes, once for all."""
+    namespaces.needs_root()
+    with peer_net.made() as made:
+        yield made
+
+
+@pytest.fixture
+def net(segment: PeerNet) -> Iterator[PeerNet]:
+    """Give a network on which nothing is forbidden or forged afterwards."""
+    yield segment
+    for node in peer_net.NODES:
+        segment.run(node, "nft flush ruleset")
+
+
+@pytest.fixture
+async def agents(net: PeerNet) -> Iterator[Callable[..., Agent]]:  # type: ignore[misc]
+    """Make agents that end with the test."""
+    made: list[Agent] = []
+
+    def make(node: str, endpoint: ObjectKey, role: Role) -> Agent:
+        made.append(Agent(net, node, endpoint, role).listen())
+        return made[-1]
+
+    yield make
+    for agent in made:
+        agent.path.close()
+
+
+@pytest.fixture
+async def source(agents: Callable[..., Agent]) -> Agent:
+    return agents("a", SOURCE, Role.SOURCE)
+
+
+@pytest.fixture
+async def target(agents: Callable[..., Agent]) -> Agent:
+    return agents("b", TARGET, Role.TARGET)
+
+
+async def until(condition: Callable[[], object], seconds: float = 5.0) -> None:
+    """Wait until it holds."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come"
+        await asyncio.sleep(0.001)
+
+
+def refused(reason: str) -> float:
+    return float(metrics.REFUSED_MESSAGES.labels(reason)._value.get())
+
+
+@contextlib.contextmanager
+def counted(reason: str) -> Iterator[Callable[[], float]]:
+    before = refused(reason)
+    yield lambda: refused(reason) - before
+
+
+async def test_a_have_is_followed_and_acknowledged_with_its_times(
+    source: Agent, target: Agent
+) -> None:
+    source.knows(target.peer())
+    target.knows(source.peer())
+    target.path.prepare(TARGET, UID)
+    before = time.time_ns()
+    target.path.have(TARGET, UID)
+    await until(lambda: target.acks)
+    after = time.time_ns()
+    ((word, key, uid, received),) = source.heard
+    assert (word, key, uid) == ("has", SOURCE, UID)
+    ((node, ack),) = target.acks
+    assert node == "a"
+    assert not ack.is_bystanders
+    assert before <= ack.sent_ns <= received == ack.times.received_ns
+    assert received <= ack.times.done_ns <= ack.acknowledged_ns <= after
+    assert (ack.times.last_frame_ns, ack.times.last_frame_error_ns) == (7, 8)
+
+
+@pytest.mark.parametrize("without", [4, 6])
+async def test_one_family_is_enough(source: Agent, target: Agent, without: int) -> None:
+    source.knows(target.peer(without=without))
+    target.knows(source.peer(without=without))
+    target.path.have(TARGET, UID)
+    await until(lambda: target.acks)
+    assert source.words == ["has"]
+
+
+async def test_released_after_have_and_have_again(source: Agent, target: Agent) -> None:
+    source.knows(target.peer())
+    target.knows(source.peer())
+    for number, say in enumerate(
+        [target.path.have, target.path.released, target.path.have], start=1
+    ):
+        target.path.prepare(TARGET, UID)
+        say(TARGET, UID)
+        await until(lambda number=number: len(target.acks) == number)  # type: ignore[misc]
+    assert source.words == ["has", "released", "has"]
+
+
+async def test_both_say_have_at_once(source: Agent, target: Agent) -> None:
+    source.knows(target.peer())
+    target.knows(source.peer())
+    target.path.have(TARGET, UID)
+    source.path.have(SOURCE, UID)
+    await until(lambda: target.acks and source.acks)
+    assert (source.words, target.words) == (["has"], ["has"])
+
+
+async def test_hellos_prove_each_address_and_compare_the_clocks(
+    source: Agent, target: Agent
+) -> None:
+    source.knows(target.peer())
+    target.knows(source.peer())
+    await until(lambda: len(target.proofs) == 2 and len(source.proofs) == 2)
+    assert {proof.address for proof in target.proofs} == set(addresses("a"))
+    assert {(proof.node, proof.way) for proof in target.proofs} == {("a", Way.PLAIN)}
+    offset = target.path.offset(source.key.public)
+    assert offset is not None
+    # One machine, one clock.
+    assert abs(offset.ahead_ns) <= offset.error_ns < SECOND
+
+
+async def test_who_knows_its_peer_later_has_the_other_ask_again(
+    source: Agent, target: Agent
+) -> None:
+    target.knows(source.peer())
+    # Beyond the series that the first one has sent in vain.
+    await asyncio.sleep(0.7)
+    assert target.proofs == []
+    source.knows(target.peer())
+    await until(lambda: target.proofs and source.proofs, 2.0)
+
+
+async def test_what_could_not_be_done_is_told_again_and_acknowledged_when_it_is(
+    source: Agent, target: Agent
+) -> None:
+    source.knows(target.peer())
+    target.knows(source.peer())
+    source.follows = False
+    target.path.have(TARGET, UID)
+    await until(lambda: len(source.heard) >= 3)
+    assert target.acks == []
+    assert {heard[3] for heard in source.heard} != set()
+    source.path.answer(SOURCE, UID, Done(9))
+    await until(lambda: target.acks)
+    ((_, ack),) = target.acks
+    assert (ack.times.received_ns, ack.times.done_ns) == (source.heard[0][3], 9)
+
+
+async def test_a_lost_ack_is_sent_again_and_nothing_done_twice(
+    net: PeerNet, source: Agent, target: Agent
+) -> None:
+    source.knows(target.peer(without=6))
+    target.knows(source.peer(without=6))
+    await until(lambda: target.proofs)
+    # Three of four ACKs are lost, whose UDP header has 8 bytes.
+    net.run("a", "nft add table ip t")
+    net.run("a", "nft add chain ip t o { type filter hook output priority 0 ; }")
+    net.run("a", "nft add rule ip t o udp dport 7473 udp length 162 numgen inc mod 4 < 3 drop")
+    target.path.have(TARGET, UID)
+    await until(lambda: target.acks)
+    assert source.words == ["has"]
+
+
+async def test_a_blocked_port_makes_the_peer_silent_and_an_open_one_heals_it(
+    net: PeerNet, source: Agent, target: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("handover_nodeagent.peers.hellos.EVERY", 0.3)
+    monkeypatch.setattr("handover_nodeagent.peers.repeats.GIVE_UP", 0.6)
+    net.run("a", "nft add table inet t")
+    net.run("a", "nft add chain inet t i { type filter hook input priority 0 ; }")
+    net.run("a", "nft add rule inet t i udp dport 7473 drop")
+    source.knows(target.peer())
+    target.knows(source.peer())
+    await until(lambda: target.silent)
+    assert target.silent == ["a"]
+    assert all(contact.is_silent for contact in target.path.contact(TARGET))
+    net.run("a", "nft flush ruleset")
+    await until(lambda: target.proofs)
+    assert not any(contact.is_silent for contact in target.path.contact(TARGET))
+
+
+async def test_an_endpoint_that_is_gone_is_spoken_of_no_more(source: Agent, target: Agent) -> None:
+    source.knows(target.peer())
+    target.knows(source.peer())
+    source.path.forget(SOURCE)
+    with counted("Source") as count:
+        target.path.have(TARGET, UID)
+        await until(lambda: count() >= 2)
+        target.path.forget(TARGET)
+        await asyncio.sleep(0.02)
+        seen = count()
+        await asyncio.sleep(0.1)
+        assert (source.heard, count()) == ([], seen)
+
+
+async def test_bystanders_hear_of_it_and_answer_unsigned(
+    agents: Callable[..., Agent], source: Agent, target: Agent
+) -> None:
+    bystander = agents("c", ObjectKey("shop", "other"), Role.SOURCE)
+    source.knows(target.peer())
+    target.knows(source.peer())
+    bystander.path.know_advertised(TARGET, target.peer())
+    target.path.know_nodes({node: addresses(node) for node in "acx"})
+    target.path.have(TARGET, UID)
+    await until(lambda: len(target.acks) == 2)
+    assert {node: ack.is_bystanders for node, ack in target.acks} == {"a": False, "c": True}
+    assert source.words == ["has"], "a peer is no bystander, too"
+    assert bystander.words == ["bystander"]
+    assert bystander.heard[0][1:3] == (TARGET, UID)
+
+
+async def test_a_released_goes_to_the_peers_alone(
+    agents: Callable[..., Agent], source: Agent, target: Agent
+) -> None:
+    bystander = agents("c", ObjectKey("shop", "other"), Role.SOURCE)
+    source.knows(target.peer())
+    target.knows(source.peer())
+    bystander.path.know_advertised(TARGET, target.peer())
+    target.path.know_nodes({"c": addresses("c")})
+    target.path.released(TARGET, UID)
+    await until(lambda: target.acks)
+    assert bystander.heard == []
+
+
+async def test_a_restarted_agent_is_believed_by_its_new_key_alone(
+    agents: Callable[..., Agent], source: Agent, target: Agent
+) -> None:
+    source.knows(target.peer())
+    target.knows(source.peer())
+    target.path.close()
+    again = agents("b", TARGET, Role.TARGET)
+    again.knows(source.peer())
+    with counted("Key") as count:
+        again.path.have(TARGET, UID)
+        await until(count)
+    source.knows(again.peer())
+    await until(lambda: again.acks)
+    assert source.words == ["has"]
+
+
+async def test_a_taken_port_is_a_reason_and_tried_again(net: PeerNet) -> None:
+    with namespaces.restored():
+        namespaces.enter(net.fds["a"])
+        other = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+        other.bind(("0.0.0.0", PORT))
+        agent = Agent(net, "a", SOURCE, Role.SOURCE).listen()
+        assert [refusal.reason for refusal in agent.path.refusals] == [EndpointReason.PORT_TAKEN]
+        assert "7473" in agent.path.refusals[0].message
+        assert agent.shown == [addresses("a")[1]], "what can be had is had"
+        other.close()
+        await until(lambda: not agent.path.refusals)
+        assert agent.shown == [*addresses("a")], "in the order of the API"
+        agent.path.close()
+        assert agent.path.agent is None
+
+
+async def test_an_address_that_is_not_there_is_a_reason(net: PeerNet) -> None:
+    agent = Agent(net, "a", SOURCE, Role.SOURCE).listen([ip_address("192.0.2.1")])
+    assert [refusal.reason for refusal in agent.path.refusals] == [EndpointReason.REFUSED]
+    assert agent.path.agent is None
+    agent.path.close()
