@@ -2,9 +2,15 @@
  *
  *   bench floor IFNAME ADDRESS [IFNAME ADDRESS]...   hears RARPs, sets host routes, waits for the acks
  *   bench flood IFNAME arp|udp PER_SECOND            sends frames until it is killed
+ *   bench relay IFNAME PEER PORT                     hears RARPs, tells PEER by a datagram each
+ *   bench redirect PORT IFNAME ADDRESS               hears datagrams, replaces a host route for each
+ *
+ * The last two together do the least of what leads a guest's late packets on from the node that it
+ * has left.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
+#include <errno.h>
 #include <linux/filter.h>
 #include <linux/if_packet.h>
 #include <linux/rtnetlink.h>
@@ -68,7 +74,6 @@ static void prepare(struct guest *guest, const char *name, const char *address) 
     unsigned index = if_nametoindex(name), metric = METRIC;
     struct in_addr destination;
     if (!index || inet_pton(AF_INET, address, &destination) != 1) die(name);
-    guest->socket = listen_on((int)index);
     guest->request = (struct request){
         .header = {.nlmsg_len = NLMSG_LENGTH(sizeof(struct rtmsg)),
                    .nlmsg_type = RTM_NEWROUTE,
@@ -90,17 +95,22 @@ static void set_routes(int kernel, struct iovec *requests, int count) {
         if (recv(kernel, ack, sizeof ack, 0) < 0) die("netlink");
 }
 
+static void say_ready(void) {
+    puts("ready");
+    fflush(stdout);
+}
+
 static void run_floor(int count, char **words) {
     struct guest *guests = calloc((size_t)count, sizeof *guests);
     int queue = epoll_create1(0), kernel = socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
     char frame[128];
     for (int i = 0; i < count; i++) {
         prepare(&guests[i], words[2 * i], words[2 * i + 1]);
+        guests[i].socket = listen_on((int)if_nametoindex(words[2 * i]));
         struct epoll_event event = {.events = EPOLLIN, .data.u32 = (unsigned)i};
         if (epoll_ctl(queue, EPOLL_CTL_ADD, guests[i].socket, &event)) die("epoll");
     }
-    puts("ready");
-    fflush(stdout);
+    say_ready();
     for (;;) {
         struct epoll_event events[BATCH];
         struct iovec requests[BATCH];
@@ -114,6 +124,43 @@ static void run_floor(int count, char **words) {
             requests[i] = (struct iovec){&guest->request, guest->request.header.nlmsg_len};
         }
         set_routes(kernel, requests, heard);
+    }
+}
+
+static struct sockaddr_in at(const char *address, const char *port) {
+    struct sockaddr_in where = {.sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port))};
+    if (inet_pton(AF_INET, address, &where.sin_addr) != 1) die(address);
+    return where;
+}
+
+static void run_relay(const char *name, const char *peer, const char *port) {
+    struct sockaddr_in where = at(peer, port);
+    int frames = listen_on((int)if_nametoindex(name)), sock = socket(AF_INET, SOCK_DGRAM, 0);
+    char frame[128];
+    if (connect(sock, (struct sockaddr *)&where, sizeof where)) die(peer);
+    say_ready();
+    for (;;) {
+        ssize_t size = recv(frames, frame, sizeof frame, 0);
+        /* Nobody may listen there so far, or any more: the next one tells again. */
+        if (size < 0 && errno != ENETDOWN) die("recv");
+        if (size >= 0) (void)!send(sock, frame, (size_t)size, 0);
+    }
+}
+
+static void run_redirect(const char *port, const char *name, const char *address) {
+    struct sockaddr_in here = at("0.0.0.0", port);
+    int sock = socket(AF_INET, SOCK_DGRAM, 0), kernel = socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
+    /* The kernel tells nobody of a route that is replaced by its like, so there are two ways. */
+    struct guest ways[2];
+    char datagram[128];
+    prepare(&ways[0], name, address);
+    prepare(&ways[1], "lo", address);
+    if (bind(sock, (struct sockaddr *)&here, sizeof here)) die("bind");
+    say_ready();
+    for (int turn = 0;; turn ^= 1) {
+        struct iovec request = {&ways[turn].request, ways[turn].request.header.nlmsg_len};
+        if (recv(sock, datagram, sizeof datagram, 0) < 0) die("recv");
+        set_routes(kernel, &request, 1);
     }
 }
 
@@ -152,6 +199,9 @@ int main(int argc, char **argv) {
     if (argc >= 4 && argc % 2 == 0 && !strcmp(argv[1], "floor"))
         run_floor((argc - 2) / 2, argv + 2);
     if (argc == 5 && !strcmp(argv[1], "flood")) run_flood(argv[2], argv[3], atol(argv[4]));
-    fprintf(stderr, "bench floor IFNAME ADDRESS... | bench flood IFNAME arp|udp PER_SECOND\n");
+    if (argc == 5 && !strcmp(argv[1], "relay")) run_relay(argv[2], argv[3], argv[4]);
+    if (argc == 5 && !strcmp(argv[1], "redirect")) run_redirect(argv[2], argv[3], argv[4]);
+    fprintf(stderr, "bench floor IFNAME ADDRESS... | flood IFNAME arp|udp PER_SECOND |\n"
+                    "      relay IFNAME PEER PORT | redirect PORT IFNAME ADDRESS\n");
     return 2;
 }

@@ -1,0 +1,1 @@
+"""`make bench-outage`: what real guests' migrations cost their network, whatever carries routes."""

@@ -1,0 +1,129 @@
+"""PURE: what one migration cost one family's flows, and what a row of them is to reach."""
+
+import statistics
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from handover_lab.bench.outage.moments import Moments
+from handover_lab.bench.outage.rows import Row
+from handover_lab.network import measure
+from handover_lab.network.measure import Packet, Switchover
+
+Line = Mapping[str, str | int | float | bool | None]
+"""One line of outage.json: a row's migrations by one family's flows."""
+
+RATIO: Final = 3.0
+"""From announcement to redirect, of what the C program takes on the same path."""
+REDIRECT_US: Final = 1000.0
+LAST_NODE_US: Final = 2000.0
+"""What is to be reached on a machine that does nothing else; shown, and never a fault."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One migration, by one family's flows; None: it was not measured, or never ended."""
+
+    pause_ms: float
+    lost: int
+    lost_after_switch: int
+    silence_ms: float | None
+    tcp_gap_ms: float | None
+    moments: Moments | None
+
+    @classmethod
+    def of(
+        cls,
+        pings: Sequence[Packet],
+        session: Sequence[Packet],
+        switchover: Switchover,
+        moments: Moments | None,
+    ) -> "Sample":
+        """Measure the packets of one migration."""
+        loss = measure.loss(pings, switchover)
+        return cls(
+            switchover.pause_ms,
+            loss.lost,
+            loss.lost_after_switch,
+            loss.outage_ms,
+            measure.outage_ms(session, switchover),
+            moments,
+        )
+
+    def beyond_pause(self, silence_ms: float | None) -> float | None:
+        """Return how much longer than the guest's pause a silence was."""
+        return None if silence_ms is None else silence_ms - self.pause_ms
+
+
+def line(row: Row, family: int, samples: Sequence[Sample]) -> Line:
+    """Sum up a row's *samples* of one family."""
+    lost = [sample.lost_after_switch for sample in samples]
+    moments = [sample.moments for sample in samples if sample.moments]
+
+    def after(name: str) -> float | None:
+        return _p50(each.after_announcement_us(getattr(each, name)) for each in moments)
+
+    return {
+        "carrier": row.carrier,
+        "redirect": row.redirect,
+        "topology": row.topology,
+        "family": family,
+        "n": len(samples),
+        "pause_ms_median": _p50(sample.pause_ms for sample in samples),
+        "lost_median": _p50(sample.lost for sample in samples),
+        "lost_after_switch_max": max(lost, default=None),
+        "lost_after_switch_median": _p50(lost),
+        "silence_minus_pause_ms_median": _p50(
+            sample.beyond_pause(sample.silence_ms) for sample in samples
+        ),
+        "tcp_gap_minus_pause_ms_median": _p50(
+            sample.beyond_pause(sample.tcp_gap_ms) for sample in samples
+        ),
+        "flows_that_never_came_back": sum(
+            (sample.silence_ms is None) + (sample.tcp_gap_ms is None) for sample in samples
+        ),
+        "announcement_to_route_us_p50": after("routed_ns"),
+        "announcement_to_redirect_us_p50": after("redirected_ns"),
+        "have_to_ack_us_p50": _p50(each.statement_to_answer_us for each in moments),
+        "announcement_to_last_node_us_p50": after("last_node_ns"),
+        "floor_us_p50": after("floor_ns"),
+    }
+
+
+def ratio(lines: Sequence[Line]) -> float | None:
+    """Return from announcement to redirect, as a multiple of what the C program took.
+
+    All rows together, as the floor is measured in those without a redirect: both programs at once
+    would wait for each other.
+    """
+    agent = _p50(each["announcement_to_redirect_us_p50"] for each in lines if each["redirect"])
+    floor = _p50(each["floor_us_p50"] for each in lines if not each["redirect"])
+    return agent / floor if agent and floor else None
+
+
+def faults(lines: Sequence[Line]) -> Iterator[str]:
+    """Say what was not reached, in a sentence each."""
+    for each in lines:
+        name = title(each)
+        if each["flows_that_never_came_back"]:
+            yield f"{name}: {each['flows_that_never_came_back']} flows never came back"
+        if not each["redirect"]:
+            continue
+        if each["lost_after_switch_max"]:
+            yield f"{name}: {each['lost_after_switch_max']} lost after the switch"
+        if each["announcement_to_redirect_us_p50"] is None:
+            yield f"{name}: nobody saw a redirect"
+    reached = ratio(lines)
+    if reached is not None and reached > RATIO:
+        yield f"the redirect took {reached:.1f} times as long as the C program, not {RATIO:g}"
+
+
+def title(each: Line) -> str:
+    """Name a line."""
+    redirect = " + redirect" if each["redirect"] else ""
+    return f"{each['carrier']}{redirect}, {each['topology']}, IPv{each['family']}"
+
+
+def _p50(values: Iterable[object]) -> float | None:
+    known = [float(value) for value in values if isinstance(value, int | float)]
+    return round(statistics.median(known), 3) if known else None

@@ -1,0 +1,166 @@
+"""What happens on one node around a switchover, seen by none of the programs that are measured.
+
+    python -m handover_lab.bench.outage.witness PEER_PORT FILE [TAP]
+
+Appends to FILE what the kernel says of routes, which messages agents exchange, and the RARPs of a
+guest on TAP; each with its time, by the one clock that all namespaces share. It takes nothing
+apart: that is for later (``moments``). Prints a line when it misses nothing any more.
+"""
+
+import argparse
+import gc
+import os
+import select
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import BinaryIO, Final, Self
+
+from handover_lab.bench.outage.moments import MESSAGE_IN, MESSAGE_OUT, RARP, RECORD, ROUTES
+from handover_lab.network.flow import SO_RCVBUFFORCE, SO_TIMESTAMPNS
+from handover_lab.processes.place import Place
+from handover_nodeagent.kernel import bpf, syscalls
+
+READY: Final = b"ready\n"
+# linux/if_ether.h, linux/if_packet.h, linux/rtnetlink.h (RTMGRP_IPV4_ROUTE, RTMGRP_IPV6_ROUTE).
+ETH_P_ALL: Final = 0x0003
+ETH_P_IP: Final = 0x0800
+ETH_P_IPV6: Final = 0x86DD
+ETH_P_RARP: Final = 0x8035
+PACKET_OUTGOING: Final = 4
+ROUTE_GROUPS: Final = 0x40 | 0x400
+# A restart of a speaker changes all routes at once.
+RECEIVE_BUFFER: Final = 1 << 22
+# Above all that is measured: what is seen late would count as late.
+PRIORITY: Final = 50
+ENOUGH: Final = 4096
+
+Reader = Callable[[socket.socket], bytes]
+
+
+def messages_of(port: int) -> bpf.Program:
+    """Let UDP to *port* through, of either family; without options, as agents send it."""
+    return bpf.assemble(
+        (
+            bpf.Step(bpf.LOAD_HALF, 12),
+            bpf.Step(bpf.IF_EQUAL, ETH_P_IPV6, "IPv6"),
+            bpf.Step(bpf.IF_EQUAL, ETH_P_IP, "", "drop"),
+            bpf.Step(bpf.LOAD_BYTE, 23),
+            bpf.Step(bpf.IF_EQUAL, socket.IPPROTO_UDP, "", "drop"),
+            bpf.Step(bpf.LOAD_HALF, 36),
+            bpf.Step(bpf.IF_EQUAL, port, "keep", "drop"),
+            "IPv6",
+            bpf.Step(bpf.LOAD_BYTE, 20),
+            bpf.Step(bpf.IF_EQUAL, socket.IPPROTO_UDP, "", "drop"),
+            bpf.Step(bpf.LOAD_HALF, 56),
+            bpf.Step(bpf.IF_EQUAL, port, "keep", "drop"),
+            *("drop", bpf.Step(bpf.RETURN, 0)),
+            *("keep", bpf.Step(bpf.RETURN, 256)),
+        )
+    )
+
+
+def open_packets(device: str, protocol: int, program: bpf.Program | None) -> socket.socket:
+    """Hear frames of *device*, with the kernel's time of each."""
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
+    if program:
+        syscalls.attach_filter(sock, program)
+    sock.bind((device, protocol))
+    return sock
+
+
+def open_routes() -> socket.socket:
+    """Hear each change of a route here."""
+    sock = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+    sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
+    sock.bind((0, ROUTE_GROUPS))
+    return sock
+
+
+def read_route(sock: socket.socket) -> bytes:
+    """Return a record of what the kernel says; it has no time of its own."""
+    octets = sock.recv(1 << 16)
+    return RECORD.pack(ROUTES, time.time_ns(), len(octets)) + octets
+
+
+def read_frame(sock: socket.socket) -> bytes:
+    """Return a record of a frame: a RARP, or a message that comes or goes."""
+    octets, control, _, (_, protocol, kind, *_) = sock.recvmsg(ENOUGH, 64)
+    seconds, nanoseconds = struct.unpack("qq", control[0][2])
+    what = MESSAGE_OUT if kind == PACKET_OUTGOING else MESSAGE_IN
+    if protocol == ETH_P_RARP:
+        what = RARP
+    return RECORD.pack(what, seconds * 10**9 + nanoseconds, len(octets)) + octets
+
+
+def record(readers: Mapping[socket.socket, Reader], file: BinaryIO) -> None:
+    """Write down what comes until SIGTERM."""
+    stopping: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
+    while not stopping:
+        ready, _, _ = select.select(list(readers), [], [], 0.2)
+        file.writelines(readers[sock](sock) for sock in ready)
+
+
+def main() -> None:
+    """Witness until SIGTERM."""
+    parser = argparse.ArgumentParser(description="Record routes, messages and RARPs.")
+    parser.add_argument("port", type=int)
+    parser.add_argument("file", type=Path)
+    parser.add_argument("tap", nargs="?")
+    arguments = parser.parse_args()
+    gc.disable()
+    with ExitStack() as opened:
+        uplink = open_packets("eth0", ETH_P_ALL, messages_of(arguments.port))
+        readers: dict[socket.socket, Reader] = {opened.enter_context(uplink): read_frame}
+        readers[opened.enter_context(open_routes())] = read_route
+        if arguments.tap:
+            guest = open_packets(arguments.tap, ETH_P_RARP, None)
+            readers[opened.enter_context(guest)] = read_frame
+        file = opened.enter_context(arguments.file.open("ab", buffering=0))
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
+        sys.stdout.buffer.write(READY)
+        sys.stdout.flush()
+        record(readers, file)
+
+
+class Witness:
+    """A witness on one node, and what it has seen."""
+
+    def __init__(self, process: subprocess.Popen[bytes], path: Path) -> None:
+        self._process = process
+        self._path = path
+
+    @classmethod
+    def start(cls, place: Place, port: int, path: Path, taps: Sequence[str] = ()) -> Self:
+        """Witness at *place* from now on; the file *path* is made anew."""
+        path.write_bytes(b"")
+        argv = (sys.executable, "-m", __name__, str(port), str(path), *taps)
+        process = subprocess.Popen(place.command(*argv), stdout=subprocess.PIPE)
+        assert process.stdout is not None
+        if process.stdout.readline() != READY:
+            message = f"nobody can witness what happens at {path.stem}"
+            raise RuntimeError(message)
+        return cls(process, path)
+
+    def seen(self) -> bytes:
+        """Return all records so far."""
+        return self._path.read_bytes()
+
+    def stop(self) -> None:
+        """End it; a second time changes nothing."""
+        self._process.kill()
+        self._process.wait()
+        if self._process.stdout:
+            self._process.stdout.close()
+
+
+if __name__ == "__main__":
+    main()
