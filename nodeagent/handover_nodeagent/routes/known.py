@@ -55,8 +55,9 @@ class KnownRoutes:
         self.collisions.load(observed.gateways)
 
     def is_ours(self, route: Route) -> bool:
-        """Tell by its protocol whether an agent made *route*."""
-        return route.protocol in self._settings.route_protocols
+        """Tell by its protocol whether an agent made *route* for a guest."""
+        # Nobody's address is link-local; what leads to one is the tunnel's own affair.
+        return route.protocol in self._settings.route_protocols and not route.address.is_link_local
 
     def forget(self, address: IPAddress) -> None:
         """Keep no trace of an address that nobody has."""

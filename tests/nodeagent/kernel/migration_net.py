@@ -8,6 +8,7 @@ import contextlib
 import os
 import socket
 import subprocess
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -25,6 +26,7 @@ _T = TypeVar("_T")
 
 _LINK: Final = "link add {end} type veth peer name {far} netns /proc/{pid}/fd/{fd}"
 _NODES: Final = "ab"
+_NOT_YET: Final = ("qdisc noop ", "state DOWN", "state LOWERLAYERDOWN")
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,16 @@ def _build(net: MigrationNet) -> None:
     net.run("x", "ip route add default via 203.0.113.1", "ip -6 route add default via fd00:3::1")
     net.run("g", f"ip address add {VM[0]}/32 dev lo", f"ip address add {VM[1]}/128 dev lo")
     net.settle("a")
+    for name in "abrxg":
+        _await_links(net, name)
+
+
+def _await_links(net: MigrationNet, name: str) -> None:
+    """Return once each link has its queue: until the kernel has made it, it drops all."""
+    deadline = time.monotonic() + 10
+    while any(word in (shown := net.run(name, "ip -o link show type veth")) for word in _NOT_YET):
+        assert time.monotonic() < deadline, shown
+        time.sleep(0.01)
 
 
 def _connect(net: MigrationNet, node: str) -> None:

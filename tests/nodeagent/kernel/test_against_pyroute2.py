@@ -273,6 +273,11 @@ JUDGED = {
     "foreign_route": {"encode_remove_oldest_copy", "_rewrite"},
     "ifinfomsg": {"encode_dump_links", "encode_dump_addresses"},
     "ndmsg": {"encode_seed", "encode_question"},
+    # Judged in netlink/test_vxlan.py.
+    "vxlan": {
+        *("encode_create", "encode_configure", "encode_generate_no_address", "encode_up"),
+        *("encode_address", "encode_remove", "encode_question"),
+    },
     "rtmsg": {"_encode", "encode_dump", "encode_match"},
 }
 """Where requests are composed, in ``kernel``."""

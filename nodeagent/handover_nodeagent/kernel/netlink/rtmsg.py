@@ -77,6 +77,9 @@ class Entry:
         """
         if not self.is_host or not (self.direct or self.route.way):
             return None
+        # No guest's address is link-local: such a route is the tunnel's own affair.
+        if self.route.address.is_link_local:
+            return None
         # The kernel shows the device of a nexthop object in each of its routes.
         is_by_object = isinstance(self.route.way, Nexthop)
         return dataclasses.replace(self.route, oif=0) if is_by_object else self.route

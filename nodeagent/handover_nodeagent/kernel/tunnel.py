@@ -1,0 +1,161 @@
+"""The tunnel between nodes: one VXLAN-GPE device, through which a host route leads to any node.
+
+CAP_NET_ADMIN is enough, and a /proc/sys that may only be read. What stands in the way of a tunnel
+is a value: without one, migrations work as before, and say why.
+"""
+
+import errno
+import hashlib
+from collections.abc import Iterable
+from dataclasses import dataclass
+from ipaddress import IPv6Address
+from typing import Final
+
+from handover_api.conditions import EndpointReason
+from handover_nodeagent.kernel import route_lookup
+from handover_nodeagent.kernel.netlink import answers, codec, vxlan
+from handover_nodeagent.kernel.netlink.channel import Channel
+from handover_nodeagent.kernel.netlink.vxlan import Device
+from handover_nodeagent.network.model import Encapsulated, IPAddress, Route
+
+REDIRECT: Final = "handover0"
+"""What still arrives for a guest that has moved, on its way to the guest's node."""
+DISTRIBUTION: Final = "handover1"
+"""What a bystander sends to a guest's node where nothing else leads there. Another device, as what
+came by the first one must not leave a node again."""
+_LINK_LOCAL: Final = b"\xfe\x80" + bytes(6)
+_INTERFACE_PART: Final = 8
+_ABSENT: Final = frozenset({errno.ENODEV, errno.ENOENT})
+_NO_FAMILY: Final = frozenset({errno.EAFNOSUPPORT, errno.EOPNOTSUPP, errno.EACCES, errno.EPERM})
+"""Of an IPv6 request: no such family here, or (EACCES) switched off for the device. A missing
+privilege has been told by the requests before."""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why there is no tunnel, as a condition says it."""
+
+    reason: EndpointReason
+    message: str
+
+
+def ensure(
+    channel: Channel, name: str, port: int, addresses: Iterable[IPAddress] = ()
+) -> int | Refusal:
+    """Make device *name* with *port*, or find it made; return its index. Again, it changes nothing.
+
+    *addresses* are the node's own in the underlay: by each the tunnel has an inner one. A
+    millisecond, or some tens where a wrong one of ours goes first: not on the way to a route.
+    """
+    found = observe(channel, name)
+    if isinstance(found, Device) and found.is_ours and not found.is_right(port):
+        # Another port or an older agent's form; none of it can be changed in place.
+        channel.transact([vxlan.encode_remove(found.index)])
+        found = None
+    if isinstance(found, Device) and not found.is_right(port):
+        text = f"interface {name} is somebody else's: {found.kind or 'a hardware'} device"
+        return Refusal(EndpointReason.DEVICE_TAKEN, text)
+    if found is None:
+        refused = _create(channel, name, port)
+        found = observe(channel, name)
+        if refused or not isinstance(found, Device):
+            return refused or _refuse(name, errno.ENODEV)
+    if isinstance(found, int):
+        return _refuse(name, found)
+    return _configure(channel, name, port, found.index, addresses) or found.index
+
+
+def observe(channel: Channel, name: str) -> Device | int | None:
+    """Return the link of that name; None: there is none; an errno: nobody knows."""
+    answer = channel.ask(vxlan.encode_question(name))
+    if isinstance(answer, int):
+        return None if answer in _ABSENT else answer
+    try:
+        return vxlan.decode(answer)
+    except codec.MalformedError:
+        return errno.EPROTO
+
+
+def remove(channel: Channel, name: str) -> bool:
+    """Remove the device if it is ours, with all that leads into it; tell whether it was.
+
+    The kernel waits for all its readers: some tens of milliseconds.
+    """
+    found = observe(channel, name)
+    if not isinstance(found, Device) or not found.is_ours:
+        return False
+    return channel.transact([vxlan.encode_remove(found.index)]) == [0]
+
+
+def choose_remote(channel: Channel, addresses: Iterable[IPAddress]) -> IPAddress | Refusal:
+    """Return the first of a peer's *addresses* to which this node has a route."""
+    tried = tuple(addresses)
+    for address in tried:
+        if isinstance(route_lookup.match(channel, address), bytes):
+            return address
+    shown = " or ".join(map(str, tried)) or "a node without an address"
+    text = f"this node has no route to {shown}"
+    families = {address.version for address in tried}
+    reason = EndpointReason.ONE_FAMILY_ONLY
+    if len(families) > 1:
+        reason = EndpointReason.TUNNEL_REFUSED
+    return Refusal(reason, text)
+
+
+def inner_address(address: IPAddress) -> IPv6Address:
+    """Return the link-local address in the tunnel of the node that has *address* in the underlay.
+
+    The tunnel's IPv4 address is the same everywhere, so that no packet can carry it.
+    """
+    digest = hashlib.sha256(address.packed).digest()
+    return IPv6Address(_LINK_LOCAL + digest[:_INTERFACE_PART])
+
+
+def inner_route(index: int, remote: IPAddress, table: int, protocol: int) -> Route:
+    """Return the route to the inner address of the node that has *remote*.
+
+    It is of link-local scope: nothing goes by it but what names the device.
+    """
+    return Route(inner_address(remote), index, 1, table, protocol, way=Encapsulated(remote))
+
+
+def _create(channel: Channel, name: str, port: int) -> Refusal | None:
+    results = channel.transact([vxlan.encode_create(name, port)])
+    if results[0] == errno.EEXIST:
+        # The name is free: another VXLAN device has the port, maybe down, where no socket shows it.
+        return _port_taken(port)
+    return _refuse(name, results[0], results.explain(0)) if results[0] else None
+
+
+def _configure(
+    channel: Channel, name: str, port: int, index: int, addresses: Iterable[IPAddress]
+) -> Refusal | None:
+    """Make an existing device ours and let it work; one whose port is taken goes again."""
+    # The IPv4 address is there before a packet can come in.
+    first = [vxlan.encode_configure(index), vxlan.encode_address(index, vxlan.ADDRESS)]
+    results = channel.transact([*first, vxlan.encode_generate_no_address(index)])
+    for position in range(len(first)):
+        if results[position]:
+            return _refuse(name, results[position], results.explain(position))
+    up = channel.transact([vxlan.encode_up(index)])
+    if up[0]:
+        channel.transact([vxlan.encode_remove(index)])
+        taken = up[0] in {errno.EADDRINUSE, errno.EBUSY}
+        return _port_taken(port) if taken else _refuse(name, up[0], up.explain(0))
+    inner = [vxlan.encode_address(index, inner_address(one)) for one in addresses]
+    # After it is up: a device that goes up loses what IPv6 addresses it had before.
+    given = channel.transact(inner)
+    wrong = next((one for one in given if one and one not in _NO_FAMILY), 0)
+    return _refuse(name, wrong) if wrong else None
+
+
+def _port_taken(port: int) -> Refusal:
+    text = f"UDP port {port} is in use on this node: two agents or another program want it"
+    return Refusal(EndpointReason.PORT_TAKEN, text)
+
+
+def _refuse(name: str, number: int, reason: str = "") -> Refusal:
+    text = reason or answers.describe(number)
+    if number == errno.EOPNOTSUPP:
+        text = "this kernel has no VXLAN (module vxlan)"
+    return Refusal(EndpointReason.TUNNEL_REFUSED, f"{name} cannot be made: {text}")
