@@ -21,7 +21,7 @@ LONG := tests/chart tests/docs e2e/tests/testing tests/api/test_assignment.py te
   tests/operator/kubevirt/test_fuzz_objects.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kubevirt test test-install test-fast bench bench-operator fuzz mutants soak lint images chart docs licenses tools guest prepare fitting-python clean constraints
+.PHONY: help demo demo-kubevirt test test-install test-fast bench bench-operator bench-outage fuzz mutants soak lint images chart docs licenses tools guest prepare fitting-python clean constraints
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -54,6 +54,9 @@ bench: prepare tools  ## Measure the agent beside a floor in C (QUICK=1: a tenth
 
 bench-operator: prepare tools  ## Measure the operator with 10,000 endpoints (QUICK=1: a tenth of it)
 	@$(LAB).bench.operator $(if $(QUICK),--quick)
+
+bench-outage: prepare tools guest  ## Measure real migrations, whatever carries routes (QUICK=1: two per row; ONLY="bird routed")
+	@$(LAB).sandbox -- $(LAB).bench.outage $(if $(QUICK),--quick) $(ONLY)
 
 fuzz: prepare  ## Odd objects and messages for agent and operator, each for ten minutes (SECONDS_EACH=600)
 	@HANDOVER_FUZZ_SECONDS=$(or $(SECONDS_EACH),600) $(PYTEST) -s --timeout 0 tests/nodeagent tests/operator -k fuzz

@@ -34,17 +34,20 @@ class Sample:
     @classmethod
     def of(
         cls,
-        pings: Sequence[Packet],
+        pings: Sequence[Sequence[Packet]],
         session: Sequence[Packet],
         switchover: Switchover,
         moments: Moments | None,
     ) -> "Sample":
-        """Measure the packets of one migration."""
-        loss = measure.loss(pings, switchover)
+        """Measure the packets of one migration.
+
+        The first of the *pings* is what figures are taken of; after the switch none may lose any.
+        """
+        loss, *others = (measure.loss(each, switchover) for each in pings)
         return cls(
             switchover.pause_ms,
             loss.lost,
-            loss.lost_after_switch,
+            max(each.lost_after_switch for each in (loss, *others)),
             loss.outage_ms,
             measure.outage_ms(session, switchover),
             moments,

@@ -6,10 +6,11 @@ Each row is a number of migrations, half of them there and half back.
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-Carrier = Literal["none", "bird", "frr", "agents"]
-Topology = Literal["segment", "routed"]
+from handover_lab.network.carriers import Carrier
+from handover_lab.network.topology import Topology
+
 CARRIERS: Final[tuple[Carrier, ...]] = ("none", "bird", "frr", "agents")
 """With "none" a person leads everybody to the VM, LATE_S after it has moved."""
 TOPOLOGIES: Final[tuple[Topology, ...]] = ("segment", "routed")

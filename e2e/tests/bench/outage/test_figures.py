@@ -26,14 +26,22 @@ def packets(every_ms: int, lost: range) -> list[Packet]:
 
 
 def test_a_migration_is_measured_by_its_pings_and_its_session() -> None:
-    sample = Sample.of(packets(1, range(100, 143)), packets(20, range(100, 200)), SWITCHOVER, None)
+    sample = Sample.of(
+        [packets(1, range(100, 143))], packets(20, range(100, 200)), SWITCHOVER, None
+    )
     assert (sample.pause_ms, sample.lost, sample.lost_after_switch) == (40.0, 43, 3)
     assert (sample.silence_ms, sample.tcp_gap_ms) == (44.0, 120.0)
     assert sample.beyond_pause(sample.tcp_gap_ms) == 80.0
 
 
+def test_whoever_lost_most_after_the_switch_counts() -> None:
+    flows = [packets(1, range(0)), packets(4, range(100, 160))]
+    sample = Sample.of(flows, packets(20, range(0)), SWITCHOVER, None)
+    assert (sample.lost, sample.lost_after_switch) == (0, 5)
+
+
 def test_a_flow_that_never_came_back_has_no_silence() -> None:
-    sample = Sample.of(packets(1, range(100, 1000)), packets(20, range(0)), SWITCHOVER, None)
+    sample = Sample.of([packets(1, range(100, 1000))], packets(20, range(0)), SWITCHOVER, None)
     assert sample.silence_ms is None
     assert sample.beyond_pause(sample.silence_ms) is None
 

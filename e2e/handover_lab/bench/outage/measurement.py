@@ -1,0 +1,200 @@
+"""Moves a real guest there and back, row by row, under traffic and the eyes of witnesses."""
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import groupby
+from pathlib import Path
+from typing import Final
+
+from handover_api.configuration import Settings
+from handover_lab.bench.agent.node import compile_program
+from handover_lab.bench.outage import figures, floor, moments
+from handover_lab.bench.outage.figures import Line, Sample
+from handover_lab.bench.outage.floor import Side
+from handover_lab.bench.outage.rows import LATE_S, Row
+from handover_lab.bench.outage.witness import Witness
+from handover_lab.cluster.node import JOIN, Node
+from handover_lab.cluster.observer import ObserverError
+from handover_lab.four_nodes.cluster import SIDES
+from handover_lab.four_nodes.lab import FourNodeLab
+from handover_lab.guest.qemu import GuestError
+from handover_lab.guest.vm import Family, FlowSpec
+from handover_lab.lab import Migrated
+from handover_lab.network.traffic import Recording, TrafficError
+
+FLOWS: Final = (
+    FlowSpec("outside v4", "ping", 4, 1),
+    FlowSpec("outside v6", "ping", 6, 1),
+    FlowSpec("pod v4", "ping", 4, 4, "pod"),
+    FlowSpec("pod v6", "ping", 6, 4, "pod"),
+    FlowSpec("session v4", "tcp", 4, 5),
+    FlowSpec("session v6", "tcp", 6, 5),
+)
+"""The pods are on a bystander: what they lose, its own route has lost."""
+FAMILIES: Final[tuple[Family, ...]] = (4, 6)
+CALM_S: Final = 1.0
+"""Of traffic before each migration, which what follows is compared with."""
+AFTER_S: Final = 1.5
+"""Of traffic after it, so that a route which comes LATE_S later is seen to come."""
+ATTEMPTS: Final = 3
+"""Of a row's migrations so many may fail in QEMU or in the lab itself, and are done once more."""
+
+FAILURES: Final = (GuestError, ObserverError, TrafficError)
+
+
+@dataclass
+class Bench:
+    """What is measured, and what was."""
+
+    directory: Path
+    migrations: int
+    say: Callable[[str], None]
+    done: Callable[[Sequence[Line]], None]
+    """Called with all lines whenever a row is complete: what is interrupted has those."""
+    lines: list[Line] = field(default_factory=list)
+    _program: Path | None = None
+
+    async def run(self, rows: Sequence[Row]) -> None:
+        """Measure *rows*, a lab for each topology and a mesh for each carrier."""
+        self._program = self.directory / "bench"
+        await asyncio.to_thread(compile_program, self._program)
+        for topology, of_topology in groupby(rows, lambda row: row.topology):
+            self.say(f"four nodes, {topology}: starting a control plane, agents and the VM")
+            directory = self.directory / topology
+            directory.mkdir()
+            # FRR's daemons have a user of their own, who must get there.
+            directory.chmod(0o755)
+            async with FourNodeLab.started(directory, topology) as lab:
+                lab.vm.flow_specs = FLOWS
+                with self._witnessed(lab, directory) as witnesses:
+                    for carrier, of_carrier in groupby(of_topology, lambda row: row.carrier):
+                        self.say(f"four nodes, {topology}: starting what carries routes, {carrier}")
+                        async with lab.carried(carrier):
+                            for row in of_carrier:
+                                await self._measure(lab, row, witnesses)
+                        if carrier == "none":
+                            # From now on somebody else leads everybody to the VM.
+                            await asyncio.to_thread(lab.forget)
+
+    @contextlib.contextmanager
+    def _witnessed(self, lab: FourNodeLab, directory: Path) -> Iterator[Mapping[str, Witness]]:
+        with contextlib.ExitStack() as ends:
+            witnesses = {}
+            for name, node in lab.cluster.nodes.items():
+                taps = [lab.vm.nic.tap] if name in SIDES else []
+                path = directory / f"witness-{name}"
+                witnesses[name] = Witness.start(node, Settings().peer_port, path, taps)
+                ends.callback(witnesses[name].stop)
+            yield witnesses
+
+    async def _measure(self, lab: FourNodeLab, row: Row, witnesses: Mapping[str, Witness]) -> None:
+        """Measure one row, and add its lines."""
+        await lab.configure(sourceRedirect="auto" if row.redirect else "off")
+        samples: dict[Family, list[Sample]] = {family: [] for family in FAMILIES}
+        failures = 0
+        with self._floor(lab, row):
+            while len(samples[4]) < self.migrations:
+                number = len(samples[4]) + 1
+                self.say(f"{row.title}: migration {number} of {self.migrations}")
+                try:
+                    found = await self._migrate(lab, row, witnesses)
+                except FAILURES as error:
+                    failures += 1
+                    if failures == ATTEMPTS:
+                        raise
+                    self.say(f"{row.title}: once more, for {error}")
+                    continue
+                for family, sample in found.items():
+                    samples[family].append(sample)
+        self.lines += [figures.line(row, family, samples[family]) for family in FAMILIES]
+        self.done(self.lines)
+
+    @contextlib.contextmanager
+    def _floor(self, lab: FourNodeLab, row: Row) -> Iterator[None]:
+        """Keep the C programs at work where no redirect is: else both would wait for each other."""
+        if row.redirect:
+            yield
+            return
+        first, second = (
+            Side(
+                beside_agent(lab.cluster.nodes[name]),
+                lab.cluster.nodes[name].address,
+                lab.vm.nic.tap,
+            )
+            for name in SIDES
+        )
+        assert self._program is not None
+        with floor.running(self._program, (first, second)):
+            yield
+
+    async def _migrate(
+        self, lab: FourNodeLab, row: Row, witnesses: Mapping[str, Witness]
+    ) -> dict[Family, Sample]:
+        """Move the VM once, and measure each family."""
+        began_ns = time.time_ns()
+        await lab.vm.start_flows()
+        try:
+            await asyncio.sleep(CALM_S)
+            async with by_hand(lab, row):
+                migrated = await lab.migrate(lab.migration())
+            await asyncio.sleep(AFTER_S)
+        finally:
+            recordings = await lab.vm.stop_flows()
+        records = {name: witness.seen() for name, witness in witnesses.items()}
+        return {
+            family: measured(lab, migrated, recordings, records, began_ns, family)
+            for family in FAMILIES
+        }
+
+
+@contextlib.asynccontextmanager
+async def by_hand(lab: FourNodeLab, row: Row) -> AsyncIterator[None]:
+    """Lead everybody to the VM, LATE_S after it has moved, where nobody carries its routes."""
+    if row.carrier != "none":
+        yield
+        return
+    hand = asyncio.create_task(lab.follow_by_hand(LATE_S))
+    try:
+        yield
+        await hand
+    finally:
+        hand.cancel()
+        await asyncio.gather(hand, return_exceptions=True)
+
+
+def measured(
+    lab: FourNodeLab,
+    migrated: Migrated,
+    recordings: Mapping[str, Recording],
+    records: Mapping[str, bytes],
+    began_ns: int,
+    family: Family,
+) -> Sample:
+    """Measure one migration by the flows of one family."""
+    move = migrated.move
+    ended_ns = time.time_ns()
+    seen = {name: moments.read(each, began_ns, ended_ns) for name, each in records.items()}
+    address = lab.vm.addresses[family]
+    pings, pods, session = (
+        # What was sent after the API had told the end counts, too: a late route comes later.
+        [
+            packet
+            for packet in recordings[f"{name} v{family}"].packets()
+            if packet.sent_ns >= began_ns
+        ]
+        for name in ("outside", "pod", "session")
+    )
+    told = moments.of_switchover(seen, move.source, move.target, address)
+    return Sample.of((pings, pods), session, move.switchover, told)
+
+
+def beside_agent(node: Node) -> Callable[..., list[str]]:
+    """Return what runs a program where the node's agent runs: neither has more of a processor."""
+
+    def command(*argv: str) -> list[str]:
+        return node.command("sh", "-c", JOIN, "sh", *node.group.programs, "--", *argv)
+
+    return command
