@@ -17,7 +17,7 @@ from handover_nodeagent.kernel import neighs, route_lookup
 from handover_nodeagent.kernel.netlink import answers, ndmsg, rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.desired import DesiredNetwork
-from handover_nodeagent.network.model import IPAddress, Route
+from handover_nodeagent.network.model import Encapsulated, IPAddress, Route
 from handover_nodeagent.network.plan import Plan
 from handover_nodeagent.routes import steps
 from handover_nodeagent.routes.foreign import ForeignRoutes
@@ -126,6 +126,7 @@ class RouteWriter:
         for route in unclear:
             tables.known.ours.drop(route)
         removed = [route for route in wanted if route not in unclear]
+        self._unwrap(removed)
         requests = list(map(rtmsg.encode_remove, removed))
         results = self._send(requests)
         for index, (route, result) in enumerate(zip(removed, results, strict=True)):
@@ -138,6 +139,25 @@ class RouteWriter:
         # carry different things stand side by side. Each request names protocol, metric and device,
         # so that where there is no second one the kernel refuses it, and nobody else's goes.
         self._send(requests)
+
+    def _unwrap(self, removed: Sequence[Route]) -> None:
+        """Remove the encapsulated ones of *removed* as plain routes.
+
+        BIRD 2 reads no message about an encapsulated route, its removal neither, and would announce
+        the route until its next scan. It is plain for some µs, within one send.
+        """
+        tables = self._tables
+        wrapped = [
+            route
+            for route in removed
+            if isinstance(route.way, Encapsulated)
+            and not tables.known.collisions.has_gateway(route)
+            # What the kernel would replace is this very one; else the removal alone must do.
+            and _is_shown(route_lookup.winner(tables.channel, route.address, oif=route.oif), route)
+        ]
+        plain = (dataclasses.replace(route, way=None) for route in wrapped)
+        both = zip(map(rtmsg.encode_unwrap, wrapped), map(rtmsg.encode_remove, plain), strict=True)
+        self._send([request for pair in both for request in pair])
 
     def _retry_plain(
         self, route: Route, request: bytes, result: int, reason: str
@@ -236,3 +256,7 @@ class RouteWriter:
         # The kernel had no room for its answers: what it did is not known.
         self._is_doubtful |= errno.ENOBUFS in results
         return results
+
+
+def _is_shown(winner: rtmsg.Entry | int, route: Route) -> bool:
+    return isinstance(winner, rtmsg.Entry) and winner.as_ours() == route

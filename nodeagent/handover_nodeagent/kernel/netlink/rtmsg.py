@@ -106,6 +106,14 @@ def encode_replace(route: Route) -> bytes:
     return _encode(codec.NEWROUTE, codec.CREATE | codec.REPLACE, route)
 
 
+def encode_unwrap(route: Route) -> bytes:
+    """Return the message that makes an encapsulated *route* a plain one by the same device.
+
+    ENOENT when nothing has its (prefix, metric): unlike a replace it never adds.
+    """
+    return _encode(codec.NEWROUTE, codec.REPLACE, dataclasses.replace(route, way=None))
+
+
 def without_carried(request: bytes, route: Route) -> bytes:
     """Return *request*, made for *route*, without what that one carries."""
     _, kind, flags, _, _ = codec.HEADER.unpack_from(request)
