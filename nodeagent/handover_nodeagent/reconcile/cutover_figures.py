@@ -6,47 +6,41 @@ is asked for.
 """
 
 from collections.abc import Collection
-from typing import Final, NamedTuple
+from typing import Final
 
 from handover_api.workloadendpoint import Cutover
-from handover_nodeagent.sniff.own_frames import LastFrame
+from handover_nodeagent.peers.messages import NEVER
+from handover_nodeagent.peers.sink import Acknowledgment, Done
+from handover_nodeagent.sniff.own_frames import LastFrame, Unknown
 
 _MICROSECOND: Final = 1000
 
 
-class PeerClock(NamedTuple):
-    """How far the source's clock is ahead of ours, and how wrong that may be."""
-
-    ahead_ns: int
-    error_ns: int
-
-
-class SourceTimes(NamedTuple):
-    """What the source told, and when that came here; ``last_frame``: None where nobody knows."""
-
-    redirected_ns: int
-    last_frame: LastFrame | None
-    arrived_ns: int
+def done(done_ns: int, last: LastFrame | Unknown) -> Done:
+    """Compose what the source answers, once its redirect is in."""
+    if isinstance(last, Unknown):
+        return Done(done_ns)
+    return Done(done_ns, last.at_ns, last.error_ns)
 
 
-def with_source(
-    cutover: Cutover, announced_ns: int, times: SourceTimes, clock: PeerClock
-) -> Cutover:
+def with_source(cutover: Cutover, announced_ns: int, ack: Acknowledgment) -> Cutover:
     """Add when the source's redirect was in, and for how long the guest was silent.
 
     A redirect is in after the announcement and before its news: what clocks say beyond that is
-    their error, and is cut.
+    their error, and is cut. Where nobody compared the clocks, its news is all that is known.
     """
-    latest = times.arrived_ns - announced_ns
-    redirect = times.redirected_ns - clock.ahead_ns - announced_ns
+    times, latest = ack.times, ack.acknowledged_ns - announced_ns
+    ahead = ack.offset.ahead_ns if ack.offset else times.done_ns - ack.acknowledged_ns
+    redirect = times.done_ns - ahead - announced_ns
     figures: dict[str, int] = {
         "announcement_to_redirect_microseconds": _micros(min(redirect, latest))
     }
-    if times.last_frame:
-        silence = announced_ns - (times.last_frame.at_ns - clock.ahead_ns)
-        figures["guest_silence_microseconds"] = _micros(silence)
-        # Both in one figure: how much later or earlier the last frame may have been.
-        error = clock.error_ns + times.last_frame.error_ns
+    if ack.offset and times.last_frame_ns != NEVER:
+        figures["guest_silence_microseconds"] = _micros(
+            announced_ns - (times.last_frame_ns - ahead)
+        )
+        # Both in one figure: by how much the silence may have been longer or shorter.
+        error = ack.offset.error_ns + times.last_frame_error_ns
         figures["clock_error_microseconds"] = -(-error // _MICROSECOND)
     return cutover.model_copy(update=figures)
 

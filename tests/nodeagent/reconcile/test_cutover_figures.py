@@ -6,9 +6,11 @@ from typing import Final
 import pytest
 
 from handover_api.workloadendpoint import Cutover, Signal
+from handover_nodeagent.peers.clocks import Offset
+from handover_nodeagent.peers.messages import NEVER, Times
+from handover_nodeagent.peers.sink import Acknowledgment, Done
 from handover_nodeagent.reconcile import cutover_figures
-from handover_nodeagent.reconcile.cutover_figures import PeerClock, SourceTimes
-from handover_nodeagent.sniff.own_frames import LastFrame
+from handover_nodeagent.sniff.own_frames import LastFrame, Unknown
 
 MS: Final = 1_000_000
 ANNOUNCED: Final = 1_000_000 * MS
@@ -21,12 +23,20 @@ CUTOVER: Final = Cutover(
 
 
 def told(
-    redirected_ms: float, last_frame: LastFrame | None, *, ahead_ms: int = 0, error_ms: int = 0
+    redirected_ms: float,
+    last_frame: LastFrame | None,
+    *,
+    ahead_ms: int = 0,
+    error_ms: int = 0,
+    is_compared: bool = True,
 ) -> Cutover:
     """Say what follows from times that are counted from the announcement, by the source's clock."""
     ahead = ahead_ms * MS
-    times = SourceTimes(ANNOUNCED + int(redirected_ms * MS) + ahead, last_frame, ANNOUNCED + MS)
-    return cutover_figures.with_source(CUTOVER, ANNOUNCED, times, PeerClock(ahead, error_ms * MS))
+    done_ns = ANNOUNCED + int(redirected_ms * MS) + ahead
+    times = Times(done_ns, done_ns, *(last_frame or (NEVER, 0)))
+    offset = Offset(ahead, error_ms * MS) if is_compared else None
+    ack = Acknowledgment(ANNOUNCED, ANNOUNCED + MS, times, offset, is_bystanders=False)
+    return cutover_figures.with_source(CUTOVER, ANNOUNCED, ack)
 
 
 @pytest.mark.parametrize("ahead_ms", [-3_600_000, -1, 0, 1, 3_600_000])
@@ -59,6 +69,17 @@ def test_an_unknown_last_frame_leaves_the_silence_out() -> None:
 )
 def test_a_redirect_is_where_it_can_be(redirected_ms: float, expected: int) -> None:
     assert told(redirected_ms, None).announcement_to_redirect_microseconds == expected
+
+
+def test_where_no_clocks_were_compared_the_news_is_all_that_is_known() -> None:
+    cutover = told(0.7, LastFrame(ANNOUNCED), ahead_ms=50, is_compared=False)
+    assert cutover.announcement_to_redirect_microseconds == 1_000
+    assert cutover.guest_silence_microseconds is None
+
+
+def test_the_source_answers_with_what_it_knows() -> None:
+    assert cutover_figures.done(7, LastFrame(5, 2)) == Done(7, 5, 2)
+    assert cutover_figures.done(7, Unknown("there is no ring")) == Done(7)
 
 
 def test_a_last_frame_after_the_announcement_is_no_silence() -> None:

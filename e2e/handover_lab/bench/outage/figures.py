@@ -61,6 +61,8 @@ class Sample:
 def line(row: Row, family: int, samples: Sequence[Sample]) -> Line:
     """Sum up a row's *samples* of one family."""
     lost = [sample.lost_after_switch for sample in samples]
+    beyond = (sample.beyond_pause(sample.silence_ms) for sample in samples)
+    silences = [each for each in beyond if each is not None]
     moments = [sample.moments for sample in samples if sample.moments]
 
     def after(name: str) -> float | None:
@@ -76,9 +78,8 @@ def line(row: Row, family: int, samples: Sequence[Sample]) -> Line:
         "lost_median": _p50(sample.lost for sample in samples),
         "lost_after_switch_max": max(lost, default=None),
         "lost_after_switch_median": _p50(lost),
-        "silence_minus_pause_ms_median": _p50(
-            sample.beyond_pause(sample.silence_ms) for sample in samples
-        ),
+        "silence_minus_pause_ms_median": _p50(silences),
+        "silence_minus_pause_ms_max": max(silences, default=None),
         "tcp_gap_minus_pause_ms_median": _p50(
             sample.beyond_pause(sample.tcp_gap_ms) for sample in samples
         ),

@@ -1,6 +1,6 @@
 """What a person sees of it: the table, what is reached, and the picture."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -14,7 +14,7 @@ from rich.table import Table
 from handover_lab.bench.outage import figures
 from handover_lab.bench.outage.figures import Line
 from handover_lab.bench.outage.rows import NAMES
-from handover_lab.demo.picture import ANSWERED, CUTOVER, FAINT, INK, LOST, STYLE
+from handover_lab.demo.picture import CUTOVER, FAINT, INK, LOST, STYLE
 
 COLUMNS: Final = (
     ("pause\nms", "pause_ms_median", 1.0),
@@ -36,7 +36,7 @@ FOOTNOTE: Final = (
     "Real QEMU guests between nodes of one machine; pings every millisecond from outside of the"
     " cluster. A dot is the median of a row's migrations, the end of its line the worst."
 )
-TITLE_AT, LEFT_EDGE = 0.955, 0.22
+LEFT_EDGE: Final = 0.22
 THRESHOLD: Final = 1.0
 """Below it the axis of lost pings is linear: it begins at 0, where a row should be."""
 ROW_INCHES: Final = 0.27
@@ -121,10 +121,10 @@ def draw(lines: Sequence[Line], path: Path) -> None:
         height = 1.9 + ROW_INCHES * len(lines)
         picture = Figure(figsize=(11, height), dpi=140)
         FigureCanvasAgg(picture)
-        edges = {"left": LEFT_EDGE, "right": 0.98, "top": 1 - 0.95 / height, "bottom": 0.9 / height}
+        edges = {"left": LEFT_EDGE, "right": 0.98, "top": 1 - 0.9 / height, "bottom": 0.9 / height}
         left, right = picture.subplots(1, 2, sharey=True, gridspec_kw={**edges, "wspace": 0.05})
-        panel(left, lines, lambda each: (each["lost_after_switch_median"], most_lost(each)))
-        panel(right, lines, lambda each: (each["silence_minus_pause_ms_median"], None))
+        panel(left, lines, "lost_after_switch")
+        panel(right, lines, "silence_minus_pause_ms")
         left.set_xlabel("pings lost after the switch, of one in a millisecond")
         right.set_xlabel("silence beyond the guest's own pause, ms")
         left.set_yticks(range(len(lines)))
@@ -133,30 +133,33 @@ def draw(lines: Sequence[Line], path: Path) -> None:
         )
         left.set_ylim(len(lines) - 0.4, -0.6)
         picture.text(0.02, 1 - 0.4 / height, TITLE, fontsize=14, weight="bold", color=INK)
+        key(picture, height)
         picture.text(0.02, 0.2 / height, FOOTNOTE, fontsize=8, color=FAINT)
         picture.savefig(path, metadata={"Software": None})
 
 
-def most_lost(each: Line) -> float | None:
-    """Return the most that a migration of the row lost after the switch."""
-    value = each["lost_after_switch_max"]
-    return float(value) if isinstance(value, int | float) else None
-
-
-Reader = Callable[[Line], tuple[object, float | None]]
-
-
-def panel(axes: Axes, lines: Sequence[Line], read: Reader) -> None:
+def panel(axes: Axes, lines: Sequence[Line], what: str) -> None:
     """Draw a dot for each line, and how far the worst of its migrations is from it."""
     for height, each in enumerate(lines):
-        value, worst = read(each)
-        if not isinstance(value, int | float):
+        value, worst = each[f"{what}_median"], each[f"{what}_max"]
+        if not isinstance(value, int | float) or not isinstance(worst, int | float):
             continue
-        color = CUTOVER if each["redirect"] else LOST if value > THRESHOLD else ANSWERED
-        if worst is not None and worst > value:
-            axes.plot([value, worst], [height, height], color=color, linewidth=1)
+        color = CUTOVER if each["redirect"] else LOST
+        axes.plot([max(0.0, value), max(0.0, worst)], [height, height], color=color, linewidth=1)
         mark = MARKS.get(int(each["family"] or 0), "o")
         axes.plot([max(0.0, value)], [height], mark, color=color, markersize=5, clip_on=False)
     axes.set_xscale("symlog", linthresh=THRESHOLD)
-    axes.set_xlim(left=0)
+    axes.set_xlim(0, max(10.0, 1.5 * axes.get_xlim()[1]))
     axes.grid(axis="x", alpha=0.3)
+
+
+def key(picture: Figure, height: float) -> None:
+    """Say what colors and marks are."""
+    where, at = 0.02, 1 - 0.68 / height
+    for words, color in (
+        ("\N{BLACK CIRCLE} without the source's redirect", LOST),
+        ("\N{BLACK CIRCLE} with it", CUTOVER),
+        ("round: IPv4, square: IPv6", FAINT),
+    ):
+        picture.text(where, at, words, fontsize=9.5, color=color)
+        where += 0.22
