@@ -6,6 +6,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Final
 
+from handover_api import configuration
 from handover_api.assignment import Assignment
 from handover_api.configuration import Settings
 from handover_api.names import ObjectKey
@@ -113,8 +114,7 @@ def _levels(
         is_meant = (route.protocol, route.table) == (settings.route_protocol, settings.route_table)
         if route.address not in allowed or not is_meant:
             continue
-        elevated = metric(route.address, RouteLevel.ELEVATED, settings) - 1
-        if route.metric <= elevated:
+        if route.metric < metric(route.address, RouteLevel.ELEVATED, settings):
             found[route.address] = RouteLevel.ELEVATED
         else:
             found.setdefault(route.address, RouteLevel.NORMAL)
@@ -124,20 +124,21 @@ def _levels(
 def metric(address: IPAddress, level: RouteLevel, settings: Settings) -> int:
     """Return the metric of a distributed route: its owner's, and one more.
 
-    At the same level a node's own route wins; both keys are nobody else's.
+    At the same level a node's own route wins.
     """
     if level is RouteLevel.ELEVATED:
         own = {4: settings.ipv4_elevated_route_priority, 6: settings.ipv6_elevated_route_priority}
     else:
         own = {4: settings.ipv4_normal_route_priority, 6: settings.ipv6_normal_route_priority}
-    return own[address.version] + 1
+    return configuration.private_metric(own[address.version])
 
 
 def is_metric(number: int, settings: Settings) -> bool:
     """Tell whether *number* is the metric of distributed routes of some level and family."""
-    return number - 1 in {
+    own = (
         settings.ipv4_normal_route_priority,
         settings.ipv6_normal_route_priority,
         settings.ipv4_elevated_route_priority,
         settings.ipv6_elevated_route_priority,
-    }
+    )
+    return number in map(configuration.private_metric, own)

@@ -149,10 +149,13 @@ class Resolver:
     def fire(self, key: ObjectKey, uid: str) -> Addresses:
         """Take a HAVE of the endpoint's agent: the guest of migration *uid* is there.
 
-        Where the API has shown that cutover already it is an echo, and the API may know more.
+        Where the API has shown that cutover already it is an echo, and the API may know more. One
+        that was heard is not heard again, for it may be a repetition from before what came since.
         """
-        endpoint = self.endpoints.get(key)
+        endpoint, fired = self.endpoints.get(key), self.fired.get(key)
         if endpoint is None or not self._may_fire(endpoint, uid):
+            return frozenset()
+        if fired and fired.uid == uid:
             return frozenset()
         self._order += 1
         self.fired[key] = Fired(uid, self._order)
@@ -163,7 +166,9 @@ class Resolver:
         endpoint = self.endpoints.get(key)
         if endpoint is None or key in self.gone_endpoints or endpoint.has_arrived:
             return {}
-        if not any(self._may_fire(endpoint, uid) for uid in endpoint.migration_uids):
+        if key in self.fired or not any(
+            self._may_fire(endpoint, uid) for uid in endpoint.migration_uids
+        ):
             return {}
         destination = Destination(endpoint.node, RouteLevel.ELEVATED, key)
         return dict.fromkeys(filter(self._is_guests, endpoint.addresses), destination)
