@@ -263,14 +263,17 @@ class DirectPath:
             self._alarm.cancel()
         self._alarm = None
         now = self._now()
-        self._reader.expire(now)
-        self._outgoing.extend(self._statements.take(now))
-        self._flush()
-        for hello in self._hellos.take(now, self._ways):
-            self._send_hello(hello.nonce, hello.datagram, hello.destination, hello.way)
-        for one in self._hellos.silent(now):
-            self._sink.peer_silent(one.key, one.uid, one.node)
-        self._wind()
+        try:
+            self._reader.expire(now)
+            self._outgoing.extend(self._statements.take(now))
+            self._flush()
+            for hello in self._hellos.take(now, self._ways):
+                self._send_hello(hello.nonce, hello.datagram, hello.destination, hello.way)
+            for one in self._hellos.silent(now):
+                self._sink.peer_silent(one.key, one.uid, one.node)
+        finally:
+            # Whatever a sink meets, the others have their alarm.
+            self._wind()
 
     def _send_hello(self, nonce: bytes, octets: bytes, to: Destination, way: Way) -> None:
         if way is Way.PLAIN:

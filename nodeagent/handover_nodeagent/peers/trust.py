@@ -194,12 +194,15 @@ class Trust:
         # What answers a question of ours is as new as that: its nonce was never used before.
         is_answer = header.kind in _ANSWERS
         latest = None if is_answer else self._latest.get(place)
-        if latest and (header.boot, header.sequence) <= latest.order:
-            # Its signature was verified with the first of them.
-            is_repeat = datagram == latest.datagram
-            return Accepted(message, relations, True) if is_repeat else Refused.SEQUENCE  # noqa: FBT003
+        is_repeat = latest is not None and datagram == latest.datagram
+        if latest and not is_repeat and (header.boot, header.sequence) <= latest.order:
+            return Refused.SEQUENCE
+        # A repeat costs its answer, which is no less.
         if not self._may_verify(relations, source, now):
             return Refused.BUDGET
+        if is_repeat:
+            # Its signature was verified with the first of them.
+            return Accepted(message, relations, is_repeat=True)
         if not self._verify(relations[0].public_key, message.text, message.signature):
             return Refused.SIGNATURE
         if not is_answer:

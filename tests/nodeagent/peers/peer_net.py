@@ -170,8 +170,9 @@ class Agent:
         self.proofs.append(proof)
 
     def peer_silent(self, key: ObjectKey, uid: str, node: str) -> None:
-        assert (key, uid) == (self.endpoint, UID)
-        self.silent.append(node)
+        assert uid
+        if key == self.endpoint:
+            self.silent.append(node)
 
     @property
     def shown(self) -> list[IPAddress]:

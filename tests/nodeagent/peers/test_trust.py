@@ -366,6 +366,18 @@ def test_all_strangers_together_have_one_budget() -> None:
     assert is_accepted(it.judge(it.peer.say(Kind.HAVE)))
 
 
+def test_repeats_cost_no_more_than_signatures() -> None:
+    it = Judge()
+    have = it.peer.say(Kind.HAVE)
+    judgments = [it.judge(have) for _ in range(200)]
+    assert sum(map(is_accepted_at_all, judgments)) == trust.SIGNATURES[1]
+    assert judgments[-1] is Refused.BUDGET
+
+
+def is_accepted_at_all(judgment: Accepted | Refusal) -> bool:
+    return isinstance(judgment, Accepted)
+
+
 def test_wrong_signatures_of_one_source_cost_no_more_than_its_budget() -> None:
     other = speakers.target(endpoint=ObjectKey("shop", "vm-2"), addresses=("10.0.0.3",))
     it = Judge()
