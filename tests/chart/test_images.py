@@ -161,7 +161,7 @@ def test_the_agent_stays_light(nodeagent: Unpacked, module: str) -> None:
 
 
 def test_the_agent_finds_libnftables(nodeagent: Unpacked) -> None:
-    script = "from handover_nodeagent.kernel.arp_guard import libnftables; libnftables.Context()"
+    script = "from handover_nodeagent.kernel.nft import libnftables; libnftables.Context()"
 
     assert nodeagent.run("python3", "-c", script).stderr == ""
 
@@ -178,7 +178,7 @@ def test_an_older_nft_on_the_node_reads_the_guard(nodeagent: Unpacked) -> None:
     guard = {"tap0": frozenset({IPv4Address("10.65.0.2")})}
     (nodeagent.root / "guard.nft").write_text(rules.render(guard))
     write = (
-        "from handover_nodeagent.kernel.arp_guard.libnftables import Context; "
+        "from handover_nodeagent.kernel.nft.libnftables import Context; "
         "print(Context().run(open('/guard.nft', 'rb').read()))"
     )
     script = """

@@ -13,9 +13,9 @@ import structlog
 
 from handover_nodeagent import metrics
 from handover_nodeagent.kernel.arp_guard import rules
-from handover_nodeagent.kernel.arp_guard.drift import DriftWatch
-from handover_nodeagent.kernel.arp_guard.outcome import DONE, Outcome
 from handover_nodeagent.kernel.arp_guard.table import GuardTable
+from handover_nodeagent.kernel.nft.drift import DriftWatch
+from handover_nodeagent.kernel.nft.outcome import DONE, Outcome
 from handover_nodeagent.network.model import ArpGuard
 from handover_nodeagent.retry.backoff import Backoff
 from handover_nodeagent.retry.buckets import Bucket

@@ -8,9 +8,9 @@ import pytest
 from tests.nodeagent.world import CNI_V6, ELEVATED_V4, GUARD, NORMAL_V4, World, count
 
 from handover_nodeagent import metrics
-from handover_nodeagent.kernel.arp_guard import drift
-from handover_nodeagent.kernel.arp_guard.outcome import Outcome
 from handover_nodeagent.kernel.netlink import answers, dump
+from handover_nodeagent.kernel.nft import drift
+from handover_nodeagent.kernel.nft.outcome import Outcome
 from handover_nodeagent.reconcile import guard
 from handover_nodeagent.routes import foreign
 

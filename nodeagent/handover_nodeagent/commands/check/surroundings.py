@@ -12,9 +12,10 @@ from handover_nodeagent.commands.check import findings, programs, protocols, tra
 from handover_nodeagent.commands.check.findings import Finding, fail, ok
 from handover_nodeagent.commands.check.workloads import Setting
 from handover_nodeagent.kernel import capabilities, route_lookup
-from handover_nodeagent.kernel.arp_guard import libnftables, rules
-from handover_nodeagent.kernel.arp_guard.process import NftProcess
+from handover_nodeagent.kernel.arp_guard import rules
 from handover_nodeagent.kernel.netlink.codec import ObservationError
+from handover_nodeagent.kernel.nft import libnftables
+from handover_nodeagent.kernel.nft.process import NftProcess
 from handover_nodeagent.network.model import Link
 
 # linux/socket.h and NETLINK_GET_STRICT_CHK of linux/netlink.h, since Linux 4.20.

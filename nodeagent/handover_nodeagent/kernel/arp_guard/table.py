@@ -11,9 +11,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Final, TypeVar
 
-from handover_nodeagent.kernel.arp_guard import libnftables, outcome, rules
-from handover_nodeagent.kernel.arp_guard.outcome import Outcome
-from handover_nodeagent.kernel.arp_guard.process import NftProcess
+from handover_nodeagent.kernel.arp_guard import rules
+from handover_nodeagent.kernel.nft import libnftables, outcome
+from handover_nodeagent.kernel.nft.outcome import Outcome
+from handover_nodeagent.kernel.nft.process import NftProcess
 from handover_nodeagent.network.model import ArpGuard
 
 IDLE: Final = 30.0

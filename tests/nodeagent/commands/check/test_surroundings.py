@@ -12,9 +12,10 @@ from tests.nodeagent.privileges import without_privileges
 from handover_api.configuration import Settings
 from handover_nodeagent.commands.check import surroundings
 from handover_nodeagent.commands.check.findings import Finding, Verdict
-from handover_nodeagent.kernel.arp_guard import libnftables, rules
-from handover_nodeagent.kernel.arp_guard.outcome import Answer
-from handover_nodeagent.kernel.arp_guard.process import NftProcess
+from handover_nodeagent.kernel.arp_guard import rules
+from handover_nodeagent.kernel.nft import libnftables
+from handover_nodeagent.kernel.nft.outcome import Answer
+from handover_nodeagent.kernel.nft.process import NftProcess
 
 pytestmark = pytest.mark.root
 

@@ -10,9 +10,9 @@ import pytest
 from tests.nodeagent.node import V4, Node
 from tests.nodeagent.privileges import without_privileges
 
-from handover_nodeagent.kernel.arp_guard import drift
-from handover_nodeagent.kernel.arp_guard.outcome import DONE, Outcome
 from handover_nodeagent.kernel.arp_guard.table import GuardTable
+from handover_nodeagent.kernel.nft import drift
+from handover_nodeagent.kernel.nft.outcome import DONE, Outcome
 from handover_nodeagent.network.model import ArpGuard
 
 pytestmark = pytest.mark.root

@@ -15,10 +15,11 @@ from tests.nodeagent.world import NORMAL_V4, World, count
 
 from handover_nodeagent import metrics
 from handover_nodeagent.commands.check import surroundings
-from handover_nodeagent.kernel.arp_guard import libnftables, rules
-from handover_nodeagent.kernel.arp_guard.outcome import Answer
-from handover_nodeagent.kernel.arp_guard.process import NftProcess
+from handover_nodeagent.kernel.arp_guard import rules
 from handover_nodeagent.kernel.arp_guard.table import GuardTable
+from handover_nodeagent.kernel.nft import libnftables
+from handover_nodeagent.kernel.nft.outcome import Answer
+from handover_nodeagent.kernel.nft.process import NftProcess
 
 pytestmark = pytest.mark.root
 

@@ -10,8 +10,8 @@ import subprocess
 import sys
 from typing import IO, Final
 
-from handover_nodeagent.kernel.arp_guard import libnftables, outcome
-from handover_nodeagent.kernel.arp_guard.outcome import Answer
+from handover_nodeagent.kernel.nft import libnftables, outcome
+from handover_nodeagent.kernel.nft.outcome import Answer
 
 PATIENCE: Final = 10.0
 """Seconds for one answer. A table of 500 workloads takes 0.1 s on a busy node."""

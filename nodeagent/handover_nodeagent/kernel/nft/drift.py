@@ -3,8 +3,8 @@
 from collections.abc import Callable
 from typing import Final
 
-from handover_nodeagent.kernel.arp_guard.authorship import Authorship
 from handover_nodeagent.kernel.netlink import subscription
+from handover_nodeagent.kernel.nft.authorship import Authorship
 
 BUDGET: Final = 16
 """Datagrams per wake-up, each with up to some thirty changes."""

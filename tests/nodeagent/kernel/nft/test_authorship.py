@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pyroute2.netlink.nfnetlink import nftsocket
 
-from handover_nodeagent.kernel.arp_guard.authorship import Authorship
 from handover_nodeagent.kernel.netlink import codec
+from handover_nodeagent.kernel.nft.authorship import Authorship
 
 ARP, IPV4 = 3, 2
 AUTHOR = "handover-123456"

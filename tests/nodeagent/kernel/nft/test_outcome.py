@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from handover_api import wording
-from handover_nodeagent.kernel.arp_guard import outcome
-from handover_nodeagent.kernel.arp_guard.outcome import DONE, Answer, Outcome
+from handover_nodeagent.kernel.nft import outcome
+from handover_nodeagent.kernel.nft.outcome import DONE, Answer, Outcome
 
 
 @pytest.mark.parametrize(
