@@ -155,7 +155,7 @@ class Settings(Model):
             message = "redirectPort must be neither peerPort nor the port after it"
             raise ValueError(message)
         if self.advertise is Advertise.AGENTS and self._narrowest_step < _ROOMY:
-            message = "with advertise agents, each normal priority must be 2 above the elevated one"
+            message = "advertise agents needs each normal priority 2 above the elevated one"
             raise ValueError(message)
         convergence = self.live_migration_route_convergence_time
         if not dt.timedelta() < convergence <= dt.timedelta(hours=1):

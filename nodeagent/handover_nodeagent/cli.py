@@ -62,6 +62,7 @@ def run() -> None:
 
     \b
     HANDOVER_NODE_NAME [required]  this node's name in Kubernetes
+    HANDOVER_NODE_ADDRESSES [none]  where other nodes' agents reach this one
     HANDOVER_STATE_DIRECTORY [/run/handover]  what survives the agent
     HANDOVER_PORT [8081]  serves /healthz, /readyz and /metrics
     HANDOVER_LISTEN_ADDRESS [127.0.0.1]  where that is served

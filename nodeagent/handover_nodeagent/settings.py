@@ -10,14 +10,19 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pydantic
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
+from handover_api.workloadendpoint import NodeAddress
 from handover_nodeagent import configuration
 from handover_nodeagent.configuration import VARIABLES, Invalid
 
 
 class Misconfigured(Exception):  # noqa: N818  tells a person what to do
     """A variable of the environment is missing or wrong; one sentence that names it."""
+
+
+def _split(value: object) -> object:
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
 
 
 class AgentSettings(BaseSettings):
@@ -31,6 +36,15 @@ class AgentSettings(BaseSettings):
 
     node_name: str
     """The Kubernetes name of the node that the agent runs on."""
+
+    node_addresses: Annotated[
+        tuple[NodeAddress, ...],
+        NoDecode,
+        pydantic.BeforeValidator(_split),
+        pydantic.Field(max_length=4),
+    ] = ()
+    """The node's addresses, with commas between them, by which other nodes' agents reach this one;
+    none: nobody does."""
 
     listen_address: str = "127.0.0.1"
     """Where /healthz, /readyz and /metrics are served: for the kubelet, the node itself."""

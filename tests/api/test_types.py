@@ -181,7 +181,7 @@ def test_settings_are_read_and_written() -> None:
         ({"redirectPort": 7474}, "redirectPort must be neither peerPort nor the port after it"),
         (
             {"advertise": "agents", "ipv6NormalRoutePriority": 513},
-            "with advertise agents, each normal priority must be 2 above the elevated one",
+            "advertise agents needs each normal priority 2 above the elevated one",
         ),
         (
             {"liveMigrationRouteConvergenceTime": "0s"},

@@ -340,6 +340,7 @@ def test_the_agent_remembers_on_the_node(release: Release) -> None:
 def test_the_agent_is_told_its_node_and_to_end_before_it_is_killed(release: Release) -> None:
     assert variables(release, NODEAGENT) == {
         "HANDOVER_NODE_NAME": "spec.nodeName",
+        "HANDOVER_NODE_ADDRESSES": "status.hostIPs",
         "HANDOVER_STATE_DIRECTORY": "/run/handover",
         "HANDOVER_AWAIT_CONFIGURATION": "true",
         "HANDOVER_PROCESSOR_PRIORITY": "high",

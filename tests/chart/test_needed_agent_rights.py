@@ -32,6 +32,8 @@ AGENTS = [
     ("handover.dev", "handoverconfigurations", "watch"),
     ("handover.dev", "workloadendpoints/status", "patch"),
     ("", "events", "create"),
+    ("", "nodes", "list"),
+    ("", "nodes", "watch"),
 ]
 
 
@@ -75,8 +77,9 @@ async def test_an_agent_that_lacks_a_right_is_refused_what_it_does(
 async def live(api: ApiServer, uid: str) -> None:
     """Do all that an agent does, by the calls that it uses."""
     kinds = (names.WORKLOAD_ENDPOINTS, names.CONFIGURATIONS)
+    paths = [f"/apis/{names.API_VERSION}/{plural}" for plural in kinds]
     # Each watch ends after a second, which is the least that one can ask for.
-    await asyncio.gather(*(follow(api, plural) for plural in kinds))
+    await asyncio.gather(*(follow(api, path) for path in (*paths, "/api/v1/nodes")))
     lone = ObjectKey(needs.ROOM, "lone")
     status = WorkloadEndpointStatus(state=State.BASE)
     await api.patch(report._path(lone), report.operations(uid, status))
@@ -86,9 +89,8 @@ async def live(api: ApiServer, uid: str) -> None:
     )
 
 
-async def follow(api: ApiServer, plural: str) -> None:
+async def follow(api: ApiServer, path: str) -> None:
     """List a kind and watch it."""
-    path = f"/apis/{names.API_VERSION}/{plural}"
     async for page in api.pages(path):
         version = page.version
     query = {"resourceVersion": version, "timeoutSeconds": "1", "watch": "1"}

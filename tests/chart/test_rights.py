@@ -88,6 +88,8 @@ def test_the_agent_has_the_rights_that_it_uses(release: Release) -> None:
         (own, "handoverconfigurations", "list"),
         (own, "handoverconfigurations", "watch"),
         (own, "workloadendpoints/status", "patch"),
+        ("", "nodes", "list"),
+        ("", "nodes", "watch"),
         ("", "events", "create"),
     }
 

@@ -1,6 +1,7 @@
 """What the agent reads from its environment, and the sentence where that is wrong."""
 
 import os
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,13 @@ def test_only_the_nodes_name_has_no_default(monkeypatch: pytest.MonkeyPatch) -> 
     assert found.state_directory == Path("/run/handover")
     assert (found.log_level, found.log_format, found.drain_seconds) == ("info", "json", 570.0)
     assert found.processor_priority == "normal"
+    assert found.node_addresses == ()
     assert found.overrides == {}
+
+
+def test_a_node_has_an_address_of_each_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = read(monkeypatch, NODE_NAME="a", NODE_ADDRESSES="192.0.2.1, 2001:db8::1")
+    assert found.node_addresses == (ip_address("192.0.2.1"), ip_address("2001:db8::1"))
 
 
 def test_the_fields_of_the_configuration_are_overrides(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -43,6 +50,8 @@ def test_the_fields_of_the_configuration_are_overrides(monkeypatch: pytest.Monke
     [
         ({}, "HANDOVER_NODE_NAME is not set: take it from the downward API"),
         ({"NODE_NAME": ""}, "HANDOVER_NODE_NAME is not set"),
+        ({"NODE_NAME": "a", "NODE_ADDRESSES": "node-a"}, "HANDOVER_NODE_ADDRESSES: .*address"),
+        ({"NODE_NAME": "a", "NODE_ADDRESSES": "::1"}, "HANDOVER_NODE_ADDRESSES: .*of a node"),
         ({"NODE_NAME": "a", "PORT": "99999"}, "HANDOVER_PORT: Input should be less than"),
         ({"NODE_NAME": "a", "PORT": "tcp://10.96.0.7:80"}, "HANDOVER_PORT: .*valid integer"),
         ({"NODE_NAME": "a", "LOG_LEVEL": "loud"}, "HANDOVER_LOG_LEVEL: Input should be 'debug'"),
@@ -52,6 +61,11 @@ def test_the_fields_of_the_configuration_are_overrides(monkeypatch: pytest.Monke
         ),
         ({"NODE_NAME": "a", "MODE": "wrong"}, "HANDOVER_MODE: Input should be 'active'"),
         ({"NODE_NAME": "a", "ALLOWED_CIDRS": "x"}, "HANDOVER_ALLOWED_CIDRS: "),
+        (
+            {"NODE_NAME": "a", "ADVERTISE": "agents", "IPV4_NORMAL_ROUTE_PRIORITY": "2"},
+            "HANDOVER_ADVERTISE: advertise agents needs",
+        ),
+        ({"NODE_NAME": "a", "REDIRECT_PORT": "7474"}, "HANDOVER_REDIRECT_PORT: redirectPort must"),
         (
             {"NODE_NAME": "a", "PROBE_INTERVAL": "5ms"},
             "HANDOVER_PROBE_INTERVAL: probeInterval must be 0",

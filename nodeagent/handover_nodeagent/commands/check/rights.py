@@ -30,6 +30,8 @@ NEEDED: Final = (
     Right("list", names.GROUP, names.CONFIGURATIONS),
     Right("watch", names.GROUP, names.CONFIGURATIONS),
     Right("create", "", "events"),
+    Right("list", "", "nodes"),
+    Right("watch", "", "nodes"),
 )
 
 
