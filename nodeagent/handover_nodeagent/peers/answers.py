@@ -44,26 +44,27 @@ class Answers:
             self._heard[relation] = _Heard(nonce, received_ns, destination)
 
     def compose(self, relation: Relation, nonce: bytes, done: Done) -> bytes | None:
-        """Return the ACK of what is done, and remember it; a bystander's is not signed."""
+        """Return the ACK of what is done, and remember it; None where a newer one was heard."""
         heard = self._heard.get(relation)
         if heard is None or heard.nonce != nonce:
             return None
-        times = Times(heard.received_ns, *done)
-        if relation.is_bystanders:
-            heard.ack = messages.compose_bystander_ack(nonce, times)
-        else:
-            _, heard.ack = self._sign(Kind.ACK, times, relation.subject, nonce)
-        return heard.ack
+        return self._acknowledge(relation, heard, done)
 
     def later(self, key: ObjectKey, uid: str, done: Done) -> Iterator[tuple[bytes, Destination]]:
         """Yield the ACKs of what was heard on *key* and *uid*, and was not done then."""
         for relation, heard in self._heard.items():
             if (relation.key, relation.uid) == (key, uid) and heard.ack is None:
-                octets = self.compose(relation, heard.nonce, done)
-                if octets is not None:
-                    yield octets, heard.destination
+                yield self._acknowledge(relation, heard, done), heard.destination
 
     def forget(self, relations: Collection[Relation]) -> None:
         """Know that nobody speaks by these any more."""
         for relation in relations:
             self._heard.pop(relation, None)
+
+    def _acknowledge(self, relation: Relation, heard: _Heard, done: Done) -> bytes:
+        times = Times(heard.received_ns, *done)
+        if relation.is_bystanders:
+            heard.ack = messages.compose_bystander_ack(heard.nonce, times)
+        else:
+            _, heard.ack = self._sign(Kind.ACK, times, relation.subject, heard.nonce)
+        return heard.ack
