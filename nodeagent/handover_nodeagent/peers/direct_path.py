@@ -119,8 +119,12 @@ class DirectPath:
         """Have a HAVE of the endpoint *key* ready, as long as there is time for it."""
         self._statements.prepare(key, uid)
 
-    def have(self, key: ObjectKey, uid: str) -> None:
-        """Say that we have the guest: sent at once to the peers, and repeated until they know."""
+    def have(self, key: ObjectKey, uid: str) -> int:
+        """Say that we have the guest, until all know it; return how many are asked.
+
+        The peers hear it at once, the other nodes in the next turns of the loop: another guest
+        that announces itself in this instant gets its route before.
+        """
         peers = self._peers(key, uid)
         told = {one.node for one in peers}
         bystanders = [
@@ -129,6 +133,7 @@ class DirectPath:
             if node not in told
         ]
         self._say(Kind.HAVE, key, uid, [*peers, *bystanders])
+        return len(peers) + len(bystanders)
 
     def released(self, key: ObjectKey, uid: str) -> None:
         """Say that we have the guest no more: to the peers alone, whom the API would tell later."""
@@ -151,8 +156,7 @@ class DirectPath:
     def _say(self, kind: Kind, key: ObjectKey, uid: str, recipients: list[Recipient]) -> None:
         now = self._now()
         self._statements.begin(kind, (key, uid), recipients, now, time.time_ns())
-        self._outgoing.extend(self._statements.take(now))
-        self._flush()
+        self._send_due(now)
         self._wind()
 
     def _peers(self, key: ObjectKey, uid: str) -> list[Recipient]:
@@ -207,12 +211,11 @@ class DirectPath:
                 self._send(known, to)
 
     def _tell(self, relation: Relation, kind: Kind, received_ns: int) -> Done | None:
-        topic = relation.key, relation.uid
         if relation.is_bystanders:
-            return self._sink.bystander_has(*topic, received_ns)
+            return self._sink.bystander_has(relation.key, relation.uid, received_ns)
         if kind is Kind.HAVE:
-            return self._sink.peer_has(*topic, received_ns)
-        return self._sink.peer_released(*topic, received_ns)
+            return self._sink.peer_has(relation, received_ns)
+        return self._sink.peer_released(relation, received_ns)
 
     def _acknowledge(
         self,
@@ -265,8 +268,7 @@ class DirectPath:
         now = self._now()
         try:
             self._reader.expire(now)
-            self._outgoing.extend(self._statements.take(now))
-            self._flush()
+            self._send_due(now)
             for hello in self._hellos.take(now, self._ways):
                 self._send_hello(hello.nonce, hello.datagram, hello.destination, hello.way)
             for one in self._hellos.silent(now):
@@ -279,6 +281,18 @@ class DirectPath:
         if way is Way.PLAIN:
             self._hellos.sent(nonce, time.time_ns())
             self._send(octets, to)
+
+    def _send_due(self, now: float) -> None:
+        """Send to the peers at once; have the nodes that are none wait for a turn of the loop."""
+        is_flushed = not self._outgoing
+        for octets, recipient in self._statements.take(now):
+            for destination in recipient.destinations:
+                if recipient.relation:
+                    self._send(octets, destination)
+                else:
+                    self._outgoing.append((octets, destination))
+        if self._outgoing and is_flushed:
+            asyncio.get_running_loop().call_soon(self._flush)
 
     def _flush(self) -> None:
         """Send a slice of what waits; the next one has a turn of the loop of its own."""

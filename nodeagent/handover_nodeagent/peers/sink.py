@@ -6,6 +6,7 @@ from handover_api.names import ObjectKey
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.peers.clocks import Offset
 from handover_nodeagent.peers.messages import NEVER, Times, Way
+from handover_nodeagent.peers.relations import Relation
 
 
 class Done(NamedTuple):
@@ -46,11 +47,11 @@ class Sink(Protocol):
     is told again, until ``DirectPath.answer`` says that it is done.
     """
 
-    def peer_has(self, key: ObjectKey, uid: str, received_ns: int) -> Done | None:
-        """Hear that a peer of the endpoint *key* of ours has the guest."""
+    def peer_has(self, peer: Relation, received_ns: int) -> Done | None:
+        """Hear that *peer*, of the endpoint ``peer.key`` of ours, has the guest."""
 
-    def peer_released(self, key: ObjectKey, uid: str, received_ns: int) -> Done | None:
-        """Hear that a peer has the guest no more."""
+    def peer_released(self, peer: Relation, received_ns: int) -> Done | None:
+        """Hear that *peer* has the guest no more."""
 
     def bystander_has(self, key: ObjectKey, uid: str, received_ns: int) -> Done | None:
         """Hear that *key*, an advertised endpoint of another node, has the guest."""

@@ -114,16 +114,15 @@ class Statements:
         self._expect(delivery)
         return delivery
 
-    def take(self, now: float) -> list[tuple[bytes, Destination]]:
-        """Return what to send now, and give up what was said in vain for too long."""
+    def take(self, now: float) -> list[tuple[bytes, Recipient]]:
+        """Return what to send now to whom, and give up what was said in vain for too long."""
         outgoing = []
         for topic, delivery in tuple(self._deliveries.items()):
             if delivery.repeats.is_over(now):
                 self._end(topic)
                 continue
-            for name in delivery.repeats.take(now):
-                destinations = delivery.recipients[name].destinations
-                outgoing += [(delivery.datagram, one) for one in destinations]
+            names = delivery.repeats.take(now)
+            outgoing += [(delivery.datagram, delivery.recipients[name]) for name in names]
         return outgoing
 
     def acknowledge(

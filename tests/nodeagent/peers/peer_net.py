@@ -19,6 +19,7 @@ from handover_api.workloadendpoint import Role
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.peers.direct_path import DirectPath
 from handover_nodeagent.peers.keys import Key
+from handover_nodeagent.peers.relations import Relation
 from handover_nodeagent.peers.sink import Acknowledgment, Done, Proof
 
 PORT: Final = 7473
@@ -152,11 +153,11 @@ class Agent:
         self.heard.append(what)
         return Done(time.time_ns(), 7, 8) if self.follows else None
 
-    def peer_has(self, key: ObjectKey, uid: str, received_ns: int) -> Done | None:
-        return self._done("has", key, uid, received_ns)
+    def peer_has(self, peer: Relation, received_ns: int) -> Done | None:
+        return self._done("has", peer.key, peer.uid, received_ns)
 
-    def peer_released(self, key: ObjectKey, uid: str, received_ns: int) -> Done | None:
-        return self._done("released", key, uid, received_ns)
+    def peer_released(self, peer: Relation, received_ns: int) -> Done | None:
+        return self._done("released", peer.key, peer.uid, received_ns)
 
     def bystander_has(self, key: ObjectKey, uid: str, received_ns: int) -> Done | None:
         return self._done("bystander", key, uid, received_ns)

@@ -17,6 +17,8 @@ from handover_api.conditions import EndpointReason
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Role
 from handover_nodeagent import metrics
+from handover_nodeagent.network.model import IPAddress
+from handover_nodeagent.peers.direct_path import SLICE
 from handover_nodeagent.peers.messages import Way
 from handover_nodeagent.peers.sink import Done
 
@@ -228,7 +230,7 @@ async def test_bystanders_hear_of_it_and_answer_unsigned(
     target.knows(source.peer())
     bystander.path.know_advertised(TARGET, target.peer())
     target.path.know_nodes({node: addresses(node) for node in "acx"})
-    target.path.have(TARGET, UID)
+    assert target.path.have(TARGET, UID) == 3, "the peer, a bystander, and one that is mute"
     await until(lambda: len(target.acks) == 2)
     assert {node: ack.is_bystanders for node, ack in target.acks} == {"a": False, "c": True}
     assert source.words == ["has"], "a peer is no bystander, too"
@@ -286,3 +288,19 @@ async def test_an_address_that_is_not_there_is_a_reason(net: PeerNet) -> None:
     assert [refusal.reason for refusal in agent.path.refusals] == [EndpointReason.REFUSED]
     assert agent.path.agent is None
     agent.path.close()
+
+
+async def test_the_peers_hear_it_at_once_and_nodes_in_slices_afterwards(
+    source: Agent, target: Agent, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target.knows(source.peer(without=6))
+    await asyncio.sleep(0.6)
+    sent: list[IPAddress] = []
+    monkeypatch.setattr(target.path, "_send", lambda _, to: sent.append(to.address))
+    nodes = [ip_address(f"10.0.1.{number}") for number in range(100)]
+    target.path.know_nodes({f"n{number}": (one,) for number, one in enumerate(nodes)})
+    target.path.have(TARGET, UID)
+    assert sent == [addresses("a")[0]]
+    for end in (SLICE, 100):
+        await asyncio.sleep(0)
+        assert [one for one in sent if one in nodes] == nodes[:end]

@@ -65,7 +65,7 @@ def test_a_prepared_have_is_sent_as_it_was_signed() -> None:
     assert it.signed == [1], "once"
     delivery = it.begin()
     assert it.signed == [1], "nothing is signed at the switch"
-    assert it.statements.take(NOW) == [(delivery.datagram, AT_A)]
+    assert it.statements.take(NOW) == [(delivery.datagram, it.peer)]
     assert header(delivery.datagram)[3:] == (1, messages.subject(*TOPIC), delivery.nonce)
     assert delivery.sent_ns == 99
 
@@ -109,19 +109,19 @@ def test_a_newer_one_takes_the_place_of_one_on_its_way() -> None:
     newer = it.begin(Kind.RELEASED)
     assert it.question(older) is None
     assert it.acknowledge(older, it.relation) is None
-    assert it.statements.take(NOW) == [(newer.datagram, AT_A)]
+    assert it.statements.take(NOW) == [(newer.datagram, it.peer)]
 
 
 def test_it_is_repeated_to_those_who_have_not_answered_and_only_their_acks_are_let_in() -> None:
     it = It()
     delivery = it.begin(Kind.HAVE, it.peer, it.node)
-    assert [to for _, to in it.statements.take(NOW)] == [AT_A, AT_C]
+    assert [to for _, to in it.statements.take(NOW)] == [it.peer, it.node]
     assert it.question(delivery) == Question(Kind.HAVE, (it.relation,), frozenset({AT_C.address}))
     assert it.acknowledge(delivery, it.relation) == "a"
     assert it.question(delivery) == Question(Kind.HAVE, (), frozenset({AT_C.address}))
     assert it.acknowledge(delivery, it.relation) is None, "a second one"
     assert it.statements.due == NOW + STATEMENT[1]
-    assert [to for _, to in it.statements.take(NOW + STATEMENT[1])] == [AT_C]
+    assert [to for _, to in it.statements.take(NOW + STATEMENT[1])] == [it.node]
     assert it.acknowledge(delivery, None, AT_A) is None, "a peer answers with its key"
     assert it.acknowledge(delivery, None, AT_C) == "c"
     assert it.question(delivery) is None
@@ -161,6 +161,6 @@ def test_of_what_is_gone_nothing_is_left() -> None:
     it.begin()
     it.statements.prepare(*TOPIC)
     it.statements.forget({TARGET})
-    assert it.statements.take(NOW) == [(kept.datagram, AT_A)]
+    assert it.statements.take(NOW) == [(kept.datagram, it.peer)]
     assert it.statements.said(*TOPIC) == messages.NEVER
     assert {topic for topic, _ in it.statements._prepared.items()} == set()
