@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
 from handover_lab.bench.outage.moments import Moments
@@ -20,6 +20,15 @@ LAST_NODE_US: Final = 2000.0
 """What is to be reached on a machine that does nothing else; shown, and never a fault."""
 
 
+REPORTED: Final = {
+    "reported_redirect_us_p50": "announcementToRedirectMicroseconds",
+    "reported_last_node_us_p50": "announcementToLastNodeMicroseconds",
+    "reported_guest_silence_us_p50": "guestSilenceMicroseconds",
+    "reported_clock_error_us_p50": "clockErrorMicroseconds",
+}
+"""What Handover itself tells in a LiveMigration's cutover, beside what was seen from outside."""
+
+
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One migration, by one family's flows; None: it was not measured, or never ended."""
@@ -30,6 +39,7 @@ class Sample:
     silence_ms: float | None
     tcp_gap_ms: float | None
     moments: Moments | None
+    reported: Mapping[str, object] = field(default_factory=dict)
 
     @classmethod
     def of(
@@ -38,6 +48,7 @@ class Sample:
         session: Sequence[Packet],
         switchover: Switchover,
         moments: Moments | None,
+        reported: Mapping[str, object],
     ) -> "Sample":
         """Measure the packets of one migration.
 
@@ -51,6 +62,7 @@ class Sample:
             loss.outage_ms,
             measure.outage_ms(session, switchover),
             moments,
+            reported,
         )
 
     def beyond_pause(self, silence_ms: float | None) -> float | None:
@@ -91,6 +103,10 @@ def line(row: Row, family: int, samples: Sequence[Sample]) -> Line:
         "have_to_ack_us_p50": _p50(each.statement_to_answer_us for each in moments),
         "announcement_to_last_node_us_p50": after("last_node_ns"),
         "floor_us_p50": after("floor_ns"),
+        **{
+            name: _p50(sample.reported.get(told) for sample in samples)
+            for name, told in REPORTED.items()
+        },
     }
 
 

@@ -14,15 +14,16 @@ from handover_lab.bench.agent.node import compile_program
 from handover_lab.bench.outage import figures, floor, moments
 from handover_lab.bench.outage.figures import Line, Sample
 from handover_lab.bench.outage.floor import Side
+from handover_lab.bench.outage.moments import Seen
 from handover_lab.bench.outage.rows import LATE_S, Row
 from handover_lab.bench.outage.witness import Witness
+from handover_lab.cluster import observer
 from handover_lab.cluster.node import JOIN, Node
 from handover_lab.cluster.observer import ObserverError
 from handover_lab.four_nodes.cluster import SIDES
 from handover_lab.four_nodes.lab import FourNodeLab
 from handover_lab.guest.qemu import GuestError
-from handover_lab.guest.vm import Family, FlowSpec
-from handover_lab.lab import Migrated
+from handover_lab.guest.vm import Family, FlowSpec, Move
 from handover_lab.network.traffic import Recording, TrafficError
 
 FLOWS: Final = (
@@ -134,20 +135,23 @@ class Bench:
         self, lab: FourNodeLab, row: Row, witnesses: Mapping[str, Witness]
     ) -> dict[Family, Sample]:
         """Move the VM once, and measure each family."""
-        began_ns = time.time_ns()
+        began_ns, migration = time.time_ns(), lab.migration()
         await lab.vm.start_flows()
         try:
             await asyncio.sleep(CALM_S)
             async with by_hand(lab, row):
-                migrated = await lab.migrate(lab.migration())
+                migrated = await lab.migrate(migration)
             await asyncio.sleep(AFTER_S)
         finally:
             recordings = await lab.vm.stop_flows()
         records = {name: witness.seen() for name, witness in witnesses.items()}
-        return {
-            family: measured(lab, migrated, recordings, records, began_ns, family)
-            for family in FAMILIES
-        }
+        found = Found(
+            migrated.move,
+            recordings,
+            {name: moments.read(each, began_ns, time.time_ns()) for name, each in records.items()},
+            reported(lab, migration["metadata"]["name"]),
+        )
+        return {family: found.of(family, lab.vm.addresses[family]) for family in FAMILIES}
 
 
 @contextlib.asynccontextmanager
@@ -165,30 +169,30 @@ async def by_hand(lab: FourNodeLab, row: Row) -> AsyncIterator[None]:
         await asyncio.gather(hand, return_exceptions=True)
 
 
-def measured(
-    lab: FourNodeLab,
-    migrated: Migrated,
-    recordings: Mapping[str, Recording],
-    records: Mapping[str, bytes],
-    began_ns: int,
-    family: Family,
-) -> Sample:
-    """Measure one migration by the flows of one family."""
-    move = migrated.move
-    ended_ns = time.time_ns()
-    seen = {name: moments.read(each, began_ns, ended_ns) for name, each in records.items()}
-    address = lab.vm.addresses[family]
-    pings, pods, session = (
-        # What was sent after the API had told the end counts, too: a late route comes later.
-        [
-            packet
-            for packet in recordings[f"{name} v{family}"].packets()
-            if packet.sent_ns >= began_ns
-        ]
-        for name in ("outside", "pod", "session")
-    )
-    told = moments.of_switchover(seen, move.source, move.target, address)
-    return Sample.of((pings, pods), session, move.switchover, told)
+@dataclass(frozen=True, slots=True)
+class Found:
+    """All that was recorded of one migration."""
+
+    move: Move
+    recordings: Mapping[str, Recording]
+    seen: Mapping[str, Seen]
+    reported: Mapping[str, object]
+
+    def of(self, family: Family, address: str) -> Sample:
+        """Measure it by the flows of one family."""
+        # All of each flow, which began and ended with this migration: a late route comes late.
+        pings, pods, session = (
+            self.recordings[f"{name} v{family}"].packets() for name in ("outside", "pod", "session")
+        )
+        move = self.move
+        told = moments.of_switchover(self.seen, move.source, move.target, address)
+        return Sample.of((pings, pods), session, move.switchover, told, self.reported)
+
+
+def reported(lab: FourNodeLab, name: str) -> Mapping[str, object]:
+    """Return what Handover tells of the cutover of migration *name*."""
+    sides = observer.status(lab.migrations.objects.get(name, {})).get("target", ())
+    return next((side["cutover"] for side in sides if side.get("cutover")), {})
 
 
 def beside_agent(node: Node) -> Callable[..., list[str]]:

@@ -27,7 +27,7 @@ def packets(every_ms: int, lost: range) -> list[Packet]:
 
 def test_a_migration_is_measured_by_its_pings_and_its_session() -> None:
     sample = Sample.of(
-        [packets(1, range(100, 143))], packets(20, range(100, 200)), SWITCHOVER, None
+        [packets(1, range(100, 143))], packets(20, range(100, 200)), SWITCHOVER, None, {}
     )
     assert (sample.pause_ms, sample.lost, sample.lost_after_switch) == (40.0, 43, 3)
     assert (sample.silence_ms, sample.tcp_gap_ms) == (44.0, 120.0)
@@ -36,19 +36,22 @@ def test_a_migration_is_measured_by_its_pings_and_its_session() -> None:
 
 def test_whoever_lost_most_after_the_switch_counts() -> None:
     flows = [packets(1, range(0)), packets(4, range(100, 160))]
-    sample = Sample.of(flows, packets(20, range(0)), SWITCHOVER, None)
+    sample = Sample.of(flows, packets(20, range(0)), SWITCHOVER, None, {})
     assert (sample.lost, sample.lost_after_switch) == (0, 5)
 
 
 def test_a_flow_that_never_came_back_has_no_silence() -> None:
-    sample = Sample.of([packets(1, range(100, 1000))], packets(20, range(0)), SWITCHOVER, None)
+    sample = Sample.of([packets(1, range(100, 1000))], packets(20, range(0)), SWITCHOVER, None, {})
     assert sample.silence_ms is None
     assert sample.beyond_pause(sample.silence_ms) is None
 
 
 def test_a_line_has_what_others_read_of_it() -> None:
     others = dataclasses.replace(SAMPLE, lost_after_switch=4, silence_ms=None, moments=None)
-    line = figures.line(ROW, 6, [SAMPLE, others, SAMPLE])
+    told = {"announcementToRedirectMicroseconds": 880, "signal": "RARP"}
+    line = figures.line(ROW, 6, [SAMPLE, others, dataclasses.replace(SAMPLE, reported=told)])
+    assert line["reported_redirect_us_p50"] == 880.0
+    assert line["reported_guest_silence_us_p50"] is None
     assert line["n"] == 3
     assert (line["carrier"], line["redirect"]) == ("bird", True)
     assert (line["topology"], line["family"]) == ("segment", 6)
