@@ -70,8 +70,8 @@ class Sample:
         return None if silence_ms is None else silence_ms - self.pause_ms
 
 
-def line(row: Row, family: int, samples: Sequence[Sample]) -> Line:
-    """Sum up a row's *samples* of one family."""
+def line(row: Row, family: int, samples: Sequence[Sample], wanted: int) -> Line:
+    """Sum up a row's *samples* of one family, of which so many were *wanted*."""
     lost = [sample.lost_after_switch for sample in samples]
     beyond = (sample.beyond_pause(sample.silence_ms) for sample in samples)
     silences = [each for each in beyond if each is not None]
@@ -86,6 +86,7 @@ def line(row: Row, family: int, samples: Sequence[Sample]) -> Line:
         "topology": row.topology,
         "family": family,
         "n": len(samples),
+        "failed": wanted - len(samples),
         "pause_ms_median": _p50(sample.pause_ms for sample in samples),
         "lost_median": _p50(sample.lost for sample in samples),
         "lost_after_switch_max": max(lost, default=None),
@@ -125,6 +126,8 @@ def faults(lines: Sequence[Line]) -> Iterator[str]:
     """Say what was not reached, in a sentence each."""
     for each in lines:
         name = title(each)
+        if each["failed"]:
+            yield f"{name}: {each['failed']} migrations could not be measured"
         if each["flows_that_never_came_back"]:
             yield f"{name}: {each['flows_that_never_came_back']} flows never came back"
         if not each["redirect"]:

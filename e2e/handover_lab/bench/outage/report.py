@@ -85,11 +85,12 @@ def show(lines: Sequence[Line], console: Console) -> None:
 
 def targets(lines: Sequence[Line]) -> list[tuple[str, bool]]:
     """Say what was to be reached, with what was measured, where it was."""
-    redirected = [each for each in lines if each["redirect"]]
+    lost = [each["lost_after_switch_max"] for each in lines if each["redirect"]]
+    measured = [int(each) for each in lost if each is not None]
     found = []
-    if redirected:
-        worst = max(int(each["lost_after_switch_max"] or 0) for each in redirected)
-        found.append((f"lost after the switch with a redirect, at most: {worst} (0)", not worst))
+    if measured:
+        sentence = f"lost after the switch with a redirect, at most: {max(measured)} (0)"
+        found.append((sentence, not any(measured) and len(measured) == len(lost)))
     if reached := figures.ratio(lines):
         sentence = f"announcement → redirect: {reached:.2f} times the C program ({figures.RATIO:g})"
         found.append((sentence, reached <= figures.RATIO))

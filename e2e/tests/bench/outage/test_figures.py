@@ -49,7 +49,7 @@ def test_a_flow_that_never_came_back_has_no_silence() -> None:
 def test_a_line_has_what_others_read_of_it() -> None:
     others = dataclasses.replace(SAMPLE, lost_after_switch=4, silence_ms=None, moments=None)
     told = {"announcementToRedirectMicroseconds": 880, "signal": "RARP"}
-    line = figures.line(ROW, 6, [SAMPLE, others, dataclasses.replace(SAMPLE, reported=told)])
+    line = figures.line(ROW, 6, [SAMPLE, others, dataclasses.replace(SAMPLE, reported=told)], 3)
     assert line["reported_redirect_us_p50"] == 880.0
     assert line["reported_guest_silence_us_p50"] is None
     assert line["n"] == 3
@@ -68,7 +68,13 @@ def line(*, redirect: bool = True, **changes: Any) -> dict[str, Any]:
     row = ROW if redirect else PLAIN
     floor = Moments(0, floor_ns=300_000)
     sample = SAMPLE if redirect else dataclasses.replace(SAMPLE, moments=floor)
-    return {**figures.line(row, 4, [sample]), **changes}
+    return {**figures.line(row, 4, [sample], 1), **changes}
+
+
+def test_a_row_of_which_nothing_was_measured_has_a_line_all_the_same() -> None:
+    empty = figures.line(ROW, 4, [], 10)
+    assert (empty["n"], empty["failed"], empty["lost_after_switch_max"]) == (0, 10, None)
+    assert "10 migrations could not be measured" in "".join(figures.faults([empty]))
 
 
 def test_the_redirect_is_a_multiple_of_the_program_that_ran_without_it() -> None:
@@ -83,6 +89,10 @@ def test_what_reaches_all_has_no_fault() -> None:
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
+        (
+            {"failed": 2},
+            "bird + redirect, segment, IPv4: 2 migrations could not be measured",
+        ),
         ({"lost_after_switch_max": 2}, "bird + redirect, segment, IPv4: 2 lost after the switch"),
         (
             {"announcement_to_redirect_us_p50": None},

@@ -17,7 +17,7 @@ LATE: Final = dataclasses.replace(
     SAMPLE, lost_after_switch=990, silence_ms=None, moments=Moments(0, floor_ns=310_000)
 )
 LINES: Final = [
-    figures.line(row, family, [SAMPLE if row.redirect else LATE])
+    figures.line(row, family, [SAMPLE if row.redirect else LATE], 1)
     for row in ROWS
     for family in (4, 6)
 ]
@@ -40,7 +40,7 @@ def test_the_table_has_a_line_for_each_and_says_what_is_reached() -> None:
 
 def test_a_loss_is_marked() -> None:
     lost = dataclasses.replace(SAMPLE, lost_after_switch=3)
-    text = shown([figures.line(ROWS[1], 4, [lost])])
+    text = shown([figures.line(ROWS[1], 4, [lost], 1)])
     assert "✗ lost after the switch with a redirect, at most: 3 (0)" in text
 
 
