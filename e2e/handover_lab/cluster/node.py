@@ -168,14 +168,14 @@ class Node:
         path.write_text(template.substitute(values))
         return path
 
-    def start(self, program: str, *options: str) -> None:
+    def start(self, program: str, *options: str, **variables: str) -> None:
         """Start *program* in the node's control groups; what it says is added to its log."""
         name = Path(program).name
         log = self.directory / f"{name}.log"
         with log.open("ab") as output:
             process = subprocess.Popen(
                 self.command("sh", "-c", JOIN, "sh", *self.group.programs, "--", program, *options),
-                env={**daemon.environment(), "PATH": requirements.PATH},
+                env={**daemon.environment(), "PATH": requirements.PATH, **variables},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,

@@ -52,7 +52,10 @@ class NodeNetwork:
         *,
         pod_routes: bool = True,
     ) -> Self:
-        """Make the nodes *names* and connect them; without *pod_routes* a CNI is to make those.
+        """Make the nodes *names* and connect them.
+
+        The router knows where pods are, and so do the nodes with *pod_routes*; else a CNI is to
+        tell them.
 
         The *directory*, empty or not there yet, belongs to the nodes and goes with them. When
         something fails, what was made is removed again.
@@ -72,8 +75,9 @@ class NodeNetwork:
                 nodes[name] = Node.make(name, directory / name, sandbox)
                 undo.callback(nodes[name].end)
             mesh = join(router, list(nodes.values()), undo, shape)
-            if pod_routes:
-                lead_to_pods(router, list(nodes.values()), shape)
+            # Behind links of their own the nodes leave it to the router.
+            knowing = nodes.values() if pod_routes and shape == "segment" else ()
+            lead_to_pods([router, *knowing], list(nodes.values()))
             return cls(directory, nodes, router, mesh, undo.pop_all())
 
     def stop(self) -> None:
@@ -115,13 +119,11 @@ def join(
     return mesh
 
 
-def lead_to_pods(router: Here, nodes: Sequence[Node], shape: Topology) -> None:
-    """Add the routes to the nodes' pods, as a CNI that routes would."""
-    # Behind links of their own the nodes leave it to the router.
-    places: list[Here | Node] = [router, *(nodes if shape == "segment" else ())]
+def lead_to_pods(places: Sequence[Here | Node], nodes: Sequence[Node]) -> None:
+    """Add routes to the pods of all *nodes* at *places*, as a CNI that routes would."""
     for place in places:
-        others = [node for node in nodes if node is not place]
-        ways = [way for node in others for way in node.pod_ways]
+        others = (node for node in nodes if node is not place)
+        ways = (way for node in others for way in node.pod_ways)
         place.run("".join(POD_ROUTE.format(pods=pods, via=via) for pods, via in ways))
 
 

@@ -86,7 +86,13 @@ async def register(api: Api, node: Node) -> None:
     """Make the Node, as its kubelet and the controller that numbers pods would."""
     nodes = "/api/v1/nodes"
     spec = {"podCIDR": node.pods, "podCIDRs": [node.pods, node.pods6]}
-    made = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node.name}, "spec": spec}
+    metadata = {
+        "name": node.name,
+        "labels": {"kubernetes.io/hostname": node.name},
+        # As a kubelet's: flannel takes it for granted that a Node has some.
+        "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "true"},
+    }
+    made = {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": spec}
     await api.call("POST", nodes, made)
     await api.call("PATCH", f"{nodes}/{node.name}/status", {"status": status_of(node)})
 

@@ -16,15 +16,16 @@ from typing import Any, Final, Self
 from handover_lab import paths
 from handover_lab.cluster import manifests
 from handover_lab.cluster.cluster import Cluster
+from handover_lab.cluster.observer import Object
 from handover_lab.cluster.replica import Replica
 from handover_lab.facts import Fact, Traffic
 from handover_lab.four_nodes import cluster as four_nodes
 from handover_lab.four_nodes.cluster import BYSTANDERS, SIDES
+from handover_lab.four_nodes.cni import Cni, Kindnet
 from handover_lab.guest.qemu import Nic, VmSpec
 from handover_lab.guest.vm import FlowSpec, Vm
 from handover_lab.guest.vm import Topology as Places
 from handover_lab.lab import Lab, prefer_lab
-from handover_lab.network import pod
 from handover_lab.network.carriers import Carrier
 from handover_lab.network.namespaces import Network
 from handover_lab.network.pod import Pod
@@ -45,7 +46,7 @@ ELEVATED: Final = 16
 """Below 20, the metric of what FRR's zebra installs, so that any carrier will do."""
 
 SETTINGS: Final[Mapping[str, object]] = {
-    "liveMigrationRouteConvergenceTime": "3s",
+    "liveMigrationRouteConvergenceTime": "2s",
     "ipv4ElevatedRoutePriority": ELEVATED,
     "ipv6ElevatedRoutePriority": ELEVATED,
 }
@@ -75,6 +76,7 @@ class FourNodeLab(Lab):
     agents: dict[str, AgentProcess]
     pods: dict[str, Pod]
     """By the node that each is on."""
+    cni: Cni
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -83,16 +85,21 @@ class FourNodeLab(Lab):
         directory: Path,
         shape: Topology = "segment",
         settings: Mapping[str, object] | None = None,
+        cni: Cni | None = None,
         tell: Callable[[Fact | Traffic], None] = lambda _: None,
     ) -> AsyncIterator[Self]:
         """Start all of it in *directory*; the VM runs on the first node and is served.
 
         The *settings* are of HandoverConfiguration ``default``. Nobody carries routes so far.
         """
+        cni = cni or Kindnet()
         all_settings = {**SETTINGS, **(settings or {})}
+        cluster = four_nodes.started(
+            directory, shape, all_settings, pod_routes=not cni.makes_routes
+        )
         async with (
-            four_nodes.started(directory, shape, all_settings) as (found, replica),
-            cls.with_vm(found, directory, shape, tell) as lab,
+            cluster as (found, replica),
+            cls.with_vm(found, directory, (shape, cni), tell) as lab,
         ):
             lab.operator = replica
             yield lab
@@ -103,10 +110,12 @@ class FourNodeLab(Lab):
         cls,
         cluster: Cluster,
         directory: Path,
-        shape: Topology,
+        network: tuple[Topology, Cni],
         tell: Callable[[Fact | Traffic], None],
     ) -> AsyncIterator[Self]:
         """Bring agents, the VM and pods onto the nodes of *cluster*."""
+        shape, cni = network
+        await cni.start(cluster)
         places = topology_of(cluster, shape)
         vm = Vm(directory, places, vm_spec(cluster), tell)
         vm.flow_specs = FLOWS
@@ -116,7 +125,8 @@ class FourNodeLab(Lab):
             lab.agents = {
                 name: await ends.enter_async_context(lab.agent(name)) for name in cluster.nodes
             }
-            lab.pods = {}
+            lab.cni, lab.pods = cni, {}
+            cni.attach(cluster.nodes[SIDES[0]], vm.nic)
             for name in cluster.nodes.keys() - set(SIDES):
                 lab.add_pod(name, ends)
             vm.clients["pod"] = lab.pods[BYSTANDERS[0]]
@@ -137,15 +147,20 @@ class FourNodeLab(Lab):
             yield process
 
     def add_pod(self, node: str, ends: contextlib.AsyncExitStack) -> None:
-        """Make a pod on *node*, as kindnet would."""
+        """Make a pod on *node*, as the CNI would."""
         place = self.cluster.nodes[node]
-        self.pods[node] = Pod.add(place, f"pod-on-{node}", pod.ptp([place.pods, place.pods6]))
+        self.pods[node] = Pod.add(place, f"pod-on-{node}", self.cni.configuration(place))
         ends.callback(self.pods[node].end)
 
     async def serve(self) -> None:
         """Make the VM's endpoints, and wait for its routes where it is."""
         await self.apply(*(self.endpoint(node) for node in SIDES))
         await self.in_state(name_of(self.vm.home), "Base")
+
+    async def prepare(self, migration: Object) -> None:
+        """Announce *migration*, start the empty target, and wait until Handover is ready for it."""
+        self.cni.attach(self.cluster.nodes[self.node_of(migration, "target")], self.vm.nic)
+        await super().prepare(migration)
 
     def endpoint(self, node: str) -> dict[str, Any]:
         """Compose the VM's endpoint on *node* after the examples."""

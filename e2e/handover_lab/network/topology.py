@@ -24,8 +24,8 @@ LOOPBACK6: Final = "fd00:172:31::1"
 # Each node reaches all others through the router, and knows that by a route of its own: FRR takes
 # no default route for a way to a next hop.
 ROUTER: Final = f"""{namespaces.FORWARDING}
-ip address add {LOOPBACK4}/32 dev lo
-ip address add {LOOPBACK6}/128 dev lo nodad
+ip address replace {LOOPBACK4}/32 dev lo
+ip address replace {LOOPBACK6}/128 dev lo nodad
 """
 PORT: Final = """
 ip link add {port} up type veth peer name eth0 netns {pid}

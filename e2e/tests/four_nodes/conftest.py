@@ -1,30 +1,45 @@
-"""A lab of four nodes for each topology, one after the other."""
+"""Labs of four nodes, one after the other: `four_nodes`, parametrized with the name of one."""
 
-from collections.abc import AsyncIterator
+import contextlib
+import tempfile
+from collections.abc import AsyncIterator, Iterator, Mapping
+from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
+from handover_lab.four_nodes.cni import Cni, Flannel, Kindnet
 from handover_lab.four_nodes.lab import FourNodeLab
 from handover_lab.network.topology import Topology
 from handover_lab.toolchain import requirements
 from handover_lab.toolchain.requirements import NoSandboxError
 
-TOPOLOGIES: tuple[Topology, ...] = ("segment", "routed")
+LABS: Mapping[str, tuple[Topology, Cni]] = {
+    "segment": ("segment", Kindnet()),
+    "routed": ("routed", Kindnet()),
+    "host-gw": ("segment", Flannel("host-gw")),
+    "vxlan": ("routed", Flannel("vxlan")),
+}
+"""By name: the topology, and the CNI."""
 
 
-@pytest_asyncio.fixture(scope="session", loop_scope="session", params=TOPOLOGIES)
-async def four_nodes(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> AsyncIterator[FourNodeLab]:
-    """The lab with a VM that is served; one for all tests of a topology."""
+@pytest_asyncio.fixture(scope="session", loop_scope="session")
+async def four_nodes(request: pytest.FixtureRequest) -> AsyncIterator[FourNodeLab]:
+    """The lab of this name with a VM that is served; one for all tests that name it."""
     try:
         requirements.check()
     except NoSandboxError as error:
         pytest.skip(str(error))
-    directory = tmp_path_factory.mktemp("four-nodes")
-    # FRR's daemons have a user of their own, who must get there.
-    for path in (directory, *list(directory.parents)[:2]):
-        path.chmod(0o755)
-    async with FourNodeLab.started(directory, request.param) as lab:
-        yield lab
+    shape, cni = LABS[request.param]
+    with reachable_directory() as directory:
+        async with FourNodeLab.started(directory, shape, cni=cni) as lab:
+            yield lab
+
+
+@contextlib.contextmanager
+def reachable_directory() -> Iterator[Path]:
+    """Make a directory that FRR's own user can reach, as pytest's own cannot be."""
+    with tempfile.TemporaryDirectory(prefix="handover-four-nodes-") as name:
+        directory = Path(name)
+        directory.chmod(0o755)
+        yield directory

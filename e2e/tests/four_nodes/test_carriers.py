@@ -10,6 +10,7 @@ pytestmark = [
     pytest.mark.four_nodes,
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.timeout(180),
+    pytest.mark.parametrize("four_nodes", ["segment", "routed"], indirect=True, scope="session"),
 ]
 
 BY_HAND_S = 2.0

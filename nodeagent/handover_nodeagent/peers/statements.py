@@ -154,8 +154,7 @@ class Statements:
         relations = tuple(one.relation for one in waited if one.relation)
         unsigned = [one for one in waited if not one.relation]
         addresses = frozenset(to.address for one in unsigned for to in one.destinations)
-        question = Question(delivery.kind, messages.subject(*delivery.topic), relations, addresses)
-        self._trust.expect(delivery.nonce, question)
+        self._trust.expect(delivery.nonce, Question(delivery.kind, relations, addresses))
 
     def _end(self, topic: Topic) -> None:
         delivery = self._deliveries.pop(topic, None)

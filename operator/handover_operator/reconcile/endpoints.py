@@ -1,4 +1,4 @@
-"""WorkloadEndpoints: their roles as annotations, and which other endpoints concern them."""
+"""WorkloadEndpoints: their roles as annotations, and which of their addresses others serve."""
 
 import datetime as dt
 from collections.abc import Callable
@@ -38,12 +38,11 @@ class Endpoints:
         verdict = self._cache.resolver.verdict(key)
         if endpoint is None or verdict is None:
             return DONE
-        shared, told = endpoint.shared, due.said_of_peers(endpoint)
+        shared = endpoint.shared
         # Who stands in writes roles alone: nobody waits for the rest.
         if standby is None:
             shared = self._cache.sharing.message(key, self._clock())
-            told = self._cache.peers.told(key)
-        patch = due.endpoint_patch(endpoint, verdict, shared, told)
+        patch = due.endpoint_patch(endpoint, verdict, shared)
         if patch is None:
             return DONE
         if not await self._writer.patch(Kind.ENDPOINT, key, patch, as_leader=standby is None):

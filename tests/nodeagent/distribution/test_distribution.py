@@ -18,9 +18,8 @@ from tests.nodeagent.distribution.three_nodes import OWN, PORT, ThreeNodes
 from handover_api.configuration import Settings
 from handover_api.workloadendpoint import State
 from handover_nodeagent.distribution import distribution
-from handover_nodeagent.distribution.distribution import Collection, Distribution
+from handover_nodeagent.distribution.distribution import Distribution, Place
 from handover_nodeagent.distribution.nodes import Node
-from handover_nodeagent.distribution.place import Place
 from handover_nodeagent.kernel.netlink.channel import Channel
 
 pytestmark = pytest.mark.root
@@ -52,8 +51,8 @@ async def running(*, synced: bool = True) -> AsyncIterator[Distribution]:
         for one in (A, B, C):
             it.put_node(one)
         if synced:
-            it.synced(Collection.NODES)
-            it.synced(Collection.ENDPOINTS)
+            it.synced("nodes")
+            it.synced("endpoints")
         yield it
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -139,11 +138,11 @@ async def test_a_restart_keeps_what_is_there_until_both_lists_are_complete(
         it.put(SOURCE)
         await asyncio.sleep(0.1)
         assert via(nodes, 2, 513)()
-        it.synced(Collection.NODES)
+        it.synced("nodes")
         await asyncio.sleep(0.1)
         assert via(nodes, 2, 513)()
         it.put(LIVE)
-        it.synced(Collection.ENDPOINTS)
+        it.synced("endpoints")
         await asyncio.sleep(0.1)
         assert via(nodes, 2, 513)()
     shown = nodes.run("c", "ip nexthop show")
@@ -158,10 +157,10 @@ async def test_what_nobody_wants_any_more_goes_when_both_lists_are_complete(
         it.put(LIVE)
         await until(via(nodes, 2, 513))
     async with running(synced=False) as it:
-        it.synced(Collection.ENDPOINTS)
+        it.synced("endpoints")
         await asyncio.sleep(0.1)
         assert via(nodes, 2, 513)()
-        it.synced(Collection.NODES)
+        it.synced("nodes")
         await until(nowhere(nodes))
         await until(lambda: not nodes.run("c", "ip nexthop show"))
 
@@ -171,10 +170,10 @@ async def test_an_outage_drops_nothing(nodes: ThreeNodes) -> None:
         it.put(LIVE)
         await until(via(nodes, 2, 513))
         it.drop(LIVE.key)
-        it.outage(Collection.ENDPOINTS)
+        it.outage("endpoints")
         await asyncio.sleep(2 * GRACE)
         assert via(nodes, 2, 513)()
-        it.synced(Collection.ENDPOINTS)
+        it.synced("endpoints")
         await until(nowhere(nodes))
 
 
@@ -288,7 +287,7 @@ async def test_a_node_that_is_reached_by_nothing_keeps_its_route_and_is_told(
         it.put_node(Node("b", (far, B.addresses[1]), ()))
         await asyncio.sleep(0.1)
         assert via(nodes, 2, 513)()
-        assert it.hops.unreachable == {("b", 4)}
+        assert it.unreachable == {("b", 4)}
 
 
 async def test_a_paused_namespace_is_left_alone(nodes: ThreeNodes) -> None:
@@ -297,8 +296,8 @@ async def test_a_paused_namespace_is_left_alone(nodes: ThreeNodes) -> None:
         task = asyncio.create_task(it.run())
         it.put_node(B)
         it.put(LIVE)
-        it.synced(Collection.NODES)
-        it.synced(Collection.ENDPOINTS)
+        it.synced("nodes")
+        it.synced("endpoints")
         await asyncio.sleep(0.1)
         assert nowhere(nodes)()
         task.cancel()

@@ -58,8 +58,7 @@ class Receiver:
         relation = self.there.relation_to(self.here)
         relations.know_peers(self.here.endpoint, [relation])
         self.trust = Trust(relations, keys.verify)
-        subject = messages.subject(self.here.endpoint, speakers.UID)
-        self.trust.expect(speakers.NONCE, Question(Kind.HAVE, subject, (relation,)))
+        self.trust.expect(speakers.NONCE, Question(Kind.HAVE, (relation,)))
         self.now = 0.0
         self.true = [self.say(Kind(kind)) for kind in SIZES for _ in range(3)]
 
