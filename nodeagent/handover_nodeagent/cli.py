@@ -15,6 +15,7 @@ from handover_nodeagent import settings as environment
 from handover_nodeagent.api import access
 from handover_nodeagent.commands import sniff, status
 from handover_nodeagent.commands.check import command as checks_command
+from handover_nodeagent.commands.check_bgp import command as check_bgp_command
 from handover_nodeagent.status import logs
 
 app = typer.Typer(
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.command("sniff")(sniff.sniff)
 app.command("status")(status.status)
 app.command("check")(checks_command.check)
+app.command("check-bgp")(check_bgp_command.check_bgp)
 
 
 def _version(*, asked: bool) -> None:

@@ -69,5 +69,5 @@ def settings_in_force(directory: Path) -> tuple[Settings, list[Finding]]:
     if specs is None:
         text = "none is remembered: an agent that starts now waits for the API server's answer"
         remedy = "see whether the agent runs here, and whether it reaches the API server"
-        return Settings(), [findings.warn("configuration", text, remedy)]
+        return effective, [findings.warn("configuration", text, remedy)]
     return effective, [findings.ok("configuration", f"valid; mode {effective.mode}")]
