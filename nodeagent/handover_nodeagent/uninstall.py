@@ -21,6 +21,7 @@ from handover_nodeagent.kernel import parking, route_lookup
 from handover_nodeagent.kernel.arp_guard.table import GuardTable
 from handover_nodeagent.kernel.netlink import answers, rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
+from handover_nodeagent.kernel.nft.writer import Writer
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.reconcile.loop import Reconciler
 from handover_nodeagent.reconcile.reconfigure import Reconfiguration
@@ -112,9 +113,9 @@ async def hand_back(settings: Settings, silent: AbstractSet[IPAddress]) -> Retur
     """
     returned = await asyncio.to_thread(_hand_back_routes, settings, silent)
     # A thread and a process anew: those of the guard's task have ended with it.
-    table = GuardTable()
-    removed = await table.remove()
-    table.close()
+    writer = Writer()
+    removed = await GuardTable(writer).remove()
+    writer.close()
     return dataclasses.replace(returned, trouble=returned.trouble or removed.trouble)
 
 

@@ -1,6 +1,6 @@
 """The ARP guard's task: makes table ``arp handover`` what the endpoints want, change by change.
 
-It decides on the loop; the work is a thread's and a process's (``kernel/arp_guard/table.py``), so
+It decides on the loop; the work is a thread's and a process's (``kernel/nft/writer.py``), so
 that no route waits for nft. What somebody else changes is repaired, but not as fast as two
 programs could undo each other's work.
 """
@@ -12,10 +12,11 @@ from typing import Final
 import structlog
 
 from handover_nodeagent import metrics
-from handover_nodeagent.kernel.arp_guard import rules
 from handover_nodeagent.kernel.arp_guard.table import GuardTable
+from handover_nodeagent.kernel.nft import names
 from handover_nodeagent.kernel.nft.drift import DriftWatch
 from handover_nodeagent.kernel.nft.outcome import DONE, Outcome
+from handover_nodeagent.kernel.nft.writer import Writer
 from handover_nodeagent.network.model import ArpGuard
 from handover_nodeagent.retry.backoff import Backoff
 from handover_nodeagent.retry.buckets import Bucket
@@ -33,7 +34,8 @@ class GuardReconciler:
 
     However often one is touched meanwhile, it is written once and as it is then. ``trouble`` says
     why the guard is not as it should be, ``contested`` who undoes it; "" when all is well.
-    Interfaces that nft cannot name go without (``rules.is_writable``).
+    ``writer`` may write other tables too, until this one's ``run`` ends. Interfaces that nft cannot
+    name go without (``names.is_writable``).
     """
 
     def __init__(
@@ -52,7 +54,8 @@ class GuardReconciler:
         self._rounds = Bucket(1 / foreign.INTERVAL, foreign.BURST)
         self._next_round: asyncio.TimerHandle | None = None
         self._calm: asyncio.TimerHandle | None = None
-        self._table = GuardTable()
+        self.writer = Writer()
+        self._table = GuardTable(self.writer)
         self._touched: set[str] = set()
         self._all = False
         self._is_lost = False
@@ -91,7 +94,7 @@ class GuardReconciler:
                     timer.cancel()
             if watch:
                 watch.close()
-            self._table.close()
+            self.writer.close()
 
     async def remove(self) -> None:
         """Take the whole table away."""
@@ -105,7 +108,7 @@ class GuardReconciler:
 
     def _watch(self) -> DriftWatch | None:
         try:
-            return DriftWatch(self._drifted, self._repair, author=self._table.author)
+            return DriftWatch(self._drifted, self._repair, author=self.writer.author)
         except OSError as error:
             _log.warning("guard_unwatched", why=f"nobody hears of its changes: {error.strerror}")
             return None
@@ -122,7 +125,7 @@ class GuardReconciler:
         # Not active: what is there stays as it is, and nobody is asked to repair it.
         if found is None:
             return DONE
-        guard = {name: found[name] for name in found if rules.is_writable(name)}
+        guard = {name: found[name] for name in found if names.is_writable(name)}
         if whole:
             metrics.GUARD.labels("replace").inc()
             return await self._table.replace(guard)

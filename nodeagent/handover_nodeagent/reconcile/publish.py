@@ -25,7 +25,7 @@ from handover_nodeagent.faults import Attempt
 from handover_nodeagent.fsm.machine import Machine, RouteLevel
 from handover_nodeagent.fsm.restart import Found
 from handover_nodeagent.fsm.step import Step
-from handover_nodeagent.kernel.arp_guard import rules
+from handover_nodeagent.kernel.nft import names
 from handover_nodeagent.network import placement
 from handover_nodeagent.network.model import Link
 from handover_nodeagent.reconcile import lines
@@ -274,7 +274,7 @@ def describe(
 def _unguarded(link: Link | None, guard: GuardReconciler) -> tuple[EndpointReason, str] | None:
     """Say why the ARP guard of *link* may not be as it should be; the routes do without."""
     # The name first: whatever becomes of the table, this interface goes without.
-    if link and not rules.is_writable(link.name):
+    if link and not names.is_writable(link.name):
         text = f"nftables cannot name interface {link.name!r}"
         return EndpointReason.GUARD_REFUSED, text
     if link and guard.trouble:

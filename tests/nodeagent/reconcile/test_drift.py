@@ -92,7 +92,8 @@ async def test_a_guard_of_which_nobody_heard_is_made_anew(
     await written(world)
     await world.kill()
     # Enough for what we write ourselves, and not for so many chains.
-    monkeypatch.setattr(drift.DriftWatch.__init__, "__kwdefaults__", {"receive_buffer": 1 << 13})
+    small = (drift.DriftWatch.__init__.__kwdefaults__ or {}) | {"receive_buffer": 1 << 13}
+    monkeypatch.setattr(drift.DriftWatch.__init__, "__kwdefaults__", small)
     await world.start()
     world.put()
     await world.until(lambda: "saddr ip 10.65.0.2" in world.node.run(GUARD))
@@ -117,14 +118,14 @@ async def test_a_guard_that_takes_its_time_delays_no_cutover(
     guard = world.loop.enforcer.guard
     await world.until(lambda: "saddr ip 10.65.0.2" in world.node.run(GUARD))
     await world.until(lambda: not guard._work.is_set())
-    free, done, run = threading.Event(), threading.Event(), guard._table._run
+    free, done, run = threading.Event(), threading.Event(), guard.writer._run
 
-    def run_slowly(text: str) -> Outcome:
+    def run_slowly(text: str, purpose: str) -> Outcome:
         free.wait(5)
         done.set()
-        return run(text)
+        return run(text, purpose)
 
-    monkeypatch.setattr(guard._table, "_run", run_slowly)
+    monkeypatch.setattr(guard.writer, "_run", run_slowly)
     guard.replace()
     await world.until(lambda: not guard._work.is_set())
     world.send()

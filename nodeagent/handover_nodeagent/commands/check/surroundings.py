@@ -14,7 +14,7 @@ from handover_nodeagent.commands.check.workloads import Setting
 from handover_nodeagent.kernel import capabilities, route_lookup
 from handover_nodeagent.kernel.arp_guard import rules
 from handover_nodeagent.kernel.netlink.codec import ObservationError
-from handover_nodeagent.kernel.nft import libnftables
+from handover_nodeagent.kernel.nft import libnftables, names
 from handover_nodeagent.kernel.nft.process import NftProcess
 from handover_nodeagent.network.model import Link
 
@@ -140,7 +140,7 @@ def _ebpf(found: Iterable[Link], at_tc: Mapping[str, tuple[str, ...]]) -> Iterat
 def guarded() -> frozenset[str]:
     """Return the interfaces that have an ARP guard now; none where nobody can tell."""
     with contextlib.closing(NftProcess(_TRIAL, libnftables.LIBRARY)) as process:
-        listing = process.show(f"list table arp {rules.TABLE}")
+        listing = process.show(f"list table arp {names.TABLE}")
     return frozenset(rules.parse(listing.text.decode()) or ())
 
 

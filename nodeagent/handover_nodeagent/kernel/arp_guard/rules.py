@@ -18,20 +18,12 @@ from collections.abc import Set as AbstractSet
 from ipaddress import IPv4Address
 from typing import Final
 
+from handover_nodeagent.kernel.nft import names
 from handover_nodeagent.network.model import ArpGuard
 
-TABLE: Final = "handover"
-
 # What may be absent is added first: without ``destroy`` a delete of it would fail the whole.
-REMOVE_ALL: Final = f"add table arp {TABLE}\ndelete table arp {TABLE}\n"
+REMOVE_ALL: Final = f"add table arp {names.TABLE}\ndelete table arp {names.TABLE}\n"
 _IDENTIFIER: Final = re.compile(r"[A-Za-z0-9_.-]+")
-_WRITABLE: Final = re.compile(r"[!#-)+-\[\]-~]+")
-"""What a quoted string of nft can hold and takes for itself: no quote, asterisk, backslash."""
-
-
-def is_writable(interface: str) -> bool:
-    """Tell whether nft can name *interface* at all."""
-    return _WRITABLE.fullmatch(interface) is not None
 
 
 def frame(table: str) -> str:
@@ -46,10 +38,10 @@ def frame(table: str) -> str:
 
 def render(guard: ArpGuard) -> str:
     """Return the commands that make the whole table anew; what nft cannot name is left out."""
-    return f"{REMOVE_ALL}{frame(TABLE)}" + "".join(
+    return f"{REMOVE_ALL}{frame(names.TABLE)}" + "".join(
         _put(interface, guard[interface])
         for interface in sorted(guard)
-        if guard[interface] and is_writable(interface)
+        if guard[interface] and names.is_writable(interface)
     )
 
 
@@ -61,13 +53,13 @@ def render_change(interface: str, addresses: AbstractSet[IPv4Address]) -> str:
         return put
     # A chain stays as long as an element leads to it.
     return (
-        f'{put}delete element arp {TABLE} workloads {{ "{interface}" }}\n'
-        f"delete chain arp {TABLE} {_chain(interface)}\n"
+        f'{put}delete element arp {names.TABLE} workloads {{ "{interface}" }}\n'
+        f"delete chain arp {names.TABLE} {_chain(interface)}\n"
     )
 
 
 def _put(interface: str, addresses: Iterable[IPv4Address]) -> str:
-    chain = f"arp {TABLE} {_chain(interface)}"
+    chain = f"arp {names.TABLE} {_chain(interface)}"
     rules = (
         f"add rule {chain} arp operation reply arp saddr ip {address} counter drop\n"
         for address in sorted(addresses)
@@ -77,7 +69,7 @@ def _put(interface: str, addresses: Iterable[IPv4Address]) -> str:
         # An interface that was guarded before keeps its chain, and none of its old rules.
         f"flush chain {chain}\n"
         f"{''.join(rules)}"
-        f'add element arp {TABLE} workloads {{ "{interface}" : jump {_chain(interface)} }}\n'
+        f'add element arp {names.TABLE} workloads {{ "{interface}" : jump {_chain(interface)} }}\n'
     )
 
 

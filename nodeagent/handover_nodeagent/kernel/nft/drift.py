@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import Final
 
 from handover_nodeagent.kernel.netlink import subscription
+from handover_nodeagent.kernel.nft import authorship
 from handover_nodeagent.kernel.nft.authorship import Authorship
 
 BUDGET: Final = 16
@@ -18,8 +19,8 @@ _RECEIVE_BUFFER: Final = 4 << 20
 class DriftWatch:
     """Listens on the running loop from its making on, until ``close``.
 
-    ``drifted``: somebody other than *author* (``GuardTable.author``) changed our table; replace
-    it. ``overflow``: nobody knows; observe it.
+    ``drifted``: somebody other than *author* (``Writer.author``) changed our table of *family*;
+    replace it. ``overflow``: nobody knows; observe it.
     """
 
     def __init__(
@@ -28,10 +29,11 @@ class DriftWatch:
         overflow: Callable[[], None],
         *,
         author: str,
+        family: int = authorship.ARP,
         receive_buffer: int = _RECEIVE_BUFFER,
     ) -> None:
         self._drifted = drifted
-        self._authorship = Authorship(author)
+        self._authorship = Authorship(author, family)
         subject = subscription.Subject(_NETFILTER, _GROUP_NFTABLES, BUDGET, receive_buffer)
         self._subscription = subscription.Subscription(subject, self._take, overflow)
 

@@ -1,4 +1,4 @@
-"""PURE: what came of asking nftables, and what that means for the guard, in words for a person."""
+"""PURE: what came of asking nftables, and what that means for a table, in words for a person."""
 
 import signal
 from collections.abc import Iterable
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from handover_api import wording
-from handover_nodeagent.kernel.arp_guard import rules
+from handover_nodeagent.kernel.nft import names
 
 # Of an error, for a sentence in a condition: octets at the end of what the process wrote, or
 # characters of nft's own words.
@@ -41,9 +41,9 @@ class Outcome:
 DONE: Final = Outcome()
 
 
-def judge(answer: Answer) -> Outcome:
-    """Say what an answer means for the guard."""
-    off = "; the ARP guard is off" if answer.is_lost else ""
+def judge(answer: Answer, purpose: str) -> Outcome:
+    """Say what an answer means for *purpose*, what the table is there for."""
+    off = f"; {purpose} is off" if answer.is_lost else ""
     return Outcome(f"{answer.trouble}{off}", answer.is_lost)
 
 
@@ -55,8 +55,8 @@ def join(troubles: Iterable[str]) -> Outcome:
 
 def unnamed(interfaces: Iterable[str]) -> Outcome:
     """Say which *interfaces* stay without a guard because nft cannot name them."""
-    names = [repr(name) for name in interfaces if not rules.is_writable(name)]
-    return Outcome(f"nftables cannot name interface {wording.name_few(names)}") if names else DONE
+    odd = [repr(name) for name in interfaces if not names.is_writable(name)]
+    return Outcome(f"nftables cannot name interface {wording.name_few(odd)}") if odd else DONE
 
 
 def complaint(buffer: bytes) -> str:

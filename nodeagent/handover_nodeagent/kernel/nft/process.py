@@ -118,7 +118,7 @@ class NftProcess:
                 stdin=theirs.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=self._words,
-                # A Ctrl-C is meant for the agent, which still has the guard to see to.
+                # A Ctrl-C is meant for the agent, which still has its tables to see to.
                 start_new_session=True,
             )
         return ours

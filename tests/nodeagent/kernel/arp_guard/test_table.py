@@ -13,6 +13,7 @@ from tests.nodeagent.privileges import without_privileges
 from handover_nodeagent.kernel.arp_guard.table import GuardTable
 from handover_nodeagent.kernel.nft import drift
 from handover_nodeagent.kernel.nft.outcome import DONE, Outcome
+from handover_nodeagent.kernel.nft.writer import Writer
 from handover_nodeagent.network.model import ArpGuard
 
 pytestmark = pytest.mark.root
@@ -42,11 +43,17 @@ table arp handover {
 
 
 @pytest.fixture
-async def table(node: Node) -> AsyncIterator[GuardTable]:  # noqa: ARG001 - made in its namespace
-    """Give the guard of the node."""
-    it = GuardTable()
+async def writer(node: Node) -> AsyncIterator[Writer]:  # noqa: ARG001 - made in its namespace
+    """Give who writes the node's tables."""
+    it = Writer()
     yield it
     it.close()
+
+
+@pytest.fixture
+def table(writer: Writer) -> GuardTable:
+    """Give the guard of the node."""
+    return GuardTable(writer)
 
 
 class Watch:
@@ -81,9 +88,9 @@ class Watch:
 
 
 @pytest.fixture
-async def watch(table: GuardTable) -> AsyncIterator[Watch]:
+async def watch(writer: Writer) -> AsyncIterator[Watch]:
     """Listen to everybody but the table's own thread."""
-    it = Watch(table.author)
+    it = Watch(writer.author)
     yield it
     it.close()
 
@@ -150,11 +157,11 @@ async def test_five_hundred_workloads_are_one_table(
 
 def test_without_the_privilege_the_answer_is_a_value(node: Node) -> None:
     async def attempt() -> str:
-        table = GuardTable()
+        writer = Writer()
         try:
-            return (await table.replace(TAP0)).trouble
+            return (await GuardTable(writer).replace(TAP0)).trouble
         finally:
-            table.close()
+            writer.close()
 
     complaint = without_privileges(lambda: asyncio.run(attempt()))
     assert "Operation not permitted" in complaint
@@ -163,7 +170,8 @@ def test_without_the_privilege_the_answer_is_a_value(node: Node) -> None:
 
 @pytest.mark.usefixtures("node")
 async def test_without_the_library_the_answer_says_what_to_install() -> None:
-    table = GuardTable("libnftables.so.0")
+    writer = Writer("libnftables.so.0")
+    table = GuardTable(writer)
     expected = Outcome(
         "libnftables.so.0 cannot be loaded: install libnftables1 (Debian) or nftables (Fedora);"
         " the ARP guard is off",
@@ -173,7 +181,7 @@ async def test_without_the_library_the_answer_says_what_to_install() -> None:
     assert expected == await table.change(TAP0)
     assert expected == await table.remove()
     assert await table.observe() is None
-    table.close()
+    writer.close()
 
 
 @pytest.mark.parametrize(
@@ -217,9 +225,11 @@ async def test_other_tables_and_our_own_changes_are_no_drift(
     assert (watch.drifts, watch.overflows) == (1, 0)
 
 
-async def test_what_could_not_be_heard_is_an_overflow(node: Node, table: GuardTable) -> None:
+async def test_what_could_not_be_heard_is_an_overflow(
+    node: Node, table: GuardTable, writer: Writer
+) -> None:
     await table.replace(TAP0)
-    watch = Watch(table.author, receive_buffer=1)
+    watch = Watch(writer.author, receive_buffer=1)
     rules = "; ".join(f"add chain ip x c{number}" for number in range(1000))
     node.run("nft add table ip x")
     node.run(f"nft {rules}")  # while the loop stands still

@@ -23,7 +23,7 @@ from handover_nodeagent.kernel.nft.outcome import DONE, Answer, Outcome
     ],
 )
 def test_only_a_lost_library_turns_the_guard_off(answer: Answer, expected: Outcome) -> None:
-    assert outcome.judge(answer) == expected
+    assert outcome.judge(answer, "the ARP guard") == expected
 
 
 def test_of_many_refusals_a_few_are_named_each_once() -> None:

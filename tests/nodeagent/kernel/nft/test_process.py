@@ -16,10 +16,10 @@ from tests.nodeagent.world import NORMAL_V4, World, count
 from handover_nodeagent import metrics
 from handover_nodeagent.commands.check import surroundings
 from handover_nodeagent.kernel.arp_guard import rules
-from handover_nodeagent.kernel.arp_guard.table import GuardTable
 from handover_nodeagent.kernel.nft import libnftables
 from handover_nodeagent.kernel.nft.outcome import Answer
 from handover_nodeagent.kernel.nft.process import NftProcess
+from handover_nodeagent.kernel.nft.writer import Writer
 
 pytestmark = pytest.mark.root
 
@@ -151,7 +151,7 @@ async def test_a_crashing_library_costs_the_guard_and_no_route(
     node: Node, world: World, stand_in: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await world.kill()
-    monkeypatch.setattr(GuardTable.__init__, "__defaults__", (stand_in(crash=True),))
+    monkeypatch.setattr(Writer.__init__, "__defaults__", (stand_in(crash=True),))
     await world.start()
     world.put()
     await world.shows(NORMAL_V4)
@@ -159,7 +159,7 @@ async def test_a_crashing_library_costs_the_guard_and_no_route(
     assert "libnftables died of SIGSEGV" in world.message("Unguarded")
     assert world.condition("Programmed") == ("True", "Programmed")
     assert count(metrics.GUARD_OFF) == 1
-    world.loop.enforcer.guard._table._process._library = libnftables.LIBRARY
+    world.loop.enforcer.guard.writer._process._library = libnftables.LIBRARY
     await world.until(lambda: world.condition("Unguarded") is None)
     assert "saddr ip 10.65.0.2" in node.run("nft list ruleset arp")
     assert count(metrics.GUARD_OFF) == 0
@@ -170,7 +170,7 @@ async def test_without_a_library_changes_start_no_process_each(
     world: World, stand_in: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await world.kill()
-    monkeypatch.setattr(GuardTable.__init__, "__defaults__", (stand_in(crash=True),))
+    monkeypatch.setattr(Writer.__init__, "__defaults__", (stand_in(crash=True),))
     await world.start()
     world.put()
     guard = world.loop.enforcer.guard
