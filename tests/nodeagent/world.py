@@ -118,6 +118,7 @@ class World:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         # An orphan of this life would be asked on in the next one, by a socket that nobody closes.
         self.loop.orphans.close()
+        self.loop.remaining.close()
         for endpoint in self.loop.endpoints.values():
             self.loop.retire(endpoint)
         await self.memory.flush()
@@ -138,6 +139,7 @@ class World:
             annotations["handover.dev/armed"] = spec.pop("armed")
         if "shared" in spec:
             annotations["handover.dev/address-shared"] = spec.pop("shared")
+        annotations |= spec.pop("annotations", {})
         defaults = {"node": "n", "workload": name, "ips": ["10.65.0.2"], "mac": MAC}
         defaults["interface"] = "tap0"
         metadata = {

@@ -5,6 +5,7 @@ fields are on disks, where an older or a newer agent reads them.
 """
 
 import dataclasses
+import datetime as dt
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -18,7 +19,14 @@ from handover_api.workloadendpoint import Cutover, Role, State, WorkloadEndpoint
 from handover_nodeagent.api import parse
 from handover_nodeagent.fsm.machine import NO_RETURNS, Redirect, Returns, RouteLevel
 from handover_nodeagent.fsm.restart import Remembered
-from handover_nodeagent.network.model import IPAddress, Route
+from handover_nodeagent.network.model import (
+    Encapsulated,
+    IPAddress,
+    Redirection,
+    Route,
+    Via,
+    Way,
+)
 
 LONGEST: Final = 200
 """Characters of a file name, before the suffixes: with them below NAME_MAX, 255 (limits.h)."""
@@ -80,7 +88,36 @@ class _Stood(Model):
         )
 
 
-class _Orphan(Model):
+class _Way(Model):
+    """``network.Way`` as JSON: by the first of the two that is there."""
+
+    remote: IPAddress | None = None
+    gateway: IPAddress | None = None
+
+    @classmethod
+    def of(cls, way: Way | None) -> Self | None:
+        """Make it; None for a direct route, and for a way that no route of ours is kept by."""
+        if isinstance(way, Encapsulated):
+            return cls(remote=way.remote)
+        return cls(gateway=way.gateway) if isinstance(way, Via) else None
+
+    @property
+    def way(self) -> Way | None:
+        """The value."""
+        if self.remote:
+            return Encapsulated(self.remote)
+        return Via(self.gateway) if self.gateway else None
+
+
+class _Redirection(Model):
+    """``network.Redirection`` as JSON."""
+
+    oif: int
+    ipv4: _Way | None = None
+    ipv6: _Way | None = None
+
+
+class _Kept(Model):
     """``network.Route`` as JSON."""
 
     address: IPAddress
@@ -88,6 +125,25 @@ class _Orphan(Model):
     metric: int
     table: int
     protocol: int
+    way: _Way | None = None
+
+    @classmethod
+    def of(cls, route: Route) -> Self:
+        """Make it."""
+        return cls(
+            address=route.address,
+            oif=route.oif,
+            metric=route.metric,
+            table=route.table,
+            protocol=route.protocol,
+            way=_Way.of(route.way),
+        )
+
+    @property
+    def route(self) -> Route:
+        """The value."""
+        way = self.way.way if self.way else None
+        return Route(self.address, self.oif, self.metric, self.table, self.protocol, way=way)
 
 
 class Record(Model):
@@ -98,7 +154,11 @@ class Record(Model):
     cutover: _Known[Cutover] = None
     learned_mac: _Known[str] = None
     interface: _Known[str] = None
-    orphans: tuple[_Known[_Orphan], ...] = ()
+    redirection: _Known[_Redirection] = None
+    remaining: tuple[_Known[_Kept], ...] = ()
+    """What is left of a redirect whose endpoint needs it no more, and until when."""
+    until: _Known[Moment] = None
+    orphans: tuple[_Known[_Kept], ...] = ()
     gateways: tuple[IPAddress, ...] = ()
     """In whose name the guest of *orphans* is asked."""
     spared: tuple[IPAddress, ...] = pydantic.Field(default=(), exclude=True)
@@ -112,6 +172,7 @@ class Record(Model):
         cutover: Cutover | None,
         learned_mac: str | None,
         interface: str | None,
+        redirection: Redirection | None = None,
     ) -> Self:
         """Make the record of an endpoint; of its metadata only what a restart needs stays."""
         # Labels and owners are the operator's business, and the largest part of an object.
@@ -123,23 +184,20 @@ class Record(Model):
             cutover=cutover,
             learned_mac=learned_mac,
             interface=interface,
+            redirection=_redirection(redirection) if redirection else None,
         )
+
+    @classmethod
+    def of_remaining(cls, routes: Iterable[Route], until: dt.datetime) -> Self:
+        """Make the record of a redirect that stays *until* then."""
+        return cls(remaining=tuple(map(_Kept.of, routes)), until=until)
 
     @classmethod
     def of_orphans(
         cls, routes: Iterable[Route], mac: str | None = None, gateways: Iterable[IPAddress] = ()
     ) -> Self:
         """Make the record of routes whose endpoint is gone, with what their guest is asked by."""
-        orphans = tuple(
-            _Orphan(
-                address=route.address,
-                oif=route.oif,
-                metric=route.metric,
-                table=route.table,
-                protocol=route.protocol,
-            )
-            for route in routes
-        )
+        orphans = tuple(map(_Kept.of, routes))
         return cls(orphans=orphans, learned_mac=mac, gateways=tuple(gateways))
 
     @property
@@ -150,11 +208,21 @@ class Record(Model):
     @property
     def routes(self) -> tuple[Route, ...]:
         """The orphaned routes."""
-        return tuple(
-            Route(kept.address, kept.oif, kept.metric, kept.table, kept.protocol)
-            for kept in self.orphans
-            if kept
-        )
+        return tuple(kept.route for kept in self.orphans if kept)
+
+    @property
+    def redirects(self) -> tuple[Route, ...]:
+        """What is left of a redirect."""
+        return tuple(kept.route for kept in self.remaining if kept)
+
+    @property
+    def led_to(self) -> Redirection | None:
+        """Where the routes of a Redirected led."""
+        kept = self.redirection
+        if kept is None:
+            return None
+        ipv4, ipv6 = (each.way if each else None for each in (kept.ipv4, kept.ipv6))
+        return Redirection(kept.oif, ipv4, ipv6)
 
 
 class Decoded(NamedTuple):
@@ -191,7 +259,7 @@ def decode(stem: str, text: str) -> Decoded:
         return Decoded(record.endpoint.key, record)
     raw = content.get("endpoint") if isinstance(content, dict) else None
     if not isinstance(raw, dict):
-        return Decoded(key, record if record.routes else None)
+        return Decoded(key, record if record.routes or record.redirects else None)
     # A newer agent's object: its addresses are left alone until the API tells what it is.
     spared = record.model_copy(update={"spared": parse.addresses(raw)})
     return Decoded(parse.key(raw), spared, "has an endpoint that nobody can read")
@@ -209,6 +277,10 @@ def decode_paused(text: str) -> frozenset[str]:
     """Return the namespaces that were paused."""
     content = _parse(text)
     return frozenset(map(str, content)) if isinstance(content, list) else frozenset()
+
+
+def _redirection(value: Redirection) -> _Redirection:
+    return _Redirection(oif=value.oif, ipv4=_Way.of(value.ipv4), ipv6=_Way.of(value.ipv6))
 
 
 def _parse(text: str) -> object:

@@ -176,6 +176,10 @@ class DesiredNetwork:
             del self._remaining[route.address]
         return Affected(frozenset(route.address for route in lost))
 
+    def is_remaining(self, route: Route) -> bool:
+        """Tell whether *route* is what is left of a redirect."""
+        return self._remaining.get(route.address) == route
+
     def drop_link(self, oif: int) -> Affected:
         """Forget the orphans of an interface that is gone."""
         # The kernel has dropped them together with their interface.
@@ -296,11 +300,12 @@ class DesiredNetwork:
 def routes_at(endpoint: LocalEndpoint, level: RouteLevel, settings: Settings) -> tuple[Route, ...]:
     """Return the routes that *endpoint* would have at *level*, as if it were alone.
 
-    What a Target's cutover is prepared from.
+    What a cutover and a redirect are prepared from.
     """
-    if endpoint.link is None or level is RouteLevel.NONE:
+    if level is RouteLevel.NONE:
         return ()
-    return tuple(_route(address, endpoint, level, settings) for address in endpoint.addresses)
+    led = (address for address in endpoint.addresses if _lead(address, endpoint))
+    return tuple(_route(address, endpoint, level, settings) for address in led)
 
 
 def _route(

@@ -17,7 +17,7 @@ import datetime as dt
 import errno
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
 from handover_api.configuration import Mode
@@ -55,6 +55,10 @@ class Loop(Protocol):
         """Bring statuses up to date."""
 
 
+def _tell_nobody(_: Endpoint) -> None:
+    """Stand in for whoever tells the peers."""
+
+
 class Cutovers:
     """The cutovers of all endpoints; the sink of their listeners."""
 
@@ -67,6 +71,7 @@ class Cutovers:
         self._loop = loop
         self._sent = deque[Endpoint]()
         self._sent_at = 0.0
+        self.tell_peers: Callable[[Endpoint], None] = _tell_nobody
 
     # Before the guest announces itself.
 
@@ -127,7 +132,10 @@ class Cutovers:
         # A second frame before the machine's step finds all done, and says nothing new.
         elif endpoint.announcement is None:
             try:
-                self._send(prepared)
+                is_in = self._send(prepared)
+                if is_in:
+                    # The peer's late packets come by this route: not a moment sooner.
+                    self.tell_peers(endpoint)
             except Exception as error:  # noqa: BLE001  the root of a cutover; costs nothing else
                 faults.note("cutover", error, endpoint=str(key))
                 self._step(endpoint, Announcement(event, accepted.mac, received_at))
@@ -135,8 +143,10 @@ class Cutovers:
             endpoint.announcement = Announcement(event, accepted.mac, received_at, prepared)
             self._step_soon(endpoint)
 
-    def _send(self, prepared: Prepared) -> None:
-        """Send what was prepared; what the kernel refused is for ``HostRoutes.apply`` to mend.
+    def _send(self, prepared: Prepared) -> bool:
+        """Send what was prepared; tell whether all routes are in.
+
+        What the kernel refused is for ``HostRoutes.apply`` to mend.
 
         One send for both families: whoever is killed after it has moved the guest's whole network.
         """
@@ -152,6 +162,9 @@ class Cutovers:
             self._routes.set_ahead(route.address)
         if errno.ENOBUFS in results:
             self._enforcer.request_resync()
+        # A neighbor's entry that was refused costs the first packet an answer, and no more.
+        asked = zip(prepared.asked, results, strict=True)
+        return not any(result for route, result in asked if route)
 
     # After the route.
 

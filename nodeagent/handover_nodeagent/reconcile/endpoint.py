@@ -9,7 +9,7 @@ from handover_api.conditions import EndpointReason
 from handover_api.configuration import Mode, Settings
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, WorkloadEndpoint
-from handover_nodeagent.fsm.events import Announced, Input
+from handover_nodeagent.fsm.events import Announced, Input, PeerHas
 from handover_nodeagent.fsm.machine import Machine, RouteLevel
 from handover_nodeagent.fsm.restart import remember
 from handover_nodeagent.memory.record import Record
@@ -17,7 +17,7 @@ from handover_nodeagent.network import admission as addresses
 from handover_nodeagent.network import gateways, placement
 from handover_nodeagent.network.admission import Admission
 from handover_nodeagent.network.desired import LocalEndpoint
-from handover_nodeagent.network.model import Link, Route
+from handover_nodeagent.network.model import Link, Redirection, Route
 from handover_nodeagent.network.placement import Unplaced
 from handover_nodeagent.sniff import probe
 from handover_nodeagent.sniff.listen_spec import ListenSpec
@@ -52,6 +52,14 @@ class Announcement:
     sent: Prepared | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Redirected:
+    """A redirect that is in already, and the routes of which the machine is to know."""
+
+    event: PeerHas
+    routes: tuple[Route, ...]
+
+
 @dataclass(slots=True)
 class Endpoint:
     """What the loop keeps of an endpoint; the loop alone changes it.
@@ -69,6 +77,9 @@ class Endpoint:
     learned_mac: str | None = None
     neigh_mac: str | None = None
     cutover: Cutover | None = None
+    # Where its routes lead while a peer has the guest, and what of that is news for the machine.
+    redirection: Redirection | None = None
+    redirected: "Redirected | None" = None
     # What follows from the machine, and is made anew from it after each step.
     prepared: Prepared | None = None
     announcement: Announcement | None = None
@@ -76,6 +87,10 @@ class Endpoint:
     # What the last report said, so that an Event tells only of what is new.
     shadowed_by: str = ""
     contested: str = ""
+    # The peers were told in the very instant of the cutover, before its machine's step.
+    is_told: bool = False
+    # By the API's word of which migration a peer has the guest, as far as it was acted upon.
+    confirmed_uid: str | None = None
 
     @property
     def key(self) -> ObjectKey:
@@ -131,6 +146,7 @@ class Endpoint:
             and self.placement.reason is EndpointReason.INTERFACE_REFUSED,
             self.is_paused,
             self.is_guarded,
+            self.redirection,
         )
 
     def listen_spec(self, settings: Settings) -> ListenSpec | None:
@@ -167,10 +183,13 @@ class Endpoint:
         asked = self.machine.asking
         is_kept = asked is not None and asked.cause is not Input.TARGET
         is_kept = is_kept and self.machine.level is not RouteLevel.NONE
+        # What leads to a peer is not kept by an answer, but gives way to it.
+        is_kept = is_kept and self.machine.underlying.redirect is None
         return self.neigh_mac if is_kept or not self.mac else None
 
     def record(self) -> Record:
         """Return what a restart needs."""
         stood = remember(self.machine)
         name = self.link.name if self.link else None
-        return Record.of(self.object, stood, self.cutover, self.learned_mac, name)
+        heard = (self.cutover, self.learned_mac)
+        return Record.of(self.object, stood, *heard, name, self.redirection)

@@ -66,13 +66,15 @@ class EndpointSink:
             if orphans:
                 left = Orphan(key, tuple(orphans), record.learned_mac, record.gateways)
                 reconciler.orphans.keep(left)
+            redirects = [route for route in record.redirects if route in kept]
+            reconciler.remaining.keep(redirects, record.until)
             if record.endpoint:
                 self._unconfirmed.add(key)
                 self._lifecycle.start(record.endpoint, record)
             elif record.spared:
                 self._unconfirmed.add(key)
                 reconciler.enforcer.spare(key, record.spared)
-            elif not orphans:
+            elif not orphans and not redirects:
                 # Nothing is left of it that anybody could still ask for.
                 self._memory.keep(key, lambda: None)
         # Without any memory no endpoint is known: all waits for the first sync.
@@ -162,7 +164,10 @@ class EndpointSink:
         """
         reconciler = self._reconciler
         for route in reconciler.routes.unclaimed():
-            if reconciler.routes.find_mac([route.address], route.oif):
+            if route.way:
+                # Nobody is behind it who could be asked; that it is old enough nobody knows.
+                reconciler.redirects.adopt(route)
+            elif reconciler.routes.find_mac([route.address], route.oif):
                 reconciler.routes.desired.put_orphan(route)
                 reconciler.orphans.keep(Orphan.unclaimed(route))
 

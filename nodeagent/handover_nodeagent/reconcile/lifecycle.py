@@ -68,6 +68,10 @@ class Lifecycle:
         if record:
             endpoint.cutover, endpoint.learned_mac = record.cutover, record.learned_mac
         endpoint.cutover = endpoint.cutover or obj.status.last_cutover
+        if step.machine.underlying.redirect:
+            # The kernel first: the tunnel may have been made anew under another index.
+            _, led_to = self._loop.routes.redirect_of(admission.allowed)
+            endpoint.redirection = led_to or (record.led_to if record else None)
         # Known only when nothing of the above has raised; until then it stays to be started.
         self._loop.interfaces.take_in(endpoint)
         self._loop.endpoints[key] = endpoint
@@ -83,7 +87,7 @@ class Lifecycle:
         """Hear nothing more for the endpoint of this key; its routes are found as they are."""
         former = self._loop.endpoints.pop(obj.key, None)
         if former:
-            self._loop.cutovers.catch_up(former)
+            self._loop.catch_up(former)
             self._loop.leave(former)
         if former and former.uid != obj.metadata.uid:
             self._loop.publisher.removed(former)
@@ -112,6 +116,7 @@ class Lifecycle:
         oif = place.index if isinstance(place, Link) else 0
         # What a former machine of this key started must not be taken for this one's.
         self._episode += EPISODES
+        redirect, _ = self._loop.routes.redirect_of(admission.allowed)
         return Found(
             assignment=Assignment.from_annotations(obj.metadata.annotations),
             routes=self._loop.routes.level_of(admission.allowed, oif),
@@ -119,6 +124,7 @@ class Lifecycle:
             await_role=obj.spec.await_role,
             episode=self._episode,
             is_paused=obj.key.namespace in self._loop.enforcer.paused,
+            redirect=redirect,
         )
 
     def update(self, endpoint: Endpoint, obj: WorkloadEndpoint) -> None:
@@ -141,6 +147,9 @@ class Lifecycle:
             self._change_spec(endpoint)
         link, routes = endpoint.link, self._loop.routes
         routes_in = bool(link and routes.known.ours_to(endpoint.admission.allowed, link.index))
+        # Before the role: a peer that has the guest answers what an outcome would have asked.
+        self._loop.redirects.follow(endpoint)
+        self._loop.redirects.confirm(endpoint)
         # After the interface: whether its routes are in decides what a new role means.
         event = inputs.of_change(endpoint.machine.assignment, after, routes_in=routes_in)
         if endpoint.machine.awaiting and not obj.spec.await_role:

@@ -42,6 +42,8 @@ from handover_nodeagent.reconcile.listening import Listening
 from handover_nodeagent.reconcile.orphan import Orphan
 from handover_nodeagent.reconcile.orphans import Orphans
 from handover_nodeagent.reconcile.publish import Publisher
+from handover_nodeagent.reconcile.redirects import Redirects
+from handover_nodeagent.reconcile.remaining import RemainingRedirects
 from handover_nodeagent.status.conditions import Facts, Reported
 from handover_nodeagent.status.report import Reporter
 
@@ -106,7 +108,10 @@ class Reconciler:
             self.endpoints, link_index, self.enforcer, start.api_servers, self, self.faults.attempt
         )
         self.orphans = Orphans(self.enforcer, memory, self.interfaces.links)
+        self.remaining = RemainingRedirects(self.enforcer, memory, now)
+        self.redirects = Redirects(self.endpoints, self.enforcer, self, self.remaining, now)
         self.cutovers = Cutovers(self.endpoints, self.enforcer, self)
+        self.cutovers.tell_peers = self.redirects.tell_at_once
         self.listening = Listening(self.cutovers)
         self.alarms = Alarms(self, now, expects)
         self._memory = memory
@@ -140,6 +145,7 @@ class Reconciler:
         # In this order: one more attempt would open listeners and set timers anew.
         self.faults.close()
         self.orphans.close()
+        self.remaining.close()
         for endpoint in self.endpoints.values():
             self.retire(endpoint)
         self.flush()
@@ -157,8 +163,8 @@ class Reconciler:
 
     def step(self, endpoint: Endpoint, event: Event, received_ns: int = 0) -> None:
         """Do what :meth:`feed` does, as a part of what is attempted already."""
-        # What the guest said before comes first, so that the order of events stays.
-        self.cutovers.catch_up(endpoint)
+        # What guest or peer said before comes first, so that the order of events stays.
+        self.catch_up(endpoint)
         # Asked only now: the catch-up may have ended it, and a retry may come after its end.
         if endpoint.is_paused or self.endpoints.get(endpoint.key) is not endpoint:
             return
@@ -185,6 +191,11 @@ class Reconciler:
         self.publisher.stepped(endpoint, before, step)
         self._moved.set()
 
+    def catch_up(self, endpoint: Endpoint) -> None:
+        """Step on what was heard of an endpoint, and shows in its routes already."""
+        self.cutovers.catch_up(endpoint)
+        self.redirects.catch_up(endpoint)
+
     def settle(self, endpoint: Endpoint, step: Step | None = None, received_ns: int = 0) -> None:
         """Let the world follow the machine, and again where that fails, until it steps anew.
 
@@ -203,6 +214,9 @@ class Reconciler:
 
         The routes first, as all else can wait; the report last, as it says how all of it went.
         """
+        if commands.KeepRedirect() in step.commands:
+            # Before the machine's own goes, so that what comes meanwhile finds a way on.
+            self.redirects.keep(endpoint, endpoint.admission.allowed)
         self._apply(endpoint)
         for command in step.commands:
             if isinstance(command, commands.AnnounceGateway):
@@ -210,8 +224,10 @@ class Reconciler:
             elif isinstance(command, commands.RecordCutover):
                 endpoint.cutover = self.cutovers.measure(endpoint, command.signal, received_ns)
                 self.publisher.cut_over(endpoint.key, endpoint.cutover)
+            elif isinstance(command, commands.TellPeers):
+                self.redirects.tell(endpoint, has_guest=command.has_guest)
         # Before the listener follows: whom the kernel takes for the guest is asked, too.
-        if endpoint.machine.state is State.ASKING:
+        if endpoint.machine.state in {State.ASKING, State.REDIRECTED}:
             self.interfaces.learn_neigh_mac(endpoint)
         # The listener is opened before it is told to ask: without one nobody would be asked.
         self.follow_machine(endpoint)
@@ -230,11 +246,13 @@ class Reconciler:
         self.listening.follow(endpoint, self.settings)
         self.cutovers.prepare(endpoint)
         self.alarms.follow(endpoint, self.settings)
+        self.redirects.follow(endpoint)
 
     def leave(self, endpoint: Endpoint) -> None:
         """Hear and expect nothing more of an endpoint."""
         self.retire(endpoint)
         self.alarms.forget(endpoint)
+        self.redirects.forget(endpoint.key)
 
     def retire(self, endpoint: Endpoint) -> None:
         """Stop an endpoint's timers and its listening."""
@@ -277,7 +295,10 @@ class Reconciler:
         """
         self.faults.forget(endpoint.key)
         is_orphan = commands.KeepOrphan() in step.commands
-        had_routes = endpoint.machine.level is not RouteLevel.NONE
+        is_redirected = endpoint.machine.underlying.redirect is not None
+        had_routes = endpoint.machine.level is not RouteLevel.NONE and not is_redirected
+        if commands.KeepRedirect() in step.commands:
+            self.redirects.keep(endpoint, endpoint.admission.allowed)
         # Before it is off the list: nobody else could close its listener or cancel its timers then.
         self.leave(endpoint)
         del self.endpoints[endpoint.key]
@@ -290,6 +311,8 @@ class Reconciler:
         # Where no routes were in no guest is here: a CNI's route that comes back would draw what is
         # meant for it elsewhere.
         self._enforce(endpoint, affected, give_back=had_routes)
+        if commands.TellPeers(has_guest=False) in step.commands:
+            self.redirects.tell(endpoint, has_guest=False)
         # Memory before orphans: both keep under the same key, and what was said last is written.
         # The other way round a restart would know nothing of the routes that stay.
         self._memory.keep(endpoint.key, lambda: None)
@@ -366,7 +389,12 @@ class Reconciler:
             endpoint, listener, self.enforcer, self.settings, self.misconfigured
         )
         found = (described.internal_error, self.faults.trouble(endpoint.key))
-        return dataclasses.replace(described, internal_error="; ".join(filter(None, found)))
+        return dataclasses.replace(
+            described,
+            internal_error="; ".join(filter(None, found)),
+            redirectable=self.redirects.readiness(endpoint),
+            agent=self.redirects.agent_of(endpoint),
+        )
 
 
 def now() -> dt.datetime:

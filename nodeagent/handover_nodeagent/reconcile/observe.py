@@ -155,6 +155,7 @@ class Observation:
         if isinstance(change, LinkChanged):
             reconciler.interfaces.link_changed(reconciler.interfaces.links.change(change))
         elif isinstance(change, LinkRemoved):
+            reconciler.redirects.lost_link(change.index)
             reconciler.interfaces.link_changed(reconciler.interfaces.links.remove(change))
         elif isinstance(change, AddressChanged):
             reconciler.interfaces.link_changed(reconciler.interfaces.links.readdress(change))

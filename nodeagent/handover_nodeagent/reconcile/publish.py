@@ -237,10 +237,13 @@ def describe(
     """Gather what the endpoint's status is made of; asks the kernel which routes win."""
     allowed, link, routes = endpoint.admission.allowed, endpoint.link, enforcer.routes
     ours = routes.known.ours_to(allowed, link.index) if link else ()
+    redirects = routes.redirects_to(allowed) if endpoint.machine.underlying.redirect else ()
     contested = routes.foreign.contested
     # Normal routes are there to lose: the source's own yields to the one that BGP brings.
     is_elevated = endpoint.machine.level is RouteLevel.ELEVATED
-    rivals = [rival for route in ours if is_elevated and (rival := routes.rival(route))]
+    rivals = [
+        rival for route in (*ours, *redirects) if is_elevated and (rival := routes.rival(route))
+    ]
     return Facts(
         endpoint=endpoint.object,
         machine=endpoint.machine,
@@ -249,6 +252,7 @@ def describe(
         settings=settings,
         is_owned=endpoint.is_owned(settings),
         routes=ours,
+        redirects=redirects,
         refusals=(
             *(trouble for one in allowed if (trouble := enforcer.trouble(one).refused)),
             *([f"the kernel cannot be read: {enforcer.blindness}"] if enforcer.blindness else ()),

@@ -59,7 +59,7 @@ class Reconfiguration:
         endpoints = [one for one in reconciler.endpoints.values() if one.key.namespace in concerned]
         # What their guests said before still counts.
         for endpoint in endpoints:
-            reconciler.cutovers.catch_up(endpoint)
+            reconciler.catch_up(endpoint)
         enforcer.paused = namespaces
         with enforcer.reconfigured(reconciler.settings):
             for endpoint in endpoints:
@@ -88,7 +88,7 @@ class Reconfiguration:
         reconciler.settings = settings
         is_resumed = before.mode is Mode.PAUSED and settings.mode is not Mode.PAUSED
         for endpoint in reconciler.endpoints.values():
-            reconciler.cutovers.catch_up(endpoint)
+            reconciler.catch_up(endpoint)
         with reconciler.enforcer.reconfigured(settings):
             for endpoint in tuple(reconciler.endpoints.values()):
                 endpoint.admission = reconciler.interfaces.admit(endpoint.object, endpoint.link)

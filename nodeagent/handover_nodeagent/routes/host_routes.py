@@ -20,7 +20,7 @@ from handover_nodeagent.kernel.netlink.changes import RouteChanged
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network import plan
 from handover_nodeagent.network.desired import DesiredNetwork, LocalEndpoint
-from handover_nodeagent.network.model import IPAddress, Neigh, Nexthop, Route
+from handover_nodeagent.network.model import IPAddress, Neigh, Nexthop, Redirection, Route
 from handover_nodeagent.routes.foreign import ForeignRoutes
 from handover_nodeagent.routes.known import KnownRoutes, Observed
 from handover_nodeagent.routes.route_writer import Programmed, RouteWriter, Tables
@@ -140,6 +140,32 @@ class HostRoutes:
         if metrics_in & (self._elevated | self._were_elevated - normal):
             return RouteLevel.ELEVATED
         return RouteLevel.NORMAL if metrics_in else RouteLevel.NONE
+
+    def redirect_of(self, addresses: Iterable[IPAddress]) -> tuple[RouteLevel, Redirection | None]:
+        """Return the level and the way of ours that send *addresses* on to another node.
+
+        What remains of a former redirect is nobody's.
+        """
+        sent_on = [
+            route
+            for address in addresses
+            for route in self.known.ours.of(address)
+            if route.way and not self.desired.is_remaining(route)
+        ]
+        if not sent_on:
+            return RouteLevel.NONE, None
+        ways = {route.address.version: route.way for route in sent_on}
+        redirection = Redirection(sent_on[0].oif, ways.get(4), ways.get(6))
+        private = self._settings.private_route_protocol
+        if all(route.protocol == private for route in sent_on):
+            return RouteLevel.PRIVATE, redirection
+        is_elevated = any(route.metric in self._elevated for route in sent_on)
+        return (RouteLevel.ELEVATED if is_elevated else RouteLevel.NORMAL), redirection
+
+    def redirects_to(self, addresses: Iterable[IPAddress]) -> tuple[Route, ...]:
+        """Return our routes that send *addresses* on to another node."""
+        known = (route for address in addresses for route in self.known.ours.of(address))
+        return tuple(route for route in known if route.way)
 
     @property
     def _elevated(self) -> frozenset[int]:

@@ -18,6 +18,7 @@ from handover_api.configuration import Mode, Settings
 from handover_api.model import Condition
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import (
+    AgentAddress,
     Cutover,
     RouteStatus,
     WorkloadEndpoint,
@@ -42,7 +43,13 @@ class Facts:
     is_owned: bool = True
     """Its routes are ours to program (``routeOwnership``)."""
     routes: tuple[Route, ...] = ()
-    """Those of ours that are in the kernel."""
+    """Those of ours that are in the kernel and lead to its interface."""
+    redirects: tuple[Route, ...] = ()
+    """Those that send what still comes here on to another node."""
+    redirectable: tuple[bool, Reason, str] | None = None
+    """Whether that could be, and why or why not; None where nobody asks."""
+    agent: AgentAddress | None = None
+    """How the agents of other nodes reach this one, as far as they are to."""
     refusals: tuple[str, ...] = ()
     """What the kernel said no to."""
     shadowed_by: str = ""
@@ -105,11 +112,18 @@ def status(facts: Facts, before: Iterable[Condition], now: dt.datetime) -> Workl
                 table=route.table,
                 protocol=route.protocol,
             )
-            for route in sorted(facts.routes, key=lambda route: (str(route.address), route.metric))
+            for route in sorted(_exported(facts), key=lambda one: (str(one.address), one.metric))
         ),
         last_cutover=facts.cutover,
+        agent=facts.agent,
         conditions=_dated(facts, before, now),
     )
+
+
+def _exported(facts: Facts) -> tuple[Route, ...]:
+    """Return what other nodes may come by; whoever reads of a route takes it for one of these."""
+    protocol = facts.settings.route_protocol
+    return (*facts.routes, *(one for one in facts.redirects if one.protocol == protocol))
 
 
 class Reported(NamedTuple):
@@ -169,15 +183,7 @@ def _drafts(facts: Facts) -> Iterator[_Draft]:
         yield _Draft(Type.CONFIGURED, _NO, Reason.INVALID, facts.misconfigured)
     else:
         yield _Draft(Type.CONFIGURED, _YES, Reason.ACCEPTED)
-    # A Redirected in doubt is one whose guest is silent: a peer has it, whatever is said.
-    doubt = None if facts.machine.underlying.redirect else facts.machine.doubt
-    if doubt and doubt.is_heard:
-        text = "the migration says that the guest is gone, but it answers; its routes stay"
-        yield _Draft(Type.STILL_ALIVE, _YES, Reason.GUEST_ANSWERS, text)
-    elif doubt:
-        # Unknown and not False: nobody could ask, so nobody knows.
-        text = "the migration says that the guest is gone, but it cannot be asked; its routes stay"
-        yield _Draft(Type.STILL_ALIVE, _UNKNOWN, Reason.CANNOT_ASK, text)
+    yield from _still_alive(facts)
     if facts.admission.refused:
         text = "; ".join(facts.admission.refused.values())
         yield _Draft(Type.ADDRESS_NOT_ALLOWED, _YES, Reason.NOT_ALLOWED, text)
@@ -190,9 +196,24 @@ def _drafts(facts: Facts) -> Iterator[_Draft]:
         yield _Draft(Type.INTERFACE_DOUBTED, _YES, Reason.WOULD_BE_REFUSED, facts.interface_doubt)
     if facts.unguarded:
         yield _Draft(Type.UNGUARDED, _YES, *facts.unguarded)
+    if facts.redirectable:
+        holds, reason, text = facts.redirectable
+        yield _Draft(Type.REDIRECTABLE, _YES if holds else _NO, reason, text)
     if facts.is_overdue:
         text = f"no announcement within {facts.settings.target_timeout}; still listening"
         yield _Draft(Type.TARGET_TIMEOUT, _YES, Reason.NOT_ANNOUNCED, text)
+
+
+def _still_alive(facts: Facts) -> Iterator[_Draft]:
+    # A Redirected in doubt is one whose guest is silent: a peer has it, whatever is said.
+    doubt = None if facts.machine.underlying.redirect else facts.machine.doubt
+    if doubt and doubt.is_heard:
+        text = "the migration says that the guest is gone, but it answers; its routes stay"
+        yield _Draft(Type.STILL_ALIVE, _YES, Reason.GUEST_ANSWERS, text)
+    elif doubt:
+        # Unknown and not False: nobody could ask, so nobody knows.
+        text = "the migration says that the guest is gone, but it cannot be asked; its routes stay"
+        yield _Draft(Type.STILL_ALIVE, _UNKNOWN, Reason.CANNOT_ASK, text)
 
 
 def _programmed(facts: Facts) -> _Draft:
@@ -218,13 +239,15 @@ def _problem(facts: Facts) -> tuple[Reason, str] | None:
         return Reason.NOT_ACTIVE, idleness
     if not facts.is_owned:
         return Reason.NOT_OWNED, "routeOwnership is migrations, and there was none so far"
-    if isinstance(facts.placement, Unplaced):
+    link = facts.placement if isinstance(facts.placement, Link) else None
+    # What leads to another node needs no interface here.
+    if isinstance(facts.placement, Unplaced) and not facts.redirects:
         return facts.placement.reason, facts.placement.message
     if facts.refusals:
         return Reason.REFUSED, "; ".join(facts.refusals)
     if facts.shadowed_by:
         return Reason.SHADOWED, facts.shadowed_by
-    return _mismatch(facts, facts.placement)
+    return _mismatch(facts, link)
 
 
 def _idleness(facts: Facts) -> str:
@@ -243,9 +266,9 @@ def _kept(facts: Facts) -> str:
     return f"{text}; our route to {kept} stays: nothing else leads there" if kept else text
 
 
-def _mismatch(facts: Facts, link: Link) -> tuple[Reason, str] | None:
+def _mismatch(facts: Facts, link: Link | None) -> tuple[Reason, str] | None:
     """Say where the kernel, as far as it was looked at, is not what the state wants."""
-    present = {route.address for route in facts.routes}
+    present = {route.address for route in (*facts.routes, *facts.redirects)}
     if facts.machine.level is RouteLevel.NONE:
         still = ", ".join(map(str, sorted(present, key=str)))
         return (Reason.PENDING, f"a route to {still} is still in") if present else None
@@ -261,7 +284,7 @@ def _mismatch(facts: Facts, link: Link) -> tuple[Reason, str] | None:
     if not facts.admission.allowed:
         return Reason.NOT_ALLOWED, "none of its addresses is allowed"
     # Last, for the route is in: it is the device's other end that is missing.
-    if not link.carrier:
+    if link and not link.carrier and not facts.redirects:
         text = f"interface {link.name} has no carrier: nobody is at its other end"
         return Reason.LINK_DOWN, text
     return None

@@ -18,7 +18,14 @@ _HEADINGS: Final = (
     *("ENDPOINT", "ROLE", "STATE", "INTERFACE", "ROUTES", "SINCE", "LAST CUTOVER", "TROUBLE"),
 )
 _NOTHING: Final = "-"
-_ORDERLY: Final = frozenset({EndpointCondition.PROGRAMMED, EndpointCondition.CONFIGURED})
+_ORDERLY: Final = frozenset(
+    {
+        EndpointCondition.PROGRAMMED,
+        EndpointCondition.CONFIGURED,
+        EndpointCondition.REDIRECTABLE,
+        EndpointCondition.ADVERTISED,
+    }
+)
 """Condition types whose normal status is True; Listening may be either."""
 # All others are there only while something is wrong, so that True is the trouble.
 _TROUBLES: Final = frozenset(EndpointCondition) - _ORDERLY - {EndpointCondition.LISTENING}

@@ -241,7 +241,7 @@ def rewrite(world: World, change: Callable[[dict[str, Any]], None]) -> None:
 
 
 def of_a_newer_place(content: dict[str, Any]) -> None:
-    content["stood"]["state"] = "Redirected"
+    content["stood"]["state"] = "Teleported"
     content["cutover"]["signal"] = "Telepathy"
 
 

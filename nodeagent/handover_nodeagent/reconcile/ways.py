@@ -1,0 +1,85 @@
+"""The ways to other nodes, as far as they are asked for before anything is sent by them.
+
+The tunnel's device is made when the first peer needs it, and made anew where somebody took it.
+What stands in the way is a value, which a condition says before the VM moves.
+"""
+
+from collections.abc import Iterable
+from typing import Final
+
+from handover_api.conditions import EndpointReason
+from handover_api.configuration import Settings, SourceRedirect
+from handover_nodeagent.kernel import route_lookup, tunnel
+from handover_nodeagent.kernel.netlink.channel import Channel
+from handover_nodeagent.kernel.tunnel import Refusal
+from handover_nodeagent.network.model import Encapsulated, IPAddress, Redirection, Via
+
+_OFF: Final = Refusal(EndpointReason.OFF, "sourceRedirect is off")
+
+
+class Ways:
+    """How this node reaches others for a guest's packets."""
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._own: tuple[IPAddress, ...] = ()
+        self._device: int | None = None
+
+    @property
+    def device(self) -> int | None:
+        """The tunnel's index; None while there is none."""
+        return self._device
+
+    def know_own(self, addresses: Iterable[IPAddress]) -> None:
+        """Know by which addresses peers reach this node; the tunnel has one inside for each."""
+        own = tuple(addresses)
+        if own != self._own:
+            self._own, self._device = own, None
+
+    def lose_device(self) -> None:
+        """Know that the tunnel's device is gone, or may be another one."""
+        self._device = None
+
+    def find(self, addresses: Iterable[IPAddress], settings: Settings) -> Redirection | Refusal:
+        """Find the way to the node that has *addresses*; a millisecond where a device is made."""
+        if settings.source_redirect is SourceRedirect.OFF:
+            return _OFF
+        if settings.source_redirect is SourceRedirect.LINK:
+            return self._find_on_link(tuple(addresses))
+        device = self.ensure(settings)
+        if isinstance(device, Refusal):
+            return device
+        remote = tunnel.choose_remote(self._channel, addresses)
+        if isinstance(remote, Refusal):
+            return remote
+        # Whatever the family of the underlay, the tunnel carries both.
+        return Redirection(device, Encapsulated(remote), Encapsulated(remote))
+
+    def ensure(self, settings: Settings) -> int | Refusal:
+        """Have the tunnel's device; return its index, or what is in the way."""
+        if self._device is not None:
+            return self._device
+        port = settings.redirect_port
+        found = tunnel.ensure(self._channel, tunnel.REDIRECT, port, self._own)
+        if isinstance(found, int):
+            self._device = found
+        return found
+
+    def _find_on_link(self, addresses: tuple[IPAddress, ...]) -> Redirection | Refusal:
+        """Find a plain next hop: one address of each family, all on one device."""
+        gateways: dict[int, IPAddress] = {}
+        oif = 0
+        for address in addresses:
+            entry = route_lookup.winner(self._channel, address)
+            # An address behind a gateway is no next hop: its node is on another segment.
+            is_on_link = not isinstance(entry, int) and entry.direct and entry.route.way is None
+            if isinstance(entry, int) or not is_on_link or oif not in {0, entry.route.oif}:
+                continue
+            oif = entry.route.oif
+            gateways.setdefault(address.version, address)
+        if not gateways:
+            shown = " or ".join(map(str, addresses))
+            text = f"{shown} is on no link of this node, and sourceRedirect is link"
+            return Refusal(EndpointReason.NOT_ON_LINK, text)
+        ipv4, ipv6 = (Via(gateways[each]) if each in gateways else None for each in (4, 6))
+        return Redirection(oif, ipv4, ipv6)

@@ -1,0 +1,489 @@
+"""From a peer's word, or the API's, to a route that leads to the peer's node, and back."""
+
+import asyncio
+import base64
+import dataclasses
+import datetime as dt
+from collections.abc import Iterable
+from ipaddress import ip_address
+from typing import Any, Final
+
+import pytest
+from tests.nodeagent.node import Node
+from tests.nodeagent.world import NORMAL_V4, World, settings
+
+from handover_api import names
+from handover_api.names import ObjectKey
+from handover_api.peer import Peer, peers_to_annotation
+from handover_api.workloadendpoint import AgentAddress, Role
+from handover_nodeagent.kernel.netlink import rtmsg
+from handover_nodeagent.peers.sink import Done
+
+pytestmark = pytest.mark.root
+KEY: Final = ObjectKey("default", "vm")
+PUBLIC: Final = base64.b64encode(bytes(32)).decode()
+ON: Final = {"sourceRedirect": "auto", "liveMigrationRouteConvergenceTime": "1s"}
+B, C = "192.0.2.2", "192.0.2.3"
+DIRECT: Final = NORMAL_V4
+SENT_ON: Final = f"10.65.0.2 ... encap ip id 88 ... dst {B} ... dev handover0 ... metric 1024"
+ELEVATED: Final = f"10.65.0.2 ... encap ip id 88 ... dst {B} ... dev handover0 ... metric 512"
+PRIVATE: Final = f"10.65.0.2 ... dst {B} ... dev handover0 ... proto 89 ... metric 1026"
+TO_C: Final = f"10.65.0.2 ... encap ip id 88 ... dst {C} ... dev handover0"
+BOTH: Final = ["10.65.0.2", "fd00:65::2"]
+
+
+def peer(role: Role = Role.TARGET, uid: str = "m1", address: str = B) -> Peer:
+    return Peer(
+        uid=uid,
+        endpoint=f"at-{address}",
+        node=f"node-{address}",
+        role=role,
+        public_key=PUBLIC,
+        addresses=(ip_address(address),),
+        port=7473,
+    )
+
+
+def told(*named: Peer, live: str = "") -> dict[str, str]:
+    """Return what the operator says of the other side."""
+    said = {names.PEER: peers_to_annotation(named) or ""}
+    return said | ({names.PEER_LIVE: live} if live else {})
+
+
+TARGET, SOURCE = told(peer()), told(peer(Role.SOURCE))
+
+
+class SaidPath:
+    """Takes what the agent says to others."""
+
+    def __init__(self) -> None:
+        self.said: list[tuple[str, str]] = []
+        self.known: dict[ObjectKey, tuple[Role | None, tuple[Peer, ...]]] = {}
+        self.agent = AgentAddress(
+            public_key=PUBLIC, addresses=(ip_address("192.0.2.1"),), port=7473
+        )
+
+    def know_peers(self, key: ObjectKey, role: Role | None, peers: Iterable[Peer]) -> None:
+        self.known[key] = (role, tuple(peers))
+
+    def forget(self, key: ObjectKey) -> None:
+        self.known.pop(key, None)
+
+    def prepare(self, key: ObjectKey, uid: str) -> None:
+        assert key == KEY
+        self.said.append(("prepare", uid))
+
+    def have(self, key: ObjectKey, uid: str) -> None:
+        assert key == KEY
+        self.said.append(("have", uid))
+
+    def released(self, key: ObjectKey, uid: str) -> None:
+        assert key == KEY
+        self.said.append(("released", uid))
+
+    @property
+    def statements(self) -> list[tuple[str, str]]:
+        return [one for one in self.said if one[0] != "prepare"]
+
+
+@pytest.fixture
+async def on(world: World, node: Node) -> World:
+    """Let redirects be on, and two other nodes be on a link of this one."""
+    node.run_batch(
+        [
+            "link add uplink type veth peer name wire",
+            "link set uplink up",
+            "link set wire up",
+            "address add 192.0.2.1/24 dev uplink",
+        ]
+    )
+    world.settings = settings(**ON)
+    await again(world)
+    return world
+
+
+async def again(world: World, **spec: Any) -> None:
+    """Let the next agent start; the API tells it of the endpoint where *spec* says what."""
+    await world.kill()
+    await world.start(synced=False)
+    world.loop.redirects.path = SaidPath()
+    if spec:
+        world.put(**spec)
+    world.sink.synced()
+
+
+def said(world: World) -> list[tuple[str, str]]:
+    path = world.loop.redirects.path
+    assert isinstance(path, SaidPath)
+    return path.statements
+
+
+def heard(world: World, uid: str = "m1", by: str = B) -> Done | None:
+    """Let the peer say that it has the guest."""
+    return world.loop.redirects.peer_has(KEY, uid, f"at-{by}")
+
+
+async def to_redirected(world: World, **spec: Any) -> None:
+    """Let a source's guest have gone to its target."""
+    world.put(said="source", annotations=TARGET, **spec)
+    await world.shows(DIRECT)
+    assert heard(world)
+    await world.until_state("Redirected")
+    await world.shows(SENT_ON)
+
+
+def answer(world: World) -> None:
+    """Let the guest answer a probe."""
+    world.announce(is_answer=True)
+
+
+class TestSource:
+    """The target has the guest."""
+
+    async def test_its_route_is_replaced_before_anything_else_is_done(self, on: World) -> None:
+        on.put(said="source", annotations=TARGET, ips=BOTH)
+        await on.until(lambda: len(on.routes()) == 2)
+        done = heard(on)
+        # Not a turn of the loop later.
+        shown = on.routes()
+        assert len(shown) == 2
+        assert all(f"dst {B} " in line and "dev handover0" in line for line in shown)
+        assert done
+        assert done.done_ns
+        assert on.state() == "Base"
+        await on.until_state("Redirected")
+        assert on.routes() == shown
+        status = on.reports.statuses[KEY]
+        assert status
+
+    async def test_no_moment_is_without_a_route(self, on: World) -> None:
+        """What a speaker would hear is a replacement, not a withdrawal and an announcement."""
+        on.put(said="source", annotations=TARGET)
+        await on.shows(DIRECT)
+        sent: list[bytes] = []
+        tables = on.loop.routes.tables
+        send = tables.send
+
+        def noting(requests: Any) -> Any:
+            sent.extend(requests)
+            return send(requests)
+
+        tables.send = noting  # type: ignore[method-assign]
+        heard(on)
+        await on.until_state("Redirected")
+        prepared = on.loop.routes.redirects_to([ip_address("10.65.0.2")])
+        assert [rtmsg.encode_replace(route) for route in prepared] == sent
+
+    async def test_what_it_says_of_its_routes_is_what_others_may_come_by(self, on: World) -> None:
+        await to_redirected(on)
+        await on.until(lambda: ("vm", "Redirected") in on.reports.events)
+        await on.until_says("Programmed", "True", "Programmed")
+        status = on.reports.statuses[KEY]
+        assert status
+        assert [(str(one.address), one.metric) for one in status.routes] == [("10.65.0.2", 1024)]
+        assert status.agent
+        on.put(said="source Succeeded", annotations=TARGET)
+        await on.shows(PRIVATE)
+
+        def is_told() -> bool:
+            newer = on.reports.statuses[KEY]
+            return newer is not None and newer.routes == ()
+
+        await on.until(is_told)
+        assert on.condition("Programmed") == ("True", "Programmed")
+        assert on.condition("StillAlive") is None
+
+    async def test_a_guest_that_answers_here_has_its_route_at_once(self, on: World) -> None:
+        await to_redirected(on)
+        answer(on)
+        await on.until_state("Base")
+        await on.shows(DIRECT)
+        assert said(on) == [("have", "m1")]
+        await on.until(lambda: ("vm", "Returned") in on.reports.events)
+        status = on.reports.statuses[KEY]
+        assert status
+        assert status.last_cutover
+
+    @pytest.mark.usefixtures("alive")
+    async def test_it_is_asked_all_the_time(self, on: World) -> None:
+        """The peer's word is wrong: the guest is here."""
+        on.put(said="source", annotations=TARGET)
+        await on.shows(DIRECT)
+        heard(on)
+        await on.until(lambda: ("have", "m1") in said(on))
+        await on.shows(DIRECT)
+
+    async def test_a_third_node_takes_over(self, on: World) -> None:
+        await to_redirected(on)
+        on.put(
+            said="source Succeeded",
+            annotations=told(peer(Role.SOURCE, "m2"), peer(uid="m2", address=C)),
+        )
+        await on.shows(PRIVATE)
+        assert heard(on, "m2", C)
+        await on.shows(TO_C)
+        # And back to the second, where that migration is rolled back.
+        assert heard(on, "m2", B)
+        await on.shows(PRIVATE)
+
+    async def test_the_api_repairs_what_the_direct_path_missed(self, on: World) -> None:
+        on.put(said="source", annotations=TARGET)
+        await on.shows(DIRECT)
+        on.put(said="source", annotations=told(peer(), live="m1"))
+        await on.until_state("Redirected")
+        await on.shows(SENT_ON)
+        answer(on)
+        await on.until_state("Base")
+        # It said so once, whatever else changes.
+        on.put(said="source", annotations=told(peer(), live="m1"), shared="x")
+        await on.at_rest()
+        assert on.state() == "Base"
+
+    async def test_an_outcome_with_the_apis_word_asks_nobody(self, on: World) -> None:
+        on.put(said="source", annotations=TARGET)
+        await on.shows(DIRECT)
+        on.put(said="source Succeeded", annotations=told(peer(), live="m1"))
+        assert on.state() == "Redirected"
+        await on.shows(PRIVATE)
+
+    async def test_a_peer_that_releases_it_has_the_guest_asked(self, on: World) -> None:
+        await to_redirected(on)
+        assert on.loop.redirects.peer_released(KEY, "m1")
+        assert on.state() == "Asking"
+        await on.until_state("Redirected")
+        await on.shows(SENT_ON)
+
+    async def test_whom_nobody_named_nothing_is_believed(self, on: World) -> None:
+        on.put(said="source", annotations=TARGET)
+        await on.shows(DIRECT)
+        assert heard(on, "m7") is None
+        assert heard(on, by=C) is None
+        assert on.loop.redirects.peer_has(ObjectKey("default", "nobody"), "m1") is None
+        assert on.state() == "Base"
+
+    async def test_another_endpoints_route_stays_its_own(self, on: World) -> None:
+        """Two of this node have the address: the younger has the route."""
+        on.put(said="source", annotations=TARGET)
+        await on.shows(DIRECT)
+        on.put("twin", interface="tap1")
+        heard(on)
+        await on.until_state("Redirected")
+        await on.shows("10.65.0.2 dev tap1 ... metric 1024")
+
+
+class TestTarget:
+    """It says what it has, and waits for nobody."""
+
+    async def test_its_word_goes_out_when_its_route_is_in(self, on: World) -> None:
+        on.put(said="target", annotations=SOURCE)
+        await on.until_listening()
+        assert ("prepare", "m1") in on.loop.redirects.path.said  # type: ignore[union-attr]
+        on.announce()
+        assert said(on) == [("have", "m1")]
+        assert any("metric 512" in line for line in on.routes())
+        await on.until_state("Live")
+        assert said(on) == [("have", "m1")]
+
+    async def test_a_roll_back_is_a_redirect_the_other_way_round(self, on: World) -> None:
+        on.put(said="target", annotations=SOURCE)
+        await on.until_listening()
+        on.announce()
+        await on.until_state("Live")
+        assert heard(on)
+        await on.shows(ELEVATED)
+        await on.until_state("Redirected")
+        on.put(said="target Aborted", annotations=SOURCE)
+        await on.shows(PRIVATE)
+        assert on.state() == "Redirected"
+
+    async def test_a_silent_one_that_failed_says_that_it_has_nothing(self, on: World) -> None:
+        on.put(said="target", annotations=SOURCE)
+        await on.until_listening()
+        on.announce()
+        await on.until_state("Live")
+        on.put(said="target Aborted", annotations=SOURCE)
+        await on.until_state("Withdrawn")
+        assert said(on)[1:] == [("released", "m1")]
+
+
+class TestEnd:
+    """Senders that are late do not know that the object is gone."""
+
+    async def test_the_redirect_outlives_its_endpoint_and_its_interface(
+        self, on: World, node: Node
+    ) -> None:
+        await to_redirected(on)
+        node.run("ip link delete tap0")
+        await on.until(lambda: on.loop.endpoints[KEY].link is None)
+        await on.shows(SENT_ON)
+        on.delete()
+        assert on.state() == "gone"
+        await on.shows(PRIVATE)
+        await on.shows()
+
+    async def test_a_restart_keeps_its_end(self, on: World) -> None:
+        await to_redirected(on)
+        on.delete()
+        await on.shows(PRIVATE)
+        await again(on)
+        await on.shows(PRIVATE)
+        await on.shows()
+
+    async def test_that_of_an_agent_that_remembers_nothing_ends_as_well(self, on: World) -> None:
+        await to_redirected(on)
+        await on.kill()
+        for file in on.directory.rglob("*.json"):
+            file.unlink()
+        await on.start()
+        await on.shows(PRIVATE)
+        await on.shows()
+
+    async def test_the_target_of_the_next_migration_has_no_other_route(self, on: World) -> None:
+        await to_redirected(on)
+        on.put(said="target", uid="m2", annotations={})
+        await on.until_listening()
+        assert on.state() == "Target"
+        await on.shows(PRIVATE)
+        on.announce()
+        assert any("metric 512" in line for line in on.routes())
+
+
+class TestRestart:
+    """The kernel and the memory tell what the last agent knew."""
+
+    async def test_a_redirected_goes_on(self, on: World) -> None:
+        await to_redirected(on)
+        await again(on, said="source", annotations=TARGET)
+        assert on.state() == "Redirected"
+        await on.at_rest()
+        await on.shows(SENT_ON)
+
+    async def test_also_where_the_api_is_down(self, on: World) -> None:
+        await to_redirected(on)
+        await on.kill()
+        await on.start(synced=False)
+        assert on.state() == "Redirected"
+        await on.shows(SENT_ON)
+
+    async def test_one_killed_right_after_the_route_asks_and_sends_on_meanwhile(
+        self, on: World
+    ) -> None:
+        on.put(said="source", annotations=TARGET)
+        await on.shows(DIRECT)
+        await on.memory.flush()
+        heard(on)
+        # Its machine never stepped.
+        on.loop.endpoints[KEY].redirected = None
+        await again(on, said="source", annotations=TARGET)
+        assert on.state() == "Asking"
+        await on.until_state("Redirected")
+        await on.shows(SENT_ON)
+
+    async def test_what_came_while_nobody_lived_is_taken_as_ever(self, on: World) -> None:
+        await to_redirected(on)
+        await again(on, said="source Succeeded", annotations=TARGET)
+        await on.shows(PRIVATE)
+        await again(on, said="source Aborted", annotations=TARGET)
+        assert on.state() == "Asking"
+
+
+class TestReadiness:
+    """Before the VM moves, a person may know whether late packets would be lost."""
+
+    async def test_it_is_ready_when_the_way_is_proved(self, on: World) -> None:
+        on.put(said="source", annotations={})
+        await on.until_says("Redirectable", "False", "NoPeer")
+        on.put(said="source", annotations=TARGET)
+        await on.until_says("Redirectable", "False", "NotProved")
+        on.loop.redirects.proved(KEY, f"node-{B}", is_proved=False)
+        await on.until_says("Redirectable", "False", "PeerSilent")
+        on.loop.redirects.proved(KEY, f"node-{B}", is_proved=True)
+        await on.until_says("Redirectable", "True", "Ready")
+        on.put(said="source Succeeded", annotations=TARGET)
+        await on.until(lambda: on.condition("Redirectable") is None)
+
+    async def test_what_is_in_the_tunnels_way_is_said(self, on: World, node: Node) -> None:
+        node.run("ip link add handover0 type bridge")
+        on.put(said="source", annotations=TARGET)
+        await on.until_says("Redirectable", "False", "DeviceTaken")
+        assert heard(on) is None
+        await on.at_rest()
+        # As without any redirect.
+        assert on.state() == "Base"
+        await on.shows(DIRECT)
+
+    async def test_a_link_alone_is_enough_where_the_nodes_share_one(self, on: World) -> None:
+        on.configure(**ON | {"sourceRedirect": "link"})
+        on.put(said="source", annotations=TARGET)
+        await on.shows(DIRECT)
+        assert heard(on)
+        await on.shows(f"10.65.0.2 via {B} dev uplink ... metric 1024")
+
+    async def test_it_is_refused_where_they_do_not(self, on: World, node: Node) -> None:
+        node.run("ip route add 198.51.100.0/24 via 192.0.2.9")
+        on.configure(**ON | {"sourceRedirect": "link"})
+        on.put(said="source", annotations=told(peer(address="198.51.100.7")))
+        await on.until_says("Redirectable", "False", "NotOnLink")
+
+    async def test_a_tunnel_that_somebody_removes_is_made_again(
+        self, on: World, node: Node
+    ) -> None:
+        await to_redirected(on)
+        node.run("ip link delete handover0")
+        await on.shows(SENT_ON)
+        on.delete()
+        await on.shows(PRIVATE)
+        node.run("ip link delete handover0")
+        await on.shows(PRIVATE)
+
+
+async def test_off_is_as_if_there_were_no_peers(world: World) -> None:
+    world.loop.redirects.path = path = SaidPath()
+    world.put(said="source", annotations=told(peer(), live="m1"))
+    await world.shows(DIRECT)
+    assert heard(world) is None
+    assert world.loop.redirects.peer_released(KEY, "m1") is None
+    await world.at_rest()
+    assert (world.state(), path.said, path.known) == ("Base", [], {})
+    status = world.reports.statuses[KEY]
+    assert status
+    assert status.agent is None
+    assert world.condition("Redirectable") is None
+
+
+async def test_turned_off_it_leaves_what_is_redirected(on: World) -> None:
+    await to_redirected(on)
+    on.configure(liveMigrationRouteConvergenceTime="1s")
+    await on.at_rest()
+    await on.shows(SENT_ON)
+    answer(on)
+    await on.shows(DIRECT)
+
+
+async def test_a_mode_that_writes_nothing_sends_nothing_on(on: World) -> None:
+    on.configure(**ON | {"mode": "observe"})
+    on.put(said="source", annotations=TARGET)
+    await asyncio.sleep(0.01)
+    assert heard(on) is None
+    assert on.state() == "Base"
+
+
+async def test_twenty_redirects_at_one_instant_are_in_before_any_machine_steps(
+    on: World,
+) -> None:
+    count = 20
+    keys = [ObjectKey("default", f"vm{number}") for number in range(count)]
+    for number, key in enumerate(keys):
+        address = f"10.65.0.{number + 20}"
+        on.put(key.name, said="source", annotations=TARGET, ips=[address])
+    await on.until(lambda: len(on.routes()) == count)
+    for key in keys:
+        assert on.loop.redirects.peer_has(key, "m1")
+    assert sum("dev handover0" in line for line in on.routes()) == count
+    assert {on.state(key.name) for key in keys} == {"Base"}
+    await on.until(lambda: {on.state(key.name) for key in keys} == {"Redirected"})
+
+
+def test_settings_here_are_valid() -> None:
+    assert settings(**ON).live_migration_route_convergence_time == dt.timedelta(seconds=1)
+    assert dataclasses.is_dataclass(World)
