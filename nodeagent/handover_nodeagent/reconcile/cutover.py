@@ -55,23 +55,24 @@ class Loop(Protocol):
         """Bring statuses up to date."""
 
 
-def _tell_nobody(_: Endpoint) -> None:
-    """Stand in for whoever tells the peers."""
-
-
 class Cutovers:
     """The cutovers of all endpoints; the sink of their listeners."""
 
     def __init__(
-        self, endpoints: Mapping[ObjectKey, Endpoint], enforcer: Enforcer, loop: Loop
+        self,
+        endpoints: Mapping[ObjectKey, Endpoint],
+        enforcer: Enforcer,
+        loop: Loop,
+        tell_peers: Callable[[Endpoint], None],
     ) -> None:
+        """Call *tell_peers* when all of an endpoint's routes are in."""
         self._endpoints = endpoints
         self._enforcer = enforcer
         self._routes = enforcer.routes
         self._loop = loop
         self._sent = deque[Endpoint]()
         self._sent_at = 0.0
-        self.tell_peers: Callable[[Endpoint], None] = _tell_nobody
+        self._tell_peers = tell_peers
 
     # Before the guest announces itself.
 
@@ -135,7 +136,7 @@ class Cutovers:
                 is_in = self._send(prepared)
                 if is_in:
                     # The peer's late packets come by this route: not a moment sooner.
-                    self.tell_peers(endpoint)
+                    self._tell_peers(endpoint)
             except Exception as error:  # noqa: BLE001  the root of a cutover; costs nothing else
                 faults.note("cutover", error, endpoint=str(key))
                 self._step(endpoint, Announcement(event, accepted.mac, received_at))

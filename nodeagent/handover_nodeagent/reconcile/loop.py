@@ -41,9 +41,11 @@ from handover_nodeagent.reconcile.link_index import LinkIndex
 from handover_nodeagent.reconcile.listening import Listening
 from handover_nodeagent.reconcile.orphan import Orphan
 from handover_nodeagent.reconcile.orphans import Orphans
+from handover_nodeagent.reconcile.peers import Peers
 from handover_nodeagent.reconcile.publish import Publisher
 from handover_nodeagent.reconcile.redirects import Redirects
 from handover_nodeagent.reconcile.remaining import RemainingRedirects
+from handover_nodeagent.sniff.own_frames import LastFrame, Unknown
 from handover_nodeagent.status.conditions import Facts, Reported
 from handover_nodeagent.status.report import Reporter
 
@@ -109,9 +111,11 @@ class Reconciler:
         )
         self.orphans = Orphans(self.enforcer, memory, self.interfaces.links)
         self.remaining = RemainingRedirects(self.enforcer, memory, now)
-        self.redirects = Redirects(self.endpoints, self.enforcer, self, self.remaining, now)
-        self.cutovers = Cutovers(self.endpoints, self.enforcer, self)
-        self.cutovers.tell_peers = self.redirects.tell_at_once
+        self.peers = Peers(self.enforcer, self)
+        self.redirects = Redirects(
+            self.endpoints, self.enforcer, self.peers, self.remaining, self, now
+        )
+        self.cutovers = Cutovers(self.endpoints, self.enforcer, self, self.peers.tell_at_once)
         self.listening = Listening(self.cutovers)
         self.alarms = Alarms(self, now, expects)
         self._memory = memory
@@ -225,7 +229,7 @@ class Reconciler:
                 endpoint.cutover = self.cutovers.measure(endpoint, command.signal, received_ns)
                 self.publisher.cut_over(endpoint.key, endpoint.cutover)
             elif isinstance(command, commands.TellPeers):
-                self.redirects.tell(endpoint, has_guest=command.has_guest)
+                self.peers.tell(endpoint, has_guest=command.has_guest)
         # Before the listener follows: whom the kernel takes for the guest is asked, too.
         if endpoint.machine.state in {State.ASKING, State.REDIRECTED}:
             self.interfaces.learn_neigh_mac(endpoint)
@@ -252,7 +256,7 @@ class Reconciler:
         """Hear and expect nothing more of an endpoint."""
         self.retire(endpoint)
         self.alarms.forget(endpoint)
-        self.redirects.forget(endpoint.key)
+        self.peers.forget(endpoint.key)
 
     def retire(self, endpoint: Endpoint) -> None:
         """Stop an endpoint's timers and its listening."""
@@ -312,7 +316,7 @@ class Reconciler:
         # meant for it elsewhere.
         self._enforce(endpoint, affected, give_back=had_routes)
         if commands.TellPeers(has_guest=False) in step.commands:
-            self.redirects.tell(endpoint, has_guest=False)
+            self.peers.tell(endpoint, has_guest=False)
         # Memory before orphans: both keep under the same key, and what was said last is written.
         # The other way round a restart would know nothing of the routes that stay.
         self._memory.keep(endpoint.key, lambda: None)
@@ -376,6 +380,10 @@ class Reconciler:
                 reason = EndpointReason.INTERNAL_ERROR
                 self.publisher.unstarted(Reported.of(obj), reason, trouble)
 
+    def last_frame(self, key: ObjectKey) -> LastFrame | Unknown:
+        """Tell when a guest that leaves was last heard here, or why nobody knows."""
+        return self.listening.last_frames.of(key)
+
     def report(self, keys: Iterable[ObjectKey]) -> None:
         """Bring the statuses of those that live here up to date."""
         for key in keys:
@@ -392,8 +400,8 @@ class Reconciler:
         return dataclasses.replace(
             described,
             internal_error="; ".join(filter(None, found)),
-            redirectable=self.redirects.readiness(endpoint),
-            agent=self.redirects.agent_of(endpoint),
+            redirectable=self.peers.readiness(endpoint),
+            agent=self.peers.agent_of(endpoint),
         )
 
 

@@ -106,14 +106,14 @@ async def again(world: World, **spec: Any) -> None:
     """Let the next agent start; the API tells it of the endpoint where *spec* says what."""
     await world.kill()
     await world.start(synced=False)
-    world.loop.redirects.path = SaidPath()
+    world.loop.peers.path = SaidPath()
     if spec:
         world.put(**spec)
     world.sink.synced()
 
 
 def said(world: World) -> list[tuple[str, str]]:
-    path = world.loop.redirects.path
+    path = world.loop.peers.path
     assert isinstance(path, SaidPath)
     return path.statements
 
@@ -277,7 +277,7 @@ class TestTarget:
     async def test_its_word_goes_out_when_its_route_is_in(self, on: World) -> None:
         on.put(said="target", annotations=SOURCE)
         await on.until_listening()
-        assert ("prepare", "m1") in on.loop.redirects.path.said  # type: ignore[union-attr]
+        assert ("prepare", "m1") in on.loop.peers.path.said  # type: ignore[union-attr]
         on.announce()
         assert said(on) == [("have", "m1")]
         assert any("metric 512" in line for line in on.routes())
@@ -395,9 +395,9 @@ class TestReadiness:
         await on.until_says("Redirectable", "False", "NoPeer")
         on.put(said="source", annotations=TARGET)
         await on.until_says("Redirectable", "False", "NotProved")
-        on.loop.redirects.proved(KEY, f"node-{B}", is_proved=False)
+        on.loop.peers.proved(KEY, f"node-{B}", is_proved=False)
         await on.until_says("Redirectable", "False", "PeerSilent")
-        on.loop.redirects.proved(KEY, f"node-{B}", is_proved=True)
+        on.loop.peers.proved(KEY, f"node-{B}", is_proved=True)
         await on.until_says("Redirectable", "True", "Ready")
         on.put(said="source Succeeded", annotations=TARGET)
         await on.until(lambda: on.condition("Redirectable") is None)
@@ -438,7 +438,7 @@ class TestReadiness:
 
 
 async def test_off_is_as_if_there_were_no_peers(world: World) -> None:
-    world.loop.redirects.path = path = SaidPath()
+    world.loop.peers.path = path = SaidPath()
     world.put(said="source", annotations=told(peer(), live="m1"))
     await world.shows(DIRECT)
     assert heard(world) is None

@@ -1,0 +1,217 @@
+"""Who may speak for a guest beside us, by which way its node is reached, and what it hears of us.
+
+The API names the peers of an endpoint while a migration concerns it. Each is told to the direct
+path, which proves that it answers; the way to its node is found beforehand, so that nothing has to
+be found when the guest moves. Whether all of that would do is said before.
+"""
+
+import asyncio
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from handover_api import names
+from handover_api import peer as annotations
+from handover_api.conditions import EndpointReason
+from handover_api.configuration import Advertise, Mode, SourceRedirect
+from handover_api.names import ObjectKey
+from handover_api.peer import Peer
+from handover_api.workloadendpoint import AgentAddress, Role, State
+from handover_nodeagent.kernel.tunnel import Refusal
+from handover_nodeagent.network.model import Redirection, Route
+from handover_nodeagent.peers.repeats import GIVE_UP
+from handover_nodeagent.reconcile.endpoint import Endpoint
+from handover_nodeagent.reconcile.enforce import Enforcer
+from handover_nodeagent.reconcile.ways import Ways
+
+Readiness = tuple[bool, EndpointReason, str]
+"""Whether what arrives here would be sent on, and why or why not."""
+
+
+class Loop(Protocol):
+    """Who brings statuses up to date."""
+
+    def report(self, keys: Iterable[ObjectKey]) -> None:
+        """Report these soon."""
+
+
+class Path(Protocol):
+    """How agents speak with each other (``peers/direct_path.py``)."""
+
+    @property
+    def agent(self) -> AgentAddress | None:
+        """How others reach us; None while nobody can."""
+
+    def know_peers(self, key: ObjectKey, role: Role | None, peers: Iterable[Peer]) -> None:
+        """Know who may speak to the endpoint *key*, which has or had *role*."""
+
+    def forget(self, key: ObjectKey) -> None:
+        """Know that the endpoint *key* is gone."""
+
+    def prepare(self, key: ObjectKey, uid: str) -> None:
+        """Have a HAVE ready."""
+
+    def have(self, key: ObjectKey, uid: str) -> object:
+        """Say that we have the guest."""
+
+    def released(self, key: ObjectKey, uid: str) -> object:
+        """Say that we have it no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A redirect as bytes; all of them leave in one send."""
+
+    requests: tuple[bytes, ...]
+    routes: tuple[Route, ...]
+
+
+@dataclass(slots=True)
+class Side:
+    """What is known of the other side of one endpoint; *ways* and *prepared* are by peer."""
+
+    role: Role | None
+    text: str
+    peers: tuple[Peer, ...]
+    ways: Mapping[Peer, Redirection | Refusal]
+    prepared: Mapping[Peer, Prepared] = field(default_factory=dict)
+    proved: frozenset[str] = frozenset()
+    silent: frozenset[str] = frozenset()
+
+    def find(self, uid: str, named: str = "") -> Peer | None:
+        """Return the peer of that name that speaks; without one, that which the API believes."""
+        those = (each for each in self.peers if each.uid == uid)
+        return next((each for each in those if named in {"", each.endpoint}), None)
+
+
+class Peers:
+    """The peers of all endpoints, and what our agent says to theirs."""
+
+    def __init__(self, enforcer: Enforcer, loop: Loop) -> None:
+        """Say nothing to anybody before there is a *path*."""
+        self.path: Path | None = None
+        self.ways = Ways(enforcer.routes.tables.channel)
+        self._enforcer = enforcer
+        self._loop = loop
+        self._sides: dict[ObjectKey, Side] = {}
+
+    @property
+    def is_on(self) -> bool:
+        """Tell whether anything is sent on here."""
+        settings = self._enforcer.settings
+        is_off = settings.source_redirect is SourceRedirect.OFF
+        return settings.mode is Mode.ACTIVE and not is_off
+
+    @property
+    def is_speaking(self) -> bool:
+        """Tell whether other nodes hear of our guests: to send on, or to distribute."""
+        settings = self._enforcer.settings
+        is_heard = settings.advertise is Advertise.AGENTS or self.is_on
+        return self.path is not None and settings.mode is Mode.ACTIVE and is_heard
+
+    def side(self, key: ObjectKey) -> Side | None:
+        """Return what is known of an endpoint's other side."""
+        return self._sides.get(key)
+
+    def follow(self, endpoint: Endpoint) -> Side | None:
+        """Know an endpoint's peers and the ways to them; None where nobody speaks to any."""
+        if endpoint.is_paused or not (self.is_on or self.is_speaking):
+            self.forget(endpoint.key)
+            return None
+        assignment = endpoint.machine.assignment
+        role = assignment.role or assignment.ended_role
+        said = endpoint.object.metadata.annotations
+        text, side = said.get(names.PEER, ""), self._sides.get(endpoint.key)
+        if side is None or (side.role, side.text) != (role, text):
+            named = annotations.peers_from_annotations(said)
+            side = self._sides[endpoint.key] = Side(role, text, named, self._find_ways(named))
+            if self.path and self.is_speaking:
+                self.path.know_peers(endpoint.key, role, named)
+            self._loop.report((endpoint.key,))
+        uid = endpoint.machine.uid
+        if self.path and self.is_speaking and endpoint.machine.state is State.TARGET and uid:
+            self.path.prepare(endpoint.key, uid)
+        return side
+
+    def find_again(self) -> Iterable[tuple[ObjectKey, Side]]:
+        """Find all ways anew, and return whose they are."""
+        for side in self._sides.values():
+            side.ways = self._find_ways(side.peers)
+        self._loop.report(tuple(self._sides))
+        return tuple(self._sides.items())
+
+    def _find_ways(self, named: Iterable[Peer]) -> Mapping[Peer, Redirection | Refusal]:
+        if not self.is_on:
+            return {}
+        return {each: self.ways.find(each.addresses, self._enforcer.settings) for each in named}
+
+    def forget(self, key: ObjectKey) -> None:
+        """Know no peer of an endpoint any more."""
+        if self._sides.pop(key, None):
+            # What was said last is repeated until then.
+            asyncio.get_running_loop().call_later(GIVE_UP, self._forget_path, key)
+
+    def _forget_path(self, key: ObjectKey) -> None:
+        if self.path and key not in self._sides:
+            self.path.forget(key)
+
+    # What the peers hear.
+
+    def tell_at_once(self, endpoint: Endpoint) -> None:
+        """Say that we have the guest, in the instant in which its routes are in."""
+        uid = endpoint.machine.uid
+        if self.path and self.is_speaking and uid:
+            self.path.have(endpoint.key, uid)
+            endpoint.is_told = True
+
+    def tell(self, endpoint: Endpoint, *, has_guest: bool) -> None:
+        """Say what a step has made of our routes, unless that was said at once."""
+        uid, is_told = endpoint.machine.uid, endpoint.is_told
+        endpoint.is_told = False
+        if not (self.path and self.is_speaking and uid):
+            return
+        if not has_guest:
+            self.path.released(endpoint.key, uid)
+        elif not is_told:
+            self.path.have(endpoint.key, uid)
+
+    # What a person hears.
+
+    def proved(self, key: ObjectKey, node: str, *, is_proved: bool) -> None:
+        """Know whether a peer is reached."""
+        side = self._sides.get(key)
+        if side is None:
+            return
+        side.proved = side.proved | {node} if is_proved else side.proved - {node}
+        side.silent = side.silent - {node} if is_proved else side.silent | {node}
+        self._loop.report((key,))
+
+    def agent_of(self, endpoint: Endpoint) -> AgentAddress | None:
+        """Return how the peers of an endpoint reach us, while it may have any."""
+        if not (self.path and self.is_speaking):
+            return None
+        is_concerned = endpoint.machine.assignment.role or endpoint.machine.underlying.redirect
+        return self.path.agent if is_concerned else None
+
+    def readiness(self, endpoint: Endpoint) -> Readiness | None:
+        """Say whether what arrives here could be sent on; None where nobody asks."""
+        if not self.is_on or endpoint.machine.assignment.role is None:
+            return None
+        side = self._sides.get(endpoint.key)
+        named = [each for each in side.peers if each.uid == endpoint.machine.uid] if side else []
+        if side is None or not named:
+            text = "the agent of the migration's other side is not known so far"
+            return False, EndpointReason.NO_PEER, text
+        refusals = [side.ways[each] for each in named if each in side.ways]
+        refused = next((each for each in refusals if isinstance(each, Refusal)), None)
+        if refused:
+            return False, refused.reason, refused.message
+        silent = [each.node for each in named if each.node in side.silent]
+        if silent:
+            text = f"the agent on {', '.join(silent)} does not answer; a firewall between nodes?"
+            return False, EndpointReason.PEER_SILENT, text
+        unproved = [each.node for each in named if each.node not in side.proved]
+        if unproved:
+            text = f"the way to {', '.join(unproved)} is not proved so far"
+            return False, EndpointReason.NOT_PROVED, text
+        return True, EndpointReason.READY, ""
