@@ -16,17 +16,19 @@ from handover_api.names import ObjectKey
 from handover_api.peer import Peer
 from handover_api.workloadendpoint import AgentAddress, Role
 from handover_nodeagent import metrics
+from handover_nodeagent.kernel import tunnel
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.peers import keys, messages
 from handover_nodeagent.peers.answers import Answers
 from handover_nodeagent.peers.clocks import Offset
 from handover_nodeagent.peers.hellos import Contact, Hellos
+from handover_nodeagent.peers.inner_routes import InnerRoutes
 from handover_nodeagent.peers.keys import Key, Signer
 from handover_nodeagent.peers.messages import BystanderAck, HelloAnswer, Kind, Way
 from handover_nodeagent.peers.reader import Reader
 from handover_nodeagent.peers.relations import Relation, Relations
 from handover_nodeagent.peers.sink import Acknowledgment, Done, Proof, Sink
-from handover_nodeagent.peers.sockets import Datagram, Refusal
+from handover_nodeagent.peers.sockets import Datagram, Place, Refusal
 from handover_nodeagent.peers.statements import Destination, Recipient, Statements
 from handover_nodeagent.peers.trust import Accepted, Trust
 
@@ -52,16 +54,17 @@ class DirectPath:
         self._answers = Answers(signer.sign)
         self._reader = Reader(self._relations, self._trust, self._accept)
         self._nodes: dict[str, tuple[IPAddress, ...]] = {}
+        self._addresses: tuple[IPAddress, ...] = ()
         self._port = 0
-        # Through a tunnel, too, once there is one.
-        self._ways = (Way.PLAIN,)
+        self._tunnel: InnerRoutes | None = None
         self._outgoing: deque[tuple[bytes, Destination]] = deque()
         self._alarm: asyncio.TimerHandle | None = None
 
     @property
     def agent(self) -> AgentAddress | None:
         """What the status of our endpoints is to tell; None while nobody can reach us."""
-        addresses = self._reader.addresses[:MOST_ADDRESSES]
+        places = [place for place in self._reader.places if not place.device]
+        addresses = tuple(place.address for place in places)[:MOST_ADDRESSES]
         if not addresses:
             return None
         text = base64.b64encode(self._signer.public_key).decode()
@@ -69,13 +72,27 @@ class DirectPath:
 
     @property
     def refusals(self) -> tuple[Refusal, ...]:
-        """Why there is no socket at some address; it is tried again."""
-        return self._reader.refusals
+        """Why there is no socket at some address of the node; it is tried again."""
+        refusals = self._reader.refusals.items()
+        return tuple(refusal for place, refusal in refusals if not place.device)
+
+    @property
+    def has_tunnel(self) -> bool:
+        """Tell whether the way through the tunnel can be proved: there is none without IPv6."""
+        return any(place.device for place in self._reader.places)
 
     def listen(self, addresses: Collection[IPAddress], port: int) -> None:
         """Be reached at these addresses of this node; others are given up."""
-        self._port = port
-        self._reader.listen(addresses, port)
+        self._addresses, self._port = tuple(addresses), port
+        self._listen()
+
+    def use_tunnel(self, routes: InnerRoutes | None) -> None:
+        """Send HELLOs by the tunnel's device, too; None: it is gone."""
+        self._tunnel = routes
+        self._listen()
+        self._lead()
+        self._hellos.ask_all(self._now())
+        self._wind()
 
     def close(self) -> None:
         """Say and hear nothing more."""
@@ -92,6 +109,7 @@ class DirectPath:
         if new == old:
             return
         now = self._now()
+        self._lead()
         self._hellos.know(set(old) - set(new), [one for one in new if one not in old], now)
         self._answers.forget(set(old) - set(new))
         self._work()
@@ -152,6 +170,19 @@ class DirectPath:
     def offset(self, public_key: bytes) -> Offset | None:
         """Return how far that agent's clock is ahead of ours."""
         return self._hellos.offset(public_key, time.time_ns())
+
+    def _listen(self) -> None:
+        places = [Place(address, self._port) for address in self._addresses]
+        if self._tunnel:
+            places += [
+                Place(tunnel.inner_address(address), self._port, self._tunnel.device)
+                for address in self._addresses
+            ]
+        self._reader.listen(places)
+
+    def _lead(self) -> None:
+        if self._tunnel:
+            self._tunnel.lead_to(self._relations.peer_addresses)
 
     def _say(self, kind: Kind, key: ObjectKey, uid: str, recipients: list[Recipient]) -> None:
         now = self._now()
@@ -269,7 +300,9 @@ class DirectPath:
         try:
             self._reader.expire(now)
             self._send_due(now)
-            for hello in self._hellos.take(now, self._ways):
+            # Where the tunnel has no socket so far, nobody could hear it either.
+            ways = tuple(Way) if self.has_tunnel else (Way.PLAIN,)
+            for hello in self._hellos.take(now, ways):
                 self._send_hello(hello.nonce, hello.datagram, hello.destination, hello.way)
             for one in self._hellos.silent(now):
                 self._sink.peer_silent(one.key, one.uid, one.node)
@@ -278,9 +311,12 @@ class DirectPath:
             self._wind()
 
     def _send_hello(self, nonce: bytes, octets: bytes, to: Destination, way: Way) -> None:
+        self._hellos.sent(nonce, time.time_ns())
         if way is Way.PLAIN:
-            self._hellos.sent(nonce, time.time_ns())
             self._send(octets, to)
+        elif self._tunnel:
+            inner = tunnel.inner_address(to.address)
+            self._reader.send(octets, inner, to.port, self._tunnel.device)
 
     def _send_due(self, now: float) -> None:
         """Send to the peers at once; have the nodes that are none wait for a turn of the loop."""

@@ -94,6 +94,11 @@ class Hellos:
         for key in [key for key in self._clocks if key not in keys]:
             del self._clocks[key]
 
+    def ask_all(self, now: float) -> None:
+        """Ask all at once: there is another way to them."""
+        for contact in self._contacts.values():
+            contact.next = now
+
     def contact(self, relation: Relation) -> Contact | None:
         """Return what is known of the way to a peer."""
         return self._contacts.get(relation)

@@ -5,6 +5,7 @@ buffer in which others' would have had room. Whoever is muted sends on or stops:
 time that doubles while he does not.
 """
 
+import enum
 from collections.abc import Collection, Iterator
 from typing import Final
 
@@ -30,8 +31,15 @@ _WORD: Final = 4
 _KEEP: Final = Step(bpf.RETURN, bpf.EVERYTHING)
 _DROP: Final = Step(bpf.RETURN, 0)
 
-Muted = IPAddress | None
-"""None are all strangers together: their addresses may be as many as there are datagrams."""
+
+class Group(enum.Enum):
+    """Who is muted together: their addresses may be as many as there are datagrams, or one."""
+
+    STRANGERS = "strangers"
+    TUNNEL = "tunnel"
+
+
+Muted = IPAddress | Group
 
 
 class Mutes:
@@ -80,11 +88,17 @@ def program(size: int, muted: Collection[Muted], known: Collection[IPAddress]) -
 
     Where strangers are muted, only *known* addresses pass, MOST of them.
     """
-    dropped = [one.packed for one in muted if one and len(one.packed) == size][:MOST]
-    if None not in muted:
+    addresses = [one.packed for one in muted if not isinstance(one, Group)]
+    dropped = [one for one in addresses if len(one) == size][:MOST]
+    if Group.STRANGERS not in muted:
         return bpf.assemble([*_each(dropped, _DROP), _KEEP])
     kept = [one.packed for one in known if len(one.packed) == size and one.packed not in dropped]
     return bpf.assemble([*_each(kept[:MOST], _KEEP), _DROP])
+
+
+def tunnel_program(muted: Collection[Muted]) -> bpf.Program:
+    """Return the filter of a tunnel's socket, which drops all or nothing."""
+    return bpf.DROP_ALL if Group.TUNNEL in muted else bpf.assemble([_KEEP])
 
 
 def _each(addresses: Collection[bytes], verdict: Step) -> Iterator[Step | str]:

@@ -9,7 +9,6 @@ import errno
 import functools
 import socket
 import struct
-from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final, NamedTuple, Self
@@ -41,6 +40,14 @@ class Datagram(NamedTuple):
     received_ns: int
 
 
+class Place(NamedTuple):
+    """Where a socket is bound; in the tunnel the address is one of its *device* alone."""
+
+    address: IPAddress
+    port: int
+    device: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """Why there is no socket: a condition's reason, and a sentence."""
@@ -50,29 +57,32 @@ class Refusal:
 
 
 class Socket:
-    """One socket, bound to one address."""
+    """One socket, bound to one place."""
 
-    def __init__(self, sock: socket.socket, address: IPAddress) -> None:
+    def __init__(self, sock: socket.socket, place: Place) -> None:
         self._socket = sock
-        self.address = address
+        self.place = place
 
     @classmethod
-    def open(cls, address: IPAddress, port: int) -> Self | Refusal:
-        """Bind to *address*; a port that is taken is a value."""
-        family = socket.AF_INET if address.version == 4 else socket.AF_INET6  # noqa: PLR2004
-        sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+    def open(cls, place: Place) -> Self | Refusal:
+        """Bind to *place*; a port that is taken is a value."""
+        is_v4 = place.address.version == 4  # noqa: PLR2004
+        family = socket.AF_INET if is_v4 else socket.AF_INET6
+        try:
+            sock = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_NONBLOCK)
+        except OSError as error:
+            return _refusal(error, place)
         try:
             sock.setsockopt(socket.SOL_SOCKET, _SO_TIMESTAMPNS, 1)
             # Without CAP_NET_ADMIN the kernel's default has to do.
             with contextlib.suppress(PermissionError):
                 sock.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, RECEIVE_BUFFER)
-            if family == socket.AF_INET6:
-                sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-            sock.bind((str(address), port))
+            bound = str(place.address), place.port
+            sock.bind(bound if is_v4 else (*bound, 0, place.device))
         except OSError as error:
             sock.close()
-            return _refusal(error, address, port)
-        return cls(sock, address)
+            return _refusal(error, place)
+        return cls(sock, place)
 
     def fileno(self) -> int:
         """Return the descriptor, for the loop."""
@@ -95,13 +105,17 @@ class Socket:
             if level == socket.SOL_SOCKET and kind == _SO_TIMESTAMPNS:
                 seconds, nanoseconds = _TIMESPEC.unpack(payload)
                 received = int(seconds) * 1_000_000_000 + int(nanoseconds)
-        # An address of one link alone carries its interface.
-        return Datagram(octets, _parse(sender[0].partition("%")[0]), received)
+        # Inside of the tunnel, and there alone, the sender's address says nothing.
+        source = None if self.place.device else _parse(sender[0])
+        return Datagram(octets, source, received)
 
     def send(self, octets: bytes, address: IPAddress, port: int) -> bool:
         """Send a datagram; False where the kernel cannot, and nobody waits for that."""
+        to: tuple[str, int] | tuple[str, int, int, int] = str(address), port
+        if self.place.device:
+            to = (*to, 0, self.place.device)
         try:
-            self._socket.sendto(octets, (str(address), port))
+            self._socket.sendto(octets, to)
         except OSError:
             return False
         return True
@@ -111,14 +125,8 @@ class Socket:
         self._socket.close()
 
 
-def open_all(addresses: Iterable[IPAddress], port: int) -> tuple[list[Socket], list[Refusal]]:
-    """Open a socket at each address; what fails keeps no other from being opened."""
-    opened = [Socket.open(address, port) for address in addresses]
-    sockets = [one for one in opened if isinstance(one, Socket)]
-    return sockets, [one for one in opened if isinstance(one, Refusal)]
-
-
-def _refusal(error: OSError, address: IPAddress, port: int) -> Refusal:
+def _refusal(error: OSError, place: Place) -> Refusal:
+    address, port, _ = place
     reason = EndpointReason.REFUSED
     text = f"cannot bind UDP port {port} of {address}: {error.strerror}"
     match error.errno:

@@ -10,7 +10,7 @@ import pytest
 from handover_nodeagent.kernel import bpf, syscalls
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.peers import mutes
-from handover_nodeagent.peers.mutes import CALM, FIRST, LAST, MOST, Muted, Mutes
+from handover_nodeagent.peers.mutes import CALM, FIRST, LAST, MOST, Group, Muted, Mutes
 
 NOW = 100.0
 A = ip_address("10.0.0.1")
@@ -64,10 +64,10 @@ def test_just_before_it_is_calm_it_still_doubles() -> None:
 def test_one_does_not_prolong_the_others_time() -> None:
     it = Mutes()
     it.mute(A, NOW)
-    it.mute(None, NOW + 0.01)
+    it.mute(Group.STRANGERS, NOW + 0.01)
     assert it.due == NOW + FIRST
     it.expire(NOW + FIRST)
-    assert it.muted == {None}
+    assert it.muted == {Group.STRANGERS}
 
 
 def test_nobody_is_remembered_for_ever() -> None:
@@ -113,9 +113,9 @@ OTHER_V6 = ip_address("1::1")
         ([], [], {ONE, TWO, THREE, FOUR}),
         ([TWO], [], {ONE, THREE, FOUR}),
         ([TWO, FOUR, V6], [ONE], {ONE, THREE}),
-        ([None], [ONE, THREE, V6], {ONE, THREE}),
-        ([None, THREE], [ONE, THREE], {ONE}),
-        ([None], [], set()),
+        ([Group.STRANGERS], [ONE, THREE, V6], {ONE, THREE}),
+        ([Group.STRANGERS, THREE], [ONE, THREE], {ONE}),
+        ([Group.STRANGERS], [], set()),
     ],
 )
 def test_the_kernel_drops_who_is_muted(
@@ -130,9 +130,9 @@ def test_the_kernel_drops_who_is_muted(
         ([], [], True),
         ([V6], [], False),
         ([OTHER_V6], [], True),
-        ([None], [V6], True),
-        ([None], [OTHER_V6, ONE], False),
-        ([None], [OTHER_V6, V6], True),
+        ([Group.STRANGERS], [V6], True),
+        ([Group.STRANGERS], [OTHER_V6, ONE], False),
+        ([Group.STRANGERS], [OTHER_V6, V6], True),
     ],
 )
 def test_all_of_an_ipv6_address_counts(
@@ -145,7 +145,13 @@ def test_all_of_an_ipv6_address_counts(
 
 def test_the_longest_program_is_one_that_the_kernel_takes() -> None:
     many = [ip_address((1 << 120) + number) for number in range(MOST + 50)]
-    program = mutes.program(16, [None], [*many[: MOST - 1], V6, *many[MOST:]])
+    program = mutes.program(16, [Group.STRANGERS], [*many[: MOST - 1], V6, *many[MOST:]])
     assert len(program) <= 4096
     assert passing(6, program) == {V6}
     assert passing(6, mutes.program(16, many, [])) == {V6}
+
+
+def test_of_the_tunnel_all_is_dropped_or_nothing() -> None:
+    assert passing(6, mutes.tunnel_program([Group.STRANGERS])) == {V6}
+    assert passing(6, mutes.tunnel_program([Group.TUNNEL])) == set()
+    assert passing(6, mutes.program(16, [Group.TUNNEL], [])) == {V6}
