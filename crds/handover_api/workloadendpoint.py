@@ -70,7 +70,11 @@ class WorkloadEndpointSpec(Model):
 
 
 class RouteStatus(Model):
-    """A route of this endpoint that is in the node's kernel, in rtnetlink's own numbers."""
+    """A route of this endpoint that is in the node's kernel, in rtnetlink's own numbers.
+
+    Of those that other nodes may be told of: one that is the node's own affair (a redirect after
+    the migration) is none of them, or targets would wait for it.
+    """
 
     address: IPv4Address | IPv6Address
     metric: int

@@ -138,6 +138,11 @@ DISTRIBUTED: Final = Gauge(
     "Addresses of guests on other nodes that have a route here",
     registry=REGISTRY,
 )
+NODES: Final = Gauge(
+    "handover_nodeagent_other_nodes",
+    "Nodes of the cluster that hear of each guest that moves, this one left out",
+    registry=REGISTRY,
+)
 UNREACHABLE: Final = Gauge(
     "handover_nodeagent_unreachable_nodes",
     "Nodes with guests, by family, to which no next hop leads from here",

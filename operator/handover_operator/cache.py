@@ -16,6 +16,7 @@ from handover_operator.kube.versions import Version, Versions
 from handover_operator.roles import parse
 from handover_operator.roles.outcome import Driver
 from handover_operator.roles.parse import RawObject, Unreadable
+from handover_operator.roles.peers import Peers
 from handover_operator.roles.resolver import Resolver
 from handover_operator.roles.sharing import Sharing
 from handover_operator.status.configuration import Application
@@ -42,6 +43,7 @@ class Cache:
     def __init__(self, driver: Driver) -> None:
         self.resolver = Resolver(driver)
         self.sharing = Sharing()
+        self.peers = Peers(self.resolver.index)
         self.configurations: dict[str, HandoverConfiguration] = {}
         self.unreadable: dict[tuple[Kind, ObjectKey], Unreadable] = {}
         self.application: Application | None = None
@@ -102,8 +104,12 @@ class Cache:
             case Kind.ENDPOINT:
                 self.resolver.drop_endpoint(key)
                 self.sharing.drop(key)
+                self.peers.drop(key)
             case Kind.MIGRATION:
+                migration = self.resolver.index.migrations.get(key)
                 self.resolver.drop_migration(key)
+                if migration is not None:
+                    self.peers.mark(migration)
             case Kind.CONFIGURATION:
                 self.configurations.pop(key.name, None)
                 # Without the default all others are doubtful; the one that is gone is not.
@@ -171,12 +177,16 @@ class Cache:
                     return endpoint
                 self.resolver.put_endpoint(endpoint)
                 self.sharing.put(endpoint)
+                self.peers.put(endpoint)
             case Kind.MIGRATION:
                 migration = parse.migration(raw)
                 if isinstance(migration, Unreadable):
                     self.resolver.put_unreadable(key, migration.migration_uid)
                     return migration
+                is_new = key not in self.resolver.index.migrations
                 self.resolver.put_migration(migration)
+                if is_new:
+                    self.peers.mark(migration)
             case Kind.CONFIGURATION:
                 configuration = parse.configuration(raw)
                 if isinstance(configuration, Unreadable):

@@ -263,7 +263,7 @@ class Controller(WriteLoop[Request]):
         self._queue_endpoints(index.endpoints)
         if self._standby is not None:
             return
-        self._queue_shared(index.endpoints, self._clock())
+        self._queue_relations(index.endpoints, self._clock())
         for key in index.migrations:
             self._queue.add(Request(Kind.MIGRATION, key))
 
@@ -279,9 +279,10 @@ class Controller(WriteLoop[Request]):
         self._queue_endpoints(resolution.endpoints)
         now = self._clock()
         sharing = self.cache.sharing
-        changed = sharing.settle(now)
+        changed = sharing.settle(now) | self.cache.peers.settle()
         if self._standby is None:
-            self._queue_shared(changed, now)
+            # With those that were judged: nothing is written on one whose verdict is not known yet.
+            self._queue_relations(changed | resolution.endpoints, now)
             for request in due.of_the_leader(self.cache, resolution.migrations):
                 self._queue.add(request)
         loop = asyncio.get_running_loop()
@@ -304,8 +305,8 @@ class Controller(WriteLoop[Request]):
         for key in (resolution.endpoints | resolution.migrations) - failed.keys():
             self._faults.pop(key, None)
 
-    def _queue_shared(self, keys: Iterable[ObjectKey], now: dt.datetime) -> None:
-        for request in due.shared(self.cache, keys, now):
+    def _queue_relations(self, keys: Iterable[ObjectKey], now: dt.datetime) -> None:
+        for request in due.relations(self.cache, keys, now):
             self._queue.add(request)
 
     def _queue_endpoints(self, keys: Iterable[ObjectKey]) -> None:

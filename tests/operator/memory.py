@@ -176,6 +176,7 @@ class Known:
         """Resolve all that has changed."""
         self.cache.resolver.resolve(self.memory.now)
         self.cache.sharing.settle(self.memory.now)
+        self.cache.peers.settle()
 
     def pass_time(self, seconds: float) -> None:
         """Let a time pass."""

@@ -10,7 +10,7 @@ import pytest
 import structlog
 from tests.operator.memory import NAMESPACE, NOW, SOURCE, SPEC, Memory
 
-from handover_api import names
+from handover_api import names, peer
 from handover_api.names import ObjectKey
 from handover_operator import controller as room
 from handover_operator.controller import Controller
@@ -327,6 +327,36 @@ async def test_work_beyond_one_turn_goes_on_in_the_next(
         while memory.patches.count("m1/status") == 0 or len(memory.patches) < 22:  # noqa: ASYNC110
             await asyncio.sleep(0.001)
     assert {memory.role(f"a{number}") for number in range(20)} == {"source"}
+
+
+async def test_who_may_speak_for_the_guest_is_written_once_on_each_side(
+    memory: Memory, controller: Controller
+) -> None:
+    key = "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo="
+    published = {"publicKey": key, "addresses": ["192.0.2.1"], "port": 7473}
+    memory.put(Kind.MIGRATION, "m1", {**SOURCE, "target": {"workload": {"name": "b"}}})
+    for name, state in (("a", "Base"), ("b", "Live")):
+        spec = {**SPEC, "node": f"node-{name}", "workload": name}
+        memory.put(Kind.ENDPOINT, name, spec, status={"state": state, "agent": published})
+
+    def said(name: str) -> list[tuple[str, str]]:
+        raw = memory.stored[Kind.ENDPOINT, ObjectKey(NAMESPACE, name)]
+        found = peer.peers_from_annotations(raw["metadata"]["annotations"])
+        return [(each.endpoint, each.uid) for each in found]
+
+    await controller.load()
+    await settle(controller)
+    assert (said("a"), said("b")) == ([("b", "uid-m1")], [("a", "uid-m1")])
+    # The roles first, then what follows from them.
+    assert sorted(memory.patches) == ["a", "a", "b", "b", "m1/status"]
+
+    again = Controller(memory, lambda: memory.now)
+    task = asyncio.create_task(again.run(2))
+    await again.load()
+    await settle(again)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    assert len(memory.patches) == 5
 
 
 async def test_an_address_that_two_nodes_serve_is_said_on_both_until_it_is_over(

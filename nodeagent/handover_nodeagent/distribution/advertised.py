@@ -69,7 +69,7 @@ class Endpoint:
     @property
     def is_redirected(self) -> bool:
         """Tell whether its node sends on what arrives there, as the guest is elsewhere."""
-        return self.state is not None and self.state.value == "Redirected"
+        return self.state is State.REDIRECTED
 
 
 def read(

@@ -6,27 +6,27 @@ that an agent before this one left stay as they are, and only then those that no
 
 import asyncio
 import contextlib
-from collections.abc import Callable, Iterable
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, field
+import enum
+from collections.abc import Iterable
 from typing import Final
 
 import structlog
 
-from handover_api.configuration import Settings
 from handover_api.names import ObjectKey
+from handover_api.peer import Peer
 from handover_nodeagent import metrics
-from handover_nodeagent.distribution import advertised, lookup, notifications
+from handover_nodeagent.distribution import advertised, notifications
 from handover_nodeagent.distribution.advertised import Endpoint
-from handover_nodeagent.distribution.known import Slot, ViaNextHop
+from handover_nodeagent.distribution.hops import Hops
+from handover_nodeagent.distribution.known import ViaNextHop
 from handover_nodeagent.distribution.nodes import Node
 from handover_nodeagent.distribution.notifications import Doubt
+from handover_nodeagent.distribution.place import Heard, Nobody, Place, Speakers
 from handover_nodeagent.distribution.resolver import Destination, Resolver
 from handover_nodeagent.distribution.routes import DistributedRoutes, Prepared
-from handover_nodeagent.kernel import nexthops
+from handover_nodeagent.kernel import links, nexthops
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.kernel.netlink.codec import ObservationError
-from handover_nodeagent.kernel.netlink.nhmsg import NextHop
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.retry.timers import Retry
 
@@ -46,64 +46,63 @@ ATTEMPTS: Final = 8
 _log: Final = structlog.get_logger()
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where an agent distributes: which node it is, and what of others' it must leave alone."""
+class Collection(enum.Enum):
+    """What is listed and watched."""
 
-    node: str
-    settings: Settings
-    api_servers: AbstractSet[IPAddress] = frozenset()
-    is_paused: Callable[[ObjectKey], bool] = field(default=lambda _: False)
+    NODES = enum.auto()
+    ENDPOINTS = enum.auto()
 
 
 class Distribution:
     """Keeps this node's routes to guests on other nodes, while :meth:`run` runs."""
 
-    def __init__(
-        self, place: Place, channel: Channel, own_node_changed: Callable[[], None] = lambda: None
-    ) -> None:
-        """Call *own_node_changed* when what is at home on this node may be otherwise."""
+    def __init__(self, place: Place, channel: Channel, speakers: Speakers | None = None) -> None:
+        """Write by *channel*; tell *speakers* whom to believe."""
         settings = place.settings
+        grace = settings.live_migration_route_convergence_time.total_seconds()
+        protocol = settings.private_route_protocol
         self.place = place
-        self.resolver = Resolver(
-            place.node, settings.live_migration_route_convergence_time.total_seconds()
-        )
-        protocol = settings.route_protocol + 1
+        self.resolver = Resolver(place.node, grace)
         self.routes = DistributedRoutes(channel, settings.route_table, protocol)
+        self.hops = Hops(channel, self.resolver.nodes, self.routes)
         self.refused: dict[IPAddress, str] = {}
-        self.unreachable: set[Slot] = set()
+        self.strict_devices: frozenset[str] = frozenset()
         self._channel = channel
-        self._protocol = protocol
-        self._own_node_changed = own_node_changed
-        self._hops: dict[Slot, NextHop] = {}
+        self._speakers = speakers or Nobody()
         self._prepared: dict[ObjectKey, Prepared] = {}
+        self._remembered: tuple[Heard, ...] = ()
         self._dirty: dict[IPAddress, None] = {}
         self._turn: asyncio.Handle | None = None
         self._retry = Retry(self._try_again)
-        self._synced: set[str] = set()
-        self._outages: set[str] = set()
-        self._is_observed = False
-        self._wanted = asyncio.Event()
+        self._synced: set[Collection] = set()
+        self._outages: set[Collection] = set()
+        self._observed_at: float | None = None
         self._must_observe = True
+        self._wanted = asyncio.Event()
 
-    # What the lists say; each has a name.
+    # What the lists say.
 
     @property
     def is_ready(self) -> bool:
         """Tell whether enough is known to write anything."""
-        return self._is_observed and len(self._synced) == len(LISTS)
+        return self._observed_at is not None and len(self._synced) == len(Collection)
 
-    def synced(self, collection: str) -> None:
+    @property
+    def knows_nodes(self) -> bool:
+        """Tell whether the list of nodes was complete once."""
+        return Collection.NODES in self._synced
+
+    def synced(self, collection: Collection) -> None:
         """Know that a list is complete."""
         self._outages.discard(collection)
-        was_ready = self.is_ready
-        self._synced.add(collection)
-        if self.is_ready and not was_ready:
-            self._touch_all()
+        if collection not in self._synced:
+            self._synced.add(collection)
+            self.place.changed()
+            self._get_ready()
         # What has been gone meanwhile may be over its grace by now.
         self._wanted.set()
 
-    def outage(self, collection: str) -> None:
+    def outage(self, collection: Collection) -> None:
         """Know that changes may be missed: nothing expires until the list is complete again."""
         self._outages.add(collection)
 
@@ -111,12 +110,14 @@ class Distribution:
         """Take a node that is new or has changed."""
         before = self.resolver.nodes.get(node.name)
         affected = self.resolver.put_node(node)
-        if node.name == self.place.node:
-            if before != self.resolver.nodes[node.name]:
-                self._own_node_changed()
+        if self.resolver.nodes[node.name] == before:
+            return
+        if node.name == self.place.node and self.knows_nodes:
+            self.place.changed()
         elif self.is_ready:
             # One message moves all routes to a node whose address is another one now.
-            self._look_up(slot for slot in tuple(self._hops) if slot[0] == node.name)
+            self.hops.look_up([slot for slot in self.hops.slots if slot[0] == node.name])
+        self._wanted.set()
         self._touch(affected)
 
     def drop_node(self, name: str) -> None:
@@ -124,32 +125,45 @@ class Distribution:
         self.resolver.drop_node(name, self._now())
         self._wanted.set()
 
-    def put(self, endpoint: Endpoint) -> None:
-        """Take an advertised endpoint, or one of our own as it stands now."""
-        self._touch(self.resolver.put(endpoint))
+    def put(self, endpoint: Endpoint, speaker: Peer | None = None) -> None:
+        """Take an advertised endpoint, and who speaks for it; or one of our own as it is now."""
+        affected = self.resolver.put(endpoint)
+        if endpoint.node != self.place.node:
+            self._speakers.know_advertised(endpoint.key, speaker)
+        self._touch(affected)
 
     def drop(self, key: ObjectKey) -> None:
         """Take the end of an endpoint."""
         self._touch(self.resolver.drop(key, self._now()))
         self._prepared.pop(key, None)
+        self._speakers.know_advertised(key, None)
         self._wanted.set()
-
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
 
     # What a target's agent says.
 
-    def bystander_has(self, key: ObjectKey, uid: str) -> None:
-        """Fire what was prepared: the guest of migration *uid* is at endpoint *key* now."""
+    def bystander_has(self, key: ObjectKey, uid: str) -> bool:
+        """Fire what was prepared: the guest of migration *uid* is at endpoint *key* now.
+
+        Return whether its addresses lead there.
+        """
         affected = self.resolver.fire(key, uid)
-        if not affected:
-            return
-        prepared = self._prepared.pop(key, ())
-        if self.is_ready and prepared:
-            self.routes.fire(prepared)
-        metrics.FIRED.inc()
-        # What was not prepared, what was refused, and what has to go now.
-        self._touch(affected)
+        if affected:
+            prepared = self._prepared.pop(key, ())
+            if self.is_ready and prepared:
+                self.routes.fire(prepared)
+            metrics.FIRED.inc()
+            # What was not prepared, what was refused, and what has to go now.
+            self._touch(affected)
+        return self.is_ready and self._is_followed(key)
+
+    def _is_followed(self, key: ObjectKey) -> bool:
+        endpoint = self.resolver.endpoints.get(key)
+        for address in endpoint.addresses if endpoint else ():
+            destination = self.resolver.destination(address)
+            route = self._route(address, destination) if destination else None
+            if route and self.routes.known.change(route):
+                return False
+        return endpoint is not None
 
     def _prepare(self, addresses: Iterable[IPAddress]) -> None:
         """Encode anew what a HAVE would fire for those that have one of *addresses*."""
@@ -161,15 +175,31 @@ class Distribution:
             else:
                 self._prepared.pop(key, None)
 
+    def _remember(self) -> None:
+        fired = sorted(self.resolver.fired.items(), key=lambda item: item[1].order)
+        heard = tuple((key, one.uid) for key, one in fired)
+        if heard != self._remembered:
+            self._remembered = heard
+            self.place.remember(heard)
+
     # From what is known to the kernel.
+
+    def refresh(self) -> None:
+        """Compare all that is known with what is wanted."""
+        self._touch(self.resolver.everything() | self.routes.known.addresses())
+
+    def _get_ready(self) -> None:
+        """Begin to write, once all is known; what was heard before a restart counts as before."""
+        if not self.is_ready:
+            return
+        for key, uid in self.place.recall():
+            self.resolver.fire(key, uid)
+        self.refresh()
 
     def _touch(self, addresses: Iterable[IPAddress]) -> None:
         self._dirty.update(dict.fromkeys(addresses))
         if self._dirty and self.is_ready and self._turn is None:
             self._turn = asyncio.get_running_loop().call_soon(self._work)
-
-    def _touch_all(self) -> None:
-        self._touch(self.resolver.everything() | self.routes.known.addresses())
 
     def _work(self) -> None:
         """Bring the routes to some addresses to what is wanted, and go on in the next turn."""
@@ -182,10 +212,9 @@ class Distribution:
         finally:
             self._touch(())
 
-    def _apply(self, addresses: Iterable[IPAddress]) -> None:
-        touched = tuple(addresses)
+    def _apply(self, addresses: list[IPAddress]) -> None:
         wanted: dict[IPAddress, ViaNextHop | None] = {}
-        for address in touched:
+        for address in addresses:
             self.refused.pop(address, None)
             destination = self.resolver.destination(address)
             if any(map(self.place.is_paused, self.resolver.endpoints_with([address]))):
@@ -195,78 +224,31 @@ class Distribution:
             if destination is None or route:
                 wanted[address] = route
         refused = self.routes.apply(wanted)
-        self._prepare(touched)
+        self._prepare(addresses)
+        self._remember()
         if refused:
             self.refused.update(refused)
             self._observe_soon()
             self._retry.failed()
         elif not self.refused:
             self._retry.succeeded()
-        self._count()
+        metrics.DISTRIBUTED.set(len(self.routes.known.addresses()))
 
     def _route(self, address: IPAddress, destination: Destination) -> ViaNextHop | None:
         """Return the route to *address*; None while its node is reached by nothing."""
-        slot = destination.node, address.version
-        if not self._has_way(slot):
-            self._look_up([slot])
-        if not self._has_way(slot):
-            return None
+        number = self.hops.number((destination.node, address.version))
         metric = advertised.metric(address, destination.level, self.place.settings)
-        return ViaNextHop(address, metric, self.routes.known.numbers[slot])
-
-    def _has_way(self, slot: Slot) -> bool:
-        """Tell whether a node's nexthop object is in the kernel."""
-        number = self.routes.known.numbers.get(slot)
-        return slot in self._hops and self.routes.known.nexthops.get(number or 0) is not None
+        return None if number is None else ViaNextHop(address, metric, number)
 
     def _try_again(self) -> None:
         self._touch(tuple(self.refused))
-
-    def _count(self) -> None:
-        metrics.DISTRIBUTED.set(len(self.routes.known.addresses()))
-        metrics.UNREACHABLE.set(len(self.unreachable))
-
-    # How nodes are reached.
-
-    def _look_up(self, slots: Iterable[Slot]) -> None:
-        """Ask how nodes are reached; a way that is gone stays until there is another one."""
-        for slot in slots:
-            name, version = slot
-            node = self.resolver.nodes.get(name)
-            hop = lookup.to_node(self._channel, node, version) if node else None
-            refusal = ""
-            if isinstance(hop, NextHop):
-                refusal = self.routes.put_nexthop(slot, hop)
-                if not refusal:
-                    self._hops[slot] = hop
-            is_reached = isinstance(hop, NextHop) and not refusal
-            if is_reached == (slot in self.unreachable):
-                (self.unreachable.discard if is_reached else self.unreachable.add)(slot)
-                _log.info("node_reached", node=name, family=version, by=str(hop), why=refusal)
-
-    async def _look_up_all(self) -> None:
-        """Ask for all nodes that have an advertised endpoint, some in each turn of the loop."""
-        hosts = self.resolver.hosts()
-        gone = [slot for slot in self._hops if slot[0] not in hosts]
-        for slot in gone:
-            del self._hops[slot]
-        self.routes.known.forget(gone)
-        self.unreachable = {slot for slot in self.unreachable if slot[0] in hosts}
-        slots = tuple({*self._hops, *self.unreachable})
-        before = set(self.unreachable)
-        for start in range(0, len(slots), NODES):
-            self._look_up(slots[start : start + NODES])
-            await asyncio.sleep(0)
-        if before - self.unreachable:
-            # Their routes waited for that.
-            self._touch_all()
-        self.routes.remove_unused()
 
     # In step with the kernel.
 
     async def run(self) -> None:
         """Keep the kernel at what is wanted, until cancelled; what is there stays then."""
-        listening = notifications.listen(self._heard, self._channel.port, self._protocol)
+        protocol = self.place.settings.private_route_protocol
+        listening = notifications.listen(self._heard, self._channel.port, protocol)
         try:
             while True:
                 await self._look()
@@ -280,12 +262,22 @@ class Distribution:
             self._retry.cancel()
             if self._turn:
                 self._turn.cancel()
+            self._fall_silent()
 
     async def remove(self) -> None:
-        """Remove all routes and nexthop objects of this room, known so far or not."""
+        """Remove all routes and nexthop objects of this room, known so far or not.
+
+        Raises ObservationError.
+        """
         await self._observe()
         self.routes.remove_all()
-        self._count()
+        metrics.DISTRIBUTED.set(0)
+
+    def _fall_silent(self) -> None:
+        """Have nobody's HAVE believed, and nobody hear of ours: nothing follows it here."""
+        self._speakers.know_nodes({})
+        for endpoint in self.resolver.endpoints.values():
+            self._speakers.know_advertised(endpoint.key, None)
 
     def _rest(self) -> float:
         deadline = self.resolver.deadline()
@@ -295,7 +287,8 @@ class Distribution:
 
     async def _look(self) -> None:
         self._wanted.clear()
-        if self._must_observe or self._now() >= self._observed_at + REFRESH:
+        is_old = self._observed_at is None or self._now() >= self._observed_at + REFRESH
+        if self._must_observe or is_old:
             try:
                 await self._observe()
             except ObservationError as error:
@@ -306,32 +299,57 @@ class Distribution:
         # While the API is out nobody knows whether what is gone came back.
         if not self._outages:
             self._touch(self.resolver.expire(self._now()))
-        await self._look_up_all()
+        nodes = self.resolver.nodes
+        others = {name: one.addresses for name, one in nodes.items() if name != self.place.node}
+        self._speakers.know_nodes(others)
+        metrics.NODES.set(len(others))
+        await self._look_up()
 
-    _observed_at = 0.0
+    async def _look_up(self) -> None:
+        """Ask for all nodes that have an advertised endpoint, some in each turn of the loop."""
+        self.hops.keep(self.resolver.hosts())
+        before, slots = set(self.hops.unreachable), self.hops.slots
+        for start in range(0, len(slots), NODES):
+            self.hops.look_up(slots[start : start + NODES])
+            await asyncio.sleep(0)
+        if before - self.hops.unreachable:
+            # Their routes waited for that.
+            self.refresh()
+        metrics.UNREACHABLE.set(len(self.hops.unreachable))
+        self.routes.remove_unused()
 
     async def _observe(self) -> None:
         """Read what is there. Raises ObservationError."""
-        settings = self.place.settings
+        settings, protocol = self.place.settings, self.place.settings.private_route_protocol
         for _ in range(ATTEMPTS):
             self._must_observe = False
             before = self.routes.writes
             # In a thread: a dump of many routes takes longer than a guest may wait.
-            found = await asyncio.to_thread(nexthops.observe, settings.route_table, self._protocol)
+            found = await asyncio.to_thread(nexthops.observe, settings.route_table, protocol)
             if before == self.routes.writes:
                 break
         else:
             self._observe_soon()
+        await self._observe_reverse_path()
+        is_first = self._observed_at is None
         self._observed_at = self._now()
-        was_ready = self.is_ready
         # At other metrics this protocol has the redirects that nobody exports.
         ours = (one for one in found.routes if advertised.is_metric(one.metric, settings))
         changed = self.routes.known.load(found.nexthops, map(ViaNextHop.of, ours))
-        self._is_observed = True
-        if self.is_ready and not was_ready:
-            self._touch_all()
+        if is_first:
+            self._get_ready()
         # What somebody took away comes back, and what somebody changed is changed back.
         self._touch(changed)
+
+    async def _observe_reverse_path(self) -> None:
+        """See on which devices clients outside of the cluster would be lost."""
+        found = await asyncio.to_thread(links.observe, self.place.settings.route_table)
+        strict = self.hops.strict_devices(
+            frozenset(one.index for one in found.values() if one.default_route)
+        )
+        if strict != self.strict_devices:
+            self.strict_devices = strict
+            self.place.changed()
 
     def _observe_soon(self) -> None:
         self._must_observe = True
@@ -339,12 +357,11 @@ class Distribution:
 
     def _heard(self, doubt: Doubt) -> None:
         # With a link that goes down the kernel takes what uses it, and tells nobody.
-        if doubt.are_ours or doubt.link in {hop.oif for hop in self._hops.values()}:
+        if doubt.are_ours or self.hops.uses(doubt.link):
             self._must_observe = True
         elif doubt.link:
             return
         self._wanted.set()
 
-
-LISTS: Final = ("nodes", "endpoints")
-"""The collections that must be complete."""
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()

@@ -102,9 +102,14 @@ class DirectPath:
         self._alarm = None
         self._outgoing.clear()
 
-    def know_peers(self, key: ObjectKey, role: Role | None, peers: Iterable[Peer]) -> None:
-        """Know by the API who may speak to the endpoint *key* of ours, which has or had *role*."""
-        new = tuple(_relation(key, role, peer) for peer in peers) if role else ()
+    def know_peers(
+        self, key: ObjectKey, role: Role | None, peers: Iterable[Peer], uid: str | None = None
+    ) -> None:
+        """Know by the API who may speak to the endpoint *key* of ours.
+
+        It has or had *role* in the migration *uid*; None: in that of each peer.
+        """
+        new = tuple(_relation(key, role, peer, uid) for peer in peers) if role else ()
         old = self._relations.know_peers(key, new)
         if new == old:
             return
@@ -143,7 +148,7 @@ class DirectPath:
         The peers hear it at once, the other nodes in the next turns of the loop: another guest
         that announces itself in this instant gets its route before.
         """
-        peers = self._peers(key, uid)
+        peers = self._peers(key)
         told = {one.node for one in peers}
         bystanders = [
             Recipient(node, tuple(Destination(address, self._port) for address in addresses[:1]))
@@ -155,10 +160,10 @@ class DirectPath:
 
     def released(self, key: ObjectKey, uid: str) -> None:
         """Say that we have the guest no more: to the peers alone, whom the API would tell later."""
-        self._say(Kind.RELEASED, key, uid, self._peers(key, uid))
+        self._say(Kind.RELEASED, key, uid, self._peers(key))
 
     def answer(self, key: ObjectKey, uid: str, done: Done) -> None:
-        """Acknowledge what was last heard on *key* and *uid*, where the sink could not at once."""
+        """Acknowledge what the peer of *uid* said last to *key*, once it is done."""
         for octets, destination in self._answers.later(key, uid, done):
             self._send(octets, destination)
 
@@ -190,12 +195,10 @@ class DirectPath:
         self._send_due(now)
         self._wind()
 
-    def _peers(self, key: ObjectKey, uid: str) -> list[Recipient]:
-        """Return the peers of this migration; an agent hears it at the address that answers."""
+    def _peers(self, key: ObjectKey) -> list[Recipient]:
+        """Return all peers, of other migrations, too; each hears it at an address that answers."""
         found = []
         for one in self._relations.peers(key):
-            if one.uid != uid:
-                continue
             contact = self._hellos.contact(one)
             proved = (
                 {address for address, way in contact.proved if way is Way.PLAIN}
@@ -272,7 +275,7 @@ class DirectPath:
         for one in relations:
             if one.is_bystanders:
                 continue
-            said = self._statements.said(one.key, one.uid)
+            said = self._statements.said(one.key, one.own_uid)
             body = HelloAnswer(way, said, datagram.received_ns, time.time_ns())
             _, octets = self._signer.sign(Kind.HELLO_ANSWER, body, one.subject, nonce)
             # The tunnel does not say from where; the answer goes by the plain path.
@@ -355,8 +358,8 @@ class DirectPath:
         return asyncio.get_running_loop().time()
 
 
-def _relation(key: ObjectKey, role: Role | None, peer: Peer) -> Relation:
-    about = (key, role, peer.uid, peer.endpoint, peer.node, peer.role)
+def _relation(key: ObjectKey, role: Role | None, peer: Peer, uid: str | None = None) -> Relation:
+    about = (key, role, uid or peer.uid, peer.uid, peer.endpoint, peer.node, peer.role)
     return Relation(*about, public_key=peer.key, addresses=peer.addresses, port=peer.port)
 
 

@@ -174,10 +174,10 @@ class Hellos:
 
     def _ask(self, relation: Relation, address: IPAddress, way: Way, now: float) -> Outgoing:
         nonce = self._make_nonce()
-        hello = Hello(way, self._said(relation.key, relation.uid))
+        hello = Hello(way, self._said(relation.key, relation.own_uid))
         _, datagram = self._sign(Kind.HELLO, hello, relation.own_subject, nonce)
         self._asked[nonce] = _Asked(relation, address, way, now + repeats.GIVE_UP)
-        self._trust.expect(nonce, Question(Kind.HELLO, (relation,)))
+        self._trust.expect(nonce, Question(Kind.HELLO, relation.own_subject, (relation,)))
         return Outgoing(nonce, datagram, Destination(address, relation.port), way)
 
     def _drop(self, nonce: bytes) -> None:

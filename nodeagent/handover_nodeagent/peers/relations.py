@@ -23,11 +23,13 @@ class Relation:
 
     ``key``: the endpoint of ours that it concerns; of a bystander, the advertised one itself, and
     then ``own_role`` is None. ``endpoint`` is the one that the agent speaks for, in the same
-    namespace, and ``role`` what that is in the migration, or was.
+    namespace, and ``role`` what that is in the migration ``uid``, or was. A source of a migration
+    before this one hears of the newest, so ``own_uid`` may be another.
     """
 
     key: ObjectKey
     own_role: Role | None
+    own_uid: str
     uid: str
     endpoint: str
     node: str
@@ -46,7 +48,7 @@ class Relation:
         speaker = ObjectKey(self.key.namespace, self.endpoint)
         object.__setattr__(self, "key_id", self.public_key[: messages.KEY_ID])
         object.__setattr__(self, "subject", messages.subject(speaker, self.uid))
-        object.__setattr__(self, "own_subject", messages.subject(self.key, self.uid))
+        object.__setattr__(self, "own_subject", messages.subject(self.key, self.own_uid))
 
     @property
     def is_bystanders(self) -> bool:
@@ -56,7 +58,7 @@ class Relation:
     @property
     def has_other_side(self) -> bool:
         """Nobody of our own side has anything to say: two targets of one migration are no peers."""
-        return self.role is not self.own_role
+        return self.uid != self.own_uid or self.role is not self.own_role
 
 
 class Relations:

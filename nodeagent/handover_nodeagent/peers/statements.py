@@ -154,7 +154,8 @@ class Statements:
         relations = tuple(one.relation for one in waited if one.relation)
         unsigned = [one for one in waited if not one.relation]
         addresses = frozenset(to.address for one in unsigned for to in one.destinations)
-        self._trust.expect(delivery.nonce, Question(delivery.kind, relations, addresses))
+        question = Question(delivery.kind, messages.subject(*delivery.topic), relations, addresses)
+        self._trust.expect(delivery.nonce, question)
 
     def _end(self, topic: Topic) -> None:
         delivery = self._deliveries.pop(topic, None)

@@ -79,6 +79,7 @@ class Question:
     """A message of ours that may be answered: by whom, or from where if that is not signed."""
 
     kind: Kind
+    subject: bytes
     relations: tuple[Relation, ...]
     addresses: frozenset[IPAddress] = frozenset()
 
@@ -167,7 +168,8 @@ class Trust:
             question = self._questions.get(header.nonce)
             if question is None or not _answers(header.kind, question.kind):
                 return Refused.NONCE
-            spoken = [one for one in question.relations if one.own_subject == header.subject]
+            is_about = header.subject == question.subject
+            spoken = list(question.relations) if is_about else []
         else:
             spoken = list(self._relations.of_subject(header.subject))
         spoken = [one for one in spoken if one.key_id == header.key_id]

@@ -17,6 +17,7 @@ from handover_operator.kinds import Kind
 from handover_operator.reconcile.request import Request
 from handover_operator.roles.model import Endpoint
 from handover_operator.roles.parse import RawObject
+from handover_operator.roles.peers import Told
 from handover_operator.roles.resolver import Resolver
 from handover_operator.roles.rules import Verdict
 from handover_operator.status import kubernetes_events
@@ -39,12 +40,21 @@ def role(resolver: Resolver, key: ObjectKey) -> Due:
     return Due.TAKE_AWAY if verdict.assignment.role is None else Due.GIVE
 
 
-def shared(cache: Cache, keys: Iterable[ObjectKey], now: dt.datetime) -> Iterator[Request]:
-    """Return those endpoints that say wrongly which of their addresses others serve, too."""
+def relations(cache: Cache, keys: Iterable[ObjectKey], now: dt.datetime) -> Iterator[Request]:
+    """Return those endpoints that say wrongly who serves their addresses, too, or is their peer."""
     endpoints = cache.resolver.index.endpoints
     for key in keys:
-        if key in endpoints and endpoints[key].shared != cache.sharing.message(key, now):
+        found = endpoints.get(key)
+        if found is not None and (found.shared, said_of_peers(found)) != (
+            cache.sharing.message(key, now),
+            cache.peers.told(key),
+        ):
             yield Request(Kind.ENDPOINT, key)
+
+
+def said_of_peers(endpoint: Endpoint) -> Told:
+    """Return what the annotations of an endpoint say of its peers."""
+    return Told(endpoint.peers, endpoint.peer_live)
 
 
 def of_the_leader(cache: Cache, migrations: Iterable[ObjectKey]) -> Iterator[Request]:
@@ -71,10 +81,12 @@ def concerned(resolver: Resolver, key: ObjectKey) -> set[ObjectKey]:
     return found
 
 
-def endpoint_patch(endpoint: Endpoint, verdict: Verdict, message: str) -> RawObject | None:
+def endpoint_patch(
+    endpoint: Endpoint, verdict: Verdict, message: str, told: Told
+) -> RawObject | None:
     """Compose what of an endpoint's annotations is not as it should be; None: all is.
 
-    *message*: which of its addresses others serve.
+    *message*: which of its addresses others serve; *told*: who its peers are.
     """
     annotations: dict[str, str | None] = {}
     if verdict.assignment != endpoint.assignment:
@@ -82,6 +94,8 @@ def endpoint_patch(endpoint: Endpoint, verdict: Verdict, message: str) -> RawObj
     if message != endpoint.shared:
         # In a merge patch null takes an annotation away, and an empty one would stay.
         annotations[names.ADDRESS_SHARED] = message or None
+    if told != said_of_peers(endpoint):
+        annotations |= {names.PEER: told.peers or None, names.PEER_LIVE: told.live or None}
     if not annotations:
         return None
     # An agent may have reported since (a guest's life, a route), and the verdict rests on that.

@@ -1,4 +1,4 @@
-"""WorkloadEndpoints: their roles as annotations, and which of their addresses others serve."""
+"""WorkloadEndpoints: their roles as annotations, and which other endpoints concern them."""
 
 import datetime as dt
 from collections.abc import Callable
@@ -38,11 +38,12 @@ class Endpoints:
         verdict = self._cache.resolver.verdict(key)
         if endpoint is None or verdict is None:
             return DONE
-        shared = endpoint.shared
+        shared, told = endpoint.shared, due.said_of_peers(endpoint)
         # Who stands in writes roles alone: nobody waits for the rest.
         if standby is None:
             shared = self._cache.sharing.message(key, self._clock())
-        patch = due.endpoint_patch(endpoint, verdict, shared)
+            told = self._cache.peers.told(key)
+        patch = due.endpoint_patch(endpoint, verdict, shared, told)
         if patch is None:
             return DONE
         if not await self._writer.patch(Kind.ENDPOINT, key, patch, as_leader=standby is None):

@@ -13,7 +13,7 @@ from handover_api.assignment import Assignment
 from handover_api.livemigration import Outcome
 from handover_api.model import Condition
 from handover_api.names import ObjectKey
-from handover_api.workloadendpoint import Cutover, Role, State
+from handover_api.workloadendpoint import AgentAddress, Cutover, Role, State
 
 Address = IPv4Address | IPv6Address
 
@@ -26,7 +26,8 @@ class Endpoint:
 
     ``acted_uid`` and ``acted_role`` are what the agent has acted upon; ``routed`` says that it
     reports routes in its kernel. ``shared`` is what its annotations say of another node that
-    serves an address of it; ``redirectable`` is the condition of that name.
+    serves an address of it, ``peers`` and ``peer_live`` what they say of the agents that it may
+    believe (peers.py). ``redirectable`` is the condition of that name.
     """
 
     key: ObjectKey
@@ -44,6 +45,9 @@ class Endpoint:
     routed: bool = False
     cutover: Cutover | None = None
     shared: str = ""
+    agent: AgentAddress | None = None
+    peers: str = ""
+    peer_live: str = ""
     redirectable: Condition | None = None
     # Not compared: our own annotation, echoed, is no change that anybody has to look at.
     resource_version: str = field(default="", compare=False)

@@ -59,6 +59,9 @@ def endpoint(raw: RawObject) -> Endpoint | Unreadable:
         routed=bool(status.routes),
         cutover=status.last_cutover,
         shared=annotations.get(names.ADDRESS_SHARED, ""),
+        agent=status.agent,
+        peers=annotations.get(names.PEER, ""),
+        peer_live=annotations.get(names.PEER_LIVE, ""),
         redirectable=conditions.get(EndpointCondition.REDIRECTABLE),
         resource_version=found.metadata.resource_version,
     )

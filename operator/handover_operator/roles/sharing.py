@@ -38,8 +38,10 @@ class Sharing:
     def put(self, endpoint: Endpoint) -> None:
         """Take in an endpoint, new or changed."""
         before = self._serving.get(endpoint.key)
-        # Without a route its node attracts nothing, whatever its spec names.
-        after = endpoint if endpoint.routed else None
+        # Without a route its node attracts nothing, whatever its spec names; and one that sends on
+        # what it attracts serves nobody.
+        serves = endpoint.routed and endpoint.state is not State.REDIRECTED
+        after = endpoint if serves else None
         if before is None and after is None:
             return
         # Most reports change none of these; what is said of the others stays as it is.

@@ -18,8 +18,9 @@ from tests.nodeagent.distribution.three_nodes import OWN, PORT, ThreeNodes
 from handover_api.configuration import Settings
 from handover_api.workloadendpoint import State
 from handover_nodeagent.distribution import distribution
-from handover_nodeagent.distribution.distribution import Distribution, Place
+from handover_nodeagent.distribution.distribution import Collection, Distribution
 from handover_nodeagent.distribution.nodes import Node
+from handover_nodeagent.distribution.place import Place
 from handover_nodeagent.kernel.netlink.channel import Channel
 
 pytestmark = pytest.mark.root
@@ -51,8 +52,8 @@ async def running(*, synced: bool = True) -> AsyncIterator[Distribution]:
         for one in (A, B, C):
             it.put_node(one)
         if synced:
-            it.synced("nodes")
-            it.synced("endpoints")
+            it.synced(Collection.NODES)
+            it.synced(Collection.ENDPOINTS)
         yield it
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
@@ -138,11 +139,11 @@ async def test_a_restart_keeps_what_is_there_until_both_lists_are_complete(
         it.put(SOURCE)
         await asyncio.sleep(0.1)
         assert via(nodes, 2, 513)()
-        it.synced("nodes")
+        it.synced(Collection.NODES)
         await asyncio.sleep(0.1)
         assert via(nodes, 2, 513)()
         it.put(LIVE)
-        it.synced("endpoints")
+        it.synced(Collection.ENDPOINTS)
         await asyncio.sleep(0.1)
         assert via(nodes, 2, 513)()
     shown = nodes.run("c", "ip nexthop show")
@@ -157,10 +158,10 @@ async def test_what_nobody_wants_any_more_goes_when_both_lists_are_complete(
         it.put(LIVE)
         await until(via(nodes, 2, 513))
     async with running(synced=False) as it:
-        it.synced("endpoints")
+        it.synced(Collection.ENDPOINTS)
         await asyncio.sleep(0.1)
         assert via(nodes, 2, 513)()
-        it.synced("nodes")
+        it.synced(Collection.NODES)
         await until(nowhere(nodes))
         await until(lambda: not nodes.run("c", "ip nexthop show"))
 
@@ -170,10 +171,10 @@ async def test_an_outage_drops_nothing(nodes: ThreeNodes) -> None:
         it.put(LIVE)
         await until(via(nodes, 2, 513))
         it.drop(LIVE.key)
-        it.outage("endpoints")
+        it.outage(Collection.ENDPOINTS)
         await asyncio.sleep(2 * GRACE)
         assert via(nodes, 2, 513)()
-        it.synced("endpoints")
+        it.synced(Collection.ENDPOINTS)
         await until(nowhere(nodes))
 
 
@@ -287,7 +288,7 @@ async def test_a_node_that_is_reached_by_nothing_keeps_its_route_and_is_told(
         it.put_node(Node("b", (far, B.addresses[1]), ()))
         await asyncio.sleep(0.1)
         assert via(nodes, 2, 513)()
-        assert it.unreachable == {("b", 4)}
+        assert it.hops.unreachable == {("b", 4)}
 
 
 async def test_a_paused_namespace_is_left_alone(nodes: ThreeNodes) -> None:
@@ -296,8 +297,8 @@ async def test_a_paused_namespace_is_left_alone(nodes: ThreeNodes) -> None:
         task = asyncio.create_task(it.run())
         it.put_node(B)
         it.put(LIVE)
-        it.synced("nodes")
-        it.synced("endpoints")
+        it.synced(Collection.NODES)
+        it.synced(Collection.ENDPOINTS)
         await asyncio.sleep(0.1)
         assert nowhere(nodes)()
         task.cancel()

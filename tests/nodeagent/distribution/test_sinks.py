@@ -7,7 +7,8 @@ from tests.nodeagent.distribution.cluster import GUEST4, NORMAL
 
 from handover_api.configuration import Settings
 from handover_api.names import ObjectKey
-from handover_nodeagent.distribution.distribution import Distribution, Place
+from handover_nodeagent.distribution.distribution import Collection, Distribution
+from handover_nodeagent.distribution.place import Place
 from handover_nodeagent.distribution.sinks import AdvertisedSink, NodeSink
 from handover_nodeagent.kernel.netlink.channel import Channel
 
@@ -60,7 +61,7 @@ async def test_nodes_are_taken_in(distribution: Distribution) -> None:
 
 
 async def test_both_lists_must_be_complete(distribution: Distribution) -> None:
-    distribution._is_observed = True
+    distribution._observed_at = 0.0
     nodes, endpoints = NodeSink(distribution), AdvertisedSink(distribution)
     steps = (
         nodes.synced,
@@ -74,4 +75,4 @@ async def test_both_lists_must_be_complete(distribution: Distribution) -> None:
         ready.append(distribution.is_ready)
     # What was complete once is no less so in an outage; only nothing expires.
     assert ready == [False, True, True, True]
-    assert distribution._outages == {"nodes", "endpoints"}
+    assert distribution._outages == set(Collection)

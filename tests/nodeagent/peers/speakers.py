@@ -40,11 +40,12 @@ class Speaker:
     key: Key = field(default_factory=Key.make)
     sequence: int = 0
 
-    def relation_to(self, other: "Speaker", uid: str = UID) -> Relation:
-        """Return what *other* knows of this one by the API."""
+    def relation_to(self, other: "Speaker", uid: str = UID, own_uid: str = UID) -> Relation:
+        """Return what *other*, which is in the migration *own_uid*, knows of this one."""
         return Relation(
             key=other.endpoint,
             own_role=other.role,
+            own_uid=own_uid,
             uid=uid,
             endpoint=self.endpoint.name,
             node=self.node,

@@ -238,6 +238,27 @@ async def test_bystanders_hear_of_it_and_answer_unsigned(
     assert bystander.heard[0][1:3] == (TARGET, UID)
 
 
+async def test_the_source_of_a_migration_before_hears_of_the_newest_target(
+    agents: Callable[..., Agent], source: Agent
+) -> None:
+    """From A to B, and at once from B to C: A's redirect is to lead to C."""
+    middle = agents("b", ObjectKey("shop", "vm-b"), Role.SOURCE)
+    newest = agents("c", TARGET, Role.TARGET)
+    source.knows(middle.peer("second"), newest.peer("second"), uid="first")
+    for agent in (middle, newest):
+        other = newest if agent is middle else middle
+        agent.knows(other.peer("second"), source.peer("first"), uid="second")
+    await until(lambda: len(newest.proofs) == 4 and len(source.proofs) == 4)
+    newest.path.prepare(TARGET, "second")
+    assert newest.path.have(TARGET, "second") == 2
+    await until(lambda: len(newest.acks) == 2)
+    assert [what[:3] for what in source.heard] == [("has", SOURCE, "second")]
+    assert [what[:3] for what in middle.heard] == [("has", middle.endpoint, "second")]
+    middle.path.have(middle.endpoint, "second")
+    await until(lambda: len(middle.acks) == 2)
+    assert [what[:3] for what in source.heard[1:]] == [("has", SOURCE, "second")], "rolled back"
+
+
 async def test_a_released_goes_to_the_peers_alone(
     agents: Callable[..., Agent], source: Agent, target: Agent
 ) -> None:
@@ -293,6 +314,7 @@ async def test_an_address_that_is_not_there_is_a_reason(net: PeerNet) -> None:
 async def test_the_peers_hear_it_at_once_and_nodes_in_slices_afterwards(
     source: Agent, target: Agent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("handover_nodeagent.peers.repeats.STATEMENT", (0.0,))
     target.knows(source.peer(without=6))
     await asyncio.sleep(0.6)
     sent: list[IPAddress] = []

@@ -58,7 +58,8 @@ class Receiver:
         relation = self.there.relation_to(self.here)
         relations.know_peers(self.here.endpoint, [relation])
         self.trust = Trust(relations, keys.verify)
-        self.trust.expect(speakers.NONCE, Question(Kind.HAVE, (relation,)))
+        subject = messages.subject(self.here.endpoint, speakers.UID)
+        self.trust.expect(speakers.NONCE, Question(Kind.HAVE, subject, (relation,)))
         self.now = 0.0
         self.true = [self.say(Kind(kind)) for kind in SIZES for _ in range(3)]
 

@@ -59,7 +59,9 @@ def test_a_new_peer_is_asked_at_each_address_by_each_way() -> None:
         assert isinstance(read, Signed)
         assert read.body == Hello(one.way, 5), "what we have said last is told with it"
         assert (read.header.nonce, read.header.subject) == (one.nonce, it.peer.own_subject)
-        assert it.trust._questions[one.nonce] == Question(Kind.HELLO, (it.peer,))
+        assert it.trust._questions[one.nonce] == Question(
+            Kind.HELLO, it.peer.own_subject, (it.peer,)
+        )
 
 
 def test_a_few_times_at_once_and_then_every_ten_seconds() -> None:

@@ -51,7 +51,9 @@ class LossyPath(RuleBasedStateMachine):
         self.datagram = self.there.say(kind, nonce=self.nonce)
         self.last = self.there.sequence
         self.delivery = Repeats(["here"], self.now, STATEMENT)
-        self.their_trust.expect(self.nonce, Question(kind, (self.relation,)))
+        self.their_trust.expect(
+            self.nonce, Question(kind, self.relation.own_subject, (self.relation,))
+        )
         self.send()
 
     @rule(ms=st.integers(1, 700))

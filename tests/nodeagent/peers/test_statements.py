@@ -16,6 +16,7 @@ from handover_nodeagent.peers.trust import Question, Trust
 
 NOW = 7.0
 TOPIC = (TARGET, UID)
+ABOUT = messages.subject(*TOPIC)
 AT_A, AT_C = (Destination(ip_address(f"10.0.0.{n}"), 7473) for n in (1, 3))
 
 
@@ -116,9 +117,11 @@ def test_it_is_repeated_to_those_who_have_not_answered_and_only_their_acks_are_l
     it = It()
     delivery = it.begin(Kind.HAVE, it.peer, it.node)
     assert [to for _, to in it.statements.take(NOW)] == [it.peer, it.node]
-    assert it.question(delivery) == Question(Kind.HAVE, (it.relation,), frozenset({AT_C.address}))
+    assert it.question(delivery) == Question(
+        Kind.HAVE, ABOUT, (it.relation,), frozenset({AT_C.address})
+    )
     assert it.acknowledge(delivery, it.relation) == "a"
-    assert it.question(delivery) == Question(Kind.HAVE, (), frozenset({AT_C.address}))
+    assert it.question(delivery) == Question(Kind.HAVE, ABOUT, (), frozenset({AT_C.address}))
     assert it.acknowledge(delivery, it.relation) is None, "a second one"
     assert it.statements.due == NOW + STATEMENT[1]
     assert [to for _, to in it.statements.take(NOW + STATEMENT[1])] == [it.node]
@@ -134,7 +137,7 @@ def test_two_peers_on_one_node_answer_each_for_itself() -> None:
     second = speakers.source(endpoint=SOURCE._replace(name="second")).relation_to(it.speaker)
     delivery = it.begin(Kind.HAVE, it.peer, Recipient("a", (AT_A,), second))
     assert it.acknowledge(delivery, second) == "a"
-    assert it.question(delivery) == Question(Kind.HAVE, (it.relation,))
+    assert it.question(delivery) == Question(Kind.HAVE, ABOUT, (it.relation,))
 
 
 def test_what_nobody_acknowledges_is_given_up() -> None:

@@ -44,7 +44,8 @@ class Judge:
         return self.trust.judge(datagram, source, now)
 
     def ask(self, kind: Kind = Kind.HAVE, **changes: frozenset[IPAddress]) -> None:
-        self.trust.expect(NONCE, Question(kind, (self.relation,), **changes))
+        subject = messages.subject(self.ours.endpoint, speakers.UID)
+        self.trust.expect(NONCE, Question(kind, subject, (self.relation,), **changes))
 
     def answer(self, kind: Kind, speaker: Speaker | None = None) -> bytes:
         subject = messages.subject(self.ours.endpoint, speakers.UID)
@@ -189,6 +190,14 @@ def test_a_former_source_hears_of_the_next_migration() -> None:
     judgment = it.judge(newest.say(Kind.HAVE, subject=spoken), AT_C)
     assert isinstance(judgment, Accepted)
     assert [one.uid for one in judgment.relations] == [speakers.OTHER_UID]
+
+
+def test_a_former_source_believes_the_next_ones_source_after_a_roll_back() -> None:
+    it = Judge()
+    second = speakers.source(endpoint=ObjectKey("shop", "vm-second"), addresses=("10.0.0.3",))
+    it.relations.know_peers(it.ours.endpoint, [second.relation_to(it.ours, speakers.OTHER_UID)])
+    spoken = messages.subject(second.endpoint, speakers.OTHER_UID)
+    assert is_accepted(it.judge(second.say(Kind.HAVE, subject=spoken), AT_C))
 
 
 def test_the_same_datagram_again_is_a_repeat_and_costs_no_signature() -> None:

@@ -1,6 +1,7 @@
 """The operator as a process of its own, against a real API server with the real CRDs."""
 
 import asyncio
+import base64
 import contextlib
 import dataclasses
 import functools
@@ -107,9 +108,33 @@ class Desk:
         """Say how a migration ended."""
         await self.change(Kind.MIGRATION, name, {"spec": {"outcome": outcome}})
 
-    async def report(self, name: str, state: str, uid: str) -> None:
-        """Report as the endpoint's agent."""
-        routed = state in {"Base", "Live", "TimeWait"}
+    async def publish(self, name: str) -> str:
+        """Publish the address of the endpoint's agent, as that does; return its key."""
+        key = base64.b64encode(name.encode().ljust(32, b".")).decode()
+        agent = {"publicKey": key, "addresses": ["192.0.2.1"], "port": 7473}
+        patch = {"status": {"agent": agent}}
+        await self.api.patch(
+            Kind.ENDPOINT, self.key(Kind.ENDPOINT, name), patch, subresource="/status"
+        )
+        return key
+
+    async def annotation(self, name: str, wanted: str) -> str | None:
+        """Return an annotation of an endpoint."""
+        metadata = (await self.get(Kind.ENDPOINT, name))["metadata"]
+        found = metadata.get("annotations", {}).get(wanted)
+        assert found is None or isinstance(found, str)
+        return found
+
+    async def peers(self, name: str) -> list[dict[str, Any]]:
+        """Return the peers that are named to the agent of an endpoint."""
+        found = json.loads(await self.annotation(name, names.PEER) or "[]")
+        assert isinstance(found, list)
+        return found
+
+    async def report(self, name: str, state: str, uid: str, *, routed: bool | None = None) -> None:
+        """Report as the endpoint's agent; *routed* where the state alone does not tell it."""
+        if routed is None:
+            routed = state in {"Base", "Live", "TimeWait"}
         route = {"address": "10.65.0.2", "metric": 1024, "table": 254, "protocol": 88}
         status: dict[str, Any] = {
             "state": state,

@@ -61,6 +61,36 @@ async def test_a_migration_from_pending_to_succeeded(operator: Any, desk: Any) -
     assert operator.kill(signal.SIGTERM) == 0
 
 
+@pytest.mark.usefixtures("operator")
+async def test_agents_are_named_to_each_other_and_a_source_that_sends_on_is_waited_for(
+    desk: Any,
+) -> None:
+    uid = await desk.pair()
+    keys = {name: await desk.publish(name) for name in "ab"}
+    [target] = await desk.until(lambda: desk.peers("a"), bool)
+    [source] = await desk.until(lambda: desk.peers("b"), bool)
+    assert (target["uid"], target["endpoint"], target["role"]) == (uid, "b", "target")
+    assert (source["uid"], source["endpoint"], source["role"]) == (uid, "a", "source")
+    assert {"a": source["publicKey"], "b": target["publicKey"]} == keys
+    await desk.report("b", "Live", uid)
+    await desk.until(lambda: desk.annotation("a", names.PEER_LIVE), lambda live: live == uid)
+    # Its routes lead to the target, and others still hear of them.
+    await desk.report("a", "Redirected", uid, routed=True)
+    await desk.end("Succeeded")
+    await desk.until_said("a", "source of m1 Succeeded")
+    await desk.until_phase("Converging")
+    assert await desk.said("b") == "target of m1"
+    # From here on nobody hears of them, though it still sends on.
+    await desk.report("a", "Redirected", uid)
+    await desk.until_said("b", "target of m1 Succeeded")
+    await desk.report("b", "TimeWait", uid)
+    await desk.report("b", "Base", uid)
+    await desk.until_phase("Succeeded")
+    assert [each["endpoint"] for each in await desk.peers("b")] == ["a"]
+    await desk.delete(Kind.ENDPOINT, "a")
+    await desk.until(lambda: desk.annotation("b", names.PEER), lambda text: text is None)
+
+
 async def exists(desk: Any, kind: Kind, name: str) -> bool:
     """Return whether an object exists."""
     try:
@@ -166,7 +196,10 @@ async def test_two_migrations_in_conflict_stop_no_third(desk: Any) -> None:
 
 async def test_a_restart_rewrites_nothing(operator: Any, desk: Any) -> None:
     uid = await desk.pair()
+    for name in "ab":
+        await desk.publish(name)
     await desk.report("b", "Live", uid)
+    await desk.until(lambda: desk.annotation("a", names.PEER_LIVE), bool)
     await desk.end("Succeeded")
     await desk.until_phase("Converging")
     await desk.endpoint("x")

@@ -18,6 +18,7 @@ from handover_operator.reconcile.due import Due
 from handover_operator.reconcile.request import Request
 from handover_operator.roles.model import Endpoint
 from handover_operator.roles.outcome import no_driver
+from handover_operator.roles.peers import NOTHING, Told
 from handover_operator.roles.resolver import Resolver
 from handover_operator.roles.rules import Reason, Verdict
 
@@ -85,13 +86,18 @@ def test_all_migrations_that_have_a_say_are_concerned(
     assert found == {ObjectKey("default", "m1"), ObjectKey("default", "gone")}
 
 
-def test_an_endpoint_that_says_wrongly_what_is_shared_is_looked_at(endpoint: Build) -> None:
+@pytest.mark.parametrize(
+    "wrong", [{"shared": "10.0.0.1 is also served by x"}, {"peers": "[]"}, {"peer_live": "uid-m1"}]
+)
+def test_an_endpoint_that_says_wrongly_who_concerns_it_is_looked_at(
+    endpoint: Build, wrong: dict[str, str]
+) -> None:
     cache = Cache(no_driver)
-    cache.resolver.put_endpoint(endpoint("a", shared="10.0.0.1 is also served by x"))
+    cache.resolver.put_endpoint(endpoint("a", **wrong))
     cache.resolver.put_endpoint(endpoint("b"))
     keys = [KEY, ObjectKey("default", "b"), ObjectKey("default", "gone")]
 
-    assert list(due.shared(cache, keys, NOW)) == [Request(Kind.ENDPOINT, KEY)]
+    assert list(due.relations(cache, keys, NOW)) == [Request(Kind.ENDPOINT, KEY)]
 
 
 def test_what_was_noted_for_the_leader_is_taken_once() -> None:
@@ -122,7 +128,7 @@ class TestPatch:
         verdict = Verdict(assignment("source of m1"), Reason.NONE)
         found = endpoint("a", resource_version="7", shared="once")
 
-        patch = due.endpoint_patch(found, verdict, "")
+        patch = due.endpoint_patch(found, verdict, "", NOTHING)
 
         assert patch is not None
         assert patch["metadata"]["resourceVersion"] == "7"
@@ -136,9 +142,21 @@ class TestPatch:
     ) -> None:
         given = assignment("source of m1")
 
-        found = endpoint("a", assignment=given, shared="x")
+        found = endpoint("a", assignment=given, shared="x", peers="[1]", peer_live="u")
 
-        assert due.endpoint_patch(found, Verdict(given, Reason.NONE), "x") is None
+        told = Told("[1]", "u")
+        assert due.endpoint_patch(found, Verdict(given, Reason.NONE), "x", told) is None
+
+    def test_of_peers_that_are_no_more_nothing_is_left(
+        self, endpoint: Build, assignment: Callable[..., Assignment]
+    ) -> None:
+        given = assignment("source of m1")
+        found = endpoint("a", assignment=given, peers="[1]", peer_live="u", resource_version="7")
+
+        patch = due.endpoint_patch(found, Verdict(given, Reason.NONE), "", Told("[2]", ""))
+
+        annotations = {names.PEER: "[2]", names.PEER_LIVE: None}
+        assert patch == {"metadata": {"resourceVersion": "7", "annotations": annotations}}
 
     def test_what_a_status_says_no_more_is_null(self, migration: Migration) -> None:
         before = migration(status={"phase": "Live", "completionTime": NOW.isoformat()})

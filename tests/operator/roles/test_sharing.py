@@ -57,6 +57,7 @@ def test_both_are_named_to_each_other(serve: Build) -> None:
     "fields",
     [
         {"routed": False},
+        {"state": State.REDIRECTED},
         {"node": "node-a"},
         {"ips": (B,)},
     ],

@@ -1,0 +1,116 @@
+"""How the other nodes are reached from here: looked up, kept in nexthop objects, and what is wrong.
+
+A way that is gone stays until there is another one: nobody knows what else would be better.
+"""
+
+import contextlib
+import socket
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from handover_nodeagent.distribution import lookup
+from handover_nodeagent.distribution.known import Slot
+from handover_nodeagent.distribution.nodes import Node
+from handover_nodeagent.distribution.routes import DistributedRoutes
+from handover_nodeagent.kernel.netlink.channel import Channel
+from handover_nodeagent.kernel.netlink.nhmsg import NextHop
+
+_CONF: Final = Path("/proc/sys/net/ipv4/conf")
+_STRICT: Final = 1
+"""rp_filter of Documentation/networking/ip-sysctl.rst: 0 off, 1 strict, 2 loose."""
+
+_log: Final = structlog.get_logger()
+
+
+class Hops:
+    """The next hop of each node that a route leads to, by node and family."""
+
+    def __init__(
+        self, channel: Channel, nodes: Mapping[str, Node], routes: DistributedRoutes
+    ) -> None:
+        """Ask by *channel* how those of *nodes* are reached."""
+        self.unreachable: set[Slot] = set()
+        self._channel = channel
+        self._nodes = nodes
+        self._routes = routes
+        self._found: dict[Slot, NextHop] = {}
+
+    @property
+    def slots(self) -> tuple[Slot, ...]:
+        """All that were asked for, whether they are reached or not."""
+        return tuple({*self._found, *self.unreachable})
+
+    def number(self, slot: Slot) -> int | None:
+        """Return the nexthop object of a node, made now if need be; None: it is not reached."""
+        if not self._is_in(slot):
+            self.look_up([slot])
+        return self._routes.known.numbers[slot] if self._is_in(slot) else None
+
+    def look_up(self, slots: Iterable[Slot]) -> None:
+        """Ask how nodes are reached; one message moves all routes to a node."""
+        for slot in slots:
+            name, version = slot
+            node = self._nodes.get(name)
+            hop = lookup.to_node(self._channel, node, version) if node else None
+            refusal = self._routes.put_nexthop(slot, hop) if isinstance(hop, NextHop) else ""
+            if isinstance(hop, NextHop) and not refusal:
+                self._found[slot] = hop
+                self.unreachable.discard(slot)
+            elif slot not in self.unreachable:
+                self.unreachable.add(slot)
+                # Said once, when it begins.
+                _log.warning(
+                    "node_unreachable", node=name, family=version, why=refusal or f"by {hop}"
+                )
+
+    def keep(self, names: frozenset[str]) -> None:
+        """Forget all nodes but those of *names*."""
+        gone = [slot for slot in self.slots if slot[0] not in names]
+        for slot in gone:
+            self._found.pop(slot, None)
+        self.unreachable.difference_update(gone)
+        self._routes.known.forget(gone)
+
+    def uses(self, device: int) -> bool:
+        """Tell whether a node is reached by the device of this index."""
+        return any(hop.oif == device for hop in self._found.values())
+
+    def strict_devices(self, with_default: frozenset[int]) -> frozenset[str]:
+        """Return the devices on which a packet from outside of the cluster would be dropped.
+
+        Another node forwards it to us by the device by which we reach that node. Where the way
+        back to its sender is another one, *with_default*, a strict rp_filter takes it for forged.
+        """
+        if not with_default:
+            return frozenset()
+        devices = {hop.oif for hop in self._found.values() if hop.version == 4}  # noqa: PLR2004
+        return frozenset(filter(is_strict, map(_name, devices - with_default)))
+
+    def _is_in(self, slot: Slot) -> bool:
+        """Tell whether a node's nexthop object is in the kernel."""
+        number = self._routes.known.numbers.get(slot)
+        if slot not in self._found or number is None:
+            return False
+        return self._routes.known.nexthops.get(number) is not None
+
+
+def is_strict(device: str) -> bool:
+    """Tell whether rp_filter is strict on a device: what counts is the greater of it and "all"."""
+    found = [_read(_CONF / name / "rp_filter") for name in ("all", device)]
+    return max(found) == _STRICT
+
+
+def _read(path: Path) -> int:
+    # A device that is gone by now has no setting, and harms nobody.
+    with contextlib.suppress(OSError, ValueError):
+        return int(path.read_text())
+    return 0
+
+
+def _name(index: int) -> str:
+    with contextlib.suppress(OSError):
+        return socket.if_indextoname(index)
+    return ""
