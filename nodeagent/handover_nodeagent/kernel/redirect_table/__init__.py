@@ -1,0 +1,1 @@
+"""What goes with a redirect in nftables: table ``handover`` of family inet."""

@@ -1,0 +1,188 @@
+"""PURE: what bounds a redirect, as nft commands; and what nft has counted of it.
+
+    table inet handover {
+        set ports { typeof iifname; elements = { "tap0" } }
+        set peers4 { typeof ip saddr; elements = { 192.0.2.2 } }
+        set redirected4 { typeof ip daddr; counter; elements = { 10.65.0.2 } }
+        chain prerouting {
+            type filter hook prerouting priority raw
+            iifname != @ports ip daddr @redirected4 notrack
+        }
+        chain input {
+            type filter hook input priority filter - 10
+            iifname "handover0" ip6 saddr fe80::/64 ip6 daddr fe80::/64 udp dport 7473 accept
+            iifname "handover0" drop
+            udp dport 7472 ip saddr != @peers4 counter drop
+        }
+        chain forward {
+            type filter hook forward priority filter - 10
+            iifname "handover0" oifname != @ports counter drop
+        }
+    }
+
+and the same for IPv6. Every change succeeds from any state of what it changes, and the sets say
+``typeof``, both for the reasons that ``arp_guard/rules.py`` gives.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from ipaddress import ip_address
+from typing import Final
+
+from handover_nodeagent.kernel.nft import names
+from handover_nodeagent.network.model import IPAddress
+
+REDIRECT: Final = "handover0"
+DISTRIBUTION: Final = "handover1"
+_TABLE: Final = f"inet {names.TABLE}"
+# What may be absent is added first: without ``destroy`` a delete of it would fail the whole.
+REMOVE_ALL: Final = f"add table {_TABLE}\ndelete table {_TABLE}\n"
+_LINK_LOCAL: Final = "ip6 saddr fe80::/64 ip6 daddr fe80::/64"
+"""The tunnel's inner addresses: by them the agents prove that it carries, and nothing else does."""
+_BEFORE_FILTERS: Final = -10
+"""So that nobody's established-only rule counts, logs or tracks what is dropped here anyway."""
+_BEFORE_CONNTRACK: Final = -300
+
+
+@dataclass(frozen=True, slots=True)
+class Redirects:
+    """What a node's tunnels may carry now.
+
+    ``ports`` are the devices of its VMs, ``peers`` and ``nodes`` who may send into the first and
+    into the second tunnel; without a ``distribution_port`` there is no second one. ``redirected``
+    are addresses whose route leads into the tunnel by now.
+    """
+
+    tunnel_port: int
+    peer_port: int
+    ports: frozenset[str] = frozenset()
+    peers: frozenset[IPAddress] = frozenset()
+    redirected: frozenset[IPAddress] = frozenset()
+    distribution_port: int = 0
+    nodes: frozenset[IPAddress] = frozenset()
+
+
+def render(redirects: Redirects) -> str:
+    """Return the commands that make the whole table anew; what nft cannot name is left out."""
+    sets = _sets(redirects)
+    lines = (
+        *(f"add set {_TABLE} {name} {{ {_TYPES[name]} }}" for name in sets),
+        _chain("prerouting", _BEFORE_CONNTRACK),
+        _chain("input", _BEFORE_FILTERS),
+        _chain("forward", _BEFORE_FILTERS),
+        *(f"add rule {_TABLE} {rule}" for rule in _rules(redirects)),
+        *(_element("add", name, sets[name]) for name in sets if sets[name]),
+    )
+    return f"{REMOVE_ALL}add table {_TABLE}\n" + "".join(f"{line}\n" for line in lines)
+
+
+def render_change(before: Redirects, after: Redirects) -> str:
+    """Return the commands, one transaction, that lead from one to the other; "" for none."""
+    if _frame(before) != _frame(after):
+        return render(after)
+    old, new = _sets(before), _sets(after)
+    lines = [_element("add", name, new[name] - old[name]) for name in new if new[name] - old[name]]
+    for name in new:
+        gone = old[name] - new[name]
+        if gone:
+            # Somebody may have deleted it: a delete of none is refused, and with it all the rest.
+            lines += [_element("add", name, gone), _element("delete", name, gone)]
+    return "".join(f"{line}\n" for line in lines)
+
+
+def forwarded(listing: str) -> Mapping[IPAddress, int]:
+    """Read from nft's JSON how many packets met the rule of each redirected address.
+
+    What the address of a set's element is not is left out, also a listing that is none.
+    """
+    try:
+        items = json.loads(listing)["nftables"]
+    except (ValueError, KeyError, TypeError):
+        return {}
+    found: dict[IPAddress, int] = {}
+    for item in items:
+        match item:
+            case {"set": {"name": "redirected4" | "redirected6", "elem": [*elements]}}:
+                found |= dict(_counted(elements))
+    return found
+
+
+def _counted(elements: Iterable[object]) -> Iterator[tuple[IPAddress, int]]:
+    for element in elements:
+        match element:
+            case {"elem": {"val": str(address), "counter": {"packets": int(packets)}}}:
+                yield ip_address(address), packets
+
+
+_TYPES: Final = {
+    "ports": "typeof iifname;",
+    "peers4": "typeof ip saddr;",
+    "peers6": "typeof ip6 saddr;",
+    # With its counter it is known how many packets a redirect has saved.
+    "redirected4": "typeof ip daddr; counter;",
+    "redirected6": "typeof ip6 daddr; counter;",
+    "nodes4": "typeof ip saddr;",
+    "nodes6": "typeof ip6 saddr;",
+}
+
+
+def _frame(redirects: Redirects) -> Redirects:
+    """Return what no element can say."""
+    nothing: frozenset[IPAddress] = frozenset()
+    return dataclasses.replace(
+        redirects, ports=frozenset(), peers=nothing, redirected=nothing, nodes=nothing
+    )
+
+
+def _sets(redirects: Redirects) -> dict[str, frozenset[str]]:
+    """Return the elements of each set; without a second tunnel there are none of its."""
+    ports = filter(names.is_writable, redirects.ports)
+    sets = {"ports": frozenset(f'"{name}"' for name in ports)}
+    for name, addresses in (("peers", redirects.peers), ("redirected", redirects.redirected)):
+        sets |= _by_version(name, addresses)
+    return sets | _by_version("nodes", redirects.nodes) if redirects.distribution_port else sets
+
+
+def _by_version(name: str, addresses: AbstractSet[IPAddress]) -> dict[str, frozenset[str]]:
+    return {
+        f"{name}{version}": frozenset(str(one) for one in addresses if one.version == version)
+        for version in (4, 6)
+    }
+
+
+def _rules(redirects: Redirects) -> Iterator[str]:
+    # A node that sees one direction of a connection alone takes the client's acknowledgments for
+    # invalid, and a rule that drops those ends every download. Not what a VM of this node sends:
+    # its own connections are tracked.
+    yield "prerouting iifname != @ports ip daddr @redirected4 notrack"
+    yield "prerouting iifname != @ports ip6 daddr @redirected6 notrack"
+    yield from _open(redirects.tunnel_port, "peers")
+    yield f'input iifname "{REDIRECT}" {_LINK_LOCAL} udp dport {redirects.peer_port} accept'
+    yield f'input iifname "{REDIRECT}" drop'
+    # What a node has from a peer goes to a VM of its own, or nowhere: so no packet passes a node
+    # twice, whatever two of them believe of each other.
+    yield f'forward iifname "{REDIRECT}" oifname != @ports counter drop'
+    if redirects.distribution_port:
+        yield from _open(redirects.distribution_port, "nodes")
+        yield f'input iifname "{DISTRIBUTION}" drop'
+        # A guest that has just moved on is followed, by the first tunnel.
+        onward = f'oifname != "{REDIRECT}"'
+        yield f'forward iifname "{DISTRIBUTION}" oifname != @ports {onward} counter drop'
+
+
+def _open(port: int, senders: str) -> Iterator[str]:
+    """Open a tunnel's port to its senders alone: the device takes packets from anybody."""
+    yield f"input udp dport {port} ip saddr != @{senders}4 counter drop"
+    yield f"input udp dport {port} ip6 saddr != @{senders}6 counter drop"
+
+
+def _chain(hook: str, priority: int) -> str:
+    settings = f"type filter hook {hook} priority {priority}; policy accept;"
+    return f"add chain {_TABLE} {hook} {{ {settings} }}"
+
+
+def _element(verb: str, name: str, elements: AbstractSet[str]) -> str:
+    return f"{verb} element {_TABLE} {name} {{ {', '.join(sorted(elements))} }}"
