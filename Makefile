@@ -26,11 +26,11 @@ LONG := tests/chart tests/docs e2e/tests/testing tests/api/test_assignment.py te
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-demo: prepare  ## Watch a real VM migrate and its network follow (KEEP=1 leaves it running)
-	@env --block-signal=INT $(LAB).demo $(if $(KEEP),--keep)
+demo: prepare  ## Watch a real VM migrate and its network follow (KEEP=1 leaves it running; BGP=bird, frr or none)
+	@env --block-signal=INT $(LAB).demo $(if $(KEEP),--keep) $(if $(BGP),--bgp $(BGP))
 
 demo-kubevirt: prepare  ## The same beside a played KubeVirt: only a VMIM is applied by hand (KEEP=1 as above)
-	@env --block-signal=INT $(LAB).demo.kubevirt $(if $(KEEP),--keep)
+	@env --block-signal=INT $(LAB).demo.kubevirt $(if $(KEEP),--keep) $(if $(BGP),--bgp $(BGP))
 
 test: prepare lint tools guest images  ## Everything: pure tables, kernel, API server, cluster, real VMs
 	@$(LAB).testing.stages pure="$(FAST)" kernel="root and not cluster and not lab" \

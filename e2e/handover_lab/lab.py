@@ -22,6 +22,7 @@ from handover_lab.facts import Fact, Note, Traffic
 from handover_lab.guest.migration import SHORT_PAUSE, Limits
 from handover_lab.guest.qemu import GuestError, Nic, VmSpec
 from handover_lab.guest.vm import Move, Topology, Vm
+from handover_lab.network.carriers import Carrier
 from handover_lab.network.measure import Switchover
 
 INSTALL: Final = "2m"
@@ -88,10 +89,14 @@ class Lab:
     @classmethod
     @contextlib.asynccontextmanager
     async def open_vm(
-        cls, network: NodeNetwork, directory: Path, tell: Callable[[Fact | Traffic], None]
+        cls,
+        network: NodeNetwork,
+        directory: Path,
+        tell: Callable[[Fact | Traffic], None],
+        carrier: Carrier = "bird",
     ) -> AsyncIterator[Vm]:
         """Prepare nodes for the VM of the examples, on which no cluster has to run yet."""
-        topology = Topology(network.router, network.nodes, network.mesh)
+        topology = Topology(network.router, network.nodes, network.mesh, carrier=carrier)
         vm = cls.vm_type(directory, topology, vm_of(manifests.read(manifests.ENDPOINTS)), tell)
         prefer_lab(network)
         async with vm.open():

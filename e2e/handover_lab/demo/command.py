@@ -1,6 +1,6 @@
 """`make demo`: a real VM moves between two nodes of a real cluster, and its network follows.
 
-    python -m handover_lab.demo [--keep]
+    python -m handover_lab.demo [--keep] [--bgp bird|frr|none]
 
 Begins to build what is missing, then starts itself anew in a sandbox, so that whatever ends it ends
 all that it started. The exit status is 0 only when every migration with Handover was a good one.
@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any, Final
@@ -31,6 +32,7 @@ from handover_lab.demo.demonstration import Demonstration
 from handover_lab.demo.timeline import Timeline
 from handover_lab.guest import initramfs
 from handover_lab.images import build
+from handover_lab.network.carriers import Carrier
 from handover_lab.sandbox import sandbox
 from handover_lab.terminal.screen import Screen
 
@@ -40,6 +42,9 @@ PATIENT: Final = ("env", "--block-signal=INT")
 PROGRAM: Final = "handover_lab.demo"
 BUILDS: Final = paths.BUILD / "builds"
 Kind = type[Demonstration[Any]]
+
+CARRIERS: Final[Mapping[str, Carrier]] = {"bird": "bird", "frr": "frr", "none": "agents"}
+"""By what a person says: without BGP the agents tell each other."""
 
 STOPPED: Final = 130
 LOG_WIDTH: Final = 110
@@ -58,7 +63,10 @@ def run(program: str, demonstration_type: Kind) -> int:
         prog=f"python -m {program}", description=demonstration_type.__doc__
     )
     parser.add_argument("--keep", action="store_true", help="leave everything running at the end")
-    keep = parser.parse_args().keep
+    parser.add_argument(
+        "--bgp", choices=CARRIERS, default="bird", help="who carries the agents' routes"
+    )
+    arguments = parser.parse_args()
     screen = Screen(Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH))
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
@@ -68,7 +76,8 @@ def run(program: str, demonstration_type: Kind) -> int:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
         if not sandbox.current():
             return outside(screen, program)
-        return inside(screen, demonstration_type, keep=keep)
+        carrier = CARRIERS[arguments.bgp]
+        return inside(screen, demonstration_type, carrier, keep=arguments.keep)
     except KeyboardInterrupt:
         screen.note("Stopped; nothing is left behind.")
         return STOPPED
@@ -108,7 +117,7 @@ def outside(screen: Screen, program: str) -> int:
         return sandbox.run((*PATIENT, sys.executable, "-m", program, *sys.argv[1:]))
 
 
-def inside(screen: Screen, demonstration_type: Kind, *, keep: bool) -> int:
+def inside(screen: Screen, demonstration_type: Kind, carrier: Carrier, *, keep: bool) -> int:
     """Make the nodes and perform; the cluster is started when the show asks for it."""
     # What an earlier demonstration proved must not pass for what this one did.
     shutil.rmtree(demonstration.BUILD, ignore_errors=True)
@@ -125,9 +134,8 @@ def inside(screen: Screen, demonstration_type: Kind, *, keep: bool) -> int:
 
         nodes = (demonstration.HOME, demonstration.AWAY)
         timeline = Timeline(time.time_ns(), nodes, screen.console)
-        return asyncio.run(
-            demonstration_type(network, start, screen, directory, timeline).perform(keep=keep)
-        )
+        demo = demonstration_type(network, start, screen, directory, timeline, carrier)
+        return asyncio.run(demo.perform(keep=keep))
 
 
 async def start_cluster(screen: Screen, network: NodeNetwork) -> Cluster:

@@ -28,7 +28,8 @@ from handover_lab.facts import Fact, Traffic
 from handover_lab.guest import initramfs
 from handover_lab.guest.vm import Move, Vm
 from handover_lab.lab import Lab, Migrated
-from handover_lab.network import manual_cutover, measure
+from handover_lab.network import carriers, manual_cutover, measure
+from handover_lab.network.carriers import Carrier
 from handover_lab.network.traffic import Recording
 from handover_lab.sandbox import sandbox
 from handover_lab.terminal.screen import Screen
@@ -69,6 +70,8 @@ class Demonstration(abc.ABC, Generic[LabT]):
     screen: Screen
     directory: Path
     timeline: Timeline
+    carrier: Carrier = "bird"
+    """Who tells the router and the nodes where the VM is."""
     fact_order: FactOrder = field(init=False)
     is_shown: bool = False
     rows: list[Migration] = field(default_factory=list)
@@ -132,6 +135,7 @@ class Demonstration(abc.ABC, Generic[LabT]):
             manual_cutover.add_routes(
                 self.network.nodes[HOME], vm.node_nic(HOME), manual_cutover.NORMAL
             )
+            vm.lead(HOME)
             await vm.start_flows()
             await asyncio.sleep(WATCH_S)
             move = await move_late()
@@ -145,9 +149,10 @@ class Demonstration(abc.ABC, Generic[LabT]):
     async def install(self, lab: LabT) -> None:
         """Install Handover as a user would."""
         self.screen.headline("With Handover")
-        line = f"helm install handover charts/handover --set {CONVERGENCE} --wait"
+        values = (CONVERGENCE, *values_for(self.carrier))
+        line = f"helm install handover charts/handover --set {','.join(values)} --wait"
         with self.screen.step(line, line):
-            await lab.install(CONVERGENCE)
+            await lab.install(*values)
 
     async def with_handover(self, lab: LabT) -> None:
         """Let the VM move there and back under one steady flow."""
@@ -190,7 +195,7 @@ class Demonstration(abc.ABC, Generic[LabT]):
         more = {name: (str(tools.locate(name)), *tools.TOOLS[name].ask) for name in builds.PROGRAMS}
         ours = {"handover": __version__, "guest's linux": initramfs.build().version}
         versions = report.versions(more) | ours
-        return Report(tuple(self.rows), self.baseline, versions)
+        return Report(tuple(self.rows), self.baseline, versions, self.carrier)
 
     def tell(self, fact: Fact | Traffic) -> None:
         """Show a fact; between two live views it is only taken in."""
@@ -228,7 +233,8 @@ class Demo(Demonstration[Lab]):
     @contextlib.asynccontextmanager
     async def open(self) -> AsyncIterator[Lab]:
         """Move the VM between bare nodes at first: the cluster may still be in the making."""
-        async with Lab.open_vm(self.network, self.directory, self.fact_order.add) as vm:
+        tell = self.fact_order.add
+        async with Lab.open_vm(self.network, self.directory, tell, self.carrier) as vm:
             move_late = functools.partial(vm.move_by_hand, HOME, AWAY, LATE_MS)
             await self.without(vm, vm.boot, move_late)
             with self.screen.step("moving the VM back", f"the VM is back on {HOME}"):
@@ -266,6 +272,16 @@ def row(move: Move, recordings: Mapping[str, Recording], migrated: Migrated | No
             move.packets(session), broken=session.broken, resumed_ns=move.switchover.resumed_ns
         ),
     )
+
+
+def values_for(carrier: Carrier) -> tuple[str, ...]:
+    """Compose what Helm is told of *carrier*; nothing of BIRD, which needs no more."""
+    if carrier == "bird":
+        return ()
+    if carrier == "frr":
+        names = ("ipv4ElevatedRoutePriority", "ipv6ElevatedRoutePriority")
+        return tuple(f"configuration.{name}={carriers.BELOW_ZEBRA}" for name in names)
+    return (f"configuration.advertise={carriers.ADVERTISE[carrier]}",)
 
 
 def explain(screen: Screen, cluster: Cluster, hints: Sequence[str]) -> None:

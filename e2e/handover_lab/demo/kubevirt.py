@@ -38,7 +38,7 @@ class KubeVirtDemo(Demonstration[KubeVirtLab]):
         tell = self.fact_order.add
         cluster = await self.start_cluster(self.network)
         async with (
-            KubeVirtLab.open_vm(self.network, self.directory, tell) as vm,
+            KubeVirtLab.open_vm(self.network, self.directory, tell, self.carrier) as vm,
             KubeVirtLab.on(cluster, vm, tell) as lab,
         ):
             lab.late_ms = demonstration.LATE_MS

@@ -12,10 +12,13 @@ from typing import Final, Self
 from rich.table import Table
 
 from handover_lab.network import measure
+from handover_lab.network.carriers import Carrier
 from handover_lab.network.measure import Packet, Switchover
 
 MOST_LOST_AFTER_SWITCH: Final = 10
 """Pings 1 ms apart that BGP may lose until every speaker has followed."""
+MOST_LOST_WITH_FRR: Final = 300
+"""The same for FRR, which collects changes on each machine for a tenth of a second."""
 
 BUSY: Final = 2.0
 """A load per processor that the demonstration alone does not reach."""
@@ -23,6 +26,7 @@ BUSY: Final = 2.0
 ASK: Final[Mapping[str, Sequence[str]]] = {
     "qemu": ("qemu-system-x86_64", "--version"),
     "bird": ("bird", "--version"),
+    "frr": ("/usr/lib/frr/bgpd", "--version"),
     "containerd": ("containerd", "--version"),
     "runc": ("runc", "--version"),
     "linux": ("uname", "-r"),
@@ -69,9 +73,8 @@ class Migration:
             tcp_survived=tcp_survived,
         )
 
-    @property
-    def faults(self) -> tuple[str, ...]:
-        """What a migration with Handover must not be."""
+    def faults(self, most_lost: int = MOST_LOST_AFTER_SWITCH) -> tuple[str, ...]:
+        """Say what of it a migration with Handover must not be."""
         where = f"{self.source} → {self.target}"
         found = []
         if self.signal is None:
@@ -80,10 +83,10 @@ class Migration:
             found.append(f"{where}: the pings never came back")
         if not self.tcp_survived:
             found.append(f"{where}: the TCP session broke")
-        if self.lost_after_switch > MOST_LOST_AFTER_SWITCH:
+        if self.lost_after_switch > most_lost:
             found.append(
                 f"{where}: {self.lost_after_switch} pings lost after the switch,"
-                f" {MOST_LOST_AFTER_SWITCH} allowed"
+                f" {most_lost} allowed"
             )
         return tuple(found)
 
@@ -95,13 +98,15 @@ class Report:
     migrations: tuple[Migration, ...]
     baseline: Migration | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
+    carrier: Carrier = "bird"
 
     @property
     def faults(self) -> tuple[str, ...]:
         """All that went wrong; the migration without Handover does not count."""
         if not self.migrations:
             return ("no migration took place",)
-        return tuple(fault for migration in self.migrations for fault in migration.faults)
+        most = MOST_LOST_WITH_FRR if self.carrier == "frr" else MOST_LOST_AFTER_SWITCH
+        return tuple(fault for migration in self.migrations for fault in migration.faults(most))
 
     def advice(self, load: float, processors: int) -> str:
         """Say what somebody can do about the faults; *load* is the machine's, of a minute."""
@@ -120,6 +125,7 @@ class Report:
         return {
             "migrations": [asdict(migration) for migration in self.migrations],
             "baseline": asdict(self.baseline) if self.baseline else None,
+            "carrier": self.carrier,
             "versions": dict(self.versions),
         }
 
@@ -130,7 +136,7 @@ class Report:
         table = Table(box=None, title=title, padding=(0, 1, 0, 0), pad_edge=False)
         for name in ("migration", "signal", "TCP"):
             table.add_column(name)
-        for name in ("pause", "signal\nto route", "silent\nfor", "lost", "after\nswitch"):
+        for name in ("pause", "signal\nto route", "silent\nfor", "lost", "lost after\nthe switch"):
             table.add_column(name, justify="right")
         for migration in self.migrations:
             table.add_row(*row(migration))

@@ -26,6 +26,7 @@ from handover_lab.guest.qemu import Nic, VmSpec
 from handover_lab.guest.vm import FlowSpec, Vm
 from handover_lab.guest.vm import Topology as Places
 from handover_lab.lab import Lab, prefer_lab
+from handover_lab.network import carriers
 from handover_lab.network.carriers import Carrier
 from handover_lab.network.namespaces import Network
 from handover_lab.network.pod import Pod
@@ -42,22 +43,12 @@ FLOWS: Final = (
     FlowSpec("TCP session v6", "tcp", 6, 20),
 )
 NUMBERS: Final = itertools.count(1)
-ELEVATED: Final = 16
-"""Below 20, the metric of what FRR's zebra installs, so that any carrier will do."""
-
 SETTINGS: Final[Mapping[str, object]] = {
     "liveMigrationRouteConvergenceTime": "2s",
-    "ipv4ElevatedRoutePriority": ELEVATED,
-    "ipv6ElevatedRoutePriority": ELEVATED,
+    # With these any carrier will do.
+    "ipv4ElevatedRoutePriority": carriers.BELOW_ZEBRA,
+    "ipv6ElevatedRoutePriority": carriers.BELOW_ZEBRA,
 }
-ADVERTISE: Final[Mapping[Carrier, str]] = {
-    "none": "none",
-    "bird": "bgp",
-    "frr": "bgp",
-    "agents": "agents",
-}
-"""What the agents are told of each carrier."""
-
 # What kube-proxy and Calico have: no packet passes that fits no connection that was seen.
 STRICT: Final = """
 table inet strict {
@@ -192,7 +183,7 @@ class FourNodeLab(Lab):
     @contextlib.asynccontextmanager
     async def carried(self, carrier: Carrier) -> AsyncIterator[None]:
         """Let *carrier* tell all where the VM is, and agents know of it."""
-        await self.configure(advertise=ADVERTISE[carrier])
+        await self.configure(advertise=carriers.ADVERTISE[carrier])
         async with self.vm.carried(carrier):
             yield
 

@@ -3,9 +3,10 @@
 import asyncio
 import contextlib
 import itertools
+import subprocess
 import time
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final, Literal
 
@@ -15,7 +16,7 @@ from handover_lab.facts import Fact, Traffic
 from handover_lab.guest import migration
 from handover_lab.guest.migration import SHORT_PAUSE, Limits
 from handover_lab.guest.qemu import Guest, GuestError, Nic, VmSpec
-from handover_lab.network import manual_cutover, measure, route_watch, tap
+from handover_lab.network import carriers, manual_cutover, measure, route_watch, tap
 from handover_lab.network.bird import Speaker
 from handover_lab.network.carriers import CARRIERS, Carrier, Mesh, Niced
 from handover_lab.network.manual_cutover import Cutover, ManualCutover
@@ -157,8 +158,6 @@ class Vm:
         places = self.topology.places
         directory = self.directory / f"{carrier}-{next(self._numbers)}"
         directory.mkdir()
-        # FRR's daemons have a user of their own, who must get there.
-        directory.chmod(0o755)
         mesh = Mesh(self.topology.mesh, places, self.topology.shape)
         async with CARRIERS[carrier](mesh, directory):
             yield
@@ -243,14 +242,28 @@ class Vm:
             await guest.end()
             self._tell(facts.Guest(time.time_ns(), node, ""))
 
+    def lead(self, node: str) -> bool:
+        """Lead the router to the VM on *node*, if no speaker does that; whether that was so."""
+        if self.topology.carrier in {"bird", "frr"}:
+            return False
+        (there,) = (one for one in self.topology.mesh if one.name == node)
+        ways = {4: there.address4, 6: there.address6}
+        for family, address in self.addresses.items():
+            words = ("ip", "route", "replace", address, "via", ways[family], "proto", "static")
+            subprocess.run(self.topology.router.command(*words), check=True)
+        return True
+
     async def move_by_hand(self, source: str, target: str, delay_ms: int) -> Move:
         """Move the VM and, *delay_ms* after its first RARP, its routes: all without Handover."""
         nodes, began = self.topology.nodes, time.time_ns()
         await self.start_target(target)
-        by_hand = await ManualCutover.wait(nodes[target], self.node_nic(target), delay_ms)
+        elevated = str(carriers.elevated(self.topology.carrier))
+        by_hand = await ManualCutover.wait(nodes[target], self.node_nic(target), delay_ms, elevated)
         try:
             switchover = await self.move(source, target)
             cutover = await by_hand.cutover()
+            if self.lead(target):
+                cutover = replace(cutover, routed_ns=time.time_ns())
         finally:
             await by_hand.end()
         await self.end(source)
@@ -259,7 +272,7 @@ class Vm:
         # As the agent does it: no address is without a route of the target's in between.
         manual_cutover.delete_routes(nodes[source], self.node_nic(source), manual_cutover.NORMAL)
         manual_cutover.add_routes(nodes[target], self.node_nic(target), manual_cutover.NORMAL)
-        manual_cutover.delete_routes(nodes[target], self.node_nic(target), manual_cutover.ELEVATED)
+        manual_cutover.delete_routes(nodes[target], self.node_nic(target), elevated)
         return Move(source, target, began, switchover, ended, cutover)
 
     async def _start(self, node: str, *, incoming: bool) -> Guest:

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import functools
+import tempfile
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, ExitStack
 from dataclasses import dataclass
@@ -20,6 +21,17 @@ Carrier = Literal["none", "bird", "frr", "agents"]
 
 FIRST: Final = -10
 """Niceness: a speaker must answer at once while an emulated guest takes all that it can get."""
+
+ADVERTISE: Final[Mapping[Carrier, str]] = {
+    "none": "none",
+    "bird": "bgp",
+    "frr": "bgp",
+    "agents": "agents",
+}
+"""What agents are told of each carrier."""
+
+USUAL, BELOW_ZEBRA = 512, 16
+"""Elevated metrics: that of a new installation, and one below the 20 of what zebra installs."""
 
 FRR_S: Final = 60.0
 FRR_SESSIONS: Final = "show bgp summary established json"
@@ -56,6 +68,11 @@ class Mesh:
         return list(zip(self.members, places, strict=True))
 
 
+def elevated(carrier: Carrier) -> int:
+    """Return the elevated metric that *carrier* gets along with."""
+    return BELOW_ZEBRA if carrier == "frr" else USUAL
+
+
 @contextlib.asynccontextmanager
 async def by_bird(mesh: Mesh, directory: Path) -> AsyncIterator[None]:
     """Let BIRD carry the routes; begins when all sessions are up."""
@@ -71,9 +88,12 @@ async def by_bird(mesh: Mesh, directory: Path) -> AsyncIterator[None]:
 
 
 @contextlib.asynccontextmanager
-async def by_frr(mesh: Mesh, directory: Path) -> AsyncIterator[None]:
-    """Let FRR carry the routes; its own user must be able to reach *directory*."""
+async def by_frr(mesh: Mesh, _directory: Path) -> AsyncIterator[None]:
+    """Let FRR carry the routes; begins when all sessions are up."""
     with ExitStack() as cleanup:
+        # FRR's daemons have a user of their own, who can reach no directory of ours.
+        own = cleanup.enter_context(tempfile.TemporaryDirectory(prefix="handover-frr-"))
+        directory = reachable(Path(own))
         routers = []
         for speaker, place in mesh.niced():
             routers.append(Frr.start(place, speaker, mesh.members, directory))
@@ -83,6 +103,12 @@ async def by_frr(mesh: Mesh, directory: Path) -> AsyncIterator[None]:
             count = functools.partial(asyncio.to_thread, established, router)
             await until(count, lambda n: n >= wanted, f"{wanted} sessions of {router.place}", FRR_S)
         yield
+
+
+def reachable(directory: Path) -> Path:
+    """Let every user into *directory*."""
+    directory.chmod(0o755)
+    return directory
 
 
 def established(router: Frr) -> int:

@@ -1,6 +1,6 @@
 """A handover made by hand: what a person with tcpdump and ip route could do, were they fast.
 
-    python -m handover_lab.network.manual_cutover TAP MAC DELAY_MS ADDRESS...
+    python -m handover_lab.network.manual_cutover TAP MAC DELAY_MS METRIC ADDRESS...
 
 Runs on the target node: hears the first RARP of MAC on TAP, waits DELAY_MS, sets the elevated
 routes, prints when, and ends. With a delay of 1000 it is the "without Handover" that Handover is
@@ -44,9 +44,10 @@ class ManualCutover:
         self._process = process
 
     @classmethod
-    async def wait(cls, place: Place, nic: Nic, delay_ms: int = 0) -> Self:
+    async def wait(cls, place: Place, nic: Nic, delay_ms: int = 0, metric: str = ELEVATED) -> Self:
         """Listen at *place*; returns when no RARP can be missed any more."""
-        argv = (sys.executable, "-m", __name__, nic.tap, nic.mac, str(delay_ms), *nic.addresses)
+        words = (nic.tap, nic.mac, str(delay_ms), metric, *nic.addresses)
+        argv = (sys.executable, "-m", __name__, *words)
         process = await asyncio.create_subprocess_exec(
             *place.command(*argv), stdout=asyncio.subprocess.PIPE
         )
@@ -111,6 +112,7 @@ def main() -> None:
     parser.add_argument("tap")
     parser.add_argument("mac")
     parser.add_argument("delay_ms", type=int)
+    parser.add_argument("metric")
     parser.add_argument("addresses", nargs="+")
     arguments = parser.parse_args()
     # With protocol 0 it hears nothing until it is bound (packet(7)): no frame of another interface.
@@ -122,7 +124,9 @@ def main() -> None:
         heard = first_rarp(listener, arguments.mac)
         time.sleep(arguments.delay_ms / 1000)
         for address in arguments.addresses:
-            subprocess.run(ip_route("replace", arguments.tap, address, ELEVATED), check=True)
+            subprocess.run(
+                ip_route("replace", arguments.tap, address, arguments.metric), check=True
+            )
         print(heard, time.time_ns(), flush=True)
 
 

@@ -58,6 +58,8 @@ class AgentProcess:
         self._environment = {
             "KUBECONFIG": str(kubeconfig),
             "HANDOVER_NODE_NAME": node.name,
+            # The chart has it from the pod's status.hostIPs.
+            "HANDOVER_NODE_ADDRESSES": f"{node.address},{node.address6}",
             **(variables or {}),
         }
         self._order = directory / f"order-{node.name}"

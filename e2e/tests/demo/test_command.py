@@ -95,6 +95,24 @@ def test_report_and_picture_are_written_and_named(
     assert "✗" not in output.getvalue()
 
 
+@pytest.mark.parametrize(
+    ("bgp", "values"),
+    [
+        ("bird", ()),
+        ("none", ("configuration.advertise=agents",)),
+        (
+            "frr",
+            (
+                "configuration.ipv4ElevatedRoutePriority=16",
+                "configuration.ipv6ElevatedRoutePriority=16",
+            ),
+        ),
+    ],
+)
+def test_helm_is_told_what_the_carrier_needs(bgp: str, values: tuple[str, ...]) -> None:
+    assert demonstration.values_for(command.CARRIERS[bgp]) == values
+
+
 def test_a_fault_is_named(screen: Screen, output: io.StringIO) -> None:
     screen.fault("node-a → node-b: the TCP session broke")
 

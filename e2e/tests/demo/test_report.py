@@ -51,6 +51,13 @@ def test_faults_of(migration: Migration, faults: tuple[str, ...]) -> None:
     assert faults == Report((GOOD, migration), BASELINE).faults
 
 
+def test_frr_may_lose_what_its_own_delays_take() -> None:
+    slow = replace(GOOD, lost_after_switch=150)
+
+    assert Report((slow,), carrier="frr").faults == ()
+    assert Report((slow,), carrier="bird").faults != ()
+
+
 def test_a_fault_on_a_busy_machine_comes_with_what_to_do() -> None:
     found = Report((GOOD,))
     assert "busy (load 9.3 on 2 processors)" in found.advice(9.3, 2)
@@ -92,7 +99,7 @@ def test_a_migration_is_summed_up_from_its_pings() -> None:
 def test_the_file_has_the_promised_fields() -> None:
     written = json.loads(json.dumps(Report((GOOD,), BASELINE, {"bird": "2.0.12"}).to_object()))
 
-    assert {"migrations", "baseline", "versions"} == written.keys()
+    assert {"migrations", "baseline", "carrier", "versions"} == written.keys()
     for row in (*written["migrations"], written["baseline"]):
         assert row.keys() >= {
             "guest_pause_ms",
@@ -112,6 +119,7 @@ def test_the_table_names_the_run_without_handover() -> None:
 
     assert "without Handover" in shown.get()
     assert "412 µs" in shown.get()
+    assert "lost after" in shown.get()
 
 
 def test_a_version_is_read_and_a_missing_part_is_left_out() -> None:

@@ -1,9 +1,6 @@
 """Labs of four nodes, one after the other: `four_nodes`, parametrized with the name of one."""
 
-import contextlib
-import tempfile
-from collections.abc import AsyncIterator, Iterator, Mapping
-from pathlib import Path
+from collections.abc import AsyncIterator, Mapping
 
 import pytest
 import pytest_asyncio
@@ -24,22 +21,14 @@ LABS: Mapping[str, tuple[Topology, Cni]] = {
 
 
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
-async def four_nodes(request: pytest.FixtureRequest) -> AsyncIterator[FourNodeLab]:
+async def four_nodes(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[FourNodeLab]:
     """The lab of this name with a VM that is served; one for all tests that name it."""
     try:
         requirements.check()
     except NoSandboxError as error:
         pytest.skip(str(error))
     shape, cni = LABS[request.param]
-    with reachable_directory() as directory:
-        async with FourNodeLab.started(directory, shape, cni=cni) as lab:
-            yield lab
-
-
-@contextlib.contextmanager
-def reachable_directory() -> Iterator[Path]:
-    """Make a directory that FRR's own user can reach, as pytest's own cannot be."""
-    with tempfile.TemporaryDirectory(prefix="handover-four-nodes-") as name:
-        directory = Path(name)
-        directory.chmod(0o755)
-        yield directory
+    async with FourNodeLab.started(tmp_path_factory.mktemp("four-nodes"), shape, cni=cni) as lab:
+        yield lab
