@@ -45,6 +45,9 @@ CONDITION: Final = Condition(
     last_transition_time=WHEN.replace(microsecond=0),
     observed_generation=1,
 )
+REDIRECTABLE: Final = CONDITION.model_copy(
+    update={"type": EndpointCondition.REDIRECTABLE, "reason": "Ready"}
+)
 CUTOVER: Final = Cutover(
     signal=Signal.RARP,
     announcement_to_route_microseconds=210,
@@ -110,7 +113,7 @@ ENDPOINT_STATUS: Final = WorkloadEndpointStatus(
     last_cutover=CUTOVER.model_copy(update={"migration_uid": "uid-1"}),
     agent=AgentAddress.model_validate(AGENT),
     advertised=True,
-    conditions=(CONDITION,),
+    conditions=(CONDITION, REDIRECTABLE),
 )
 MIGRATION_STATUS: Final = LiveMigrationStatus(
     phase=Phase.LIVE,
@@ -124,7 +127,7 @@ MIGRATION_STATUS: Final = LiveMigrationStatus(
     ready_time=WHEN,
     cutover_time=WHEN,
     completion_time=WHEN,
-    conditions=(CONDITION,),
+    conditions=(CONDITION, REDIRECTABLE),
 )
 ACCEPTED: Final = CONDITION.model_copy(
     update={"type": ConfigurationCondition.ACCEPTED, "reason": "Valid"}
@@ -198,8 +201,19 @@ def test_configurations_in_columns(here: Kubectl) -> None:
 @pytest.mark.parametrize(
     ("name", "heads", "cells"),
     [
-        ("lm/m1", ["SIGNAL", "OUTCOME"], ["RARP", ""]),
-        ("wep/vm-a", ["WORKLOAD", "MIGRATION"], ["vm-a", "m1"]),
+        (
+            "lm/m1",
+            [
+                *("SIGNAL", "REDIRECTABLE", "REDIRECT(USEC)", "LAST-NODE(USEC)", "SILENCE(USEC)"),
+                "OUTCOME",
+            ],
+            ["RARP", "True", "640", "900", "48000", ""],
+        ),
+        (
+            "wep/vm-a",
+            ["WORKLOAD", "MIGRATION", "REDIRECTABLE", "ADVERTISED"],
+            ["vm-a", "m1", "Ready", "true"],
+        ),
     ],
 )
 def test_more_columns_when_wide(

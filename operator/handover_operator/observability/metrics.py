@@ -23,7 +23,9 @@ from prometheus_client.registry import Collector
 
 from handover_api import __version__
 from handover_api.assignment import Assignment
+from handover_api.conditions import MigrationCondition
 from handover_api.livemigration import LiveMigration, LiveMigrationStatus, Phase
+from handover_api.workloadendpoint import Cutover
 from handover_operator.kinds import Kind
 from handover_operator.roles.rules import Verdict
 
@@ -39,6 +41,8 @@ _FAST: Final = (
     *(0.00005, 0.0001, 0.0002, 0.0003, 0.0005),
     *(0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 1.0),
 )
+# A guest's pause: milliseconds, some hundred where it is busy.
+_PAUSE: Final = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.3, 0.5, 1, 2, 5)
 # From the moment in which a target listens to the hour that copying a guest's memory may take.
 _SLOW: Final = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60, 120, 300, 600, 1800, 3600)
 
@@ -142,6 +146,30 @@ ANNOUNCEMENT_TO_ROUTE: Final = Histogram(
     buckets=_FAST,
     registry=REGISTRY,
 )
+ANNOUNCEMENT_TO_REDIRECT: Final = Histogram(
+    "handover_operator_announcement_to_redirect_seconds",
+    "From announcement at the target to the source sending on what still arrives there",
+    buckets=_FAST,
+    registry=REGISTRY,
+)
+ANNOUNCEMENT_TO_LAST_NODE: Final = Histogram(
+    "handover_operator_announcement_to_last_node_seconds",
+    "From announcement to the route on the last other node that follows",
+    buckets=_FAST,
+    registry=REGISTRY,
+)
+GUEST_SILENCE: Final = Histogram(
+    "handover_operator_guest_silence_seconds",
+    "From a guest's last frame at the source to its first one at the target",
+    buckets=_PAUSE,
+    registry=REGISTRY,
+)
+CUTOVERS: Final = Counter(
+    "handover_operator_cutovers",
+    "Guests that moved, by the reason of condition Redirectable then, if it was there",
+    ["redirectable"],
+    registry=REGISTRY,
+)
 START_TO_READY: Final = Histogram(
     "handover_operator_start_to_ready_seconds",
     "From both sides known to every target listening",
@@ -222,11 +250,13 @@ def count_progress(before: LiveMigrationStatus, after: LiveMigrationStatus) -> N
     """Count what a LiveMigration tells for the first time."""
     # A measurement stays in the status, and the status is written again and again: what it told
     # before is counted.
-    told = {side.endpoint for side in before.target if side.cutover is not None}
+    told = {side.endpoint: side.cutover for side in before.target if side.cutover is not None}
     for side in after.target:
-        if side.cutover is not None and side.endpoint not in told:
-            took = side.cutover.announcement_to_route_microseconds / _MICROSECONDS
-            ANNOUNCEMENT_TO_ROUTE.labels(side.cutover.signal.value).observe(took)
+        if side.cutover is not None:
+            _count_cutover(told.get(side.endpoint), side.cutover)
+    if before.cutover_time is None and after.cutover_time is not None:
+        found = after.condition(MigrationCondition.REDIRECTABLE)
+        CUTOVERS.labels("none" if found is None else found.reason).inc()
     if before.ready_time is None and after.ready_time is not None:
         since = after.start_time or after.ready_time
         START_TO_READY.observe((after.ready_time - since).total_seconds())
@@ -235,6 +265,25 @@ def count_progress(before: LiveMigrationStatus, after: LiveMigrationStatus) -> N
         since = after.start_time or after.completion_time
         took = (after.completion_time - since).total_seconds()
         START_TO_END.labels(after.phase.value).observe(took)
+
+
+def _count_cutover(before: Cutover | None, after: Cutover) -> None:
+    """Count what is new of one; what others answer comes later than the route."""
+    if before is None:
+        took = after.announcement_to_route_microseconds / _MICROSECONDS
+        ANNOUNCEMENT_TO_ROUTE.labels(after.signal.value).observe(took)
+    for histogram, read in _OF_OTHERS:
+        measured = read(after)
+        if measured is not None and (before is None or read(before) is None):
+            # Compared clocks may say that a guest spoke here before it was silent there.
+            histogram.observe(max(measured, 0) / _MICROSECONDS)
+
+
+_OF_OTHERS: Final[tuple[tuple[Histogram, Callable[[Cutover], int | None]], ...]] = (
+    (ANNOUNCEMENT_TO_REDIRECT, lambda told: told.announcement_to_redirect_microseconds),
+    (ANNOUNCEMENT_TO_LAST_NODE, lambda told: told.announcement_to_last_node_microseconds),
+    (GUEST_SILENCE, lambda told: told.guest_silence_microseconds),
+)
 
 
 def render() -> bytes:

@@ -9,6 +9,7 @@ from handover_api.conditions import MigrationCondition as Type
 from handover_api.conditions import MigrationReason as Reason
 from handover_api.livemigration import LiveMigrationStatus, Phase
 from handover_operator.roles.parse import Unreadable
+from handover_operator.status import measurements
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,23 +53,21 @@ def describe(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterato
         nodes = wording.enumerate_few((side.node for side in after.target), _count(after))
         yield KubernetesEvent("Ready", f"the target is listening on {nodes}")
     if _changed(before, after, Type.CUT_OVER):
-        told = list(_cutovers(after))
-        text = wording.enumerate_few(told, len(told), "; ")
-        yield KubernetesEvent("CutOver", text or "every target is live")
+        yield KubernetesEvent("CutOver", "".join(_measured(after)) or "every target is live")
     if after.phase is Phase.SUCCEEDED and before.phase is not Phase.SUCCEEDED:
-        yield KubernetesEvent(
-            "Succeeded", "the network follows the guest; all targets are back in Base"
-        )
+        text = "the network follows the guest; all targets are back in Base"
+        # Told of the VMI, too, it outlives all objects that have the figures.
+        yield KubernetesEvent("Succeeded", "; ".join((text, *_measured(after))))
     if after.phase is Phase.NOT_FOLLOWED and before.phase is not Phase.NOT_FOLLOWED:
         finished = after.condition(Type.FINISHED)
         why = "" if finished is None else finished.message
+        text = f"the guest moved, the network did not: {why}"
         yield KubernetesEvent(
-            Reason.NOT_FOLLOWED, f"the guest moved, the network did not: {why}", warning=True
+            Reason.NOT_FOLLOWED, "; ".join((text, *_measured(after))), warning=True
         )
     if after.phase is Phase.ABORTED and before.phase is not Phase.ABORTED:
-        yield KubernetesEvent(
-            "Aborted", "the source keeps the traffic, or gets it back", warning=True
-        )
+        text = "the source keeps the traffic, or gets it back"
+        yield KubernetesEvent("Aborted", "; ".join((text, *_measured(after))), warning=True)
 
 
 def _alarms(before: LiveMigrationStatus, after: LiveMigrationStatus) -> Iterator[KubernetesEvent]:
@@ -91,12 +90,15 @@ def _count(status: LiveMigrationStatus) -> int:
     return len(status.target) if status.target_count is None else status.target_count
 
 
-def _cutovers(status: LiveMigrationStatus) -> Iterator[str]:
-    """Say of each target what proved the guest, and how long its route took from there."""
-    for side in status.target:
-        if side.cutover is not None:
-            took = side.cutover.announcement_to_route_microseconds
-            yield f"{side.endpoint} on {side.node}: {side.cutover.signal} to route in {took} µs"
+def _measured(status: LiveMigrationStatus) -> Iterator[str]:
+    """Say of the first few targets what their agents have measured; nothing where none has."""
+    told = [
+        f"{side.endpoint} on {side.node}: {measurements.sentence(side.cutover)}"
+        for side in status.target
+        if side.cutover is not None
+    ]
+    if told:
+        yield wording.enumerate_few(told, len(told), "; ")
 
 
 def _changed(before: LiveMigrationStatus, after: LiveMigrationStatus, wanted: Type) -> bool:

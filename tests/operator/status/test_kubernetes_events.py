@@ -66,6 +66,19 @@ def test_a_cutover_tells_what_was_measured(teller: Teller) -> None:
     assert told.message == "b on node-b: RARP to route in 180 µs"
 
 
+def test_the_end_tells_what_was_measured(teller: Teller, migration: Migration) -> None:
+    world = teller.world.report("b", State.LIVE)
+    status = world.migration("m1").status.to_object()
+    world.apply(migration(source="a", target="b", outcome="Succeeded", status=status))
+    teller.tell()
+    world.report("a", State.WITHDRAWN).report("b", State.BASE)
+    [told] = kubernetes_events.describe(teller.before, world.migration("m1").status)
+    assert told.message == (
+        "the network follows the guest; all targets are back in Base;"
+        " b on node-b: RARP to route in 180 µs"
+    )
+
+
 def test_a_cutover_without_a_measurement_is_told_too(teller: Teller) -> None:
     teller.world.report("b", State.LIVE, cutover=None)
     [told] = kubernetes_events.describe(LiveMigrationStatus(), teller.world.migration("m1").status)
