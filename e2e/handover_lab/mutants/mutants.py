@@ -57,6 +57,11 @@ TESTS: Final[Mapping[str, Sequence[str]]] = {
         f"{_AGENT}/sniff/test_packet_filter.py",
     ),
     "handover_nodeagent.kernel.netlink.rtmsg": (f"{_AGENT}/kernel/netlink/test_rtmsg.py",),
+    "handover_nodeagent.sniff.ring_blocks": (f"{_AGENT}/sniff/test_ring_blocks.py",),
+    "handover_nodeagent.sniff.own_frames": (f"{_AGENT}/sniff/test_own_frames.py",),
+    "handover_nodeagent.reconcile.cutover_figures": (
+        f"{_AGENT}/reconcile/test_cutover_figures.py",
+    ),
     "handover_nodeagent.network.desired": (f"{_AGENT}/network/test_desired.py",),
     "handover_nodeagent.network.plan": (f"{_AGENT}/network/test_plan.py",),
     "handover_nodeagent.network.placement": (f"{_AGENT}/network/test_placement.py",),

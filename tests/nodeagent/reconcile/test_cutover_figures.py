@@ -63,6 +63,7 @@ def test_an_unknown_last_frame_leaves_the_silence_out() -> None:
 @pytest.mark.parametrize(
     ("redirected_ms", "expected"),
     [
+        pytest.param(0.0, 0, id="at once"),
         pytest.param(-5, 0, id="not before the announcement"),
         pytest.param(7, 1_000, id="not after its news"),
     ],

@@ -30,9 +30,24 @@ def ring(*frames: bytes, packets: int | None = None, first: int = FIRST) -> memo
     return memoryview(bytearray(SMALL.block_size) + bytearray(block))
 
 
+def at_the_end(octets: bytes, kept: int | None = None) -> memoryview:
+    """Compose a ring whose last octets are those of a frame, which says that it kept *kept*."""
+    only = bytearray(frame(10**9, octets, step=0)[: MAC + len(octets)])
+    struct.pack_into("=I", only, 12, len(octets) if kept is None else kept)
+    first = SMALL.block_size - len(only)
+    memory = ring(packets=1, first=first)
+    memory[2 * SMALL.block_size - len(only) :] = only
+    return memory
+
+
 def seen(memory: memoryview) -> list[bytes]:
     block = ring_blocks.read_block(memory, SMALL, 1)
     return [bytes(each.octets) for each in ring_blocks.walk(memory, SMALL, block)]
+
+
+def test_a_status_is_a_word_of_the_kernels() -> None:
+    """linux/if_packet.h; what a reader stores there, the kernel reads."""
+    assert (ring_blocks.TP_STATUS_KERNEL, ring_blocks.TP_STATUS_USER) == (0, 1)
 
 
 def test_a_request_names_blocks_and_frames_that_fill_them() -> None:
@@ -74,6 +89,9 @@ SOME: Final = frame(10**9, b"abc")
         ),
         pytest.param(ring(frame(10**9, b"abc", mac=4090)), [], id="no octets outside of the block"),
         pytest.param(ring(SOME, first=0), [], id="no header as a frame"),
+        pytest.param(ring(SOME, first=4080), [], id="no frame that does not fit"),
+        pytest.param(at_the_end(b"abc"), [b"abc"], id="all of one that fits just so"),
+        pytest.param(at_the_end(b"abc", kept=4), [], id="none that is longer than its block"),
     ],
 )
 def test_a_walk_ends_where_a_word_cannot_be_believed(
