@@ -74,7 +74,7 @@ class Agent:
             somebody_applies_default=settings.await_configuration,
         )
         effective = self._layers.effective(Settings())
-        start = Start(*effective, memory.load_paused(), api_servers)
+        start = Start(*effective, memory.load_paused(), api_servers, settings.node_name)
         self.reconciler = Reconciler(start, self.reporter, memory, expects)
         self.observation = Observation(self.reconciler)
         lifecycle = Lifecycle(self.reconciler, memory)
@@ -89,6 +89,7 @@ class Agent:
             reconfiguration,
             consider_uninstall=self.uninstall.consider,
         )
+        self._distribute = partial(self.reconciler.advertising.run, api)
         self._endpoint_watch = Watch(
             api,
             f"{_ROOT}/{names.WORKLOAD_ENDPOINTS}",
@@ -152,6 +153,7 @@ class Agent:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(configured.wait(), CONFIGURATION_PATIENCE)
             group.create_task(keep("endpoints", self._endpoint_watch.run))
+            group.create_task(keep("distribution", self._distribute, is_vital=False))
 
     def _begun(self) -> None:
         """Make good for what a start left undone, once all endpoints are known."""

@@ -82,6 +82,8 @@ class Uninstall:
             for address in local.addresses
         }
         returned = await hand_back(settings, silent)
+        # The nexthop objects are left of what leads to other nodes' guests.
+        await reconciler.advertising.remove()
         # Read back: statuses tell what is left in the kernel, not what it was asked to do.
         observed = await asyncio.to_thread(host_routes.observe, settings, silent)
         reconciler.routes.load(observed)

@@ -5,6 +5,7 @@ what stands in the way, and that a HAVE was heard. Where nothing is distributed 
 """
 
 import asyncio
+import contextlib
 import dataclasses
 import enum
 from collections.abc import Iterable
@@ -20,6 +21,7 @@ from handover_nodeagent.distribution import advertised, sinks
 from handover_nodeagent.distribution.distribution import Distribution
 from handover_nodeagent.distribution.place import Place, Speakers
 from handover_nodeagent.kernel.netlink.channel import Channel
+from handover_nodeagent.kernel.netlink.codec import ObservationError
 from handover_nodeagent.network.model import IPAddress
 
 _NODES: Final = "/api/v1/nodes"
@@ -89,7 +91,9 @@ class Advertising:
             case Course.RUN:
                 await self._distribute(api, place)
             case Course.REMOVE:
-                await self.remove()
+                # A kernel that cannot tell of such objects (before 5.3) has none of ours.
+                with contextlib.suppress(ObservationError):
+                    await self.remove()
             case Course.LEAVE:
                 pass
 

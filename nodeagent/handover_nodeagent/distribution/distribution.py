@@ -24,7 +24,7 @@ from handover_nodeagent.distribution.notifications import Doubt
 from handover_nodeagent.distribution.place import Heard, Nobody, Place, Speakers
 from handover_nodeagent.distribution.resolver import Destination, Resolver
 from handover_nodeagent.distribution.routes import DistributedRoutes, Prepared
-from handover_nodeagent.kernel import links, nexthops
+from handover_nodeagent.kernel import nexthops
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.kernel.netlink.codec import ObservationError
 from handover_nodeagent.network.model import IPAddress
@@ -224,6 +224,9 @@ class Distribution:
             if destination is None or route:
                 wanted[address] = route
         refused = self.routes.apply(wanted)
+        if self.hops.has_new_devices():
+            # Whether their filters let through what others send is looked at soon.
+            self._wanted.set()
         self._prepare(addresses)
         self._remember()
         if refused:
@@ -304,6 +307,7 @@ class Distribution:
         self._speakers.know_nodes(others)
         metrics.NODES.set(len(others))
         await self._look_up()
+        self._observe_reverse_path()
 
     async def _look_up(self) -> None:
         """Ask for all nodes that have an advertised endpoint, some in each turn of the loop."""
@@ -330,7 +334,6 @@ class Distribution:
                 break
         else:
             self._observe_soon()
-        await self._observe_reverse_path()
         is_first = self._observed_at is None
         self._observed_at = self._now()
         # At other metrics this protocol has the redirects that nobody exports.
@@ -341,12 +344,9 @@ class Distribution:
         # What somebody took away comes back, and what somebody changed is changed back.
         self._touch(changed)
 
-    async def _observe_reverse_path(self) -> None:
+    def _observe_reverse_path(self) -> None:
         """See on which devices clients outside of the cluster would be lost."""
-        found = await asyncio.to_thread(links.observe, self.place.settings.route_table)
-        strict = self.hops.strict_devices(
-            frozenset(one.index for one in found.values() if one.default_route)
-        )
+        strict = self.hops.strict_devices()
         if strict != self.strict_devices:
             self.strict_devices = strict
             self.place.changed()

@@ -37,6 +37,7 @@ class Hops:
         self._nodes = nodes
         self._routes = routes
         self._found: dict[Slot, NextHop] = {}
+        self._devices: frozenset[int] = frozenset()
 
     @property
     def slots(self) -> tuple[Slot, ...]:
@@ -78,16 +79,22 @@ class Hops:
         """Tell whether a node is reached by the device of this index."""
         return any(hop.oif == device for hop in self._found.values())
 
-    def strict_devices(self, with_default: frozenset[int]) -> frozenset[str]:
+    def has_new_devices(self) -> bool:
+        """Tell whether nodes are reached by other devices than when this was asked last."""
+        devices = frozenset(hop.oif for hop in self._found.values())
+        is_new, self._devices = devices != self._devices, devices
+        return is_new
+
+    def strict_devices(self) -> frozenset[str]:
         """Return the devices on which a packet from outside of the cluster would be dropped.
 
         Another node forwards it to us by the device by which we reach that node. Where the way
-        back to its sender is another one, *with_default*, a strict rp_filter takes it for forged.
+        back to its sender is another one, a strict rp_filter takes it for forged.
         """
-        if not with_default:
-            return frozenset()
-        devices = {hop.oif for hop in self._found.values() if hop.version == 4}  # noqa: PLR2004
-        return frozenset(filter(is_strict, map(_name, devices - with_default)))
+        back = lookup.device_outside(self._channel)
+        # Without any way back no client outside is answered, whatever the filter does.
+        devices = {hop.oif for hop in self._found.values() if hop.version == 4 and back}  # noqa: PLR2004
+        return frozenset(filter(is_strict, map(_name, devices - {back})))
 
     def _is_in(self, slot: Slot) -> bool:
         """Tell whether a node's nexthop object is in the kernel."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import socket
+from ipaddress import IPv4Address
 from typing import Final
 
 from handover_nodeagent.distribution import nexthop
@@ -14,6 +15,8 @@ from handover_nodeagent.kernel.netlink.nhmsg import NextHop
 from handover_nodeagent.network.model import IPAddress
 
 _TUNNELS: Final = ("handover0", "handover1")
+_OUTSIDE: Final = IPv4Address("203.0.113.1")
+"""Of TEST-NET-3 (RFC 5737), to which nobody has a route of its own."""
 _ONLINK: Final = 4
 """RTNH_F_ONLINK of linux/rtnetlink.h, which a route of one next hop shows among its own flags."""
 
@@ -23,6 +26,12 @@ def to_node(channel: Channel, node: Node, version: int) -> NextHop | Tunneled | 
     address, pods = nexthop.questions(node, version)
     ways = Ways(_ask(channel, address), _ask(channel, pods))
     return nexthop.choose(node, version, ways, _own_devices())
+
+
+def device_outside(channel: Channel) -> int:
+    """Return the device by which clients outside of the cluster are answered; 0: none."""
+    answer = _ask(channel, _OUTSIDE)
+    return answer.oif if answer else 0
 
 
 def _ask(channel: Channel, address: IPAddress | None) -> Answer | None:

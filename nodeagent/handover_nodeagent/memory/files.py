@@ -38,6 +38,7 @@ class Memory:
         self._directory = directory / "endpoints"
         self._configuration = directory / "configuration.json"
         self._paused = directory / "paused.json"
+        self._heard = directory / "heard.json"
         # Each is made when it is written: what changes ten times meanwhile is composed once.
         self._pending: dict[ObjectKey, Callable[[], Record | None]] = {}
         # One thread, so that files are written in the order in which they were handed to it.
@@ -82,6 +83,14 @@ class Memory:
     def keep_paused(self, namespaces: Iterable[str]) -> None:
         """Write which namespaces are paused, for a start without an API server."""
         self._thread.submit(self._replace, self._paused, json.dumps(sorted(namespaces)))
+
+    def load_heard(self) -> tuple[tuple[ObjectKey, str], ...]:
+        """Read the HAVE messages of other nodes that the API had not caught up with."""
+        return record.decode_heard(_read(self._heard))
+
+    def keep_heard(self, heard: Iterable[tuple[ObjectKey, str]]) -> None:
+        """Write which HAVE messages the API has not caught up with."""
+        self._thread.submit(self._replace, self._heard, record.encode_heard(heard))
 
     async def flush(self) -> None:
         """Write what is pending, and wait for it."""

@@ -283,6 +283,25 @@ def _redirection(value: Redirection) -> _Redirection:
     return _Redirection(oif=value.oif, ipv4=_Way.of(value.ipv4), ipv6=_Way.of(value.ipv6))
 
 
+def encode_heard(heard: Iterable[tuple[ObjectKey, str]]) -> str:
+    """Return the text of the file of the HAVE messages that the API has not caught up with."""
+    return json.dumps([[*key, uid] for key, uid in heard])
+
+
+def decode_heard(text: str) -> tuple[tuple[ObjectKey, str], ...]:
+    """Return the HAVE messages that were heard, in their order: of which endpoint, for which uid.
+
+    What is no such entry is left out: the API tells of it later.
+    """
+    content = _parse(text)
+    entries = content if isinstance(content, list) else ()
+    return tuple(
+        (ObjectKey(entry[0], entry[1]), entry[2])
+        for entry in entries
+        if isinstance(entry, list) and list(map(type, entry)) == [str, str, str]
+    )
+
+
 def _parse(text: str) -> object:
     """Return what *text* says; None where that is no JSON."""
     try:

@@ -20,6 +20,8 @@ from handover_api.configuration import Mode, Settings
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State, WorkloadEndpoint
 from handover_nodeagent import fsm, metrics
+from handover_nodeagent.distribution.advertising import Advertising
+from handover_nodeagent.distribution.place import Place
 from handover_nodeagent.faults import Faults
 from handover_nodeagent.fsm import commands
 from handover_nodeagent.fsm.commands import EventReason
@@ -71,13 +73,15 @@ class Start:
     """What a reconciler begins with.
 
     ``misconfigured``: why the newest configuration does not count, "" when it does. ``paused``:
-    the namespaces that are. ``api_servers``: the addresses that no endpoint can have.
+    the namespaces that are. ``api_servers``: the addresses that no endpoint can have. ``node``:
+    which one of the cluster's it is.
     """
 
     settings: Settings
     misconfigured: str = ""
     paused: frozenset[str] = frozenset()
     api_servers: frozenset[IPAddress] = frozenset()
+    node: str = ""
 
 
 def _ignore(_: bool) -> None:  # noqa: FBT001  stands in for whoever wants to know
@@ -119,8 +123,19 @@ class Reconciler:
         self.listening = Listening(self.cutovers)
         self.alarms = Alarms(self, now, expects)
         self._memory = memory
+        place = Place(
+            start.node,
+            start.settings,
+            start.api_servers,
+            is_paused=lambda key: key.namespace in self.enforcer.paused,
+            recall=memory.load_heard,
+            remember=memory.keep_heard,
+            changed=lambda: self.report(tuple(self.endpoints)),
+        )
+        self.advertising = Advertising(place)
         self.publisher = Publisher(
-            reporter, self.describe, now, self.endpoints, self.faults.attempt
+            *(reporter, self.describe, now, self.endpoints, self.faults.attempt),
+            self.advertising,
         )
         self._moved = asyncio.Event()
 
@@ -402,6 +417,14 @@ class Reconciler:
             internal_error="; ".join(filter(None, found)),
             redirectable=self.peers.readiness(endpoint),
             agent=self.peers.agent_of(endpoint),
+            is_advertised=self.advertising.decide(
+                endpoint.object,
+                endpoint.machine.state,
+                endpoint.machine.assignment.role,
+                [route.address for route in described.routes],
+            ),
+            strict_devices=self.advertising.strict_devices,
+            unreachable=self.advertising.unreachable,
         )
 
 

@@ -21,6 +21,7 @@ from handover_api.model import Condition
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Cutover, State
 from handover_nodeagent import faults, metrics
+from handover_nodeagent.distribution.advertising import Advertising
 from handover_nodeagent.faults import Attempt
 from handover_nodeagent.fsm.machine import Machine, RouteLevel
 from handover_nodeagent.fsm.restart import Found
@@ -70,8 +71,14 @@ class Publisher:
         clock: Callable[[], dt.datetime],
         endpoints: Mapping[ObjectKey, Endpoint],
         attempt: Attempt,
+        advertising: Advertising,
     ) -> None:
-        """Ask *describe* for how one of *endpoints* stands when its status is made."""
+        """Ask *describe* for how one of *endpoints* stands when its status is made.
+
+        *advertising* has each status before the API: where a guest is that came here decides where
+        this node sends what it forwards.
+        """
+        self._advertising = advertising
         self._reporter = reporter
         self._describe = describe
         self._clock = clock
@@ -138,6 +145,7 @@ class Publisher:
         """
         self._unreported.pop(endpoint.key, None)
         self._conditions.pop(endpoint.uid, None)
+        self._advertising.removed(endpoint.key)
         # A series per endpoint would else stay in each scrape for ever.
         if endpoint.cutover:
             metrics.LAST_CUTOVER.remove(*endpoint.key)
@@ -198,6 +206,7 @@ class Publisher:
         before = self._conditions.get(endpoint.uid, endpoint.object.status.conditions)
         status = conditions.status(facts, before, self._clock())
         self._conditions[endpoint.uid] = status.conditions
+        self._advertising.published(endpoint.object, status)
         self._reporter.want(endpoint.key, endpoint.uid, status)
 
     def _line(self, tell: Callable[[], object]) -> None:

@@ -50,6 +50,7 @@ class Reconfiguration:
         if reconciler.settings != settings:
             _log.info("configured", **settings.to_object())
             self._change(reconciler.settings, settings)
+            reconciler.advertising.configure(settings)
         reconciler.report(reconciler.endpoints)
 
     def pause(self, namespaces: frozenset[str]) -> None:
@@ -70,6 +71,7 @@ class Reconfiguration:
                 else:
                     self._lifecycle.start(endpoint.object, endpoint.record())
         self._sink.confirm()
+        reconciler.advertising.refresh()
         reconciler.report(one.key for one in endpoints)
 
     def _change(self, before: Settings, settings: Settings) -> None:

@@ -76,6 +76,12 @@ class Facts:
     """An uninstall asked for the node, and got it."""
     is_paused: bool = False
     """Its namespace is."""
+    is_advertised: bool | None = None
+    """Other nodes are told of it; None where no agent tells others."""
+    strict_devices: frozenset[str] = frozenset()
+    """Devices on which packets that other nodes forward would be dropped (rp_filter)."""
+    unreachable: tuple[str, ...] = ()
+    """Nodes to which no next hop leads from here, so that none leads back either."""
 
 
 # metav1.ConditionStatus has words for these, no booleans.
@@ -116,6 +122,7 @@ def status(facts: Facts, before: Iterable[Condition], now: dt.datetime) -> Workl
         ),
         last_cutover=facts.cutover,
         agent=facts.agent,
+        advertised=facts.is_advertised,
         conditions=_dated(facts, before, now),
     )
 
@@ -202,6 +209,28 @@ def _drafts(facts: Facts) -> Iterator[_Draft]:
     if facts.is_overdue:
         text = f"no announcement within {facts.settings.target_timeout}; still listening"
         yield _Draft(Type.TARGET_TIMEOUT, _YES, Reason.NOT_ANNOUNCED, text)
+    yield from _advertised(facts)
+
+
+def _advertised(facts: Facts) -> Iterator[_Draft]:
+    """Say whether what other nodes send to the guest would reach it, as far as this one knows."""
+    if not facts.is_advertised:
+        return
+    if facts.strict_devices:
+        devices = sorted(facts.strict_devices)
+        # As sysctl(8) writes a dot in a device's name.
+        names_there = [device.replace(".", "/") for device in devices]
+        settings = ", ".join(f"net.ipv4.conf.{name}.rp_filter" for name in names_there)
+        text = (
+            f"rp_filter is strict on {wording.name_few(devices)}, by which other nodes reach the"
+            f" guest: clients outside of the cluster lose it; set {settings} to 2"
+        )
+        yield _Draft(Type.ADVERTISED, _NO, Reason.STRICT_REVERSE_PATH, text)
+    elif facts.unreachable:
+        text = f"no next hop leads to node {wording.name_few(facts.unreachable)}"
+        yield _Draft(Type.ADVERTISED, _NO, Reason.NO_NEXT_HOP, text)
+    else:
+        yield _Draft(Type.ADVERTISED, _YES, Reason.ADVERTISED)
 
 
 def _still_alive(facts: Facts) -> Iterator[_Draft]:

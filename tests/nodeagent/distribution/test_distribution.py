@@ -18,6 +18,7 @@ from tests.nodeagent.distribution.three_nodes import OWN, PORT, ThreeNodes
 from handover_api.configuration import Settings
 from handover_api.workloadendpoint import State
 from handover_nodeagent.distribution import distribution
+from handover_nodeagent.distribution.advertised import Endpoint
 from handover_nodeagent.distribution.distribution import Collection, Distribution
 from handover_nodeagent.distribution.nodes import Node
 from handover_nodeagent.distribution.place import Place
@@ -31,6 +32,7 @@ LIVE = endpoint("b", "b", State.LIVE, "m", cutover=(10, "m"))
 SETTLED = endpoint("b", "b", uid="m", cutover=(10, "m"))
 GRACE = 0.3
 BOTH = (GUEST4, GUEST6)
+VXLAN = "type vxlan id 1 dstport 8472 nolearning"
 SETTINGS = Settings(live_migration_route_convergence_time=dt.timedelta(seconds=GRACE))
 
 
@@ -265,8 +267,7 @@ async def test_all_of_ours_goes_at_an_uninstall(nodes: ThreeNodes) -> None:
 
 
 async def test_a_node_across_an_overlay_is_reached_by_the_cnis_next_hop(nodes: ThreeNodes) -> None:
-    vxlan = "type vxlan id 1 dstport 8472 nolearning"
-    nodes.run("c", f"ip link add flannel.1 {vxlan} local 192.0.2.3 dev eth")
+    nodes.run("c", f"ip link add flannel.1 {VXLAN} local 192.0.2.3 dev eth")
     nodes.run("c", "ip address add 10.244.3.0/32 dev flannel.1", "ip link set flannel.1 up")
     nodes.run("c", "ip route add 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink")
     nodes.run("c", "ip route add 198.51.100.0/24 via 192.0.2.254")
@@ -303,3 +304,76 @@ async def test_a_paused_namespace_is_left_alone(nodes: ThreeNodes) -> None:
         assert nowhere(nodes)()
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_strict_filter_on_an_overlay_is_told_of(nodes: ThreeNodes) -> None:
+    nodes.run("c", f"ip link add flannel.1 {VXLAN}", "ip link set flannel.1 up")
+    nodes.run("c", "ip address add 10.244.3.0/32 dev flannel.1")
+    nodes.run("c", "ip route add 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink")
+    nodes.run("c", "ip route add default via 192.0.2.254")
+    nodes.run("c", "sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.eth.rp_filter=1")
+    async with running() as it:
+        it.put_node(Node("b", (A.addresses[0].__class__("198.51.100.2"),), B.pod_cidrs))
+        it.put(dataclasses.replace(LIVE, addresses=(GUEST4,)))
+        await until(lambda: it.strict_devices == {"flannel.1"})
+        # The greater of the two counts.
+        nodes.run("c", "sysctl -qw net.ipv4.conf.flannel/1.rp_filter=2")
+        it._wanted.set()
+        await until(lambda: it.strict_devices == frozenset())
+
+
+async def test_what_was_heard_before_a_restart_counts(nodes: ThreeNodes) -> None:
+    heard: list[tuple[object, ...]] = []
+    with Channel() as channel:
+        place = Place("c", SETTINGS, remember=lambda found: heard.append(tuple(found)))
+        it = Distribution(place, channel)
+        fill(it, SOURCE, TARGET)
+        async with kept(it):
+            await until(lambda: bool(it._prepared))
+            assert it.bystander_has(TARGET.key, "m")
+            await until(lambda: bool(heard))
+    assert heard == [((TARGET.key, "m"),)]
+    with Channel() as channel:
+        place = Place("c", SETTINGS, recall=lambda: [(TARGET.key, "m")])
+        it = Distribution(place, channel)
+        fill(it, SOURCE, TARGET)
+        async with kept(it):
+            await asyncio.sleep(0.1)
+            assert via(nodes, 2, 513)()
+            it.put(LIVE)
+            await asyncio.sleep(0.05)
+            assert via(nodes, 2, 513)()
+
+
+async def test_a_repeated_have_is_answered_once_the_routes_follow(nodes: ThreeNodes) -> None:
+    async with running() as it:
+        it.put(SOURCE)
+        await until(via(nodes, 1, 1025))
+        # What the API has not told so far is nobody's word.
+        assert not it.bystander_has(TARGET.key, "m")
+        it.put(TARGET)
+        # Nothing was prepared in this turn of the loop.
+        it.bystander_has(TARGET.key, "m")
+        await until(via(nodes, 2, 513))
+        assert it.bystander_has(TARGET.key, "m")
+        it.put(LIVE)
+        assert it.bystander_has(TARGET.key, "m")
+
+
+def fill(it: Distribution, *endpoints: Endpoint) -> None:
+    """Tell of the nodes and of some endpoints, all that there are."""
+    for one in (A, B, C):
+        it.put_node(one)
+    for known in endpoints:
+        it.put(known)
+    for collection in Collection:
+        it.synced(collection)
+
+
+@contextlib.asynccontextmanager
+async def kept(it: Distribution) -> AsyncIterator[None]:
+    """Let it run."""
+    task = asyncio.create_task(it.run())
+    yield
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
