@@ -175,6 +175,11 @@ class FourNodeLab(Lab):
         return migration
 
     @property
+    def first(self) -> str:
+        """The side whose pods' addresses the VM has."""
+        return SIDES[0]
+
+    @property
     def away(self) -> str:
         """The side on which the VM is not."""
         (there,) = set(SIDES) - {self.vm.home}

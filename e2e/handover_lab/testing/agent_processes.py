@@ -65,6 +65,8 @@ class AgentProcess:
         self._order = directory / f"order-{node.name}"
         self._log = directory / f"agent-{node.name}.log"
         self._news = asyncio.Condition()
+        self._may_start = asyncio.Event()
+        self._may_start.set()
         self._process: asyncio.subprocess.Process | None = None
 
     @classmethod
@@ -105,6 +107,17 @@ class AgentProcess:
         assert self._process is not None
         self._deaths_seen = len(self.deaths)
         self._process.kill()
+
+    @contextlib.asynccontextmanager
+    async def held(self) -> AsyncIterator[None]:
+        """Have no agent on the node meanwhile: this one dies, its successor comes afterwards."""
+        self._may_start.clear()
+        self.kill()
+        await self.death()
+        try:
+            yield
+        finally:
+            self._may_start.set()
 
     async def death(self) -> Death:
         """Wait for the death that was ordered last."""
@@ -150,6 +163,7 @@ class AgentProcess:
 
     async def _live(self) -> None:
         while True:
+            await self._may_start.wait()
             await self._start()
             assert self._process is not None
             status = await self._process.wait()

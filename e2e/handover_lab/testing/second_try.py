@@ -2,8 +2,7 @@
 
 Emulated guests and whole clusters share a few cores with whatever else runs here, so a bar of
 milliseconds is missed now and then. A test that passes at its second try has passed, but is named
-in a closing table and in build/flaky.json. Only tests with the marker `cluster` or `lab` are ever
-run twice.
+in a closing table and in build/flaky.json. Only tests with a marker of the lab are ever run twice.
 """
 
 import json
@@ -17,7 +16,7 @@ import pytest
 # The public hook of this name is all or nothing: it reports what it ran at once.
 from _pytest.runner import runtestprotocol
 
-MARKERS: Final = ("cluster", "lab")
+MARKERS: Final = ("cluster", "lab", "four_nodes")
 TABLE: Final = "passed at the second try"
 FIRST_FAILURE: Final = "how the first try failed"
 
@@ -39,7 +38,7 @@ class SecondTry:
     def __init__(self, record: Path) -> None:
         self._record = record
         self._found: list[FirstFailure] = []
-        self._has_lab_tests = False
+        self._ran: set[str] = set()
         self._repeated: pytest.Item | None = None
         self._repeated_reports: Sequence[pytest.TestReport] = ()
         self._setup_error: BaseException | None = None
@@ -52,7 +51,7 @@ class SecondTry:
         """Run a test of the lab, again if it fails; any other test is pytest's own affair."""
         if not any(item.get_closest_marker(marker) for marker in MARKERS):
             return None
-        self._has_lab_tests = True
+        self._ran.add(item.nodeid)
         if item is self._repeated:
             self._repeated_reports = runtestprotocol(item, log=False, nextitem=nextitem)
             return True
@@ -68,11 +67,19 @@ class SecondTry:
             self._setup_error = call.excinfo.value if call.excinfo else None
 
     def pytest_sessionfinish(self) -> None:
-        """Write the record; an empty one, too, so that none of an earlier run is left."""
-        if self._has_lab_tests:
+        """Write the record, in which nothing of an earlier run of the same tests is left."""
+        if self._ran:
             self._record.parent.mkdir(exist_ok=True)
-            found = [asdict(failure) for failure in self._found]
+            found = [*self._of_others(), *(asdict(failure) for failure in self._found)]
             self._record.write_text(json.dumps(found, indent=2) + "\n")
+
+    def _of_others(self) -> list[dict[str, Any]]:
+        """Return what runs of other tests have recorded: the lab's tests run in two parts."""
+        try:
+            known: list[dict[str, Any]] = json.loads(self._record.read_text())
+        except (OSError, ValueError):
+            return []
+        return [each for each in known if each["test"] not in self._ran]
 
     def pytest_terminal_summary(self, terminalreporter: pytest.TerminalReporter) -> None:
         """Name the tests that passed at the second try, each with its first failure."""

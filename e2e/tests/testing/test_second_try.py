@@ -8,7 +8,7 @@ import pytest
 
 from handover_lab.testing import second_try
 
-MARKERS: Final = "markers =\n    lab\n    cluster\n    root\n"
+MARKERS: Final = "markers =\n    lab\n    cluster\n    four_nodes\n    root\n"
 
 FAILS_ONCE: Final = """
     import pathlib
@@ -122,6 +122,18 @@ def test_a_test_that_passes_runs_once_and_leaves_an_empty_record(
     )
     run(project).assert_outcomes(passed=1)
     assert record(project) == []
+
+
+def test_a_run_replaces_in_the_record_what_it_has_run_itself(project: pytest.Pytester) -> None:
+    write(project, "\n    @pytest.mark.lab\n    def test_it():\n        pass\n")
+    before = [{"test": f"{name}.py::test_it", "error": "", "seconds": 1.0} for name in "ab"]
+    path_of_record(project).parent.mkdir()
+    path_of_record(project).write_text(json.dumps(before))
+    (project.path / "a.py").write_text(next(project.path.glob("test_*.py")).read_text())
+
+    run(project, "a.py").assert_outcomes(passed=1)
+
+    assert record(project) == before[1:]
 
 
 def test_fixtures_are_set_up_afresh_but_what_the_session_shares(project: pytest.Pytester) -> None:
