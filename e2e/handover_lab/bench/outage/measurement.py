@@ -40,6 +40,8 @@ CALM_S: Final = 1.0
 """Of traffic before each migration, which what follows is compared with."""
 AFTER_S: Final = 1.5
 """Of traffic after it, so that a route which comes LATE_S later is seen to come."""
+TURN: Final = 2
+"""Migrations of a row until another one's turn comes: there and back, which may differ."""
 ATTEMPTS: Final = 3
 """Of a row's migrations as many may fail, in QEMU or because nobody finds the VM any more; then the
 row ends as it is, and the next one may do better."""
@@ -55,7 +57,7 @@ class Bench:
     migrations: int
     say: Callable[[str], None]
     done: Callable[[Sequence[Line]], None]
-    """Called with all lines whenever a row is complete: what is interrupted has those."""
+    """Called with all lines when a carrier's rows are complete: an interruption leaves those."""
     lines: list[Line] = field(default_factory=list)
     _program: Path | None = None
 
@@ -75,8 +77,7 @@ class Bench:
                     for carrier, of_carrier in groupby(of_topology, lambda row: row.carrier):
                         self.say(f"four nodes, {topology}: starting what carries routes, {carrier}")
                         async with lab.carried(carrier):
-                            for row in of_carrier:
-                                await self._measure(lab, row, witnesses)
+                            await self._measure(lab, list(of_carrier), witnesses)
                         if carrier == "none":
                             # From now on somebody else leads everybody to the VM.
                             await asyncio.to_thread(lab.forget)
@@ -92,29 +93,35 @@ class Bench:
                 ends.callback(witnesses[name].stop)
             yield witnesses
 
-    async def _measure(self, lab: FourNodeLab, row: Row, witnesses: Mapping[str, Witness]) -> None:
-        """Measure one row, and add its lines."""
+    async def _measure(
+        self, lab: FourNodeLab, rows: Sequence[Row], witnesses: Mapping[str, Witness]
+    ) -> None:
+        """Measure the rows of one carrier in turns, so that a neighbor delays them alike."""
+        trials = [Trials(row, self.migrations) for row in rows]
+        while not all(each.are_over for each in trials):
+            for each in trials:
+                await self._take_turn(lab, each, witnesses)
+        for each in trials:
+            self.lines += [each.line(family) for family in FAMILIES]
+        self.done(self.lines)
+
+    async def _take_turn(
+        self, lab: FourNodeLab, trials: "Trials", witnesses: Mapping[str, Witness]
+    ) -> None:
+        """Move the VM there and back."""
+        row = trials.row
         await lab.configure(sourceRedirect="auto" if row.redirect else "off")
-        samples: dict[Family, list[Sample]] = {family: [] for family in FAMILIES}
-        failures = 0
         with self._floor(lab, row):
-            while len(samples[4]) < self.migrations:
-                number = len(samples[4]) + 1
+            for _ in range(TURN):
+                if trials.are_over:
+                    return
+                number = len(trials.samples) + 1
                 self.say(f"{row.title}: migration {number} of {self.migrations}")
                 try:
-                    found = await self._migrate(lab, row, witnesses)
+                    trials.samples.append(await self._migrate(lab, row, witnesses))
                 except FAILURES as error:
-                    failures += 1
+                    trials.failures += 1
                     self.say(f"{row.title}: {error}")
-                    if failures == ATTEMPTS:
-                        break
-                    continue
-                for family, sample in found.items():
-                    samples[family].append(sample)
-        self.lines += [
-            figures.line(row, family, samples[family], self.migrations) for family in FAMILIES
-        ]
-        self.done(self.lines)
 
     @contextlib.contextmanager
     def _floor(self, lab: FourNodeLab, row: Row) -> Iterator[None]:
@@ -170,6 +177,26 @@ async def by_hand(lab: FourNodeLab, row: Row) -> AsyncIterator[None]:
     finally:
         hand.cancel()
         await asyncio.gather(hand, return_exceptions=True)
+
+
+@dataclass(slots=True)
+class Trials:
+    """A row's migrations so far."""
+
+    row: Row
+    wanted: int
+    samples: list[Mapping[Family, Sample]] = field(default_factory=list)
+    failures: int = 0
+
+    @property
+    def are_over(self) -> bool:
+        """Tell whether there are enough, or too many have failed."""
+        return len(self.samples) == self.wanted or self.failures == ATTEMPTS
+
+    def line(self, family: Family) -> Line:
+        """Sum up one family's."""
+        samples = [each[family] for each in self.samples]
+        return figures.line(self.row, family, samples, self.wanted)
 
 
 @dataclass(frozen=True, slots=True)
