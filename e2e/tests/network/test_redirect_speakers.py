@@ -156,7 +156,7 @@ async def test_a_redirect_in_place_changes_nothing_at_the_router(
     assert speaking.way(segment.router) == VIA_A
 
 
-async def test_a_redirect_by_a_gateway_changes_nothing_at_the_router(
+async def test_a_redirect_by_a_gateway_takes_nothing_from_the_router(
     mesh: Mesh, tmp_path: Path
 ) -> None:
     segment = mesh.segment
@@ -169,7 +169,8 @@ async def test_a_redirect_by_a_gateway_changes_nothing_at_the_router(
         await asyncio.sleep(1)
 
     assert redirected == VIA_B
-    assert seen == []
+    # BIRD 3 may write the same route again; it is never gone.
+    assert [line for line in seen if line.startswith("Deleted")] == []
     assert speaking.way(segment.router) == VIA_A
 
 

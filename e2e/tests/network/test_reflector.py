@@ -101,17 +101,18 @@ def preferences(speaker: Running) -> list[list[int]]:
     """Return the LOCAL_PREFs that *speaker* knows of the VM, per family."""
     if isinstance(speaker, Bird):
         answers = [speaker.ask("show", "route", "for", ip, "all") for ip in ADDRESSES]
-        mark = "BGP.local_pref:"
+        # As BIRD 2 has it, and BIRD 3.
+        marks = {"BGP.local_pref:", "bgp_local_pref:"}
     else:
         assert isinstance(speaker, Frr)
         families = zip(("ipv4", "ipv6"), ADDRESSES, strict=True)
         answers = [speaker.ask(f"show bgp {name} unicast {ip}") for name, ip in families]
-        mark = "localpref"
+        marks = {"localpref"}
     return [
         [
             int(after.strip(","))
             for word, after in zip(answer.split(), answer.split()[1:], strict=False)
-            if word == mark
+            if word in marks
         ]
         for answer in answers
     ]
