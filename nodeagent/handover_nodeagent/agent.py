@@ -147,6 +147,8 @@ class Agent:
                 await configured.wait()
             await self.observation.begin(self.endpoints, records)
             group.create_task(keep("guard", self.reconciler.enforcer.guard.run, is_vital=False))
+            table = self.reconciler.enforcer.redirect_table
+            group.create_task(keep("redirect_table", table.run, is_vital=False))
             group.create_task(keep("observation", self.observation.run))
             if self._layers.are_remembered:
                 group.create_task(keep("configurations", self._configuration_watch.run))

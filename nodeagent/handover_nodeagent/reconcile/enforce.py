@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Set as AbstractSet
 from typing import Final, NamedTuple
 
 from handover_api.configuration import Mode, Settings
@@ -18,6 +19,7 @@ from handover_nodeagent.network.desired import Affected
 from handover_nodeagent.network.model import ArpGuard, IPAddress
 from handover_nodeagent.reconcile.guard import GuardReconciler
 from handover_nodeagent.reconcile.link_index import LinkIndex
+from handover_nodeagent.reconcile.redirect_table import RedirectTableReconciler
 from handover_nodeagent.retry.timers import Retries
 from handover_nodeagent.routes.host_routes import Applied, HostRoutes
 
@@ -59,6 +61,9 @@ class Enforcer:
         """Call *report* with the endpoints for which it came out otherwise than before."""
         self.routes = HostRoutes(settings)
         self.guard = GuardReconciler(self._wanted_guard, self._report_all)
+        self.redirect_table = RedirectTableReconciler(
+            settings, self.guard.writer, self._ports, self._report_all
+        )
         self.blindness = ""
         self.handed_back = False
         self.paused = paused
@@ -96,6 +101,7 @@ class Enforcer:
             affected |= Affected(self.routes.known.ours.addresses())
         self.apply(affected)
         self.guard.replace()
+        self.redirect_table.replace()
 
     def apply(self, affected: Affected, *, give_back: bool = True) -> int:
         """Make routes and guard what is desired where something was *affected*.
@@ -133,6 +139,8 @@ class Enforcer:
         before = {address: self.trouble(address) for address in affected.addresses}
         applied = self._apply_routes(affected.addresses, give_back=give_back)
         self.guard.touch(affected.interfaces)
+        if affected.interfaces:
+            self.redirect_table.touch()
         changed = [address for address, was in before.items() if was != self.trouble(address)]
         # Also of those who only share an address: their condition says the same.
         if changed:
@@ -212,6 +220,7 @@ class Enforcer:
         if settings != before:
             self.settings = settings
             self.routes.configure(settings)
+            self.redirect_table.configure(settings)
         yield
         affected = Affected()
         # A field of the machine's alone is no reason to touch any route.
@@ -263,6 +272,9 @@ class Enforcer:
             return None
         desired = self.routes.desired
         return desired.guard(desired.everything().interfaces if interfaces is None else interfaces)
+
+    def _ports(self) -> AbstractSet[str]:
+        return self.routes.desired.everything().interfaces
 
     def _desired_guard(self) -> ArpGuard:
         desired = self.routes.desired

@@ -18,13 +18,9 @@ from handover_nodeagent.kernel.nft.drift import DriftWatch
 from handover_nodeagent.kernel.nft.outcome import DONE, Outcome
 from handover_nodeagent.kernel.nft.writer import Writer
 from handover_nodeagent.network.model import ArpGuard
+from handover_nodeagent.reconcile.repairs import Repairs
 from handover_nodeagent.retry.backoff import Backoff
-from handover_nodeagent.retry.buckets import Bucket
 from handover_nodeagent.retry.timers import Retry
-from handover_nodeagent.routes import foreign
-
-CALM: Final = 5 * foreign.INTERVAL
-"""Seconds without another's change after which the fight counts as over."""
 
 _log: Final = structlog.get_logger()
 
@@ -46,20 +42,21 @@ class GuardReconciler:
         Where it returns None the table is left alone. Call *report* when the trouble is another.
         """
         self.trouble = ""
-        self.contested = ""
         self._wanted = wanted
         self._report_trouble = report
         self._retry = Retry(self._try_again, Backoff(jitter=True))
-        # Whoever undoes the guard is met as who puts back a route that was parked.
-        self._rounds = Bucket(1 / foreign.INTERVAL, foreign.BURST)
-        self._next_round: asyncio.TimerHandle | None = None
-        self._calm: asyncio.TimerHandle | None = None
+        self._repairs = Repairs("guard", "arp handover", self.replace, self._report)
         self.writer = Writer()
         self._table = GuardTable(self.writer)
         self._touched: set[str] = set()
         self._all = False
         self._is_lost = False
         self._work = asyncio.Event()
+
+    @property
+    def contested(self) -> str:
+        """Who undoes the guard as often as it is written; "" when nobody does."""
+        return self._repairs.contested
 
     def touch(self, interfaces: Iterable[str]) -> None:
         """The guard of *interfaces* may have changed."""
@@ -89,9 +86,7 @@ class GuardReconciler:
                 self._conclude(await self._attempt(touched, whole=whole), whole=whole)
         finally:
             self._retry.cancel()
-            for timer in (self._next_round, self._calm):
-                if timer:
-                    timer.cancel()
+            self._repairs.cancel()
             if watch:
                 watch.close()
             self.writer.close()
@@ -108,7 +103,9 @@ class GuardReconciler:
 
     def _watch(self) -> DriftWatch | None:
         try:
-            return DriftWatch(self._drifted, self._repair, author=self.writer.author)
+            return DriftWatch(
+                self._repairs.drifted, self._repairs.overflowed, author=self.writer.author
+            )
         except OSError as error:
             _log.warning("guard_unwatched", why=f"nobody hears of its changes: {error.strerror}")
             return None
@@ -149,47 +146,6 @@ class GuardReconciler:
     def _try_again(self) -> None:
         self._all = True
         self._work.set()
-
-    def _drifted(self) -> None:
-        """Repair what somebody else did; who does it again and again gets its way in between."""
-        metrics.DRIFT.inc()
-        if self._begin_repair():
-            _log.warning("guard_drifted", why="somebody else changed table arp handover")
-            return
-        # Each further change begins the calm anew.
-        if self._calm:
-            self._calm.cancel()
-        self._calm = asyncio.get_running_loop().call_later(CALM, self._end_fight)
-        if not self.contested:
-            self.contested = "somebody changes table arp handover as often as it is repaired"
-            _log.warning("guard_contested", why=self.contested, again_in_seconds=foreign.INTERVAL)
-            self._report()
-
-    def _repair(self) -> None:
-        """Repair what may have been done while nobody could hear it."""
-        # Nobody knows whose they were that got lost: no drift is counted, nobody is said to fight.
-        self._begin_repair()
-
-    def _begin_repair(self) -> bool:
-        """Have the table made anew, at once or at the next round; tell whether at once."""
-        loop = asyncio.get_running_loop()
-        if self._next_round is None and self._rounds.try_take(loop.time()):
-            self.replace()
-            return True
-        if self._next_round is None:
-            self._next_round = loop.call_later(foreign.INTERVAL, self._begin_round)
-        return False
-
-    def _begin_round(self) -> None:
-        # The round is taken whether or not there is one in hand: it was waited for.
-        self._next_round = None
-        self._rounds.try_take(asyncio.get_running_loop().time())
-        self.replace()
-
-    def _end_fight(self) -> None:
-        self.contested, self._calm = "", None
-        _log.warning("guard_contested", why="not any more")
-        self._report()
 
     def _report(self) -> None:
         metrics.GUARD_OFF.set(bool(self.trouble or self.contested))

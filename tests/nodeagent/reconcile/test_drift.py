@@ -11,7 +11,7 @@ from handover_nodeagent import metrics
 from handover_nodeagent.kernel.netlink import answers, dump
 from handover_nodeagent.kernel.nft import drift
 from handover_nodeagent.kernel.nft.outcome import Outcome
-from handover_nodeagent.reconcile import guard
+from handover_nodeagent.reconcile import repairs
 from handover_nodeagent.routes import foreign
 
 pytestmark = pytest.mark.root
@@ -61,7 +61,7 @@ async def test_two_authors_of_the_guard_fight_slowly_and_say_so(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each undoes the other: ten rounds at once, then one in two seconds, until one gives up."""
-    monkeypatch.setattr(guard, "CALM", 1.0)
+    monkeypatch.setattr(repairs, "CALM", 1.0)
     world.put()
     await world.until(lambda: "saddr ip 10.65.0.2" in world.node.run(GUARD))
     made = count(metrics.GUARD, "replace")

@@ -52,8 +52,8 @@ class Redirects:
     """What a node's tunnels may carry now.
 
     ``ports`` are the devices of its VMs, ``peers`` and ``nodes`` who may send into the first and
-    into the second tunnel; without a ``distribution_port`` there is no second one. ``redirected``
-    are addresses whose route leads into the tunnel by now.
+    into the second tunnel. A port of 0 says that there is no such tunnel. ``redirected`` are
+    addresses whose route leads to another node by now.
     """
 
     tunnel_port: int
@@ -159,12 +159,13 @@ def _rules(redirects: Redirects) -> Iterator[str]:
     # its own connections are tracked.
     yield "prerouting iifname != @ports ip daddr @redirected4 notrack"
     yield "prerouting iifname != @ports ip6 daddr @redirected6 notrack"
-    yield from _open(redirects.tunnel_port, "peers")
-    yield f'input iifname "{REDIRECT}" {_LINK_LOCAL} udp dport {redirects.peer_port} accept'
-    yield f'input iifname "{REDIRECT}" drop'
-    # What a node has from a peer goes to a VM of its own, or nowhere: so no packet passes a node
-    # twice, whatever two of them believe of each other.
-    yield f'forward iifname "{REDIRECT}" oifname != @ports counter drop'
+    if redirects.tunnel_port:
+        yield from _open(redirects.tunnel_port, "peers")
+        yield f'input iifname "{REDIRECT}" {_LINK_LOCAL} udp dport {redirects.peer_port} accept'
+        yield f'input iifname "{REDIRECT}" drop'
+        # What a node has from a peer goes to a VM of its own, or nowhere: so no packet passes a
+        # node twice, whatever two of them believe of each other.
+        yield f'forward iifname "{REDIRECT}" oifname != @ports counter drop'
     if redirects.distribution_port:
         yield from _open(redirects.distribution_port, "nodes")
         yield f'input iifname "{DISTRIBUTION}" drop'

@@ -1,0 +1,191 @@
+"""The redirect table's task: makes table ``inet handover`` what redirects need, change by change.
+
+It decides on the loop; the work is a thread's and a process's (``kernel/nft/writer.py``). Neither
+route nor guest waits for it: what is to be there in time is asked for before a guest moves.
+"""
+
+import asyncio
+from collections.abc import Callable
+from collections.abc import Set as AbstractSet
+from typing import Final
+
+import structlog
+
+from handover_api.configuration import Advertise, Mode, Settings, SourceRedirect
+from handover_nodeagent.kernel.nft import authorship
+from handover_nodeagent.kernel.nft.drift import DriftWatch
+from handover_nodeagent.kernel.nft.outcome import Outcome
+from handover_nodeagent.kernel.nft.writer import Writer
+from handover_nodeagent.kernel.redirect_table.rules import Redirects
+from handover_nodeagent.kernel.redirect_table.table import RedirectTable
+from handover_nodeagent.network.model import IPAddress
+from handover_nodeagent.reconcile.repairs import Repairs
+from handover_nodeagent.retry.backoff import Backoff
+from handover_nodeagent.retry.timers import Retry
+
+_log: Final = structlog.get_logger()
+_NOBODY: Final[frozenset[IPAddress]] = frozenset()
+
+
+class RedirectTableReconciler:
+    """Remembers what is wanted, and writes it as it is when its turn comes.
+
+    There is no table where no tunnel is and nothing redirected. ``trouble`` says why it is not
+    as it should be, "" when all is well: meanwhile no tunnel of this node is safe.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        writer: Writer,
+        ports: Callable[[], AbstractSet[str]],
+        report: Callable[[], None],
+    ) -> None:
+        """Write by *writer*; take from *ports* the VMs' devices; *report* another trouble."""
+        self.trouble = ""
+        self._settings = settings
+        self._writer = writer
+        self._ports = ports
+        self._report = report
+        self._table = RedirectTable(writer)
+        self._peers, self._redirected, self._nodes = _NOBODY, _NOBODY, _NOBODY
+        self._has_tunnel = False
+        # Until somebody knows which redirects there are, the last agent's table serves them.
+        self._is_known = False
+        # What was written last, None for no table; it counts only while nothing is to be made anew.
+        self._written: Redirects | None = None
+        self._whole = True
+        self._retry = Retry(self._wake, Backoff(jitter=True))
+        self._repairs = Repairs("redirect_table", "inet handover", self.replace, report)
+        self._work = asyncio.Event()
+
+    @property
+    def contested(self) -> str:
+        """Who undoes the table as often as it is written; "" when nobody does."""
+        return self._repairs.contested
+
+    def want(
+        self,
+        peers: frozenset[IPAddress],
+        redirected: frozenset[IPAddress],
+        *,
+        has_tunnel: bool = True,
+    ) -> None:
+        """Let *peers* send by the tunnel; *redirected* are those whose route leads on by now.
+
+        Called after each change of a route, never before: until then the guest of this node
+        answers by connections that are to be tracked. Without a tunnel its port is anybody's.
+        """
+        wanted = peers, redirected, has_tunnel
+        if not self._is_known or wanted != (self._peers, self._redirected, self._has_tunnel):
+            self._peers, self._redirected, self._has_tunnel = wanted
+            self._is_known = True
+            self._wake()
+
+    def want_nodes(self, nodes: frozenset[IPAddress]) -> None:
+        """Let *nodes* send by the second tunnel; without any there is none."""
+        if nodes != self._nodes:
+            self._nodes = nodes
+            self._wake()
+
+    def touch(self) -> None:
+        """The devices of this node's VMs may have changed."""
+        self._wake()
+
+    def configure(self, settings: Settings) -> None:
+        """Go by other *settings*."""
+        self._settings = settings
+        self._wake()
+
+    def replace(self) -> None:
+        """Make the whole table anew: at start, on drift."""
+        self._whole = True
+        self._wake()
+
+    async def run(self) -> None:
+        """Work until cancelled; what fails is tried again, ever more patiently."""
+        watch = self._watch()
+        try:
+            while True:
+                await self._work.wait()
+                self._work.clear()
+                # Taken before the work: what is asked for meanwhile is the next round's.
+                whole, self._whole = self._whole, False
+                self._conclude(await self._attempt(whole=whole))
+        finally:
+            self._retry.cancel()
+            self._repairs.cancel()
+            if watch:
+                watch.close()
+
+    async def remove(self) -> Outcome:
+        """Take the whole table away."""
+        return await self._table.remove()
+
+    def _wake(self) -> None:
+        self._work.set()
+
+    def _watch(self) -> DriftWatch | None:
+        repairs = self._repairs
+        try:
+            return DriftWatch(
+                *(repairs.drifted, repairs.overflowed),
+                author=self._writer.author,
+                family=authorship.INET,
+            )
+        except OSError as error:
+            why = f"nobody hears of its changes: {error.strerror}"
+            _log.warning("redirect_table_unwatched", why=why)
+            return None
+
+    async def _attempt(self, *, whole: bool) -> Outcome | None:
+        try:
+            return await self._apply(whole=whole)
+        except Exception:  # noqa: BLE001  the root of a task that all endpoints share: nothing may end it
+            _log.exception("redirect_table_failed")
+            return Outcome("an error within the agent; its log has more")
+
+    async def _apply(self, *, whole: bool) -> Outcome | None:
+        """Write what differs; None: nothing was to be written."""
+        if self._settings.mode is not Mode.ACTIVE or not self._is_known:
+            # What is there stays as it is; nobody knows what it is when that ends.
+            self._whole = True
+            return None
+        wanted, before = self._wanted(), self._written
+        if wanted == before and not whole:
+            return None
+        if wanted is None:
+            done = await self._table.remove()
+        elif whole or before is None:
+            done = await self._table.replace(wanted)
+        else:
+            done = await self._table.change(before, wanted)
+        self._written = wanted
+        return done
+
+    def _wanted(self) -> Redirects | None:
+        """Return what the table is to hold now; None: no tunnel of this node needs it."""
+        settings = self._settings
+        has_tunnel = self._has_tunnel and settings.source_redirect is SourceRedirect.AUTO
+        is_distributing = settings.advertise is Advertise.AGENTS and bool(self._nodes)
+        if not has_tunnel and not is_distributing and not self._redirected:
+            return None
+        return Redirects(
+            settings.redirect_port if has_tunnel else 0,
+            settings.peer_port,
+            frozenset(self._ports()),
+            self._peers if has_tunnel else _NOBODY,
+            self._redirected,
+            settings.distribution_port if is_distributing else 0,
+            self._nodes if is_distributing else _NOBODY,
+        )
+
+    def _conclude(self, outcome: Outcome | None) -> None:
+        if outcome is None:
+            return
+        self._whole |= bool(outcome.trouble)
+        (self._retry.failed if outcome.trouble else self._retry.succeeded)()
+        if outcome.trouble != self.trouble:
+            self.trouble = outcome.trouble
+            _log.warning("redirect_table", trouble=outcome.trouble or "none any more")
+            self._report()

@@ -1,0 +1,165 @@
+"""The redirect table as its task keeps it: there when a tunnel is, repaired, and gone after it."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable
+from ipaddress import ip_address
+from typing import Final
+
+import pytest
+from tests.nodeagent.node import V4, V6, Node
+
+from handover_api.configuration import Advertise, Mode, Settings, SourceRedirect
+from handover_nodeagent.kernel.nft.writer import Writer
+from handover_nodeagent.network.model import IPAddress
+from handover_nodeagent.reconcile.redirect_table import RedirectTableReconciler
+
+pytestmark = pytest.mark.root
+
+SETTINGS = Settings(
+    source_redirect=SourceRedirect.AUTO,
+    advertise=Advertise.AGENTS,
+    ipv4_normal_route_priority=1024,
+    ipv6_normal_route_priority=1024,
+)
+PEER = ip_address("192.0.2.2")
+PEERS: Final = frozenset({PEER})
+NOBODY: Final[frozenset[IPAddress]] = frozenset()
+
+
+class Table:
+    """A reconciler that works, and the ports that the node has."""
+
+    def __init__(self, node: Node) -> None:
+        """Begin; nothing is wanted so far."""
+        self.node = node
+        self.ports = {"tap0"}
+        self.reports = 0
+        self.writer = Writer()
+        self.it = RedirectTableReconciler(SETTINGS, self.writer, lambda: self.ports, self._report)
+        self.it.replace()
+        self.task = asyncio.create_task(self.it.run())
+
+    def listed(self) -> str:
+        return self.node.run("nft list ruleset inet")
+
+    async def until(self, is_so: Callable[[str], object]) -> None:
+        """Wait until something holds of what nft lists."""
+        deadline = asyncio.get_running_loop().time() + 10
+        while not is_so(shown := self.listed()):
+            assert asyncio.get_running_loop().time() < deadline, shown
+            await asyncio.sleep(0.01)
+
+    def _report(self) -> None:
+        self.reports += 1
+
+
+@pytest.fixture
+async def table(node: Node) -> AsyncIterator[Table]:
+    """Let it work on the node of this test."""
+    it = Table(node)
+    yield it
+    it.task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await it.task
+    it.writer.close()
+
+
+async def test_what_the_last_agent_left_stays_until_it_is_known_what_is_wanted(
+    table: Table,
+) -> None:
+    table.node.run("nft add table inet handover")
+    table.it.touch()
+    await asyncio.sleep(0.1)
+    assert "handover" in table.listed()
+    table.it.want(NOBODY, NOBODY, has_tunnel=False)
+    await table.until(lambda text: text == "")
+
+
+async def test_a_tunnel_is_bounded_from_its_making_to_its_end(table: Table) -> None:
+    table.it.want(PEERS, NOBODY)
+    await table.until(lambda text: "192.0.2.2" in text)
+    assert '"tap0"' in table.listed()
+    table.it.want(PEERS, frozenset({V4, V6}))
+    await table.until(lambda text: "fd00:65::2" in text)
+    table.ports.add("tap1")
+    table.it.touch()
+    await table.until(lambda text: '"tap1"' in text)
+    table.it.want(NOBODY, NOBODY)
+    await table.until(lambda text: "192.0.2.2" not in text)
+    assert "udp dport 7472" in table.listed()
+    table.it.want(NOBODY, NOBODY, has_tunnel=False)
+    await table.until(lambda text: text == "")
+    assert (table.it.trouble, table.reports) == ("", 0)
+
+
+async def test_without_a_tunnel_its_port_is_anybodys_and_redirects_are_untracked(
+    table: Table,
+) -> None:
+    """Over one link a plain next hop leads on: conntrack sees half of it all the same."""
+    table.it.configure(SETTINGS.model_copy(update={"source_redirect": SourceRedirect.LINK}))
+    table.it.want(PEERS, frozenset({V4}))
+    await table.until(lambda text: "10.65.0.2" in text)
+    assert "notrack" in table.listed()
+    assert "7472" not in table.listed()
+    assert "handover0" not in table.listed()
+
+
+async def test_a_second_tunnel_has_its_nodes(table: Table) -> None:
+    table.it.want(NOBODY, NOBODY, has_tunnel=False)
+    table.it.want_nodes(PEERS)
+    await table.until(lambda text: "udp dport 7474" in text)
+    assert "7472" not in table.listed()
+    table.it.want_nodes(NOBODY)
+    await table.until(lambda text: text == "")
+
+
+async def test_what_somebody_changes_is_repaired_and_a_fight_is_told(table: Table) -> None:
+    table.it.want(PEERS, NOBODY)
+    await table.until(lambda text: "192.0.2.2" in text)
+    for _ in range(12):
+        table.node.run("nft flush set inet handover peers4")
+        if table.it.contested:
+            break
+        await table.until(lambda text: "192.0.2.2" in text or table.it.contested)
+    assert table.it.contested == ("somebody changes table inet handover as often as it is repaired")
+    await table.until(lambda text: "192.0.2.2" in text)
+
+
+async def test_in_another_mode_nothing_is_written(table: Table) -> None:
+    table.it.configure(SETTINGS.model_copy(update={"mode": Mode.OBSERVE}))
+    table.it.want(PEERS, NOBODY)
+    await asyncio.sleep(0.1)
+    assert table.listed() == ""
+    table.it.configure(SETTINGS)
+    await table.until(lambda text: "192.0.2.2" in text)
+
+
+async def test_what_fails_is_told_and_tried_again(table: Table) -> None:
+    library, table.writer._process._library = table.writer._process._library, "libnone.so"
+    table.it.want(PEERS, NOBODY)
+    await table.until(lambda _: table.it.trouble)
+    assert table.it.trouble.endswith("; the redirect is off")
+    assert table.reports == 1
+    table.writer._process._library = library
+    await table.until(lambda text: "192.0.2.2" in text)
+    await table.until(lambda _: not table.it.trouble)
+    assert table.reports == 2
+
+
+async def test_an_error_of_our_own_ends_nothing(
+    table: Table, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as broken:
+        broken.setattr(table.it, "_wanted", lambda: 1 / 0)
+        table.it.want(PEERS, NOBODY)
+        await table.until(lambda _: table.it.trouble)
+    await table.until(lambda text: "192.0.2.2" in text)
+
+
+async def test_it_is_removed_with_the_agent(table: Table) -> None:
+    table.it.want(PEERS, NOBODY)
+    await table.until(lambda text: "192.0.2.2" in text)
+    table.task.cancel()
+    assert (await table.it.remove()).trouble == ""
+    assert table.listed() == ""
