@@ -18,7 +18,7 @@ import structlog
 from handover_api.conditions import EndpointReason
 from handover_api.configuration import Mode, Settings
 from handover_api.names import ObjectKey
-from handover_api.workloadendpoint import State, WorkloadEndpoint
+from handover_api.workloadendpoint import Cutover, State, WorkloadEndpoint
 from handover_nodeagent import fsm, metrics
 from handover_nodeagent.distribution.advertising import Advertising
 from handover_nodeagent.distribution.place import Place
@@ -38,6 +38,7 @@ from handover_nodeagent.reconcile.alarms import Alarms
 from handover_nodeagent.reconcile.cutover import Cutovers
 from handover_nodeagent.reconcile.endpoint import Endpoint
 from handover_nodeagent.reconcile.enforce import Enforcer
+from handover_nodeagent.reconcile.figures import Figures
 from handover_nodeagent.reconcile.interfaces import Interfaces
 from handover_nodeagent.reconcile.link_index import LinkIndex
 from handover_nodeagent.reconcile.listening import Listening
@@ -119,6 +120,7 @@ class Reconciler:
         self.redirects = Redirects(
             self.endpoints, self.enforcer, self.peers, self.remaining, self, now
         )
+        self.figures = Figures(self.endpoints, self._measured)
         self.cutovers = Cutovers(self.endpoints, self.enforcer, self, self.peers.tell_at_once)
         self.listening = Listening(self.cutovers)
         self.alarms = Alarms(self, now, expects)
@@ -245,6 +247,9 @@ class Reconciler:
                 self.publisher.cut_over(endpoint.key, endpoint.cutover)
             elif isinstance(command, commands.TellPeers):
                 self.peers.tell(endpoint, has_guest=command.has_guest)
+        if any(isinstance(command, commands.RecordCutover) for command in step.commands):
+            # Only now: by then it is known how many nodes were told.
+            self.figures.recorded(endpoint, received_ns)
         # Before the listener follows: whom the kernel takes for the guest is asked, too.
         if endpoint.machine.state in {State.ASKING, State.REDIRECTED}:
             self.interfaces.learn_neigh_mac(endpoint)
@@ -272,6 +277,7 @@ class Reconciler:
         self.retire(endpoint)
         self.alarms.forget(endpoint)
         self.peers.forget(endpoint.key)
+        self.figures.forget(endpoint.key)
 
     def retire(self, endpoint: Endpoint) -> None:
         """Stop an endpoint's timers and its listening."""
@@ -394,6 +400,17 @@ class Reconciler:
             if is_told or obj.status.state:
                 reason = EndpointReason.INTERNAL_ERROR
                 self.publisher.unstarted(Reported.of(obj), reason, trouble)
+
+    def asked(self, key: ObjectKey, uid: str, count: int) -> None:
+        """Know to how many nodes it was said that an endpoint has the guest."""
+        self.figures.asked(key, uid, count)
+
+    def _measured(self, endpoint: Endpoint, before: Cutover) -> None:
+        """Tell what else was measured of a cutover."""
+        assert endpoint.cutover is not None
+        self.publisher.followed(before, endpoint.cutover)
+        self._memory.keep(endpoint.key, endpoint.record)
+        self.publisher.report(endpoint)
 
     def last_frame(self, key: ObjectKey) -> LastFrame | Unknown:
         """Tell when a guest that leaves was last heard here, or why nobody knows."""

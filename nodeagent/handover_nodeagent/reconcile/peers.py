@@ -6,7 +6,7 @@ be found when the guest moves. Whether all of that would do is said before.
 """
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -18,7 +18,9 @@ from handover_api.names import ObjectKey
 from handover_api.peer import Peer
 from handover_api.workloadendpoint import AgentAddress, Role, State
 from handover_nodeagent.kernel.tunnel import Refusal
-from handover_nodeagent.network.model import Redirection, Route
+from handover_nodeagent.network.model import IPAddress, Redirection, Route
+from handover_nodeagent.peers.inner_routes import InnerRoutes
+from handover_nodeagent.peers.messages import Way
 from handover_nodeagent.peers.repeats import GIVE_UP
 from handover_nodeagent.reconcile.endpoint import Endpoint
 from handover_nodeagent.reconcile.enforce import Enforcer
@@ -29,7 +31,10 @@ Readiness = tuple[bool, EndpointReason, str]
 
 
 class Loop(Protocol):
-    """Who brings statuses up to date."""
+    """Who brings statuses up to date, and measures."""
+
+    def asked(self, key: ObjectKey, uid: str, count: int) -> None:
+        """Know to how many nodes it was said that an endpoint has the guest."""
 
     def report(self, keys: Iterable[ObjectKey]) -> None:
         """Report these soon."""
@@ -42,6 +47,22 @@ class Path(Protocol):
     def agent(self) -> AgentAddress | None:
         """How others reach us; None while nobody can."""
 
+    @property
+    def has_tunnel(self) -> bool:
+        """Tell whether peers are asked through a tunnel, too."""
+
+    def listen(self, addresses: Collection[IPAddress], port: int) -> None:
+        """Be reached at these addresses of this node alone."""
+
+    def use_tunnel(self, tunnel: InnerRoutes | None) -> None:
+        """Ask peers through this tunnel, too."""
+
+    def know_advertised(self, key: ObjectKey, speaker: Peer | None) -> None:
+        """Know who hosts an advertised endpoint of another node."""
+
+    def know_nodes(self, nodes: Mapping[str, tuple[IPAddress, ...]]) -> None:
+        """Know the other nodes."""
+
     def know_peers(self, key: ObjectKey, role: Role | None, peers: Iterable[Peer]) -> None:
         """Know who may speak to the endpoint *key*, which has or had *role*."""
 
@@ -51,10 +72,10 @@ class Path(Protocol):
     def prepare(self, key: ObjectKey, uid: str) -> None:
         """Have a HAVE ready."""
 
-    def have(self, key: ObjectKey, uid: str) -> object:
-        """Say that we have the guest."""
+    def have(self, key: ObjectKey, uid: str) -> int:
+        """Say that we have the guest; return to how many nodes."""
 
-    def released(self, key: ObjectKey, uid: str) -> object:
+    def released(self, key: ObjectKey, uid: str) -> None:
         """Say that we have it no more."""
 
 
@@ -75,7 +96,7 @@ class Side:
     peers: tuple[Peer, ...]
     ways: Mapping[Peer, Redirection | Refusal]
     prepared: Mapping[Peer, Prepared] = field(default_factory=dict)
-    proved: frozenset[str] = frozenset()
+    proved: frozenset[tuple[str, Way]] = frozenset()
     silent: frozenset[str] = frozenset()
 
     def find(self, uid: str, named: str = "") -> Peer | None:
@@ -91,9 +112,26 @@ class Peers:
         """Say nothing to anybody before there is a *path*."""
         self.path: Path | None = None
         self.ways = Ways(enforcer.routes.tables.channel)
+        self._open: Callable[[], Path] | None = None
+        self._addresses: tuple[IPAddress, ...] = ()
+        self._tunnel: int | None = None
         self._enforcer = enforcer
         self._loop = loop
         self._sides: dict[ObjectKey, Side] = {}
+
+    def converse(self, addresses: Iterable[IPAddress], open_path: Callable[[], Path]) -> None:
+        """Be reached at *addresses* from the first :meth:`configure` on that wants it."""
+        self._addresses, self._open = tuple(addresses), open_path
+        self.ways.know_own(self._addresses)
+
+    def configure(self) -> None:
+        """Follow the configuration: whom an endpoint speaks to is found anew by :meth:`follow`."""
+        self._sides.clear()
+        if self._wants_path and self.path is None and self._open:
+            self.path = self._open()
+        if self.path:
+            addresses = self._addresses if self._wants_path else ()
+            self.path.listen(addresses, self._enforcer.settings.peer_port)
 
     @property
     def is_on(self) -> bool:
@@ -105,9 +143,13 @@ class Peers:
     @property
     def is_speaking(self) -> bool:
         """Tell whether other nodes hear of our guests: to send on, or to distribute."""
+        return self.path is not None and self._wants_path
+
+    @property
+    def _wants_path(self) -> bool:
         settings = self._enforcer.settings
-        is_heard = settings.advertise is Advertise.AGENTS or self.is_on
-        return self.path is not None and settings.mode is Mode.ACTIVE and is_heard
+        is_distributed = settings.advertise is Advertise.AGENTS and settings.mode is Mode.ACTIVE
+        return is_distributed or self.is_on
 
     def side(self, key: ObjectKey) -> Side | None:
         """Return what is known of an endpoint's other side."""
@@ -143,7 +185,20 @@ class Peers:
     def _find_ways(self, named: Iterable[Peer]) -> Mapping[Peer, Redirection | Refusal]:
         if not self.is_on:
             return {}
-        return {each: self.ways.find(each.addresses, self._enforcer.settings) for each in named}
+        settings = self._enforcer.settings
+        found = {each: self.ways.find(each.addresses, settings) for each in named}
+        self._prove_tunnel()
+        return found
+
+    def _prove_tunnel(self) -> None:
+        """Have the peers asked through the tunnel once there is one, or another one."""
+        device = self.ways.device
+        if self.path is None or device == self._tunnel:
+            return
+        self._tunnel = device
+        protocol = self._enforcer.settings.private_route_protocol
+        channel = self._enforcer.routes.tables.channel
+        self.path.use_tunnel(InnerRoutes(channel, device, protocol) if device else None)
 
     def forget(self, key: ObjectKey) -> None:
         """Know no peer of an endpoint any more."""
@@ -155,13 +210,25 @@ class Peers:
         if self.path and key not in self._sides:
             self.path.forget(key)
 
+    # Of other nodes' guests the path is told whom to believe, and whom to tell of ours.
+
+    def know_advertised(self, key: ObjectKey, speaker: Peer | None) -> None:
+        """Know who hosts an advertised endpoint of another node; None: it is none any more."""
+        if self.path:
+            self.path.know_advertised(key, speaker)
+
+    def know_nodes(self, nodes: Mapping[str, tuple[IPAddress, ...]]) -> None:
+        """Know the other nodes."""
+        if self.path:
+            self.path.know_nodes(nodes)
+
     # What the peers hear.
 
     def tell_at_once(self, endpoint: Endpoint) -> None:
         """Say that we have the guest, in the instant in which its routes are in."""
         uid = endpoint.machine.uid
         if self.path and self.is_speaking and uid:
-            self.path.have(endpoint.key, uid)
+            self._loop.asked(endpoint.key, uid, self.path.have(endpoint.key, uid))
             endpoint.is_told = True
 
     def tell(self, endpoint: Endpoint, *, has_guest: bool) -> None:
@@ -173,18 +240,24 @@ class Peers:
         if not has_guest:
             self.path.released(endpoint.key, uid)
         elif not is_told:
-            self.path.have(endpoint.key, uid)
+            self._loop.asked(endpoint.key, uid, self.path.have(endpoint.key, uid))
 
     # What a person hears.
 
-    def proved(self, key: ObjectKey, node: str, *, is_proved: bool) -> None:
-        """Know whether a peer is reached."""
+    def proved(self, key: ObjectKey, node: str, way: Way) -> None:
+        """Know that a peer has answered by *way*."""
         side = self._sides.get(key)
-        if side is None:
-            return
-        side.proved = side.proved | {node} if is_proved else side.proved - {node}
-        side.silent = side.silent - {node} if is_proved else side.silent | {node}
-        self._loop.report((key,))
+        if side:
+            side.proved |= {(node, way)}
+            side.silent -= {node}
+            self._loop.report((key,))
+
+    def silent(self, key: ObjectKey, node: str) -> None:
+        """Know that a peer answers nothing."""
+        side = self._sides.get(key)
+        if side:
+            side.silent |= {node}
+            self._loop.report((key,))
 
     def agent_of(self, endpoint: Endpoint) -> AgentAddress | None:
         """Return how the peers of an endpoint reach us, while it may have any."""
@@ -210,7 +283,9 @@ class Peers:
         if silent:
             text = f"the agent on {', '.join(silent)} does not answer; a firewall between nodes?"
             return False, EndpointReason.PEER_SILENT, text
-        unproved = [each.node for each in named if each.node not in side.proved]
+        # Where the tunnel has no address inside, nobody can be asked through it.
+        way = Way.TUNNEL if self.path and self.path.has_tunnel else Way.PLAIN
+        unproved = [each.node for each in named if (each.node, way) not in side.proved]
         if unproved:
             text = f"the way to {', '.join(unproved)} is not proved so far"
             return False, EndpointReason.NOT_PROVED, text

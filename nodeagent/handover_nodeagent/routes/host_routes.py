@@ -20,7 +20,7 @@ from handover_nodeagent.kernel.netlink.changes import RouteChanged
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network import plan
 from handover_nodeagent.network.desired import DesiredNetwork, LocalEndpoint
-from handover_nodeagent.network.model import IPAddress, Neigh, Nexthop, Redirection, Route
+from handover_nodeagent.network.model import Encapsulated, IPAddress, Neigh, Redirection, Route, Via
 from handover_nodeagent.routes.foreign import ForeignRoutes
 from handover_nodeagent.routes.known import KnownRoutes, Observed
 from handover_nodeagent.routes.route_writer import Programmed, RouteWriter, Tables
@@ -32,8 +32,9 @@ def observe(settings: Settings, addresses: Iterable[IPAddress]) -> Observed:
     wanted = tuple(addresses)
     exported = route_lookup.observe(settings.route_protocol, [table])
     private = route_lookup.observe(settings.private_route_protocol, [table])
-    # Of the private ones those by nexthop objects are the distribution's.
-    ours = (*exported, *(route for route in private if not isinstance(route.way, Nexthop)))
+    # A private one of ours is a redirect; those by nexthop objects are the distribution's.
+    sent_on = (route for route in private if isinstance(route.way, Encapsulated | Via))
+    ours = (*exported, *sent_on)
     parked = parking.observe_parked()
     # A dump of all routes, of a BGP speaker's 10,000 too, is for nothing where nobody asks.
     others = parking.observe_others(wanted, table, settings.route_protocols) if wanted else Others()

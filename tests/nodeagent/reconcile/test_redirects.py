@@ -4,7 +4,7 @@ import asyncio
 import base64
 import dataclasses
 import datetime as dt
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from ipaddress import ip_address
 from typing import Any, Final
 
@@ -17,6 +17,9 @@ from handover_api.names import ObjectKey
 from handover_api.peer import Peer, peers_to_annotation
 from handover_api.workloadendpoint import AgentAddress, Role
 from handover_nodeagent.kernel.netlink import rtmsg
+from handover_nodeagent.network.model import IPAddress
+from handover_nodeagent.peers.inner_routes import InnerRoutes
+from handover_nodeagent.peers.messages import Way
 from handover_nodeagent.peers.sink import Done
 
 pytestmark = pytest.mark.root
@@ -59,9 +62,29 @@ class SaidPath:
     def __init__(self) -> None:
         self.said: list[tuple[str, str]] = []
         self.known: dict[ObjectKey, tuple[Role | None, tuple[Peer, ...]]] = {}
-        self.agent = AgentAddress(
+        self.reached_at: tuple[tuple[IPAddress, ...], int] = ((), 0)
+        self.tunnel: InnerRoutes | None = None
+        self.advertised: list[tuple[ObjectKey, Peer | None]] = []
+        self.nodes: Mapping[str, tuple[IPAddress, ...]] = {}
+        self.agent: AgentAddress | None = AgentAddress(
             public_key=PUBLIC, addresses=(ip_address("192.0.2.1"),), port=7473
         )
+
+    @property
+    def has_tunnel(self) -> bool:
+        return self.tunnel is not None
+
+    def listen(self, addresses: Collection[IPAddress], port: int) -> None:
+        self.reached_at = (tuple(addresses), port)
+
+    def use_tunnel(self, tunnel: InnerRoutes | None) -> None:
+        self.tunnel = tunnel
+
+    def know_advertised(self, key: ObjectKey, speaker: Peer | None) -> None:
+        self.advertised.append((key, speaker))
+
+    def know_nodes(self, nodes: Mapping[str, tuple[IPAddress, ...]]) -> None:
+        self.nodes = nodes
 
     def know_peers(self, key: ObjectKey, role: Role | None, peers: Iterable[Peer]) -> None:
         self.known[key] = (role, tuple(peers))
@@ -73,9 +96,10 @@ class SaidPath:
         assert key == KEY
         self.said.append(("prepare", uid))
 
-    def have(self, key: ObjectKey, uid: str) -> None:
+    def have(self, key: ObjectKey, uid: str) -> int:
         assert key == KEY
         self.said.append(("have", uid))
+        return 1
 
     def released(self, key: ObjectKey, uid: str) -> None:
         assert key == KEY
@@ -395,9 +419,11 @@ class TestReadiness:
         await on.until_says("Redirectable", "False", "NoPeer")
         on.put(said="source", annotations=TARGET)
         await on.until_says("Redirectable", "False", "NotProved")
-        on.loop.peers.proved(KEY, f"node-{B}", is_proved=False)
+        on.loop.peers.silent(KEY, f"node-{B}")
         await on.until_says("Redirectable", "False", "PeerSilent")
-        on.loop.peers.proved(KEY, f"node-{B}", is_proved=True)
+        on.loop.peers.proved(KEY, f"node-{B}", Way.PLAIN)
+        await on.until_says("Redirectable", "False", "NotProved")
+        on.loop.peers.proved(KEY, f"node-{B}", Way.TUNNEL)
         await on.until_says("Redirectable", "True", "Ready")
         on.put(said="source Succeeded", annotations=TARGET)
         await on.until(lambda: on.condition("Redirectable") is None)
