@@ -60,8 +60,8 @@ class Agent:
     ) -> None:
         """Wire them; nothing runs so far but the task that sends reports.
 
-        No endpoint can have one of *api_servers*. Call *expects* when the first guest is expected
-        (True), and when none is any more.
+        No endpoint can have one of *api_servers*. Call *expects* when the first guest may come
+        or go (True), and when none may any more.
         """
         self.settings = settings
         self.memory = memory

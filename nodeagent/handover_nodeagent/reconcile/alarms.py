@@ -8,11 +8,12 @@ import datetime as dt
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from handover_api.configuration import Settings
+from handover_api.configuration import Settings, SourceRedirect
 from handover_api.names import ObjectKey
-from handover_api.workloadendpoint import State
+from handover_api.workloadendpoint import Role, State
 from handover_nodeagent.fsm import timers
 from handover_nodeagent.fsm.events import Event, FellSilent
+from handover_nodeagent.fsm.machine import Machine
 from handover_nodeagent.fsm.timers import Timer
 from handover_nodeagent.reconcile.endpoint import Endpoint
 from handover_nodeagent.sniff.endpoint_listener import EndpointListener
@@ -41,7 +42,7 @@ class Alarms:
     def __init__(
         self, loop: Loop, clock: Callable[[], dt.datetime], expects: Callable[[bool], None]
     ) -> None:
-        """Call *expects* when the first guest is expected (True), and when none is any more."""
+        """Call *expects* when the first guest may come or go (True), and when none may any more."""
         self._loop = loop
         self._clock = clock
         self._expects = expects
@@ -55,8 +56,7 @@ class Alarms:
 
     def follow(self, endpoint: Endpoint, settings: Settings) -> None:
         """Have the timers that the machine wants now; again, it changes nothing."""
-        # A Target's guest may come any moment: the loop runs before others then (``main.py``).
-        self._expect(endpoint.key, is_expected=endpoint.machine.state is State.TARGET)
+        self._expect(endpoint.key, is_expected=_is_urgent(endpoint.machine, settings))
         self._set(endpoint, timers.timer(endpoint.machine, settings))
         self._set_overdue(endpoint, settings)
 
@@ -131,3 +131,16 @@ class Alarms:
 
 def _later(delay: float, call: Callable[..., None], *arguments: object) -> asyncio.TimerHandle:
     return asyncio.get_running_loop().call_later(delay, call, *arguments)
+
+
+def _is_urgent(machine: Machine, settings: Settings) -> bool:
+    """Tell whether any moment may be the one that counts: the loop runs before others then.
+
+    A Target's guest may come, and an armed source hear that its own has gone: what arrives for it
+    is lost until that is taken in.
+    """
+    assignment = machine.assignment
+    is_leaving = assignment.role is Role.SOURCE and assignment.armed and machine.has_routes
+    is_redirected = machine.state is State.REDIRECTED
+    sends_on = settings.source_redirect is not SourceRedirect.OFF
+    return machine.state is State.TARGET or (is_leaving and sends_on and not is_redirected)

@@ -101,7 +101,7 @@ class Reconciler:
     ) -> None:
         """Touch nothing so far but the sockets that the kernel is asked through.
 
-        Call *expects* when the first guest is expected (True), and when none is any more.
+        Call *expects* when the first guest may come or go (True), and when none may any more.
         """
         self.settings = start.settings
         self.misconfigured = start.misconfigured

@@ -236,6 +236,23 @@ async def test_a_jump_of_the_clock_does_not_keep_a_guest_from_being_believed(
     await world.until_state("TimeWait")
 
 
+async def test_that_a_guest_may_have_left_is_told_while_a_source_is_armed(world: World) -> None:
+    """What still arrives for it is lost until its agent has run."""
+    told: list[bool] = []
+    world.loop.alarms._expects = told.append
+    world.configure(sourceRedirect="auto")
+    world.put(said="source", armed="false")
+    assert told == []
+    world.put(said="source", armed="true")
+    assert told == [True]
+    world.configure(sourceRedirect="off")
+    assert told == [True, False]
+    world.configure(sourceRedirect="auto")
+    assert told == [True, False, True]
+    world.put(said="source Succeeded")
+    assert told == [True, False, True, False]
+
+
 async def test_that_a_guest_is_expected_is_told_while_any_is(world: World) -> None:
     """Who takes processors from others for it must not go on for an endpoint that is gone."""
     told: list[bool] = []
