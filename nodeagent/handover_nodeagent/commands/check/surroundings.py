@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from handover_api.configuration import Settings
+from handover_api.configuration import Advertise, Settings
 from handover_nodeagent.commands.check import findings, programs, protocols, traps, workloads
 from handover_nodeagent.commands.check.findings import Finding, fail, ok
 from handover_nodeagent.commands.check.workloads import Setting
@@ -99,6 +99,9 @@ def _network(settings: Settings) -> Iterator[Finding]:
     yield from traps.unread(served)
     yield from traps.reverse_path(served)
     yield from findings.attempt("proxy_arp", lambda: traps.proxy_arp(served, guarded()))
+    if settings.advertise is Advertise.AGENTS:
+        reached = workloads.reaching_nodes(found.values(), entries)
+        yield from traps.forwarded({link.name: _is_strict(link) for link in reached})
     yield from traps.router_advertisements(served)
     yield from traps.rules(observed.rules, settings.route_table)
     foreign = [route_lookup.describe(entry) for entry in protocols.foreign(entries, number)]
@@ -113,6 +116,13 @@ def _network(settings: Settings) -> Iterator[Finding]:
     yield from findings.attempt(
         "BGP", lambda: traps.speakers(metrics, programs.processes(), settings)
     )
+
+
+def _is_strict(link: Link) -> bool:
+    """Tell whether rp_filter is strict on *link*; what counts is the greater of it and "all"."""
+    interfaces = (link.name, "all")
+    values = [_sysctl(Setting("ipv4", interface, "rp_filter")) or 0 for interface in interfaces]
+    return max(values) == traps.STRICT
 
 
 def _sysctls(link: Link) -> Mapping[Setting, int | None]:

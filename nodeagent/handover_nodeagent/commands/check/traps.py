@@ -15,7 +15,8 @@ FRR: Final = {11: "zebra", 186: "bgpd", 187: "isisd", 188: "ospfd", 189: "ripd",
 _OURS: Final = frozenset({"handover"})
 # As /proc/<pid>/comm has them.
 _SPEAKERS: Final = frozenset({"bird", "bird6", "bgpd", "zebra", "gobgpd"})
-# Of rp_filter (Documentation/networking/ip-sysctl.rst): 1 is strict (RFC 3704).
+# Of rp_filter (Documentation/networking/ip-sysctl.rst), after RFC 3704.
+STRICT: Final = 1
 _LOOSE: Final = 2
 _LOCAL: Final = 255
 _NOBODY: Final = "not looked at: no workload's interface is here"
@@ -82,6 +83,21 @@ def reverse_path(workloads: Collection[Workload]) -> Iterator[Finding]:
         yield warn("rp_filter", text, f"sysctl net.ipv4.conf.{one.name}.rp_filter=0 (and of all)")
     if not strict:
         yield ok("rp_filter", "off on the workloads' interfaces")
+
+
+def forwarded(strict: Mapping[str, bool]) -> Iterator[Finding]:
+    """Judge rp_filter where other nodes forward: whether it is *strict*, by interface.
+
+    A client's packet comes by one of these and its answer leaves by another one, so that a strict
+    filter takes it for forged.
+    """
+    names = sorted(name for name, is_strict in strict.items() if is_strict)
+    for name in names:
+        text = f"strict on {name}: guests that come here lose their clients outside of the cluster"
+        # As sysctl(8) writes a dot in an interface's name.
+        yield fail("forwarding", text, f"sysctl net.ipv4.conf.{name.replace('.', '/')}.rp_filter=2")
+    if not names:
+        yield ok("forwarding", "no strict rp_filter where other nodes forward to guests here")
 
 
 def router_advertisements(workloads: Collection[Workload]) -> Iterator[Finding]:

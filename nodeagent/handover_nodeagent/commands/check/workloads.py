@@ -36,6 +36,23 @@ def leading_to_guests(
     )
 
 
+def reaching_nodes(links: Iterable[Link], entries: Iterable[Entry]) -> tuple[Link, ...]:
+    """Return the links by which other nodes' networks of pods are reached, but not the world.
+
+    What other nodes forward to a guest here comes by them, and its answer leaves elsewhere. Where
+    there is no way to the world nobody there is answered at all.
+    """
+    known = tuple(links)
+    if not any(link.default_route for link in known):
+        return ()
+    indexes = {
+        entry.route.oif
+        for entry in entries
+        if entry.gateway and entry.route.address.version == 4 and not entry.is_host  # noqa: PLR2004
+    }
+    return tuple(link for link in known if link.index in indexes and not link.default_route)
+
+
 def _is_nodes_own(link: Link) -> bool:
     """Tell whether the node itself speaks from there, so that it is no workload's."""
     # A CNI may give a workload's port an address of its own without a network; a link-local one

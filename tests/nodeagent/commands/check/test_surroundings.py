@@ -9,7 +9,7 @@ import pytest
 from tests.nodeagent.node import Node
 from tests.nodeagent.privileges import without_privileges
 
-from handover_api.configuration import Settings
+from handover_api.configuration import Advertise, Settings
 from handover_nodeagent.commands.check import surroundings
 from handover_nodeagent.commands.check.findings import Finding, Verdict
 from handover_nodeagent.kernel.arp_guard import rules
@@ -158,3 +158,25 @@ def test_a_table_that_no_rule_leads_to_is_found(node: Node) -> None:
     ((verdict, message),) = look("rules", Settings(route_table=100))
     assert verdict is Verdict.FAIL
     assert "no rule looks every packet up in table 100" in message
+
+
+def test_a_strict_filter_on_an_overlay_fails_before_the_first_migration(node: Node) -> None:
+    settings = Settings(advertise=Advertise.AGENTS)
+    node.run("ip address add 192.0.2.3/24 dev tap1")
+    node.run("ip route add 10.244.2.0/24 via 10.244.2.0 dev tap0 onlink")
+    node.run("sysctl -qw net.ipv4.conf.tap0.rp_filter=1 net.ipv4.conf.all.rp_filter=0")
+
+    def verdicts(settings: Settings) -> list[tuple[Verdict, str]]:
+        found = surroundings.observe(settings)
+        return [(one.verdict, one.message) for one in found if one.check == "forwarding"]
+
+    well = [(Verdict.OK, "no strict rp_filter where other nodes forward to guests here")]
+    # Nobody outside is answered at all.
+    assert verdicts(settings) == well
+    node.run("ip route add default via 192.0.2.254")
+    ((verdict, message),) = verdicts(settings)
+    assert (verdict, message.split(":")[0]) == (Verdict.FAIL, "strict on tap0")
+    assert verdicts(Settings()) == []
+    # The greater of an interface's and all interfaces' counts.
+    node.run("sysctl -qw net.ipv4.conf.all.rp_filter=2")
+    assert verdicts(settings) == well

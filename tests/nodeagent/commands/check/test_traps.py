@@ -43,6 +43,19 @@ def test_rp_filter_is_a_trap_in_both_of_its_kinds() -> None:
     assert told(traps.reverse_path([TAP])) == [(OK, "off on the workloads' interfaces")]
 
 
+def test_a_strict_filter_where_others_forward_fails() -> None:
+    assert told(traps.forwarded({"eth1": False, "flannel.1": True})) == [
+        (
+            FAIL,
+            "strict on flannel.1: guests that come here lose their clients outside of the cluster",
+        )
+    ]
+    (one,) = traps.forwarded({"flannel.1": True})
+    assert one.remedy == "sysctl net.ipv4.conf.flannel/1.rp_filter=2"
+    expected = "no strict rp_filter where other nodes forward to guests here"
+    assert told(traps.forwarded({"eth1": False})) == told(traps.forwarded({})) == [(OK, expected)]
+
+
 def test_proxy_arp_needs_a_guard() -> None:
     assert told(traps.proxy_arp([TAP, PROXY], ())) == [(WARN, "on without an ARP guard on tap1")]
     assert [verdict for verdict, _ in told(traps.proxy_arp([PROXY], {"tap1"}))] == [OK]
