@@ -17,11 +17,12 @@ import structlog
 from handover_api import names
 from handover_api.configuration import OnUninstall, Settings
 from handover_nodeagent.fsm.machine import RouteLevel
-from handover_nodeagent.kernel import parking, route_lookup
+from handover_nodeagent.kernel import nexthops, parking, route_lookup, tunnel
 from handover_nodeagent.kernel.arp_guard.table import GuardTable
-from handover_nodeagent.kernel.netlink import answers, rtmsg
+from handover_nodeagent.kernel.netlink import answers, nhmsg, rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.kernel.nft.writer import Writer
+from handover_nodeagent.kernel.redirect_table.table import RedirectTable
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.reconcile.loop import Reconciler
 from handover_nodeagent.reconcile.reconfigure import Reconfiguration
@@ -107,7 +108,7 @@ class Returned:
 
 
 async def hand_back(settings: Settings, silent: AbstractSet[IPAddress]) -> Returned:
-    """Put parked routes back, then take ours and the guard out; again, it changes nothing.
+    """Put parked routes back, then take out what is ours; again, it changes nothing.
 
     A route of ours stays where nobody else has one: a guest that it serves would be cut off.
     The foreign routes of *silent* addresses stay parked: their guests are elsewhere, and a route
@@ -117,8 +118,11 @@ async def hand_back(settings: Settings, silent: AbstractSet[IPAddress]) -> Retur
     # A thread and a process anew: those of the guard's task have ended with it.
     writer = Writer()
     removed = await GuardTable(writer).remove()
+    # After the tunnels: until then nobody else may send into them.
+    bounds = await RedirectTable(writer).remove()
     writer.close()
-    return dataclasses.replace(returned, trouble=returned.trouble or removed.trouble)
+    troubles = (returned.trouble, removed.trouble, bounds.trouble)
+    return dataclasses.replace(returned, trouble=next(filter(None, troubles), ""))
 
 
 def _hand_back_routes(settings: Settings, silent: AbstractSet[IPAddress]) -> Returned:
@@ -139,6 +143,10 @@ def _hand_back_routes(settings: Settings, silent: AbstractSet[IPAddress]) -> Ret
         free = silent | {each.route.address for each in others}
         going = [route for route in ours if route.way or route.address in free]
         channel.transact([rtmsg.encode_remove(route) for route in going])
+        objects = nexthops.observe(table, settings.private_route_protocol).nexthops
+        channel.transact([nhmsg.encode_remove(number) for number in objects])
+        for name in (tunnel.REDIRECT, tunnel.DISTRIBUTION):
+            tunnel.remove(channel, name)
     refused = next((result for result in results if result), 0)
     trouble = f"a parked route stays: {answers.describe(refused)}" if refused else ""
     return Returned(results.count(0), len(going), len(ours) - len(going), trouble)

@@ -3,6 +3,7 @@
 import contextlib
 import errno
 from collections.abc import Callable
+from ipaddress import ip_address
 
 import pytest
 from tests.nodeagent.node import V4, V6, Node
@@ -10,10 +11,13 @@ from tests.nodeagent.world import CNI, CNI_V6, NORMAL_V4, World
 
 from handover_api.configuration import Settings
 from handover_nodeagent import uninstall
-from handover_nodeagent.kernel import route_lookup
-from handover_nodeagent.kernel.netlink import rtmsg
+from handover_nodeagent.kernel import route_lookup, tunnel
+from handover_nodeagent.kernel.netlink import nhmsg, rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
-from handover_nodeagent.network.model import Route
+from handover_nodeagent.kernel.nft.writer import Writer
+from handover_nodeagent.kernel.redirect_table.rules import Redirects
+from handover_nodeagent.kernel.redirect_table.table import RedirectTable
+from handover_nodeagent.network.model import Encapsulated, Nexthop, Route
 
 pytestmark = pytest.mark.root
 MakeRoute = Callable[..., Route]
@@ -130,3 +134,32 @@ def test_only_what_others_have_a_route_to_is_handed_back(
         ours = is_flushed and address != V4 + 2
         assert winner.route.protocol == (88 if ours else 5)
     assert route_lookup.winner(channel, V4 + 1) == errno.ENETUNREACH
+
+
+async def test_nothing_of_redirect_and_distribution_is_left(
+    node: Node, channel: Channel, route: MakeRoute
+) -> None:
+    """Devices, objects, rules and routes, and of others' none."""
+    node.run("ip address add 192.0.2.1/24 dev tap1")
+    remote = ip_address("192.0.2.9")
+    indexes = [tunnel.ensure(channel, f"handover{number}", 7472 + number) for number in (0, 1)]
+    assert all(isinstance(index, int) for index in indexes)
+    hop = nhmsg.NextHop(4, node.tap1, remote)
+    away = Encapsulated(remote)
+    redirected = route(V4, oif=indexes[0], way=away)
+    private = route(V4, oif=indexes[0], metric=513, protocol=89, way=away)
+    distributed = route(V4 + 1, oif=0, metric=1025, protocol=89, way=Nexthop(nhmsg.FIRST_ID))
+    requests = [nhmsg.encode_put(nhmsg.FIRST_ID, hop, 89)]
+    requests += map(rtmsg.encode_add, (redirected, private, distributed))
+    assert channel.transact(requests) == [0] * 4
+    node.run("ip nexthop add id 5 via 192.0.2.8 dev tap1")
+    writer = Writer()
+    table = RedirectTable(writer)
+    await table.replace(Redirects(7472, 7473, frozenset({"tap0"}), frozenset({remote})))
+    writer.close()
+    returned = await uninstall.hand_back(Settings(), frozenset())
+    assert (returned.ours, returned.kept, returned.trouble) == (3, 0, "")
+    assert node.run("nft list ruleset") == ""
+    assert node.run("ip link show type vxlan") == ""
+    assert node.lines("ip nexthop show") == ["id 5 via 192.0.2.8 dev tap1 scope link"]
+    assert "10.65.0" not in node.run("ip route show table all")
