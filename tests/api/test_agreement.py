@@ -233,6 +233,18 @@ def test_the_order_of_priorities_counts_with_the_built_in_defaults(family: str) 
     ] in rules
 
 
+def test_rules_count_with_the_built_in_defaults() -> None:
+    settings = Settings().to_object()
+    rules = " ".join(
+        each["rule"]
+        for each in yaml_fields(names.CONFIGURATIONS)[".spec"]["x-kubernetes-validations"]
+    )
+    found = dict(re.findall(r"self\.\?(\w+)\.orValue\('?(\w+)'?\)", rules))
+
+    assert found.keys() > {"advertise", "redirectPort", "peerPort"}
+    assert found == {name: str(settings[name]) for name in found}
+
+
 @kinds
 def test_every_field_is_described_in_sentences(plural: str) -> None:
     for path, each in fields(schema_of(plural)):

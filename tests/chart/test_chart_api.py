@@ -49,6 +49,36 @@ def test_the_notes_say_what_to_do_next(helm: Run, api_server: ControlPlane) -> N
     assert "VMs of KubeVirt need nothing more" in notes
 
 
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (
+            {"sourceRedirect": "off", "advertise": "bgp"},
+            "",
+        ),
+        (
+            {"sourceRedirect": "off", "advertise": "agents"},
+            "let UDP 7473 through between all nodes. Where",
+        ),
+        (
+            {"sourceRedirect": "auto", "advertise": "bgp", "redirectPort": 9000, "peerPort": 9001},
+            "let UDP 9001 through between all nodes, and 9000 for what",
+        ),
+    ],
+    ids=["nobody speaks", "agents distribute", "the source sends on"],
+)
+def test_the_notes_say_which_ports_must_be_open(
+    helm: Run, api_server: ControlPlane, given: dict[str, object], said: str
+) -> None:
+    values = (f"--set-json=configuration={json.dumps(given)}", "--dry-run=server")
+    done = helm(*INSTALL, *TAKE, *values, kubeconfig=api_server.kubeconfig)
+    _, _, notes = done.stdout.partition("NOTES:")
+
+    assert done.returncode == 0, done.stderr
+    assert (said or "Handover") in " ".join(notes.split())
+    assert ("UDP" in notes) is bool(said)
+
+
 def test_an_uninstall_leaves_the_kinds_and_their_objects(
     helm: Run, api_server: ControlPlane, kubectl: Kubectl
 ) -> None:

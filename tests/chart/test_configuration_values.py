@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tests.api.test_configuration_rules import ACCEPTED, REFUSED
 
+from handover_api.configuration import Settings
 from handover_api.model import parse_duration
 from handover_lab.docs import chart, chart_rules
 from handover_lab.docs.chart import CHART
@@ -107,6 +108,14 @@ def test_the_schema_leaves_to_the_templates_only_what_it_cannot_say() -> None:
     )
 
     assert [case for case in LEFT if not any(kind in case for kind in kinds)] == []
+
+
+@pytest.mark.parametrize("name", ["advertise", "sourceRedirect"])
+def test_the_templates_know_the_built_in_default(name: str) -> None:
+    templates = (CHART / "templates" / "_configuration.tpl").read_text()
+
+    default = Settings().to_object()[name]
+    assert f'.Values.configuration.{name} | default "{default}" }}}}' in templates
 
 
 @pytest.mark.parametrize("spec", ACCEPTED.values(), ids=ACCEPTED)

@@ -8,7 +8,7 @@
 {{- include "handover.refuse" (printf "spec.%s (default 512) must be lower than spec.%s (default 1024)" $elevated $normal) -}}
 {{- end -}}
 {{- $step := sub (get $it $normal | default 1024 | int64) (get $it $elevated | default 512 | int64) -}}
-{{- if and (eq ($it.advertise | default "bgp") "agents") (lt $step 2) -}}
+{{- if and (eq (include "handover.advertise" $) "agents") (lt $step 2) -}}
 {{- include "handover.refuse" (printf "spec.%s (default 1024) must be 2 above spec.%s (default 512) with advertise agents" $normal $elevated) -}}
 {{- end -}}
 {{- end -}}
@@ -43,6 +43,10 @@
 {{- end -}}
 {{- end -}}
 {{- end -}}
+
+{{/* Settings with their built-in defaults, which a test compares with the agents' own. */}}
+{{- define "handover.advertise" -}}{{ .Values.configuration.advertise | default "bgp" }}{{- end -}}
+{{- define "handover.sourceRedirect" -}}{{ .Values.configuration.sourceRedirect | default "off" }}{{- end -}}
 
 {{/* Fails. `helm lint` only remarks on `fail`; that there is no template of that name it minds. */}}
 {{- define "handover.refuse" -}}
