@@ -202,3 +202,15 @@ async def test_paused_namespaces_are_remembered(keeper: Memory, tmp_path: Path) 
     for damaged in ("{", "{}", "7"):
         (tmp_path / "state" / "paused.json").write_text(damaged)
         assert keeper.load_paused() == frozenset()
+
+
+async def test_what_was_heard_of_other_nodes_is_remembered(keeper: Memory, tmp_path: Path) -> None:
+    assert keeper.load_heard() == ()
+    heard = ((ObjectKey("vms", "b"), "m2"), (ObjectKey("vms", "a"), "m1"))
+    keeper.keep_heard(heard)
+    await keeper.flush()
+    # In the order in which it was heard: the last one counts.
+    assert keeper.load_heard() == heard
+    for damaged in ("", "[", "{}", "[[1]]", '[["a", "b"]]', '["abc"]'):
+        (tmp_path / "state" / "heard.json").write_text(damaged)
+        assert keeper.load_heard() == ()

@@ -200,6 +200,19 @@ def stated(of: Facts, before: tuple[Condition, ...] = ()) -> dict[str, Condition
         ),
         (BASE, {"interface_doubt": "odd"}, "InterfaceDoubted", ("True", "WouldBeRefused", "odd")),
         (LISTENING, {"is_overdue": True}, "TargetTimeout", ("True", "NotAnnounced", "no announce")),
+        (BASE, {"is_advertised": True}, "Advertised", ("True", "Advertised", "")),
+        (
+            BASE,
+            {"is_advertised": True, "strict_devices": frozenset({"flannel.1"})},
+            "Advertised",
+            ("False", "StrictReversePath", "rp_filter is strict on flannel.1, by which other"),
+        ),
+        (
+            BASE,
+            {"is_advertised": True, "unreachable": ("c",)},
+            "Advertised",
+            ("False", "NoNextHop", "no next hop leads to node c"),
+        ),
     ],
 )  # fmt: skip
 def test_what_is_so_is_said_with_its_reason(
@@ -298,3 +311,23 @@ def test_what_the_operator_sees_of_another_node_is_a_condition() -> None:
     endpoint = BASE.endpoint.model_copy(update={"metadata": noted})
     said = stated(dataclasses.replace(BASE, endpoint=endpoint))["AddressShared"]
     assert (said.status, said.reason, said.message) == ("True", "ServedElsewhere", text)
+
+
+def test_a_status_tells_whether_others_are_told() -> None:
+    for is_advertised in (True, False, None):
+        facts = dataclasses.replace(BASE, is_advertised=is_advertised)
+        assert conditions.status(facts, (), NOON).advertised is is_advertised
+    # Who is not advertised has no condition of it, whatever the node is like.
+    facts = dataclasses.replace(BASE, is_advertised=False, strict_devices=frozenset({"x"}))
+    assert "Advertised" not in {one.type for one in conditions.status(facts, (), NOON).conditions}
+
+
+def test_a_device_is_named_as_sysctl_writes_it() -> None:
+    strict = frozenset({"flannel.1", "eth1"})
+    facts = dataclasses.replace(BASE, is_advertised=True, strict_devices=strict)
+    told = [
+        one for one in conditions.status(facts, (), NOON).conditions if one.type == "Advertised"
+    ]
+    assert told[0].message.endswith(
+        "set net.ipv4.conf.eth1.rp_filter, net.ipv4.conf.flannel/1.rp_filter to 2"
+    )
