@@ -20,11 +20,14 @@ from handover_nodeagent.api.watch import Watch
 from handover_nodeagent.configuration import Layers
 from handover_nodeagent.memory.files import Memory
 from handover_nodeagent.network.model import IPAddress
+from handover_nodeagent.peers.direct_path import DirectPath
+from handover_nodeagent.peers.keys import Key
 from handover_nodeagent.reconcile.configuration_sink import ConfigurationSink
 from handover_nodeagent.reconcile.endpoint_sink import EndpointSink
 from handover_nodeagent.reconcile.lifecycle import Lifecycle
 from handover_nodeagent.reconcile.loop import Reconciler, Start
 from handover_nodeagent.reconcile.observe import Observation
+from handover_nodeagent.reconcile.peer_sink import PeerSink
 from handover_nodeagent.reconcile.reconfigure import Reconfiguration
 from handover_nodeagent.settings import AgentSettings
 from handover_nodeagent.status import inspection, local_socket
@@ -90,6 +93,8 @@ class Agent:
             consider_uninstall=self.uninstall.consider,
         )
         self._distribute = partial(self.reconciler.advertising.run, api)
+        self.reconciler.peers.converse(settings.node_addresses, self._open_path)
+        self.reconciler.advertising.speak(self.reconciler.peers)
         self._endpoint_watch = Watch(
             api,
             f"{_ROOT}/{names.WORKLOAD_ENDPOINTS}",
@@ -145,6 +150,8 @@ class Agent:
                 # After a boot nobody knows whether the kernel may be written to at all.
                 group.create_task(keep("configurations", self._configuration_watch.run))
                 await configured.wait()
+            # Before the endpoints: each is to find its peers.
+            self.reconciler.peers.configure()
             await self.observation.begin(self.endpoints, records)
             group.create_task(keep("guard", self.reconciler.enforcer.guard.run, is_vital=False))
             table = self.reconciler.enforcer.redirect_table
@@ -156,6 +163,11 @@ class Agent:
                     await asyncio.wait_for(configured.wait(), CONFIGURATION_PATIENCE)
             group.create_task(keep("endpoints", self._endpoint_watch.run))
             group.create_task(keep("distribution", self._distribute, is_vital=False))
+
+    def _open_path(self) -> DirectPath:
+        """Speak with other agents, once the configuration wants it."""
+        sink = PeerSink(self.reconciler, self.reconciler.advertising.bystander_has)
+        return DirectPath(sink, Key.make(), time.time_ns())
 
     def _begun(self) -> None:
         """Make good for what a start left undone, once all endpoints are known."""

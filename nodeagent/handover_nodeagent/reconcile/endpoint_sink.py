@@ -147,6 +147,8 @@ class EndpointSink:
         # Before anything is pruned: a guest that answers keeps what nobody claims.
         self._doubt_unclaimed()
         self._release(complete=True)
+        # Also where nothing is redirected: what an agent before this one left is to go.
+        self._reconciler.redirects.enclose_soon()
         _log.info("synced", endpoints=len(self._reconciler.endpoints))
 
     def _drop_unconfirmed(self) -> None:

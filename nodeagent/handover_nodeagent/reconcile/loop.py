@@ -120,6 +120,7 @@ class Reconciler:
         self.redirects = Redirects(
             self.endpoints, self.enforcer, self.peers, self.remaining, self, now
         )
+        self.remaining.changed = self.redirects.enclose_soon
         self.figures = Figures(self.endpoints, self._measured)
         self.cutovers = Cutovers(self.endpoints, self.enforcer, self, self.peers.tell_at_once)
         self.listening = Listening(self.cutovers)
@@ -167,6 +168,7 @@ class Reconciler:
         self.faults.close()
         self.orphans.close()
         self.remaining.close()
+        self.peers.close()
         for endpoint in self.endpoints.values():
             self.retire(endpoint)
         self.flush()
@@ -276,7 +278,7 @@ class Reconciler:
         """Hear and expect nothing more of an endpoint."""
         self.retire(endpoint)
         self.alarms.forget(endpoint)
-        self.peers.forget(endpoint.key)
+        self.redirects.forget(endpoint.key)
         self.figures.forget(endpoint.key)
 
     def retire(self, endpoint: Endpoint) -> None:

@@ -6,28 +6,24 @@ be found when the guest moves. Whether all of that would do is said before.
 """
 
 import asyncio
-from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from handover_api import names
 from handover_api import peer as annotations
-from handover_api.conditions import EndpointReason
 from handover_api.configuration import Advertise, Mode, SourceRedirect
 from handover_api.names import ObjectKey
 from handover_api.peer import Peer
-from handover_api.workloadendpoint import AgentAddress, Role, State
+from handover_api.workloadendpoint import AgentAddress, State
 from handover_nodeagent.kernel.tunnel import Refusal
-from handover_nodeagent.network.model import IPAddress, Redirection, Route
+from handover_nodeagent.network.model import IPAddress, Redirection
 from handover_nodeagent.peers.inner_routes import InnerRoutes
 from handover_nodeagent.peers.messages import Way
 from handover_nodeagent.peers.repeats import GIVE_UP
 from handover_nodeagent.reconcile.endpoint import Endpoint
 from handover_nodeagent.reconcile.enforce import Enforcer
+from handover_nodeagent.reconcile.side import Path, Readiness, Side, judge
 from handover_nodeagent.reconcile.ways import Ways
-
-Readiness = tuple[bool, EndpointReason, str]
-"""Whether what arrives here would be sent on, and why or why not."""
 
 
 class Loop(Protocol):
@@ -38,71 +34,6 @@ class Loop(Protocol):
 
     def report(self, keys: Iterable[ObjectKey]) -> None:
         """Report these soon."""
-
-
-class Path(Protocol):
-    """How agents speak with each other (``peers/direct_path.py``)."""
-
-    @property
-    def agent(self) -> AgentAddress | None:
-        """How others reach us; None while nobody can."""
-
-    @property
-    def has_tunnel(self) -> bool:
-        """Tell whether peers are asked through a tunnel, too."""
-
-    def listen(self, addresses: Collection[IPAddress], port: int) -> None:
-        """Be reached at these addresses of this node alone."""
-
-    def use_tunnel(self, tunnel: InnerRoutes | None) -> None:
-        """Ask peers through this tunnel, too."""
-
-    def know_advertised(self, key: ObjectKey, speaker: Peer | None) -> None:
-        """Know who hosts an advertised endpoint of another node."""
-
-    def know_nodes(self, nodes: Mapping[str, tuple[IPAddress, ...]]) -> None:
-        """Know the other nodes."""
-
-    def know_peers(self, key: ObjectKey, role: Role | None, peers: Iterable[Peer]) -> None:
-        """Know who may speak to the endpoint *key*, which has or had *role*."""
-
-    def forget(self, key: ObjectKey) -> None:
-        """Know that the endpoint *key* is gone."""
-
-    def prepare(self, key: ObjectKey, uid: str) -> None:
-        """Have a HAVE ready."""
-
-    def have(self, key: ObjectKey, uid: str) -> int:
-        """Say that we have the guest; return to how many nodes."""
-
-    def released(self, key: ObjectKey, uid: str) -> None:
-        """Say that we have it no more."""
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A redirect as bytes; all of them leave in one send."""
-
-    requests: tuple[bytes, ...]
-    routes: tuple[Route, ...]
-
-
-@dataclass(slots=True)
-class Side:
-    """What is known of the other side of one endpoint; *ways* and *prepared* are by peer."""
-
-    role: Role | None
-    text: str
-    peers: tuple[Peer, ...]
-    ways: Mapping[Peer, Redirection | Refusal]
-    prepared: Mapping[Peer, Prepared] = field(default_factory=dict)
-    proved: frozenset[tuple[str, Way]] = frozenset()
-    silent: frozenset[str] = frozenset()
-
-    def find(self, uid: str, named: str = "") -> Peer | None:
-        """Return the peer of that name that speaks; without one, that which the API believes."""
-        those = (each for each in self.peers if each.uid == uid)
-        return next((each for each in those if named in {"", each.endpoint}), None)
 
 
 class Peers:
@@ -118,6 +49,7 @@ class Peers:
         self._enforcer = enforcer
         self._loop = loop
         self._sides: dict[ObjectKey, Side] = {}
+        self._left: dict[IPAddress, asyncio.TimerHandle] = {}
 
     def converse(self, addresses: Iterable[IPAddress], open_path: Callable[[], Path]) -> None:
         """Be reached at *addresses* from the first :meth:`configure` on that wants it."""
@@ -132,6 +64,13 @@ class Peers:
         if self.path:
             addresses = self._addresses if self._wants_path else ()
             self.path.listen(addresses, self._enforcer.settings.peer_port)
+
+    def close(self) -> None:
+        """Say and hear nothing more."""
+        for alarm in self._left.values():
+            alarm.cancel()
+        if self.path:
+            self.path.close()
 
     @property
     def is_on(self) -> bool:
@@ -164,7 +103,12 @@ class Peers:
         role = assignment.role or assignment.ended_role
         said = endpoint.object.metadata.annotations
         text, side = said.get(names.PEER, ""), self._sides.get(endpoint.key)
+        if not text:
+            self.forget(endpoint.key)
+            return None
         if side is None or (side.role, side.text) != (role, text):
+            if side:
+                self._leave(side)
             named = annotations.peers_from_annotations(said)
             side = self._sides[endpoint.key] = Side(role, text, named, self._find_ways(named))
             if self.path and self.is_speaking:
@@ -174,6 +118,21 @@ class Peers:
         if self.path and self.is_speaking and endpoint.machine.state is State.TARGET and uid:
             self.path.prepare(endpoint.key, uid)
         return side
+
+    @property
+    def addresses(self) -> frozenset[IPAddress]:
+        """The addresses of nodes that may send on to guests here."""
+        named = (each for side in self._sides.values() for each in side.peers)
+        return frozenset(self._left) | {one for each in named for one in each.addresses}
+
+    def _leave(self, side: Side) -> None:
+        """Take what a peer sends on until its redirect is over, whose object may be gone."""
+        time = self._enforcer.settings.live_migration_route_convergence_time.total_seconds()
+        loop = asyncio.get_running_loop()
+        for address in {one for each in side.peers for one in each.addresses}:
+            if address in self._left:
+                self._left.pop(address).cancel()
+            self._left[address] = loop.call_later(time, self._left.pop, address, None)
 
     def find_again(self) -> Iterable[tuple[ObjectKey, Side]]:
         """Find all ways anew, and return whose they are."""
@@ -202,7 +161,10 @@ class Peers:
 
     def forget(self, key: ObjectKey) -> None:
         """Know no peer of an endpoint any more."""
-        if self._sides.pop(key, None):
+        gone = self._sides.pop(key, None)
+        if gone:
+            self._leave(gone)
+            self._loop.report((key,))
             # What was said last is repeated until then.
             asyncio.get_running_loop().call_later(GIVE_UP, self._forget_path, key)
 
@@ -270,23 +232,7 @@ class Peers:
         """Say whether what arrives here could be sent on; None where nobody asks."""
         if not self.is_on or endpoint.machine.assignment.role is None:
             return None
-        side = self._sides.get(endpoint.key)
-        named = [each for each in side.peers if each.uid == endpoint.machine.uid] if side else []
-        if side is None or not named:
-            text = "the agent of the migration's other side is not known so far"
-            return False, EndpointReason.NO_PEER, text
-        refusals = [side.ways[each] for each in named if each in side.ways]
-        refused = next((each for each in refusals if isinstance(each, Refusal)), None)
-        if refused:
-            return False, refused.reason, refused.message
-        silent = [each.node for each in named if each.node in side.silent]
-        if silent:
-            text = f"the agent on {', '.join(silent)} does not answer; a firewall between nodes?"
-            return False, EndpointReason.PEER_SILENT, text
         # Where the tunnel has no address inside, nobody can be asked through it.
         way = Way.TUNNEL if self.path and self.path.has_tunnel else Way.PLAIN
-        unproved = [each.node for each in named if (each.node, way) not in side.proved]
-        if unproved:
-            text = f"the way to {', '.join(unproved)} is not proved so far"
-            return False, EndpointReason.NOT_PROVED, text
-        return True, EndpointReason.READY, ""
+        trouble = self._enforcer.redirect_table.trouble
+        return judge(self._sides.get(endpoint.key), endpoint.machine.uid, way, trouble)

@@ -97,6 +97,7 @@ class Reconfiguration:
                 reconciler.routes.desired.put(endpoint.local(settings))
                 if is_resumed and not endpoint.is_paused:
                     self._lifecycle.start(endpoint.object, endpoint.record())
+        reconciler.peers.configure()
         # Only now: prepared cutovers carry the new metrics.
         for endpoint in reconciler.endpoints.values():
             reconciler.follow_machine(endpoint)

@@ -31,8 +31,9 @@ from handover_nodeagent.peers.sink import Done
 from handover_nodeagent.reconcile import cutover_figures
 from handover_nodeagent.reconcile.endpoint import Endpoint, Redirected
 from handover_nodeagent.reconcile.enforce import Enforcer
-from handover_nodeagent.reconcile.peers import Peers, Prepared, Side
+from handover_nodeagent.reconcile.peers import Peers
 from handover_nodeagent.reconcile.remaining import RemainingRedirects
+from handover_nodeagent.reconcile.side import Prepared, Side
 from handover_nodeagent.sniff.own_frames import LastFrame, Unknown
 
 QUIET: Final = 0.001
@@ -70,16 +71,47 @@ class Redirects:
         self._remaining = remaining
         self._loop = loop
         self._clock = clock
+        self._sent_on: dict[ObjectKey, frozenset[IPAddress]] = {}
+        self._turn: asyncio.Handle | None = None
 
     # Before a peer has a guest.
 
     def follow(self, endpoint: Endpoint) -> None:
         """Know an endpoint's peers, and have ready what their word is to send."""
         side = self._peers.follow(endpoint)
+        self._follow_table(endpoint)
         if side:
             side.prepared = self._encode_each(endpoint, side)
             # In a turn of its own: the step that this follows is not done yet.
             asyncio.get_running_loop().call_soon(self.confirm, endpoint)
+
+    def _follow_table(self, endpoint: Endpoint) -> None:
+        """Have the firewall's table follow, in a turn of its own: the routes are in by then."""
+        is_redirected = endpoint.machine.underlying.redirect is not None and endpoint.redirection
+        self._sent_on.pop(endpoint.key, None)
+        if is_redirected:
+            self._sent_on[endpoint.key] = frozenset(endpoint.admission.allowed)
+        self.enclose_soon()
+
+    def forget(self, key: ObjectKey) -> None:
+        """Know that an endpoint is gone, or is left as it is."""
+        self._peers.forget(key)
+        self._sent_on.pop(key, None)
+        self.enclose_soon()
+
+    def enclose_soon(self) -> None:
+        """Bring the table up to date soon, once for all that happens until then."""
+        if self._turn is None:
+            self._turn = asyncio.get_running_loop().call_soon(self._enclose)
+
+    def _enclose(self) -> None:
+        self._turn = None
+        # Never before its route: the guest's own answers from here would go untracked.
+        sent_on = frozenset[IPAddress]().union(*self._sent_on.values())
+        sent_on |= {route.address for route in self._remaining.routes}
+        has_tunnel = self._peers.ways.device is not None
+        table = self._enforcer.redirect_table
+        table.want(self._peers.addresses, sent_on, has_tunnel=has_tunnel)
 
     def refresh(self) -> None:
         """Find all ways anew: a device, an address or a route is not what it was."""
@@ -248,6 +280,7 @@ class Redirects:
             settings = self._enforcer.settings
             kept = desired.redirects_at(addresses, endpoint.redirection, settings)
             self._remaining.keep(kept)
+            self.enclose_soon()
 
     def adopt(self, route: Route) -> None:
         """Keep what an agent before this one left, whose endpoint nobody remembers."""

@@ -33,6 +33,7 @@ class RemainingRedirects:
     def __init__(
         self, enforcer: Enforcer, memory: Memory, clock: Callable[[], dt.datetime]
     ) -> None:
+        self.changed: Callable[[], None] = _ignore
         self._enforcer = enforcer
         self._memory = memory
         self._clock = clock
@@ -81,12 +82,17 @@ class RemainingRedirects:
             self._ends[route] = (self._clock(), self._wind(route, AGAIN))
             return
         self._forget(route)
+        self.changed()
         _log.info("redirect_gone", address=str(route.address), way=str(route.way))
 
     def _forget(self, route: Route) -> None:
         _, alarm = self._ends.pop(route)
         alarm.cancel()
         self._memory.keep(_key(route), _nothing)
+
+
+def _ignore() -> None:
+    """Stand in for whoever wants to know that a redirect has ended."""
 
 
 def _key(route: Route) -> ObjectKey:

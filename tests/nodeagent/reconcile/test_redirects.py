@@ -74,6 +74,9 @@ class SaidPath:
     def has_tunnel(self) -> bool:
         return self.tunnel is not None
 
+    def close(self) -> None:
+        self.is_closed = True
+
     def listen(self, addresses: Collection[IPAddress], port: int) -> None:
         self.reached_at = (tuple(addresses), port)
 

@@ -1,0 +1,116 @@
+"""What is known of an endpoint's other side, and whether late packets could be sent there."""
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from handover_api.conditions import EndpointReason
+from handover_api.names import ObjectKey
+from handover_api.peer import Peer
+from handover_api.workloadendpoint import AgentAddress, Role
+from handover_nodeagent.kernel.tunnel import Refusal
+from handover_nodeagent.network.model import IPAddress, Redirection, Route
+from handover_nodeagent.peers.inner_routes import InnerRoutes
+from handover_nodeagent.peers.messages import Way
+
+Readiness = tuple[bool, EndpointReason, str]
+"""Whether what arrives here would be sent on, and why or why not."""
+
+
+class Path(Protocol):
+    """How agents speak with each other (``peers/direct_path.py``)."""
+
+    @property
+    def agent(self) -> AgentAddress | None:
+        """How others reach us; None while nobody can."""
+
+    @property
+    def has_tunnel(self) -> bool:
+        """Tell whether peers are asked through a tunnel, too."""
+
+    def listen(self, addresses: Collection[IPAddress], port: int) -> None:
+        """Be reached at these addresses of this node alone."""
+
+    def close(self) -> None:
+        """Say and hear nothing more."""
+
+    def use_tunnel(self, tunnel: InnerRoutes | None) -> None:
+        """Ask peers through this tunnel, too."""
+
+    def know_advertised(self, key: ObjectKey, speaker: Peer | None) -> None:
+        """Know who hosts an advertised endpoint of another node."""
+
+    def know_nodes(self, nodes: Mapping[str, tuple[IPAddress, ...]]) -> None:
+        """Know the other nodes."""
+
+    def know_peers(self, key: ObjectKey, role: Role | None, peers: Iterable[Peer]) -> None:
+        """Know who may speak to the endpoint *key*, which has or had *role*."""
+
+    def forget(self, key: ObjectKey) -> None:
+        """Know that the endpoint *key* is gone."""
+
+    def prepare(self, key: ObjectKey, uid: str) -> None:
+        """Have a HAVE ready."""
+
+    def have(self, key: ObjectKey, uid: str) -> int:
+        """Say that we have the guest; return to how many nodes."""
+
+    def released(self, key: ObjectKey, uid: str) -> None:
+        """Say that we have it no more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A redirect as bytes; all of them leave in one send."""
+
+    requests: tuple[bytes, ...]
+    routes: tuple[Route, ...]
+
+
+@dataclass(slots=True)
+class Side:
+    """What is known of the other side of one endpoint; *ways* and *prepared* are by peer."""
+
+    role: Role | None
+    text: str
+    peers: tuple[Peer, ...]
+    ways: Mapping[Peer, Redirection | Refusal]
+    prepared: Mapping[Peer, Prepared] = field(default_factory=dict)
+    proved: frozenset[tuple[str, Way]] = frozenset()
+    silent: frozenset[str] = frozenset()
+
+    def find(self, uid: str, named: str = "") -> Peer | None:
+        """Return the peer of that name that speaks; without one, that which the API believes."""
+        those = (each for each in self.peers if each.uid == uid)
+        return next((each for each in those if named in {"", each.endpoint}), None)
+
+
+def judge(side: Side | None, uid: str | None, way: Way, trouble: str) -> Readiness:
+    """Say whether what arrives could be sent on, and what stands in the way.
+
+    *way* is the one by which a peer has to have answered; *trouble*: why the firewall's table is
+    not as it should be, without which no tunnel is safe.
+    """
+    named = [each for each in side.peers if each.uid == uid] if side else []
+    if side is None or not named:
+        text = "the agent of the migration's other side is not known so far"
+        return False, EndpointReason.NO_PEER, text
+    ways = [side.ways[each] for each in named if each in side.ways]
+    refused = next((each for each in ways if isinstance(each, Refusal)), None)
+    if refused:
+        return False, refused.reason, refused.message
+    if trouble:
+        return False, EndpointReason.TUNNEL_REFUSED, trouble
+    return _judge_answers(side, named, way)
+
+
+def _judge_answers(side: Side, named: Iterable[Peer], way: Way) -> Readiness:
+    unproved = [each.node for each in named if (each.node, way) not in side.proved]
+    silent = [node for node in unproved if node in side.silent]
+    if silent:
+        text = f"the agent on {', '.join(silent)} does not answer; a firewall between nodes?"
+        return False, EndpointReason.PEER_SILENT, text
+    if unproved:
+        text = f"the way to {', '.join(unproved)} is not proved so far"
+        return False, EndpointReason.NOT_PROVED, text
+    return True, EndpointReason.READY, ""
