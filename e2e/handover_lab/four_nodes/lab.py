@@ -11,7 +11,7 @@ import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, ClassVar, Final, Self
 
 from handover_lab import paths
 from handover_lab.cluster import manifests
@@ -62,6 +62,9 @@ table inet strict {
 
 class FourNodeLab(Lab):
     """Lab whose agents and operator are processes, on nodes without a kubelet."""
+
+    agent_variables: ClassVar[Mapping[str, str]] = {}
+    """Settings of the agents beside those that they must have."""
 
     operator: Replica
     agents: dict[str, AgentProcess]
@@ -134,7 +137,7 @@ class FourNodeLab(Lab):
         kubeconfig.touch(mode=0o600)
         kubeconfig.write_text(json.dumps(await credentials(self, node)))
         place = self.cluster.nodes[node]
-        async with AgentProcess.open(place, directory, kubeconfig) as process:
+        async with AgentProcess.open(place, directory, kubeconfig, self.agent_variables) as process:
             yield process
 
     def add_pod(self, node: str, ends: contextlib.AsyncExitStack) -> None:

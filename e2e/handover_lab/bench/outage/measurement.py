@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import Final
+from typing import ClassVar, Final
 
 from handover_api.configuration import Settings
 from handover_lab.bench.agent.node import compile_program
@@ -49,6 +49,12 @@ row ends as it is, and the next one may do better."""
 FAILURES: Final = (GuestError, ObserverError, TrafficError)
 
 
+class BenchLab(FourNodeLab):
+    """The lab with agents that are as urgent as those of the chart."""
+
+    agent_variables: ClassVar[Mapping[str, str]] = {"HANDOVER_PROCESSOR_PRIORITY": "high"}
+
+
 @dataclass
 class Bench:
     """What is measured, and what was."""
@@ -71,7 +77,7 @@ class Bench:
             directory.mkdir()
             # FRR's daemons have a user of their own, who must get there.
             directory.chmod(0o755)
-            async with FourNodeLab.started(directory, topology) as lab:
+            async with BenchLab.started(directory, topology) as lab:
                 lab.vm.flow_specs = FLOWS
                 with self._witnessed(lab, directory) as witnesses:
                     for carrier, of_carrier in groupby(of_topology, lambda row: row.carrier):
