@@ -23,6 +23,7 @@ from promql_parser import (
     VectorSelector,
 )
 
+from handover_api.conditions import MigrationReason
 from handover_api.livemigration import Phase
 from handover_lab.docs.chart import CHART
 from handover_lab.docs.pages import ROOT
@@ -42,6 +43,7 @@ SAMPLES = {
 }
 VALUES = {
     "phase": {each.value for each in Phase},
+    "redirectable": {reason.value for reason in MigrationReason},
     "result": {
         value
         for path in (ROOT / "operator").rglob("*.py")

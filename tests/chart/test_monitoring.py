@@ -92,6 +92,13 @@ def test_the_first_write_for_a_slow_leader_is_an_increase() -> None:
     assert shown == {Kind.ENDPOINT.value, Kind.MIGRATION.value}
 
 
+def test_the_first_guest_without_a_redirect_is_an_increase() -> None:
+    (family,) = metrics.CUTOVERS.collect()
+    shown = {each.labels["redirectable"] for each in family.samples}
+
+    assert shown >= {"Ready", "NotReady", "AwaitingAgent", "Off", "none"}
+
+
 def test_the_dashboard_reaches_grafana_as_it_is_written(render: Render) -> None:
     made = [
         each

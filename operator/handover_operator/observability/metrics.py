@@ -24,6 +24,7 @@ from prometheus_client.registry import Collector
 from handover_api import __version__
 from handover_api.assignment import Assignment
 from handover_api.conditions import MigrationCondition
+from handover_api.conditions import MigrationReason as Reason
 from handover_api.livemigration import LiveMigration, LiveMigrationStatus, Phase
 from handover_api.workloadendpoint import Cutover
 from handover_operator.kinds import Kind
@@ -170,6 +171,9 @@ CUTOVERS: Final = Counter(
     ["redirectable"],
     registry=REGISTRY,
 )
+for _reason in (Reason.READY, Reason.NOT_READY, Reason.AWAITING_AGENT, Reason.OFF, "none"):
+    # As above: the first guest that moved without a redirect counts.
+    CUTOVERS.labels(str(_reason))
 START_TO_READY: Final = Histogram(
     "handover_operator_start_to_ready_seconds",
     "From both sides known to every target listening",
