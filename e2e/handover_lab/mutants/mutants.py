@@ -90,6 +90,7 @@ TESTS: Final[Mapping[str, Sequence[str]]] = {
         f"{_OPERATOR}/roles/test_rules.py",
         f"{_OPERATOR}/roles/test_resolver.py",
     ),
+    "handover_operator.roles.peers": (f"{_OPERATOR}/roles/test_peers.py",),
     "handover_operator.roles.summaries": (
         f"{_OPERATOR}/roles/test_resolver_cases.py",
         f"{_OPERATOR}/roles/test_outcome.py",

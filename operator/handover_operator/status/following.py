@@ -34,7 +34,10 @@ def is_unattended(migration: LiveMigration, target: Endpoint, now: dt.datetime) 
 def is_settled(migration: LiveMigration, target: Endpoint, now: dt.datetime) -> bool:
     """Nothing more is to be expected of a target that was told of the success."""
     has_acted = target.acted_uid == migration.migration_uid
-    return (has_acted and target.state is State.BASE) or is_unattended(migration, target, now)
+    # One that has asked its guest again, and still sends on, comes to Base no more.
+    has_lost = target.state is State.REDIRECTED and target.acted_role is None
+    is_done = has_acted and (target.state is State.BASE or has_lost)
+    return is_done or is_unattended(migration, target, now)
 
 
 def address_obstacle(

@@ -9,7 +9,7 @@ import pytest
 
 from handover_api import names
 from handover_api.livemigration import LiveMigration, LiveMigrationStatus
-from handover_api.workloadendpoint import State
+from handover_api.workloadendpoint import Role, State
 from handover_operator.observability import metrics
 from handover_operator.roles.model import Endpoint
 from handover_operator.status import following, kubernetes_events, livemigration
@@ -51,6 +51,18 @@ SUCCEEDED = ("Succeeded", ("True", "Succeeded"), "")
 def test_a_target_that_heard_its_guest_is_a_success(running: Any, migration: Migration) -> None:
     running.report("b", State.LIVE)
     succeed(running, migration).report("b", State.BASE)
+    assert finished(running) == SUCCEEDED
+
+
+def test_a_target_that_lost_its_guest_again_is_not_waited_for(
+    running: Any, migration: Migration
+) -> None:
+    running.report("b", State.LIVE).report("b", State.REDIRECTED)
+    succeed(running, migration)
+    # It has not heard of the end so far, and may find its guest.
+    running.report("b", State.REDIRECTED, acted_role=Role.TARGET)
+    assert running.phase() == "Converging"
+    running.report("b", State.REDIRECTED)
     assert finished(running) == SUCCEEDED
 
 
