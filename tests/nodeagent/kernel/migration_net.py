@@ -40,6 +40,15 @@ class MigrationNet:
         """Run *commands* there and return what they print; a complaint is the test's."""
         return self.within(where, lambda: "".join(map(_run, commands)))
 
+    def fed(self, where: str, command: list[str], text: str) -> None:
+        """Run *command* there with *text* as its input."""
+
+        def feed() -> None:
+            done = subprocess.run(command, check=False, input=text, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+
+        self.within(where, feed)
+
     def within(self, where: str, work: Callable[[], _T]) -> _T:
         """Do *work* in a namespace; a socket that it makes stays there."""
         with namespaces.restored():

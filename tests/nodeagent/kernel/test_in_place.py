@@ -89,14 +89,21 @@ class Flood:
 
     def arrived(self) -> int:
         """Count what arrived, once it is over; close the sockets."""
+        return len(self._numbers())
+
+    def missing(self, first: int) -> list[int]:
+        """Return which from the *first* on did not arrive, once it is over; close the sockets."""
+        return sorted(set(range(first, self.sent)) - self._numbers())
+
+    def _numbers(self) -> set[int]:
         numbers = set()
         with self._from, self._at:
             self._at.settimeout(0.2)
             try:
                 while True:
-                    numbers.add(self._at.recv(64))
+                    numbers.add(int(self._at.recv(64)))
             except TimeoutError:
-                return len(numbers)
+                return numbers
 
     def _send(self) -> None:
         while not self._is_over.is_set():
