@@ -65,6 +65,20 @@ TESTS: Final[Mapping[str, Sequence[str]]] = {
     "handover_nodeagent.network.desired": (f"{_AGENT}/network/test_desired.py",),
     "handover_nodeagent.network.plan": (f"{_AGENT}/network/test_plan.py",),
     "handover_nodeagent.network.placement": (f"{_AGENT}/network/test_placement.py",),
+    "handover_nodeagent.peers.trust": (
+        f"{_AGENT}/peers/test_trust.py",
+        f"{_AGENT}/peers/test_lossy_path.py",
+    ),
+    "handover_nodeagent.peers.messages": (f"{_AGENT}/peers/test_messages.py",),
+    "handover_nodeagent.peers.relations": (
+        f"{_AGENT}/peers/test_relations.py",
+        f"{_AGENT}/peers/test_trust.py",
+    ),
+    "handover_nodeagent.peers.repeats": (f"{_AGENT}/peers/test_repeats.py",),
+    "handover_nodeagent.peers.statements": (f"{_AGENT}/peers/test_statements.py",),
+    "handover_nodeagent.peers.hellos": (f"{_AGENT}/peers/test_hellos.py",),
+    "handover_nodeagent.peers.mutes": (f"{_AGENT}/peers/test_mutes.py",),
+    "handover_nodeagent.peers.clocks": (f"{_AGENT}/peers/test_clocks.py",),
     "handover_nodeagent.sniff.verdict": (f"{_AGENT}/sniff/test_verdict.py",),
     # The million frames of test_fuzz.py never meet the filter.
     "handover_nodeagent.sniff.packet_filter": (

@@ -7,6 +7,7 @@ alarm wakes it for what is due.
 
 import asyncio
 import base64
+import functools
 import time
 from collections import deque
 from collections.abc import Collection, Iterable, Mapping
@@ -29,11 +30,13 @@ from handover_nodeagent.peers.reader import Reader
 from handover_nodeagent.peers.relations import Relation, Relations
 from handover_nodeagent.peers.sink import Acknowledgment, Done, Proof, Sink
 from handover_nodeagent.peers.sockets import Datagram, Place, Refusal
-from handover_nodeagent.peers.statements import Destination, Recipient, Statements
+from handover_nodeagent.peers.statements import Destination, Recipient, Said, Statements, Topic
 from handover_nodeagent.peers.trust import Accepted, Trust
 
 SLICE: Final = 64
 """Datagrams that are sent in one turn of the loop, some half a millisecond; peers come first."""
+# Looked up once: a route waits while a message is counted.
+_ACCEPTED: Final = {kind: metrics.ACCEPTED_MESSAGES.labels(kind.name) for kind in Kind}
 MOST_ADDRESSES: Final = 4
 """Addresses that an endpoint's status may name."""
 
@@ -148,19 +151,11 @@ class DirectPath:
         The peers hear it at once, the other nodes in the next turns of the loop: another guest
         that announces itself in this instant gets its route before.
         """
-        peers = self._peers(key)
-        told = {one.node for one in peers}
-        bystanders = [
-            Recipient(node, tuple(Destination(address, self._port) for address in addresses[:1]))
-            for node, addresses in self._nodes.items()
-            if node not in told
-        ]
-        self._say(Kind.HAVE, key, uid, [*peers, *bystanders])
-        return len(peers) + len(bystanders)
+        return self._say(Kind.HAVE, key, uid, self._nodes)
 
     def released(self, key: ObjectKey, uid: str) -> None:
         """Say that we have the guest no more: to the peers alone, whom the API would tell later."""
-        self._say(Kind.RELEASED, key, uid, self._peers(key))
+        self._say(Kind.RELEASED, key, uid, {})
 
     def answer(self, key: ObjectKey, uid: str, done: Done) -> None:
         """Acknowledge what the peer of *uid* said last to *key*, once it is done."""
@@ -189,10 +184,46 @@ class DirectPath:
         if self._tunnel:
             self._tunnel.lead_to(self._relations.peer_addresses)
 
-    def _say(self, kind: Kind, key: ObjectKey, uid: str, recipients: list[Recipient]) -> None:
-        now = self._now()
-        self._statements.begin(kind, (key, uid), recipients, now, time.time_ns())
-        self._send_due(now)
+    def _say(
+        self, kind: Kind, key: ObjectKey, uid: str, nodes: Mapping[str, tuple[IPAddress, ...]]
+    ) -> int:
+        """Say it to the peers and to *nodes*; return how many are asked.
+
+        Here it is but sent to the peers: the next guest's route may be waiting. What follows has
+        its turn before any ACK is read, which comes by the selector.
+        """
+        topic, times = (key, uid), (self._now(), time.time_ns())
+        peers = self._peers(key)
+        said = self._statements.say(kind, topic)
+        for one in peers:
+            for destination in one.destinations:
+                self._send(said.datagram, destination)
+        told = {one.node for one in peers}
+        others = {node: to for node, to in nodes.items() if node not in told}
+        begin = functools.partial(self._begin, kind, topic, said, times)
+        asyncio.get_running_loop().call_soon(begin, peers, others)
+        return len(peers) + len(others)
+
+    def _begin(
+        self,
+        kind: Kind,
+        topic: Topic,
+        said: Said,
+        times: tuple[float, int],
+        peers: Iterable[Recipient],
+        nodes: Mapping[str, tuple[IPAddress, ...]],
+    ) -> None:
+        """Expect the ACKs of what was said, and send it to those that are no peers."""
+        # A newer one was said in the same turn, or the endpoint is gone.
+        if self._statements.said(*topic) != said.sequence:
+            return
+        bystanders = [
+            Recipient(node, tuple(Destination(address, self._port) for address in addresses[:1]))
+            for node, addresses in nodes.items()
+        ]
+        self._statements.begin(kind, topic, said, [*peers, *bystanders], times)
+        first = self._statements.take(times[0])
+        self._later((octets, one) for octets, one in first if not one.relation)
         self._wind()
 
     def _peers(self, key: ObjectKey) -> list[Recipient]:
@@ -212,10 +243,10 @@ class DirectPath:
     def _accept(self, accepted: Accepted, datagram: Datagram) -> None:
         message = accepted.message
         if isinstance(message, BystanderAck):
-            metrics.ACCEPTED_MESSAGES.labels(Kind.BYSTANDER_ACK.name).inc()
+            _ACCEPTED[Kind.BYSTANDER_ACK].inc()
             self._acknowledge(message.nonce, None, datagram, message.times)
             return
-        metrics.ACCEPTED_MESSAGES.labels(message.header.kind.name).inc()
+        _ACCEPTED[message.header.kind].inc()
         nonce = message.header.nonce
         match message.body:
             case messages.Hello(way=way):
@@ -322,14 +353,18 @@ class DirectPath:
             self._reader.send(octets, inner, to.port, self._tunnel.device)
 
     def _send_due(self, now: float) -> None:
-        """Send to the peers at once; have the nodes that are none wait for a turn of the loop."""
+        """Send what is due: to the peers at once."""
+        due = self._statements.take(now)
+        for octets, one in due:
+            for destination in one.destinations if one.relation else ():
+                self._send(octets, destination)
+        self._later((octets, one) for octets, one in due if not one.relation)
+
+    def _later(self, waiting: Iterable[tuple[bytes, Recipient]]) -> None:
+        """Send in the next turns of the loop."""
         is_flushed = not self._outgoing
-        for octets, recipient in self._statements.take(now):
-            for destination in recipient.destinations:
-                if recipient.relation:
-                    self._send(octets, destination)
-                else:
-                    self._outgoing.append((octets, destination))
+        for octets, one in waiting:
+            self._outgoing.extend((octets, destination) for destination in one.destinations)
         if self._outgoing and is_flushed:
             asyncio.get_running_loop().call_soon(self._flush)
 

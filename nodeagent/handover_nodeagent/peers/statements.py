@@ -42,7 +42,9 @@ class Recipient:
     relation: Relation | None = None
 
 
-class _Prepared(NamedTuple):
+class Said(NamedTuple):
+    """A statement that is signed: what to send, and what its ACK will name."""
+
     sequence: int
     nonce: bytes
     datagram: bytes
@@ -68,7 +70,7 @@ class Statements:
         self._sign = sign
         self._make_nonce = make_nonce
         self._trust = trust
-        self._prepared: dict[Topic, _Prepared] = {}
+        self._prepared: dict[Topic, Said] = {}
         self._said: dict[Topic, int] = {}
         self._deliveries: dict[Topic, Delivery] = {}
         self._by_nonce: dict[bytes, Delivery] = {}
@@ -98,18 +100,31 @@ class Statements:
             for topic in [topic for topic in of_topics if topic[0] in keys]:
                 del of_topics[topic]
 
-    def begin(
-        self, kind: Kind, topic: Topic, recipients: Iterable[Recipient], now: float, now_ns: int
-    ) -> Delivery:
-        """Say it: the caller sends what ``take`` returns, now and whenever it is due."""
-        self._end(topic)
+    def say(self, kind: Kind, topic: Topic) -> Said:
+        """Return what to send, which may be prepared: first send it, then ``begin``."""
         prepared = self._prepared.pop(topic, None) if kind is Kind.HAVE else None
         if prepared is None or prepared.sequence < self._said.get(topic, messages.NEVER):
             prepared = self._compose(kind, topic)
-        named = {_name(one): one for one in recipients}
-        waiting = Repeats(named, now, repeats.STATEMENT)
-        delivery = Delivery(topic, kind, *prepared[1:], now_ns, named, waiting)
         self._said[topic] = prepared.sequence
+        return prepared
+
+    def begin(
+        self,
+        kind: Kind,
+        topic: Topic,
+        said: Said,
+        recipients: Iterable[Recipient],
+        times: tuple[float, int],
+    ) -> Delivery:
+        """Expect the ACKs of what was *said*, and repeat it: ``take`` says when and to whom.
+
+        *times* are those at which it was said, by the loop's clock and by the realtime clock (ns).
+        """
+        self._end(topic)
+        named = {_name(one): one for one in recipients}
+        now, now_ns = times
+        waiting = Repeats(named, now, repeats.STATEMENT)
+        delivery = Delivery(topic, kind, said.nonce, said.datagram, now_ns, named, waiting)
         self._deliveries[topic] = self._by_nonce[delivery.nonce] = delivery
         self._expect(delivery)
         return delivery
@@ -143,10 +158,10 @@ class Statements:
                 return delivery, one
         return None
 
-    def _compose(self, kind: Kind, topic: Topic) -> _Prepared:
+    def _compose(self, kind: Kind, topic: Topic) -> Said:
         nonce = self._make_nonce()
         sequence, datagram = self._sign(kind, _STATEMENT, messages.subject(*topic), nonce)
-        return _Prepared(sequence, nonce, datagram)
+        return Said(sequence, nonce, datagram)
 
     def _expect(self, delivery: Delivery) -> None:
         """Let the ACKs of those in that have not answered, and of nobody else."""

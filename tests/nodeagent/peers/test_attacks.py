@@ -162,6 +162,7 @@ async def test_is_refused_and_the_true_word_is_followed(scene: Scene, name: str)
     scene.target.path.released(TARGET, UID)
     await until(lambda: scene.source.words == ["released"])
     scene.target.path.have(TARGET, UID)
+    await asyncio.sleep(0)
     octets = compose(scene)
     await until(lambda: scene.target.acks and scene.source.words == ["released", "has"])
     scene.target.path.released(TARGET, UID)
@@ -176,6 +177,7 @@ async def test_is_refused_and_the_true_word_is_followed(scene: Scene, name: str)
 
 async def test_a_replayed_have_does_not_undo_a_released(scene: Scene) -> None:
     scene.target.path.have(TARGET, UID)
+    await asyncio.sleep(0)
     have = scene.last_said()
     await until(lambda: scene.source.words == ["has"])
     scene.target.path.released(TARGET, UID)
@@ -189,6 +191,7 @@ async def test_a_replayed_have_does_not_undo_a_released(scene: Scene) -> None:
 
 async def test_a_replay_after_a_restart_of_the_receiver_is_void_by_the_hello(scene: Scene) -> None:
     scene.target.path.have(TARGET, UID)
+    await asyncio.sleep(0)
     have = scene.last_said()
     await until(lambda: scene.source.words == ["has"])
     scene.target.path.released(TARGET, UID)

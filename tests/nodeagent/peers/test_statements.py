@@ -11,7 +11,7 @@ from handover_nodeagent.peers.keys import Signer
 from handover_nodeagent.peers.messages import Kind, Signed
 from handover_nodeagent.peers.relations import Relation, Relations
 from handover_nodeagent.peers.repeats import GIVE_UP, STATEMENT
-from handover_nodeagent.peers.statements import Delivery, Destination, Recipient, Statements
+from handover_nodeagent.peers.statements import Delivery, Destination, Recipient, Statements, Topic
 from handover_nodeagent.peers.trust import Question, Trust
 
 NOW = 7.0
@@ -41,7 +41,11 @@ class It:
         self.node = Recipient("c", (AT_C,))
 
     def begin(self, kind: Kind = Kind.HAVE, *recipients: Recipient) -> Delivery:
-        return self.statements.begin(kind, TOPIC, recipients or (self.peer,), NOW, 99)
+        return self.begin_on(TOPIC, kind, recipients or (self.peer,))
+
+    def begin_on(self, topic: Topic, kind: Kind, recipients: tuple[Recipient, ...]) -> Delivery:
+        said = self.statements.say(kind, topic)
+        return self.statements.begin(kind, topic, said, recipients, (NOW, 99))
 
     def question(self, delivery: Delivery) -> Question | None:
         return self.trust._questions.get(delivery.nonce)
@@ -98,7 +102,7 @@ def test_topics_have_their_own() -> None:
     it = It()
     it.statements.prepare(*TOPIC)
     it.statements.prepare(SOURCE, UID)
-    it.statements.begin(Kind.HAVE, (SOURCE, UID), [it.peer], NOW, 0)
+    it.begin_on((SOURCE, UID), Kind.HAVE, (it.peer,))
     assert header(it.begin().datagram).sequence == 1
     assert (it.statements.said(*TOPIC), it.statements.said(SOURCE, UID)) == (1, 2)
     assert it.statements.said(SOURCE, "other") == messages.NEVER
@@ -151,7 +155,7 @@ def test_what_nobody_acknowledges_is_given_up() -> None:
 
 def test_without_recipients_nothing_is_waited_for() -> None:
     it = It()
-    it.statements.begin(Kind.HAVE, TOPIC, (), NOW, 0)
+    it.begin_on(TOPIC, Kind.HAVE, ())
     assert it.statements.due is None
     assert it.statements.take(NOW) == []
     assert it.statements.said(*TOPIC) == 1
@@ -160,7 +164,7 @@ def test_without_recipients_nothing_is_waited_for() -> None:
 def test_of_what_is_gone_nothing_is_left() -> None:
     it = It()
     it.statements.prepare(SOURCE, UID)
-    kept = it.statements.begin(Kind.HAVE, (SOURCE, UID), [it.peer], NOW, 0)
+    kept = it.begin_on((SOURCE, UID), Kind.HAVE, (it.peer,))
     it.begin()
     it.statements.prepare(*TOPIC)
     it.statements.forget({TARGET})

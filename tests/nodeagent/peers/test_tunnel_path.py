@@ -151,6 +151,7 @@ async def test_nothing_but_a_hello_is_heard_through_the_tunnel(pair: Pair) -> No
     pair.know()
     await until(lambda: proved(pair.target, Way.TUNNEL))
     pair.target.path.have(TARGET, UID)
+    await asyncio.sleep(0)
     (delivery,) = pair.target.path._statements._deliveries.values()
     await until(lambda: pair.source.words == ["has"])
     sockets = pair.target.path._reader._sockets
