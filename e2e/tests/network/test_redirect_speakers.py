@@ -178,13 +178,17 @@ async def test_nobody_hears_of_routes_with_the_private_protocol(mesh: Mesh, tmp_
     segment, before = mesh.segment, mesh.heard()
     elevated = mesh.kind.elevated
     with changes(segment.router, tmp_path / "monitor") as seen:
-        # As a bystander keeps them, and as a source does whose migration has ended.
-        for metric in (elevated + 1, NORMAL + 1):
-            speaking.redirect(segment.b, NODE_A, metric, PRIVATE, "add")
+        # As a bystander keeps them, by a nexthop object, and a source whose migration has ended.
+        for number, (address, gateway) in enumerate(zip(ADDRESSES, VIA_A, strict=True), 1212416001):
+            segment.b.run(
+                f"ip nexthop add id {number} via {gateway} dev eth0; "
+                f"ip route add {address} nhid {number} metric {elevated + 1} proto {PRIVATE}"
+            )
+        speaking.redirect(segment.b, NODE_A, NORMAL + 2, PRIVATE, "add")
         speaking.route(segment.b, "add", NORMAL + 3, PRIVATE)
         await asyncio.sleep(1)
 
-    assert speaking.way(segment.b) == TUNNELED
+    assert speaking.way(segment.b) == VIA_A
     assert seen == []
     assert mesh.heard() == before
 
@@ -219,7 +223,7 @@ async def test_the_redirect_of_a_source_that_left_is_nobodys_business(mesh: Mesh
     speaking.redirect(segment.a, NODE_B, NORMAL)
     await segment.becomes(segment.router, VIA_B)
 
-    speaking.redirect(segment.a, NODE_B, NORMAL + 1, PRIVATE, "add")
+    speaking.redirect(segment.a, NODE_B, NORMAL + 2, PRIVATE, "add")
     speaking.remove_redirect(segment.a, NORMAL)
     speaking.route(segment.b, "add", NORMAL)
     speaking.route(segment.b, "delete", mesh.kind.elevated)

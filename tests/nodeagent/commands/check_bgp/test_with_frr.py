@@ -2,12 +2,15 @@
 
 import asyncio
 import shutil
+from string import Template
 
 import pytest
+import yaml
 from tests.nodeagent.commands.check_bgp.conftest import Edit, Pair, replaced
 
 from handover_api.configuration import Settings
 from handover_lab.network import frr
+from handover_lab.network.frr import TEMPLATE
 from handover_lab.testing import speaking
 from handover_lab.testing.speaking import FRR
 from handover_nodeagent.commands.check.findings import Verdict
@@ -140,3 +143,57 @@ def test_an_elevated_priority_that_zebra_shadows_is_told(pair: Pair) -> None:
 
     assert (found.check, found.verdict) == ("FRR metric", FAIL)
     assert "19 or lower" in found.remedy
+
+
+# What frr-k8s renders of one router with two neighbors and nothing to be told them.
+OF_FRR_K8S = """
+log stdout informational
+hostname node
+ip nht resolve-via-default
+ipv6 nht resolve-via-default
+ip prefix-list 172.30.0.1-pl-ipv4 seq 1 deny any
+ipv6 prefix-list fd00:172:30::1-pl-ipv6 seq 1 deny any
+route-map 172.30.0.1-out permit 1
+ match ip address prefix-list 172.30.0.1-pl-ipv4
+route-map fd00:172:30::1-out permit 1
+ match ipv6 address prefix-list fd00:172:30::1-pl-ipv6
+route-map 172.30.0.1-in permit 1
+route-map fd00:172:30::1-in permit 1
+router bgp 64512
+ no bgp ebgp-requires-policy
+ no bgp network import-check
+ no bgp default ipv4-unicast
+ neighbor 172.30.0.1 remote-as 64512
+ neighbor fd00:172:30::1 remote-as 64512
+ address-family ipv4 unicast
+  neighbor 172.30.0.1 activate
+  neighbor 172.30.0.1 route-map 172.30.0.1-in in
+  neighbor 172.30.0.1 route-map 172.30.0.1-out out
+ exit-address-family
+ address-family ipv6 unicast
+  neighbor fd00:172:30::1 activate
+  neighbor fd00:172:30::1 route-map fd00:172:30::1-in in
+  neighbor fd00:172:30::1 route-map fd00:172:30::1-out out
+ exit-address-family
+"""
+
+
+def raw_lines() -> str:
+    """Return the lines that the documentation gives to frr-k8s."""
+    text = Template(TEMPLATE.with_name("frr-k8s.yaml.in").read_text()).substitute(
+        namespace="frr-k8s-system", router4="172.30.0.1", router6="fd00:172:30::1"
+    )
+    found: str = yaml.safe_load(text)["spec"]["raw"]["rawConfig"]
+    return found
+
+
+def test_frr_k8s_tells_nobody_without_the_lines_of_the_documentation(pair: Pair) -> None:
+    speaks(pair, lambda _: OF_FRR_K8S)
+
+    assert {one.verdict for one in pair.check(SETTINGS)} == {FAIL}
+
+
+def test_frr_k8s_follows_with_the_lines_of_the_documentation(pair: Pair) -> None:
+    speaks(pair, lambda _: OF_FRR_K8S + raw_lines())
+
+    assert pair.check(SETTINGS) == []
