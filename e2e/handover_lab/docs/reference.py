@@ -1,7 +1,7 @@
 """The documentation's reference pages: ``python -m handover_lab.docs.reference``, or `make docs`.
 
-Each page is made from what it describes: the CRDs, the chart's values, the registries of metrics
-and the settings of both programs. Tests check that all of it is fresh.
+Each page is made from what it describes: the CRDs, the chart's values, the registries of metrics,
+the settings and the command lines of both programs. Tests check that all of it is fresh.
 """
 
 import ast
@@ -21,7 +21,7 @@ from pydantic_settings import BaseSettings
 
 from handover_api.livemigration import LiveMigration
 from handover_lab import paths
-from handover_lab.docs import chart
+from handover_lab.docs import chart, commands
 from handover_nodeagent import metrics as agent_metrics
 from handover_nodeagent.configuration import VARIABLES
 from handover_nodeagent.settings import AgentSettings
@@ -53,6 +53,12 @@ def generated() -> dict[Path, str]:
         PAGES / "values.md": values(),
         PAGES / "metrics.md": metrics(),
         PAGES / "settings.md": settings(),
+        PAGES / "commands.md": page(
+            "Commands",
+            "the command lines of both programs",
+            "With `--install-completion` a shell completes them.",
+            *commands.sections(),
+        ),
     }
 
 

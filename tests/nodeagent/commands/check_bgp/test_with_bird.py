@@ -3,6 +3,8 @@
 import asyncio
 import re
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 from tests.nodeagent.commands.check_bgp.conftest import Edit, Pair, replaced
@@ -181,3 +183,23 @@ def test_filters_by_name_are_met_by_a_probe_of_such_a_name(pair: Pair) -> None:
 
     assert pair.check(Settings(), "cali-probe") == []
     assert {one.check for one in pair.check(Settings())} == {"BIRD ipv4", "BIRD ipv6"}
+
+
+def test_a_bird_in_a_container_is_asked_by_the_way_of_its_process(pair: Pair) -> None:
+    """Whose files nobody else sees: what the kernel lists is the path within the container."""
+    text = BIRD.configuration(pair.members[1], pair.members)
+    file = pair.directory / "bird.conf"
+    file.write_text(text)
+    script = f"mount -t tmpfs none /mnt && exec bird -f -c {file} -s /mnt/bird.ctl -P /mnt/bird.pid"
+    argv = pair.node.command("unshare", "--mount", "sh", "-ec", script)
+    with subprocess.Popen(argv) as bird:
+        try:
+            asyncio.run(
+                speaking.comes_true(lambda: "/mnt/bird.ctl" in pair.node.run("cat /proc/net/unix"))
+            )
+            found = pair.check(Settings())
+        finally:
+            bird.terminate()
+
+    assert not Path("/mnt/bird.ctl").exists()
+    assert any("not established: to_router_4" in one.message for one in found)
