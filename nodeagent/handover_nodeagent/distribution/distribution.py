@@ -24,6 +24,7 @@ from handover_nodeagent.distribution.notifications import Doubt
 from handover_nodeagent.distribution.place import Heard, Nobody, Place, Speakers
 from handover_nodeagent.distribution.resolver import Destination, Resolver
 from handover_nodeagent.distribution.routes import DistributedRoutes, Prepared
+from handover_nodeagent.distribution.underlay import Underlay
 from handover_nodeagent.kernel import nexthops
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.kernel.netlink.codec import ObservationError
@@ -38,6 +39,8 @@ REST: Final = 0.1
 """Seconds between two looks, however much happens."""
 LOOKUP: Final = 10.0
 """Seconds between two looks at how nodes are reached: a BGP speaker's routes are not heard of."""
+SURVEY: Final = 60.0
+"""Seconds between two looks at how all nodes are reached, whether they have a guest or not."""
 REFRESH: Final = 300.0
 """Seconds between two observations that nobody asks for."""
 ATTEMPTS: Final = 8
@@ -64,7 +67,8 @@ class Distribution:
         self.place = place
         self.resolver = Resolver(place.node, grace)
         self.routes = DistributedRoutes(channel, settings.route_table, protocol)
-        self.hops = Hops(channel, self.resolver.nodes, self.routes)
+        self._underlay = Underlay(channel, settings.distribution_port, place.let)
+        self.hops = Hops(channel, self.resolver.nodes, self.routes, self._underlay)
         self.refused: dict[IPAddress, str] = {}
         self.strict_devices: frozenset[str] = frozenset()
         self._channel = channel
@@ -77,6 +81,8 @@ class Distribution:
         self._synced: set[Collection] = set()
         self._outages: set[Collection] = set()
         self._observed_at: float | None = None
+        self._surveyed: dict[str, Node] = {}
+        self._surveyed_at = 0.0
         self._must_observe = True
         self._wanted = asyncio.Event()
 
@@ -274,6 +280,7 @@ class Distribution:
         """
         await self._observe()
         self.routes.remove_all()
+        self._underlay.remove()
         metrics.DISTRIBUTED.set(0)
 
     def _fall_silent(self) -> None:
@@ -307,6 +314,8 @@ class Distribution:
         self._speakers.know_nodes(others)
         metrics.NODES.set(len(others))
         await self._look_up()
+        if self._now() >= self._surveyed_at + SURVEY or self._surveyed != nodes:
+            await self._survey()
         self._observe_reverse_path()
 
     async def _look_up(self) -> None:
@@ -322,11 +331,26 @@ class Distribution:
         metrics.UNREACHABLE.set(len(self.hops.unreachable))
         self.routes.remove_unused()
 
+    async def _survey(self) -> None:
+        """See from which nodes nothing but the second tunnel can lead here.
+
+        Also those without a guest: they are to send to ours.
+        """
+        self._surveyed, self._surveyed_at = dict(self.resolver.nodes), self._now()
+        far = []
+        for number, node in enumerate(self._surveyed.values()):
+            if node.name != self.place.node and self._underlay.is_far(node):
+                far.append(node)
+            if number % NODES == NODES - 1:
+                await asyncio.sleep(0)
+        self._underlay.admit(far)
+
     async def _observe(self) -> None:
         """Read what is there. Raises ObservationError."""
         settings, protocol = self.place.settings, self.place.settings.private_route_protocol
         for _ in range(ATTEMPTS):
             self._must_observe = False
+            self._underlay.look_again()
             before = self.routes.writes
             # In a thread: a dump of many routes takes longer than a guest may wait.
             found = await asyncio.to_thread(nexthops.observe, settings.route_table, protocol)

@@ -13,8 +13,10 @@ import structlog
 
 from handover_nodeagent.distribution import lookup
 from handover_nodeagent.distribution.known import Slot
+from handover_nodeagent.distribution.nexthop import Tunneled
 from handover_nodeagent.distribution.nodes import Node
 from handover_nodeagent.distribution.routes import DistributedRoutes
+from handover_nodeagent.distribution.underlay import Underlay
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.kernel.netlink.nhmsg import NextHop
 
@@ -29,10 +31,15 @@ class Hops:
     """The next hop of each node that a route leads to, by node and family."""
 
     def __init__(
-        self, channel: Channel, nodes: Mapping[str, Node], routes: DistributedRoutes
+        self,
+        channel: Channel,
+        nodes: Mapping[str, Node],
+        routes: DistributedRoutes,
+        underlay: Underlay,
     ) -> None:
-        """Ask by *channel* how those of *nodes* are reached."""
+        """Ask by *channel* how *nodes* are reached; by *underlay* go the others."""
         self.unreachable: set[Slot] = set()
+        self._underlay = underlay
         self._channel = channel
         self._nodes = nodes
         self._routes = routes
@@ -55,17 +62,22 @@ class Hops:
         for slot in slots:
             name, version = slot
             node = self._nodes.get(name)
-            hop = lookup.to_node(self._channel, node, version) if node else None
-            refusal = self._routes.put_nexthop(slot, hop) if isinstance(hop, NextHop) else ""
+            hop: NextHop | str = self._reach(node, version) if node else "it is gone"
+            refusal = hop if isinstance(hop, str) else self._routes.put_nexthop(slot, hop)
             if isinstance(hop, NextHop) and not refusal:
                 self._found[slot] = hop
                 self.unreachable.discard(slot)
             elif slot not in self.unreachable:
                 self.unreachable.add(slot)
                 # Said once, when it begins.
-                _log.warning(
-                    "node_unreachable", node=name, family=version, why=refusal or f"by {hop}"
-                )
+                _log.warning("node_unreachable", node=name, family=version, why=refusal)
+
+    def _reach(self, node: Node, version: int) -> NextHop | str:
+        """Return how a node is reached, or why it is not."""
+        way = lookup.to_node(self._channel, node, version)
+        if isinstance(way, Tunneled):
+            return self._underlay.to_node(node, version)
+        return way or "it has no address that is known"
 
     def keep(self, names: frozenset[str]) -> None:
         """Forget all nodes but those of *names*."""

@@ -19,7 +19,8 @@ class Place:
     """Which node it is, and what it must leave alone.
 
     ``recall`` and ``remember``: the HAVE messages that the API has not caught up with, which a
-    restart must not forget. ``changed`` is called when our own endpoints may be told otherwise.
+    restart must not forget. ``changed`` is called when our own endpoints may be told otherwise,
+    ``let`` with the addresses of the nodes that may send into the second tunnel.
     """
 
     node: str
@@ -29,6 +30,7 @@ class Place:
     recall: Callable[[], Iterable[Heard]] = tuple
     remember: Callable[[Iterable[Heard]], None] = lambda _: None
     changed: Callable[[], None] = lambda: None
+    let: Callable[[frozenset[IPAddress]], None] = lambda _: None
 
 
 class Speakers(Protocol):

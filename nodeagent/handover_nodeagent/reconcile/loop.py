@@ -134,6 +134,7 @@ class Reconciler:
             recall=memory.load_heard,
             remember=memory.keep_heard,
             changed=lambda: self.report(tuple(self.endpoints)),
+            let=self.enforcer.redirect_table.want_nodes,
         )
         self.advertising = Advertising(place)
         self.publisher = Publisher(

@@ -8,6 +8,7 @@ import itertools
 import socket
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from ipaddress import ip_address
 
 import pytest
 from tests.nodeagent import namespaces
@@ -22,7 +23,9 @@ from handover_nodeagent.distribution.advertised import Endpoint
 from handover_nodeagent.distribution.distribution import Collection, Distribution
 from handover_nodeagent.distribution.nodes import Node
 from handover_nodeagent.distribution.place import Place
+from handover_nodeagent.kernel import tunnel
 from handover_nodeagent.kernel.netlink.channel import Channel
+from handover_nodeagent.network.model import IPAddress
 
 pytestmark = pytest.mark.root
 
@@ -32,6 +35,7 @@ LIVE = endpoint("b", "b", State.LIVE, "m", cutover=(10, "m"))
 SETTLED = endpoint("b", "b", uid="m", cutover=(10, "m"))
 GRACE = 0.3
 BOTH = (GUEST4, GUEST6)
+FAR = ip_address("198.51.100.2")
 VXLAN = "type vxlan id 1 dstport 8472 nolearning"
 SETTINGS = Settings(live_migration_route_convergence_time=dt.timedelta(seconds=GRACE))
 
@@ -271,7 +275,7 @@ async def test_a_node_across_an_overlay_is_reached_by_the_cnis_next_hop(nodes: T
     nodes.run("c", "ip address add 10.244.3.0/32 dev flannel.1", "ip link set flannel.1 up")
     nodes.run("c", "ip route add 10.244.2.0/24 via 10.244.2.0 dev flannel.1 onlink")
     nodes.run("c", "ip route add 198.51.100.0/24 via 192.0.2.254")
-    far = Node("b", (A.addresses[0].__class__("198.51.100.2"),), B.pod_cidrs)
+    far = Node("b", (FAR,), B.pod_cidrs)
     async with running() as it:
         it.put_node(far)
         it.put(dataclasses.replace(LIVE, addresses=(GUEST4,)))
@@ -282,14 +286,52 @@ async def test_a_node_across_an_overlay_is_reached_by_the_cnis_next_hop(nodes: T
 async def test_a_node_that_is_reached_by_nothing_keeps_its_route_and_is_told(
     nodes: ThreeNodes,
 ) -> None:
+    # The tunnel's name is somebody else's.
+    nodes.run("c", f"ip link add handover1 {VXLAN}")
     async with running() as it:
         it.put(LIVE)
         await until(via(nodes, 2, 513))
-        far = B.addresses[0].__class__("198.51.100.2")
-        it.put_node(Node("b", (far, B.addresses[1]), ()))
+        it.put_node(Node("b", (FAR, B.addresses[1]), ()))
         await asyncio.sleep(0.1)
         assert via(nodes, 2, 513)()
         assert it.hops.unreachable == {("b", 4)}
+
+
+async def test_a_node_behind_a_router_is_reached_by_the_second_tunnel(nodes: ThreeNodes) -> None:
+    let: list[frozenset[IPAddress]] = []
+    nodes.run("b", f"ip address add {FAR}/32 dev lo")
+    nodes.run("c", f"ip route add {FAR} via 192.0.2.2")
+    with namespaces.restored():
+        namespaces.enter(nodes.fds["b"])
+        with Channel() as channel:
+            assert isinstance(tunnel.ensure(channel, tunnel.DISTRIBUTION, 7474), int)
+    with Channel() as channel:
+        it = Distribution(Place("c", SETTINGS, let=let.append), channel)
+        it.put_node(Node("b", (FAR,)))
+        it.put(LIVE)
+        for collection in Collection:
+            it.synced(collection)
+        async with kept(it):
+            await until(lambda: len(it.routes.known.addresses()) == 2)
+            assert "dev handover1" in nodes.run("c", f"ip route get {GUEST4}")
+            # Both families go by the one that the nodes have.
+            assert [nodes.receiver(one) for one in BOTH] == ["b", "b"]
+            await until(lambda: bool(let))
+            assert let[-1] == {FAR}
+    # An agent that starts anew finds what is there, and changes nothing.
+    before = nodes.run("c", "ip nexthop show")
+    with Channel() as channel:
+        it = Distribution(Place("c", SETTINGS), channel)
+        it.put_node(Node("b", (FAR,)))
+        it.put(LIVE)
+        for collection in Collection:
+            it.synced(collection)
+        async with kept(it):
+            await asyncio.sleep(0.2)
+            assert nodes.run("c", "ip nexthop show") == before
+        await it.remove()
+    assert "handover1" not in nodes.run("c", "ip link show")
+    assert not nodes.run("c", "ip nexthop show")
 
 
 async def test_a_paused_namespace_is_left_alone(nodes: ThreeNodes) -> None:
@@ -313,7 +355,7 @@ async def test_a_strict_filter_on_an_overlay_is_told_of(nodes: ThreeNodes) -> No
     nodes.run("c", "ip route add default via 192.0.2.254")
     nodes.run("c", "sysctl -qw net.ipv4.conf.all.rp_filter=1 net.ipv4.conf.eth.rp_filter=1")
     async with running() as it:
-        it.put_node(Node("b", (A.addresses[0].__class__("198.51.100.2"),), B.pod_cidrs))
+        it.put_node(Node("b", (FAR,), B.pod_cidrs))
         it.put(dataclasses.replace(LIVE, addresses=(GUEST4,)))
         await until(lambda: it.strict_devices == {"flannel.1"})
         # The greater of the two counts.

@@ -9,7 +9,7 @@ import struct
 from dataclasses import dataclass
 from typing import Final
 
-from handover_nodeagent.kernel.netlink import codec
+from handover_nodeagent.kernel.netlink import codec, ways
 from handover_nodeagent.network.model import IPAddress
 
 NEWNEXTHOP: Final = 104
@@ -26,6 +26,7 @@ _ID: Final = 1
 _DEVICE: Final = 5
 _GATEWAY: Final = 6
 _ENCAPSULATION_TYPE: Final = 7
+_ENCAPSULATION: Final = 8
 
 _ONLINK: Final = 4
 """RTNH_F_ONLINK."""
@@ -40,15 +41,15 @@ class NextHop:
 
     ``onlink``: the kernel shall not ask whether the gateway is on the device's link: at the other
     end of a CNI's overlay it lies in no network of the device. A node's own address is never used
-    so: where it is not on the link all would be lost. ``encapsulation`` are attributes of
-    NHA_ENCAP_TYPE and NHA_ENCAP; the kernel shows them otherwise than they were asked for.
+    so: where it is not on the link all would be lost. ``remote``: by a tunnel device of ours, to
+    the node that has this address.
     """
 
     version: int
     oif: int
     gateway: IPAddress | None = None
     onlink: bool = False
-    encapsulation: bytes = b""
+    remote: IPAddress | None = None
 
 
 def is_ours(number: int) -> bool:
@@ -64,8 +65,11 @@ def encode_put(number: int, nexthop: NextHop, protocol: int) -> bytes:
     body += codec.number(_ID, number) + codec.number(_DEVICE, nexthop.oif)
     if nexthop.gateway:
         body += codec.attribute(_GATEWAY, nexthop.gateway.packed)
-    flags = codec.CREATE | codec.REPLACE
-    return codec.compose(NEWNEXTHOP, flags, body + nexthop.encapsulation)
+    if nexthop.remote:
+        kind, tunnel = ways.encode_tunnel(nexthop.remote)
+        body += codec.attribute(_ENCAPSULATION_TYPE, kind)
+        body += codec.attribute(_ENCAPSULATION | codec.NESTED, tunnel)
+    return codec.compose(NEWNEXTHOP, codec.CREATE | codec.REPLACE, body)
 
 
 def encode_remove(number: int) -> bytes:
@@ -89,12 +93,17 @@ def decode(message: bytes) -> tuple[int, NextHop | None]:
     version = {codec.INET: 4, codec.INET6: 6}.get(family)
     if version is None or _DEVICE not in found:
         return number, None
-    gateway = found.get(_GATEWAY)
+    gateway, tunnel = found.get(_GATEWAY), None
+    if _ENCAPSULATION in found:
+        kind = ways.type_of(found.get(_ENCAPSULATION_TYPE, b""))
+        tunnel = ways.decode_tunnel(kind, found[_ENCAPSULATION])
+        if tunnel is None:
+            # Somebody made another thing of it, which is unlike any that we ask for.
+            return number, None
     return number, NextHop(
         version,
         codec.to_number(found[_DEVICE]),
         codec.to_address(gateway) if gateway else None,
         bool(flags & _ONLINK),
-        # Enough to be unlike any that was asked for, so that it is put once more.
-        b"encapsulated" if _ENCAPSULATION_TYPE in found else b"",
+        tunnel.remote if tunnel else None,
     )

@@ -63,14 +63,18 @@ def encode(route: Route) -> bytes:
         case Via(gateway):
             return codec.number(DEVICE, route.oif) + _encode_gateway(route.address, gateway)
         case Encapsulated(remote):
-            kind = _TYPE.pack(_IP_TUNNEL[codec.family_of(remote)])
-            tunnel = codec.attribute(_ID, _TUNNEL_ID)
-            tunnel += codec.attribute(_DESTINATION, remote.packed)
+            kind, tunnel = encode_tunnel(remote)
             return (
                 codec.number(DEVICE, route.oif)
                 + codec.attribute(ENCAPSULATION_TYPE, kind)
                 + codec.attribute(ENCAPSULATION | codec.NESTED, tunnel)
             )
+
+
+def encode_tunnel(remote: IPAddress) -> tuple[bytes, bytes]:
+    """Return what RTA_ENCAP_TYPE and RTA_ENCAP, or those of a nexthop object, have in them."""
+    tunnel = codec.attribute(_ID, _TUNNEL_ID) + codec.attribute(_DESTINATION, remote.packed)
+    return _TYPE.pack(_IP_TUNNEL[codec.family_of(remote)]), tunnel
 
 
 def decode(found: Mapping[int, bytes]) -> Way | None:
@@ -85,8 +89,7 @@ def decode(found: Mapping[int, bytes]) -> Way | None:
     if VIA in found:
         return Via(codec.to_address(found[VIA][_FAMILY.size :]))
     if ENCAPSULATION in found:
-        kind = codec.unpack(_TYPE, found.get(ENCAPSULATION_TYPE, b""), 0)[0]
-        return decode_tunnel(kind, found[ENCAPSULATION])
+        return decode_tunnel(type_of(found.get(ENCAPSULATION_TYPE, b"")), found[ENCAPSULATION])
     return None
 
 
@@ -101,6 +104,11 @@ def decode_tunnel(kind: int, payload: bytes) -> Encapsulated | None:
     if tunnel.get(_ID) != _TUNNEL_ID or _DESTINATION not in tunnel:
         return None
     return Encapsulated(codec.to_address(tunnel[_DESTINATION]))
+
+
+def type_of(payload: bytes) -> int:
+    """Read what is in RTA_ENCAP_TYPE, or in that of a nexthop object. Raises MalformedError."""
+    return codec.unpack(_TYPE, payload, 0)[0]
 
 
 def _encode_gateway(address: IPAddress, gateway: IPAddress) -> bytes:

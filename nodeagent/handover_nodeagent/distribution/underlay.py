@@ -1,0 +1,70 @@
+"""The second tunnel: by it go nodes to each other that share no link and that no CNI joins.
+
+Both ends have the device: whoever finds another node so far away takes it that this one is as far
+from there, and lets it send.
+"""
+
+from collections.abc import Callable, Iterable
+
+from handover_nodeagent.distribution import lookup
+from handover_nodeagent.distribution.nexthop import Tunneled
+from handover_nodeagent.distribution.nodes import Node
+from handover_nodeagent.kernel import tunnel
+from handover_nodeagent.kernel.netlink.channel import Channel
+from handover_nodeagent.kernel.netlink.nhmsg import NextHop
+from handover_nodeagent.kernel.tunnel import Refusal
+from handover_nodeagent.network.model import IPAddress
+
+
+class Underlay:
+    """The device, made when the first node needs it, and who may send into it."""
+
+    def __init__(
+        self, channel: Channel, port: int, let: Callable[[frozenset[IPAddress]], None]
+    ) -> None:
+        """Tunnel on *port*; tell *let* the addresses of those that may send."""
+        self._channel = channel
+        self._port = port
+        self._let = let
+        self._device: int | Refusal | None = None
+
+    def to_node(self, node: Node, version: int) -> NextHop | str:
+        """Return the next hop into the tunnel, or why there is none."""
+        remote = tunnel.choose_remote(self._channel, node.addresses)
+        if isinstance(remote, Refusal):
+            return remote.message
+        device = self._ensure()
+        if isinstance(device, Refusal):
+            return device.message
+        return NextHop(version, device, remote=remote)
+
+    def is_far(self, node: Node) -> bool:
+        """Tell whether a node is reached by nothing else, in a family that it has."""
+        versions = {one.version for one in (*node.addresses, *node.pod_cidrs)}
+        return any(
+            isinstance(lookup.to_node(self._channel, node, version), Tunneled)
+            for version in versions
+        )
+
+    def admit(self, far: Iterable[Node]) -> None:
+        """Let these nodes send, and no others; have the device where there are any."""
+        nodes = tuple(far)
+        self.look_again()
+        self._let(frozenset(address for node in nodes for address in node.addresses))
+        if nodes:
+            self._ensure()
+
+    def look_again(self) -> None:
+        """Find or make the device anew when it is needed next: it may be gone."""
+        self._device = None
+
+    def remove(self) -> None:
+        """Give the device back, and let nobody send."""
+        self._let(frozenset())
+        tunnel.remove(self._channel, tunnel.DISTRIBUTION)
+
+    def _ensure(self) -> int | Refusal:
+        # A millisecond each time, and there may be many nodes.
+        if self._device is None:
+            self._device = tunnel.ensure(self._channel, tunnel.DISTRIBUTION, self._port)
+        return self._device
