@@ -147,6 +147,52 @@ def test_an_agent_is_refused_for_another_nodes_endpoint(ask: Ask, tokens: dict[s
     assert "see that its HANDOVER_NODE_NAME comes from spec.nodeName" in said
 
 
+AGENT = {
+    "publicKey": "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
+    "addresses": ["192.0.2.1"],
+    "port": 7473,
+}
+
+
+def test_an_agent_publishes_its_key_for_its_own_node_alone(
+    ask: Ask, kubectl: Kubectl, tokens: dict[str, str]
+) -> None:
+    report = {"status": {"agent": AGENT, "advertised": True}}
+
+    assert ask("PATCH", f"{ENDPOINTS}/policy-a/status", tokens["node-a"], report) == "done"
+    said = ask("PATCH", f"{ENDPOINTS}/policy-a/status", tokens["node-b"], report)
+    assert "may not write the status of an endpoint of node node-a" in said
+    found = json.loads(kubectl("get", "wep", "policy-a", "--output=json"))
+    assert found["status"]["agent"] == AGENT
+
+
+@pytest.mark.parametrize(
+    "forged",
+    [
+        {"agent": AGENT | {"publicKey": "A" * 43 + "="}},
+        {"agent": AGENT | {"addresses": ["192.0.2.9"]}},
+        {"agent": None},
+        {"advertised": False},
+    ],
+    ids=["another key", "another address", "no agent", "not advertised"],
+)
+def test_nobody_else_publishes_a_key_or_has_all_nodes_follow(
+    ask: Ask, kubectl: Kubectl, tokens: dict[str, str], forged: dict[str, Any]
+) -> None:
+    """Not even who may write every status, by mistake or for a CNI."""
+    report = {"status": {"agent": AGENT, "advertised": True}}
+    ask("PATCH", f"{ENDPOINTS}/policy-a/status", tokens["node-a"], report)
+
+    def patch(status: dict[str, Any]) -> str:
+        text = json.dumps({"status": status})
+        way = ("--subresource=status", "--type=merge", f"--patch={text}")
+        return kubectl("patch", "wep", "policy-a", *way)
+
+    assert "only the agent of an endpoint's node writes status.agent" in patch(forged)
+    # What is none of these is not this policy's.
+    assert "patched" in patch({"interface": "tap7"})
+
+
 def test_an_agents_account_without_a_pod_is_refused(ask: Ask, tokens: dict[str, str]) -> None:
     said = ask("PATCH", f"{ENDPOINTS}/policy-a/status", tokens[""], REPORT)
 
