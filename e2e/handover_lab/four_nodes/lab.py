@@ -18,7 +18,7 @@ from handover_lab.cluster import manifests
 from handover_lab.cluster.cluster import Cluster
 from handover_lab.cluster.observer import Object
 from handover_lab.cluster.replica import Replica
-from handover_lab.facts import Fact, Traffic
+from handover_lab.facts import Fact, Route, Traffic
 from handover_lab.four_nodes import cluster as four_nodes
 from handover_lab.four_nodes.cluster import BYSTANDERS, SIDES
 from handover_lab.four_nodes.cni import Cni, Kindnet
@@ -71,6 +71,8 @@ class FourNodeLab(Lab):
     pods: dict[str, Pod]
     """By the node that each is on."""
     cni: Cni
+    routes: list[Route]
+    """Each change of the routes to the VM's IPv4 address, on all nodes and the router."""
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -110,8 +112,14 @@ class FourNodeLab(Lab):
         """Bring agents, the VM and pods onto the nodes of *cluster*."""
         shape, cni = network
         await cni.start(cluster)
-        places = topology_of(cluster, shape)
-        vm = Vm(directory, places, vm_spec(cluster), tell)
+        places, routes = topology_of(cluster, shape), list[Route]()
+
+        def hear(fact: Fact | Traffic) -> None:
+            if isinstance(fact, Route):
+                routes.append(fact)
+            tell(fact)
+
+        vm = Vm(directory, places, vm_spec(cluster), hear)
         vm.flow_specs = FLOWS
         prefer_lab(cluster.network)
         async with vm.open(), cls.on(cluster, vm, tell) as lab, contextlib.AsyncExitStack() as ends:
@@ -119,7 +127,7 @@ class FourNodeLab(Lab):
             lab.agents = {
                 name: await ends.enter_async_context(lab.agent(name)) for name in cluster.nodes
             }
-            lab.cni, lab.pods = cni, {}
+            lab.cni, lab.pods, lab.routes = cni, {}, routes
             cni.attach(cluster.nodes[SIDES[0]], vm.nic)
             for name in cluster.nodes.keys() - set(SIDES):
                 lab.add_pod(name, ends)

@@ -9,15 +9,19 @@ from typing import Final
 
 from handover_lab.four_nodes.lab import FourNodeLab
 from handover_lab.guest.migration import SHORT_PAUSE, Limits
+from handover_lab.guest.vm import Move
 from handover_lab.lab import Migrated
 from handover_lab.network import measure
-from handover_lab.network.measure import Loss, Progress
+from handover_lab.network.measure import Loss, Progress, Switchover
+from handover_lab.network.ping_record import WRAP, DeliveryRecord
 from handover_lab.network.traffic import Direction, Recording, Stream
 
 BEFORE_NS: Final = 1_000_000_000
 """So long all of it runs before the VM moves: what a rate is compared with."""
+SETTLED_NS: Final = 700_000_000
+"""Until then TCP may wait to send again what the pause took: twice its least patience, 200 ms."""
 AFTER_NS: Final = 2_000_000_000
-"""So long after the guest runs again: as late as routes are moved by hand."""
+"""So long a rate is taken after that."""
 
 DIRECTIONS: Final[tuple[Direction, ...]] = ("download", "upload")
 NUMBERS: Final = itertools.count(1)
@@ -30,15 +34,20 @@ class Trial:
     migrated: Migrated
     losses: Mapping[str, Loss]
     """By the flow of packets."""
+    undelivered: Mapping[str, int]
+    """By the flow of pings: those lost after the switch that never came to the VM's interface.
+
+    What came there and has no answer, an emulated guest that is short of a processor has lost.
+    """
     shares: Mapping[str, float]
     """By the TCP stream or session: its rate after the switch, of the one before."""
+    last_node_us: float | None
+    """From the target's route to the last bystander's; None: not all have one of their own."""
 
     @property
     def lost_after_switch(self) -> int:
-        """The most that a flow of pings lost once the guest ran again."""
-        return max(
-            loss.lost_after_switch for name, loss in self.losses.items() if "TCP" not in name
-        )
+        """The most that the network has lost of a flow of pings once the guest ran again."""
+        return max(self.undelivered.values())
 
     def lines(self) -> list[str]:
         """Say in a few lines how it went."""
@@ -49,7 +58,9 @@ class Trial:
         return [
             f"pause {switchover.pause_ms:.0f} ms, {cutover}",
             f"lost, lost after the switch: {lost}",
+            f"of these by the network: {dict(self.undelivered)}",
             f"rate after the switch: {shares}",
+            f"last bystander after {self.last_node_us} us",
         ]
 
 
@@ -62,16 +73,31 @@ async def run(
     await asyncio.sleep(BEFORE_NS / 1e9)
     began_ns = time.time_ns()
     hand = asyncio.create_task(lab.follow_by_hand(by_hand_s)) if by_hand_s is not None else None
+    target = lab.cluster.nodes[lab.away]
     try:
-        migrated = await lab.migrate(lab.migration(), limits)
-        if hand:
-            await hand
+        with DeliveryRecord.kept(target, lab.vm.nic.tap) as record:
+            migrated = await lab.migrate(lab.migration(), limits)
+            if hand:
+                await hand
+            came = {
+                spec.name: record.delivered(spec.family, lab.vm.flows[spec.name].identifier)
+                for spec in lab.vm.flow_specs
+                if spec.kind == "ping"
+            }
     finally:
         if hand:
             hand.cancel()
         progress = {name: await each.stop() for name, each in streams.items()}
         recordings = await lab.vm.stop_flows()
-    return felt(migrated, began_ns, recordings, progress)
+    losses = {
+        name: measure.loss(migrated.move.packets(each), migrated.move.switchover)
+        for name, each in recordings.items()
+    }
+    undelivered = {
+        name: lost_on_the_way(recordings[name], migrated.move, came[name]) for name in came
+    }
+    shares = shares_of(migrated.move.switchover, began_ns, recordings, progress)
+    return Trial(migrated, losses, undelivered, shares, last_node_us(lab, migrated))
 
 
 async def start_streams(lab: FourNodeLab) -> dict[str, Stream]:
@@ -86,15 +112,25 @@ async def start_streams(lab: FourNodeLab) -> dict[str, Stream]:
     return streams
 
 
-def felt(
-    migrated: Migrated,
+def lost_on_the_way(recording: Recording, move: Move, came: frozenset[int]) -> int:
+    """Count the pings that were sent after the switch, have no answer and never came."""
+    return sum(
+        packet.answered_ns is None
+        and move.switchover.resumed_ns <= packet.sent_ns < move.ended_ns
+        and number % WRAP not in came
+        for number, packet in enumerate(recording.packets())
+    )
+
+
+def shares_of(
+    switchover: Switchover,
     began_ns: int,
     recordings: Mapping[str, Recording],
     progress: Mapping[str, tuple[Progress, ...]],
-) -> Trial:
-    """Sum up what was recorded."""
-    resumed = migrated.move.switchover.resumed_ns
-    windows = (began_ns - BEFORE_NS, began_ns), (resumed, resumed + AFTER_NS)
+) -> dict[str, float]:
+    """Compare the rate of each TCP stream and session after the switch with the one before."""
+    settled = switchover.resumed_ns + SETTLED_NS
+    windows = (began_ns - BEFORE_NS, began_ns), (settled, settled + AFTER_NS)
     rates = {
         name: [measure.rate(each, *window) for window in windows] for name, each in progress.items()
     }
@@ -103,11 +139,17 @@ def felt(
         for name, each in recordings.items()
         if "TCP" in name
     }
-    return Trial(
-        migrated,
-        {
-            name: measure.loss(migrated.move.packets(each), migrated.move.switchover)
-            for name, each in recordings.items()
-        },
-        {name: after / before if before else 0 for name, (before, after) in rates.items()},
-    )
+    return {name: after / before if before else 0 for name, (before, after) in rates.items()}
+
+
+def last_node_us(lab: FourNodeLab, migrated: Migrated) -> float | None:
+    """Measure how long after the target the last bystander had a route to the VM."""
+    resumed = migrated.move.switchover.resumed_ns
+    first = {
+        route.node: route.at_ns
+        for route in reversed(lab.routes)
+        if route.present and route.at_ns >= resumed and route.node in lab.vm.topology.bystanders
+    }
+    if migrated.cutover is None or first.keys() != lab.vm.topology.bystanders.keys():
+        return None
+    return (max(first.values()) - migrated.cutover.at_ns) / 1e3

@@ -60,3 +60,41 @@ class PingRecord:
         listing = self._nodes[node].run(f"nft --json list set inet ping_record {name}")
         (found,) = (each["set"] for each in json.loads(listing)["nftables"] if "set" in each)
         return frozenset(found.get("elem", ()))
+
+
+# By identifier and sequence number, for each family: so flows of several clients are told apart.
+DELIVERY: Final = """
+table inet delivery_record {{
+    set delivered4 {{ typeof icmp id . icmp sequence; size 262144; flags dynamic; }}
+    set delivered6 {{ typeof icmpv6 id . icmpv6 sequence; size 262144; flags dynamic; }}
+    chain passing {{
+        type filter hook forward priority 10
+        oifname "{tap}" icmp type echo-request add @delivered4 {{ icmp id . icmp sequence }}
+        oifname "{tap}" icmpv6 type echo-request add @delivered6 {{ icmpv6 id . icmpv6 sequence }}
+    }}
+}}
+"""
+
+
+class DeliveryRecord:
+    """The notes of one node: which pings it has passed to the VM's interface."""
+
+    def __init__(self, node: Network) -> None:
+        self._node = node
+
+    @classmethod
+    @contextlib.contextmanager
+    def kept(cls, node: Network, tap: str) -> Iterator[Self]:
+        """Let *node* take notes of its interface *tap*."""
+        node.run(f"nft '{DELIVERY.format(tap=tap)}'")
+        try:
+            yield cls(node)
+        finally:
+            node.run("nft delete table inet delivery_record")
+
+    def delivered(self, family: int, identifier: int) -> frozenset[int]:
+        """Return the numbers, modulo `WRAP`, of the pings of one flow that came so far."""
+        listing = self._node.run(f"nft --json list set inet delivery_record delivered{family}")
+        (found,) = (each["set"] for each in json.loads(listing)["nftables"] if "set" in each)
+        pairs = (each["concat"] for each in found.get("elem", ()))
+        return frozenset(number for whose, number in pairs if whose == identifier)

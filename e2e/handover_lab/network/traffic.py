@@ -73,6 +73,11 @@ class Flow:
             )
         return cls(f"{kind} to {address}", process, Recording(path))
 
+    @property
+    def identifier(self) -> int:
+        """What its pings carry: each flow's is its process's, cut to what ICMP has room for."""
+        return self._process.pid & 0xFFFF
+
     async def answered(self, since_ns: int = 0, seconds: float = 20) -> None:
         """Wait for an answer that arrived after *since_ns*.
 

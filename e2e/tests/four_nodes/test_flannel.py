@@ -1,4 +1,4 @@
-"""Flannel's own daemon makes the network of pods, and Handover moves a VM on it."""
+"""Flannel's own daemon makes the network of pods, and agents alone bring all to follow on it."""
 
 import pytest
 
@@ -13,15 +13,22 @@ pytestmark = [
 ]
 
 
-async def test_a_vm_moves_between_nodes_that_flannel_connects(four_nodes: FourNodeLab) -> None:
-    node = four_nodes.cluster.nodes["node-c"]
-    is_overlay = "flannel.1" in node.run("ip -4 route")
-    assert is_overlay is (four_nodes.vm.topology.shape == "routed")
+async def test_everybody_follows_by_the_routes_that_flannel_made(four_nodes: FourNodeLab) -> None:
+    """By the nodes' addresses on one segment, else through flannel's overlay."""
+    is_overlay = four_nodes.vm.topology.shape == "routed"
+    target = four_nodes.cluster.nodes[four_nodes.away]
+    flannels = (target.pods.partition("/")[0], target.pods6.partition("/")[0])
+    next_hops = flannels if is_overlay else (target.address, target.address6)
 
-    async with four_nodes.carried("bird"):
+    async with four_nodes.carried("agents"):
         found = await trial.run(four_nodes)
+        bystander = four_nodes.cluster.nodes["node-c"]
+        families = four_nodes.vm.addresses.items()
+        ways = [bystander.run(f"ip -{family} route show {each}") for family, each in families]
 
     assert found.migrated.cutover is not None
     for name in ("outside", "outside v6", "pod", "pod v6"):
-        assert found.losses[name].outage_ms is not None, name
-    assert {found.losses[name].lost for name in ("TCP session", "TCP session v6")} == {0}
+        assert found.losses[name].outage_ms is not None, found.lines()
+    assert found.lost_after_switch < trial.AFTER_NS / 1e6, found.lines()
+    for way, next_hop in zip(ways, next_hops, strict=True):
+        assert f"via {next_hop} " in way.replace("inet6 ", ""), way
