@@ -7,13 +7,23 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
-from handover_api.configuration import Advertise, Settings
-from handover_nodeagent.commands.check import findings, programs, protocols, traps, workloads
+from handover_api.conditions import EndpointReason
+from handover_api.configuration import Advertise, Settings, SourceRedirect
+from handover_nodeagent.commands.check import (
+    findings,
+    forwarding,
+    programs,
+    protocols,
+    traps,
+    workloads,
+)
 from handover_nodeagent.commands.check.findings import Finding, fail, ok
 from handover_nodeagent.commands.check.workloads import Setting
-from handover_nodeagent.kernel import capabilities, route_lookup
+from handover_nodeagent.kernel import capabilities, route_lookup, tunnel
 from handover_nodeagent.kernel.arp_guard import rules
+from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.kernel.netlink.codec import ObservationError
+from handover_nodeagent.kernel.netlink.vxlan import Device
 from handover_nodeagent.kernel.nft import libnftables, names
 from handover_nodeagent.kernel.nft.process import NftProcess
 from handover_nodeagent.network.model import Link
@@ -22,6 +32,7 @@ from handover_nodeagent.network.model import Link
 _SOL_NETLINK: Final = 270
 _STRICT_CHECK: Final = 12
 _TRIAL: Final = "handover_check"
+_TRIAL_DEVICE: Final = "handover-check"
 # The administrator's file is read last, and so goes before the distribution's.
 _PROTOCOL_FILES: Final = ("/usr/share/iproute2/rt_protos", "/etc/iproute2/rt_protos")
 _SYSCTL: Final = Path("/proc/sys/net")
@@ -33,6 +44,10 @@ def observe(settings: Settings) -> Iterator[Finding]:
     yield from findings.attempt("AF_PACKET", lambda: [packets()])
     yield from findings.attempt("netlink", lambda: [strict_check()])
     yield from findings.attempt("nftables", nftables)
+    if settings.source_redirect is SourceRedirect.AUTO:
+        yield from findings.attempt("tunnel", lambda: tunnel_trial(settings.redirect_port))
+    yield from findings.attempt("conntrack", lambda: forwarding.conntrack(_tcp_loose()))
+    yield from findings.attempt("forward policy", lambda: forwarding.policies(ruleset()))
     try:
         yield from _network(settings)
     except ObservationError as error:
@@ -84,6 +99,39 @@ def nftables(library: str = libnftables.LIBRARY) -> Iterator[Finding]:
 def trial() -> str:
     """Write a transaction that needs all that the guard needs and leaves nothing."""
     return f"{rules.frame(_TRIAL)}delete table arp {_TRIAL}\n"
+
+
+def tunnel_trial(port: int) -> Iterator[Finding]:
+    """Make the tunnel under another name, where there is none; nothing of it is left."""
+    with Channel() as channel:
+        found = tunnel.observe(channel, tunnel.REDIRECT)
+        if isinstance(found, Device) and found.is_ours:
+            yield from forwarding.tunnel(None, f"{tunnel.REDIRECT} is there")
+            return
+        if isinstance(found, Device):
+            text = f"interface {tunnel.REDIRECT} is somebody else's"
+            yield from forwarding.tunnel(EndpointReason.DEVICE_TAKEN, text)
+            return
+        made = tunnel.ensure(channel, _TRIAL_DEVICE, port)
+        tunnel.remove(channel, _TRIAL_DEVICE)
+    if isinstance(made, tunnel.Refusal):
+        yield from forwarding.tunnel(made.reason, made.message)
+    else:
+        yield from forwarding.tunnel(None, f"it can be made, with UDP port {port}")
+
+
+def ruleset() -> str:
+    """Return all of nftables as JSON, "" where nobody can tell."""
+    with contextlib.closing(NftProcess(_TRIAL, libnftables.LIBRARY)) as process:
+        return process.show("list ruleset").text.decode()
+
+
+def _tcp_loose() -> int | None:
+    """Read the setting; None where conntrack is not loaded, or nobody may read it."""
+    try:
+        return int((_SYSCTL / "netfilter/nf_conntrack_tcp_loose").read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
 
 
 def _network(settings: Settings) -> Iterator[Finding]:

@@ -1,6 +1,7 @@
 """The checks on a real kernel: each trap is set, and each is found."""
 
 import contextlib
+import socket
 import subprocess
 from ipaddress import IPv4Address
 from pathlib import Path
@@ -9,10 +10,13 @@ import pytest
 from tests.nodeagent.node import Node
 from tests.nodeagent.privileges import without_privileges
 
-from handover_api.configuration import Advertise, Settings
+from handover_api.configuration import Advertise, Settings, SourceRedirect
 from handover_nodeagent.commands.check import surroundings
 from handover_nodeagent.commands.check.findings import Finding, Verdict
+from handover_nodeagent.kernel import tunnel
 from handover_nodeagent.kernel.arp_guard import rules
+from handover_nodeagent.kernel.netlink import vxlan
+from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.kernel.nft import libnftables
 from handover_nodeagent.kernel.nft.outcome import Answer
 from handover_nodeagent.kernel.nft.process import NftProcess
@@ -34,6 +38,7 @@ def test_a_plain_node_is_fine_and_left_as_it_was(node: Node) -> None:
     assert [one for one in found if one.verdict is not Verdict.OK and one.check != "BGP"] == []
     assert {one.check for one in found} == {
         *("privileges", "AF_PACKET", "netlink", "nftables", "nftables arp", "rp_filter"),
+        *("conntrack", "forward policy"),
         *("proxy_arp", "accept_ra", "rules", "protocol", "gateway MAC", "eBPF host routing", "BGP"),
     }
     assert node.run("nft list ruleset") == ""
@@ -180,3 +185,66 @@ def test_a_strict_filter_on_an_overlay_fails_before_the_first_migration(node: No
     # The greater of an interface's and all interfaces' counts.
     node.run("sysctl -qw net.ipv4.conf.all.rp_filter=2")
     assert verdicts(settings) == well
+
+
+REDIRECTING = Settings(source_redirect=SourceRedirect.AUTO)
+WITHOUT = ": migrations work, but lose what still arrives at the source after the switch"
+
+
+def test_a_tunnel_is_tried_and_nothing_of_it_is_left(node: Node) -> None:
+    before = node.run("ip link")
+    assert look("tunnel", REDIRECTING) == [(Verdict.OK, "it can be made, with UDP port 7472")]
+    assert node.run("ip link") == before
+    assert look("tunnel") == []
+
+
+def test_a_tunnel_that_is_there_is_left_alone(node: Node, channel: Channel) -> None:
+    tunnel.ensure(channel, tunnel.REDIRECT, 7472)
+    before = node.run("ip -d link show handover0")
+    assert look("tunnel", REDIRECTING) == [(Verdict.OK, "handover0 is there")]
+    assert node.run("ip -d link show handover0") == before
+
+
+def test_what_stands_in_a_tunnels_way_is_found(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.bind(("", 7472))
+        ((verdict, message),) = look("tunnel", REDIRECTING)
+    assert verdict is Verdict.WARN
+    assert message.startswith("UDP port 7472 is in use on this node")
+    with monkeypatch.context() as old:
+        old.setattr(vxlan, "_KIND", "nonesuch")
+        ((verdict, message),) = look("tunnel", REDIRECTING)
+    assert "this kernel has no VXLAN" in message
+    assert message.endswith(WITHOUT)
+    node.run("ip link add handover0 type bridge")
+    ((verdict, message),) = look("tunnel", REDIRECTING)
+    assert (verdict, message) == (
+        Verdict.WARN,
+        f"interface handover0 is somebody else's{WITHOUT}",
+    )
+
+
+def test_a_conntrack_that_takes_up_nothing_is_found(node: Node) -> None:
+    # With the first rule that asks it, conntrack watches this namespace.
+    node.run("nft add table inet theirs")
+    node.run("nft add chain inet theirs f { type filter hook forward priority 0; }")
+    node.run("nft add rule inet theirs f ct state invalid drop")
+    assert look("conntrack")[0][0] is Verdict.OK
+    Path("/proc/sys/net/netfilter/nf_conntrack_tcp_loose").write_text("0")
+    ((verdict, message),) = look("conntrack")
+    assert verdict is Verdict.WARN
+    assert message.startswith("tcp_loose is off")
+
+
+def test_a_policy_that_knows_established_connections_alone_is_found(node: Node) -> None:
+    node.run("nft add table inet theirs")
+    node.run("nft add chain inet theirs f { type filter hook forward priority 0; policy drop; }")
+    assert look("forward policy")[0][0] is Verdict.OK
+    node.run("nft add chain inet theirs known")
+    node.run("nft add rule inet theirs f jump known")
+    node.run("nft add rule inet theirs known ct state established,related accept")
+    ((verdict, message),) = look("forward policy")
+    assert verdict is Verdict.WARN
+    assert message.startswith("inet theirs f accepts only what is established")
+    node.run("nft add rule inet theirs f iifname tap0 accept")
+    assert look("forward policy")[0][0] is Verdict.OK
