@@ -73,6 +73,7 @@ class Distribution:
         self.strict_devices: frozenset[str] = frozenset()
         self._channel = channel
         self._speakers = speakers or Nobody()
+        self._spoken_for: dict[ObjectKey, Peer] = {}
         self._prepared: dict[ObjectKey, Prepared] = {}
         self._remembered: tuple[Heard, ...] = ()
         self._dirty: dict[IPAddress, None] = {}
@@ -135,15 +136,23 @@ class Distribution:
         """Take an advertised endpoint, and who speaks for it; or one of our own as it is now."""
         affected = self.resolver.put(endpoint)
         if endpoint.node != self.place.node:
-            self._speakers.know_advertised(endpoint.key, speaker)
+            self._let_speak(endpoint.key, speaker)
         self._touch(affected)
 
     def drop(self, key: ObjectKey) -> None:
         """Take the end of an endpoint."""
         self._touch(self.resolver.drop(key, self._now()))
         self._prepared.pop(key, None)
-        self._speakers.know_advertised(key, None)
+        self._let_speak(key, None)
         self._wanted.set()
+
+    def _let_speak(self, key: ObjectKey, speaker: Peer | None) -> None:
+        """Have an endpoint's HAVE believed by whom the API names; None: by nobody's word."""
+        if speaker:
+            self._spoken_for[key] = speaker
+        else:
+            self._spoken_for.pop(key, None)
+        self._speakers.know_advertised(key, speaker)
 
     # What a target's agent says.
 
@@ -286,8 +295,8 @@ class Distribution:
     def _fall_silent(self) -> None:
         """Have nobody's HAVE believed, and nobody hear of ours: nothing follows it here."""
         self._speakers.know_nodes({})
-        for endpoint in self.resolver.endpoints.values():
-            self._speakers.know_advertised(endpoint.key, None)
+        for key in tuple(self._spoken_for):
+            self._let_speak(key, None)
 
     def _rest(self) -> float:
         deadline = self.resolver.deadline()
@@ -312,6 +321,9 @@ class Distribution:
         nodes = self.resolver.nodes
         others = {name: one.addresses for name, one in nodes.items() if name != self.place.node}
         self._speakers.know_nodes(others)
+        # Told again now and then: the path may be another one by now.
+        for key, speaker in self._spoken_for.items():
+            self._speakers.know_advertised(key, speaker)
         metrics.NODES.set(len(others))
         await self._look_up()
         if self._now() >= self._surveyed_at + SURVEY or self._surveyed != nodes:

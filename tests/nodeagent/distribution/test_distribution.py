@@ -60,9 +60,11 @@ async def running(*, synced: bool = True) -> AsyncIterator[Distribution]:
         if synced:
             it.synced(Collection.NODES)
             it.synced(Collection.ENDPOINTS)
-        yield it
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+        try:
+            yield it
+        finally:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -91,7 +93,7 @@ async def test_a_have_moves_the_traffic_before_the_api_knows(nodes: ThreeNodes) 
         it.put(TARGET)
         await until(via(nodes, 1, 1025))
         assert [nodes.receiver(one) for one in BOTH] == ["a", "a"]
-        await until(lambda: bool(it._prepared))
+        await until(lambda: TARGET.key in it._prepared)
         it.bystander_has(TARGET.key, "m")
         # No turn of the loop was needed for that.
         assert nodes.routes(GUEST4)[0] == (513, "192.0.2.2")
@@ -371,7 +373,7 @@ async def test_what_was_heard_before_a_restart_counts(nodes: ThreeNodes) -> None
         it = Distribution(place, channel)
         fill(it, SOURCE, TARGET)
         async with kept(it):
-            await until(lambda: bool(it._prepared))
+            await until(lambda: TARGET.key in it._prepared)
             assert it.bystander_has(TARGET.key, "m")
             await until(lambda: bool(heard))
     assert heard == [((TARGET.key, "m"),)]
@@ -416,6 +418,8 @@ def fill(it: Distribution, *endpoints: Endpoint) -> None:
 async def kept(it: Distribution) -> AsyncIterator[None]:
     """Let it run."""
     task = asyncio.create_task(it.run())
-    yield
-    task.cancel()
-    await asyncio.gather(task, return_exceptions=True)
+    try:
+        yield
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
