@@ -1,7 +1,9 @@
 """What BIRD and FRR make of a redirect: a route of the agent's that leads to another node."""
 
 import asyncio
+import json
 import os
+import re
 import shutil
 import subprocess
 import tempfile
@@ -154,6 +156,34 @@ async def test_a_redirect_in_place_changes_nothing_at_the_router(
     assert seen == []
     assert mesh.heard() == before
     assert speaking.way(segment.router) == VIA_A
+
+
+async def test_a_speaker_shows_a_redirect_as_what_it_is_and_complains_of_nothing(
+    mesh: Mesh, directory: Path
+) -> None:
+    speaking.redirect(mesh.segment.a, NODE_B, NORMAL)
+    await asyncio.sleep(1)
+    node = mesh.speakers[1]
+    if isinstance(node, Frr):
+        # A direct route over the tunnel's device, no next hop to be resolved.
+        for command, address in zip(("ip", "ipv6"), ADDRESSES, strict=True):
+            (route,) = json.loads(node.ask(f"show {command} route {address} json")).popitem()[1]
+            (nexthop,) = route["nexthops"]
+            assert (route["protocol"], route["selected"]) == ("kernel", True)
+            assert (nexthop["interfaceName"], nexthop["active"]) == ("handover0", True)
+    else:
+        assert isinstance(node, Bird)
+        # As it was before: BIRD has not heard.
+        for address in ADDRESSES:
+            assert "dev vm" in node.ask("show", "route", "for", address, "all")
+    assert complaints(directory) == []
+
+
+def complaints(directory: Path) -> list[str]:
+    """Return the lines in which a speaker's log says that something is wrong."""
+    wrong = re.compile("error|warn|unresolved|invalid|fail", re.IGNORECASE)
+    logs = [log.read_text() for log in directory.rglob("*.log")]
+    return [line for said in logs for line in said.splitlines() if wrong.search(line)]
 
 
 async def test_a_redirect_by_a_gateway_takes_nothing_from_the_router(

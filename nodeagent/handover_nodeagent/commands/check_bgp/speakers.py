@@ -29,6 +29,9 @@ _UNIX: Final = Path("/proc/net/unix")
 _PROGRAMS: Final = frozenset({"bird", "bgpd"})
 # BIRD 1.6 runs once for each family, has no channels, and answers otherwise.
 _OLDEST: Final = 2
+# A running agent that observes everything anew removes routes of its number that no endpoint has,
+# as it should. It does so seldom: three times in a row is somebody else.
+_ATTEMPTS: Final = 3
 
 
 def discover() -> ControlSockets:
@@ -105,10 +108,8 @@ def _too_old(greeting: str) -> Finding | None:
 def _probe(
     bird: BirdSocket | None, frr: Frr | None, settings: Settings, interface: str
 ) -> Iterator[Finding]:
-    wanted = levels.of(settings)
     try:
-        with probe.placed(interface, settings.route_protocol, settings.route_table) as placed:
-            seen = experiment.run(placed, wanted, bird, frr)
+        seen = _look(bird, frr, settings, interface)
     except ProbeError as error:
         yield fail("probe", str(error), "CAP_NET_ADMIN is needed, and a free interface name")
         return
@@ -119,10 +120,21 @@ def _probe(
     if seen.removed:
         gone = ", ".join(level.prefix for level in seen.removed)
         text = f"somebody removed the probe's routes while the speaker was asked: {gone}"
-        remedy = "run it again: an agent that has just started removes what it does not know"
+        remedy = "find out who: an agent does so where it observes all anew, but not each time"
         yield fail("probe", text, remedy)
         return
     yield from judge(seen, settings)
+
+
+def _look(bird: BirdSocket | None, frr: Frr | None, settings: Settings, interface: str) -> Seen:
+    """Place the probe, again where somebody removes it meanwhile."""
+    attempt = 1
+    while True:
+        with probe.placed(interface, settings.route_protocol, settings.route_table) as placed:
+            seen = experiment.run(placed, levels.of(settings), bird, frr)
+        if not seen.removed or attempt == _ATTEMPTS:
+            return seen
+        attempt += 1
 
 
 def judge(seen: Seen, settings: Settings) -> Iterator[Finding]:

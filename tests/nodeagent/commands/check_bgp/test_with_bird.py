@@ -4,6 +4,7 @@ import asyncio
 import re
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from handover_lab.network.bird import Bird
 from handover_lab.testing import speaking
 from handover_lab.testing.speaking import BIRD
 from handover_nodeagent.commands.check.findings import Verdict
+from handover_nodeagent.commands.check_bgp.levels import Level
+from handover_nodeagent.commands.check_bgp.probe import Probe
 
 pytestmark = [
     pytest.mark.root,
@@ -203,3 +206,21 @@ def test_a_bird_in_a_container_is_asked_by_the_way_of_its_process(pair: Pair) ->
 
     assert not Path("/mnt/bird.ctl").exists()
     assert any("not established: to_router_4" in one.message for one in found)
+
+
+@pytest.mark.parametrize(("removals", "expected"), [(1, []), (9, ["probe"])])
+def test_a_probe_that_somebody_removes_is_placed_anew_but_not_for_ever(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch, removals: int, expected: list[str]
+) -> None:
+    speaks(pair, same)
+    left = iter(range(removals))
+    replace = Probe.replace
+
+    def remove(probe: Probe, wanted: Sequence[Level]) -> None:
+        replace(probe, wanted)
+        if next(left, None) is not None:
+            subprocess.run(["ip", "route", "delete", "192.0.2.88"], check=True)
+
+    monkeypatch.setattr(Probe, "replace", remove)
+
+    assert [one.check for one in pair.check(Settings())] == expected
