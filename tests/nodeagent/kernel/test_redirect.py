@@ -12,7 +12,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
-from ipaddress import IPv4Address
+from ipaddress import IPv4Address, ip_address
 from typing import Final
 
 import pytest
@@ -369,3 +369,23 @@ def test_the_tunnels_port_is_open_to_peers_alone(net: MigrationNet, version: int
         guest.settimeout(0.3)
         with pytest.raises(TimeoutError):
             guest.recv(64)
+
+
+@WHERE
+@BOTH
+def test_what_the_source_node_itself_sends_is_answered(
+    net: MigrationNet, address: IPAddress
+) -> None:
+    """By an address of its own: the tunnel's is the same on every node, and answers to nobody."""
+    with net.socket("g", address, socket.SOCK_DGRAM, 7) as guest:
+        guest.settimeout(5)
+        leave(net, address)
+        redirect(net, address, into_the_tunnel)
+        anywhere = ip_address("0.0.0.0" if address.version == 4 else "::")
+        with net.socket("a", anywhere, socket.SOCK_DGRAM) as node:
+            node.settimeout(5)
+            node.sendto(b"question", (str(address), 7))
+            text, asker = guest.recvfrom(64)
+            assert ip_address(asker[0]) == net.node_address("a", address.version)
+            guest.sendto(text, asker)
+            assert node.recv(64) == b"question"
