@@ -20,6 +20,8 @@ LAST_NODE_US: Final = 2000.0
 """What is to be reached on a machine that does nothing else; shown, and never a fault."""
 
 
+CALM_NS: Final = 1_000_000_000
+
 REPORTED: Final = {
     "reported_redirect_us_p50": "announcementToRedirectMicroseconds",
     "reported_last_node_us_p50": "announcementToLastNodeMicroseconds",
@@ -40,6 +42,8 @@ class Sample:
     tcp_gap_ms: float | None
     moments: Moments | None
     reported: Mapping[str, object] = field(default_factory=dict)
+    lost_before: int = 0
+    """In the second before it stopped, which no network has lost: the guest could not keep up."""
 
     @classmethod
     def of(
@@ -63,11 +67,19 @@ class Sample:
             measure.outage_ms(session, switchover),
             moments,
             reported,
+            max(lost_before(each, switchover) for each in pings),
         )
 
     def beyond_pause(self, silence_ms: float | None) -> float | None:
         """Return how much longer than the guest's pause a silence was."""
         return None if silence_ms is None else silence_ms - self.pause_ms
+
+
+def lost_before(pings: Sequence[Packet], switchover: Switchover) -> int:
+    """Count the unanswered pings of the second before the switchover could lose any."""
+    end = switchover.stopped_ns - measure.IN_FLIGHT_NS
+    before = measure.between(pings, end - CALM_NS, end)
+    return sum(packet.answered_ns is None for packet in before)
 
 
 def line(row: Row, family: int, samples: Sequence[Sample], wanted: int) -> Line:
@@ -127,7 +139,7 @@ def faults(lines: Sequence[Line]) -> Iterator[str]:
     for each in lines:
         name = title(each)
         if each["failed"]:
-            yield f"{name}: {each['failed']} migrations could not be measured"
+            yield f"{name}: {each['failed']} migrations could not be measured (a busy machine?)"
         if each["flows_that_never_came_back"]:
             yield f"{name}: {each['flows_that_never_came_back']} flows never came back"
         if not each["redirect"]:

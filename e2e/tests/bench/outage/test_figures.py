@@ -40,6 +40,16 @@ def test_whoever_lost_most_after_the_switch_counts() -> None:
     assert (sample.lost, sample.lost_after_switch) == (0, 5)
 
 
+def test_what_a_guest_loses_before_it_moves_is_no_networks() -> None:
+    late = Switchover(0, 900 * MS, 940 * MS)
+    flows = [packets(1, range(100, 103)), packets(1, range(845, 860))]
+    sample = Sample.of(flows, packets(20, range(0)), late, None, {})
+    # Five of the second flow were sent before any could have been on its way at the stop.
+    assert sample.lost_before == 5
+    assert Sample.of(flows[:1], packets(20, range(0)), late, None, {}).lost_before == 3
+    assert figures.lost_before(packets(1, range(900, 940)), late) == 0
+
+
 def test_a_flow_that_never_came_back_has_no_silence() -> None:
     sample = Sample.of([packets(1, range(100, 1000))], packets(20, range(0)), SWITCHOVER, None, {})
     assert sample.silence_ms is None
@@ -91,7 +101,7 @@ def test_what_reaches_all_has_no_fault() -> None:
     [
         (
             {"failed": 2},
-            "bird + redirect, segment, IPv4: 2 migrations could not be measured",
+            "bird + redirect, segment, IPv4: 2 migrations could not be measured (a busy machine?)",
         ),
         ({"lost_after_switch_max": 2}, "bird + redirect, segment, IPv4: 2 lost after the switch"),
         (
