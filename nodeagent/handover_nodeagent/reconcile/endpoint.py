@@ -89,8 +89,8 @@ class Endpoint:
     contested: str = ""
     # The peers were told in the very instant of the cutover, before its machine's step.
     is_told: bool = False
-    # By the API's word of which migration a peer has the guest, as far as it was acted upon.
-    confirmed_uid: str | None = None
+    # Which peer has the guest by the API's word, in which migration, as far as it was acted upon.
+    confirmed: tuple[str, str] | None = None
 
     @property
     def key(self) -> ObjectKey:

@@ -55,6 +55,7 @@ class Peers:
         """Be reached at *addresses* from the first :meth:`configure` on that wants it."""
         self._addresses, self._open = tuple(addresses), open_path
         self.ways.know_own(self._addresses)
+        self._enforcer.routes.known.speak_from(self._addresses)
 
     def configure(self) -> None:
         """Follow the configuration: whom an endpoint speaks to is found anew by :meth:`follow`."""

@@ -261,18 +261,19 @@ class Redirects:
         """Believe the API that a peer has the guest: once for each time that it says so."""
         uid = annotations.peer_live_from_annotations(endpoint.object.metadata.annotations)
         side = self._peers.side(endpoint.key)
-        if uid is None:
-            endpoint.confirmed_uid = None
-        is_news = uid is not None and uid != endpoint.confirmed_uid
+        peer = side.find(uid) if side and uid else None
+        # Another peer of the same migration may have it by now: the first of its name has.
+        said = (peer.uid, peer.endpoint) if peer else None
+        if said is None:
+            endpoint.confirmed = None
         is_current = self._endpoints.get(endpoint.key) is endpoint and not endpoint.is_paused
-        if uid is None or side is None or not (is_news and is_current and self._peers.is_on):
+        is_news = said != endpoint.confirmed and is_current and self._peers.is_on
+        if side is None or peer is None or not is_news:
             return
-        peer = side.find(uid)
         # Without a way nothing follows from it; it counts when there is one.
-        if peer is None or not isinstance(side.ways.get(peer), Redirection):
-            return
-        endpoint.confirmed_uid = uid
-        self._step(endpoint, side, peer, dataclasses.replace(_word(peer), is_confirmed=True))
+        if isinstance(side.ways.get(peer), Redirection):
+            endpoint.confirmed = said
+            self._step(endpoint, side, peer, dataclasses.replace(_word(peer), is_confirmed=True))
 
     def keep(self, endpoint: Endpoint, addresses: Iterable[IPAddress]) -> None:
         """Leave the redirect of a machine that needs it no more to senders that are late."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from handover_api.configuration import Settings
 from handover_nodeagent.kernel.foreign_route import PARKING_TABLE, Foreign
-from handover_nodeagent.kernel.netlink import rtmsg
+from handover_nodeagent.kernel.netlink import codec, rtmsg
 from handover_nodeagent.kernel.netlink.changes import RouteChanged
 from handover_nodeagent.network.model import IPAddress, Nexthop, Route, RouteKey
 from handover_nodeagent.routes.attributes import RouteAttributes
@@ -41,7 +41,15 @@ class KnownRoutes:
         self.foreign = ObservedForeign(settings)
         self.collisions = Collisions()
         self.attributes = RouteAttributes()
+        self._sources: dict[int, bytes] = {}
         self._settings = settings
+
+    def speak_from(self, addresses: Iterable[IPAddress]) -> None:
+        """Know the node's own addresses: of each family it speaks from the first to other nodes."""
+        self._sources = {
+            address.version: codec.attribute(rtmsg.SOURCE, address.packed)
+            for address in reversed(tuple(addresses))
+        }
 
     def configure(self, settings: Settings) -> None:
         """Go by other *settings*."""
@@ -74,6 +82,10 @@ class KnownRoutes:
 
     def complete(self, route: Route) -> Route:
         """Return *route* with what it is to carry beside its key: see ``attributes.py``."""
+        if route.way:
+            # Else the node's own processes would speak from the tunnel's address, as would others.
+            source = self._sources.get(route.address.version)
+            return self.attributes.complete(route, source, ())
         owners = self.foreign.carried(route.address, route.oif)
         return self.attributes.complete(route, owners, self.ours.of(route.address))
 

@@ -288,6 +288,14 @@ class TestSource:
         assert on.loop.redirects.peer_has(ObjectKey("default", "nobody"), "m1") is None
         assert on.state() == "Base"
 
+    async def test_the_node_itself_speaks_from_its_own_address(self, on: World) -> None:
+        """The kernel would choose the tunnel's, which is the same on all nodes."""
+        on.loop.peers.converse([ip_address("192.0.2.1")], SaidPath)
+        await to_redirected(on)
+        assert [line for line in on.routes() if "src 192.0.2.1" in line] == on.routes()
+        await on.at_rest()
+        assert "src 192.0.2.1" in on.node.run("ip route get 10.65.0.2")
+
     async def test_another_endpoints_route_stays_its_own(self, on: World) -> None:
         """Two of this node have the address: the younger has the route."""
         on.put(said="source", annotations=TARGET)
