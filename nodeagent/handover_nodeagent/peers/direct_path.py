@@ -114,6 +114,7 @@ class DirectPath:
         """
         new = tuple(_relation(key, role, peer, uid) for peer in peers) if role else ()
         old = self._relations.know_peers(key, new)
+        self._tell_again(one for one in new if one in old)
         if new == old:
             return
         now = self._now()
@@ -324,6 +325,18 @@ class DirectPath:
             proof = Proof(one.node, address, way, self.offset(one.public_key))
             self._sink.peer_proved(one.key, one.uid, proof)
         self._wind()
+
+    def _tell_again(self, relations: Iterable[Relation]) -> None:
+        """Say what is known of those that stay: who tells us of peers may know nothing of it."""
+        for one in relations:
+            contact = self._hellos.contact(one)
+            if contact is None:
+                continue
+            offset = self.offset(one.public_key)
+            for address, way in contact.proved:
+                self._sink.peer_proved(one.key, one.uid, Proof(one.node, address, way, offset))
+            if contact.is_silent:
+                self._sink.peer_silent(one.key, one.uid, one.node)
 
     def _work(self) -> None:
         """Do all that is due."""

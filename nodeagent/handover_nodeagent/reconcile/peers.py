@@ -107,13 +107,15 @@ class Peers:
         if not text:
             self.forget(endpoint.key)
             return None
-        if side is None or (side.role, side.text) != (role, text):
+        own_uid = assignment.migration_uid
+        if side is None or (side.role, side.uid, side.text) != (role, own_uid, text):
             if side:
                 self._leave(side)
             named = annotations.peers_from_annotations(said)
-            side = self._sides[endpoint.key] = Side(role, text, named, self._find_ways(named))
+            ways = self._find_ways(named)
+            side = self._sides[endpoint.key] = Side(role, own_uid, text, named, ways)
             if self.path and self.is_speaking:
-                self.path.know_peers(endpoint.key, role, named)
+                self.path.know_peers(endpoint.key, role, named, own_uid)
             self._loop.report((endpoint.key,))
         uid = endpoint.machine.uid
         if self.path and self.is_speaking and endpoint.machine.state is State.TARGET and uid:

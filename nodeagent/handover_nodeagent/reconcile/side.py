@@ -43,8 +43,10 @@ class Path(Protocol):
     def know_nodes(self, nodes: Mapping[str, tuple[IPAddress, ...]]) -> None:
         """Know the other nodes."""
 
-    def know_peers(self, key: ObjectKey, role: Role | None, peers: Iterable[Peer]) -> None:
-        """Know who may speak to the endpoint *key*, which has or had *role*."""
+    def know_peers(
+        self, key: ObjectKey, role: Role | None, peers: Iterable[Peer], uid: str | None
+    ) -> None:
+        """Know who may speak to the endpoint *key*, which has or had *role* in migration *uid*."""
 
     def forget(self, key: ObjectKey) -> None:
         """Know that the endpoint *key* is gone."""
@@ -69,9 +71,13 @@ class Prepared:
 
 @dataclass(slots=True)
 class Side:
-    """What is known of the other side of one endpoint; *ways* and *prepared* are by peer."""
+    """What is known of the other side of one endpoint; *ways* and *prepared* are by peer.
+
+    *role* and *uid* are the endpoint's own; a peer may be of a migration after that.
+    """
 
     role: Role | None
+    uid: str | None
     text: str
     peers: tuple[Peer, ...]
     ways: Mapping[Peer, Redirection | Refusal]

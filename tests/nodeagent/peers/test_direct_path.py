@@ -148,6 +148,21 @@ async def test_hellos_prove_each_address_and_compare_the_clocks(
     assert abs(offset.ahead_ns) <= offset.error_ns < SECOND
 
 
+async def test_who_names_a_peer_again_hears_again_what_is_proved_of_it(
+    agents: Callable[..., Agent], source: Agent, target: Agent
+) -> None:
+    """Whoever tells of peers begins anew with each change of them, another one's too."""
+    source.knows(target.peer())
+    target.knows(source.peer())
+    await until(lambda: len(target.proofs) == 2)
+    for named in ([source.peer()], [agents("c", SOURCE, Role.SOURCE).peer(), source.peer()]):
+        target.proofs.clear()
+        target.knows(*named)
+        assert {(proof.node, proof.address) for proof in target.proofs} == {
+            ("a", address) for address in addresses("a")
+        }
+
+
 async def test_who_knows_its_peer_later_has_the_other_ask_again(
     source: Agent, target: Agent
 ) -> None:
@@ -202,6 +217,8 @@ async def test_a_blocked_port_makes_the_peer_silent_and_an_open_one_heals_it(
     target.knows(source.peer())
     await until(lambda: target.silent)
     assert target.silent == ["a"]
+    target.knows(source.peer())
+    assert target.silent == ["a", "a"], "told again"
     assert all(contact.is_silent for contact in target.path.contact(TARGET))
     net.run("a", "nft flush ruleset")
     await until(lambda: target.proofs)

@@ -62,6 +62,7 @@ class SaidPath:
     def __init__(self) -> None:
         self.said: list[tuple[str, str]] = []
         self.known: dict[ObjectKey, tuple[Role | None, tuple[Peer, ...]]] = {}
+        self.own_uids: dict[ObjectKey, str | None] = {}
         self.reached_at: tuple[tuple[IPAddress, ...], int] = ((), 0)
         self.tunnel: InnerRoutes | None = None
         self.advertised: list[tuple[ObjectKey, Peer | None]] = []
@@ -89,8 +90,11 @@ class SaidPath:
     def know_nodes(self, nodes: Mapping[str, tuple[IPAddress, ...]]) -> None:
         self.nodes = nodes
 
-    def know_peers(self, key: ObjectKey, role: Role | None, peers: Iterable[Peer]) -> None:
+    def know_peers(
+        self, key: ObjectKey, role: Role | None, peers: Iterable[Peer], uid: str | None
+    ) -> None:
         self.known[key] = (role, tuple(peers))
+        self.own_uids[key] = uid
 
     def forget(self, key: ObjectKey) -> None:
         self.known.pop(key, None)
@@ -313,6 +317,7 @@ class TestTarget:
         on.put(said="target", annotations=SOURCE)
         await on.until_listening()
         assert ("prepare", "m1") in on.loop.peers.path.said  # type: ignore[union-attr]
+        assert on.loop.peers.path.own_uids == {KEY: "m1"}  # type: ignore[union-attr]
         on.announce()
         assert said(on) == [("have", "m1")]
         assert any("metric 512" in line for line in on.routes())
