@@ -281,7 +281,11 @@ def values_for(carrier: Carrier) -> tuple[str, ...]:
     if carrier == "frr":
         names = ("ipv4ElevatedRoutePriority", "ipv6ElevatedRoutePriority")
         return tuple(f"configuration.{name}={carriers.BELOW_ZEBRA}" for name in names)
-    return (f"configuration.advertise={carriers.ADVERTISE[carrier]}",)
+    # The router goes on sending to the node where the VM was first: that one sends on.
+    return (
+        f"configuration.advertise={carriers.ADVERTISE[carrier]}",
+        "configuration.sourceRedirect=auto",
+    )
 
 
 def explain(screen: Screen, cluster: Cluster, hints: Sequence[str]) -> None:

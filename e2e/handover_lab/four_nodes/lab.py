@@ -22,6 +22,7 @@ from handover_lab.facts import Fact, Route, Traffic
 from handover_lab.four_nodes import cluster as four_nodes
 from handover_lab.four_nodes.cluster import BYSTANDERS, SIDES
 from handover_lab.four_nodes.cni import Cni, Kindnet
+from handover_lab.guest import cpu_share
 from handover_lab.guest.qemu import Nic, VmSpec
 from handover_lab.guest.vm import FlowSpec, Vm
 from handover_lab.guest.vm import Topology as Places
@@ -132,6 +133,8 @@ class FourNodeLab(Lab):
             for name in cluster.nodes.keys() - set(SIDES):
                 lab.add_pod(name, ends)
             vm.clients["pod"] = lab.pods[BYSTANDERS[0]]
+            # Agents that start would take it from the guest, which then loses packets itself.
+            ends.enter_context(cpu_share.reserved(vm))
             await vm.boot(SIDES[0])
             await lab.serve()
             yield lab

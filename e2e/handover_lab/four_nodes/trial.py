@@ -23,6 +23,7 @@ SETTLED_NS: Final = 700_000_000
 AFTER_NS: Final = 2_000_000_000
 """So long a rate is taken after that."""
 
+TUNNEL: Final = "dev handover0 "
 DIRECTIONS: Final[tuple[Direction, ...]] = ("download", "upload")
 NUMBERS: Final = itertools.count(1)
 
@@ -34,33 +35,46 @@ class Trial:
     migrated: Migrated
     losses: Mapping[str, Loss]
     """By the flow of packets."""
-    undelivered: Mapping[str, int]
-    """By the flow of pings: those lost after the switch that never came to the VM's interface.
+    undelivered: Mapping[str, tuple[int, ...]]
+    """By the flow of pings: when those were sent that never came to the VM, after the switch.
 
     What came there and has no answer, an emulated guest that is short of a processor has lost.
     """
     shares: Mapping[str, float]
     """By the TCP stream or session: its rate after the switch, of the one before."""
+    redirected_ns: int | None
+    """When the source began to send on what still came; None: it did not."""
     last_node_us: float | None
     """From the target's route to the last bystander's; None: not all have one of their own."""
 
     @property
     def lost_after_switch(self) -> int:
         """The most that the network has lost of a flow of pings once the guest ran again."""
-        return max(self.undelivered.values())
+        return self.lost_since(0)
+
+    def lost_since(self, at_ns: int) -> int:
+        """Return the most that the network has lost of a flow's pings that were sent since then."""
+        return max(sum(sent >= at_ns for sent in flow) for flow in self.undelivered.values())
+
+    @property
+    def redirect_us(self) -> float | None:
+        """How long after the guest ran again the source began to send on."""
+        resumed = self.migrated.move.switchover.resumed_ns
+        return None if self.redirected_ns is None else (self.redirected_ns - resumed) / 1e3
 
     def lines(self) -> list[str]:
         """Say in a few lines how it went."""
         switchover = self.migrated.move.switchover
         lost = {name: (each.lost, each.lost_after_switch) for name, each in self.losses.items()}
+        network = {name: len(sent) for name, sent in self.undelivered.items()}
         shares = {name: round(share, 2) for name, share in self.shares.items()}
         cutover = self.migrated.cutover
         return [
             f"pause {switchover.pause_ms:.0f} ms, {cutover}",
             f"lost, lost after the switch: {lost}",
-            f"of these by the network: {dict(self.undelivered)}",
+            f"of these by the network: {network}",
             f"rate after the switch: {shares}",
-            f"last bystander after {self.last_node_us} us",
+            f"last bystander after {self.last_node_us} us, redirect after {self.redirect_us} us",
         ]
 
 
@@ -97,7 +111,9 @@ async def run(
         name: lost_on_the_way(recordings[name], migrated.move, came[name]) for name in came
     }
     shares = shares_of(migrated.move.switchover, began_ns, recordings, progress)
-    return Trial(migrated, losses, undelivered, shares, last_node_us(lab, migrated))
+    redirected_ns = first_redirect_ns(lab, migrated.move)
+    last_us = last_node_us(lab, migrated)
+    return Trial(migrated, losses, undelivered, shares, redirected_ns, last_us)
 
 
 async def start_streams(lab: FourNodeLab) -> dict[str, Stream]:
@@ -112,14 +128,28 @@ async def start_streams(lab: FourNodeLab) -> dict[str, Stream]:
     return streams
 
 
-def lost_on_the_way(recording: Recording, move: Move, came: frozenset[int]) -> int:
-    """Count the pings that were sent after the switch, have no answer and never came."""
-    return sum(
-        packet.answered_ns is None
+def lost_on_the_way(recording: Recording, move: Move, came: frozenset[int]) -> tuple[int, ...]:
+    """Return when the pings were sent, after the switch, that have no answer and never came."""
+    return tuple(
+        packet.sent_ns
+        for number, packet in enumerate(recording.packets())
+        if packet.answered_ns is None
         and move.switchover.resumed_ns <= packet.sent_ns < move.ended_ns
         and number % WRAP not in came
-        for number, packet in enumerate(recording.packets())
     )
+
+
+def first_redirect_ns(lab: FourNodeLab, move: Move) -> int | None:
+    """Return when the source first had a route through the tunnel to the target."""
+    redirects = (
+        route.at_ns
+        for route in lab.routes
+        if route.node == move.source
+        and route.present
+        and TUNNEL in route.how
+        and route.at_ns >= move.switchover.stopped_ns
+    )
+    return next(redirects, None)
 
 
 def shares_of(

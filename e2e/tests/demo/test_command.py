@@ -99,7 +99,7 @@ def test_report_and_picture_are_written_and_named(
     ("bgp", "values"),
     [
         ("bird", ()),
-        ("none", ("configuration.advertise=agents",)),
+        ("none", ("configuration.advertise=agents", "configuration.sourceRedirect=auto")),
         (
             "frr",
             (
