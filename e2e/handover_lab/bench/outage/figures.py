@@ -38,12 +38,15 @@ class Sample:
     pause_ms: float
     lost: int
     lost_after_switch: int
+    """Sent once the agents had done their part: the target's route was in, and the redirect."""
     silence_ms: float | None
     tcp_gap_ms: float | None
     moments: Moments | None
     reported: Mapping[str, object] = field(default_factory=dict)
     lost_before: int = 0
     """In the second before it stopped, which no network has lost: the guest could not keep up."""
+    lost_after_resume: int = 0
+    """Those too that met a source which could not know so far that its guest had gone."""
 
     @classmethod
     def of(
@@ -62,17 +65,29 @@ class Sample:
         return cls(
             switchover.pause_ms,
             loss.lost,
-            max(each.lost_after_switch for each in (loss, *others)),
+            max(lost_since(each, switched_ns(switchover, moments)) for each in pings),
             loss.outage_ms,
             measure.outage_ms(session, switchover),
             moments,
             reported,
             max(lost_before(each, switchover) for each in pings),
+            max(each.lost_after_switch for each in (loss, *others)),
         )
 
     def beyond_pause(self, silence_ms: float | None) -> float | None:
         """Return how much longer than the guest's pause a silence was."""
         return None if silence_ms is None else silence_ms - self.pause_ms
+
+
+def switched_ns(switchover: Switchover, moments: Moments | None) -> int:
+    """Return when the agents had done all that they do; what was not seen took no time."""
+    seen = (moments.routed_ns, moments.redirected_ns) if moments else ()
+    return max((switchover.resumed_ns, *(at_ns for at_ns in seen if at_ns is not None)))
+
+
+def lost_since(pings: Sequence[Packet], since_ns: int) -> int:
+    """Count the unanswered pings that were sent since then."""
+    return sum(packet.answered_ns is None and packet.sent_ns >= since_ns for packet in pings)
 
 
 def lost_before(pings: Sequence[Packet], switchover: Switchover) -> int:
@@ -103,6 +118,8 @@ def line(row: Row, family: int, samples: Sequence[Sample], wanted: int) -> Line:
         "lost_median": _p50(sample.lost for sample in samples),
         "lost_after_switch_max": max(lost, default=None),
         "lost_after_switch_median": _p50(lost),
+        "lost_after_resume_max": max((each.lost_after_resume for each in samples), default=None),
+        "lost_after_resume_median": _p50(each.lost_after_resume for each in samples),
         "silence_minus_pause_ms_median": _p50(silences),
         "silence_minus_pause_ms_max": max(silences, default=None),
         "tcp_gap_minus_pause_ms_median": _p50(

@@ -20,6 +20,7 @@ COLUMNS: Final = (
     ("pause\nms", "pause_ms_median", 1.0),
     ("silence\nless pause", "silence_minus_pause_ms_median", 1.0),
     ("lost", "lost_median", 1.0),
+    ("after\nRESUME", "lost_after_resume_median", 1.0),
     ("after the\nswitch", "lost_after_switch_median", 1.0),
     ("most", "lost_after_switch_max", 1.0),
     ("TCP gap\nless pause", "tcp_gap_minus_pause_ms_median", 1.0),
@@ -31,6 +32,10 @@ COLUMNS: Final = (
 )
 """Heads, what of a line is below them, and times what: all times are shown in ms."""
 
+SWITCH: Final = (
+    "  After the switch: sent once the target's route was in, and the source's redirect where there"
+    " is one."
+)
 TITLE: Final = "A VM moves, and its network follows: what was lost, whatever carries the routes"
 FOOTNOTE: Final = (
     "Real QEMU guests between nodes of one machine; pings every millisecond from outside of the"
@@ -78,6 +83,7 @@ def cell(value: object, factor: float) -> str:
 def show(lines: Sequence[Line], console: Console) -> None:
     """Print the table, and what of it is reached."""
     console.print(table(lines))
+    console.print(SWITCH)
     for sentence, is_reached in targets(lines):
         mark, color = ("✓", "green") if is_reached else ("✗", "red")
         console.print(f"  {mark} {sentence}", style=color)

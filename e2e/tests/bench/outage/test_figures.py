@@ -34,6 +34,19 @@ def test_a_migration_is_measured_by_its_pings_and_its_session() -> None:
     assert sample.beyond_pause(sample.tcp_gap_ms) == 80.0
 
 
+def test_the_switch_is_when_the_agents_have_done_their_part() -> None:
+    flows = [packets(1, range(100, 143))]
+    for moments, after in (
+        (None, 3),
+        (Moments(140 * MS), 3),
+        (Moments(140 * MS, routed_ns=141 * MS), 2),
+        (Moments(140 * MS, routed_ns=141 * MS, redirected_ns=142 * MS), 1),
+        (Moments(140 * MS, routed_ns=141 * MS, redirected_ns=143 * MS), 0),
+    ):
+        sample = Sample.of(flows, packets(20, range(0)), SWITCHOVER, moments, {})
+        assert (sample.lost_after_switch, sample.lost_after_resume) == (after, 3)
+
+
 def test_whoever_lost_most_after_the_switch_counts() -> None:
     flows = [packets(1, range(0)), packets(4, range(100, 160))]
     sample = Sample.of(flows, packets(20, range(0)), SWITCHOVER, None, {})
