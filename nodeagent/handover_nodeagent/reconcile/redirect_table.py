@@ -5,7 +5,7 @@ route nor guest waits for it: what is to be there in time is asked for before a 
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from collections.abc import Set as AbstractSet
 from typing import Final
 
@@ -117,6 +117,10 @@ class RedirectTableReconciler:
             self._repairs.cancel()
             if watch:
                 watch.close()
+
+    async def forwarded(self) -> Mapping[IPAddress, int]:
+        """Return how many packets for each redirected address came since it is one."""
+        return await self._table.forwarded()
 
     async def remove(self) -> Outcome:
         """Take the whole table away."""

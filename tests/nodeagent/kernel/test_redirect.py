@@ -30,6 +30,7 @@ from handover_nodeagent.network.model import Encapsulated, IPAddress, Route, Via
 
 pytestmark = pytest.mark.root
 
+Lead = Callable[[MigrationNet, IPAddress], Route]
 BOTH = pytest.mark.parametrize("address", VM, ids=["IPv4", "IPv6"])
 WHERE = pytest.mark.parametrize("net", [False, True], indirect=True, ids=["one segment", "routed"])
 INVALID: Final = """
@@ -77,12 +78,15 @@ def into_the_tunnel(net: MigrationNet, address: IPAddress) -> Route:
     return dataclasses.replace(served(net, "a", address), oif=index, way=way)
 
 
+def into_the_other_family(net: MigrationNet, address: IPAddress) -> Route:
+    """By the other family's addresses of the nodes: the tunnel carries both over either."""
+    way = Encapsulated(net.node_address("b", 10 - address.version))
+    return dataclasses.replace(into_the_tunnel(net, address), way=way)
+
+
 def over_the_link(net: MigrationNet, address: IPAddress) -> Route:
     way = Via(net.node_address("b", address.version))
     return dataclasses.replace(served(net, "a", address), oif=net.index("a", "eth"), way=way)
-
-
-Lead = Callable[[MigrationNet, IPAddress], Route]
 
 
 def leave(net: MigrationNet, address: IPAddress) -> None:
@@ -123,13 +127,14 @@ def test_after_the_redirect_no_packet_is_lost(
     assert flood.missing(first) == []
 
 
-@pytest.mark.parametrize("address", VM, ids=["IPv4", "IPv6"])
-def test_over_one_link_a_plain_next_hop_loses_none_either(
-    net: MigrationNet, address: IPAddress
+@BOTH
+@pytest.mark.parametrize("lead", [into_the_other_family, over_the_link])
+def test_whatever_the_way_no_packet_is_lost(
+    net: MigrationNet, address: IPAddress, lead: Lead
 ) -> None:
     with Flood(net, address) as flood:
         leave(net, address)
-        redirect(net, address, over_the_link)
+        redirect(net, address, lead)
         first = flood.sent
         time.sleep(0.3)
     assert flood.missing(first) == []

@@ -82,6 +82,7 @@ async def test_a_tunnel_is_bounded_from_its_making_to_its_end(table: Table) -> N
     assert '"tap0"' in table.listed()
     table.it.want(PEERS, frozenset({V4, V6}))
     await table.until(lambda text: "fd00:65::2" in text)
+    assert await table.it.forwarded() == {V4: 0, V6: 0}
     table.ports.add("tap1")
     table.it.touch()
     await table.until(lambda text: '"tap1"' in text)
