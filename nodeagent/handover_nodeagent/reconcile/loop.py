@@ -404,6 +404,10 @@ class Reconciler:
                 reason = EndpointReason.INTERNAL_ERROR
                 self.publisher.unstarted(Reported.of(obj), reason, trouble)
 
+    def peers_changed(self) -> None:
+        """Know that other nodes may send on to guests here than before."""
+        self.redirects.enclose_soon()
+
     def asked(self, key: ObjectKey, uid: str, count: int) -> None:
         """Know to how many nodes it was said that an endpoint has the guest."""
         self.figures.asked(key, uid, count)

@@ -27,7 +27,10 @@ from handover_nodeagent.reconcile.ways import Ways
 
 
 class Loop(Protocol):
-    """Who brings statuses up to date, and measures."""
+    """Who brings statuses up to date, measures, and lets the firewall follow."""
+
+    def peers_changed(self) -> None:
+        """Know that other nodes may send on to guests here than before."""
 
     def asked(self, key: ObjectKey, uid: str, count: int) -> None:
         """Know to how many nodes it was said that an endpoint has the guest."""
@@ -135,7 +138,11 @@ class Peers:
         for address in {one for each in side.peers for one in each.addresses}:
             if address in self._left:
                 self._left.pop(address).cancel()
-            self._left[address] = loop.call_later(time, self._left.pop, address, None)
+            self._left[address] = loop.call_later(time, self._end, address)
+
+    def _end(self, address: IPAddress) -> None:
+        del self._left[address]
+        self._loop.peers_changed()
 
     def find_again(self) -> Iterable[tuple[ObjectKey, Side]]:
         """Find all ways anew, and return whose they are."""

@@ -108,10 +108,19 @@ class Redirects:
         self._turn = None
         # Never before its route: the guest's own answers from here would go untracked.
         sent_on = frozenset[IPAddress]().union(*self._sent_on.values())
-        sent_on |= {route.address for route in self._remaining.routes}
+        sent_on |= {
+            route.address for route in self._remaining.routes if not self._expects(route.address)
+        }
         has_tunnel = self._peers.ways.device is not None
         table = self._enforcer.redirect_table
         table.want(self._peers.addresses, sent_on, has_tunnel=has_tunnel)
+
+    def _expects(self, address: IPAddress) -> bool:
+        """Tell whether the guest may be here any moment, or is: then its answers are tracked.
+
+        The table follows late: a set that still had the address would have them dropped as invalid.
+        """
+        return bool(self._routes.desired.endpoints_with([address]) - self._sent_on.keys())
 
     def refresh(self) -> None:
         """Find all ways anew: a device, an address or a route is not what it was."""

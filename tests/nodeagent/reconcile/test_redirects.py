@@ -361,6 +361,21 @@ class TestEnd:
         await on.shows(PRIVATE)
         await on.shows()
 
+    async def test_late_packets_go_untracked_until_then(self, on: World) -> None:
+        """This node sees one direction of their connections only."""
+        address = ip_address("10.65.0.2")
+        table = on.loop.enforcer.redirect_table
+        await to_redirected(on)
+        await on.until(lambda: table._redirected == {address})
+        assert table._peers == {ip_address(B)}
+        on.delete()
+        await on.shows(PRIVATE)
+        await asyncio.sleep(0.05)
+        assert table._redirected == {address}
+        await on.shows()
+        await on.until(lambda: not table._redirected)
+        await on.until(lambda: not table._peers)
+
     async def test_a_restart_keeps_its_end(self, on: World) -> None:
         await to_redirected(on)
         on.delete()
@@ -384,6 +399,8 @@ class TestEnd:
         await on.until_listening()
         assert on.state() == "Target"
         await on.shows(PRIVATE)
+        # Its guest's answers are to be tracked from the first one on.
+        await on.until(lambda: not on.loop.enforcer.redirect_table._redirected)
         on.announce()
         assert any("metric 512" in line for line in on.routes())
 
