@@ -74,6 +74,9 @@ class Uninstall:
         reconciler.enforcer.hold()
         endpoints = tuple(reconciler.endpoints.values())
         reconciler.orphans.close()
+        reconciler.remaining.close()
+        # Nobody is to send on to a node that answers for nothing any more.
+        reconciler.peers.close()
         for endpoint in endpoints:
             reconciler.retire(endpoint)
         silent = {
