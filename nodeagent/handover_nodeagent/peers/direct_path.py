@@ -228,18 +228,18 @@ class DirectPath:
         self._wind()
 
     def _peers(self, key: ObjectKey) -> list[Recipient]:
-        """Return all peers, of other migrations, too; each hears it at an address that answers."""
-        found = []
-        for one in self._relations.peers(key):
-            contact = self._hellos.contact(one)
-            proved = (
-                {address for address, way in contact.proved if way is Way.PLAIN}
-                if contact
-                else set()
-            )
-            addresses = [each for each in one.addresses if each in proved][:1] or one.addresses
-            found.append(Recipient(one.node, _destinations(one, addresses), one))
-        return found
+        """Return all peers, of other migrations, too."""
+        relations = self._relations.peers(key)
+        return [Recipient(one.node, self._reached(one), one) for one in relations]
+
+    def _reached(self, one: Relation) -> tuple[Destination, ...]:
+        """Return the first of a peer's addresses that has answered; all, where none has."""
+        contact = self._hellos.contact(one)
+        proved = contact.proved if contact else ()
+        for address in one.addresses:
+            if (address, Way.PLAIN) in proved:
+                return (Destination(address, one.port),)
+        return tuple(Destination(address, one.port) for address in one.addresses)
 
     def _accept(self, accepted: Accepted, datagram: Datagram) -> None:
         message = accepted.message
@@ -311,8 +311,8 @@ class DirectPath:
             body = HelloAnswer(way, said, datagram.received_ns, time.time_ns())
             _, octets = self._signer.sign(Kind.HELLO_ANSWER, body, one.subject, nonce)
             # The tunnel does not say from where; the answer goes by the plain path.
-            addresses = one.addresses if datagram.source is None else (datagram.source,)
-            for destination in _destinations(one, addresses):
+            to = Destination(datagram.source, one.port) if datagram.source else None
+            for destination in (to,) if to else self._reached(one):
                 self._send(octets, destination)
             self._hellos.heard(one, self._now())
             self._wind()
@@ -409,7 +409,3 @@ class DirectPath:
 def _relation(key: ObjectKey, role: Role | None, peer: Peer, uid: str | None = None) -> Relation:
     about = (key, role, uid or peer.uid, peer.uid, peer.endpoint, peer.node, peer.role)
     return Relation(*about, public_key=peer.key, addresses=peer.addresses, port=peer.port)
-
-
-def _destinations(one: Relation, addresses: Iterable[IPAddress]) -> tuple[Destination, ...]:
-    return tuple(Destination(address, one.port) for address in addresses)

@@ -40,6 +40,11 @@ SIGNATURES_OF_PEERS: Final = (400.0, 256)
 """The same for all peers of our own endpoints: 4 % of a processor."""
 SIGNATURES_OF_BYSTANDERS: Final = (200.0, 256)
 """The same for all who speak of other nodes' endpoints: they take nothing from the peers."""
+HELLOS: Final = (200.0, 256)
+"""HELLOs and their answers of one source that are verified. Apart from all else: twenty guests that
+go from node to node at once ask a hundred times, and must not keep a HAVE from being believed."""
+HELLOS_OF_ALL: Final = (400.0, 512)
+"""The same for all sources."""
 REMEMBERED: Final = 2048
 """Sequences that are kept: of a peer that is forgotten, too, since the API may name it again."""
 _ANSWERS: Final = frozenset({Kind.ACK, Kind.HELLO_ANSWER})
@@ -109,6 +114,8 @@ class Trust:
         self._arrivals = Buckets[Source](*ARRIVALS)
         self._strangers = Bucket(*STRANGERS)
         self._signatures = Buckets[Source](*SIGNATURES)
+        self._hellos = Buckets[Source](*HELLOS)
+        self._of_hellos = Bucket(*HELLOS_OF_ALL)
         self._of_peers = Bucket(*SIGNATURES_OF_PEERS)
         self._of_bystanders = Bucket(*SIGNATURES_OF_BYSTANDERS)
 
@@ -200,7 +207,7 @@ class Trust:
         if latest and not is_repeat and (header.boot, header.sequence) <= latest.order:
             return Refused.SEQUENCE
         # A repeat costs its answer, which is no less.
-        if not self._may_verify(relations, source, now):
+        if not self._may_verify(message, relations, source, now):
             return Refused.BUDGET
         if is_repeat:
             # Its signature was verified with the first of them.
@@ -212,10 +219,14 @@ class Trust:
         self._learn_said(message, relations)
         return Accepted(message, relations)
 
-    def _may_verify(self, relations: Iterable[Relation], source: Source, now: float) -> bool:
+    def _may_verify(
+        self, message: Signed, relations: Iterable[Relation], source: Source, now: float
+    ) -> bool:
+        # First the source's own, so that one that has spent it takes nothing from the others.
+        if isinstance(message.body, messages.Hello | messages.HelloAnswer):
+            return self._hellos.try_take(source, now) and self._of_hellos.try_take(now)
         is_bystanders = all(one.is_bystanders for one in relations)
         of_all = self._of_bystanders if is_bystanders else self._of_peers
-        # First the source's own, so that one that has spent it takes nothing from the others.
         return self._signatures.try_take(source, now) and of_all.try_take(now)
 
     def _learn_said(self, message: Signed, relations: tuple[Relation, ...]) -> None:

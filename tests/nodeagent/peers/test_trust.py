@@ -375,6 +375,29 @@ def test_all_strangers_together_have_one_budget() -> None:
     assert is_accepted(it.judge(it.peer.say(Kind.HAVE)))
 
 
+def test_hellos_have_a_budget_of_their_own() -> None:
+    it = Judge()
+    for _ in range(200):
+        assert is_accepted(it.judge(it.peer.say(Kind.HELLO, Hello(Way.PLAIN, 0))))
+    assert is_accepted(it.judge(it.peer.say(Kind.HAVE)))
+
+
+def test_wrong_hellos_cost_no_more_than_their_budget() -> None:
+    it = Judge()
+    forged = _flip(it.peer.say(Kind.HELLO, Hello(Way.PLAIN, 0)))
+    through = _flip(it.peer.say(Kind.HELLO, Hello(Way.TUNNEL, 0)))
+    now = NOW
+    for _ in range(1000):
+        # No flood, which would not be read.
+        now += 0.001
+        it.judge(forged, AT_B, now)
+        it.judge(forged, AT_B6, now)
+        it.judge(through, None, now)
+    assert it.verified <= trust.HELLOS_OF_ALL[1] + trust.HELLOS_OF_ALL[0] * (now - NOW)
+    assert it.judge(forged, AT_B, now) is Refused.BUDGET
+    assert is_accepted(it.judge(it.peer.say(Kind.HAVE), AT_B, now))
+
+
 def test_repeats_cost_no_more_than_signatures() -> None:
     it = Judge()
     have = it.peer.say(Kind.HAVE)
