@@ -445,7 +445,7 @@ class Reconciler:
                 endpoint.object,
                 endpoint.machine.state,
                 endpoint.machine.assignment.role,
-                [route.address for route in described.routes],
+                [route.address for route in (*described.routes, *described.redirects)],
             ),
             strict_devices=self.advertising.strict_devices,
             unreachable=self.advertising.unreachable,
