@@ -10,7 +10,7 @@ import handover_nodeagent
 ONLY_CHECK: Final = "handover_nodeagent.commands.check.observation"
 """Imported by the check command while it runs."""
 ONLY_CHECK_BGP: Final = frozenset(
-    f"handover_nodeagent.commands.check_bgp.{name}" for name in ("probe", "speakers")
+    f"handover_nodeagent.commands.check_bgp.{name}" for name in ("experiment", "probe", "speakers")
 )
 """Imported by the check-bgp command while it runs: who changes a route there judges by pyroute2."""
 
