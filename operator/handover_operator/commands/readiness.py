@@ -42,6 +42,8 @@ AGENT_RIGHTS: Final = (
     Right(names.GROUP, names.WORKLOAD_ENDPOINTS, "", "watch"),
     Right(names.GROUP, names.WORKLOAD_ENDPOINTS, "status", "patch"),
     Right("", "events", "", "create"),
+    Right("", "nodes", "", "list"),
+    Right("", "nodes", "", "watch"),
 )
 
 
