@@ -199,6 +199,22 @@ def start(flooder: Path, wire: Wire) -> subprocess.Popen[bytes]:
         return subprocess.Popen([flooder, "flood", "eth", "udp", str(PER_SECOND)])
 
 
+def received() -> int:
+    """Return how many frames have come from the guest."""
+    lines = Path("/proc/thread-self/net/dev").read_text().splitlines()
+    (line,) = (line for line in lines if line.strip().startswith("tap:"))
+    return int(line.split()[2])
+
+
+def sent_after() -> int:
+    """Wait for one more frame; return when none of it had come so far."""
+    before = now = time.time_ns()
+    count = received()
+    while received() == count:
+        before, now = now, time.time_ns()
+    return before
+
+
 async def spent(seconds: float) -> float:
     """Return what of a processor this thread uses in so many seconds of the loop."""
     before = time.thread_time()
@@ -216,7 +232,8 @@ async def test_a_flood_costs_the_loop_no_more_than_silence_and_its_end_is_known(
     flood = start(flooder, wire)
     await asyncio.sleep(1)
     flooded = min([await spent(0.5) for _ in range(3)])
-    alive = time.time_ns()
+    # On a busy machine the flood itself waits for a processor now and then.
+    alive = sent_after()
     await asyncio.to_thread(flood.kill)
     await asyncio.to_thread(flood.wait)
     ended = time.time_ns()
@@ -225,5 +242,5 @@ async def test_a_flood_costs_the_loop_no_more_than_silence_and_its_end_is_known(
     assert flooded < 10 * max(silent, 0.0005)
     # It was thinned: in one ring no more than a two-hundredth of a second would fit.
     assert 0 < last.error_ns < 20_000_000
-    # On a busy machine the flood itself may have waited for a processor when it ended.
-    assert alive - last.error_ns - 50_000_000 <= last.at_ns <= ended
+    # One gap in twenty is longer than the error says; one in eight thousand three times as long.
+    assert alive - 3 * last.error_ns <= last.at_ns <= ended
