@@ -10,14 +10,18 @@ pytestmark = [
     pytest.mark.four_nodes,
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.timeout(180),
-    pytest.mark.parametrize("four_nodes", ["segment", "routed"], indirect=True, scope="session"),
 ]
 
 BY_HAND_S = 2.0
 CLIENTS = ("outside", "outside v6", "pod", "pod v6")
 
 
-@pytest.mark.parametrize("carrier", ["bird", "frr"])
+@pytest.mark.parametrize(
+    ("four_nodes", "carrier"),
+    [("segment", "bird"), ("routed", "frr")],
+    indirect=["four_nodes"],
+    scope="session",
+)
 async def test_everybody_follows_the_routes_that_speakers_carry(
     four_nodes: FourNodeLab, carrier: Carrier
 ) -> None:

@@ -1,0 +1,60 @@
+"""Once the source sends on, what is still sent to it arrives, whatever carries the routes."""
+
+import pytest
+
+from handover_lab.four_nodes import trial
+from handover_lab.four_nodes.lab import FourNodeLab
+from handover_lab.network.carriers import Carrier
+
+pytestmark = [
+    pytest.mark.four_nodes,
+    pytest.mark.asyncio(loop_scope="session"),
+    pytest.mark.timeout(180),
+]
+
+BY_HAND_S = 3.0
+"""So long nobody but the source knows where the VM is, where nobody carries routes."""
+
+MS = 1_000_000
+ON_ITS_WAY_NS = 5 * MS
+"""What was sent so shortly before the source's route changed may have passed it."""
+
+MOST_LOST = 5
+"""What BGP speakers may lose in a change of their own: each installs its route when it comes to it.
+
+Without the source it is three thousand where nobody carries routes, and a hundred with FRR.
+"""
+
+LATEST_US = 1_000_000
+"""By then the source must send on, on the busiest machine; on one at rest it takes 1 ms."""
+
+
+@pytest.mark.parametrize(
+    ("four_nodes", "carrier", "rp_filter"),
+    [
+        ("segment", "none", 0),
+        ("segment", "frr", 2),
+        ("segment", "agents", 1),
+        ("routed", "none", 1),
+        ("routed", "bird", 2),
+    ],
+    indirect=["four_nodes"],
+    scope="session",
+)
+async def test_what_the_source_gets_arrives_once_it_sends_on(
+    four_nodes: FourNodeLab, carrier: Carrier, rp_filter: int
+) -> None:
+    """Both families, from outside and from a pod, under rules that drop what fits no connection."""
+    by_hand_s = BY_HAND_S if carrier == "none" else None
+    await four_nodes.configure(sourceRedirect="auto")
+    async with four_nodes.carried(carrier):
+        with four_nodes.strict(rp_filter):
+            found = await trial.run(four_nodes, by_hand_s=by_hand_s)
+    four_nodes.forget()
+
+    assert found.redirected_ns is not None, found.lines()
+    assert found.redirect_us is not None
+    assert found.redirect_us < LATEST_US, found.lines()
+    assert found.lost_since(found.redirected_ns + ON_ITS_WAY_NS) <= MOST_LOST, found.lines()
+    for name in ("TCP session", "TCP session v6"):
+        assert found.losses[name].outage_ms is not None, found.lines()
