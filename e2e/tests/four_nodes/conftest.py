@@ -20,6 +20,25 @@ LABS: Mapping[str, tuple[Topology, Cni]] = {
 """By name: the topology, and the CNI."""
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Bring together all tests of one lab: pytest groups by a parameter's place in its own list."""
+    order = list(LABS)
+    places = [place for place, item in enumerate(items) if lab_of(item)]
+    for place, item in zip(
+        places,
+        sorted((items[place] for place in places), key=lambda item: order.index(lab_of(item))),
+        strict=True,
+    ):
+        items[place] = item
+
+
+def lab_of(item: pytest.Item) -> str:
+    """Name the lab that a test asks for; empty: none."""
+    callspec = getattr(item, "callspec", None)
+    return str(callspec.params.get("four_nodes", "")) if callspec else ""
+
+
 @pytest_asyncio.fixture(scope="session", loop_scope="session")
 async def four_nodes(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
