@@ -13,11 +13,12 @@ from handover_nodeagent.kernel import bpf
 from handover_nodeagent.kernel.bpf import Step
 from handover_nodeagent.network.model import IPAddress
 
-FIRST: Final = 0.05
+FIRST: Final = 0.1
 """Seconds: a burst that was none of a flood is over by then, and a HAVE is said again after it."""
-LAST: Final = 1.6
-"""Seconds: what is left of a flood is then a burst in that time, of a few milliseconds."""
-CALM: Final = 10.0
+LAST: Final = 6.4
+"""Seconds: what is left of a flood is then a burst in that time. While it is read the buffer may be
+full, and lose what others say: on a busy node for as long as the loop waits for its processor."""
+CALM: Final = 30.0
 """Seconds after which somebody who sends too much begins with FIRST again."""
 MOST: Final = 400
 """Addresses in a filter: nine instructions for one of IPv6, of 4096 that a program may have."""

@@ -137,7 +137,7 @@ TestLossyPath = LossyPath.TestCase
 
 
 def test_each_of_the_datagrams_alone_is_enough() -> None:
-    """Whichever one of the eleven gets through, and whichever ACK, both know."""
+    """Whichever one of them gets through, and whichever ACK, both know."""
     for arriving in range(len(STATEMENT)):
         machine = LossyPath()
         machine.say(Kind.HAVE)

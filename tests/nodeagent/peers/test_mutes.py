@@ -40,7 +40,7 @@ def test_the_time_doubles_up_to_the_last() -> None:
         lasting.append(round(it.due - now, 6))
         now = it.due
         it.expire(now)
-    assert lasting == [0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 1.6, 1.6]
+    assert lasting == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 6.4, 6.4]
     assert lasting[-1] == LAST
 
 
@@ -75,7 +75,7 @@ def test_nobody_is_remembered_for_ever() -> None:
     for number in range(100):
         it.mute(ip_address(number), NOW + number * 2)
         it.expire(NOW + number * 2 + 1)
-    assert len(it._before) < 10
+    assert len(it._before) <= CALM / 2 + 1
 
 
 LOOPBACKS = {

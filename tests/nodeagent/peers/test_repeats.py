@@ -24,7 +24,7 @@ def times(one: Repeats[str]) -> list[int]:
 
 
 def test_a_statement_is_said_soon_and_then_ever_more_rarely() -> None:
-    assert times(made("a")) == [0, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000]
+    assert times(made("a")) == [0, 2, 5, 10, 20, 50, 100, 200, 400, 700, 1000, 1400, 1900, 2400]
 
 
 def test_after_three_seconds_nobody_is_waited_for() -> None:
