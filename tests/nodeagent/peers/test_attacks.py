@@ -323,8 +323,13 @@ async def test_a_forged_flood_silences_whom_it_forges_alone(scene: Scene) -> Non
             with contextlib.suppress(OSError):
                 sock.sendto(b"", ("10.0.0.1", PORT))
     await until(lambda: AT_B in scene.source.path._reader._mutes.muted)
-    scene.send(scene.signed(scene.taken.key, OTHER_TARGET, "other"), AT_C)
-    await until(lambda: scene.source.heard)
+    # What was queued before it was muted may still fill the buffer.
+    octets = scene.signed(scene.taken.key, OTHER_TARGET, "other")
+    for _ in range(50):
+        scene.send(octets, AT_C)
+        await asyncio.sleep(0.02)
+        if scene.source.heard:
+            break
     assert scene.source.heard[0][1] == OTHER_SOURCE
 
 
