@@ -296,10 +296,11 @@ class Nodes(RuleBasedStateMachine):
         machine = self.machine(name)
         if self.guest_at != name or machine is None or not machine.is_listening:
             return
-        was_redirected = self.is_redirected(name)
+        agent, was_redirected = self.agents[name], self.is_redirected(name)
         self.now += dt.timedelta(milliseconds=500)
         self.feed(name, Announced(machine.episode, Signal.PROBE, answers_probe=True))
-        if was_redirected:
+        # One that was killed in the middle of it asks again, and has its answer then.
+        if was_redirected and agent is self.agents[name]:
             # One message, and no two redirects point at each other; its node serves it.
             assert not self.is_redirected(name)
             assert self.has_own_route(name)

@@ -22,7 +22,8 @@ WAYS = st.one_of(
 )
 
 
-@given(st.ip_addresses(), WAYS)
+# A guest's address is never link-local: a route to one of those is the tunnel's own.
+@given(st.ip_addresses().filter(lambda address: not address.is_link_local), WAYS)
 def test_a_way_reads_as_it_was_written(address: IPAddress, way: Way | None) -> None:
     route = dataclasses.replace(OURS, address=address, way=way)
     entry = rtmsg.decode(rtmsg.encode_add(route))
