@@ -8,6 +8,7 @@ from handover_lab.network.carriers import Carrier
 
 pytestmark = [
     pytest.mark.four_nodes,
+    pytest.mark.redirect,
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.timeout(180),
 ]
