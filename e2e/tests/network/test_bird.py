@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +15,15 @@ import pytest
 from handover_lab.network import bird
 from handover_lab.network.bird import Bird, BirdError, Speaker
 from handover_lab.network.namespaces import Namespace, connect
+from handover_lab.testing.speaking import ADDRESSES, comes_true, route, way
 
+SECONDS = 10
+"""What a route may take to come or go between two BIRDs: a millisecond on a node at rest."""
 MESH = (
     Speaker("router", "172.30.0.1", "fd00:172:30::1", "bridge"),
     Speaker("node-a", "172.30.0.11", "fd00:172:30::11", "eth0"),
     Speaker("node-b.example", "172.30.0.12", "fd00:172:30::12", "eth*"),
 )
-ADDRESSES = ("10.65.0.2", "fd00:65::2")
 
 
 @pytest.mark.skipif(shutil.which("bird") is None, reason="needs bird: apt-get install bird2")
@@ -67,27 +69,7 @@ class Mesh:
 
     async def becomes(self, place: Namespace, expected: tuple[str, str]) -> None:
         """Wait until the kernel at *place* would send to the VM in the *expected* way."""
-        await comes_true(lambda: expected == self.way(place))
-
-    def way(self, place: Namespace) -> tuple[str, str]:
-        """Name the next hop or device that *place* would take, per family."""
-        four, six = (place.run(f"ip route get {ip} 2>&1 || true") for ip in ADDRESSES)
-        return way(four), way(six)
-
-
-async def comes_true(is_so: Callable[[], bool]) -> None:
-    """Wait until the kernel shows it; it tells nobody when."""
-    for _ in range(1000):
-        if is_so():
-            return
-        await asyncio.sleep(0.01)
-    assert is_so()
-
-
-def way(answer: str) -> str:
-    """Read the next hop or device from ip route get."""
-    words = answer.split()
-    return next((words[words.index(key) + 1] for key in ("via", "dev") if key in words), "")
+        await comes_true(lambda: expected == way(place), SECONDS)
 
 
 @pytest.fixture
@@ -117,12 +99,6 @@ VIA_B = ("172.30.0.12", "fd00:172:30::12")
 HERE = ("vm", "vm")
 
 
-def route(node: Namespace, verb: str, metric: int, protocol: int = 88) -> None:
-    """Change the VM's host routes at *node* as its agent would."""
-    for address in ADDRESSES:
-        node.run(f"ip route {verb} {address} dev vm metric {metric} proto {protocol}")
-
-
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for network namespaces")
 
 
@@ -132,7 +108,7 @@ async def test_all_follow_the_elevated_route_at_once(mesh: Mesh) -> None:
     route(mesh.b, "add", 512)
 
     # The target believes its own kernel before anybody has spoken.
-    assert mesh.way(mesh.b) == HERE
+    assert way(mesh.b) == HERE
     await mesh.becomes(mesh.router, VIA_B)
     # The source forwards what still arrives, although it has its own route yet.
     await mesh.becomes(mesh.a, VIA_B)
@@ -143,7 +119,7 @@ async def test_all_follow_the_elevated_route_at_once(mesh: Mesh) -> None:
 async def test_a_target_needs_no_word_of_its_speaker_to_use_its_own_route(mesh: Mesh) -> None:
     mesh.birds[2].process.send_signal(signal.SIGSTOP)
     route(mesh.b, "add", 512)
-    chosen = mesh.way(mesh.b)
+    chosen = way(mesh.b)
     mesh.birds[2].process.send_signal(signal.SIGCONT)
 
     assert chosen == HERE
@@ -160,8 +136,8 @@ async def test_of_two_equals_none_is_silenced(mesh: Mesh, metric: int) -> None:
         answers = (mesh.birds[0].ask("show", "route", "for", ip, "all") for ip in ADDRESSES)
         return all(answer.count("unicast") == 2 for answer in answers)
 
-    await comes_true(heard_from_both)
-    assert (mesh.way(mesh.a), mesh.way(mesh.b)) == (HERE, HERE)
+    await comes_true(heard_from_both, SECONDS)
+    assert (way(mesh.a), way(mesh.b)) == (HERE, HERE)
 
 
 @needs_root
@@ -177,7 +153,7 @@ async def test_nothing_turns_back_when_the_source_goes_and_the_target_becomes_no
     route(mesh.b, "delete", 512)
 
     await mesh.becomes(mesh.router, VIA_B)
-    assert mesh.way(mesh.b) == HERE
+    assert way(mesh.b) == HERE
 
 
 @needs_root
@@ -189,7 +165,7 @@ async def test_a_roll_back_brings_everybody_back(mesh: Mesh) -> None:
 
     await mesh.becomes(mesh.router, VIA_A)
     await mesh.becomes(mesh.b, VIA_A)
-    assert mesh.way(mesh.a) == HERE
+    assert way(mesh.a) == HERE
 
 
 @needs_root
@@ -197,7 +173,7 @@ async def test_a_roll_back_brings_everybody_back(mesh: Mesh) -> None:
 async def test_other_peoples_routes_are_not_spread(mesh: Mesh) -> None:
     mesh.b.run("ip route add 10.65.0.9 dev vm metric 512 proto 99")
     mesh.b.run("ip route add 10.65.0.10 dev vm metric 512 proto 88")
-    await comes_true(lambda: "10.65.0.10" in mesh.router.run("ip route"))
+    await comes_true(lambda: "10.65.0.10" in mesh.router.run("ip route"), SECONDS)
 
     assert "10.65.0.9 " not in mesh.router.run("ip route")
 

@@ -1,11 +1,10 @@
 """FRR's configuration, and what FRR makes of the agent's routes."""
 
-import asyncio
 import os
 import shutil
 import signal
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import pytest
 from handover_lab.network import frr
 from handover_lab.network.frr import Frr
 from handover_lab.network.namespaces import Namespace, connect
+from handover_lab.testing.speaking import ADDRESSES, comes_true, route, way
 
 pytestmark = [
     pytest.mark.root,
@@ -25,7 +25,6 @@ pytestmark = [
     ),
 ]
 
-ADDRESSES = ("10.65.0.2", "fd00:65::2")
 ELEVATED, NORMAL = 16, 1024
 VIA_A = ("172.30.0.11", "fd00:172:30::11")
 VIA_B = ("172.30.0.12", "fd00:172:30::12")
@@ -44,35 +43,6 @@ class Mesh:
     async def becomes(self, place: Namespace, expected: tuple[str, str]) -> None:
         """Wait until the kernel at *place* would send to the VM in the *expected* way."""
         await comes_true(lambda: expected == way(place))
-
-
-def way(place: Namespace) -> tuple[str, str]:
-    """Name the next hop or device that *place* would take, per family."""
-    four, six = (place.run(f"ip route get {ip} 2>&1 || true").split() for ip in ADDRESSES)
-    return hop(four), hop(six)
-
-
-def hop(words: list[str]) -> str:
-    """Read the next hop or device from the words of ip route get; IPv6's may stand after inet6."""
-    if "via" in words:
-        after = words.index("via") + 1
-        return words[after + (words[after] == "inet6")]
-    return words[words.index("dev") + 1] if "dev" in words else ""
-
-
-async def comes_true(is_so: Callable[[], bool]) -> None:
-    """Wait until the kernel shows it; it tells nobody when."""
-    for _ in range(1500):
-        if is_so():
-            return
-        await asyncio.sleep(0.02)
-    assert is_so()
-
-
-def route(node: Namespace, verb: str, metric: int) -> None:
-    """Change the VM's host routes at *node* as its agent would."""
-    for address in ADDRESSES:
-        node.run(f"ip route {verb} {address} dev vm metric {metric} proto 88")
 
 
 @pytest.fixture
