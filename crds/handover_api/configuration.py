@@ -108,8 +108,8 @@ class Settings(Model):
         tuple[IPv4Network | IPv6Network, ...], pydantic.Field(alias="allowedCIDRs")
     ] = (IPv4Network("0.0.0.0/0"), IPv6Network("::/0"))
     gateways: Annotated[tuple[IPv4Address | IPv6Address, ...], pydantic.Field(max_length=64)] = ()
-    advertise: Advertise = Advertise.BGP
-    source_redirect: SourceRedirect = SourceRedirect.OFF
+    advertise: Advertise = Advertise.AGENTS
+    source_redirect: SourceRedirect = SourceRedirect.AUTO
     redirect_port: Port = 7472
     peer_port: Port = 7473
 
@@ -155,7 +155,9 @@ class Settings(Model):
             message = "redirectPort must be neither peerPort nor the port after it"
             raise ValueError(message)
         if self.advertise is Advertise.AGENTS and self._narrowest_step < _ROOMY:
-            message = "advertise agents needs each normal priority 2 above the elevated one"
+            message = (
+                "advertise agents, the default, needs each normal priority 2 above the elevated one"
+            )
             raise ValueError(message)
         convergence = self.live_migration_route_convergence_time
         if not dt.timedelta() < convergence <= dt.timedelta(hours=1):

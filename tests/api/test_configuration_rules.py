@@ -53,7 +53,7 @@ def apart(family: str) -> str:
     """Return the sentence on priorities that leave no room for other nodes' guests."""
     return (
         f"spec.{family}NormalRoutePriority (default 1024) must be 2 above"
-        f" spec.{family}ElevatedRoutePriority (default 512) with advertise agents"
+        f" spec.{family}ElevatedRoutePriority (default 512) with advertise agents, the default"
     )
 
 
@@ -177,7 +177,7 @@ REFUSED: Final[dict[str, tuple[Spec, str, str]]] = {
     },
     **{
         f"{case} ({family})": (
-            {"advertise": "agents", **given},
+            given,
             f"spec.{family}NormalRoutePriority",
             apart(family),
         )
@@ -222,17 +222,18 @@ ACCEPTED: Final[dict[str, Spec]] = {
     "nothing": {},
     **{f"mode {mode}": {"mode": mode} for mode in ("active", "observe", "paused")},
     "the least priorities": {
+        "advertise": "bgp",
         "ipv4ElevatedRoutePriority": 1,
         "ipv4NormalRoutePriority": 2,
         "ipv6ElevatedRoutePriority": 1,
         "ipv6NormalRoutePriority": 2,
     },
     "the highest priorities": {
-        "ipv4ElevatedRoutePriority": 2147483645,
+        "ipv4ElevatedRoutePriority": 2147483644,
         "ipv4NormalRoutePriority": 2147483646,
     },
-    "elevated just below the default of normal": {"ipv4ElevatedRoutePriority": 1023},
-    "normal just above the default of elevated": {"ipv6NormalRoutePriority": 513},
+    "elevated just below the default of normal": {"ipv4ElevatedRoutePriority": 1022},
+    "normal just above the default of elevated": {"ipv6NormalRoutePriority": 514},
     **{
         f"liveMigrationRouteConvergenceTime {text}": {"liveMigrationRouteConvergenceTime": text}
         for text in ("1us", "1µs", "30s", "1m30s", "1.5m", "1h", "60m")
@@ -255,7 +256,6 @@ ACCEPTED: Final[dict[str, Spec]] = {
     "the nearest other ports": {"redirectPort": 7475},
     "the nearest other port of agents": {"peerPort": 7470},
     "room for other nodes' guests": {
-        "advertise": "agents",
         "ipv4NormalRoutePriority": 514,
         "ipv6ElevatedRoutePriority": 1022,
     },
@@ -397,7 +397,7 @@ async def test_all_else_may_change(api: Any) -> None:
             "routeOwnership": "migrations",
             "onUninstall": "handBack",
             "allowedCIDRs": ["10.0.0.0/8"],
-            "advertise": "agents",
+            "advertise": "bgp",
             "sourceRedirect": "link",
         }
         changed = await api.change(CONFIGURATIONS, {"spec": after | stays}, name)

@@ -181,7 +181,7 @@ def test_settings_are_read_and_written() -> None:
         ({"redirectPort": 7474}, "redirectPort must be neither peerPort nor the port after it"),
         (
             {"advertise": "agents", "ipv6NormalRoutePriority": 513},
-            "advertise agents needs each normal priority 2 above the elevated one",
+            "advertise agents, the default, needs each normal priority 2 above the elevated one",
         ),
         (
             {"liveMigrationRouteConvergenceTime": "0s"},
@@ -210,8 +210,9 @@ def test_settings_that_cannot_be_are_refused(given: dict[str, object], sentence:
         {"probeInterval": "0"},
         {"probeInterval": "20ms"},
         {"liveMigrationRouteConvergenceTime": "1h"},
-        {"ipv4ElevatedRoutePriority": 1023},
-        {"ipv6NormalRoutePriority": 513},
+        {"ipv4ElevatedRoutePriority": 1022},
+        {"ipv6NormalRoutePriority": 514},
+        {"advertise": "bgp", "ipv6NormalRoutePriority": 513},
         {"routeProtocol": 13},
     ],
 )

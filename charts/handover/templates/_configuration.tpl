@@ -9,7 +9,7 @@
 {{- end -}}
 {{- $step := sub (get $it $normal | default 1024 | int64) (get $it $elevated | default 512 | int64) -}}
 {{- if and (eq (include "handover.advertise" $) "agents") (lt $step 2) -}}
-{{- include "handover.refuse" (printf "spec.%s (default 1024) must be 2 above spec.%s (default 512) with advertise agents" $normal $elevated) -}}
+{{- include "handover.refuse" (printf "spec.%s (default 1024) must be 2 above spec.%s (default 512) with advertise agents, the default" $normal $elevated) -}}
 {{- end -}}
 {{- end -}}
 {{- $ahead := sub ($it.redirectPort | default 7472) ($it.peerPort | default 7473) -}}
@@ -45,8 +45,8 @@
 {{- end -}}
 
 {{/* Settings with their built-in defaults, which a test compares with the agents' own. */}}
-{{- define "handover.advertise" -}}{{ .Values.configuration.advertise | default "bgp" }}{{- end -}}
-{{- define "handover.sourceRedirect" -}}{{ .Values.configuration.sourceRedirect | default "off" }}{{- end -}}
+{{- define "handover.advertise" -}}{{ .Values.configuration.advertise | default "agents" }}{{- end -}}
+{{- define "handover.sourceRedirect" -}}{{ .Values.configuration.sourceRedirect | default "auto" }}{{- end -}}
 
 {{/* Fails. `helm lint` only remarks on `fail`; that there is no template of that name it minds. */}}
 {{- define "handover.refuse" -}}

@@ -64,7 +64,7 @@ def run(program: str, demonstration_type: Kind) -> int:
     )
     parser.add_argument("--keep", action="store_true", help="leave everything running at the end")
     parser.add_argument(
-        "--bgp", choices=CARRIERS, default="bird", help="who carries the agents' routes"
+        "--bgp", choices=CARRIERS, default="none", help="who carries the agents' routes"
     )
     arguments = parser.parse_args()
     screen = Screen(Console(highlight=False, width=None if sys.stdout.isatty() else LOG_WIDTH))

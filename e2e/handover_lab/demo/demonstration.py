@@ -275,17 +275,14 @@ def row(move: Move, recordings: Mapping[str, Recording], migrated: Migrated | No
 
 
 def values_for(carrier: Carrier) -> tuple[str, ...]:
-    """Compose what Helm is told of *carrier*; nothing of BIRD, which needs no more."""
-    if carrier == "bird":
+    """Compose what Helm is told of *carrier*; nothing without BGP, which is how it comes."""
+    if carrier == "agents":
         return ()
-    if carrier == "frr":
-        names = ("ipv4ElevatedRoutePriority", "ipv6ElevatedRoutePriority")
-        return tuple(f"configuration.{name}={carriers.BELOW_ZEBRA}" for name in names)
-    # The router goes on sending to the node where the VM was first: that one sends on.
-    return (
-        f"configuration.advertise={carriers.ADVERTISE[carrier]}",
-        "configuration.sourceRedirect=auto",
-    )
+    advertise = f"configuration.advertise={carriers.ADVERTISE[carrier]}"
+    if carrier != "frr":
+        return (advertise,)
+    names = ("ipv4ElevatedRoutePriority", "ipv6ElevatedRoutePriority")
+    return (advertise, *(f"configuration.{name}={carriers.BELOW_ZEBRA}" for name in names))
 
 
 def explain(screen: Screen, cluster: Cluster, hints: Sequence[str]) -> None:

@@ -193,7 +193,7 @@ _RULES: Final[tuple[tuple[str, Callable[..., Iterator[Schema]]], ...]] = (
     (r"isCIDR\(self\) && cidr\(self\) == cidr\(self\)\.masked\(\)", _network),
     (rf"{_VALUE} < {_VALUE}", _by_template),
     (
-        rf"self\.\?\w+\.orValue\('\w+'\) != '\w+' \|\| {_VALUE} \+ \d+ <= {_VALUE}",
+        rf"self\.\?\w+\.orValue\('\w+'\) != '\w+' \|\| {_VALUE} \+ \d+ != {_VALUE}",
         _by_template,
     ),
     (rf"!\({_VALUE} - {_VALUE} in \[([0-9, ]+)\]\)", _by_template),

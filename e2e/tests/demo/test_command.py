@@ -98,11 +98,12 @@ def test_report_and_picture_are_written_and_named(
 @pytest.mark.parametrize(
     ("bgp", "values"),
     [
-        ("bird", ()),
-        ("none", ("configuration.advertise=agents", "configuration.sourceRedirect=auto")),
+        ("none", ()),
+        ("bird", ("configuration.advertise=bgp",)),
         (
             "frr",
             (
+                "configuration.advertise=bgp",
                 "configuration.ipv4ElevatedRoutePriority=16",
                 "configuration.ipv6ElevatedRoutePriority=16",
             ),

@@ -30,7 +30,7 @@ from handover_nodeagent.distribution.place import Place
 from handover_nodeagent.network.model import IPAddress
 
 AGENTS = Settings(advertise=Advertise.AGENTS)
-BGP = Settings()
+BGP = Settings(advertise=Advertise.BGP)
 BOTH = (GUEST4, GUEST6)
 
 
