@@ -27,6 +27,7 @@ from handover_nodeagent.reconcile.endpoint_sink import EndpointSink
 from handover_nodeagent.reconcile.lifecycle import Lifecycle
 from handover_nodeagent.reconcile.loop import Reconciler, Start
 from handover_nodeagent.reconcile.observe import Observation
+from handover_nodeagent.reconcile.own_node import OwnNodeSink
 from handover_nodeagent.reconcile.peer_sink import PeerSink
 from handover_nodeagent.reconcile.reconfigure import Reconfiguration
 from handover_nodeagent.settings import AgentSettings
@@ -104,6 +105,13 @@ class Agent:
         self._configuration_watch = Watch(
             api, f"{_ROOT}/{names.CONFIGURATIONS}", sink=self.configurations
         )
+        # Not the distribution's list of all: that runs only where the agents carry the routes.
+        self._own_node_watch = Watch(
+            api,
+            "/api/v1/nodes",
+            sink=OwnNodeSink(settings.node_name, self.reconciler.redirects.move),
+            field_selector=f"metadata.name={settings.node_name}",
+        )
         self.supervisor = Supervisor(time.monotonic, lambda: self.reconciler.enforcer.blindness)
         # A task of its own, which outlives the work: the last reports leave when that has ended.
         self._reporting = asyncio.create_task(
@@ -162,12 +170,17 @@ class Agent:
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(configured.wait(), CONFIGURATION_PATIENCE)
             group.create_task(keep("endpoints", self._endpoint_watch.run))
+            group.create_task(keep("own node", self._own_node_watch.run, is_vital=False))
             group.create_task(keep("distribution", self._distribute, is_vital=False))
 
     def _open_path(self) -> DirectPath:
         """Speak with other agents, once the configuration wants it."""
         sink = PeerSink(self.reconciler, self.reconciler.advertising.bystander_has)
-        return DirectPath(sink, Key.make(), time.time_ns())
+        return DirectPath(sink, Key.make(), time.time_ns(), self._reached)
+
+    def _reached(self) -> None:
+        """Tell how other agents reach this one by now."""
+        self.reconciler.report(tuple(self.reconciler.endpoints))
 
     def _begun(self) -> None:
         """Make good for what a start left undone, once all endpoints are known."""

@@ -234,6 +234,39 @@ def test_a_priority_that_changes_while_the_agent_is_dead_leaves_a_guest_its_rout
     assert '"after": "Asking"' not in agent.log
 
 
+def test_a_node_that_changes_its_address_is_reached_there(site: Site, agent: Agent) -> None:
+    """Status.agent is what the other side's agent and firewall go by."""
+
+    def node_is_at(*addresses: str) -> None:
+        shown = [{"type": "InternalIP", "address": address} for address in addresses]
+        status = {"status": {"addresses": shown}}
+        site.call("PATCH", "/api/v1/nodes/node-a/status", status, MERGE_PATCH)
+
+    def reached_at() -> list[str]:
+        found: list[str] = site.status().get("agent", {}).get("addresses", [])
+        return found
+
+    site.node.run("ip address add 192.0.2.1/32 dev lo")
+    site.call("POST", "/api/v1/nodes", {"metadata": {"name": "node-a"}})
+    agent.environment["HANDOVER_NODE_ADDRESSES"] = "192.0.2.1"
+    try:
+        site.endpoint()
+        site.say("source")
+        agent.start().ready()
+        until(lambda: reached_at() == ["192.0.2.1"], agent)
+        # The API may know of it before the kernel has it.
+        node_is_at("192.0.2.7")
+        until(lambda: '"event": "node_moved"' in agent.log, agent)
+        site.node.run("ip address add 192.0.2.7/32 dev lo; ip address delete 192.0.2.1/32 dev lo")
+        until(lambda: reached_at() == ["192.0.2.7"], agent)
+        sockets = site.node.run("ss -Huln sport = :7473")
+        assert "192.0.2.7:7473" in sockets
+        assert "192.0.2.1:7473" not in sockets
+    finally:
+        site.call("DELETE", "/api/v1/nodes/node-a")
+        site.node.run("ip address flush dev lo scope global")
+
+
 def test_without_privileges_it_says_so_and_lives(site: Site, agent: Agent) -> None:
     site.endpoint()
     site.say("target")

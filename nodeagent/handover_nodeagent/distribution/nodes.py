@@ -31,6 +31,11 @@ class Node:
         """Return where it is reached in one family of addresses, 4 or 6."""
         return next((one for one in self.addresses if one.version == version), None)
 
+    @property
+    def published(self) -> tuple[IPAddress, ...]:
+        """The first of each family, as the kubelet tells its pods (``status.hostIPs``)."""
+        return tuple(one for one in self.addresses if one == self.address(one.version))
+
     def pod_cidr(self, version: int) -> IPNetwork | None:
         """Return its first network of pods in one family of addresses, 4 or 6."""
         return next((one for one in self.pod_cidrs if one.version == version), None)

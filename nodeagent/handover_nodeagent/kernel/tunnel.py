@@ -87,6 +87,13 @@ def remove(channel: Channel, name: str) -> bool:
     return channel.transact([vxlan.encode_remove(found.index)]) == [0]
 
 
+def disown(channel: Channel, index: int, addresses: Iterable[IPAddress]) -> None:
+    """Take the inner ones of *addresses* from the device: another node may have them by now."""
+    gone = [vxlan.encode_remove_address(index, inner_address(one)) for one in addresses]
+    if gone:
+        channel.transact(gone)
+
+
 def choose_remote(channel: Channel, addresses: Iterable[IPAddress]) -> IPAddress | Refusal:
     """Return the first of a peer's *addresses* to which this node has a route."""
     tried = tuple(addresses)

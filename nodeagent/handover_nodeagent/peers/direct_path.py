@@ -10,7 +10,7 @@ import base64
 import functools
 import time
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Final
 
 from handover_api.names import ObjectKey
@@ -44,8 +44,15 @@ MOST_ADDRESSES: Final = 4
 class DirectPath:
     """The agent's end of the direct path."""
 
-    def __init__(self, sink: Sink, key: Key, boot: int) -> None:
-        """Speak with *key*, made at this start, which was at *boot* (ns)."""
+    def __init__(
+        self, sink: Sink, key: Key, boot: int, changed: Callable[[], None] = lambda: None
+    ) -> None:
+        """Speak with *key*, made at this start, which was at *boot* (ns).
+
+        Call *changed* when ``agent`` is another one.
+        """
+        self._changed = changed
+        self._told: AgentAddress | None = None
         self._sink = sink
         signer = Signer(key, boot)
         self._signer = signer
@@ -55,7 +62,7 @@ class DirectPath:
         said = self._statements.said
         self._hellos = Hellos(signer.sign, keys.make_nonce, said, self._trust)
         self._answers = Answers(signer.sign)
-        self._reader = Reader(self._relations, self._trust, self._accept)
+        self._reader = Reader(self._relations, self._trust, self._accept, self._opened)
         self._nodes: dict[str, tuple[IPAddress, ...]] = {}
         self._addresses: tuple[IPAddress, ...] = ()
         self._port = 0
@@ -180,6 +187,12 @@ class DirectPath:
                 for address in self._addresses
             ]
         self._reader.listen(places)
+
+    def _opened(self) -> None:
+        """Tell of sockets that could be had only now: others are to know where we are reached."""
+        before, self._told = self._told, self.agent
+        if before != self._told:
+            self._changed()
 
     def _lead(self) -> None:
         if self._tunnel:

@@ -30,7 +30,11 @@ Accept = Callable[[Accepted, Datagram], None]
 class Reader:
     """The sockets of this agent; ``refusals`` says which of them cannot be had, and why."""
 
-    def __init__(self, relations: Relations, trust: Trust, accept: Accept) -> None:
+    def __init__(
+        self, relations: Relations, trust: Trust, accept: Accept, opened: Callable[[], None]
+    ) -> None:
+        """Call *accept* with what was believed, *opened* when the sockets may be others."""
+        self._opened = opened
         self._relations = relations
         self._trust = trust
         self._accept = accept
@@ -112,6 +116,7 @@ class Reader:
             self._retry.failed()
         else:
             self._retry.succeeded()
+        self._opened()
 
     def _read(self, one: Socket) -> None:
         for _ in range(BATCH):

@@ -19,7 +19,7 @@ from handover_nodeagent.kernel.netlink.changes import Change, DefaultRouteChange
 from handover_nodeagent.kernel.netlink.codec import ObservationError
 from handover_nodeagent.kernel.netlink.notifications import Notifications
 from handover_nodeagent.memory.record import Record
-from handover_nodeagent.network.links import AddressChanged, LinkChanged, LinkRemoved
+from handover_nodeagent.network.links import AddressChanged, LinkChanged, LinkDiff, LinkRemoved
 from handover_nodeagent.network.model import IPAddress, Link
 from handover_nodeagent.reconcile.endpoint_sink import EndpointSink
 from handover_nodeagent.reconcile.loop import Reconciler
@@ -105,6 +105,7 @@ class Observation:
         for diff in self._reconciler.interfaces.links.replace_all(view.links):
             self._reconciler.interfaces.link_changed(diff)
         self._reconciler.interfaces.observed()
+        self._reconciler.redirects.retry()
         await asyncio.sleep(REST)
         return view.is_current
 
@@ -153,16 +154,22 @@ class Observation:
             return
         reconciler = self._reconciler
         if isinstance(change, LinkChanged):
-            reconciler.interfaces.link_changed(reconciler.interfaces.links.change(change))
+            self._link_changed(reconciler.interfaces.links.change(change))
         elif isinstance(change, LinkRemoved):
             reconciler.redirects.lost_link(change.index)
-            reconciler.interfaces.link_changed(reconciler.interfaces.links.remove(change))
+            self._link_changed(reconciler.interfaces.links.remove(change))
         elif isinstance(change, AddressChanged):
-            reconciler.interfaces.link_changed(reconciler.interfaces.links.readdress(change))
+            self._link_changed(reconciler.interfaces.links.readdress(change))
         elif isinstance(change, DefaultRouteChanged):
             self.request_resync()
         elif reconciler.routes.notified(change):
             reconciler.interfaces.route_changed(change.route.address)
+
+    def _link_changed(self, diff: LinkDiff | None) -> None:
+        self._reconciler.interfaces.link_changed(diff)
+        if diff:
+            # Other nodes may be reached by it now.
+            self._reconciler.redirects.retry()
 
     def _overflow(self) -> None:
         metrics.OVERFLOWS.inc()

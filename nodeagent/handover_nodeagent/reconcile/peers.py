@@ -56,15 +56,25 @@ class Peers:
 
     def converse(self, addresses: Iterable[IPAddress], open_path: Callable[[], Path]) -> None:
         """Be reached at *addresses* from the first :meth:`configure` on that wants it."""
-        self._addresses, self._open = tuple(addresses), open_path
+        self._open = open_path
+        self.move(addresses)
+
+    def move(self, addresses: Iterable[IPAddress]) -> bool:
+        """Be reached at other *addresses* from the next :meth:`listen` on; tell if they are."""
+        before, self._addresses = self._addresses, tuple(addresses)
         self.ways.know_own(self._addresses)
         self._enforcer.routes.known.speak_from(self._addresses)
+        return before != self._addresses
 
     def configure(self) -> None:
         """Follow the configuration: whom an endpoint speaks to is found anew by :meth:`follow`."""
         self._sides.clear()
         if self._wants_path and self.path is None and self._open:
             self.path = self._open()
+        self.listen()
+
+    def listen(self) -> None:
+        """Have sockets at our addresses; by the tunnel, too, once those are its own."""
         if self.path:
             addresses = self._addresses if self._wants_path else ()
             self.path.listen(addresses, self._enforcer.settings.peer_port)
@@ -150,6 +160,12 @@ class Peers:
             side.ways = self._find_ways(side.peers)
         self._loop.report(tuple(self._sides))
         return tuple(self._sides.items())
+
+    @property
+    def is_refused(self) -> bool:
+        """Tell whether there is no way to some peer's node."""
+        ways = (way for side in self._sides.values() for way in side.ways.values())
+        return self.is_on and any(isinstance(way, Refusal) for way in ways)
 
     def _find_ways(self, named: Iterable[Peer]) -> Mapping[Peer, Redirection | Refusal]:
         if not self.is_on:

@@ -17,6 +17,8 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from typing import Final, Protocol
 
+import structlog
+
 from handover_api import peer as annotations
 from handover_api.configuration import Mode
 from handover_api.names import ObjectKey
@@ -40,6 +42,8 @@ QUIET: Final = 0.001
 """Seconds until a machine steps whose redirect is in: those of other guests go first."""
 _ROUTED: Final = frozenset({State.BASE, State.LIVE, State.TIME_WAIT})
 """What a peer's word may find with routes of its own in, and nothing else under way."""
+
+_log: Final = structlog.get_logger()
 
 
 class Loop(Protocol):
@@ -124,15 +128,38 @@ class Redirects:
 
     def refresh(self) -> None:
         """Find all ways anew: a device, an address or a route is not what it was."""
-        peers, before = self._peers, self._peers.ways.device
+        self._find_ways(self._peers.ways.device)
+
+    def retry(self) -> None:
+        """Find all ways anew where one was refused: what stood in its way may be gone."""
+        if self._peers.is_refused:
+            self.refresh()
+
+    def move(self, addresses: Iterable[IPAddress]) -> None:
+        """Be reached at other *addresses* of this node from now on."""
+        before = self._peers.ways.device
+        if not self._peers.move(addresses):
+            return
+        _log.info("node_moved", addresses=[str(one) for one in addresses])
+        # The tunnel has its new addresses first: a socket is bound to each of them, too.
+        self._find_ways(before)
+        self._peers.listen()
+        # What leads on names the address that the node itself speaks from.
+        self._enforcer.reapply_all()
+
+    def _find_ways(self, before: int | None) -> None:
+        """Find all ways; *before* is the index that the tunnel had."""
+        peers = self._peers
         peers.ways.lose_device()
         if self._remaining.routes and peers.is_on:
             peers.ways.ensure(self._enforcer.settings)
         for key, side in peers.find_again():
             endpoint = self._endpoints.get(key)
             if endpoint:
-                self._relocate(endpoint, before)
+                self._lead_on(endpoint, side, before)
                 side.prepared = self._encode_each(endpoint, side)
+                # What the API said of a peer to which there was no way counts now.
+                asyncio.get_running_loop().call_soon(self.confirm, endpoint)
         after = peers.ways.device
         if before is not None and after is not None and before != after:
             self._remaining.relocate(before, after)
@@ -142,14 +169,25 @@ class Redirects:
         if oif == self._peers.ways.device:
             self.refresh()
 
-    def _relocate(self, endpoint: Endpoint, before: int | None) -> None:
-        """Follow the tunnel to another index: with the old device the routes went."""
-        device, led = self._peers.ways.device, endpoint.redirection
-        if led is None or device is None or led.oif != before or device == before:
+    def _lead_on(self, endpoint: Endpoint, side: Side, before: int | None = None) -> None:
+        """Have a redirect lead to its peer by the way of now, replaced in place.
+
+        The peer's node has another address, or this one; or the tunnel another index than
+        *before*: with the old device the routes went.
+        """
+        redirect, led = endpoint.machine.underlying.redirect, endpoint.redirection
+        if redirect is None or led is None:
             return
-        endpoint.redirection = dataclasses.replace(led, oif=device)
-        settings = self._enforcer.settings
-        self._enforcer.apply(self._routes.desired.put(endpoint.local(settings)))
+        peer, device = side.led_to(redirect, led), self._peers.ways.device
+        way = side.ways.get(peer) if peer else None
+        # A peer that nobody names any more, or that nothing leads to, keeps what it had.
+        if not isinstance(way, Redirection):
+            is_tunnels = device is not None and led.oif == before
+            way = dataclasses.replace(led, oif=device) if is_tunnels and device else led
+        if way != led:
+            endpoint.redirection = way
+            settings = self._enforcer.settings
+            self._enforcer.apply(self._routes.desired.put(endpoint.local(settings)))
 
     def _encode_each(self, endpoint: Endpoint, side: Side) -> Mapping[Peer, Prepared]:
         if endpoint.machine.state not in _ROUTED or endpoint.link is None:
@@ -267,15 +305,17 @@ class Redirects:
         return Done(time.time_ns())
 
     def confirm(self, endpoint: Endpoint) -> None:
-        """Believe the API that a peer has the guest: once for each time that it says so."""
+        """Believe the API where a peer is, and that it has the guest: once for each such word."""
         uid = annotations.peer_live_from_annotations(endpoint.object.metadata.annotations)
         side = self._peers.side(endpoint.key)
+        is_current = self._endpoints.get(endpoint.key) is endpoint and not endpoint.is_paused
+        if side and is_current and self._peers.is_on:
+            self._lead_on(endpoint, side)
         peer = side.find(uid) if side and uid else None
         # Another peer of the same migration may have it by now: the first of its name has.
         said = (peer.uid, peer.endpoint) if peer else None
         if said is None:
             endpoint.confirmed = None
-        is_current = self._endpoints.get(endpoint.key) is endpoint and not endpoint.is_paused
         is_news = said != endpoint.confirmed and is_current and self._peers.is_on
         if side is None or peer is None or not is_news:
             return

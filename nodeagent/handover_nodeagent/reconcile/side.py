@@ -8,8 +8,10 @@ from handover_api.conditions import EndpointReason
 from handover_api.names import ObjectKey
 from handover_api.peer import Peer
 from handover_api.workloadendpoint import AgentAddress, Role
+from handover_nodeagent.fsm.machine import Redirect
 from handover_nodeagent.kernel.tunnel import Refusal
-from handover_nodeagent.network.model import IPAddress, Redirection, Route
+from handover_nodeagent.network import model
+from handover_nodeagent.network.model import Encapsulated, IPAddress, Redirection, Route, Via
 from handover_nodeagent.peers.inner_routes import InnerRoutes
 from handover_nodeagent.peers.messages import Way
 
@@ -89,6 +91,29 @@ class Side:
         """Return the peer of that name that speaks; without one, that which the API believes."""
         those = (each for each in self.peers if each.uid == uid)
         return next((each for each in those if named in {"", each.endpoint}), None)
+
+    def led_to(self, redirect: Redirect, led: Redirection) -> Peer | None:
+        """Return whose node a redirect leads to, by *led*, as the API names it now."""
+        those = [
+            each
+            for each in self.peers
+            if each.role is redirect.peer and redirect.uid in {None, each.uid}
+        ]
+        # One alone may have any address by now; of several targets the address tells which.
+        if len(those) > 1:
+            remotes = {_remote(way) for way in (led.ipv4, led.ipv6)}
+            those = [each for each in those if not remotes.isdisjoint(each.addresses)]
+        return those[0] if len(those) == 1 else None
+
+
+def _remote(way: model.Way | None) -> IPAddress | None:
+    """Return the address of the node that *way* leads to."""
+    match way:
+        case Encapsulated(remote):
+            return remote
+        case Via(gateway):
+            return gateway
+    return None
 
 
 def judge(side: Side | None, uid: str | None, way: Way, trouble: str) -> Readiness:

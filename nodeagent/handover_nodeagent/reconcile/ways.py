@@ -33,8 +33,12 @@ class Ways:
     def know_own(self, addresses: Iterable[IPAddress]) -> None:
         """Know by which addresses peers reach this node; the tunnel has one inside for each."""
         own = tuple(addresses)
-        if own != self._own:
-            self._own, self._device = own, None
+        if own == self._own:
+            return
+        if self._device is not None:
+            tunnel.disown(self._channel, self._device, set(self._own) - set(own))
+        # The next to want the device gives it the new ones.
+        self._own, self._device = own, None
 
     def lose_device(self) -> None:
         """Know that the tunnel's device is gone, or may be another one."""

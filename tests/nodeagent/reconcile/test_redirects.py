@@ -16,6 +16,7 @@ from handover_api import names
 from handover_api.names import ObjectKey
 from handover_api.peer import Peer, peers_to_annotation
 from handover_api.workloadendpoint import AgentAddress, Role
+from handover_nodeagent.kernel import tunnel
 from handover_nodeagent.kernel.netlink import rtmsg
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.peers.inner_routes import InnerRoutes
@@ -470,6 +471,20 @@ class TestReadiness:
         # As without any redirect.
         assert on.state() == "Base"
         await on.shows(DIRECT)
+        on.put(said="source", annotations=told(peer(), live="m1"))
+        # Nobody has to start anything anew once it is gone.
+        node.run("ip link delete handover0")
+        await on.shows(SENT_ON)
+        assert on.condition("Redirectable") == ("False", "NotProved")
+
+    async def test_a_node_that_is_reached_only_now_is_found(self, on: World, node: Node) -> None:
+        node.run("ip address flush dev uplink")
+        on.put(said="source", annotations=TARGET)
+        await on.until_says("Redirectable", "False", "OneFamilyOnly")
+        node.run("ip address add 192.0.2.1/24 dev uplink")
+        await on.until_says("Redirectable", "False", "NotProved")
+        assert heard(on)
+        await on.shows(SENT_ON)
 
     async def test_a_link_alone_is_enough_where_the_nodes_share_one(self, on: World) -> None:
         on.configure(**ON | {"sourceRedirect": "link"})
@@ -496,7 +511,88 @@ class TestReadiness:
         await on.shows(PRIVATE)
 
 
+def at(one: Peer, address: str) -> Peer:
+    """Let a peer's node have another address."""
+    return one.model_copy(update={"addresses": (ip_address(address),)})
+
+
+def inner(node: Node) -> set[str]:
+    """Return the tunnel's own addresses."""
+    shown = node.run("ip -6 -oneline address show dev handover0 scope link")
+    return {line.split()[3].removesuffix("/128") for line in shown.splitlines()}
+
+
+class TestAddresses:
+    """Nodes change their addresses: nobody starts an agent anew for that."""
+
+    async def test_a_redirect_follows_its_peer_to_another_address(self, on: World) -> None:
+        await to_redirected(on)
+        seen: list[list[str]] = []
+        tables = on.loop.routes.tables
+        send = tables.send
+
+        def watching(requests: Any) -> Any:
+            result = send(requests)
+            seen.append(on.routes())
+            return result
+
+        tables.send = watching  # type: ignore[method-assign]
+        moved = at(peer(), C)
+        on.put(said="source", annotations=told(moved))
+        await on.shows(TO_C)
+        # Replaced in place: at no moment without.
+        assert all(seen)
+        assert on.state() == "Redirected"
+        # The kernel's word is the memory's, too.
+        await again(on, said="source", annotations=told(moved))
+        await on.at_rest()
+        await on.shows(TO_C)
+
+    async def test_of_two_targets_that_one_is_followed_which_has_the_guest(self, on: World) -> None:
+        await to_redirected(on)
+        other = at(peer(address="192.0.2.4"), C)
+        on.put(said="source", annotations=told(other, peer()))
+        await on.at_rest()
+        await on.shows(SENT_ON)
+        # Which of two that are elsewhere is it? Whoever has the guest says so again.
+        far = at(peer(), "192.0.2.5")
+        on.put(said="source", annotations=told(other, far))
+        await on.at_rest()
+        await on.shows(SENT_ON)
+        assert heard(on)
+        await on.shows("10.65.0.2 ... dst 192.0.2.5 ... dev handover0")
+
+    async def test_this_node_is_reached_where_its_node_says(self, on: World, node: Node) -> None:
+        before, after = ip_address("192.0.2.1"), ip_address("192.0.2.7")
+        on.loop.redirects.move([before])
+        await to_redirected(on)
+        path = on.loop.peers.path
+        assert isinstance(path, SaidPath)
+        assert inner(node) == {str(tunnel.inner_address(before))}
+        node.run_batch(
+            ["address delete 192.0.2.1/24 dev uplink", "address add 192.0.2.7/24 dev uplink"]
+        )
+        on.loop.redirects.move([after])
+        assert path.reached_at == ((after,), 7473)
+        # Another node may have the old one by now.
+        assert inner(node) == {str(tunnel.inner_address(after))}
+        await on.until(lambda: any("src 192.0.2.7" in line for line in on.routes()))
+        await on.shows(SENT_ON)
+        on.put(said="source Succeeded", annotations=TARGET)
+        await on.shows(PRIVATE)
+        assert all("src 192.0.2.7" in line for line in on.routes())
+
+    async def test_the_same_addresses_once_more_change_nothing(self, on: World) -> None:
+        on.loop.redirects.move([ip_address("192.0.2.1")])
+        path = on.loop.peers.path
+        assert isinstance(path, SaidPath)
+        path.reached_at = ((), 0)
+        on.loop.redirects.move([ip_address("192.0.2.1")])
+        assert path.reached_at == ((), 0)
+
+
 async def test_off_is_as_if_there_were_no_peers(world: World) -> None:
+    world.configure(sourceRedirect="off", advertise="none")
     world.loop.peers.path = path = SaidPath()
     world.put(said="source", annotations=told(peer(), live="m1"))
     await world.shows(DIRECT)
@@ -512,7 +608,7 @@ async def test_off_is_as_if_there_were_no_peers(world: World) -> None:
 
 async def test_turned_off_it_leaves_what_is_redirected(on: World) -> None:
     await to_redirected(on)
-    on.configure(liveMigrationRouteConvergenceTime="1s")
+    on.configure(**ON | {"sourceRedirect": "off"})
     await on.at_rest()
     await on.shows(SENT_ON)
     answer(on)

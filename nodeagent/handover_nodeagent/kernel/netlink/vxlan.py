@@ -149,6 +149,15 @@ def encode_up(index: int) -> bytes:
 
 def encode_address(index: int, address: IPv4Address | IPv6Address) -> bytes:
     """Return the message that gives the device *address*, alone; again, it changes nothing."""
+    return codec.compose(codec.NEWADDR, codec.CREATE | codec.REPLACE, _encode_own(index, address))
+
+
+def encode_remove_address(index: int, address: IPv4Address | IPv6Address) -> bytes:
+    """Return the message that takes *address* from the device; EADDRNOTAVAIL: it is not there."""
+    return codec.compose(codec.DELADDR, 0, _encode_own(index, address))
+
+
+def _encode_own(index: int, address: IPv4Address | IPv6Address) -> bytes:
     is_inet = isinstance(address, IPv4Address)
     # Of scope host no packet of the node gets it as its source, also none that leaves by the tunnel
     # (inet_select_addr in net/ipv4/devinet.c): nobody could answer to it.
@@ -158,7 +167,7 @@ def encode_address(index: int, address: IPv4Address | IPv6Address) -> bytes:
         *(address.max_prefixlen, 0 if is_inet else _NO_DETECTION, scope, index),
     )
     own = codec.attribute(_OWN, address.packed) + codec.attribute(_PEER_OR_OWN, address.packed)
-    return codec.compose(codec.NEWADDR, codec.CREATE | codec.REPLACE, body + own)
+    return body + own
 
 
 def encode_remove(index: int) -> bytes:
