@@ -44,12 +44,7 @@ FLOWS: Final = (
     FlowSpec("TCP session v6", "tcp", 6, 20),
 )
 NUMBERS: Final = itertools.count(1)
-SETTINGS: Final[Mapping[str, object]] = {
-    "liveMigrationRouteConvergenceTime": "2s",
-    # With these any carrier will do.
-    "ipv4ElevatedRoutePriority": carriers.BELOW_ZEBRA,
-    "ipv6ElevatedRoutePriority": carriers.BELOW_ZEBRA,
-}
+SETTINGS: Final[Mapping[str, object]] = {"liveMigrationRouteConvergenceTime": "2s"}
 # What kube-proxy and Calico have: no packet passes that fits no connection that was seen.
 STRICT: Final = """
 table inet strict {
@@ -202,7 +197,12 @@ class FourNodeLab(Lab):
     @contextlib.asynccontextmanager
     async def carried(self, carrier: Carrier) -> AsyncIterator[None]:
         """Let *carrier* tell all where the VM is, and agents know of it."""
-        await self.configure(advertise=carriers.ADVERTISE[carrier])
+        elevated = carriers.elevated(carrier)
+        await self.configure(
+            advertise=carriers.ADVERTISE[carrier],
+            ipv4ElevatedRoutePriority=elevated,
+            ipv6ElevatedRoutePriority=elevated,
+        )
         async with self.vm.carried(carrier):
             yield
 

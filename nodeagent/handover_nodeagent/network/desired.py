@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address
 from typing import Final, Self, TypeVar
 
-from handover_api.configuration import Settings
+from handover_api.configuration import Advertise, Settings, private_metric
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State
 from handover_nodeagent.fsm.machine import RouteLevel
@@ -25,6 +25,9 @@ _LONG_AGO: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
 _BELOW_NORMAL: Final = 2
 """By so much a private route's metric is above the normal one: it loses to all of this node's own,
 and to what other nodes' guests have here, which is one above that of their level."""
+_ZEBRA: Final = 20
+"""The metric of what zebra installs. It hears of every route: who runs one has elevated ones below
+this, and needs no hold either, since zebra installs nothing beside a route of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +39,8 @@ class LocalEndpoint:
     is false where another one programs its routes (``admission.is_owned``), ``is_refused`` is true
     where its interface is one that it may not have. One that ``is_paused`` is left as it is;
     ``is_guarded`` is false where it was never anything else, so that there is no guard to keep.
-    ``redirection`` is where the routes of a Redirected lead.
+    ``redirection`` is where the routes of a Redirected lead, and with ``is_holding`` they win over
+    what a BGP speaker brings (``held_metric``).
     """
 
     key: ObjectKey
@@ -51,6 +55,7 @@ class LocalEndpoint:
     is_paused: bool = False
     is_guarded: bool = True
     redirection: Redirection | None = None
+    is_holding: bool = False
 
     @property
     def interface(self) -> str | None:
@@ -200,8 +205,9 @@ class DesiredNetwork:
             if address in self._orphans:
                 wanted.add(self._orphans[address])
             routes = [
-                _route(address, endpoint, endpoint.level, self._settings)
+                route
                 for endpoint in self._owners(address)
+                for route in _routes(address, endpoint, endpoint.level, self._settings)
             ]
             wanted.update(routes)
             remaining = self._remaining.get(address)
@@ -305,19 +311,36 @@ def routes_at(endpoint: LocalEndpoint, level: RouteLevel, settings: Settings) ->
     if level is RouteLevel.NONE:
         return ()
     led = (address for address in endpoint.addresses if _lead(address, endpoint))
-    return tuple(_route(address, endpoint, level, settings) for address in led)
+    return tuple(route for address in led for route in _routes(address, endpoint, level, settings))
 
 
-def _route(
+def _routes(
     address: IPAddress, endpoint: LocalEndpoint, level: RouteLevel, settings: Settings
-) -> Route:
+) -> Iterable[Route]:
     lead = _lead(address, endpoint)
     assert lead is not None
     oif, way = lead
     metric = metrics_at(level, settings)[address.version]
     is_private = level is RouteLevel.PRIVATE
     protocol = settings.private_route_protocol if is_private else settings.route_protocol
-    return Route(address, oif, metric, settings.route_table, protocol, way=way)
+    yield Route(address, oif, metric, settings.route_table, protocol, way=way)
+    held = held_metric(level, address, settings)
+    if way and endpoint.is_holding and held is not None:
+        private = settings.private_route_protocol
+        yield Route(address, oif, held, settings.route_table, private, way=way)
+
+
+def held_metric(level: RouteLevel, address: IPAddress, settings: Settings) -> int | None:
+    """Return the metric of a private route that holds back what BGP brings; None where none is.
+
+    A speaker's route may lead to a router that itself still leads here: until it follows, packets
+    would go to and fro. That is a micro-loop, and holding it back for a moment the local delay of
+    RFC 8333. The agents' own routes lead to no router, so nothing is held where they distribute.
+    """
+    elevated = metrics_at(RouteLevel.ELEVATED, settings)[address.version]
+    held, own = private_metric(elevated), metrics_at(level, settings)[address.version]
+    is_by_speaker = settings.advertise is not Advertise.AGENTS and elevated >= _ZEBRA
+    return held if level is RouteLevel.NORMAL and is_by_speaker and held < own else None
 
 
 def redirects_at(

@@ -80,6 +80,8 @@ class Endpoint:
     # Where its routes lead while a peer has the guest, and what of that is news for the machine.
     redirection: Redirection | None = None
     redirected: "Redirected | None" = None
+    # The redirect goes before what BGP brings.
+    is_holding: bool = False
     # What follows from the machine, and is made anew from it after each step.
     prepared: Prepared | None = None
     announcement: Announcement | None = None
@@ -147,6 +149,7 @@ class Endpoint:
             self.is_paused,
             self.is_guarded,
             self.redirection,
+            self.is_holding,
         )
 
     def listen_spec(self, settings: Settings) -> ListenSpec | None:

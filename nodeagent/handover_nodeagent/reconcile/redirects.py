@@ -40,6 +40,10 @@ from handover_nodeagent.sniff.own_frames import LastFrame, Unknown
 
 QUIET: Final = 0.001
 """Seconds until a machine steps whose redirect is in: those of other guests go first."""
+HOLD: Final = 0.3
+"""Seconds for which a redirect goes before what BGP brings here, so that routers beside this node
+have it, too (``desired.held_metric``). No longer, or a strict reverse path filter would go on to
+refuse what the guest sends to this node's own pods."""
 _ROUTED: Final = frozenset({State.BASE, State.LIVE, State.TIME_WAIT})
 """What a peer's word may find with routes of its own in, and nothing else under way."""
 
@@ -76,6 +80,7 @@ class Redirects:
         self._loop = loop
         self._clock = clock
         self._sent_on: dict[ObjectKey, frozenset[IPAddress]] = {}
+        self._holds: dict[ObjectKey, asyncio.TimerHandle] = {}
         self._turn: asyncio.Handle | None = None
 
     # Before a peer has a guest.
@@ -208,7 +213,7 @@ class Redirects:
         if after is None or not after.redirect or after.level is not endpoint.machine.level:
             return None
         local = dataclasses.replace(
-            endpoint.local(settings), state=State.REDIRECTED, redirection=way
+            endpoint.local(settings), state=State.REDIRECTED, redirection=way, is_holding=True
         )
         if not local.is_owned:
             return None
@@ -256,6 +261,7 @@ class Redirects:
             # Until the machine steps an apply would lead them back.
             self._routes.set_ahead(route.address)
         endpoint.redirection = way
+        self._hold(endpoint)
         endpoint.redirected = Redirected(_word(peer), prepared.routes)
         asyncio.get_running_loop().call_later(QUIET, self.catch_up, endpoint)
         return True
@@ -263,9 +269,28 @@ class Redirects:
     def _is_plain(self, route: Route, endpoint: Endpoint) -> bool:
         """Tell whether *route* would take the place of one of the endpoint's own alone."""
         there = [one for one in self._routes.known.ours.of(route.address) if one.key == route.key]
+        if route.protocol == self._enforcer.settings.private_route_protocol:
+            # What holds BGP's back takes nobody's place.
+            return not there
         oif = endpoint.link.index if endpoint.link else 0
         is_own = [one.oif for one in there] == [oif] and there[0].way is None
         return is_own and not self._routes.known.collisions.has_gateway(route)
+
+    def _hold(self, endpoint: Endpoint) -> None:
+        """Have the redirect go before what BGP brings, for a moment."""
+        endpoint.is_holding = True
+        before = self._holds.pop(endpoint.key, None)
+        if before:
+            before.cancel()
+        loop = asyncio.get_running_loop()
+        self._holds[endpoint.key] = loop.call_later(HOLD, self._end_hold, endpoint)
+
+    def _end_hold(self, endpoint: Endpoint) -> None:
+        endpoint.is_holding = False
+        del self._holds[endpoint.key]
+        if self._endpoints.get(endpoint.key) is endpoint:
+            local = endpoint.local(self._enforcer.settings)
+            self._enforcer.apply(self._routes.desired.put(local))
 
     def catch_up(self, endpoint: Endpoint) -> None:
         """Step the machine on what was heard, unless something else was faster to ask for it."""
@@ -289,6 +314,8 @@ class Redirects:
         # Gone with its redirect kept, or led to this peer from now on.
         if after is None or is_taken:
             is_elsewhere = before is not None and endpoint.redirection not in {None, way}
+            if before is None or is_elsewhere:
+                self._hold(endpoint)
             endpoint.redirection = way
             if is_elsewhere and after is endpoint.machine:
                 # The very same peer, by another address.

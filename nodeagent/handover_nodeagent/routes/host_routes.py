@@ -11,7 +11,7 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Self
 
-from handover_api.configuration import Mode, Settings
+from handover_api.configuration import Mode, Settings, private_metric
 from handover_nodeagent.fsm.machine import RouteLevel
 from handover_nodeagent.kernel import neighs, parking, route_lookup
 from handover_nodeagent.kernel.foreign_route import Others
@@ -166,7 +166,9 @@ class HostRoutes:
     def redirects_to(self, addresses: Iterable[IPAddress]) -> tuple[Route, ...]:
         """Return our routes that send *addresses* on to another node."""
         known = (route for address in addresses for route in self.known.ours.of(address))
-        return tuple(route for route in known if route.way)
+        # What goes before BGP's for a moment is the same way once more.
+        held = {private_metric(metric) for metric in self._elevated}
+        return tuple(route for route in known if route.way and route.metric not in held)
 
     @property
     def _elevated(self) -> frozenset[int]:

@@ -67,6 +67,10 @@ class KnownRoutes:
         # Nobody's address is link-local; what leads to one is the tunnel's own affair.
         return route.protocol in self._settings.route_protocols and not route.address.is_link_local
 
+    def is_exported(self, route: Route) -> bool:
+        """Tell whether a BGP speaker may take *route* for its own."""
+        return route.protocol == self._settings.route_protocol
+
     def forget(self, address: IPAddress) -> None:
         """Keep no trace of an address that nobody has."""
         self.ours.forget(address)

@@ -151,6 +151,8 @@ class RouteWriter:
             route
             for route in removed
             if isinstance(route.way, Encapsulated)
+            # A private one no speaker has taken; plain it would hide the exported one from BIRD.
+            and tables.known.is_exported(route)
             and not tables.known.collisions.has_gateway(route)
             # What the kernel would replace is this very one; else the removal alone must do.
             and _is_shown(route_lookup.winner(tables.channel, route.address, oif=route.oif), route)

@@ -3,12 +3,13 @@
 import dataclasses
 import datetime as dt
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from handover_api.configuration import Settings
+from handover_api.configuration import Advertise, Settings
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State
 from handover_nodeagent.fsm.machine import RouteLevel
@@ -431,6 +432,46 @@ class TestRedirected:
         newer = dataclasses.replace(REDIRECTED, key=YOUNGER.key, created_at=YOUNGER.created_at)
         assert owner_of(network(LOCAL, newer)) == [5]
         assert owner_of(network(newer, LOCAL)) == [5]
+
+
+class TestHold:
+    """What BGP brings loses to a redirect for a moment, without any speaker's hearing of it."""
+
+    BGP = Settings(advertise=Advertise.BGP)
+    HOLDING = dataclasses.replace(REDIRECTED, is_holding=True)
+
+    def held(self, endpoint: LocalEndpoint, settings: Settings) -> list[Route]:
+        plain = dataclasses.replace(endpoint, is_holding=False)
+        shown = desired.routes_at(plain, endpoint.level, settings)
+        found = desired.routes_at(endpoint, endpoint.level, settings)
+        return [route for route in found if route not in shown]
+
+    def test_it_leads_where_the_redirect_does(self) -> None:
+        held = self.held(self.HOLDING, self.BGP)
+        shown = desired.routes_at(REDIRECTED, REDIRECTED.level, self.BGP)
+        assert [(one.address, one.oif, one.way) for one in held] == [
+            (one.address, one.oif, one.way) for one in shown
+        ]
+        assert {(one.metric, one.protocol) for one in held} == {(513, 89)}
+
+    def test_it_is_one_of_a_redirect_alone(self) -> None:
+        assert self.held(dataclasses.replace(LOCAL, is_holding=True), self.BGP) == []
+
+    @pytest.mark.parametrize(
+        ("level", "fields"),
+        [
+            (NORMAL, {"advertise": Advertise.AGENTS}),
+            (ELEVATED, {}),
+            (PRIVATE, {}),
+            # With such priorities it is zebra that takes the routes, which would see this one, too.
+            (NORMAL, {"ipv4_elevated_route_priority": 19, "ipv6_elevated_route_priority": 19}),
+            # No room between the two.
+            (NORMAL, {"ipv4_normal_route_priority": 513, "ipv6_normal_route_priority": 513}),
+        ],
+    )
+    def test_there_is_none_without_need(self, level: RouteLevel, fields: dict[str, Any]) -> None:
+        settings = self.BGP.model_copy(update=fields)
+        assert self.held(dataclasses.replace(self.HOLDING, level=level), settings) == []
 
 
 class TestRemaining:

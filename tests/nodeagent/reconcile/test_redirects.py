@@ -311,6 +311,61 @@ class TestSource:
         await on.shows("10.65.0.2 dev tap1 ... metric 1024")
 
 
+class TestHold:
+    """What BGP brings may lead to a router that itself still leads here."""
+
+    ROUND = f"10.65.0.2/32 via {C} proto bird metric 768"
+
+    async def sends_on(self, on: World, **spec: Any) -> None:
+        await again(on)
+        on.put(said="source", annotations=TARGET, **spec)
+        await on.shows(DIRECT)
+        assert heard(on)
+
+    def way(self, on: World) -> str:
+        """Ask the kernel where it would send a packet to the guest."""
+        return on.node.run("ip route get 10.65.0.2")
+
+    async def test_it_loses_to_the_redirect_and_wins_a_moment_later(self, on: World) -> None:
+        on.settings = settings(**ON, advertise="bgp")
+        await self.sends_on(on)
+        on.node.run(f"ip route add {self.ROUND}")
+        assert "handover0" in self.way(on)
+        await on.until(lambda: f"via {C}" in self.way(on))
+        # What is left is what the speaker knows: the exported one, as it was.
+        await on.shows(SENT_ON, f"via {C}")
+        assert on.state() == "Redirected"
+
+    async def test_the_hold_is_as_short_by_the_apis_word(self, on: World) -> None:
+        on.settings = settings(**ON, advertise="bgp")
+        await again(on)
+        on.put(said="source", annotations=TARGET)
+        await on.shows(DIRECT)
+        on.put(said="source", annotations=told(peer(), live="m1"))
+        await on.shows(SENT_ON, f"dst {B} ... metric 513")
+        await on.shows(SENT_ON)
+
+    async def test_a_guest_that_answers_has_it_no_more(self, on: World) -> None:
+        on.settings = settings(**ON, advertise="bgp")
+        await self.sends_on(on)
+        await on.until_state("Redirected")
+        answer(on)
+        await on.until_state("Base")
+        await on.shows(DIRECT)
+
+    async def test_an_agent_that_is_killed_in_it_leaves_nothing(self, on: World) -> None:
+        on.settings = settings(**ON, advertise="bgp")
+        await self.sends_on(on)
+        await on.until_state("Redirected")
+        await again(on, said="source", annotations=TARGET)
+        await on.shows(SENT_ON)
+
+    async def test_where_agents_distribute_nothing_is_held(self, on: World) -> None:
+        on.settings = settings(**ON, advertise="agents")
+        await self.sends_on(on)
+        assert len(on.routes()) == 1
+
+
 class TestTarget:
     """It says what it has, and waits for nobody."""
 
@@ -592,9 +647,10 @@ class TestAddresses:
 
 
 async def test_off_is_as_if_there_were_no_peers(world: World) -> None:
-    world.configure(sourceRedirect="off", advertise="none")
-    world.loop.peers.path = path = SaidPath()
-    world.put(said="source", annotations=told(peer(), live="m1"))
+    world.settings = settings(sourceRedirect="off", advertise="bgp")
+    await again(world, said="source", annotations=told(peer(), live="m1"))
+    path = world.loop.peers.path
+    assert isinstance(path, SaidPath)
     await world.shows(DIRECT)
     assert heard(world) is None
     assert world.loop.redirects.peer_released(KEY, "m1") is None
