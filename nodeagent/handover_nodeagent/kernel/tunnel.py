@@ -62,7 +62,9 @@ def ensure(
             return refused or _refuse(name, errno.ENODEV)
     if isinstance(found, int):
         return _refuse(name, found)
-    return _configure(channel, name, port, found.index, addresses) or found.index
+    # A device that is set anew is told of to all who listen, who would look at it once more.
+    refused = None if found.is_configured else _configure(channel, name, port, found.index)
+    return refused or _give_addresses(channel, name, found.index, addresses) or found.index
 
 
 def observe(channel: Channel, name: str) -> Device | int | None:
@@ -134,9 +136,7 @@ def _create(channel: Channel, name: str, port: int) -> Refusal | None:
     return _refuse(name, results[0], results.explain(0)) if results[0] else None
 
 
-def _configure(
-    channel: Channel, name: str, port: int, index: int, addresses: Iterable[IPAddress]
-) -> Refusal | None:
+def _configure(channel: Channel, name: str, port: int, index: int) -> Refusal | None:
     """Make an existing device ours and let it work; one whose port is taken goes again."""
     # The IPv4 address is there before a packet can come in.
     first = [vxlan.encode_configure(index), vxlan.encode_address(index, vxlan.ADDRESS)]
@@ -149,6 +149,16 @@ def _configure(
         channel.transact([vxlan.encode_remove(index)])
         taken = up[0] in {errno.EADDRINUSE, errno.EBUSY}
         return _port_taken(port) if taken else _refuse(name, up[0], up.explain(0))
+    return None
+
+
+def _give_addresses(
+    channel: Channel, name: str, index: int, addresses: Iterable[IPAddress]
+) -> Refusal | None:
+    """Give a device that is up its addresses, which somebody may have taken from it."""
+    own = channel.transact([vxlan.encode_address(index, vxlan.ADDRESS)])
+    if own[0]:
+        return _refuse(name, own[0], own.explain(0))
     inner = [vxlan.encode_address(index, inner_address(one)) for one in addresses]
     # After it is up: a device that goes up loses what IPv6 addresses it had before.
     given = channel.transact(inner)

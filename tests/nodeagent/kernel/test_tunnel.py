@@ -108,6 +108,17 @@ def test_ip_shows_it_as_ours(node: Node, channel: Channel) -> None:
     assert "POINTOPOINT,MULTICAST,NOARP,UP,LOWER_UP> mtu 9000" in lines[0]
 
 
+def test_one_that_is_right_is_not_set_anew(channel: Channel) -> None:
+    """Whoever listens to links would hear of it, and look at the tunnel once more."""
+    made = tunnel.ensure(channel, "handover0", 7472, OWN)
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as links:
+        links.bind((0, 1))
+        links.settimeout(0.1)
+        assert tunnel.ensure(channel, "handover0", 7472, OWN) == made
+        with pytest.raises(TimeoutError):
+            links.recv(1 << 16)
+
+
 def test_both_may_stand_side_by_side(node: Node, channel: Channel) -> None:
     first = tunnel.ensure(channel, "handover0", 7472, OWN)
     second = tunnel.ensure(channel, "handover1", 7474, OWN)
@@ -144,6 +155,10 @@ def test_a_right_one_is_put_right_and_stays(node: Node, channel: Channel) -> Non
     node.run_batch(
         ["link set handover0 down", 'link set handover0 alias ""', "address flush dev handover0"]
     )
+    assert tunnel.ensure(channel, "handover0", 7472, OWN) == made
+    assert seen("handover0") == expected(7472)
+    # As sysctl(8) would for all devices at once.
+    node.run("sysctl -qw net.ipv4.conf.handover0.rp_filter=1")
     assert tunnel.ensure(channel, "handover0", 7472, OWN) == made
     assert seen("handover0") == expected(7472)
 

@@ -43,6 +43,7 @@ _ZERO_CHECKSUM_6_RX: Final = 20
 _COLLECT_METADATA: Final = 25
 _GPE: Final = 27
 _NETWORK_ORDER: Final = struct.Struct("!H")
+_NUMBER: Final = struct.Struct("=I")
 _OFF, _ON = b"\0", b"\1"
 # IFLA_INET_CONF and IFLA_INET6_ADDR_GEN_MODE of linux/if_link.h, IPV4_DEVCONF_ of linux/ip.h.
 _INET_CONF: Final = 1
@@ -64,13 +65,18 @@ _NO_DETECTION: Final = 0x02
 
 @dataclass(frozen=True, slots=True)
 class Device:
-    """A link as far as it matters whether it is our tunnel; ``kind`` is "" for a hardware one."""
+    """A link as far as it matters whether it is our tunnel; ``kind`` is "" for a hardware one.
+
+    ``is_configured``: it is up, named ours, and set up as :func:`encode_configure` and
+    :func:`encode_generate_no_address` would.
+    """
 
     index: int
     kind: str
     alias: str
     port: int = 0
     is_tunnel: bool = False
+    is_configured: bool = False
 
     @property
     def is_ours(self) -> bool:
@@ -183,7 +189,7 @@ def encode_question(name: str) -> bytes:
 
 def decode(message: bytes) -> Device:
     """Read what answers :func:`encode_question`. Raises codec.MalformedError."""
-    _, _, index, _, _ = codec.unpack(_LINK_BODY, message, codec.HEADER.size)
+    _, _, index, flags, _ = codec.unpack(_LINK_BODY, message, codec.HEADER.size)
     found = codec.attributes(message, codec.HEADER.size + _LINK_BODY.size)
     device_type = codec.attributes(found.get(_TYPE, b""), 0)
     kind = codec.to_text(device_type.get(_TYPE_NAME, b""))
@@ -198,7 +204,24 @@ def decode(message: bytes) -> Device:
         shown.get(_LEARNING, _ON),
         shown.get(_ZERO_CHECKSUM_6_RX, _OFF),
     ) == (_ON, True, _OFF, _ON)
-    return Device(index, kind, alias, port, is_tunnel)
+    is_configured = bool(flags & _UP) and alias == ALIAS and _is_set_up(found.get(_FAMILIES, b""))
+    return Device(index, kind, alias, port, is_tunnel, is_configured)
+
+
+def _is_set_up(shown: bytes) -> bool:
+    families = codec.attributes(shown, 0)
+    inet = codec.attributes(families.get(codec.INET, b""), 0).get(_INET_CONF, b"")
+    if len(inet) < _REVERSE_PATH * _NUMBER.size:
+        return False
+    # The kernel shows all of them as an array, in which the first has number 1.
+    settings = (
+        _NUMBER.unpack_from(inet, (number - 1) * _NUMBER.size)[0]
+        for number in (_FORWARDING, _REVERSE_PATH, _SEND_REDIRECTS)
+    )
+    # Without IPv6 there is nothing to be set.
+    inet6 = codec.attributes(families.get(codec.INET6, b""), 0)
+    generation = inet6.get(_ADDRESS_GENERATION, _BY_NOBODY)
+    return tuple(settings) == (1, _LOOSE, 0) and generation == _BY_NOBODY
 
 
 def _text(name: str) -> bytes:

@@ -1,5 +1,6 @@
 """The tunnel's link messages, judged by pyroute2; and whose a device is that the kernel shows."""
 
+import sys
 from ipaddress import ip_address
 from typing import Any
 
@@ -144,6 +145,55 @@ def shown(*attributes: bytes) -> bytes:
 def test_a_device_that_cannot_be_read_is_none(message: bytes) -> None:
     with pytest.raises(codec.MalformedError):
         vxlan.decode(message)
+
+
+def device(alias: bytes, up: int, *families: bytes) -> bytes:
+    """Return a right tunnel as the kernel shows it."""
+    parameters = codec.attribute(15, b"\x1d\x30") + codec.attribute(25, b"\1")
+    parameters += (
+        codec.attribute(27, b"") + codec.attribute(15 + 5, b"\1") + codec.attribute(7, b"\0")
+    )
+    kind = codec.attribute(1, b"vxlan\0") + codec.attribute(2, parameters)
+    body = codec.HEADER.pack(0, 16, 0, 0, 0) + vxlan._LINK_BODY.pack(0, 0, 7, up, 0)
+    named = codec.attribute(20, alias + b"\0") if alias else b""
+    return body + named + codec.attribute(18, kind) + codec.attribute(26, b"".join(families))
+
+
+def inet(forwarding: int, send_redirects: int, rp_filter: int) -> bytes:
+    numbers = {1: forwarding, 6: send_redirects, 8: rp_filter}
+    array = b"".join(numbers.get(number, 7).to_bytes(4, "little") for number in range(1, 30))
+    return codec.attribute(2, codec.attribute(1, array))
+
+
+INET6 = codec.attribute(10, codec.attribute(8, b"\1"))
+EUI64 = codec.attribute(10, codec.attribute(8, b"\0"))
+
+
+@pytest.mark.skipif(sys.byteorder == "big", reason="the array is in the machine's order")
+@pytest.mark.parametrize(
+    ("message", "is_configured"),
+    [
+        (device(b"handover", 1, inet(1, 0, 2), INET6), True),
+        (device(b"handover", 1, inet(1, 0, 2)), True),
+        (device(b"handover", 0, inet(1, 0, 2), INET6), False),
+        (device(b"", 1, inet(1, 0, 2), INET6), False),
+        (device(b"handover", 1, inet(0, 0, 2), INET6), False),
+        (device(b"handover", 1, inet(1, 1, 2), INET6), False),
+        (device(b"handover", 1, inet(1, 0, 1), INET6), False),
+        (device(b"handover", 1, inet(1, 0, 2), EUI64), False),
+        (device(b"handover", 1, INET6), False),
+    ],
+    ids=[
+        *("right", "no IPv6", "down", "no alias", "forwarding off"),
+        *("redirects", "strict", "address", "not shown"),
+    ],
+)
+def test_a_device_that_somebody_has_set_otherwise_is_not_configured(
+    message: bytes, *, is_configured: bool
+) -> None:
+    found = vxlan.decode(message)
+    assert found.is_right(7472)
+    assert found.is_configured == is_configured
 
 
 def test_a_device_without_a_type_is_a_hardware_one() -> None:
