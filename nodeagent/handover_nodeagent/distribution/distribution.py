@@ -7,7 +7,8 @@ that an agent before this one left stay as they are, and only then those that no
 import asyncio
 import contextlib
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from typing import Final
 
 import structlog
@@ -82,7 +83,7 @@ class Distribution:
         self._synced: set[Collection] = set()
         self._outages: set[Collection] = set()
         self._observed_at: float | None = None
-        self._surveyed: dict[str, Node] = {}
+        self._surveyed: tuple[Mapping[str, Node], AbstractSet[int]] = {}, frozenset()
         self._surveyed_at = 0.0
         self._must_observe = True
         self._wanted = asyncio.Event()
@@ -174,7 +175,7 @@ class Distribution:
     def _is_followed(self, key: ObjectKey) -> bool:
         endpoint = self.resolver.endpoints.get(key)
         for address in endpoint.addresses if endpoint else ():
-            destination = self.resolver.destination(address)
+            destination = self._destination(address)
             route = self._route(address, destination) if destination else None
             if route and self.routes.known.change(route):
                 return False
@@ -183,7 +184,11 @@ class Distribution:
     def _prepare(self, addresses: Iterable[IPAddress]) -> None:
         """Encode anew what a HAVE would fire for those that have one of *addresses*."""
         for key in self.resolver.endpoints_with(addresses):
-            found = self.resolver.prospects(key)
+            found = {
+                address: one
+                for address, one in self.resolver.prospects(key).items()
+                if not self._is_left_to_home(address, one)
+            }
             routes = [self._route(address, one) for address, one in found.items()]
             if found and None not in routes and not self.place.is_paused(key):
                 self._prepared[key] = self.routes.prepare(route for route in routes if route)
@@ -231,7 +236,7 @@ class Distribution:
         wanted: dict[IPAddress, ViaNextHop | None] = {}
         for address in addresses:
             self.refused.pop(address, None)
-            destination = self.resolver.destination(address)
+            destination = self._destination(address)
             if any(map(self.place.is_paused, self.resolver.endpoints_with([address]))):
                 continue
             route = self._route(address, destination) if destination else None
@@ -251,6 +256,16 @@ class Distribution:
         elif not self.refused:
             self._retry.succeeded()
         metrics.DISTRIBUTED.set(len(self.routes.known.addresses()))
+
+    def _destination(self, address: IPAddress) -> Destination | None:
+        """Return where *address* is to lead by a route of this node's; None: by none."""
+        found = self.resolver.destination(address)
+        return None if found and self._is_left_to_home(address, found) else found
+
+    def _is_left_to_home(self, address: IPAddress, destination: Destination) -> bool:
+        """Tell whether the CNI's route is better: its packets are answered, by way of the home."""
+        is_one_way = self.hops.is_one_way((destination.node, address.version))
+        return is_one_way and self.resolver.has_other_home(address)
 
     def _route(self, address: IPAddress, destination: Destination) -> ViaNextHop | None:
         """Return the route to *address*; None while its node is reached by nothing."""
@@ -326,32 +341,36 @@ class Distribution:
             self._speakers.know_advertised(key, speaker)
         metrics.NODES.set(len(others))
         await self._look_up()
-        if self._now() >= self._surveyed_at + SURVEY or self._surveyed != nodes:
-            await self._survey()
+        guests = {address.version for address in self.resolver.everything()}
+        seen = dict(nodes), guests
+        if self._now() >= self._surveyed_at + SURVEY or self._surveyed != seen:
+            self._surveyed, self._surveyed_at = seen, self._now()
+            await self._survey(*seen)
         self._observe_reverse_path()
 
     async def _look_up(self) -> None:
         """Ask for all nodes that have an advertised endpoint, some in each turn of the loop."""
         self.hops.keep(self.resolver.hosts())
+        self._underlay.try_again()
         before, slots = set(self.hops.unreachable), self.hops.slots
+        one_way = set(self.hops.one_way)
         for start in range(0, len(slots), NODES):
             self.hops.look_up(slots[start : start + NODES])
             await asyncio.sleep(0)
-        if before - self.hops.unreachable:
+        if before - self.hops.unreachable or one_way != self.hops.one_way:
             # Their routes waited for that.
             self.refresh()
         metrics.UNREACHABLE.set(len(self.hops.unreachable))
         self.routes.remove_unused()
 
-    async def _survey(self) -> None:
+    async def _survey(self, nodes: Mapping[str, Node], guests: AbstractSet[int]) -> None:
         """See from which nodes nothing but the second tunnel can lead here.
 
         Also those without a guest: they are to send to ours.
         """
-        self._surveyed, self._surveyed_at = dict(self.resolver.nodes), self._now()
         far = []
-        for number, node in enumerate(self._surveyed.values()):
-            if node.name != self.place.node and self._underlay.is_far(node):
+        for number, node in enumerate(nodes.values()):
+            if node.name != self.place.node and self._underlay.is_far(node, guests):
                 far.append(node)
             if number % NODES == NODES - 1:
                 await asyncio.sleep(0)
@@ -392,10 +411,14 @@ class Distribution:
         self._wanted.set()
 
     def _heard(self, doubt: Doubt) -> None:
+        # Others may send by it, also where nothing of ours does.
+        is_tunnel = bool(doubt.link) and self._underlay.is_at(doubt.link)
+        if is_tunnel:
+            self._surveyed_at = -SURVEY
         # With a link that goes down the kernel takes what uses it, and tells nobody.
         if doubt.are_ours or self.hops.uses(doubt.link):
             self._must_observe = True
-        elif doubt.link:
+        elif doubt.link and not is_tunnel:
             return
         self._wanted.set()
 

@@ -37,8 +37,13 @@ class Hops:
         routes: DistributedRoutes,
         underlay: Underlay,
     ) -> None:
-        """Ask by *channel* how *nodes* are reached; by *underlay* go the others."""
+        """Ask by *channel* how *nodes* are reached; by *underlay* go the others.
+
+        From those in ``one_way`` no answer would come: what goes there by the tunnel is answered by
+        the uplink, where a strict rp_filter takes it for forged.
+        """
         self.unreachable: set[Slot] = set()
+        self.one_way: set[Slot] = set()
         self._underlay = underlay
         self._channel = channel
         self._nodes = nodes
@@ -67,10 +72,27 @@ class Hops:
             if isinstance(hop, NextHop) and not refusal:
                 self._found[slot] = hop
                 self.unreachable.discard(slot)
+                self._judge_answers(slot, hop)
             elif slot not in self.unreachable:
                 self.unreachable.add(slot)
                 # Said once, when it begins.
                 _log.warning("node_unreachable", node=name, family=version, why=refusal)
+
+    def is_one_way(self, slot: Slot) -> bool:
+        """Tell whether what is sent to a node would get no answer."""
+        self.number(slot)
+        return slot in self.one_way
+
+    def _judge_answers(self, slot: Slot, hop: NextHop) -> None:
+        # IPv6 has no such filter in the kernel.
+        by_tunnel = hop.remote if hop.version == 4 else None  # noqa: PLR2004
+        device = _name(lookup.device_to(self._channel, by_tunnel)) if by_tunnel else ""
+        if not device or not is_strict(device):
+            self.one_way.discard(slot)
+        elif slot not in self.one_way:
+            self.one_way.add(slot)
+            # Said once, when it begins.
+            _log.warning("answers_dropped", node=slot[0], device=device, why="rp_filter is strict")
 
     def _reach(self, node: Node, version: int) -> NextHop | str:
         """Return how a node is reached, or why it is not."""
@@ -85,6 +107,7 @@ class Hops:
         for slot in gone:
             self._found.pop(slot, None)
         self.unreachable.difference_update(gone)
+        self.one_way.difference_update(gone)
         self._routes.known.forget(gone)
 
     def uses(self, device: int) -> bool:

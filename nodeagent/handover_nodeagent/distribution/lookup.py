@@ -30,7 +30,12 @@ def to_node(channel: Channel, node: Node, version: int) -> NextHop | Tunneled | 
 
 def device_outside(channel: Channel) -> int:
     """Return the device by which clients outside of the cluster are answered; 0: none."""
-    answer = _ask(channel, _OUTSIDE)
+    return device_to(channel, _OUTSIDE)
+
+
+def device_to(channel: Channel, address: IPAddress) -> int:
+    """Return the device by which *address* is reached; 0: none, or one of several."""
+    answer = _ask(channel, address)
     return answer.oif if answer else 0
 
 

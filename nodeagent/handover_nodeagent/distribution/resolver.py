@@ -194,8 +194,12 @@ class Resolver:
         return none.union(*(self._by_address.get(address, none) for address in addresses))
 
     def hosts(self) -> frozenset[str]:
-        """Return the other nodes that have an endpoint."""
-        return frozenset(self._by_node) - {self.node}
+        """Return the other nodes that have an endpoint; one that is gone has none to be reached."""
+        return frozenset(self._by_node.keys() & self.nodes.keys()) - {self.node}
+
+    def has_other_home(self, address: IPAddress) -> bool:
+        """Tell whether the cluster's own routes lead to another node for *address*."""
+        return any(one.is_home((address,)) for name, one in self.nodes.items() if name != self.node)
 
     def everything(self) -> Addresses:
         """Return all addresses that an endpoint has."""

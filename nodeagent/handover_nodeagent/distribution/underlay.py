@@ -5,6 +5,7 @@ from there, and lets it send.
 """
 
 from collections.abc import Callable, Iterable
+from collections.abc import Set as AbstractSet
 
 from handover_nodeagent.distribution import lookup
 from handover_nodeagent.distribution.nexthop import Tunneled
@@ -38,9 +39,9 @@ class Underlay:
             return device.message
         return NextHop(version, device, remote=remote)
 
-    def is_far(self, node: Node) -> bool:
-        """Tell whether a node is reached by nothing else, in a family that it has."""
-        versions = {one.version for one in (*node.addresses, *node.pod_cidrs)}
+    def is_far(self, node: Node, guests: AbstractSet[int]) -> bool:
+        """Tell whether a node is reached by nothing else, in a family that it or *guests* have."""
+        versions = {one.version for one in (*node.addresses, *node.pod_cidrs)} | guests
         return any(
             isinstance(lookup.to_node(self._channel, node, version), Tunneled)
             for version in versions
@@ -57,6 +58,15 @@ class Underlay:
     def look_again(self) -> None:
         """Find or make the device anew when it is needed next: it may be gone."""
         self._device = None
+
+    def try_again(self) -> None:
+        """Try anew to have the device, where it was refused."""
+        if isinstance(self._device, Refusal):
+            self._device = None
+
+    def is_at(self, device: int) -> bool:
+        """Tell whether the tunnel has, or had until now, the device of this index."""
+        return self._device == device
 
     def remove(self) -> None:
         """Give the device back, and let nobody send."""

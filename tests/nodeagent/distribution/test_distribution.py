@@ -194,6 +194,9 @@ async def test_a_node_that_is_gone_takes_its_routes_along(nodes: ThreeNodes) -> 
         await asyncio.sleep(GRACE / 2)
         assert via(nodes, 2, 513)()
         await until(nowhere(nodes))
+        # Its endpoint is in the API still, and nobody has to be told that it is not reached.
+        await until(lambda: not it.hops.slots)
+        assert not it.hops.unreachable
         it.put_node(B)
         await until(via(nodes, 2, 513))
 
@@ -297,6 +300,30 @@ async def test_a_node_that_is_reached_by_nothing_keeps_its_route_and_is_told(
         await asyncio.sleep(0.1)
         assert via(nodes, 2, 513)()
         assert it.hops.unreachable == {("b", 4)}
+        # It is tried again, and not by the next survey alone.
+        nodes.run("c", "ip link del handover1", f"ip route add {FAR} via 192.0.2.2")
+        it._wanted.set()
+        await until(lambda: not it.hops.unreachable)
+        assert "dev handover1" in nodes.run("c", f"ip route get {GUEST4}")
+
+
+async def test_who_is_reached_by_the_tunnel_for_a_guests_sake_alone_may_send(
+    nodes: ThreeNodes,
+) -> None:
+    """Nodes of one family on one segment, and a guest of the other one: only a tunnel has it."""
+    let: list[frozenset[IPAddress]] = []
+    with Channel() as channel:
+        it = Distribution(Place("c", SETTINGS, let=let.append), channel)
+        it.put_node(Node("b", B.addresses[:1]))
+        for collection in Collection:
+            it.synced(collection)
+        async with kept(it):
+            await until(lambda: bool(let))
+            assert let == [frozenset()]
+            it.put(dataclasses.replace(LIVE, addresses=(GUEST6,)))
+            it._wanted.set()
+            await until(lambda: let[-1] == {B.addresses[0]})
+            assert "dev handover1" in nodes.run("c", f"ip -6 route show {GUEST6}")
 
 
 async def test_a_node_behind_a_router_is_reached_by_the_second_tunnel(nodes: ThreeNodes) -> None:

@@ -260,6 +260,24 @@ def test_a_node_that_is_gone_takes_its_routes_along_after_the_grace() -> None:
     assert leads(found) == ("b", ELEVATED)
 
 
+def test_nobody_is_to_be_reached_on_a_node_that_is_gone() -> None:
+    """Its endpoints may stay in the API for long: that is no trouble of anybody's."""
+    it = resolver(LIVE)
+    assert it.hosts() == {"b"}
+    it.drop_node("b", 0)
+    assert it.hosts() == {"b"}
+    it.expire(GRACE)
+    assert it.hosts() == frozenset()
+
+
+def test_the_cluster_leads_to_a_guests_home() -> None:
+    assert resolver(at="c").has_other_home(GUEST4)
+    assert not resolver(at="a").has_other_home(GUEST4)
+    it = Resolver("c", GRACE)
+    it.put_node(Node("a", A.addresses))
+    assert not it.has_other_home(GUEST4)
+
+
 def test_a_node_that_comes_back_within_the_grace_was_never_gone() -> None:
     found = resolver(LIVE)
     found.drop_node("b", 100)

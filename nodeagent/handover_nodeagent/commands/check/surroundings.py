@@ -150,6 +150,9 @@ def _network(settings: Settings) -> Iterator[Finding]:
     if settings.advertise is Advertise.AGENTS:
         reached = workloads.reaching_nodes(found.values(), entries)
         yield from traps.forwarded({link.name: _is_strict(link) for link in reached})
+        if any(link.name == tunnel.DISTRIBUTION for link in found.values()):
+            uplinks = [link for link in found.values() if link.default_route]
+            yield from traps.tunneled({link.name: _is_strict(link) for link in uplinks})
     yield from traps.router_advertisements(served)
     yield from traps.rules(observed.rules, settings.route_table)
     foreign = [route_lookup.describe(entry) for entry in protocols.foreign(entries, number)]

@@ -100,6 +100,17 @@ def forwarded(strict: Mapping[str, bool]) -> Iterator[Finding]:
         yield ok("forwarding", "no strict rp_filter where other nodes forward to guests here")
 
 
+def tunneled(strict: Mapping[str, bool]) -> Iterator[Finding]:
+    """Judge rp_filter where answers come to what this node sends by the second tunnel.
+
+    They come by the uplink, whose filter looks for the way back, and finds the tunnel.
+    """
+    for name in sorted(name for name, is_strict in strict.items() if is_strict):
+        text = f"strict on {name}: this node reaches guests of its own network of pods that are"
+        text += " away by a tunnel, and drops their answers; other guests by way of their home"
+        yield warn("tunnel", text, f"sysctl net.ipv4.conf.{name.replace('.', '/')}.rp_filter=2")
+
+
 def router_advertisements(workloads: Collection[Workload]) -> Iterator[Finding]:
     """Judge accept_ra: a guest could give the node an address and a default route."""
     if not workloads:

@@ -56,6 +56,12 @@ def test_a_strict_filter_where_others_forward_fails() -> None:
     assert told(traps.forwarded({"eth1": False})) == told(traps.forwarded({})) == [(OK, expected)]
 
 
+def test_a_strict_filter_where_answers_to_the_tunnel_come_is_told_of() -> None:
+    (one,) = traps.tunneled({"eth0": False, "bond0.7": True})
+    assert (one.verdict, one.remedy) == (WARN, "sysctl net.ipv4.conf.bond0/7.rp_filter=2")
+    assert one.message.startswith("strict on bond0.7: ")
+
+
 def test_proxy_arp_needs_a_guard() -> None:
     assert told(traps.proxy_arp([TAP, PROXY], ())) == [(WARN, "on without an ARP guard on tap1")]
     assert [verdict for verdict, _ in told(traps.proxy_arp([PROXY], {"tap1"}))] == [OK]
