@@ -18,6 +18,7 @@ from handover_lab.cluster import manifests
 from handover_lab.cluster.cluster import Cluster
 from handover_lab.cluster.observer import Object
 from handover_lab.cluster.replica import Replica
+from handover_lab.cluster.rest import Api
 from handover_lab.facts import Fact, Route, Traffic
 from handover_lab.four_nodes import cluster as four_nodes
 from handover_lab.four_nodes.cluster import BYSTANDERS, SIDES
@@ -45,6 +46,13 @@ FLOWS: Final = (
 )
 NUMBERS: Final = itertools.count(1)
 SETTINGS: Final[Mapping[str, object]] = {"liveMigrationRouteConvergenceTime": "2s"}
+# To everybody else a node that has lost its uplink is like one without power.
+CUT: Final = """
+table inet cut {
+    chain in { type filter hook prerouting priority -310; iifname "eth0" drop; }
+    chain out { type filter hook postrouting priority 310; oifname "eth0" drop; }
+}
+"""
 # What kube-proxy and Calico have: no packet passes that fits no connection that was seen.
 STRICT: Final = """
 table inet strict {
@@ -137,12 +145,8 @@ class FourNodeLab(Lab):
     @contextlib.asynccontextmanager
     async def agent(self, node: str) -> AsyncIterator[AgentProcess]:
         """Keep an agent running on *node*."""
-        directory = self.cluster.directory
-        kubeconfig = directory / f"{node}.kubeconfig"
-        # It will hold a token, so nobody else may read it from the first moment.
-        kubeconfig.touch(mode=0o600)
-        kubeconfig.write_text(json.dumps(await credentials(self, node)))
-        place = self.cluster.nodes[node]
+        kubeconfig = await self.give_credentials(node)
+        place, directory = self.cluster.nodes[node], self.cluster.directory
         async with AgentProcess.open(place, directory, kubeconfig, self.agent_variables) as process:
             yield process
 
@@ -224,6 +228,30 @@ class FourNodeLab(Lab):
         finally:
             for node in sides:
                 node.run(f"nft delete table inet strict; echo 0 > {knob}")
+
+    @contextlib.asynccontextmanager
+    async def gone(self, name: str) -> AsyncIterator[None]:
+        """Have a node die, and its Node with it; it joins the cluster anew afterwards."""
+        node = self.cluster.nodes[name]
+        node.run(f"nft '{CUT}'")
+        async with self.agents[name].held():
+            await self.kubectl("delete", "node", name)
+            try:
+                yield
+            finally:
+                node.run("nft delete table inet cut")
+                async with Api.connect(self.cluster.kubeconfig) as api:
+                    await four_nodes.register(api, node)
+                # A token is of one Node, and ends with it.
+                await self.give_credentials(name)
+
+    async def give_credentials(self, node: str) -> Path:
+        """Write what an agent on *node* speaks to the API server with."""
+        kubeconfig = self.cluster.directory / f"{node}.kubeconfig"
+        # It will hold a token, so nobody else may read it from the first moment.
+        kubeconfig.touch(mode=0o600)
+        kubeconfig.write_text(json.dumps(await credentials(self, node)))
+        return kubeconfig
 
     async def follow_by_hand(self, delay_s: float) -> None:
         """Lead everybody to the VM *delay_s* after it has moved, where nobody carries routes.

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import time
 from collections.abc import AsyncIterator, Mapping
 
 import pytest
@@ -18,13 +19,16 @@ pytestmark = [
     pytest.mark.four_nodes,
     pytest.mark.asyncio(loop_scope="session"),
     pytest.mark.timeout(180),
-    pytest.mark.parametrize("four_nodes", ["segment"], indirect=True, scope="session"),
+    pytest.mark.parametrize("four_nodes", ["segment", "routed"], indirect=True, scope="session"),
 ]
 
 DISTRIBUTED = "89"
 """The protocol number of routes that agents keep for guests on other nodes."""
 
 OUTAGE_S = 3.0
+
+CONVERGENCE_S = 2.0
+"""As the lab has it configured."""
 
 
 @pytest_asyncio.fixture(loop_scope="session")
@@ -93,6 +97,48 @@ async def test_an_agent_that_restarts_drops_nothing(away: FourNodeLab) -> None:
             await away.agents[name].death()
         await asyncio.sleep(OUTAGE_S)
         await followed(away)
+
+
+async def test_an_agent_that_restarts_without_the_api_drops_nothing(away: FourNodeLab) -> None:
+    plane = away.cluster.control_plane
+    async with unbroken(away):
+        plane.stop_api()
+        try:
+            for name in BYSTANDERS:
+                away.agents[name].kill()
+            for name in BYSTANDERS:
+                await away.agents[name].death()
+            await asyncio.sleep(OUTAGE_S)
+            await followed(away)
+        finally:
+            plane.start_api()
+            await away.stop_watches()
+            await away.start_watches()
+        await followed(away)
+
+
+async def test_a_node_that_dies_takes_its_routes_along(away: FourNodeLab) -> None:
+    """Its endpoints may stay in the API for long: it is the Node that tells."""
+    ways = {name: dict(distributed(away, name)) for name in BYSTANDERS}
+    began = time.monotonic()
+    async with away.gone(away.vm.home):
+        await followed(away, is_away=False)
+        # Until then it may have been one that only looked dead.
+        assert time.monotonic() - began >= CONVERGENCE_S
+    await followed(away)
+    assert {name: dict(distributed(away, name)) for name in BYSTANDERS} == ways
+
+
+async def test_a_bystander_that_dies_holds_up_nobody(away: FourNodeLab) -> None:
+    """And what it had is not what it has once it is back."""
+    living, dead = BYSTANDERS
+    async with away.gone(dead):
+        found = await away.migrate(away.migration())
+        await until(
+            lambda: asyncio.to_thread(distributed, away, living), lambda ways: not ways, "no route"
+        )
+    assert found.cutover is not None
+    await followed(away, is_away=False)
 
 
 async def test_a_guest_that_comes_home_while_an_agent_is_away_leaves_no_route(
