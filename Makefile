@@ -21,7 +21,7 @@ LONG := tests/chart tests/docs e2e/tests/testing tests/api/test_assignment.py te
   tests/operator/kubevirt/test_fuzz_objects.py
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-kubevirt test test-redirect test-install test-fast bench bench-operator bench-outage fuzz mutants soak lint images chart docs licenses tools guest prepare fitting-python clean constraints
+.PHONY: help demo demo-kubevirt test test-install test-fast bench bench-operator bench-outage fuzz mutants soak lint images chart docs licenses tools guest prepare fitting-python clean constraints
 
 help:  ## List the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,11 +36,7 @@ test: prepare lint tools guest images  ## Everything: pure tables, kernel, API s
 	@$(LAB).testing.stages pure="$(FAST)" kernel="root and not cluster and not lab" \
 	  api="$(API)" -- $(DURATIONS)
 	@$(LAB).sandbox -- $(PYTEST) $(DURATIONS) -m "cluster or lab"
-	@$(LAB).sandbox -- $(PYTEST) $(DURATIONS) -m "four_nodes and not redirect"
-
-# Apart so far: beside BGP speakers some packets are lost still, in one run of three.
-test-redirect: prepare tools guest  ## What the source sends on to the target, whoever carries the routes
-	@$(LAB).sandbox -- $(PYTEST) $(DURATIONS) -m redirect
+	@$(LAB).sandbox -- $(PYTEST) $(DURATIONS) -m four_nodes
 
 test-install: prepare tools guest images  ## The chart: manifests, rights, policies, a whole life on two nodes
 	@$(PYTEST) tests/chart
