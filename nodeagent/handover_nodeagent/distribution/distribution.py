@@ -68,7 +68,8 @@ class Distribution:
         self.place = place
         self.resolver = Resolver(place.node, grace)
         self.routes = DistributedRoutes(channel, settings.route_table, protocol)
-        self._underlay = Underlay(channel, settings.distribution_port, place.let)
+        port = settings.distribution_port
+        self._underlay = Underlay(channel, port, place.let, self._published)
         self.hops = Hops(channel, self.resolver.nodes, self.routes, self._underlay)
         self.refused: dict[IPAddress, str] = {}
         self.strict_devices: frozenset[str] = frozenset()
@@ -120,13 +121,20 @@ class Distribution:
         affected = self.resolver.put_node(node)
         if self.resolver.nodes[node.name] == before:
             return
-        if node.name == self.place.node and self.knows_nodes:
+        is_own = node.name == self.place.node
+        if is_own and self.knows_nodes:
             self.place.changed()
-        elif self.is_ready:
-            # One message moves all routes to a node whose address is another one now.
-            self.hops.look_up([slot for slot in self.hops.slots if slot[0] == node.name])
+        if self.is_ready:
+            # One message moves all routes to a node whose address is another one now. Ours is what
+            # we send from, to each that the tunnel leads to.
+            slots = self.hops.slots
+            self.hops.look_up([slot for slot in slots if is_own or slot[0] == node.name])
         self._wanted.set()
         self._touch(affected)
+
+    def _published(self) -> tuple[IPAddress, ...]:
+        own = self.resolver.nodes.get(self.place.node)
+        return own.published if own else ()
 
     def drop_node(self, name: str) -> None:
         """Take the end of a node."""

@@ -85,7 +85,7 @@ class Hops:
 
     def _judge_answers(self, slot: Slot, hop: NextHop) -> None:
         # IPv6 has no such filter in the kernel.
-        by_tunnel = hop.remote if hop.version == 4 else None  # noqa: PLR2004
+        by_tunnel = hop.tunnel.remote if hop.tunnel and hop.version == 4 else None  # noqa: PLR2004
         device = _name(lookup.device_to(self._channel, by_tunnel)) if by_tunnel else ""
         if not device or not is_strict(device):
             self.one_way.discard(slot)

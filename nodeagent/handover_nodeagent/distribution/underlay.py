@@ -21,9 +21,14 @@ class Underlay:
     """The device, made when the first node needs it, and who may send into it."""
 
     def __init__(
-        self, channel: Channel, port: int, let: Callable[[frozenset[IPAddress]], None]
+        self,
+        channel: Channel,
+        port: int,
+        let: Callable[[frozenset[IPAddress]], None],
+        own: Callable[[], Iterable[IPAddress]] = tuple,
     ) -> None:
-        """Tunnel on *port*; tell *let* the addresses of those that may send."""
+        """Tunnel on *port*, from *own*; tell *let* the addresses of those that may send."""
+        self._own = own
         self._channel = channel
         self._port = port
         self._let = let
@@ -37,7 +42,7 @@ class Underlay:
         device = self._ensure()
         if isinstance(device, Refusal):
             return device.message
-        return NextHop(version, device, remote=remote)
+        return NextHop(version, device, tunnel=tunnel.way_to(remote, self._own()))
 
     def is_far(self, node: Node, guests: AbstractSet[int]) -> bool:
         """Tell whether a node is reached by nothing else, in a family that it or *guests* have."""

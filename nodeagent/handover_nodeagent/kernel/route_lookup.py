@@ -120,8 +120,9 @@ def describe(entry: Entry) -> str:
 
 def _way(entry: Entry) -> str:
     match entry.route.way:
-        case Encapsulated(remote):
-            return f" encap ip id {TUNNEL_ID} dst {remote}"
+        case Encapsulated(remote, source):
+            spoken_from = f" src {source}" if source else ""
+            return f" encap ip id {TUNNEL_ID}{spoken_from} dst {remote}"
         case Via(gateway):
             return f" via {gateway}"
         case Nexthop(number):

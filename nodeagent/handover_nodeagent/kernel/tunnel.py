@@ -120,12 +120,22 @@ def inner_address(address: IPAddress) -> IPv6Address:
     return IPv6Address(_LINK_LOCAL + digest[:_INTERFACE_PART])
 
 
-def inner_route(index: int, remote: IPAddress, table: int, protocol: int) -> Route:
-    """Return the route to the inner address of the node that has *remote*.
+def way_to(remote: IPAddress, own: Iterable[IPAddress]) -> Encapsulated:
+    """Return the way to the node that has *remote*, from that one of our *own* that it knows.
+
+    A node may have more addresses than others are told of. Its firewall takes what comes from
+    those alone, and the kernel would choose by the route to *remote*.
+    """
+    source = next((one for one in own if one.version == remote.version), None)
+    return Encapsulated(remote, source)
+
+
+def inner_route(index: int, way: Encapsulated, table: int, protocol: int) -> Route:
+    """Return the route to the inner address of the node that *way* leads to.
 
     It is of link-local scope: nothing goes by it but what names the device.
     """
-    return Route(inner_address(remote), index, 1, table, protocol, way=Encapsulated(remote))
+    return Route(inner_address(way.remote), index, 1, table, protocol, way=way)
 
 
 def _create(channel: Channel, name: str, port: int) -> Refusal | None:

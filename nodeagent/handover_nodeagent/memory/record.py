@@ -89,23 +89,24 @@ class _Stood(Model):
 
 
 class _Way(Model):
-    """``network.Way`` as JSON: by the first of the two that is there."""
+    """``network.Way`` as JSON: into a tunnel where there is a ``remote``, else by a gateway."""
 
     remote: IPAddress | None = None
+    source: IPAddress | None = None
     gateway: IPAddress | None = None
 
     @classmethod
     def of(cls, way: Way | None) -> Self | None:
         """Make it; None for a direct route, and for a way that no route of ours is kept by."""
         if isinstance(way, Encapsulated):
-            return cls(remote=way.remote)
+            return cls(remote=way.remote, source=way.source)
         return cls(gateway=way.gateway) if isinstance(way, Via) else None
 
     @property
     def way(self) -> Way | None:
         """The value."""
         if self.remote:
-            return Encapsulated(self.remote)
+            return Encapsulated(self.remote, self.source)
         return Via(self.gateway) if self.gateway else None
 
 

@@ -22,9 +22,14 @@ into one are told from others': the peers agree on it, so it is no setting."""
 
 @dataclass(frozen=True, slots=True)
 class Encapsulated:
-    """Into a tunnel device, for the node that has address *remote* in the underlay."""
+    """Into a tunnel device, for the node that has address *remote* in the underlay.
+
+    *source* is the node's own there, of the same family, which that node takes packets from; None:
+    whichever the kernel chooses.
+    """
 
     remote: IPAddress
+    source: IPAddress | None = None
 
 
 @dataclass(frozen=True, slots=True)

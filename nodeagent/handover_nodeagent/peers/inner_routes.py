@@ -19,7 +19,11 @@ _MAIN: Final = 254
 class InnerRoutes:
     """Those of one device; *protocol* is one that no speaker exports."""
 
-    def __init__(self, channel: Channel, device: int, protocol: int) -> None:
+    def __init__(
+        self, channel: Channel, device: int, protocol: int, own: Collection[IPAddress] = ()
+    ) -> None:
+        """Send from *own* addresses of the underlay, as a guest's packets will be."""
+        self._own = own
         self._channel = channel
         self._protocol = protocol
         self._remotes: frozenset[IPAddress] = frozenset()
@@ -37,4 +41,5 @@ class InnerRoutes:
         self._remotes = wanted
 
     def _route(self, remote: IPAddress) -> Route:
-        return tunnel.inner_route(self.device, remote, _MAIN, self._protocol)
+        way = tunnel.way_to(remote, self._own)
+        return tunnel.inner_route(self.device, way, _MAIN, self._protocol)

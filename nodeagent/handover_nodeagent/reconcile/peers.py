@@ -62,6 +62,8 @@ class Peers:
     def move(self, addresses: Iterable[IPAddress]) -> bool:
         """Be reached at other *addresses* from the next :meth:`listen` on; tell if they are."""
         before, self._addresses = self._addresses, tuple(addresses)
+        # The way through the tunnel is another one: it is to be proved anew.
+        self._tunnel = self._tunnel if before == self._addresses else None
         self.ways.know_own(self._addresses)
         self._enforcer.routes.known.speak_from(self._addresses)
         return before != self._addresses
@@ -182,8 +184,8 @@ class Peers:
             return
         self._tunnel = device
         protocol = self._enforcer.settings.private_route_protocol
-        channel = self._enforcer.routes.tables.channel
-        self.path.use_tunnel(InnerRoutes(channel, device, protocol) if device else None)
+        channel, own = self._enforcer.routes.tables.channel, self._addresses
+        self.path.use_tunnel(InnerRoutes(channel, device, protocol, own) if device else None)
 
     def forget(self, key: ObjectKey) -> None:
         """Know no peer of an endpoint any more."""

@@ -133,7 +133,8 @@ class Redirects:
 
     def refresh(self) -> None:
         """Find all ways anew: a device, an address or a route is not what it was."""
-        self._find_ways(self._peers.ways.device)
+        self._peers.ways.lose_device()
+        self._find_ways()
 
     def retry(self) -> None:
         """Find all ways anew where one was refused: what stood in its way may be gone."""
@@ -142,53 +143,47 @@ class Redirects:
 
     def move(self, addresses: Iterable[IPAddress]) -> None:
         """Be reached at other *addresses* of this node from now on."""
-        before = self._peers.ways.device
         if not self._peers.move(addresses):
             return
         _log.info("node_moved", addresses=[str(one) for one in addresses])
         # The tunnel has its new addresses first: a socket is bound to each of them, too.
-        self._find_ways(before)
+        self._find_ways()
         self._peers.listen()
         # What leads on names the address that the node itself speaks from.
         self._enforcer.reapply_all()
 
-    def _find_ways(self, before: int | None) -> None:
-        """Find all ways; *before* is the index that the tunnel had."""
+    def _find_ways(self) -> None:
         peers = self._peers
-        peers.ways.lose_device()
         if self._remaining.routes and peers.is_on:
             peers.ways.ensure(self._enforcer.settings)
         for key, side in peers.find_again():
             endpoint = self._endpoints.get(key)
             if endpoint:
-                self._lead_on(endpoint, side, before)
+                self._lead_on(endpoint, side)
                 side.prepared = self._encode_each(endpoint, side)
                 # What the API said of a peer to which there was no way counts now.
                 asyncio.get_running_loop().call_soon(self.confirm, endpoint)
-        after = peers.ways.device
-        if before is not None and after is not None and before != after:
-            self._remaining.relocate(before, after)
+        self._remaining.renew(peers.ways.renew)
 
     def lost_link(self, oif: int) -> None:
         """Know that a link is gone: where it was the tunnel, there is another one at once."""
         if oif == self._peers.ways.device:
             self.refresh()
 
-    def _lead_on(self, endpoint: Endpoint, side: Side, before: int | None = None) -> None:
+    def _lead_on(self, endpoint: Endpoint, side: Side) -> None:
         """Have a redirect lead to its peer by the way of now, replaced in place.
 
-        The peer's node has another address, or this one; or the tunnel another index than
-        *before*: with the old device the routes went.
+        The peer's node has another address, or this one; or the tunnel another index: with the old
+        device the routes went.
         """
         redirect, led = endpoint.machine.underlying.redirect, endpoint.redirection
         if redirect is None or led is None:
             return
-        peer, device = side.led_to(redirect, led), self._peers.ways.device
+        peer = side.led_to(redirect, led)
         way = side.ways.get(peer) if peer else None
-        # A peer that nobody names any more, or that nothing leads to, keeps what it had.
+        # To one that nobody names any more, or that nothing leads to, what it had is the way.
         if not isinstance(way, Redirection):
-            is_tunnels = device is not None and led.oif == before
-            way = dataclasses.replace(led, oif=device) if is_tunnels and device else led
+            way = self._peers.ways.renew(led)
         if way != led:
             endpoint.redirection = way
             settings = self._enforcer.settings

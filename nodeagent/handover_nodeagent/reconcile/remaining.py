@@ -18,7 +18,7 @@ from handover_api.names import ObjectKey
 from handover_nodeagent import faults
 from handover_nodeagent.memory.files import Memory
 from handover_nodeagent.memory.record import Record
-from handover_nodeagent.network.model import Route
+from handover_nodeagent.network.model import Redirection, Route
 from handover_nodeagent.reconcile.enforce import Enforcer
 
 AGAIN: Final = 1.0
@@ -58,12 +58,14 @@ class RemainingRedirects:
             self._ends[route] = (end, self._wind(route, (end - now).total_seconds()))
         self._enforcer.apply(self._enforcer.routes.desired.put_remaining(kept))
 
-    def relocate(self, before: int, oif: int) -> None:
-        """Follow the tunnel to another index: with the old device its routes went."""
+    def renew(self, renew: Callable[[Redirection], Redirection]) -> None:
+        """Follow the tunnel to another index, and this node to another address."""
         for route, (end, _) in tuple(self._ends.items()):
-            if route.oif == before:
+            led = renew(Redirection(route.oif, route.way, route.way))
+            renewed = replace(route, oif=led.oif, way=led.way(route.address))
+            if renewed != route:
                 self._enforcer.routes.desired.drop_remaining([route])
-                self.keep([replace(route, oif=oif)], end)
+                self.keep([renewed], end)
 
     def close(self) -> None:
         """End nothing any more; what is in the kernel stays."""

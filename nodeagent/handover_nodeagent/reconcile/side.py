@@ -109,8 +109,8 @@ class Side:
 def _remote(way: model.Way | None) -> IPAddress | None:
     """Return the address of the node that *way* leads to."""
     match way:
-        case Encapsulated(remote):
-            return remote
+        case Encapsulated():
+            return way.remote
         case Via(gateway):
             return gateway
     return None

@@ -53,11 +53,23 @@ class Ways:
         device = self.ensure(settings)
         if isinstance(device, Refusal):
             return device
-        remote = tunnel.choose_remote(self._channel, addresses)
+        # Of a family that we have no address of, nobody would take packets from us.
+        own = {one.version for one in self._own}
+        in_order = sorted(addresses, key=lambda one: one.version not in own)
+        remote = tunnel.choose_remote(self._channel, in_order)
         if isinstance(remote, Refusal):
             return remote
         # Whatever the family of the underlay, the tunnel carries both.
-        return Redirection(device, Encapsulated(remote), Encapsulated(remote))
+        way = tunnel.way_to(remote, self._own)
+        return Redirection(device, way, way)
+
+    def renew(self, led: Redirection) -> Redirection:
+        """Return a way that was found once as it is from here now, by device and own address."""
+        if not isinstance(led.ipv4, Encapsulated) or not isinstance(led.ipv6, Encapsulated):
+            return led
+        device = led.oif if self._device is None else self._device
+        ipv4, ipv6 = (tunnel.way_to(each.remote, self._own) for each in (led.ipv4, led.ipv6))
+        return Redirection(device, ipv4, ipv6)
 
     def ensure(self, settings: Settings) -> int | Refusal:
         """Have the tunnel's device; return its index, or what is in the way."""

@@ -36,6 +36,7 @@ SETTLED = endpoint("b", "b", uid="m", cutover=(10, "m"))
 GRACE = 0.3
 BOTH = (GUEST4, GUEST6)
 FAR = ip_address("198.51.100.2")
+SHOW_NEXTHOPS = "ip nexthop show"
 VXLAN = "type vxlan id 1 dstport 8472 nolearning"
 SETTINGS = Settings(live_migration_route_convergence_time=dt.timedelta(seconds=GRACE))
 
@@ -347,20 +348,29 @@ async def test_a_node_behind_a_router_is_reached_by_the_second_tunnel(nodes: Thr
             assert [nodes.receiver(one) for one in BOTH] == ["b", "b"]
             await until(lambda: bool(let))
             assert let[-1] == {FAR}
+            # That node takes packets from what we publish, and from nothing else.
+            it.put_node(C)
+            await until(lambda: f"src {C.addresses[0]} dst {FAR}" in nodes.run("c", SHOW_NEXTHOPS))
+            moved = C.addresses[0] + 40
+            nodes.run("c", f"ip address add {moved}/24 dev eth")
+            it.put_node(Node("c", (moved, C.addresses[1]), C.pod_cidrs))
+            await until(lambda: f"src {moved} dst {FAR}" in nodes.run("c", SHOW_NEXTHOPS))
+            assert [nodes.receiver(one) for one in BOTH] == ["b", "b"]
     # An agent that starts anew finds what is there, and changes nothing.
-    before = nodes.run("c", "ip nexthop show")
+    before = nodes.run("c", SHOW_NEXTHOPS)
     with Channel() as channel:
         it = Distribution(Place("c", SETTINGS), channel)
         it.put_node(Node("b", (FAR,)))
+        it.put_node(Node("c", (moved, C.addresses[1]), C.pod_cidrs))
         it.put(LIVE)
         for collection in Collection:
             it.synced(collection)
         async with kept(it):
             await asyncio.sleep(0.2)
-            assert nodes.run("c", "ip nexthop show") == before
+            assert nodes.run("c", SHOW_NEXTHOPS) == before
         await it.remove()
     assert "handover1" not in nodes.run("c", "ip link show")
-    assert not nodes.run("c", "ip nexthop show")
+    assert not nodes.run("c", SHOW_NEXTHOPS)
 
 
 async def test_a_paused_namespace_is_left_alone(nodes: ThreeNodes) -> None:

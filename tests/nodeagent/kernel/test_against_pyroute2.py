@@ -146,12 +146,14 @@ def test_a_request_for_a_route_by_a_gateway(address: IPAddress, gateway: str) ->
 @BOTH
 @pytest.mark.parametrize(("remote", "kind"), [("192.0.2.9", 2), ("fd00:66::9", 4)])
 def test_a_request_for_a_route_into_a_tunnel(address: IPAddress, remote: str, kind: int) -> None:
-    """Of such attributes pyroute2 has no words: id 88 in network order, and the remote."""
-    route = Route(address, 7, 512, MAIN, OURS, way=Encapsulated(ip_address(remote)))
+    """Of such attributes pyroute2 has no words: id 88 in network order, remote and source."""
+    own = ip_address(remote) + 1
+    route = Route(address, 7, 512, MAIN, OURS, way=Encapsulated(ip_address(remote), own))
     for request in (ours.encode_replace(route), ours.encode_remove(route)):
         found = read(rtmsg, request)
         where = ip_address(remote).packed
         tunnel = codec.attribute(1, bytes([*bytes(7), 88])) + codec.attribute(2, where)
+        tunnel += codec.attribute(3, own.packed)
         assert bytes.fromhex(found.pop("RTA_ENCAP").replace(":", "")) == tunnel
         assert found.pop("RTA_ENCAP_TYPE") == kind
         assert found == dict(leading(address))
@@ -278,7 +280,7 @@ JUDGED = {
     # Judged in netlink/test_vxlan.py.
     "vxlan": {
         *("encode_create", "encode_configure", "encode_generate_no_address", "encode_up"),
-        *("encode_address", "encode_remove", "encode_question"),
+        *("encode_address", "encode_remove_address", "encode_remove", "encode_question"),
     },
     "rtmsg": {"_encode", "encode_dump", "encode_match"},
 }

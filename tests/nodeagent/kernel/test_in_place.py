@@ -52,11 +52,14 @@ def direct(net: MigrationNet, node: str, address: IPAddress) -> Route:
 
 
 def ways_from(net: MigrationNet, here: Route, version: int) -> tuple[Route, ...]:
-    """Return the same route into the tunnel and by the other node's own address."""
+    """Return the same route into the tunnel, the same from an address, and by the other node's."""
     target = net.node_address("b", version)
     tunnel, uplink = net.index("a", "handover0"), net.index("a", "eth")
     return (
         dataclasses.replace(here, oif=tunnel, way=Encapsulated(target)),
+        dataclasses.replace(
+            here, oif=tunnel, way=Encapsulated(target, net.node_address("a", version))
+        ),
         dataclasses.replace(here, oif=uplink, way=Via(target)),
     )
 
@@ -145,7 +148,7 @@ def test_200_flips_of_a_route_lose_no_packet(net: MigrationNet, address: IPAddre
     with channel_of(net, "a") as channel, monitor_of(net, "a") as monitor:
         channel.transact([rtmsg.encode_add(here)])
         with Flood(net, address) as flood:
-            at = itertools.cycle((there[0], here, there[1], here))
+            at = itertools.cycle((there[0], there[1], here, there[2], here))
             for route in itertools.islice(at, FLIPS):
                 assert channel.transact([rtmsg.encode_replace(route)]) == [0]
                 time.sleep(0.002)
@@ -185,9 +188,9 @@ def test_a_change_of_way_is_planned_as_a_replace_and_seen_as_ours(
 @BOTH
 def test_a_removal_names_the_way(net: MigrationNet, address: IPAddress) -> None:
     here = direct(net, "a", address)
-    tunnel, via = ways_from(net, here, address.version)
+    tunnel, sourced, via = ways_from(net, here, address.version)
     with channel_of(net, "a") as channel:
-        for route, other in ((tunnel, via), (via, tunnel), (here, tunnel)):
+        for route, other in ((tunnel, via), (sourced, via), (via, tunnel), (here, tunnel)):
             channel.transact([rtmsg.encode_replace(route)])
             assert channel.transact([rtmsg.encode_remove(other)])[0] != 0
             assert channel.transact([rtmsg.encode_remove(route)]) == [0]

@@ -12,6 +12,7 @@ import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from ipaddress import IPv4Address, ip_address
 from typing import Final
 
@@ -138,6 +139,39 @@ def test_whatever_the_way_no_packet_is_lost(
         first = flood.sent
         time.sleep(0.3)
     assert flood.missing(first) == []
+
+
+@BOTH
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_node_of_several_addresses_sends_from_the_one_that_its_peer_knows(
+    net: MigrationNet, address: IPAddress, version: int
+) -> None:
+    """The published one is not the kernel's choice, whose packets the peer's firewall drops."""
+    published = ip_address("192.0.2.77" if version == 4 else "fd00:66::77")
+    # A second one of its network, in IPv6 a deprecated one: not what the kernel speaks from.
+    added = "/24 dev eth" if version == 4 else "/64 dev eth nodad preferred_lft 0"
+    net.run("a", f"ip address add {published}{added}")
+    nft(net, "b", rules.render(Redirects(7472, 7473, frozenset({"tap"}), frozenset({published}))))
+
+    def lead(net: MigrationNet, address: IPAddress, own: tuple[IPAddress, ...]) -> Route:
+        way = tunnel.way_to(net.node_address("b", version), own)
+        return dataclasses.replace(into_the_tunnel(net, address), way=way)
+
+    def arrived(guest: socket.socket) -> bool:
+        with net.socket("x", CLIENT[address.version == 6], socket.SOCK_DGRAM) as sock:
+            for _ in range(10):
+                sock.sendto(b"x", (str(address), 7))
+                with contextlib.suppress(TimeoutError):
+                    return bool(guest.recv(64))
+        return False
+
+    with net.socket("g", address, socket.SOCK_DGRAM, 7) as guest:
+        guest.settimeout(0.05)
+        leave(net, address)
+        redirect(net, address, partial(lead, own=()))
+        assert not arrived(guest)
+        redirect(net, address, partial(lead, own=(published,)))
+        assert arrived(guest)
 
 
 class Flows:

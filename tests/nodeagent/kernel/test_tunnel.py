@@ -293,7 +293,7 @@ def test_a_datagram_goes_through_the_tunnel_to_the_peer_alone(
             made = tunnel.ensure(channel, "handover0", 7472, [own])
             assert isinstance(made, int)
             indexes[node] = made
-    route = tunnel.inner_route(indexes["a"], theirs, 254, 89)
+    route = tunnel.inner_route(indexes["a"], tunnel.way_to(theirs, [mine]), 254, 89)
     with net.within("a", Channel) as channel:
         assert channel.transact([rtmsg.encode_replace(route)]) == [0]
     assert net.within("a", lambda: route_lookup.observe(89, [254])) == ()

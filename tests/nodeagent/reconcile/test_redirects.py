@@ -631,11 +631,34 @@ class TestAddresses:
         assert path.reached_at == ((after,), 7473)
         # Another node may have the old one by now.
         assert inner(node) == {str(tunnel.inner_address(after))}
-        await on.until(lambda: any("src 192.0.2.7" in line for line in on.routes()))
-        await on.shows(SENT_ON)
+        # What the tunnel's packets come from, and what the node itself speaks from.
+        sources = f"encap ip id 88 src {after} dst {B} ... src {after}"
+        await on.shows(f"10.65.0.2 ... {sources} ... metric 1024")
         on.put(said="source Succeeded", annotations=TARGET)
-        await on.shows(PRIVATE)
-        assert all("src 192.0.2.7" in line for line in on.routes())
+        await on.shows(f"10.65.0.2 ... {sources} ... metric 1026")
+        on.delete()
+        node.run("ip address add 192.0.2.8/24 dev uplink")
+        on.loop.redirects.move([ip_address("192.0.2.8")])
+        await on.shows(f"10.65.0.2 ... encap ip id 88 src 192.0.2.8 dst {B} ... metric 1026")
+
+    async def test_a_restart_keeps_what_it_is_sent_from(self, on: World) -> None:
+        on.loop.redirects.move([ip_address("192.0.2.1")])
+        await to_redirected(on)
+        await on.kill()
+        # Nobody has said so far where this node is.
+        await on.start()
+        await on.shows(f"10.65.0.2 ... encap ip id 88 src 192.0.2.1 dst {B}")
+
+    async def test_a_peer_is_sent_to_in_a_family_that_it_knows_us_by(
+        self, on: World, node: Node
+    ) -> None:
+        node.run("ip address add 2001:db8::1/64 dev uplink nodad")
+        on.loop.redirects.move([ip_address("2001:db8::1")])
+        both = peer().model_copy(update={"addresses": (ip_address(B), ip_address("2001:db8::2"))})
+        on.put(said="source", annotations=told(both))
+        await on.shows(DIRECT)
+        assert heard(on)
+        await on.shows("10.65.0.2 ... encap ip6 id 88 src 2001:db8::1 dst 2001:db8::2")
 
     async def test_the_same_addresses_once_more_change_nothing(self, on: World) -> None:
         on.loop.redirects.move([ip_address("192.0.2.1")])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from handover_nodeagent.kernel.netlink import codec, ways
-from handover_nodeagent.network.model import IPAddress
+from handover_nodeagent.network.model import Encapsulated, IPAddress
 
 NEWNEXTHOP: Final = 104
 DELNEXTHOP: Final = 105
@@ -41,15 +41,14 @@ class NextHop:
 
     ``onlink``: the kernel shall not ask whether the gateway is on the device's link: at the other
     end of a CNI's overlay it lies in no network of the device. A node's own address is never used
-    so: where it is not on the link all would be lost. ``remote``: by a tunnel device of ours, to
-    the node that has this address.
+    so: where it is not on the link all would be lost. ``tunnel``: by a tunnel device of ours.
     """
 
     version: int
     oif: int
     gateway: IPAddress | None = None
     onlink: bool = False
-    remote: IPAddress | None = None
+    tunnel: Encapsulated | None = None
 
 
 def is_ours(number: int) -> bool:
@@ -65,8 +64,8 @@ def encode_put(number: int, nexthop: NextHop, protocol: int) -> bytes:
     body += codec.number(_ID, number) + codec.number(_DEVICE, nexthop.oif)
     if nexthop.gateway:
         body += codec.attribute(_GATEWAY, nexthop.gateway.packed)
-    if nexthop.remote:
-        kind, tunnel = ways.encode_tunnel(nexthop.remote)
+    if nexthop.tunnel:
+        kind, tunnel = ways.encode_tunnel(nexthop.tunnel)
         body += codec.attribute(_ENCAPSULATION_TYPE, kind)
         body += codec.attribute(_ENCAPSULATION | codec.NESTED, tunnel)
     return codec.compose(NEWNEXTHOP, codec.CREATE | codec.REPLACE, body)
@@ -105,5 +104,5 @@ def decode(message: bytes) -> tuple[int, NextHop | None]:
         codec.to_number(found[_DEVICE]),
         codec.to_address(gateway) if gateway else None,
         bool(flags & _ONLINK),
-        tunnel.remote if tunnel else None,
+        tunnel,
     )

@@ -31,9 +31,10 @@ NEXTHOP_OBJECT: Final = 30
 _IP_TUNNEL: Final = {codec.INET: 2, codec.INET6: 4}
 """LWTUNNEL_ENCAP_IP and LWTUNNEL_ENCAP_IP6 of linux/lwtunnel.h, by the underlay's family: it has
 nothing to do with the route's own."""
-# LWTUNNEL_IP_ID and LWTUNNEL_IP_DST of linux/lwtunnel.h; the IP6 ones have the same numbers.
+# LWTUNNEL_IP_ID, _DST and _SRC of linux/lwtunnel.h; the IP6 ones have the same numbers.
 _ID: Final = 1
 _DESTINATION: Final = 2
+_SOURCE: Final = 3
 _TYPE: Final = struct.Struct("=H")
 _BIG_ENDIAN: Final = struct.Struct(">Q")
 """LWTUNNEL_IP_ID is in network order, unlike all else in a route message."""
@@ -62,8 +63,8 @@ def encode(route: Route) -> bytes:
             return codec.number(NEXTHOP_OBJECT, number)
         case Via(gateway):
             return codec.number(DEVICE, route.oif) + _encode_gateway(route.address, gateway)
-        case Encapsulated(remote):
-            kind, tunnel = encode_tunnel(remote)
+        case Encapsulated() as way:
+            kind, tunnel = encode_tunnel(way)
             return (
                 codec.number(DEVICE, route.oif)
                 + codec.attribute(ENCAPSULATION_TYPE, kind)
@@ -71,10 +72,12 @@ def encode(route: Route) -> bytes:
             )
 
 
-def encode_tunnel(remote: IPAddress) -> tuple[bytes, bytes]:
+def encode_tunnel(way: Encapsulated) -> tuple[bytes, bytes]:
     """Return what RTA_ENCAP_TYPE and RTA_ENCAP, or those of a nexthop object, have in them."""
-    tunnel = codec.attribute(_ID, _TUNNEL_ID) + codec.attribute(_DESTINATION, remote.packed)
-    return _TYPE.pack(_IP_TUNNEL[codec.family_of(remote)]), tunnel
+    tunnel = codec.attribute(_ID, _TUNNEL_ID) + codec.attribute(_DESTINATION, way.remote.packed)
+    if way.source:
+        tunnel += codec.attribute(_SOURCE, way.source.packed)
+    return _TYPE.pack(_IP_TUNNEL[codec.family_of(way.remote)]), tunnel
 
 
 def decode(found: Mapping[int, bytes]) -> Way | None:
@@ -103,7 +106,10 @@ def decode_tunnel(kind: int, payload: bytes) -> Encapsulated | None:
     tunnel = codec.attributes(payload, 0)
     if tunnel.get(_ID) != _TUNNEL_ID or _DESTINATION not in tunnel:
         return None
-    return Encapsulated(codec.to_address(tunnel[_DESTINATION]))
+    # The kernel always shows a source: of zeros where it chooses.
+    source = tunnel.get(_SOURCE, b"")
+    shown = codec.to_address(source) if any(source) else None
+    return Encapsulated(codec.to_address(tunnel[_DESTINATION]), shown)
 
 
 def type_of(payload: bytes) -> int:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from handover_nodeagent.kernel.netlink import codec, nhmsg
 from handover_nodeagent.kernel.netlink.nhmsg import NextHop
+from handover_nodeagent.network.model import Encapsulated
 
 GATEWAYS = {4: ip_address("192.0.2.2"), 6: ip_address("2001:db8::2")}
 NUMBERS = st.integers(nhmsg.FIRST_ID, nhmsg.LAST_ID)
@@ -18,7 +19,12 @@ NEXTHOPS = st.sampled_from([4, 6]).flatmap(
         st.integers(1, 2**31 - 1),
         st.sampled_from([None, GATEWAYS[version]]),
         st.booleans(),
-        st.sampled_from([None, *GATEWAYS.values()]),
+        st.sampled_from(
+            [
+                None,
+                *(Encapsulated(one, own) for one in GATEWAYS.values() for own in (None, one + 1)),
+            ]
+        ),
     )
 )
 

@@ -88,6 +88,9 @@ def test_an_address_stands_alone_and_is_nobodys_source_elsewhere(
     assert (kind, flags) == (20, REQUEST | CREATE | REPLACE)
     assert shown == {"scope": 253, "index": 7} | fields
     assert found == {"IFA_LOCAL": str(address), "IFA_ADDRESS": str(address)}
+    # And goes as it came.
+    kind, flags, *rest = read(ifaddrmsg, vxlan.encode_remove_address(7, address))
+    assert (kind, flags, rest) == (21, REQUEST, [shown, found])
 
 
 def test_the_question_for_a_device_names_it_alone() -> None:

@@ -13,10 +13,17 @@ from handover_nodeagent.network.model import Encapsulated, IPAddress, Nexthop, R
 V4, V6 = ip_address("10.65.0.2"), ip_address("fd00:65::2")
 REMOTE, REMOTE_6 = ip_address("192.0.2.9"), ip_address("fd00:66::9")
 OURS = Route(V4, 7, 512, 254, 88)
+OWN = ip_address("192.0.2.8")
 TUNNEL = Encapsulated(REMOTE)
+# Of zeros it is none.
+OWN_4, OWN_6 = (
+    st.none() | found.filter(lambda one: not one.is_unspecified)
+    for found in (st.ip_addresses(v=4), st.ip_addresses(v=6))
+)
 WAYS = st.one_of(
     st.none(),
-    st.builds(Encapsulated, st.ip_addresses()),
+    st.builds(Encapsulated, st.ip_addresses(v=4), OWN_4),
+    st.builds(Encapsulated, st.ip_addresses(v=6), OWN_6),
     st.builds(Via, st.ip_addresses()),
     st.builds(Nexthop, st.integers(1, 2**32 - 1)),
 )
@@ -50,12 +57,17 @@ TO = codec.attribute(2, REMOTE.packed)
         (encapsulated(2, ID, TO), TUNNEL),
         (encapsulated(2, TO, codec.attribute(4, b"\x40"), ID), TUNNEL),
         (encapsulated(4, ID, codec.attribute(2, REMOTE_6.packed)), Encapsulated(REMOTE_6)),
+        (encapsulated(2, ID, codec.attribute(3, bytes(4)), TO), TUNNEL),
+        (encapsulated(2, ID, codec.attribute(3, OWN.packed), TO), Encapsulated(REMOTE, OWN)),
         (encapsulated(2, codec.attribute(1, bytes([*bytes(7), 89])), TO), None),
         (encapsulated(2, TO), None),
         (encapsulated(2, ID), None),
         (encapsulated(1, ID, TO), None),
     ],
-    ids=["ours", "with a TTL", "IPv6", "another id", "no id", "no remote", "MPLS"],
+    ids=[
+        *("ours", "with a TTL", "IPv6", "from any", "from one"),
+        *("another id", "no id", "no remote", "MPLS"),
+    ],
 )
 def test_a_tunnel_is_ours_by_its_id(entry: rtmsg.Entry, way: Way | None) -> None:
     """And what is not stays what its owner's route has beside its device."""
@@ -74,8 +86,9 @@ def test_a_tunnel_is_ours_by_its_id(entry: rtmsg.Entry, way: Way | None) -> None
         codec.attribute(22, ID),
         codec.attribute(21, b"\2\0") + codec.attribute(22, b"\xff\0\1\0"),
         codec.attribute(21, b"\2\0") + codec.attribute(22, ID + codec.attribute(2, b"\1")),
+        codec.attribute(21, b"\2\0") + codec.attribute(22, ID + TO + codec.attribute(3, b"\1")),
     ],
-    ids=["via", "object", "gateway", "no type", "length", "remote"],
+    ids=["via", "object", "gateway", "no type", "length", "remote", "source"],
 )
 def test_a_way_that_contradicts_itself_is_none(attributes: bytes) -> None:
     with pytest.raises(codec.MalformedError):
