@@ -18,6 +18,7 @@ from handover_api.peer import Peer
 from handover_nodeagent import metrics
 from handover_nodeagent.distribution import advertised, notifications
 from handover_nodeagent.distribution.advertised import Endpoint
+from handover_nodeagent.distribution.forwarding import Forwarding
 from handover_nodeagent.distribution.hops import Hops
 from handover_nodeagent.distribution.known import ViaNextHop
 from handover_nodeagent.distribution.nodes import Node
@@ -71,6 +72,7 @@ class Distribution:
         port = settings.distribution_port
         self._underlay = Underlay(channel, port, place.let, self._published)
         self.hops = Hops(channel, self.resolver.nodes, self.routes, self._underlay)
+        self._forwarding = Forwarding(self.routes.known, self.resolver, self.hops, place.forward)
         self.refused: dict[IPAddress, str] = {}
         self.strict_devices: frozenset[str] = frozenset()
         self._channel = channel
@@ -255,6 +257,7 @@ class Distribution:
         if self.hops.has_new_devices():
             # Whether their filters let through what others send is looked at soon.
             self._wanted.set()
+        self._forwarding.follow(addresses)
         self._prepare(addresses)
         self._remember()
         if refused:
@@ -312,6 +315,7 @@ class Distribution:
         """
         await self._observe()
         self.routes.remove_all()
+        self._forwarding.forget()
         self._underlay.remove()
         metrics.DISTRIBUTED.set(0)
 
@@ -354,6 +358,7 @@ class Distribution:
         if self._now() >= self._surveyed_at + SURVEY or self._surveyed != seen:
             self._surveyed, self._surveyed_at = seen, self._now()
             await self._survey(*seen)
+        self._forwarding.tell()
         self._observe_reverse_path()
 
     async def _look_up(self) -> None:
@@ -403,6 +408,8 @@ class Distribution:
         ours = (one for one in found.routes if advertised.is_metric(one.metric, settings))
         changed = self.routes.known.load(found.nexthops, map(ViaNextHop.of, ours))
         if is_first:
+            # What an agent before this one forwarded, whatever is known of homes so far.
+            self._forwarding.follow(self.routes.known.addresses())
             self._get_ready()
         # What somebody took away comes back, and what somebody changed is changed back.
         self._touch(changed)

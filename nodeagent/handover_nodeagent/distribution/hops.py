@@ -120,6 +120,15 @@ class Hops:
         is_new, self._devices = devices != self._devices, devices
         return is_new
 
+    def uplinks(self) -> frozenset[str]:
+        """Return the devices by which other nodes, and clients outside, send to this one."""
+        outside = {lookup.device_outside(self._channel, version) for version in (4, 6)}
+        nodes = {
+            lookup.device_to(self._channel, hop.tunnel.remote) if hop.tunnel else hop.oif
+            for hop in self._found.values()
+        }
+        return frozenset(filter(None, map(_name, (outside | nodes) - {0})))
+
     def strict_devices(self) -> frozenset[str]:
         """Return the devices on which a packet from outside of the cluster would be dropped.
 

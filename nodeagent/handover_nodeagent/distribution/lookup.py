@@ -2,7 +2,8 @@
 
 import contextlib
 import socket
-from ipaddress import IPv4Address
+from collections.abc import Mapping
+from ipaddress import IPv4Address, IPv6Address
 from typing import Final
 
 from handover_nodeagent.distribution import nexthop
@@ -15,8 +16,12 @@ from handover_nodeagent.kernel.netlink.nhmsg import NextHop
 from handover_nodeagent.network.model import IPAddress
 
 _TUNNELS: Final = ("handover0", "handover1")
-_OUTSIDE: Final = IPv4Address("203.0.113.1")
-"""Of TEST-NET-3 (RFC 5737), to which nobody has a route of its own."""
+_OUTSIDE: Final[Mapping[int, IPAddress]] = {
+    4: IPv4Address("203.0.113.1"),
+    6: IPv6Address("3fff::1"),
+}
+"""Of TEST-NET-3 (RFC 5737) and of documentation's own network (RFC 9637), to which nobody has a
+route of its own."""
 _ONLINK: Final = 4
 """RTNH_F_ONLINK of linux/rtnetlink.h, which a route of one next hop shows among its own flags."""
 
@@ -28,9 +33,9 @@ def to_node(channel: Channel, node: Node, version: int) -> NextHop | Tunneled | 
     return nexthop.choose(node, version, ways, _own_devices())
 
 
-def device_outside(channel: Channel) -> int:
+def device_outside(channel: Channel, version: int = 4) -> int:
     """Return the device by which clients outside of the cluster are answered; 0: none."""
-    return device_to(channel, _OUTSIDE)
+    return device_to(channel, _OUTSIDE[version])
 
 
 def device_to(channel: Channel, address: IPAddress) -> int:

@@ -20,7 +20,8 @@ class Place:
 
     ``recall`` and ``remember``: the HAVE messages that the API has not caught up with, which a
     restart must not forget. ``changed`` is called when our own endpoints may be told otherwise,
-    ``let`` with the addresses of the nodes that may send into the second tunnel.
+    ``let`` with the addresses of the nodes that may send into the second tunnel, ``forward`` with
+    the addresses of guests elsewhere for which others send to this node, and by which devices.
     """
 
     node: str
@@ -31,6 +32,7 @@ class Place:
     remember: Callable[[Iterable[Heard]], None] = lambda _: None
     changed: Callable[[], None] = lambda: None
     let: Callable[[frozenset[IPAddress]], None] = lambda _: None
+    forward: Callable[[frozenset[IPAddress], frozenset[str]], None] = lambda *_: None
 
 
 class Speakers(Protocol):

@@ -135,6 +135,7 @@ class Reconciler:
             remember=memory.keep_heard,
             changed=lambda: self.report(tuple(self.endpoints)),
             let=self.enforcer.redirect_table.want_nodes,
+            forward=self.enforcer.redirect_table.want_forwarded,
         )
         self.advertising = Advertising(place)
         self.publisher = Publisher(

@@ -49,6 +49,7 @@ class RedirectTableReconciler:
         self._report = report
         self._table = RedirectTable(writer)
         self._peers, self._redirected, self._nodes = _NOBODY, _NOBODY, _NOBODY
+        self._away, self._uplinks = _NOBODY, frozenset[str]()
         self._has_tunnel = False
         # Until somebody knows which redirects there are, the last agent's table serves them.
         self._is_known = False
@@ -86,6 +87,12 @@ class RedirectTableReconciler:
         """Let *nodes* send by the second tunnel; without any there is none."""
         if nodes != self._nodes:
             self._nodes = nodes
+            self._wake()
+
+    def want_forwarded(self, away: frozenset[IPAddress], uplinks: frozenset[str]) -> None:
+        """Leave alone what comes by *uplinks* for the guests of *away*, to be sent on."""
+        if (away, uplinks) != (self._away, self._uplinks):
+            self._away, self._uplinks = away, uplinks
             self._wake()
 
     def touch(self) -> None:
@@ -171,8 +178,12 @@ class RedirectTableReconciler:
         """Return what the table is to hold now; None: no tunnel of this node needs it."""
         settings = self._settings
         has_tunnel = self._has_tunnel and settings.source_redirect is SourceRedirect.AUTO
-        is_distributing = settings.advertise is Advertise.AGENTS and bool(self._nodes)
-        if not has_tunnel and not is_distributing and not self._redirected:
+        has_agents = settings.advertise is Advertise.AGENTS
+        is_distributing, away = (
+            has_agents and bool(self._nodes),
+            self._away if has_agents else _NOBODY,
+        )
+        if not (has_tunnel or is_distributing or self._redirected or away):
             return None
         return Redirects(
             settings.redirect_port if has_tunnel else 0,
@@ -182,6 +193,8 @@ class RedirectTableReconciler:
             self._redirected,
             settings.distribution_port if is_distributing else 0,
             self._nodes if is_distributing else _NOBODY,
+            away,
+            self._uplinks if away else frozenset(),
         )
 
     def _conclude(self, outcome: Outcome | None) -> None:

@@ -190,6 +190,8 @@ class Agent:
     name: str
     settings: Settings
     let: frozenset[IPAddress] = frozenset()
+    away: frozenset[IPAddress] = frozenset()
+    uplinks: frozenset[str] = frozenset()
     distribution: Distribution = field(init=False)
     _loop: asyncio.AbstractEventLoop = field(init=False)
     _ready: Future[None] = field(default_factory=Future)
@@ -222,7 +224,7 @@ class Agent:
 
     async def _run(self) -> None:
         self._loop = asyncio.get_running_loop()
-        place = Place(self.name, self.settings, let=self._let)
+        place = Place(self.name, self.settings, let=self._let, forward=self._forward)
         with Channel() as channel:
             self.distribution = Distribution(place, channel)
             self._task = asyncio.create_task(self.distribution.run())
@@ -237,9 +239,14 @@ class Agent:
         self.let = addresses
         self.nodes.nft(self.name, rules.render(self.table()))
 
+    def _forward(self, away: frozenset[IPAddress], uplinks: frozenset[str]) -> None:
+        self.away, self.uplinks = away, uplinks
+        self.nodes.nft(self.name, rules.render(self.table()))
+
     def table(self, redirected: frozenset[IPAddress] = frozenset()) -> Redirects:
         """Return what its table holds: any other node may be a peer, too."""
         peers = frozenset(address(one, 4) for one in NODES if one != self.name)
         port = self.settings.redirect_port, self.settings.peer_port
         second = self.settings.distribution_port if self.let else 0
-        return Redirects(*port, frozenset({"tap", "pod"}), peers, redirected, second, self.let)
+        ports, forwarded = frozenset({"tap", "pod"}), (self.away, self.uplinks)
+        return Redirects(*port, ports, peers, redirected, second, self.let, *forwarded)

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import datetime as dt
 import json
+import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 
@@ -41,6 +42,12 @@ SETTINGS = Settings(live_migration_route_convergence_time=dt.timedelta(seconds=0
 LIVE = endpoint("b", "b", State.LIVE, "m", cutover=(10, "m"))
 BOTH = pytest.mark.parametrize("version", [4, 6], ids=["IPv4", "IPv6"])
 PACKETS = 50
+PIECE = bytes(50_000)
+INVALID = """
+    table inet theirs {
+        chain forward { type filter hook forward priority 0; ct state invalid drop; }
+    }
+"""
 Agents = Mapping[str, Agent]
 
 
@@ -180,6 +187,55 @@ def test_without_a_home_there_is_nobody_else_to_lead_there(
     agents["c"].call(lambda it: it.put_node(dataclasses.replace(node("a"), pod_cidrs=elsewhere)))
     agents["c"].call(Distribution.refresh)
     until(lambda: leads(nodes, "c", 4, "handover1"))
+
+
+@BOTH
+@pytest.mark.parametrize("where", ["p", "x"])
+def test_connections_are_made_where_rules_drop_what_conntrack_takes_for_invalid(
+    nodes: RoutedNodes, agents: Agents, where: str, version: int
+) -> None:
+    """As kube-proxy's do. The guest's home sees what a client sends, and no answer to that."""
+    for name in NODES:
+        nodes.nft(name, INVALID)
+    tell(agents, LIVE)
+    until(lambda: all(leads(nodes, name, version, "handover1") for name in "ac"))
+    until(lambda: agents["a"].away == {GUEST4, GUEST6})
+    assert agents["a"].uplinks == {"eth"}
+    # A pod's own node has both directions.
+    assert agents["c"].away == frozenset()
+    assert exchange(nodes, where, version) == PIECE
+
+    tell(agents, endpoint("a", "a", cutover=(20, "n")))
+    until(lambda: agents["a"].away == frozenset())
+
+
+def exchange(nodes: RoutedNodes, where: str, version: int) -> bytes:
+    """Connect to the guest, and return what comes of PIECE once it was sent there and back."""
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    listener, client = (
+        nodes.within(name, lambda: socket.socket(family, socket.SOCK_STREAM))
+        for name in ("g", where)
+    )
+    with listener, client:
+        for one in (listener, client):
+            one.settimeout(3)
+        listener.bind((str(GUEST[version]), 8000))
+        listener.listen()
+        client.connect((str(GUEST[version]), 8000))
+        # Without its last part the handshake is none to the guest.
+        guest, _ = listener.accept()
+        with guest:
+            guest.settimeout(3)
+            client.sendall(PIECE)
+            guest.sendall(read(guest, len(PIECE)))
+            return read(client, len(PIECE))
+
+
+def read(sock: socket.socket, length: int) -> bytes:
+    found = b""
+    while len(found) < length and (piece := sock.recv(length)):
+        found += piece
+    return found
 
 
 def look_soon(it: Distribution) -> None:

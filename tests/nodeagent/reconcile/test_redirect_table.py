@@ -76,6 +76,19 @@ async def test_what_the_last_agent_left_stays_until_it_is_known_what_is_wanted(
     await table.until(lambda text: text == "")
 
 
+async def test_what_a_home_forwards_is_untracked_for_as_long_as_agents_carry_the_routes(
+    table: Table,
+) -> None:
+    table.it.want_forwarded(frozenset({V4, V6}), frozenset({"eth0"}))
+    table.it.want(NOBODY, NOBODY, has_tunnel=False)
+    await table.until(lambda text: "iifname @uplinks ip daddr @away4 notrack" in text)
+    assert f"elements = {{ {V6} }}" in table.listed()
+    table.it.want_forwarded(frozenset({V6}), frozenset({"eth0"}))
+    await table.until(lambda text: str(V4) not in text)
+    table.it.configure(SETTINGS.model_copy(update={"advertise": Advertise.BGP}))
+    await table.until(lambda text: text == "")
+
+
 async def test_a_tunnel_is_bounded_from_its_making_to_its_end(table: Table) -> None:
     table.it.want(PEERS, NOBODY)
     await table.until(lambda text: "192.0.2.2" in text)

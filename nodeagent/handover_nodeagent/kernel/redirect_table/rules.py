@@ -4,9 +4,12 @@
         set ports { typeof iifname; elements = { "tap0" } }
         set peers4 { typeof ip saddr; elements = { 192.0.2.2 } }
         set redirected4 { typeof ip daddr; counter; elements = { 10.65.0.2 } }
+        set uplinks { typeof iifname; elements = { "eth0" } }
+        set away4 { typeof ip daddr; elements = { 10.65.0.3 } }
         chain prerouting {
             type filter hook prerouting priority raw
             iifname != @ports ip daddr @redirected4 notrack
+            iifname @uplinks ip daddr @away4 notrack
         }
         chain input {
             type filter hook input priority filter - 10
@@ -24,7 +27,6 @@ and the same for IPv6. Every change succeeds from any state of what it changes, 
 ``typeof``, both for the reasons that ``arp_guard/rules.py`` gives.
 """
 
-import dataclasses
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
@@ -53,7 +55,8 @@ class Redirects:
 
     ``ports`` are the devices of its VMs, ``peers`` and ``nodes`` who may send into the first and
     into the second tunnel. A port of 0 says that there is no such tunnel. ``redirected`` are
-    addresses whose route leads to another node by now.
+    addresses whose route leads to another node by now. ``away`` are those of guests elsewhere for
+    which others send to this node, by ``uplinks``.
     """
 
     tunnel_port: int
@@ -63,6 +66,8 @@ class Redirects:
     redirected: frozenset[IPAddress] = frozenset()
     distribution_port: int = 0
     nodes: frozenset[IPAddress] = frozenset()
+    away: frozenset[IPAddress] = frozenset()
+    uplinks: frozenset[str] = frozenset()
 
 
 def render(redirects: Redirects) -> str:
@@ -126,24 +131,36 @@ _TYPES: Final = {
     "redirected6": "typeof ip6 daddr; counter;",
     "nodes4": "typeof ip saddr;",
     "nodes6": "typeof ip6 saddr;",
+    "uplinks": "typeof iifname;",
+    "away4": "typeof ip daddr;",
+    "away6": "typeof ip6 daddr;",
 }
 
 
-def _frame(redirects: Redirects) -> Redirects:
+def _frame(redirects: Redirects) -> tuple[int, int, int, bool]:
     """Return what no element can say."""
-    nothing: frozenset[IPAddress] = frozenset()
-    return dataclasses.replace(
-        redirects, ports=frozenset(), peers=nothing, redirected=nothing, nodes=nothing
+    return (
+        redirects.tunnel_port,
+        redirects.peer_port,
+        redirects.distribution_port,
+        bool(redirects.away),
     )
 
 
 def _sets(redirects: Redirects) -> dict[str, frozenset[str]]:
-    """Return the elements of each set; without a second tunnel there are none of its."""
-    ports = filter(names.is_writable, redirects.ports)
-    sets = {"ports": frozenset(f'"{name}"' for name in ports)}
+    """Return the elements of each set; what has no rule has no set either."""
+    sets = {"ports": _devices(redirects.ports)}
     for name, addresses in (("peers", redirects.peers), ("redirected", redirects.redirected)):
         sets |= _by_version(name, addresses)
-    return sets | _by_version("nodes", redirects.nodes) if redirects.distribution_port else sets
+    if redirects.distribution_port:
+        sets |= _by_version("nodes", redirects.nodes)
+    if redirects.away:
+        sets |= {"uplinks": _devices(redirects.uplinks)} | _by_version("away", redirects.away)
+    return sets
+
+
+def _devices(found: AbstractSet[str]) -> frozenset[str]:
+    return frozenset(f'"{name}"' for name in filter(names.is_writable, found))
 
 
 def _by_version(name: str, addresses: AbstractSet[IPAddress]) -> dict[str, frozenset[str]]:
@@ -159,6 +176,11 @@ def _rules(redirects: Redirects) -> Iterator[str]:
     # its own connections are tracked.
     yield "prerouting iifname != @ports ip daddr @redirected4 notrack"
     yield "prerouting iifname != @ports ip6 daddr @redirected6 notrack"
+    if redirects.away:
+        # For the same reason, and for as long as the guest is away. Not what pods of this node
+        # send: the answers to those come back here.
+        yield "prerouting iifname @uplinks ip daddr @away4 notrack"
+        yield "prerouting iifname @uplinks ip6 daddr @away6 notrack"
     if redirects.tunnel_port:
         yield from _open(redirects.tunnel_port, "peers")
         yield f'input iifname "{REDIRECT}" {_LINK_LOCAL} udp dport {redirects.peer_port} accept'

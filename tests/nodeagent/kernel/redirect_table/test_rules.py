@@ -14,7 +14,7 @@ PEER, PEER_6 = ip_address("192.0.2.2"), ip_address("fd00:66::2")
 NOTHING = Redirects(7472, 7473)
 ALL = Redirects(
     *(7472, 7473, frozenset({"tap0", "tap1"}), frozenset({PEER, PEER_6}), frozenset({V4, V6})),
-    *(7474, frozenset({PEER})),
+    *(7474, frozenset({PEER}), frozenset({V4}), frozenset({"eth0"})),
 )
 
 
@@ -63,12 +63,24 @@ def changed(**to: frozenset[object] | int) -> str:
             ),
         ),
         (
+            changed(away=frozenset({V4, V4 + 1, V6}), uplinks=frozenset({"eth0", "eth1"})),
+            (
+                'add element inet handover uplinks { "eth1" }\n'
+                "add element inet handover away4 { 10.65.0.3 }\n"
+                f"add element inet handover away6 {{ {V6} }}\n"
+            ),
+        ),
+        (changed(away=frozenset()), rules.render(dataclasses.replace(ALL, away=frozenset()))),
+        (
             changed(distribution_port=0),
             rules.render(dataclasses.replace(ALL, distribution_port=0)),
         ),
         (changed(tunnel_port=7999), rules.render(dataclasses.replace(ALL, tunnel_port=7999))),
     ],
-    ids=["redirected", "no more", "peers", "ports", "nodes", "no second tunnel", "another port"],
+    ids=[
+        *("redirected", "no more", "peers", "ports", "nodes", "away", "nobody away"),
+        *("no second tunnel", "another port"),
+    ],
 )
 def test_a_change_names_what_changes(commands: str, expected: str) -> None:
     assert commands == expected
@@ -79,6 +91,8 @@ def test_without_a_second_tunnel_its_port_is_anybodys() -> None:
     assert "handover1" not in text
     assert "nodes" not in text
     assert "7474" not in text
+    assert "away" not in text
+    assert "uplinks" not in text
     assert "element" not in text
 
 
