@@ -64,10 +64,12 @@ class DirectPath:
         self._answers = Answers(signer.sign)
         self._reader = Reader(self._relations, self._trust, self._accept, self._opened)
         self._nodes: dict[str, tuple[IPAddress, ...]] = {}
+        self._bystanders: dict[str, Recipient] = {}
         self._addresses: tuple[IPAddress, ...] = ()
         self._port = 0
         self._tunnel: InnerRoutes | None = None
         self._outgoing: deque[tuple[bytes, Destination]] = deque()
+        self._has_flushed = False
         self._alarm: asyncio.TimerHandle | None = None
 
     @property
@@ -95,6 +97,7 @@ class DirectPath:
         """Be reached at these addresses of this node; others are given up."""
         self._addresses, self._port = tuple(addresses), port
         self._listen()
+        self._find_bystanders()
 
     def use_tunnel(self, routes: InnerRoutes | None) -> None:
         """Send HELLOs by the tunnel's device, too; None: it is gone."""
@@ -147,7 +150,16 @@ class DirectPath:
 
     def know_nodes(self, nodes: Mapping[str, tuple[IPAddress, ...]]) -> None:
         """Know the other nodes that hear of each HAVE; none of them where BGP tells it."""
-        self._nodes = dict(nodes)
+        if nodes != self._nodes:
+            self._nodes = dict(nodes)
+            self._find_bystanders()
+
+    def _find_bystanders(self) -> None:
+        # At the switch a thousand nodes would wait for a millisecond that was free before.
+        self._bystanders = {
+            node: Recipient(node, tuple(Destination(one, self._port) for one in addresses[:1]))
+            for node, addresses in self._nodes.items()
+        }
 
     def prepare(self, key: ObjectKey, uid: str) -> None:
         """Have a HAVE of the endpoint *key* ready, as long as there is time for it."""
@@ -156,10 +168,10 @@ class DirectPath:
     def have(self, key: ObjectKey, uid: str) -> int:
         """Say that we have the guest, until all know it; return how many are asked.
 
-        The peers hear it at once, the other nodes in the next turns of the loop: another guest
+        The peers hear it at once, the other nodes in the next turn of the loop: another guest
         that announces itself in this instant gets its route before.
         """
-        return self._say(Kind.HAVE, key, uid, self._nodes)
+        return self._say(Kind.HAVE, key, uid, self._bystanders)
 
     def released(self, key: ObjectKey, uid: str) -> None:
         """Say that we have the guest no more: to the peers alone, whom the API would tell later."""
@@ -198,9 +210,7 @@ class DirectPath:
         if self._tunnel:
             self._tunnel.lead_to(self._relations.peer_addresses)
 
-    def _say(
-        self, kind: Kind, key: ObjectKey, uid: str, nodes: Mapping[str, tuple[IPAddress, ...]]
-    ) -> int:
+    def _say(self, kind: Kind, key: ObjectKey, uid: str, nodes: Mapping[str, Recipient]) -> int:
         """Say it to the peers and to *nodes*; return how many are asked.
 
         Here it is but sent to the peers: the next guest's route may be waiting. What follows has
@@ -212,11 +222,9 @@ class DirectPath:
         for one in peers:
             for destination in one.destinations:
                 self._send(said.datagram, destination)
-        told = {one.node for one in peers}
-        others = {node: to for node, to in nodes.items() if node not in told}
         begin = functools.partial(self._begin, kind, topic, said, times)
-        asyncio.get_running_loop().call_soon(begin, peers, others)
-        return len(peers) + len(others)
+        asyncio.get_running_loop().call_soon(begin, peers, nodes)
+        return len(peers) + len(nodes) - len(nodes.keys() & {one.node for one in peers})
 
     def _begin(
         self,
@@ -225,19 +233,20 @@ class DirectPath:
         said: Said,
         times: tuple[float, int],
         peers: Iterable[Recipient],
-        nodes: Mapping[str, tuple[IPAddress, ...]],
+        nodes: Mapping[str, Recipient],
     ) -> None:
-        """Expect the ACKs of what was said, and send it to those that are no peers."""
+        """Send what was said to those that are no peers, and expect the ACKs of all.
+
+        None of them is read before: that is another turn of the loop.
+        """
         # A newer one was said in the same turn, or the endpoint is gone.
         if self._statements.said(*topic) != said.sequence:
             return
-        bystanders = [
-            Recipient(node, tuple(Destination(address, self._port) for address in addresses[:1]))
-            for node, addresses in nodes.items()
-        ]
+        told = {one.node for one in peers}
+        bystanders = [one for node, one in nodes.items() if node not in told]
+        self._later((said.datagram, one) for one in bystanders)
         self._statements.begin(kind, topic, said, [*peers, *bystanders], times)
-        first = self._statements.take(times[0])
-        self._later((octets, one) for octets, one in first if not one.relation)
+        self._statements.told(topic, times[0])
         self._wind()
 
     def _peers(self, key: ObjectKey) -> list[Recipient]:
@@ -387,19 +396,19 @@ class DirectPath:
         self._later((octets, one) for octets, one in due if not one.relation)
 
     def _later(self, waiting: Iterable[tuple[bytes, Recipient]]) -> None:
-        """Send in the next turns of the loop."""
-        is_flushed = not self._outgoing
+        """Send a slice now, unless this turn of the loop had one; the rest in the next turns."""
         for octets, one in waiting:
             self._outgoing.extend((octets, destination) for destination in one.destinations)
-        if self._outgoing and is_flushed:
-            asyncio.get_running_loop().call_soon(self._flush)
+        if not self._has_flushed:
+            self._flush()
 
     def _flush(self) -> None:
         """Send a slice of what waits; the next one has a turn of the loop of its own."""
+        self._has_flushed = bool(self._outgoing)
         for _ in range(min(SLICE, len(self._outgoing))):
             octets, destination = self._outgoing.popleft()
             self._send(octets, destination)
-        if self._outgoing:
+        if self._has_flushed:
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _send(self, octets: bytes, to: Destination) -> None:

@@ -61,6 +61,10 @@ class Delivery:
     sent_ns: int
     recipients: dict[str, Recipient]
     repeats: Repeats[str]
+    names: dict[Relation | IPAddress, str]
+    """By what an ACK is known to be of whom: a peer's signature, or where another node sends from.
+
+    A thousand of them come within milliseconds, and each is to cost as little as the first."""
 
 
 class Statements:
@@ -124,10 +128,15 @@ class Statements:
         named = {_name(one): one for one in recipients}
         now, now_ns = times
         waiting = Repeats(named, now, repeats.STATEMENT)
-        delivery = Delivery(topic, kind, said.nonce, said.datagram, now_ns, named, waiting)
+        names = {by: name for name, one in named.items() for by in _known_by(one)}
+        delivery = Delivery(topic, kind, said.nonce, said.datagram, now_ns, named, waiting, names)
         self._deliveries[topic] = self._by_nonce[delivery.nonce] = delivery
         self._expect(delivery)
         return delivery
+
+    def told(self, topic: Topic, now: float) -> None:
+        """Know that all have been sent for the first time what ``begin`` was told of."""
+        self._deliveries[topic].repeats.take(now)
 
     def take(self, now: float) -> list[tuple[bytes, Recipient]]:
         """Return what to send now to whom, and give up what was said in vain for too long."""
@@ -144,19 +153,16 @@ class Statements:
         self, nonce: bytes, relation: Relation | None, source: IPAddress | None, now: float
     ) -> tuple[Delivery, Recipient] | None:
         """Take an ACK in; None where nobody waits for it (any more)."""
-        delivery = self._by_nonce.get(nonce)
-        if delivery is None:
+        delivery, by = self._by_nonce.get(nonce), relation or source
+        name = delivery.names.get(by) if delivery and by else None
+        if delivery is None or name is None or not delivery.repeats.acknowledge(name):
             return None
-        for name in delivery.repeats.silent:
-            one = delivery.recipients[name]
-            if one.relation == relation and (relation or _is_at(one, source)):
-                delivery.repeats.acknowledge(name)
-                if delivery.repeats.is_over(now):
-                    self._end(delivery.topic)
-                else:
-                    self._expect(delivery)
-                return delivery, one
-        return None
+        if delivery.repeats.is_over(now):
+            self._end(delivery.topic)
+        elif relation:
+            # What a node says twice that signs nothing costs nothing.
+            self._expect(delivery)
+        return delivery, delivery.recipients[name]
 
     def _compose(self, kind: Kind, topic: Topic) -> Said:
         nonce = self._make_nonce()
@@ -164,7 +170,7 @@ class Statements:
         return Said(sequence, nonce, datagram)
 
     def _expect(self, delivery: Delivery) -> None:
-        """Let the ACKs of those in that have not answered, and of nobody else."""
+        """Let the ACKs of those in that are asked; of peers, that have not answered."""
         waited = [delivery.recipients[name] for name in delivery.repeats.silent]
         relations = tuple(one.relation for one in waited if one.relation)
         unsigned = [one for one in waited if not one.relation]
@@ -185,5 +191,7 @@ def _name(recipient: Recipient) -> str:
     return f"{recipient.node}/{relation.endpoint}" if relation else recipient.node
 
 
-def _is_at(recipient: Recipient, source: IPAddress | None) -> bool:
-    return any(to.address == source for to in recipient.destinations)
+def _known_by(recipient: Recipient) -> Iterable[Relation | IPAddress]:
+    if recipient.relation:
+        return (recipient.relation,)
+    return (to.address for to in recipient.destinations)

@@ -3,6 +3,7 @@
 import itertools
 from ipaddress import ip_address
 
+import pytest
 from tests.nodeagent.peers import speakers
 from tests.nodeagent.peers.speakers import SOURCE, TARGET, UID
 
@@ -134,6 +135,35 @@ def test_it_is_repeated_to_those_who_have_not_answered_and_only_their_acks_are_l
     assert it.question(delivery) is None
     assert it.statements.take(NOW + 1) == []
     assert [it.statements.due] == [None]
+
+
+def test_acks_of_many_nodes_cost_no_more_than_those_of_few(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """All come within milliseconds, and a guest that announces itself waits behind them."""
+    it, expected = It(), list[bytes]()
+    expect = it.trust.expect
+
+    def counted(nonce: bytes, question: Question) -> None:
+        expected.append(nonce)
+        expect(nonce, question)
+
+    monkeypatch.setattr(it.trust, "expect", counted)
+    places = [Destination(ip_address(f"10.1.0.{number}"), 7473) for number in range(200)]
+    nodes = tuple(Recipient(str(to.address), (to,)) for to in places)
+    delivery = it.begin(Kind.HAVE, *nodes)
+    for to in places:
+        assert it.acknowledge(delivery, None, to) == str(to.address)
+    assert expected == [delivery.nonce]
+    assert it.question(delivery) is None
+
+
+def test_what_was_sent_by_who_began_it_is_not_sent_at_once_again() -> None:
+    it = It()
+    delivery = it.begin()
+    it.statements.told(TOPIC, NOW)
+    assert it.statements.take(NOW) == []
+    assert it.statements.take(NOW + STATEMENT[1]) == [(delivery.datagram, it.peer)]
 
 
 def test_two_peers_on_one_node_answer_each_for_itself() -> None:
