@@ -6,6 +6,10 @@ ifndef PYTHON
 PYTHON := $(shell for python in python3 python3.14 python3.13 python3.12 python3.11 /usr/bin/python3; do \
   $$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null && echo $$python && break; done)
 endif
+# Where it is set, as in many containers, each of a thousand programs compiles all anew, and each
+# pytest rewrites all asserts.
+unexport PYTHONDONTWRITEBYTECODE
+
 BIN := .venv/bin
 LAB := $(BIN)/python -m handover_lab
 FAST := not root and not api and not cluster and not lab and not four_nodes
