@@ -142,6 +142,17 @@ class AgentAddress(Model):
         return base64.b64decode(self.public_key)
 
 
+class RedirectStatus(Model):
+    """What a node has sent on in one migration, and how often its guest came back there.
+
+    What is None was not counted, so far or at all.
+    """
+
+    migration_uid: str | None = pydantic.Field(default=None, alias="migrationUID")
+    forwarded: int | None = None
+    roll_backs: int | None = None
+
+
 class WorkloadEndpointStatus(Model):
     """Written by the node agent only.
 
@@ -161,6 +172,7 @@ class WorkloadEndpointStatus(Model):
     last_cutover: Cutover | None = None
     agent: AgentAddress | None = None
     advertised: bool | None = None
+    redirect: RedirectStatus | None = None
     conditions: tuple[Condition, ...] = ()
 
 

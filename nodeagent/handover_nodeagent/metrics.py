@@ -153,6 +153,16 @@ FIRED: Final = Counter(
     "Messages of other agents that moved a guest's routes before the API told of it",
     registry=REGISTRY,
 )
+FORWARDED: Final = Counter(
+    "handover_nodeagent_forwarded_packets",
+    "Packets that were sent on to the nodes of guests that have moved, as nftables counted them",
+    registry=REGISTRY,
+)
+ROLL_BACKS: Final = Counter(
+    "handover_nodeagent_roll_backs",
+    "Guests that were found here after another node had said that it has them",
+    registry=REGISTRY,
+)
 PARKED: Final = Counter(
     "handover_nodeagent_parked_routes",
     "Foreign routes parked and given back",

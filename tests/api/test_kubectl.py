@@ -18,6 +18,7 @@ from handover_api.names import CONFIGURATIONS, LIVE_MIGRATIONS, WORKLOAD_ENDPOIN
 from handover_api.workloadendpoint import (
     AgentAddress,
     Cutover,
+    RedirectStatus,
     Role,
     RouteStatus,
     Signal,
@@ -113,6 +114,7 @@ ENDPOINT_STATUS: Final = WorkloadEndpointStatus(
     last_cutover=CUTOVER.model_copy(update={"migration_uid": "uid-1"}),
     agent=AgentAddress.model_validate(AGENT),
     advertised=True,
+    redirect=RedirectStatus(migration_uid="uid-1", forwarded=12, roll_backs=1),
     conditions=(CONDITION, REDIRECTABLE),
 )
 MIGRATION_STATUS: Final = LiveMigrationStatus(

@@ -39,6 +39,7 @@ from handover_nodeagent.reconcile.cutover import Cutovers
 from handover_nodeagent.reconcile.endpoint import Endpoint
 from handover_nodeagent.reconcile.enforce import Enforcer
 from handover_nodeagent.reconcile.figures import Figures
+from handover_nodeagent.reconcile.forwarded import Forwarded
 from handover_nodeagent.reconcile.interfaces import Interfaces
 from handover_nodeagent.reconcile.link_index import LinkIndex
 from handover_nodeagent.reconcile.listening import Listening
@@ -121,6 +122,8 @@ class Reconciler:
             self.endpoints, self.enforcer, self.peers, self.remaining, self, now
         )
         self.remaining.changed = self.redirects.enclose_soon
+        self.forwarded = Forwarded(self.endpoints, self.report)
+        self.enforcer.redirect_table.counted = self.forwarded.counted
         self.figures = Figures(self.endpoints, self._measured)
         self.cutovers = Cutovers(self.endpoints, self.enforcer, self, self.peers.tell_at_once)
         self.listening = Listening(self.cutovers)
@@ -275,6 +278,7 @@ class Reconciler:
         self.cutovers.prepare(endpoint)
         self.alarms.follow(endpoint, self.settings)
         self.redirects.follow(endpoint)
+        self.forwarded.follow(endpoint)
 
     def leave(self, endpoint: Endpoint) -> None:
         """Hear and expect nothing more of an endpoint."""
@@ -330,6 +334,7 @@ class Reconciler:
             self.redirects.keep(endpoint, endpoint.admission.allowed)
         # Before it is off the list: nobody else could close its listener or cancel its timers then.
         self.leave(endpoint)
+        self.forwarded.forget(endpoint.key)
         del self.endpoints[endpoint.key]
         affected = self.routes.desired.drop(endpoint.key, orphan=is_orphan)
         if is_orphan and endpoint.link:
@@ -442,6 +447,7 @@ class Reconciler:
             internal_error="; ".join(filter(None, found)),
             redirectable=self.peers.readiness(endpoint),
             agent=self.peers.agent_of(endpoint),
+            redirect=self.forwarded.describe(endpoint),
             is_advertised=self.advertising.decide(
                 endpoint.object,
                 endpoint.machine.state,

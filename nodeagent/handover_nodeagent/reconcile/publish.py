@@ -102,6 +102,10 @@ class Publisher:
 
     def stepped(self, endpoint: Endpoint, before: Machine, step: Step) -> None:
         """Tell what one event did to an endpoint's machine, if anything."""
+        if step.machine and step.machine.returns.count > before.returns.of(
+            step.machine.returns.uid
+        ):
+            metrics.ROLL_BACKS.inc()
         if step.input is None or not lines.is_told(before, step):
             return
         self._count(endpoint.key, step.machine.state if step.machine else None)

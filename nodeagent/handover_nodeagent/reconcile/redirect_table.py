@@ -27,6 +27,12 @@ _log: Final = structlog.get_logger()
 _NOBODY: Final[frozenset[IPAddress]] = frozenset()
 
 
+COUNT_FIRST: Final = 1.0
+COUNT_LAST: Final = 60.0
+"""Seconds until packets are counted after a redirect is in, and then ever longer: a listing wants
+the process of libnftables, which else ends after half a minute, and what is late comes early."""
+
+
 class RedirectTableReconciler:
     """Remembers what is wanted, and writes it as it is when its turn comes.
 
@@ -43,6 +49,9 @@ class RedirectTableReconciler:
     ) -> None:
         """Write by *writer*; take from *ports* the VMs' devices; *report* another trouble."""
         self.trouble = ""
+        self.counted: Callable[[Mapping[IPAddress, int]], None] = _ignore
+        self._seen: Mapping[IPAddress, int] = {}
+        self._until_count = COUNT_FIRST
         self._settings = settings
         self._writer = writer
         self._ports = ports
@@ -114,7 +123,9 @@ class RedirectTableReconciler:
         watch = self._watch()
         try:
             while True:
-                await self._work.wait()
+                if not await self._is_asked():
+                    await self._count()
+                    continue
                 self._work.clear()
                 # Taken before the work: what is asked for meanwhile is the next round's.
                 whole, self._whole = self._whole, False
@@ -124,10 +135,6 @@ class RedirectTableReconciler:
             self._repairs.cancel()
             if watch:
                 watch.close()
-
-    async def forwarded(self) -> Mapping[IPAddress, int]:
-        """Return how many packets for each redirected address came since it is one."""
-        return await self._table.forwarded()
 
     async def remove(self) -> Outcome:
         """Take the whole table away."""
@@ -149,6 +156,26 @@ class RedirectTableReconciler:
             _log.warning("redirect_table_unwatched", why=why)
             return None
 
+    async def _is_asked(self) -> bool:
+        """Wait until there is something to write, or (False) until it is time to count."""
+        is_counting = self._written is not None and self._written.redirected
+        try:
+            async with asyncio.timeout(self._until_count if is_counting else None):
+                await self._work.wait()
+        except TimeoutError:
+            self._until_count = min(2 * self._until_count, COUNT_LAST)
+            return False
+        return True
+
+    async def _count(self) -> None:
+        """Tell how many packets each redirect has sent on since this was done last."""
+        found = await self._table.forwarded()
+        news = {address: _grown(self._seen.get(address, 0), now) for address, now in found.items()}
+        # Nothing to be seen is no count of nothing: the library may be gone.
+        if news:
+            self._seen = found
+            self.counted(news)
+
     async def _attempt(self, *, whole: bool) -> Outcome | None:
         try:
             return await self._apply(whole=whole)
@@ -165,6 +192,12 @@ class RedirectTableReconciler:
         wanted, before = self._wanted(), self._written
         if wanted == before and not whole:
             return None
+        if whole or (before and before.redirected - (wanted.redirected if wanted else _NOBODY)):
+            # What goes takes its counters along, those of an agent before this one, too.
+            await self._count()
+            self._seen = {}
+        if wanted and (before is None or wanted.redirected - before.redirected):
+            self._until_count = COUNT_FIRST
         if wanted is None:
             done = await self._table.remove()
         elif whole or before is None:
@@ -206,3 +239,12 @@ class RedirectTableReconciler:
             self.trouble = outcome.trouble
             _log.warning("redirect_table", trouble=outcome.trouble or "none any more")
             self._report()
+
+
+def _grown(before: int, now: int) -> int:
+    """Return by how much a counter has grown; a smaller one was made anew by somebody."""
+    return now - before if now >= before else now
+
+
+def _ignore(_: Mapping[IPAddress, int]) -> None:
+    """Stand in for whoever wants to know what was sent on."""

@@ -20,6 +20,7 @@ from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import (
     AgentAddress,
     Cutover,
+    RedirectStatus,
     RouteStatus,
     WorkloadEndpoint,
     WorkloadEndpointStatus,
@@ -68,6 +69,8 @@ class Facts:
     is_overdue: bool = False
     """It is in Target for longer than ``targetTimeout``."""
     cutover: Cutover | None = None
+    redirect: RedirectStatus | None = None
+    """What was sent on in its latest migration."""
     sharers: Mapping[IPAddress, tuple[ObjectKey, ...]] | None = None
     """Which endpoints of this node name an address of its, too."""
     misconfigured: str = ""
@@ -123,6 +126,7 @@ def status(facts: Facts, before: Iterable[Condition], now: dt.datetime) -> Workl
         last_cutover=facts.cutover,
         agent=facts.agent,
         advertised=facts.is_advertised,
+        redirect=facts.redirect,
         conditions=_dated(facts, before, now),
     )
 

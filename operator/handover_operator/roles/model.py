@@ -13,7 +13,7 @@ from handover_api.assignment import Assignment
 from handover_api.livemigration import Outcome
 from handover_api.model import Condition
 from handover_api.names import ObjectKey
-from handover_api.workloadendpoint import AgentAddress, Cutover, Role, State
+from handover_api.workloadendpoint import AgentAddress, Cutover, RedirectStatus, Role, State
 
 Address = IPv4Address | IPv6Address
 
@@ -49,6 +49,7 @@ class Endpoint:
     peers: str = ""
     peer_live: str = ""
     redirectable: Condition | None = None
+    redirect: RedirectStatus | None = None
     # Not compared: our own annotation, echoed, is no change that anybody has to look at.
     resource_version: str = field(default="", compare=False)
 

@@ -62,6 +62,7 @@ def endpoint(raw: RawObject) -> Endpoint | Unreadable:
         agent=status.agent,
         peers=annotations.get(names.PEER, ""),
         peer_live=annotations.get(names.PEER_LIVE, ""),
+        redirect=status.redirect,
         redirectable=conditions.get(EndpointCondition.REDIRECTABLE),
         resource_version=found.metadata.resource_version,
     )

@@ -17,7 +17,7 @@ from handover_api.livemigration import (
     SideStatus,
 )
 from handover_api.model import Condition
-from handover_api.workloadendpoint import Cutover
+from handover_api.workloadendpoint import Cutover, RedirectStatus
 from handover_operator.roles.model import Endpoint
 from handover_operator.status import conditions, draft, following, phases
 from handover_operator.status.conditions import Context
@@ -148,7 +148,10 @@ def _side(
     for endpoint in endpoints:
         name = endpoint.key.name
         # An agent that was restarted has forgotten what it measured; the status has not.
-        cutover = _cutover(endpoint, uid) or (known[name].cutover if name in known else None)
+        before_it = known[name].cutover if name in known else None
+        cutover = _cutover(endpoint, uid) or before_it
+        if cutover:
+            cutover = _with_redirects(cutover, before_it, _redirects(endpoint, progress, uid))
         sides[name] = SideStatus(
             endpoint=name, node=endpoint.node, state=endpoint.state, cutover=cutover
         )
@@ -161,6 +164,37 @@ def _cutover(endpoint: Endpoint, migration_uid: str) -> Cutover | None:
     if measured is None or measured.migration_uid != migration_uid:
         return None
     return measured.model_copy(update={"migration_uid": None})
+
+
+def _redirects(
+    endpoint: Endpoint, progress: Progress, migration_uid: str
+) -> tuple[RedirectStatus, ...]:
+    """Return what the sources of this migration have sent on to an endpoint's addresses."""
+    return tuple(
+        source.redirect
+        for source in progress.sources
+        if source.redirect
+        and source.redirect.migration_uid == migration_uid
+        and not frozenset(source.ips).isdisjoint(endpoint.ips)
+    )
+
+
+def _with_redirects(
+    cutover: Cutover, before: Cutover | None, redirects: Iterable[RedirectStatus]
+) -> Cutover:
+    """Add what was sent on, and how often the guest went back.
+
+    A source that is gone, or whose agent was started anew, takes nothing of it back.
+    """
+    found = tuple(redirects)
+    forwarded = _most(before.forwarded if before else None, (each.forwarded for each in found))
+    back = _most(before.roll_backs if before else None, (each.roll_backs for each in found))
+    return cutover.model_copy(update={"forwarded": forwarded, "roll_backs": back})
+
+
+def _most(before: int | None, told: Iterable[int | None]) -> int | None:
+    counted = [each for each in told if each is not None]
+    return max(sum(counted), before or 0) if counted else before
 
 
 def _cutover_time(migration: LiveMigration, progress: Progress, now: dt.datetime) -> dt.datetime:

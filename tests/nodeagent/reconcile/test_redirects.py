@@ -10,12 +10,13 @@ from typing import Any, Final
 
 import pytest
 from tests.nodeagent.node import Node
-from tests.nodeagent.world import NORMAL_V4, World, settings
+from tests.nodeagent.world import NORMAL_V4, World, count, settings
 
 from handover_api import names
 from handover_api.names import ObjectKey
 from handover_api.peer import Peer, peers_to_annotation
 from handover_api.workloadendpoint import AgentAddress, Role
+from handover_nodeagent import metrics
 from handover_nodeagent.kernel import tunnel
 from handover_nodeagent.kernel.netlink import rtmsg
 from handover_nodeagent.network.model import IPAddress
@@ -571,6 +572,46 @@ def at(one: Peer, address: str) -> Peer:
     return one.model_copy(update={"addresses": (ip_address(address),)})
 
 
+def figures(world: World) -> tuple[str | None, int | None, int | None] | None:
+    """Return what is told of the redirect: for which migration, packets, and roll-backs."""
+    status = world.reports.statuses[KEY]
+    it = status.redirect if status else None
+    return (it.migration_uid, it.forwarded, it.roll_backs) if it else None
+
+
+class TestFigures:
+    """What was sent on, and how often the guest came back."""
+
+    async def test_they_are_told_of_the_migration_that_they_belong_to(self, on: World) -> None:
+        address, back = ip_address("10.65.0.2"), count(metrics.ROLL_BACKS)
+        sent_on = count(metrics.FORWARDED)
+        counted = on.loop.enforcer.redirect_table.counted
+        await to_redirected(on)
+        # Nothing was read so far.
+        await on.until(lambda: figures(on) == ("m1", None, 0))
+        counted({address: 0})
+        await on.until(lambda: figures(on) == ("m1", 0, 0))
+        counted({address: 12, ip_address("10.65.0.9"): 100})
+        await on.until(lambda: figures(on) == ("m1", 12, 0))
+        answer(on)
+        await on.until_state("Base")
+        # The last of them are read only then.
+        counted({address: 1})
+        await on.until(lambda: figures(on) == ("m1", 13, 1))
+        assert (count(metrics.ROLL_BACKS) - back, count(metrics.FORWARDED) - sent_on) == (1, 113)
+        on.put(said="source", uid="m2", annotations=told(peer(uid="m2")))
+        await on.until(lambda: figures(on) is None)
+        assert heard(on, "m2")
+        await on.until(lambda: figures(on) == ("m2", None, 0))
+
+    async def test_one_without_a_redirect_has_none(self, on: World) -> None:
+        on.put(said="source", annotations=TARGET)
+        await on.shows(DIRECT)
+        on.loop.enforcer.redirect_table.counted({ip_address("10.65.0.2"): 3})
+        await on.at_rest()
+        assert figures(on) is None
+
+
 def inner(node: Node) -> set[str]:
     """Return the tunnel's own addresses."""
     shown = node.run("ip -6 -oneline address show dev handover0 scope link")
@@ -705,15 +746,14 @@ async def test_a_mode_that_writes_nothing_sends_nothing_on(on: World) -> None:
 async def test_twenty_redirects_at_one_instant_are_in_before_any_machine_steps(
     on: World,
 ) -> None:
-    count = 20
-    keys = [ObjectKey("default", f"vm{number}") for number in range(count)]
+    keys = [ObjectKey("default", f"vm{number}") for number in range(20)]
     for number, key in enumerate(keys):
         address = f"10.65.0.{number + 20}"
         on.put(key.name, said="source", annotations=TARGET, ips=[address])
-    await on.until(lambda: len(on.routes()) == count)
+    await on.until(lambda: len(on.routes()) == len(keys))
     for key in keys:
         assert on.loop.redirects.peer_has(key, "m1")
-    assert sum("dev handover0" in line for line in on.routes()) == count
+    assert sum("dev handover0" in line for line in on.routes()) == len(keys)
     assert {on.state(key.name) for key in keys} == {"Base"}
     await on.until(lambda: {on.state(key.name) for key in keys} == {"Redirected"})
 

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime as dt
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Any
 
 import pytest
@@ -10,11 +11,12 @@ from tests.operator.conftest import START
 
 from handover_api.livemigration import LiveMigration
 from handover_api.model import Condition
-from handover_api.workloadendpoint import State
+from handover_api.workloadendpoint import RedirectStatus, State
 from handover_operator.roles.model import Endpoint
 from handover_operator.status import following, livemigration
 from handover_operator.status.progress import Progress
 
+ADDRESS = ip_address("10.65.0.2")
 Migration = Callable[..., LiveMigration]
 Build = Callable[..., Endpoint]
 
@@ -434,3 +436,49 @@ def test_a_lingering_source_wakes_the_operator_once(running: Any, migration: Mig
     assert "a on node-a" in message(running, "SourceLingers")
     running.delete("a")
     assert running.condition("SourceLingers") == ("False", "Withdrawn")
+
+
+class TestRedirects:
+    """What the source's node counts stands with what the target's has measured."""
+
+    @pytest.fixture
+    def moving(self, world: Any, migration: Migration, endpoint: Build) -> Any:
+        both = [endpoint(name, ips=(ADDRESS,)) for name in "ab"]
+        return world.apply(*both, migration(source="a", target="b"))
+
+    @staticmethod
+    def counted(forwarded: int | None, back: int = 0, uid: str = "") -> RedirectStatus:
+        return RedirectStatus(migration_uid=uid or "uid-m1", forwarded=forwarded, roll_backs=back)
+
+    @staticmethod
+    def told(world: Any) -> tuple[int | None, int | None]:
+        (side,) = world.migration("m1").status.target
+        return side.cutover.forwarded, side.cutover.roll_backs
+
+    def test_it_is_told_of_the_target(self, moving: Any) -> None:
+        moving.report("a", State.BASE).report("b", State.TARGET).report("b", State.LIVE)
+        assert self.told(moving) == (None, None)
+        moving.report("a", State.REDIRECTED, redirect=self.counted(None))
+        assert self.told(moving) == (None, 0)
+        moving.report("a", State.REDIRECTED, redirect=self.counted(12))
+        assert self.told(moving) == (12, 0)
+        moving.report("a", State.REDIRECTED, redirect=self.counted(20, back=1))
+        assert self.told(moving) == (20, 1)
+
+    def test_a_source_that_is_gone_takes_nothing_of_it_back(self, moving: Any) -> None:
+        moving.report("a", State.BASE).report("b", State.LIVE)
+        moving.report("a", State.REDIRECTED, redirect=self.counted(20, back=1))
+        # Its agent was started anew, and counts from zero.
+        moving.report("a", State.REDIRECTED, redirect=self.counted(3))
+        assert self.told(moving) == (20, 1)
+        moving.delete("a")
+        moving.report("b", State.TIME_WAIT)
+        assert self.told(moving) == (20, 1)
+
+    def test_another_migrations_or_another_interfaces_is_none_of_it(self, moving: Any) -> None:
+        moving.report("a", State.BASE).report("b", State.LIVE)
+        moving.report("a", State.REDIRECTED, redirect=self.counted(20, uid="another"))
+        assert self.told(moving) == (None, None)
+        redirect = self.counted(20)
+        moving.report("a", State.REDIRECTED, redirect=redirect, ips=(ADDRESS + 1,))
+        assert self.told(moving) == (None, None)
