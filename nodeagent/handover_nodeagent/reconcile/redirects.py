@@ -269,7 +269,9 @@ class Redirects:
             return not there
         oif = endpoint.link.index if endpoint.link else 0
         is_own = [one.oif for one in there] == [oif] and there[0].way is None
-        return is_own and not self._routes.known.collisions.has_gateway(route)
+        if not is_own or self._routes.known.collisions.has_gateway(route):
+            return False
+        return not self._routes.tables.would_join(route)
 
     def _hold(self, endpoint: Endpoint) -> None:
         """Have the redirect go before what BGP brings, for a moment."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from typing import Final
 
 from handover_nodeagent import metrics
@@ -17,7 +18,7 @@ from handover_nodeagent.kernel import neighs, route_lookup
 from handover_nodeagent.kernel.netlink import answers, ndmsg, rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.desired import DesiredNetwork
-from handover_nodeagent.network.model import Encapsulated, IPAddress, Route
+from handover_nodeagent.network.model import Encapsulated, IPAddress, Route, Via
 from handover_nodeagent.network.plan import Plan
 from handover_nodeagent.routes import steps
 from handover_nodeagent.routes.foreign import ForeignRoutes
@@ -30,6 +31,7 @@ TWINS: Final = 4
 # What was to be removed and is not there, or went with its device, is removed.
 _REMOVED: Final = frozenset({0, errno.ESRCH, errno.ENODEV})
 _PRESENT: Final = frozenset({0, errno.EEXIST})
+_JOINED: Final = "another route by a gateway has this prefix and metric"
 
 
 class Tables:
@@ -50,6 +52,21 @@ class Tables:
             return answers.Results()
         self.writes += 1
         return self.channel.transact(requests)
+
+    def would_join(self, route: Route) -> bool:
+        """Tell whether *route* would be one route with somebody else's.
+
+        In IPv6 two of one key that lead by gateways become one of two next hops, and a replace
+        takes that one even where ours stands before it (fib6_add_rt2node in net/ipv6/ip6_fib.c).
+        """
+        if not isinstance(route.address, IPv6Address) or not isinstance(route.way, Via):
+            return False
+        # Of routes by a gateway nobody is notified: what is on the device is asked.
+        found = route_lookup.winner(self.channel, route.address, oif=route.oif)
+        shown = found if isinstance(found, rtmsg.Entry) and not found.direct else None
+        if shown and shown.route.key == route.key and not self.known.is_ours(shown.route):
+            self.known.collisions.note(route.key)
+        return self.known.collisions.has_gateway(route)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,8 +95,18 @@ class RouteWriter:
     def run(self, plan: Plan) -> Programmed:
         """Add and replace; then remove, but never the last route where the new one failed."""
         tables = self._tables
-        ordered = steps.order(plan, tables.known.ours, tables.known.collisions)
-        stuck = self._add(ordered)
+        joining = frozenset(filter(tables.would_join, (*plan.add, *plan.replace)))
+        for route in joining:
+            self._refuse(route, errno.EEXIST, _JOINED)
+            # Nobody tells when it is gone.
+            self._is_doubtful |= tables.known.collisions.try_resync(route)
+        kept = Plan(
+            tuple(route for route in plan.add if route not in joining),
+            tuple(route for route in plan.replace if route not in joining),
+            plan.remove,
+        )
+        ordered = steps.order(kept, tables.known.ours, tables.known.collisions)
+        stuck = self._add(ordered) | {route.address for route in joining}
         self._remove(
             [
                 route

@@ -549,6 +549,44 @@ class TestReadiness:
         assert heard(on)
         await on.shows(f"10.65.0.2 via {B} dev uplink ... metric 1024")
 
+    async def test_on_a_link_both_families_are_led_on(self, on: World, node: Node) -> None:
+        node.run("ip address add 2001:db8::1/64 dev uplink nodad")
+        on.configure(**ON | {"sourceRedirect": "link"})
+        both = peer().model_copy(update={"addresses": (ip_address(B), ip_address("2001:db8::2"))})
+        on.put(said="source", annotations=told(both), ips=BOTH)
+        await on.until(lambda: len(on.routes()) == 2)
+        assert heard(on)
+        there = f"10.65.0.2 via {B} dev uplink", "fd00:65::2 via 2001:db8::2 dev uplink"
+        await on.shows(*there)
+        await on.until_state("Redirected")
+        answer(on)
+        await on.shows(DIRECT, "fd00:65::2 dev tap0 ... metric 1024")
+
+    @pytest.mark.parametrize("is_observed", [True, False], ids=["observed", "new"])
+    async def test_a_route_of_somebody_elses_by_a_gateway_is_neither_taken_nor_joined(
+        self, on: World, node: Node, *, is_observed: bool
+    ) -> None:
+        """In IPv6 a replace would take theirs, though ours stands before it, and leave ours."""
+        theirs = "fd00:65::2 via 2001:db8::9 dev uplink proto static metric 1024"
+        ours = "fd00:65::2 dev tap0 ... metric 1024"
+        node.run("ip address add 2001:db8::1/64 dev uplink nodad")
+        on.configure(**ON | {"sourceRedirect": "link"})
+        both = peer().model_copy(update={"addresses": (ip_address(B), ip_address("2001:db8::2"))})
+        on.put(said="source", annotations=told(both), ips=BOTH)
+        await on.shows(DIRECT, ours)
+        node.run(f"ip -6 route append {theirs}")
+        if is_observed:
+            await on.at_rest()
+        assert heard(on)
+        to_peer = f"10.65.0.2 via {B} dev uplink"
+        await on.shows(to_peer, ours, theirs)
+        await on.until_says("Programmed", "False", "Refused")
+        assert "another route by a gateway" in on.message("Programmed")
+        node.run(f"ip -6 route delete {theirs}")
+        await on.at_rest()
+        await on.shows(to_peer, "fd00:65::2 via 2001:db8::2 dev uplink ... metric 1024")
+        await on.until_says("Programmed", "True", "Programmed")
+
     async def test_it_is_refused_where_they_do_not(self, on: World, node: Node) -> None:
         node.run("ip route add 198.51.100.0/24 via 192.0.2.9")
         on.configure(**ON | {"sourceRedirect": "link"})
