@@ -70,8 +70,12 @@ class Found:
 
         They go in only now, or the last agent did not live to remember that they did.
         """
-        was_routed = self.last and self.last.state in {State.LIVE, State.TIME_WAIT}
-        return not (self.has_routes and was_routed)
+        return not (self.has_routes and self.was_heard)
+
+    @property
+    def was_heard(self) -> bool:
+        """Tell whether the last agent lived to remember that it had heard the guest."""
+        return self.last is not None and self.last.state in {State.LIVE, State.TIME_WAIT}
 
     @property
     def was_silent(self) -> bool:
@@ -128,13 +132,15 @@ def resume(found: Found, now: dt.datetime) -> Step:
         kept = _in_state(last.state, found, now, awaiting=last.awaiting)
         return Step(dataclasses.replace(kept, uid=last.uid, redirect=last.redirect))
     machine = _redirected(found, now) or _by_assignment(found, now)
-    if machine.state is State.ASKING:
-        return Step(machine, (AskGuest(machine.episode),))
+    is_uncertain = machine.level is RouteLevel.ELEVATED and found.is_gateway_unknown
+    told = (AnnounceGateway(),) if is_uncertain else ()
+    if machine.asking:
+        # No other reason to ask is one to take the guest for one that has just come.
+        told = told if machine.asking.cause is Input.TARGET else ()
+        return Step(machine, (*told, AskGuest(machine.episode)))
     if machine.is_listening:
         return Step(machine, (StartProbes(machine.episode),))
-    if machine.level is RouteLevel.ELEVATED and found.is_gateway_unknown:
-        return Step(machine, (AnnounceGateway(),))
-    return Step(machine)
+    return Step(machine, told)
 
 
 def _by_assignment(found: Found, now: dt.datetime) -> Machine:
@@ -185,9 +191,11 @@ def _target(found: Found, now: dt.datetime) -> Machine:
         uid = found.assignment.migration_uid
         # The announcement that put them in was of this migration. Of any other one, and of one
         # that nobody remembers, the guest may have left since.
-        if found.last and uid is not None and found.last.uid == uid:
-            return _in_state(State.LIVE, found, now)
-        return _asking(Input.TARGET, _routed(found, now), found, now)
+        if found.last is None or uid is None or found.last.uid != uid:
+            return _asking(Input.TARGET, _routed(found, now), found, now)
+        live = _in_state(State.LIVE, found, now)
+        # Died right after them, the last agent may have told nobody: the guest's answer is told.
+        return live if found.was_heard else _asking(Input.TARGET, live, found, now)
     # The same fork as in the table: before it is armed nobody can tell whose answer it would be.
     if found.routes is RouteLevel.NORMAL and found.assignment.armed:
         return _asking(Input.TARGET, _routed(found, now), found, now)
