@@ -2,6 +2,8 @@
 
 A peer that is new is asked a few times at once, at each of its addresses and through the tunnel,
 and every ten seconds afterwards: what worked when the migration began may not work when it moves.
+Until all of these ways are proved it is asked sooner, ever more rarely: its firewall may open the
+tunnel a moment after ours.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -47,6 +49,8 @@ class Contact:
     relation: Relation
     since: float
     next: float
+    began: float
+    """When the newest series of questions did."""
     number: int = 0
     is_silent: bool = False
     proved: set[tuple[IPAddress, Way]] = field(default_factory=set)
@@ -89,7 +93,7 @@ class Hellos:
             for nonce in [n for n, asked in self._asked.items() if asked.relation == relation]:
                 self._drop(nonce)
         for relation in new:
-            self._contacts[relation] = Contact(relation, now, now)
+            self._contacts[relation] = Contact(relation, now, now, now)
         keys = {contact.public_key for contact in self._contacts}
         for key in [key for key in self._clocks if key not in keys]:
             del self._clocks[key]
@@ -97,7 +101,8 @@ class Hellos:
     def ask_all(self, now: float) -> None:
         """Ask all at once: there is another way to them."""
         for contact in self._contacts.values():
-            contact.next = now
+            contact.next = contact.began = now
+            contact.number = 0
 
     def contact(self, relation: Relation) -> Contact | None:
         """Return what is known of the way to a peer."""
@@ -118,7 +123,8 @@ class Hellos:
                 continue
             contact.number += 1
             is_series = contact.number < len(repeats.HELLO)
-            later = contact.since + repeats.HELLO[contact.number] if is_series else now + EVERY
+            pause = _pause(contact, ways, now)
+            later = contact.began + repeats.HELLO[contact.number] if is_series else now + pause
             # What was missed meanwhile is asked once.
             contact.next = max(later, now)
             outgoing += [
@@ -183,3 +189,12 @@ class Hellos:
     def _drop(self, nonce: bytes) -> None:
         del self._asked[nonce]
         self._trust.expect_no_more(nonce)
+
+
+def _pause(contact: Contact, ways: Collection[Way], now: float) -> float:
+    """Return the seconds until the next question after a series."""
+    asked = {(address, way) for address in contact.relation.addresses for way in ways}
+    if asked <= contact.proved:
+        return EVERY
+    # As long as it has lasted so far: so the pauses double.
+    return min(EVERY, max(repeats.HELLO[-1], now - contact.began))

@@ -64,14 +64,41 @@ def test_a_new_peer_is_asked_at_each_address_by_each_way() -> None:
         )
 
 
-def test_a_few_times_at_once_and_then_every_ten_seconds() -> None:
-    it, times = It(), []
-    for _ in range(6):
+def moments(it: It, count: int, *, answered: bool) -> list[float]:
+    """Return when it asks so many times; each of the two addresses answers, or none does."""
+    times = []
+    for _ in range(count):
         due = min(contact.next for contact in it.hellos._contacts.values())
-        assert len(it.take(due)) == 2
+        asked = it.take(due)
+        assert len(asked) == 2
         assert it.take(due) == []
+        for one in asked if answered else ():
+            it.answer(one)
         times.append(round(due - NOW, 6))
+    return times
+
+
+def test_a_few_times_at_once_and_then_every_ten_seconds() -> None:
+    times = moments(It(), 6, answered=True)
     assert times == [*HELLO, HELLO[-1] + EVERY, HELLO[-1] + 2 * EVERY]
+
+
+def test_what_is_not_proved_is_asked_sooner_and_ever_more_rarely() -> None:
+    """A firewall that opens a moment later costs no ten seconds."""
+    times = moments(It(), 11, answered=False)
+    assert times == [*HELLO, 1.0, 2.0, 4.0, 8.0, 16.0, 26.0, 36.0]
+
+
+def test_another_way_is_asked_as_one_that_is_new() -> None:
+    it = It()
+    moments(it, 5, answered=True)
+    it.hellos.ask_all(NOW + 20)
+    times = []
+    for _ in range(5):
+        (contact,) = it.hellos._contacts.values()
+        times.append(round(contact.next - NOW, 6))
+        it.hellos.take(contact.next, tuple(Way))
+    assert times == [20.0, 20.02, 20.1, 20.5, 21.0]
 
 
 def test_what_was_missed_is_asked_once() -> None:
@@ -138,11 +165,11 @@ def test_the_silent_one_that_answers_is_so_no_more() -> None:
 def test_the_alarm_is_for_the_next_hello_or_the_silence() -> None:
     it = It()
     assert it.hellos.due == NOW
-    for moment in HELLO:
+    for moment in (*HELLO, 1.0, 2.0):
         it.take(NOW + moment)
     assert it.hellos.due == NOW + GIVE_UP
     it.hellos.silent(NOW + GIVE_UP)
-    assert it.hellos.due == NOW + HELLO[-1] + EVERY
+    assert it.hellos.due == NOW + 4.0
 
 
 def test_a_question_that_nobody_answered_is_forgotten() -> None:
@@ -157,12 +184,12 @@ def test_who_asks_us_and_is_not_proved_is_asked_at_once() -> None:
     it = It()
     for moment in HELLO:
         it.take(NOW + moment)
-    it.hellos.heard(it.peer, NOW + 1)
-    asked = it.take(NOW + 1)
+    it.hellos.heard(it.peer, NOW + 0.7)
+    asked = it.take(NOW + 0.7)
     assert len(asked) == 2
     it.answer(asked[0])
-    it.hellos.heard(it.peer, NOW + 2)
-    assert it.take(NOW + 2) == []
+    it.hellos.heard(it.peer, NOW + 0.8)
+    assert it.take(NOW + 0.8) == []
 
 
 def test_who_is_gone_is_asked_no_more_and_its_clock_is_forgotten() -> None:
