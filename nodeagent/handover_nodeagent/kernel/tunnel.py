@@ -6,6 +6,7 @@ is a value: without one, migrations work as before, and say why.
 
 import errno
 import hashlib
+import socket
 from collections.abc import Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address
@@ -139,6 +140,10 @@ def inner_route(index: int, way: Encapsulated, table: int, protocol: int) -> Rou
 
 
 def _create(channel: Channel, name: str, port: int) -> Refusal | None:
+    # The kernel refuses the port when the device goes up. By then it is news of a link, which has
+    # the ways found anew, and so another device made, as often as the node can.
+    if _is_port_taken(port):
+        return _port_taken(port)
     results = channel.transact([vxlan.encode_create(name, port)])
     if results[0] == errno.EEXIST:
         # The name is free: another VXLAN device has the port, maybe down, where no socket shows it.
@@ -174,6 +179,21 @@ def _give_addresses(
     given = channel.transact(inner)
     wrong = next((one for one in given if one and one not in _NO_FAMILY), 0)
     return _refuse(name, wrong) if wrong else None
+
+
+def _is_port_taken(port: int) -> bool:
+    """Tell whether a program has the port, in any family, at any address of this node."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        try:
+            with socket.socket(family, socket.SOCK_DGRAM) as tried:
+                if family == socket.AF_INET6:
+                    # Or it would be in the way of itself.
+                    tried.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+                tried.bind(("", port))
+        except OSError as error:
+            if error.errno == errno.EADDRINUSE:
+                return True
+    return False
 
 
 def _port_taken(port: int) -> Refusal:

@@ -53,6 +53,7 @@ class Peers:
         self._loop = loop
         self._sides: dict[ObjectKey, Side] = {}
         self._left: dict[IPAddress, asyncio.TimerHandle] = {}
+        self._is_closed = False
 
     def converse(self, addresses: Iterable[IPAddress], open_path: Callable[[], Path]) -> None:
         """Be reached at *addresses* from the first :meth:`configure` on that wants it."""
@@ -82,7 +83,8 @@ class Peers:
             self.path.listen(addresses, self._enforcer.settings.peer_port)
 
     def close(self) -> None:
-        """Say and hear nothing more."""
+        """Say and hear nothing more, and make no tunnel again whose end is about to be told."""
+        self._is_closed = True
         for alarm in self._left.values():
             alarm.cancel()
         if self.path:
@@ -92,7 +94,7 @@ class Peers:
     def is_on(self) -> bool:
         """Tell whether anything is sent on here."""
         settings = self._enforcer.settings
-        is_off = settings.source_redirect is SourceRedirect.OFF
+        is_off = settings.source_redirect is SourceRedirect.OFF or self._is_closed
         return settings.mode is Mode.ACTIVE and not is_off
 
     @property
@@ -104,7 +106,7 @@ class Peers:
     def _wants_path(self) -> bool:
         settings = self._enforcer.settings
         is_distributed = settings.advertise is Advertise.AGENTS and settings.mode is Mode.ACTIVE
-        return is_distributed or self.is_on
+        return (is_distributed or self.is_on) and not self._is_closed
 
     def side(self, key: ObjectKey) -> Side | None:
         """Return what is known of an endpoint's other side."""
@@ -263,4 +265,8 @@ class Peers:
         # Where the tunnel has no address inside, nobody can be asked through it.
         way = Way.TUNNEL if self.path and self.path.has_tunnel else Way.PLAIN
         trouble = self._enforcer.redirect_table.trouble
+        refused = self.path.refusals if self.path and not self.path.agent else ()
+        if refused:
+            # Nobody can ask us either, so the other side knows no more than that.
+            return False, refused[0].reason, refused[0].message
         return judge(self._sides.get(endpoint.key), endpoint.machine.uid, way, trouble)

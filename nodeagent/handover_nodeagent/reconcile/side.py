@@ -14,6 +14,7 @@ from handover_nodeagent.network import model
 from handover_nodeagent.network.model import Encapsulated, IPAddress, Redirection, Route, Via
 from handover_nodeagent.peers.inner_routes import InnerRoutes
 from handover_nodeagent.peers.messages import Way
+from handover_nodeagent.peers.sockets import Refusal as SocketRefusal
 
 Readiness = tuple[bool, EndpointReason, str]
 """Whether what arrives here would be sent on, and why or why not."""
@@ -25,6 +26,10 @@ class Path(Protocol):
     @property
     def agent(self) -> AgentAddress | None:
         """How others reach us; None while nobody can."""
+
+    @property
+    def refusals(self) -> tuple[SocketRefusal, ...]:
+        """Why we are not reached at some address of the node."""
 
     @property
     def has_tunnel(self) -> bool:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import dataclasses
 import datetime as dt
+import socket
 from collections.abc import Collection, Iterable, Mapping
 from ipaddress import ip_address
 from typing import Any, Final
@@ -13,6 +14,7 @@ from tests.nodeagent.node import Node
 from tests.nodeagent.world import NORMAL_V4, World, count, settings
 
 from handover_api import names
+from handover_api.conditions import EndpointReason
 from handover_api.names import ObjectKey
 from handover_api.peer import Peer, peers_to_annotation
 from handover_api.workloadendpoint import AgentAddress, Role
@@ -23,6 +25,7 @@ from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.peers.inner_routes import InnerRoutes
 from handover_nodeagent.peers.messages import Way
 from handover_nodeagent.peers.sink import Done
+from handover_nodeagent.peers.sockets import Refusal
 
 pytestmark = pytest.mark.root
 KEY: Final = ObjectKey("default", "vm")
@@ -69,6 +72,7 @@ class SaidPath:
         self.tunnel: InnerRoutes | None = None
         self.advertised: list[tuple[ObjectKey, Peer | None]] = []
         self.nodes: Mapping[str, tuple[IPAddress, ...]] = {}
+        self.refusals: tuple[Refusal, ...] = ()
         self.agent: AgentAddress | None = AgentAddress(
             public_key=PUBLIC, addresses=(ip_address("192.0.2.1"),), port=7473
         )
@@ -542,6 +546,28 @@ class TestReadiness:
         assert heard(on)
         await on.shows(SENT_ON)
 
+    async def test_a_tunnels_port_that_somebody_has_is_said_without_any_device(
+        self, on: World, node: Node
+    ) -> None:
+        """A device that is made and refused is news of a link, and was the next one's cause."""
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+            taken.bind(("", 7472))
+            before = newest_index(node)
+            on.put(said="source", annotations=TARGET)
+            await on.until_says("Redirectable", "False", "PortTaken")
+            for _ in range(5):
+                await on.at_rest()
+            # One more is the pair that is looked at.
+            assert newest_index(node) == before + 2
+
+    async def test_a_port_that_somebody_has_is_said(self, on: World) -> None:
+        path = on.loop.peers.path
+        assert isinstance(path, SaidPath)
+        path.agent = None
+        path.refusals = (Refusal(EndpointReason.PORT_TAKEN, "UDP port 7473 is taken"),)
+        on.put(said="source", annotations=TARGET)
+        await on.until_says("Redirectable", "False", "PortTaken")
+
     async def test_a_link_alone_is_enough_where_the_nodes_share_one(self, on: World) -> None:
         on.configure(**ON | {"sourceRedirect": "link"})
         on.put(said="source", annotations=TARGET)
@@ -603,6 +629,22 @@ class TestReadiness:
         await on.shows(PRIVATE)
         node.run("ip link delete handover0")
         await on.shows(PRIVATE)
+
+    async def test_one_that_an_uninstall_removes_is_not(self, on: World, node: Node) -> None:
+        await to_redirected(on)
+        on.loop.peers.close()
+        node.run("ip link delete handover0")
+        on.loop.redirects.refresh()
+        await on.at_rest()
+        assert "handover0" not in node.run("ip -o link")
+
+
+def newest_index(node: Node) -> int:
+    """Return the index of a link that is made now."""
+    node.run("ip link add newest type veth peer name its")
+    shown = node.run("ip -o link show its")
+    node.run("ip link delete newest")
+    return int(shown.split(":")[0])
 
 
 def at(one: Peer, address: str) -> Peer:
