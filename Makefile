@@ -20,9 +20,9 @@ PYTEST := $(BIN)/pytest
 DURATIONS := --durations=20 --durations-min=1
 # Pure, but with helm, a site to build, runs of pytest, or thousands of cases: for `make test`.
 LONG := tests/chart tests/docs e2e/tests/testing tests/api/test_assignment.py tests/nodeagent/fsm/test_model.py \
-  tests/nodeagent/sniff/test_fuzz.py tests/nodeagent/peers/test_fuzz.py e2e/tests/demo/test_picture.py \
-  tests/operator/kubevirt/test_interleavings.py tests/operator/kubevirt/test_recorded_watches.py \
-  tests/operator/kubevirt/test_fuzz_objects.py
+  tests/nodeagent/fsm/test_two_nodes.py tests/nodeagent/sniff/test_fuzz.py tests/nodeagent/peers/test_fuzz.py \
+  e2e/tests/demo/test_picture.py tests/operator/kubevirt/test_interleavings.py \
+  tests/operator/kubevirt/test_recorded_watches.py tests/operator/kubevirt/test_fuzz_objects.py
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-kubevirt test test-install test-fast bench bench-operator bench-outage fuzz mutants soak lint images chart docs licenses tools guest prepare fitting-python clean constraints

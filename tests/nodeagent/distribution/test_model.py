@@ -256,7 +256,7 @@ def test_in_any_order_of_events_the_route_follows_the_guest() -> None:
     run_state_machine_as_test(
         Cluster,
         settings=settings(
-            max_examples=60,
+            max_examples=settings().max_examples * 3 // 5,
             stateful_step_count=30,
             deadline=None,
             suppress_health_check=list(HealthCheck),

@@ -354,7 +354,7 @@ def play(cluster: Cluster, what: Iterable[Endpoint | str], then: Callable[[], ob
         then()
 
 
-@settings(max_examples=300)
+@settings(max_examples=settings().max_examples * 3)
 @given(changes)
 def test_what_is_kept_is_what_would_be_found_anew(what: list[Endpoint | str]) -> None:
     cluster = Cluster(M1, M2)
@@ -364,7 +364,7 @@ def test_what_is_kept_is_what_would_be_found_anew(what: list[Endpoint | str]) ->
     assert cluster.all() == anew.all()
 
 
-@settings(max_examples=300)
+@settings(max_examples=settings().max_examples * 3)
 @given(changes)
 def test_nobody_is_named_that_does_not_share_an_address_and_a_migration(
     what: list[Endpoint | str],
