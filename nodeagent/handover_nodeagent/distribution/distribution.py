@@ -148,6 +148,9 @@ class Distribution:
         affected = self.resolver.put(endpoint)
         if endpoint.node != self.place.node:
             self._let_speak(endpoint.key, speaker)
+        if {address.version for address in endpoint.addresses} - self._surveyed[1]:
+            # For the first guest of a family others may have the tunnel alone.
+            self._wanted.set()
         self._touch(affected)
 
     def drop(self, key: ObjectKey) -> None:

@@ -33,6 +33,7 @@ class Underlay:
         self._port = port
         self._let = let
         self._device: int | Refusal | None = None
+        self._is_sure = False
 
     def to_node(self, node: Node, version: int) -> NextHop | str:
         """Return the next hop into the tunnel, or why there is none."""
@@ -62,12 +63,13 @@ class Underlay:
 
     def look_again(self) -> None:
         """Find or make the device anew when it is needed next: it may be gone."""
-        self._device = None
+        # What it was until now is known still: by that the end of it is heard.
+        self._is_sure = False
 
     def try_again(self) -> None:
         """Try anew to have the device, where it was refused."""
         if isinstance(self._device, Refusal):
-            self._device = None
+            self._is_sure = False
 
     def is_at(self, device: int) -> bool:
         """Tell whether the tunnel has, or had until now, the device of this index."""
@@ -80,6 +82,7 @@ class Underlay:
 
     def _ensure(self) -> int | Refusal:
         # A millisecond each time, and there may be many nodes.
-        if self._device is None:
+        if self._device is None or not self._is_sure:
+            self._is_sure = True
             self._device = tunnel.ensure(self._channel, tunnel.DISTRIBUTION, self._port)
         return self._device

@@ -322,7 +322,6 @@ async def test_who_is_reached_by_the_tunnel_for_a_guests_sake_alone_may_send(
             await until(lambda: bool(let))
             assert let == [frozenset()]
             it.put(dataclasses.replace(LIVE, addresses=(GUEST6,)))
-            it._wanted.set()
             await until(lambda: let[-1] == {B.addresses[0]})
             assert "dev handover1" in nodes.run("c", f"ip -6 route show {GUEST6}")
 
