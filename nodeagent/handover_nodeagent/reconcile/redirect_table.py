@@ -12,6 +12,8 @@ from typing import Final
 import structlog
 
 from handover_api.configuration import Advertise, Mode, Settings, SourceRedirect
+from handover_nodeagent.kernel import conntrack
+from handover_nodeagent.kernel.netlink.codec import ObservationError
 from handover_nodeagent.kernel.nft import authorship
 from handover_nodeagent.kernel.nft.drift import DriftWatch
 from handover_nodeagent.kernel.nft.outcome import Outcome
@@ -205,17 +207,28 @@ class RedirectTableReconciler:
         else:
             done = await self._table.change(before, wanted)
         self._written = wanted
+        if wanted and not done.trouble:
+            known = before.away if before and not whole else _NOBODY
+            await self._forget(wanted.away - known, wanted.uplinks)
         return done
+
+    async def _forget(self, away: frozenset[IPAddress], uplinks: frozenset[str]) -> None:
+        """Have connections forgotten that go untracked from now on: else they end at the return."""
+        if not away:
+            return
+        try:
+            await asyncio.to_thread(conntrack.forget, away, uplinks)
+        except (OSError, ObservationError) as error:
+            # A kernel without conntrack remembers none.
+            _log.warning("connections_remembered", why=str(error))
 
     def _wanted(self) -> Redirects | None:
         """Return what the table is to hold now; None: no tunnel of this node needs it."""
         settings = self._settings
         has_tunnel = self._has_tunnel and settings.source_redirect is SourceRedirect.AUTO
         has_agents = settings.advertise is Advertise.AGENTS
-        is_distributing, away = (
-            has_agents and bool(self._nodes),
-            self._away if has_agents else _NOBODY,
-        )
+        is_distributing = has_agents and bool(self._nodes)
+        away = self._away if has_agents else _NOBODY
         if not (has_tunnel or is_distributing or self._redirected or away):
             return None
         return Redirects(

@@ -24,6 +24,7 @@ from handover_api.configuration import Settings
 from handover_nodeagent.distribution.distribution import Collection, Distribution
 from handover_nodeagent.distribution.nodes import Node
 from handover_nodeagent.distribution.place import Place
+from handover_nodeagent.kernel import conntrack
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.kernel.redirect_table import rules
 from handover_nodeagent.kernel.redirect_table.rules import Redirects
@@ -192,6 +193,7 @@ class Agent:
     let: frozenset[IPAddress] = frozenset()
     away: frozenset[IPAddress] = frozenset()
     uplinks: frozenset[str] = frozenset()
+    forgotten: int = 0
     distribution: Distribution = field(init=False)
     _loop: asyncio.AbstractEventLoop = field(init=False)
     _ready: Future[None] = field(default_factory=Future)
@@ -240,8 +242,9 @@ class Agent:
         self.nodes.nft(self.name, rules.render(self.table()))
 
     def _forward(self, away: frozenset[IPAddress], uplinks: frozenset[str]) -> None:
-        self.away, self.uplinks = away, uplinks
+        gained, self.away, self.uplinks = away - self.away, away, uplinks
         self.nodes.nft(self.name, rules.render(self.table()))
+        self.forgotten += conntrack.forget(gained, uplinks)
 
     def table(self, redirected: frozenset[IPAddress] = frozenset()) -> Redirects:
         """Return what its table holds: any other node may be a peer, too."""

@@ -203,32 +203,63 @@ def test_connections_are_made_where_rules_drop_what_conntrack_takes_for_invalid(
     assert agents["a"].uplinks == {"eth"}
     # A pod's own node has both directions.
     assert agents["c"].away == frozenset()
-    assert exchange(nodes, where, version) == PIECE
+    with connected(nodes, where, version) as (client, guest):
+        there_and_back(client, guest)
 
     tell(agents, endpoint("a", "a", cutover=(20, "n")))
     until(lambda: agents["a"].away == frozenset())
 
 
-def exchange(nodes: RoutedNodes, where: str, version: int) -> bytes:
-    """Connect to the guest, and return what comes of PIECE once it was sent there and back."""
+@BOTH
+def test_a_connection_outlives_a_stay_away_from_home(
+    nodes: RoutedNodes, agents: Agents, version: int
+) -> None:
+    """At home it begins, and is tracked; meanwhile it goes on by windows that the home misses."""
+    for name in NODES:
+        nodes.nft(name, INVALID)
+    nodes.settle("a")
+    with connected(nodes, "x", version) as (client, guest):
+        for _ in range(2):
+            there_and_back(client, guest)
+        tell(agents, LIVE)
+        until(lambda: all(leads(nodes, name, version, "handover1") for name in "ac"))
+        until(lambda: agents["a"].away == {GUEST4, GUEST6} and agents["a"].forgotten == 1)
+        nodes.settle("b")
+        for _ in range(10):
+            there_and_back(client, guest)
+        tell(agents, endpoint("a", "a", cutover=(20, "n")))
+        until(lambda: agents["a"].away == frozenset())
+        nodes.settle("a")
+        there_and_back(client, guest)
+
+
+@contextlib.contextmanager
+def connected(
+    nodes: RoutedNodes, where: str, version: int
+) -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Connect to the guest from *where*; give both ends."""
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     listener, client = (
         nodes.within(name, lambda: socket.socket(family, socket.SOCK_STREAM))
         for name in ("g", where)
     )
     with listener, client:
-        for one in (listener, client):
-            one.settimeout(3)
         listener.bind((str(GUEST[version]), 8000))
         listener.listen()
+        listener.settimeout(3)
+        client.settimeout(3)
         client.connect((str(GUEST[version]), 8000))
-        # Without its last part the handshake is none to the guest.
+        # Without the handshake's last part it is none to the guest.
         guest, _ = listener.accept()
         with guest:
             guest.settimeout(3)
-            client.sendall(PIECE)
-            guest.sendall(read(guest, len(PIECE)))
-            return read(client, len(PIECE))
+            yield client, guest
+
+
+def there_and_back(client: socket.socket, guest: socket.socket) -> None:
+    for sender, receiver in ((client, guest), (guest, client)):
+        sender.sendall(PIECE)
+        assert read(receiver, len(PIECE)) == PIECE
 
 
 def read(sock: socket.socket, length: int) -> bytes:
@@ -320,6 +351,8 @@ def test_a_tunnel_that_somebody_took_away_comes_back(
     until(
         lambda: agents[where].call(lambda it: not it._wanted.is_set() and it._surveyed[1] == {4, 6})
     )
+    agents[where].call(Distribution._observe_soon)
+    until(lambda: agents[where].call(lambda it: not it._must_observe and not it._wanted.is_set()))
     nodes.run(where, "ip link del handover1")
     until(lambda: "handover1" in nodes.run(where, "ip link show"))
     until(lambda: all(leads(nodes, "c", version, "handover1") for version in (4, 6)))

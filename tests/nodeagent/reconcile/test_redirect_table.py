@@ -14,6 +14,7 @@ import pytest
 from tests.nodeagent.node import V4, V6, Node
 
 from handover_api.configuration import Advertise, Mode, Settings, SourceRedirect
+from handover_nodeagent.kernel.netlink.codec import MalformedError
 from handover_nodeagent.kernel.nft.writer import Writer
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.reconcile import redirect_table
@@ -79,6 +80,31 @@ async def test_what_the_last_agent_left_stays_until_it_is_known_what_is_wanted(
     assert "handover" in table.listed()
     table.it.want(NOBODY, NOBODY, has_tunnel=False)
     await table.until(lambda text: text == "")
+
+
+@pytest.mark.parametrize("error", [None, OSError(22, "no conntrack"), MalformedError("cut")])
+async def test_connections_that_go_untracked_are_forgotten_once(
+    table: Table, monkeypatch: pytest.MonkeyPatch, error: Exception | None
+) -> None:
+    forgotten: list[tuple[object, object]] = []
+
+    def forget(*what: object) -> None:
+        # The table is there before: nothing is tracked anew meanwhile.
+        assert "@away4 notrack" in table.listed()
+        forgotten.append(what)  # type: ignore[arg-type]
+        if error:
+            raise error
+
+    monkeypatch.setattr("handover_nodeagent.kernel.conntrack.forget", forget)
+    table.it.want(NOBODY, NOBODY, has_tunnel=False)
+    table.it.want_forwarded(frozenset({V4}), frozenset({"eth0"}))
+    await table.until(lambda _: forgotten == [({V4}, {"eth0"})])
+    table.it.want_forwarded(frozenset({V4, V6}), frozenset({"eth0"}))
+    await table.until(lambda _: forgotten[1:] == [({V6}, {"eth0"})])
+    table.it.want_forwarded(frozenset({V4}), frozenset({"eth0"}))
+    await table.until(lambda text: str(V6) not in text)
+    assert len(forgotten) == 2
+    assert table.it.trouble == ""
 
 
 async def test_what_a_home_forwards_is_untracked_for_as_long_as_agents_carry_the_routes(
