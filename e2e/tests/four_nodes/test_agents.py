@@ -89,6 +89,16 @@ async def test_everybody_follows_there_and_back(four_nodes: FourNodeLab) -> None
         assert found.lost_after_switch < trial.AFTER_NS / 1e6, found.lines()
 
 
+async def test_everybody_connects_to_a_guest_that_is_away(away: FourNodeLab) -> None:
+    """Its home sends on for clients outside, under rules that drop what fits no connection."""
+    with away.strict(1):
+        await away.vm.start_flows()
+        began_ns = time.time_ns()
+        for flow in dict(away.vm.flows).values():
+            await flow.answered(began_ns)
+        await away.vm.stop_flows()
+
+
 async def test_an_agent_that_restarts_drops_nothing(away: FourNodeLab) -> None:
     async with unbroken(away):
         for name in BYSTANDERS:
