@@ -42,6 +42,8 @@ CONFIGURATION_PATIENCE: Final = 3.0
 Where it remembers none it waits for as long as it takes: built-in defaults are no answer."""
 LAST_WORDS: Final = 2.0
 """Seconds for which a stop waits for the reports to leave."""
+SHOWN: Final = 64
+"""Routes to guests of other nodes that are shown in one turn of the loop."""
 _ROOT: Final = f"/apis/{names.GROUP}/{names.VERSION}"
 
 _log: Final = structlog.get_logger()
@@ -202,17 +204,24 @@ class Agent:
 
     async def show(self) -> bytes:
         """Show all endpoints, one at a time: announcements go before."""
-        entries: list[inspection.Entry] = []
-        for endpoint in tuple(self.reconciler.endpoints.values()):
-            entries.append(inspection.entry(self.reconciler.describe(endpoint), _now()))
+        reconciler, entries = self.reconciler, list[inspection.Entry]()
+        nodes = {**reconciler.advertising.nodes, **reconciler.peers.nodes}
+        for endpoint in tuple(reconciler.endpoints.values()):
+            entries.append(inspection.entry(reconciler.describe(endpoint), _now(), nodes))
             await asyncio.sleep(0)
+        led = [inspection.led(route, nodes) for route in reconciler.remaining.routes]
+        for number, one in enumerate(tuple(reconciler.advertising.led())):
+            led.append(inspection.distributed(*one))
+            if number % SHOWN == SHOWN - 1:
+                await asyncio.sleep(0)
         snapshot = inspection.Snapshot(
             node=self.settings.node_name,
             version=__version__,
-            mode=self.reconciler.settings.mode,
+            mode=reconciler.settings.mode,
             synced=self.endpoints.is_synced,
             outage=self.endpoints.outage_reason,
             endpoints=tuple(entries),
+            led=tuple(led),
         )
         text = await asyncio.to_thread(snapshot.model_dump_json, exclude_none=True)
         return text.encode()

@@ -1,9 +1,11 @@
 """The agent as a process of its own: a real API server, a real kernel, and what goes wrong."""
 
+import base64
 import datetime as dt
 import json
 import os
 import re
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from tests.nodeagent.process import (
     COLLECTIONS,
     DEFAULT,
     DEFINITIONS,
+    ENDPOINT,
     EVENTS,
     MERGE_PATCH,
     PATIENCE,
@@ -19,6 +22,10 @@ from tests.nodeagent.process import (
     Site,
     until,
 )
+
+from handover_api import names
+from handover_api.peer import Peer, peers_to_annotation
+from handover_api.workloadendpoint import Role
 
 pytestmark = [pytest.mark.root, pytest.mark.api]
 
@@ -310,6 +317,39 @@ def test_a_person_on_the_node_can_ask_it(site: Site, agent: Agent) -> None:
     assert f"{ADDRESS} metric 512" in shown
     answer = json.loads(agent.command("status", "-o", "json").stdout)
     assert answer["endpoints"][0]["status"]["state"] == "Live"
+
+
+def test_a_person_sees_where_a_guest_that_has_moved_is_led_to(site: Site, agent: Agent) -> None:
+    target = Peer(
+        uid="m1",
+        endpoint="vm-b",
+        node="node-b",
+        role=Role.TARGET,
+        public_key=base64.b64encode(bytes(32)).decode(),
+        addresses=(ip_address("192.0.2.2"),),
+        port=7473,
+    )
+    site.node.run("ip link add up0 type veth peer name up1; ip link set up0 up; ip link set up1 up")
+    site.node.run("ip address add 192.0.2.1/24 dev up0")
+    agent.environment["HANDOVER_NODE_ADDRESSES"] = "192.0.2.1"
+    try:
+        site.endpoint()
+        site.say("source")
+        agent.start().ready()
+        until(lambda: site.condition("Redirectable") == ("False", "NoPeer"), agent)
+        said = {names.PEER: peers_to_annotation([target]), names.PEER_LIVE: "m1"}
+        site.call("PATCH", ENDPOINT, {"metadata": {"annotations": said}}, MERGE_PATCH)
+        until(lambda: site.status().get("state") == "Redirected", agent)
+        led = f"{ADDRESS} metric 1024 to node-b by tunnel to 192.0.2.2"
+        assert led in agent.command("status").stdout
+        # What is left of it is no endpoint's any more.
+        site.delete(ENDPOINT)
+        until(lambda: "No endpoint is on this node" in agent.command("status").stdout, agent)
+        rows = [line.split() for line in agent.command("status").stdout.splitlines()]
+        assert [ADDRESS, "1026", "-", "tunnel", "to", "192.0.2.2"] in rows
+    finally:
+        agent.stop()
+        site.node.run("ip link delete up0; ip link delete handover0; ip route flush proto 89")
 
 
 def test_a_node_can_be_checked_beside_a_running_agent(site: Site, agent: Agent) -> None:

@@ -31,6 +31,8 @@ def status(
 ) -> None:
     """Show this node's endpoints: role, state, interface, routes and the last cutover.
 
+    Below them stand its routes to guests of other nodes: to which one, and by what.
+
     Reads the running agent over a socket in its state directory; it asks no API server and
     changes nothing. With -o json each endpoint comes with its whole status.
     """

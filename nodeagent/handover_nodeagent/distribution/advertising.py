@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import dataclasses
 import enum
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from handover_api import names
@@ -22,6 +22,7 @@ from handover_nodeagent.distribution.distribution import Distribution
 from handover_nodeagent.distribution.place import Place, Speakers
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.kernel.netlink.codec import ObservationError
+from handover_nodeagent.kernel.netlink.nhmsg import NextHop
 from handover_nodeagent.network.model import IPAddress
 
 _NODES: Final = "/api/v1/nodes"
@@ -144,6 +145,16 @@ class Advertising:
             return is_certain or bool(found.status.advertised)
         node = self._current.resolver.nodes.get(self._place.node)
         return advertised.is_advertised(state, role, routed, node)
+
+    def led(self) -> Iterable[tuple[IPAddress, int, str, NextHop | None]]:
+        """Tell of each distributed route where it leads: its node, and the next hop."""
+        return self._current.routes.known.led() if self._current else ()
+
+    @property
+    def nodes(self) -> Mapping[IPAddress, str]:
+        """The cluster's nodes by their addresses, as far as they are known."""
+        found = self._current.resolver.nodes.values() if self._current else ()
+        return {address: node.name for node in found for address in node.addresses}
 
     @property
     def strict_devices(self) -> frozenset[str]:

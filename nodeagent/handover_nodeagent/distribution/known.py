@@ -102,6 +102,13 @@ class Known:
         for address in tuple(self._routes):
             yield from self.superfluous(address, None)
 
+    def led(self) -> Iterator[tuple[IPAddress, int, str, NextHop | None]]:
+        """Tell of each route its address and metric, and the node and next hop that it leads to."""
+        nodes = {number: name for (name, _), number in self.numbers.items()}
+        for one in self.routes():
+            hop = self.nexthops.get(one.nexthop)
+            yield one.address, one.metric, nodes.get(one.nexthop, ""), hop
+
     def routes_to(self, address: IPAddress) -> tuple[ViaNextHop, ...]:
         """Return the routes to one address, the one that wins first."""
         found = sorted(self._routes.get(address, {}).items())

@@ -145,6 +145,12 @@ class Peers:
         named = (each for side in self._sides.values() for each in side.peers)
         return frozenset(self._left) | {one for each in named for one in each.addresses}
 
+    @property
+    def nodes(self) -> Mapping[IPAddress, str]:
+        """The nodes of all peers by their addresses."""
+        named = (each for side in self._sides.values() for each in side.peers)
+        return {one: each.node for each in named for one in each.addresses}
+
     def _leave(self, side: Side) -> None:
         """Take what a peer sends on until its redirect is over, whose object may be gone."""
         time = self._enforcer.settings.live_migration_route_convergence_time.total_seconds()

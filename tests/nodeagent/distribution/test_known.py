@@ -48,6 +48,16 @@ def test_all_but_the_wanted_one_is_superfluous() -> None:
     assert known.addresses() == frozenset()
 
 
+def test_each_route_is_told_with_the_node_that_it_leads_to() -> None:
+    known = Known()
+    known.numbers[("b", 4)] = FIRST
+    known.nexthops[FIRST] = TO_B
+    known.put(via())
+    # Its node is gone from the list, and somebody took the object.
+    known.put(via(SECOND, 1025))
+    assert list(known.led()) == [(GUEST4, 513, "b", TO_B), (GUEST4, 1025, "", None)]
+
+
 def test_a_strangers_route_of_our_protocol_is_replaced_and_never_removed() -> None:
     known = Known()
     known.put(ViaNextHop.of(Route(GUEST4, 2, 513, 254, 89)))

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import json
+from ipaddress import ip_address
 
 import pytest
 from typer.testing import CliRunner
@@ -21,8 +22,9 @@ from handover_api.workloadendpoint import (
 from handover_nodeagent import cli
 from handover_nodeagent.fsm.machine import RouteLevel
 from handover_nodeagent.fsm.restart import Found, resume
+from handover_nodeagent.kernel.netlink.nhmsg import NextHop
 from handover_nodeagent.network.admission import Admission
-from handover_nodeagent.network.model import IPAddress, Link
+from handover_nodeagent.network.model import Encapsulated, IPAddress, Link, Route, Via, Way
 from handover_nodeagent.status import inspection, local_socket
 from handover_nodeagent.status.conditions import Facts
 from handover_nodeagent.status.inspection import Entry, Snapshot
@@ -98,6 +100,63 @@ def test_the_table_shows_each_endpoint_and_what_is_wrong_with_it() -> None:
     ]
 
 
+B, C, GUEST = ip_address("192.0.2.2"), ip_address("192.0.2.3"), ip_address("10.65.0.2")
+NODES = {B: "node-b", C: "node-c"}
+
+
+@pytest.mark.parametrize(
+    ("way", "text"),
+    [
+        (Encapsulated(B, C), "10.65.0.2 metric 1024 to node-b by tunnel to 192.0.2.2"),
+        (Via(C), "10.65.0.2 metric 1024 to node-c by gateway 192.0.2.3"),
+        # The peer is named no more: who it was, only its address tells.
+        (Encapsulated(B + 7), "10.65.0.2 metric 1024 by tunnel to 192.0.2.9"),
+        (None, "10.65.0.2 metric 1024 by its device"),
+    ],
+)
+def test_a_redirect_is_shown_with_where_it_leads(way: Way | None, text: str) -> None:
+    route = Route(GUEST, 7, 1024, 254, 88, way=way)
+    assert str(inspection.led(route, NODES)) == text
+
+
+def test_a_redirected_endpoint_shows_its_way_also_where_nobody_exports_it() -> None:
+    exported = Route(GUEST, 7, 512, 254, 88, way=Encapsulated(B))
+    private = Route(GUEST + 1, 7, 1026, 254, 89, way=Encapsulated(B))
+    redirects = tuple(inspection.led(route, NODES) for route in (exported, private))
+    sent_on = LIVE.model_copy(update={"redirects": redirects})
+    snapshot = SNAPSHOT.model_copy(update={"endpoints": (sent_on,)})
+    assert (
+        "10.65.0.2 metric 512 to node-b by tunnel to 192.0.2.2, "
+        "10.65.0.3 metric 1026 to node-b by tunnel to 192.0.2.2"
+    ) in inspection.table(snapshot, NOW)
+
+
+def test_routes_to_guests_of_other_nodes_stand_below() -> None:
+    """Also where no endpoint is on this node."""
+    hops = (
+        NextHop(4, 3, B),
+        NextHop(4, 3),
+        NextHop(4, 9, tunnel=Encapsulated(C, B)),
+        None,
+    )
+    names = ("node-b", "node-b", "node-c", "")
+    led = [
+        inspection.distributed(GUEST + 9 - number, 513, name, hop)
+        for number, (name, hop) in enumerate(zip(names, hops, strict=True))
+    ]
+    snapshot = SNAPSHOT.model_copy(update={"endpoints": (), "led": tuple(led)})
+    _, _, _, headings, *rows = inspection.table(snapshot, NOW).splitlines()
+    assert headings.split() == ["GUEST", "OF", "ANOTHER", "NODE", "METRIC", "NODE", "BY"]
+    assert [" ".join(row.split()) for row in rows] == [
+        "10.65.0.8 513 - a nexthop object that is gone",
+        "10.65.0.9 513 node-c tunnel to 192.0.2.3",
+        "10.65.0.10 513 node-b its device",
+        "10.65.0.11 513 node-b gateway 192.0.2.2",
+    ]
+    # As JSON, too, by which the command reads it.
+    assert Snapshot.model_validate_json(snapshot.model_dump_json()) == snapshot
+
+
 def test_an_empty_node_is_told_in_a_sentence() -> None:
     empty = Snapshot(node="n", version="1", mode="paused", synced=False)
     assert inspection.table(empty, NOW).splitlines() == [
@@ -130,7 +189,7 @@ def test_an_entry_is_the_status_that_is_reported() -> None:
     described = Facts(
         endpoint, machine, Link(1, "tap0", "", up=True), Admission((), none), Settings()
     )
-    shown = inspection.entry(described, NOW)
+    shown = inspection.entry(described, NOW, {})
     assert (shown.namespace, shown.name) == ("default", "vm")
     assert shown.status.state is State.BASE
     assert shown.status.interface == "tap0"
