@@ -90,6 +90,13 @@ class Flood:
         self._is_over.set()
         self._thread.join()
 
+    def await_more(self, count: int) -> None:
+        """Return once *count* more were sent, however busy the machine is."""
+        enough, deadline = self.sent + count, time.monotonic() + 30
+        while self.sent < enough:
+            assert time.monotonic() < deadline, enough - self.sent
+            time.sleep(0.005)
+
     def arrived(self) -> int:
         """Count what arrived, once it is over; close the sockets."""
         return len(self._numbers())
