@@ -146,7 +146,14 @@ def _judge_answers(side: Side, named: Iterable[Peer], way: Way) -> Readiness:
     if silent:
         text = f"the agent on {', '.join(silent)} does not answer; a firewall between nodes?"
         return False, EndpointReason.PEER_SILENT, text
-    if unproved:
-        text = f"the way to {', '.join(unproved)} is not proved so far"
+    # A warning, and no reason to send nothing on: the guest is gone from here by then, so that
+    # nothing is lost by it, and a tunnel may carry though no HELLO came through (no IPv6 there).
+    shown = ", ".join(unproved)
+    if any((node, Way.PLAIN) in side.proved for node in unproved):
+        text = (
+            f"the agent on {shown} answers, but not through the tunnel; a firewall between nodes?"
+        )
         return False, EndpointReason.NOT_PROVED, text
+    if unproved:
+        return False, EndpointReason.NOT_PROVED, f"the way to {shown} is not proved so far"
     return True, EndpointReason.READY, ""

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from dataclasses import dataclass
+from ipaddress import ip_address
 
 import pytest
 from tests.nodeagent import namespaces
@@ -40,8 +41,10 @@ class Pair:
     target: Agent
     routes: dict[str, InnerRoutes]
 
-    def use_tunnels(self) -> None:
+    def use_tunnels(self, here: str = "ab") -> None:
         for agent in (self.source, self.target):
+            if agent.node not in here:
+                continue
             routes = self.routes[agent.node]
             self.net.within(agent.node, lambda: agent.path.use_tunnel(routes))  # noqa: B023
             assert agent.path.has_tunnel
@@ -115,6 +118,26 @@ async def test_where_the_tunnels_port_is_blocked_the_plain_path_alone_is_proved(
     await until(lambda: proved(pair.source, Way.TUNNEL) and proved(pair.target, Way.PLAIN))
     await asyncio.sleep(0.6)
     assert proved(pair.target, Way.TUNNEL) == set()
+
+
+async def test_a_peer_without_ipv6_in_its_tunnel_is_not_proved_and_gets_ipv4_all_the_same(
+    pair: Pair,
+) -> None:
+    """Nobody sees from here why: so nothing that is sent on hangs on it."""
+    pair.net.run("b", "sysctl -qw net.ipv6.conf.handover0.disable_ipv6=1")
+    pair.use_tunnels(here="a")
+    pair.know()
+    await until(lambda: proved(pair.source, Way.PLAIN) == {*addresses("b")})
+    guest = ip_address("10.65.0.2")
+    pair.net.run("b", f"ip address add {guest}/32 dev lo")
+    remote = addresses("b")[0]
+    pair.net.run("a", f"ip route add {guest} encap ip id 88 dst {remote} dev handover0")
+    with pair.net.socket("b", guest, 7) as at, pair.net.socket("a", addresses("a")[0], 7) as sender:
+        at.settimeout(5)
+        sender.sendto(b"late", (str(guest), 7))
+        assert at.recv(64) == b"late"
+    assert proved(pair.source, Way.TUNNEL) == set()
+    pair.net.run("b", f"ip address delete {guest}/32 dev lo")
 
 
 async def test_the_routes_inside_lead_to_the_peers_of_now(pair: Pair) -> None:

@@ -522,6 +522,27 @@ class TestReadiness:
         on.put(said="source Succeeded", annotations=TARGET)
         await on.until(lambda: on.condition("Redirectable") is None)
 
+    async def test_a_way_that_is_not_proved_is_taken_all_the_same(self, on: World) -> None:
+        """At the source all would be lost; and a guest that comes back has its route at once."""
+        on.put(said="source", annotations=TARGET)
+        await on.shows(DIRECT)
+        on.loop.peers.proved(KEY, f"node-{B}", Way.PLAIN)
+        await on.until(lambda: "not through the tunnel" in on.message("Redirectable"))
+        assert on.condition("Redirectable") == ("False", "NotProved")
+        assert heard(on)
+        await on.shows(SENT_ON)
+        await on.until_state("Redirected")
+        answer(on)
+        await on.shows(DIRECT)
+
+    async def test_to_a_silent_peer_as_well_once_the_api_says_so(self, on: World) -> None:
+        on.put(said="source", annotations=TARGET)
+        await on.until_says("Redirectable", "False", "NotProved")
+        on.loop.peers.silent(KEY, f"node-{B}")
+        await on.until_says("Redirectable", "False", "PeerSilent")
+        on.put(said="source", annotations=told(peer(), live="m1"))
+        await on.shows(SENT_ON)
+
     async def test_what_is_in_the_tunnels_way_is_said(self, on: World, node: Node) -> None:
         node.run("ip link add handover0 type bridge")
         on.put(said="source", annotations=TARGET)
