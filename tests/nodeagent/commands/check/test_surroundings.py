@@ -38,7 +38,7 @@ def test_a_plain_node_is_fine_and_left_as_it_was(node: Node) -> None:
     assert [one for one in found if one.verdict is not Verdict.OK and one.check != "BGP"] == []
     assert {one.check for one in found} == {
         *("privileges", "AF_PACKET", "netlink", "nftables", "nftables arp", "rp_filter"),
-        *("conntrack", "forward policy"),
+        *("conntrack", "forward policy", "forwarding", "tunnel"),
         *("proxy_arp", "accept_ra", "rules", "protocol", "gateway MAC", "eBPF host routing", "BGP"),
     }
     assert node.run("nft list ruleset") == ""
@@ -166,7 +166,7 @@ def test_a_table_that_no_rule_leads_to_is_found(node: Node) -> None:
 
 
 def test_a_strict_filter_on_an_overlay_fails_before_the_first_migration(node: Node) -> None:
-    settings = Settings(advertise=Advertise.AGENTS)
+    settings = Settings()
     node.run("ip address add 192.0.2.3/24 dev tap1")
     node.run("ip route add 10.244.2.0/24 via 10.244.2.0 dev tap0 onlink")
     node.run("sysctl -qw net.ipv4.conf.tap0.rp_filter=1 net.ipv4.conf.all.rp_filter=0")
@@ -181,43 +181,42 @@ def test_a_strict_filter_on_an_overlay_fails_before_the_first_migration(node: No
     node.run("ip route add default via 192.0.2.254")
     ((verdict, message),) = verdicts(settings)
     assert (verdict, message.split(":")[0]) == (Verdict.FAIL, "strict on tap0")
-    assert verdicts(Settings()) == []
+    assert verdicts(Settings(advertise=Advertise.BGP)) == []
     # The greater of an interface's and all interfaces' counts.
     node.run("sysctl -qw net.ipv4.conf.all.rp_filter=2")
     assert verdicts(settings) == well
 
 
-REDIRECTING = Settings(source_redirect=SourceRedirect.AUTO)
 WITHOUT = ": migrations work, but lose what still arrives at the source after the switch"
 
 
 def test_a_tunnel_is_tried_and_nothing_of_it_is_left(node: Node) -> None:
     before = node.run("ip link")
-    assert look("tunnel", REDIRECTING) == [(Verdict.OK, "it can be made, with UDP port 7472")]
+    assert look("tunnel") == [(Verdict.OK, "it can be made, with UDP port 7472")]
     assert node.run("ip link") == before
-    assert look("tunnel") == []
+    assert look("tunnel", Settings(source_redirect=SourceRedirect.OFF)) == []
 
 
 def test_a_tunnel_that_is_there_is_left_alone(node: Node, channel: Channel) -> None:
     tunnel.ensure(channel, tunnel.REDIRECT, 7472)
     before = node.run("ip -d link show handover0")
-    assert look("tunnel", REDIRECTING) == [(Verdict.OK, "handover0 is there")]
+    assert look("tunnel") == [(Verdict.OK, "handover0 is there")]
     assert node.run("ip -d link show handover0") == before
 
 
 def test_what_stands_in_a_tunnels_way_is_found(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
         sock.bind(("", 7472))
-        ((verdict, message),) = look("tunnel", REDIRECTING)
+        ((verdict, message),) = look("tunnel")
     assert verdict is Verdict.WARN
     assert message.startswith("UDP port 7472 is in use on this node")
     with monkeypatch.context() as old:
         old.setattr(vxlan, "_KIND", "nonesuch")
-        ((verdict, message),) = look("tunnel", REDIRECTING)
+        ((verdict, message),) = look("tunnel")
     assert "this kernel has no VXLAN" in message
     assert message.endswith(WITHOUT)
     node.run("ip link add handover0 type bridge")
-    ((verdict, message),) = look("tunnel", REDIRECTING)
+    ((verdict, message),) = look("tunnel")
     assert (verdict, message) == (
         Verdict.WARN,
         f"interface handover0 is somebody else's{WITHOUT}",
