@@ -33,6 +33,11 @@ NORMAL: Final = 1024
 CONVERGENCE: Final = "1s"
 """How long the tests' targets stay elevated: BGP needs a tenth of it here, and all wait for it."""
 CONVERGENCE_VALUE: Final = f"configuration.liveMigrationRouteConvergenceTime={CONVERGENCE}"
+ROUTES_ALONE: Final = {"advertise": "bgp", "sourceRedirect": "off"}
+"""BIRD tells what the agents write, and nothing is sent on: each node's own routes by themselves.
+
+What is set by default is seen on four nodes, at an installation, and in the demonstration.
+"""
 """The same as Helm is told it."""
 CONFIGURATION: Final = "handoverconfiguration"
 KNOWN: Final = "handover_nodeagent_endpoints"

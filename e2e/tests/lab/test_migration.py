@@ -5,10 +5,11 @@ import statistics
 
 import pytest
 
+from handover_api.configuration import Settings
 from handover_lab.cluster import observer
 from handover_lab.demo.report import MOST_LOST_AFTER_SWITCH
 from handover_lab.guest.migration import LONG_PAUSE, POSTCOPY, Limits
-from handover_lab.testing.scenario import ELEVATED, NORMAL, Scenario, name_of
+from handover_lab.testing.scenario import ELEVATED, NORMAL, ROUTES_ALONE, Scenario, name_of
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 
@@ -49,6 +50,27 @@ async def test_the_network_follows_whatever_way_qemu_takes(
     assert migrated.cutover is not None
     assert felt["ping"].lost_after_switch < LOST_IF_LATE
     assert felt["TCP session"].lost == 0
+
+
+async def test_as_it_is_installed_the_source_sends_on_what_comes_late(scenario: Scenario) -> None:
+    """The agents are pods, with the rights and the processor time of the chart."""
+    # Said, as the operator would put back what is but taken out.
+    defaults = Settings().model_dump(mode="json", by_alias=True)
+    await scenario.configure(**{name: defaults[name] for name in ROUTES_ALONE})
+    try:
+        await scenario.lab.migrate(scenario.migration())
+
+        def tells_of_it(migrations: observer.Objects) -> bool:
+            (migration,) = migrations.values()
+            (side,) = migration["status"]["target"]
+            return "announcementToRedirectMicroseconds" in side["cutover"]
+
+        await scenario.lab.migrations.until(tells_of_it, "how soon the source sent on")
+        assert scenario.seen(scenario.here)["status"]["state"] == "Redirected"
+        await scenario.lab.vm.answered()
+    finally:
+        await scenario.configure(**ROUTES_ALONE)
+    scenario.swap_nodes()
 
 
 async def test_the_target_has_a_route_at_each_moment_after_its_first(scenario: Scenario) -> None:
