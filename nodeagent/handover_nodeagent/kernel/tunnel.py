@@ -90,11 +90,18 @@ def remove(channel: Channel, name: str) -> bool:
     return channel.transact([vxlan.encode_remove(found.index)]) == [0]
 
 
-def disown(channel: Channel, index: int, addresses: Iterable[IPAddress]) -> None:
-    """Take the inner ones of *addresses* from the device: another node may have them by now."""
-    gone = [vxlan.encode_remove_address(index, inner_address(one)) for one in addresses]
-    if gone:
-        channel.transact(gone)
+def disown(
+    channel: Channel, name: str, shown: Iterable[IPAddress], own: Iterable[IPAddress]
+) -> None:
+    """Take from device *name*, if it is ours, what it is *shown* to have and that is no *own* one.
+
+    Those of the underlay count by what they are inside: another node may have them by now.
+    """
+    kept = {inner_address(one) for one in own}
+    stale = {one for one in shown if isinstance(one, IPv6Address)} - kept
+    found = observe(channel, name) if stale else None
+    if isinstance(found, Device) and found.is_ours:
+        channel.transact([vxlan.encode_remove_address(found.index, one) for one in stale])
 
 
 def choose_remote(channel: Channel, addresses: Iterable[IPAddress]) -> IPAddress | Refusal:

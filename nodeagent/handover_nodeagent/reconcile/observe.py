@@ -105,7 +105,7 @@ class Observation:
         for diff in self._reconciler.interfaces.links.replace_all(view.links):
             self._reconciler.interfaces.link_changed(diff)
         self._reconciler.interfaces.observed()
-        self._reconciler.redirects.retry()
+        self._reconciler.redirects.observed(self._reconciler.interfaces.links)
         await asyncio.sleep(REST)
         return view.is_current
 

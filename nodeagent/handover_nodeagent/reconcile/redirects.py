@@ -26,8 +26,10 @@ from handover_api.peer import Peer
 from handover_api.workloadendpoint import State
 from handover_nodeagent import fsm
 from handover_nodeagent.fsm.events import Event, PeerHas, PeerReleased
+from handover_nodeagent.kernel import tunnel
 from handover_nodeagent.kernel.netlink import rtmsg
 from handover_nodeagent.network import desired
+from handover_nodeagent.network.links import Links
 from handover_nodeagent.network.model import IPAddress, Redirection, Route
 from handover_nodeagent.peers.sink import Done
 from handover_nodeagent.reconcile import cutover_figures
@@ -135,6 +137,13 @@ class Redirects:
         """Find all ways anew: a device, an address or a route is not what it was."""
         self._peers.ways.lose_device()
         self._find_ways()
+
+    def observed(self, links: Links) -> None:
+        """Follow what the kernel was found to have."""
+        shown = links.by_name.get(tunnel.REDIRECT)
+        if shown:
+            self._peers.ways.tidy(shown.addresses)
+        self.retry()
 
     def retry(self) -> None:
         """Find all ways anew where one was refused: what stood in its way may be gone."""

@@ -35,10 +35,18 @@ class Ways:
         own = tuple(addresses)
         if own == self._own:
             return
-        if self._device is not None:
-            tunnel.disown(self._channel, self._device, set(self._own) - set(own))
+        former = [tunnel.inner_address(one) for one in self._own]
         # The next to want the device gives it the new ones.
         self._own, self._device = own, None
+        self.tidy(former)
+
+    def tidy(self, shown: Iterable[IPAddress]) -> None:
+        """Take from the tunnel what it is *shown* to have of former addresses of this node.
+
+        Also of those that an agent before this one knew, where this one knows any.
+        """
+        if self._own:
+            tunnel.disown(self._channel, tunnel.REDIRECT, shown, self._own)
 
     def lose_device(self) -> None:
         """Know that the tunnel's device is gone, or may be another one."""

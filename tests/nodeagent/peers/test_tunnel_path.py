@@ -99,6 +99,31 @@ async def test_the_way_through_the_tunnel_is_proved_for_each_address(pair: Pair)
     await until(lambda: all(proved(pair.target, way) == {*addresses("a")} for way in Way))
 
 
+async def test_a_peer_that_moves_is_heard_from_where_it_is_by_the_api(pair: Pair) -> None:
+    """And from nowhere else: what its former address says is another node's by now."""
+    changes: list[int] = []
+    pair.target.path._changed = lambda: changes.append(1)
+    pair.know()
+    await until(lambda: proved(pair.source, Way.PLAIN) == {*addresses("b")})
+    former, moved = addresses("b")[0], addresses("b")[0] + 40
+    pair.net.run("b", f"ip address add {moved}/24 dev eth")
+    pair.target.listen([moved])
+    assert pair.target.shown == [moved]
+    assert changes == [1]
+    pair.source.proofs.clear()
+    peer = pair.target.peer()
+    pair.source.knows(peer.model_copy(update={"addresses": (moved,)}))
+    pair.target.knows(pair.source.peer(without=6))
+    await until(lambda: proved(pair.source, Way.PLAIN) == {moved})
+    pair.target.path.have(TARGET, UID)
+    await until(lambda: pair.source.words == ["has"])
+    pair.target.listen([former])
+    pair.target.path.released(TARGET, UID)
+    await asyncio.sleep(0.1)
+    assert pair.source.words == ["has"]
+    pair.net.run("b", f"ip address delete {moved}/24 dev eth")
+
+
 async def test_a_tunnel_that_comes_later_is_proved_then(pair: Pair) -> None:
     pair.know()
     await until(lambda: len(pair.target.proofs) == 2)

@@ -783,6 +783,24 @@ class TestAddresses:
         on.loop.redirects.move([ip_address("192.0.2.8")])
         await on.shows(f"10.65.0.2 ... encap ip id 88 src 192.0.2.8 dst {B} ... metric 1026")
 
+    async def test_what_an_agent_before_this_one_knew_goes_from_the_tunnel(
+        self, on: World, node: Node
+    ) -> None:
+        before, after = ip_address("192.0.2.1"), ip_address("192.0.2.7")
+        on.loop.redirects.move([before])
+        await to_redirected(on)
+        await on.kill()
+        await on.start()
+        on.loop.redirects.move([after])
+        await on.at_rest()
+        assert str(tunnel.inner_address(before)) not in inner(node)
+        # Of somebody else's device none is ours to take.
+        node.run("ip link delete handover0")
+        node.run("ip link add handover0 type bridge")
+        node.run("ip address add fe80::77/128 dev handover0 nodad")
+        await on.at_rest()
+        assert "fe80::77" in inner(node)
+
     async def test_a_restart_keeps_what_it_is_sent_from(self, on: World) -> None:
         on.loop.redirects.move([ip_address("192.0.2.1")])
         await to_redirected(on)
