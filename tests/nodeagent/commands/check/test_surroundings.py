@@ -187,6 +187,21 @@ def test_a_strict_filter_on_an_overlay_fails_before_the_first_migration(node: No
     assert verdicts(settings) == well
 
 
+def test_a_strict_uplink_is_told_of_where_nodes_are_reached_by_the_second_tunnel(
+    node: Node,
+) -> None:
+    settings = Settings(advertise=Advertise.AGENTS, source_redirect=SourceRedirect.OFF)
+    node.run("ip address add 192.0.2.3/24 dev tap1")
+    node.run("ip route add default via 192.0.2.254")
+    node.run("sysctl -qw net.ipv4.conf.tap1.rp_filter=1 net.ipv4.conf.all.rp_filter=0")
+    assert look("tunnel", settings) == []
+    node.run("ip link add handover1 type vxlan external gpe dstport 7474 nolearning udp6zerocsumrx")
+    ((verdict, message),) = look("tunnel", settings)
+    assert (verdict, message.split(":")[0]) == (Verdict.WARN, "strict on tap1")
+    node.run("sysctl -qw net.ipv4.conf.tap1.rp_filter=2")
+    assert look("tunnel", settings) == []
+
+
 WITHOUT = ": migrations work, but lose what still arrives at the source after the switch"
 
 
