@@ -42,14 +42,20 @@ class Cutover:
     route_us: float
     at_ns: int
     """When the route was in."""
+    redirect_us: float | None = None
+    """From the announcement until the source sent on; None: it does not, or has not told."""
 
     @classmethod
     def of(cls, migration: Object) -> Self | None:
         """Read it from a LiveMigration; None: no target has reported one."""
         for side in observer.status(migration).get("target", ()):
             if told := side.get("cutover"):
-                route_us = told["announcementToRouteMicroseconds"]
-                return cls(told["signal"], route_us, observer.when_ns(told["time"]))
+                route_us, at_ns = (
+                    told["announcementToRouteMicroseconds"],
+                    observer.when_ns(told["time"]),
+                )
+                redirect_us = told.get("announcementToRedirectMicroseconds")
+                return cls(told["signal"], route_us, at_ns, redirect_us)
         return None
 
 

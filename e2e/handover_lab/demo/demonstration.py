@@ -22,12 +22,12 @@ from handover_lab.cluster.nodenetwork import NodeNetwork
 from handover_lab.demo import builds, picture, report, timeline
 from handover_lab.demo.fact_order import FactOrder
 from handover_lab.demo.picture import Scene
-from handover_lab.demo.report import Migration, Report
+from handover_lab.demo.report import Migration, Report, Told
 from handover_lab.demo.timeline import Timeline
 from handover_lab.facts import Fact, Traffic
 from handover_lab.guest import initramfs
 from handover_lab.guest.vm import Move, Vm
-from handover_lab.lab import Lab, Migrated
+from handover_lab.lab import Cutover, Lab, Migrated
 from handover_lab.network import carriers, manual_cutover, measure
 from handover_lab.network.carriers import Carrier
 from handover_lab.network.traffic import Recording
@@ -267,11 +267,18 @@ def row(move: Move, recordings: Mapping[str, Recording], migrated: Migrated | No
         (move.source, move.target),
         move.switchover,
         move.packets(recordings["ping"]),
-        cutover=(cutover.signal, cutover.route_us) if cutover else None,
+        told=told(cutover) if cutover else None,
         tcp_survived=measure.survived(
             move.packets(session), broken=session.broken, resumed_ns=move.switchover.resumed_ns
         ),
     )
+
+
+def told(cutover: Cutover) -> Told:
+    """Say of a cutover what a person reads."""
+    sent_on_us = max(0.0, (cutover.redirect_us or 0) - cutover.route_us)
+    switched_ns = cutover.at_ns + round(sent_on_us * 1e3)
+    return Told(cutover.signal, cutover.route_us, cutover.redirect_us, switched_ns)
 
 
 def values_for(carrier: Carrier) -> tuple[str, ...]:

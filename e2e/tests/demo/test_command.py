@@ -1,5 +1,6 @@
 """The demonstration's words and files; what it shows is in the tests of the lab."""
 
+import dataclasses
 import io
 import json
 import os
@@ -60,9 +61,19 @@ def test_a_migration_is_measured_from_its_flows() -> None:
     row = demonstration.row(MOVE, flows(), Migrated(MOVE, CUTOVER))
 
     assert (row.source, row.target) == ("node-a", "node-b")
-    assert (row.guest_pause_ms, row.lost, row.lost_after_switch) == (6.0, 9, 3)
+    assert (row.guest_pause_ms, row.lost, row.lost_after_resume) == (6.0, 9, 3)
     assert (row.signal, row.announcement_to_route_us) == ("RARP", 424.0)
     assert row.tcp_survived
+    # The route was in 1 ms after the guest ran again; nobody has sent on anything.
+    assert (row.lost_after_switch, row.announcement_to_redirect_us) == (2, None)
+
+
+def test_the_switch_is_over_when_the_source_sends_on() -> None:
+    told = demonstration.told(dataclasses.replace(CUTOVER, redirect_us=1424.0))
+    assert told.switched_ns == RESUMED + 2 * MS
+    # One that came before the route waited for it.
+    told = demonstration.told(dataclasses.replace(CUTOVER, redirect_us=400.0))
+    assert told.switched_ns == RESUMED + MS
 
 
 def test_without_handover_nobody_reports_a_signal() -> None:
@@ -87,7 +98,7 @@ def test_report_and_picture_are_written_and_named(
     demonstration.publish(screen, report, [scene, scene])
 
     written = json.loads((tmp_path / "demo" / "report.json").read_text())
-    assert written["migrations"][0]["lost_after_switch"] == 3
+    assert written["migrations"][0]["lost_after_resume"] == 3
     assert written["baseline"]["signal"] is None
     for name in ("migration.png", "migration.svg", "report.json"):
         assert (tmp_path / "demo" / name).stat().st_size > 0
