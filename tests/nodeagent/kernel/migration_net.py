@@ -24,6 +24,8 @@ RCVBUFFORCE: Final = 33
 """SO_RCVBUFFORCE of asm-generic/socket.h."""
 _T = TypeVar("_T")
 
+_FORWARD: Final = "net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1"
+_NO_FILTER: Final = "net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0"
 _LINK: Final = "link add {end} type veth peer name {far} netns /proc/{pid}/fd/{fd}"
 _NODES: Final = "ab"
 _NOT_YET: Final = ("qdisc noop ", "state DOWN", "state LOWERLAYERDOWN")
@@ -39,6 +41,10 @@ class MigrationNet:
     def run(self, where: str, *commands: str) -> str:
         """Run *commands* there and return what they print; a complaint is the test's."""
         return self.within(where, lambda: "".join(map(_run, commands)))
+
+    def ip(self, where: str, *commands: str) -> None:
+        """Run many commands of ip there by one process."""
+        self.fed(where, ["ip", "-batch", "-"], "\n".join(commands))
 
     def fed(self, where: str, command: list[str], text: str) -> None:
         """Run *command* there with *text* as its input."""
@@ -76,9 +82,9 @@ class MigrationNet:
         for version in (4, 6):
             address = VM[version == 6]
             via = self.node_address(node, version)
-            self.run("r", f"ip -{version} route replace {address} via {via}")
+            self.ip("r", f"route replace {address} via {via}")
             gateway = "169.254.1.1" if version == 4 else "fe80::ecee:eeff:feee:eeee"
-            self.run("g", f"ip -{version} route replace default via {gateway} dev eth{node} onlink")
+            self.ip("g", f"route replace default via {gateway} dev eth{node} onlink")
 
 
 @contextlib.contextmanager
@@ -101,20 +107,34 @@ def made(*, routed: bool) -> Iterator[MigrationNet]:
 
 def _build(net: MigrationNet) -> None:
     for name in "abr":
-        net.run(name, "sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")
-    for name in "abrxg":
-        net.run(name, "sysctl -qw net.ipv4.conf.all.rp_filter=0 net.ipv4.conf.default.rp_filter=0")
+        net.run(name, f"sysctl -qw {_FORWARD} {_NO_FILTER}")
+    for name in "xg":
+        net.run(name, f"sysctl -qw {_NO_FILTER}")
     if not net.routed:
-        net.run("r", "ip link add br0 type bridge", "ip link set br0 up")
-        net.run("r", "ip address add 192.0.2.254/24 dev br0")
-        net.run("r", "ip address add fd00:66::fe/64 dev br0 nodad")
+        net.ip(
+            "r",
+            "link add br0 type bridge",
+            "link set br0 up",
+            "address add 192.0.2.254/24 dev br0",
+            "address add fd00:66::fe/64 dev br0 nodad",
+        )
     for node in _NODES:
         _connect(net, node)
-    _link(net, "x", "eth", "r", "tox")
-    net.run("x", "ip address add 203.0.113.9/24 dev eth", "ip address add fd00:3::9/64 dev eth")
-    net.run("r", "ip address add 203.0.113.1/24 dev tox", "ip address add fd00:3::1/64 dev tox")
-    net.run("x", "ip route add default via 203.0.113.1", "ip -6 route add default via fd00:3::1")
-    net.run("g", f"ip address add {VM[0]}/32 dev lo", f"ip address add {VM[1]}/128 dev lo")
+    net.ip("x", *_link(net, "eth", "r", "tox"))
+    net.ip(
+        "r",
+        "link set tox up",
+        "address add 203.0.113.1/24 dev tox",
+        "address add fd00:3::1/64 dev tox",
+    )
+    net.ip(
+        "x",
+        "address add 203.0.113.9/24 dev eth",
+        "address add fd00:3::9/64 dev eth",
+        "route add default via 203.0.113.1",
+        "route add default via fd00:3::1",
+    )
+    net.ip("g", f"address add {VM[0]}/32 dev lo", f"address add {VM[1]}/128 dev lo")
     net.settle("a")
     for name in "abrxg":
         _await_links(net, name)
@@ -130,24 +150,32 @@ def _await_links(net: MigrationNet, name: str) -> None:
 
 def _connect(net: MigrationNet, node: str) -> None:
     """Give *node* its uplink, and the guest its tap there."""
-    _link(net, node, "eth", "r", f"to{node}")
     mine = {version: _underlay(node, version, routed=net.routed) for version in (4, 6)}
     router = {4: mine[4].rsplit(".", 1)[0] + ".254", 6: mine[6].rsplit("::", 1)[0] + "::fe"}
-    for version, length in ((4, 24), (6, 64)):
-        net.run(node, f"ip address add {mine[version]}/{length} dev eth")
-        if net.routed:
-            net.run("r", f"ip address add {router[version]}/{length} dev to{node}")
-        net.run(node, f"ip -{version} route add default via {router[version]}")
-    if not net.routed:
-        net.run("r", f"ip link set to{node} master br0")
-    _link(net, node, "tap", "g", f"eth{node}")
-    net.run(node, "ip link set tap address ee:ee:ee:ee:ee:ee")
-    net.run(node, "ip address add fe80::ecee:eeff:feee:eeee/64 dev tap nodad")
+    lengths = {4: 24, 6: 64}
+    net.ip(node, *_link(net, "eth", "r", f"to{node}"), *_link(net, "tap", "g", f"eth{node}"))
+    net.ip("r", f"link set to{node} up")
+    if net.routed:
+        own = (f"address add {router[v]}/{length} dev to{node}" for v, length in lengths.items())
+        net.ip("r", *own)
+    else:
+        net.ip("r", f"link set to{node} master br0")
+    net.ip(
+        "g",
+        f"link set eth{node} up",
+        f"link set eth{node} address 52:54:00:65:00:02",
+        f"neigh replace 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth{node}",
+    )
+    net.ip(
+        node,
+        *(f"address add {mine[v]}/{length} dev eth" for v, length in lengths.items()),
+        *(f"route add default via {router[v]}" for v in lengths),
+        "link set tap address ee:ee:ee:ee:ee:ee",
+        "address add fe80::ecee:eeff:feee:eeee/64 dev tap nodad",
+        # IPv6 answers on a device for that one's own addresses alone, and the guest's are on lo.
+        f"neigh replace {VM[1]} lladdr 52:54:00:65:00:02 dev tap",
+    )
     net.run(node, "sysctl -qw net.ipv4.conf.tap.proxy_arp=1")
-    net.run("g", f"ip link set eth{node} address 52:54:00:65:00:02")
-    # IPv6 answers on a device for that one's own addresses alone, and the guest's are on lo.
-    net.run(node, f"ip neigh replace {VM[1]} lladdr 52:54:00:65:00:02 dev tap")
-    net.run("g", f"ip neigh replace 169.254.1.1 lladdr ee:ee:ee:ee:ee:ee dev eth{node}")
 
 
 def _underlay(node: str, version: int, *, routed: bool) -> str:
@@ -157,10 +185,10 @@ def _underlay(node: str, version: int, *, routed: bool) -> str:
     return f"fd00:{65 + number if routed else 66}::{number}"
 
 
-def _link(net: MigrationNet, one: str, end: str, other: str, far: str) -> None:
+def _link(net: MigrationNet, end: str, other: str, far: str) -> tuple[str, str]:
+    """Return what makes a link whose far end is in another namespace, and sets the near end up."""
     command = _LINK.format(end=end, far=far, pid=os.getpid(), fd=net.fds[other])
-    net.run(one, f"ip {command}", f"ip link set {end} up")
-    net.run(other, f"ip link set {far} up")
+    return command, f"link set {end} up"
 
 
 def _run(command: str) -> str:
