@@ -171,7 +171,9 @@ def _redirected(found: Found, now: dt.datetime) -> Machine | None:
     remembered = last.redirect if last and last.state is State.REDIRECTED else None
     redirect = remembered or Redirect(None, _peers_role(found.assignment), found.redirect)
     machine = dataclasses.replace(_in_state(State.REDIRECTED, found, now), redirect=redirect)
-    is_other = redirect.uid is None or redirect.uid != found.assignment.migration_uid
+    # Live in this very migration, the last agent died with the redirect in: it was rolled back.
+    uid = redirect.uid or (last.uid if last and found.was_heard else None)
+    is_other = uid is None or uid != found.assignment.migration_uid
     # The table's own cells, for a word that came while nobody listened.
     if said is Input.TARGET and is_other:
         return None

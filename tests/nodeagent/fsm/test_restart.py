@@ -382,6 +382,12 @@ def redirected(
     return Found(assignment, routes, remembered, False, EPISODE, redirect=redirect)  # noqa: FBT003
 
 
+def was_live(assignment: Assignment) -> Found:
+    """Return what an agent leaves that dies right after the redirect of a roll-back."""
+    last = Remembered(LIVE, BEFORE, "uid-1", returns=Returns("uid-1", 1))
+    return Found(assignment, NONE, last, False, EPISODE, redirect=ELEVATED)  # noqa: FBT003
+
+
 REDIRECTS: list[tuple[str, Found, State, Input | None]] = [
     ("source, of its uid", redirected(IS_SOURCE, TO_TARGET), REDIRECTED, None),
     ("source that left", redirected(SUCCEEDED_SOURCE, TO_TARGET), REDIRECTED, None),
@@ -395,6 +401,8 @@ REDIRECTS: list[tuple[str, Found, State, Input | None]] = [
     ("source, not remembered", redirected(IS_SOURCE, None), ASKING, Input.SOURCE),
     ("source that left, not remembered", redirected(SUCCEEDED_SOURCE, None), ASKING, Input.LEFT),
     ("target, not remembered", redirected(IS_TARGET, None), TARGET, None),
+    ("target, was Live in it", was_live(IS_TARGET), ASKING, Input.TARGET),
+    ("target, was Live in another", was_live(OTHER_TARGET), TARGET, None),
     # The route of its own went in when the guest was heard; the memory was not written any more.
     ("source, with its own route", redirected(IS_SOURCE, TO_TARGET, routes=NORMAL), BASE, None),
     # After a boot: nobody has the guest by the kernel's word, so that it is asked.
