@@ -136,7 +136,7 @@ def resume(found: Found, now: dt.datetime) -> Step:
     told = (AnnounceGateway(),) if is_uncertain else ()
     if machine.asking:
         # No other reason to ask is one to take the guest for one that has just come.
-        told = told if machine.asking.cause is Input.TARGET else ()
+        told = told if machine.asking.cause is Input.ANNOUNCED else ()
         return Step(machine, (*told, AskGuest(machine.episode)))
     if machine.is_listening:
         return Step(machine, (StartProbes(machine.episode),))
@@ -197,7 +197,7 @@ def _target(found: Found, now: dt.datetime) -> Machine:
             return _asking(Input.TARGET, _routed(found, now), found, now)
         live = _in_state(State.LIVE, found, now)
         # Died right after them, the last agent may have told nobody: the guest's answer is told.
-        return live if found.was_heard else _asking(Input.TARGET, live, found, now)
+        return live if found.was_heard else _asking(Input.ANNOUNCED, live, found, now)
     # The same fork as in the table: before it is armed nobody can tell whose answer it would be.
     if found.routes is RouteLevel.NORMAL and found.assignment.armed:
         return _asking(Input.TARGET, _routed(found, now), found, now)

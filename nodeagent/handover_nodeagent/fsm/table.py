@@ -215,6 +215,8 @@ ENDINGS: Final[Mapping[Input, Ending]] = {
     Input.LEFT: Ending(Reaction.BACK, State.WITHDRAWN),
     Input.SOURCE: Ending(State.BASE, State.WITHDRAWN),
     Input.DELETED: Ending(Reaction.ORPHAN, Reaction.GONE),
+    # By the last agent, which died with its routes in: they stay, and an answer is told to all.
+    Input.ANNOUNCED: Ending(State.LIVE, State.LIVE),
 }
 """By the cause of the asking, which is the input that led into it."""
 # Whatever the API or the peer says: a guest that is not here is better served elsewhere.

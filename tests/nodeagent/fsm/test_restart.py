@@ -21,7 +21,7 @@ from handover_nodeagent.fsm.commands import (
     StartProbes,
     TellPeers,
 )
-from handover_nodeagent.fsm.events import Announced, Input
+from handover_nodeagent.fsm.events import Announced, FellSilent, Input
 from handover_nodeagent.fsm.machine import Asking, Doubt, Machine, Redirect, Returns, RouteLevel
 from handover_nodeagent.fsm.restart import Found, Remembered
 from handover_nodeagent.fsm.step import step
@@ -159,6 +159,11 @@ def test_a_target_whose_agent_died_with_the_route_in_has_its_guest_asked_and_say
     assert (after.machine.state, after.machine.level) == (LIVE, ELEVATED)
     assert TellPeers(has_guest=True) in after.commands
     assert RecordCutover(Signal.PROBE) in after.commands
+    # It had announced itself: its routes stay, whatever it does.
+    silent = step(start.machine, FellSilent(episode), NOW, Settings())
+    assert silent.machine is not None
+    assert (silent.machine.state, silent.machine.level) == (LIVE, ELEVATED)
+    assert silent.commands == ()
 
 
 ASSIGNMENTS = [
