@@ -150,8 +150,9 @@ class World:
             "annotations": annotations,
             "creationTimestamp": "2026-11-24T12:00:00Z",
         }
+        status = spec.pop("status", {})
         spec = {key: value for key, value in (defaults | spec).items() if value is not None}
-        self.sink.put({"metadata": metadata, "spec": spec})
+        self.sink.put({"metadata": metadata, "spec": spec, "status": status})
 
     def delete(self, name: str = "vm") -> None:
         """Let the API tell that an endpoint is gone."""

@@ -94,7 +94,9 @@ class EndpointSink:
             self._lifecycle.start(obj, None)
             return
         self._reconciler.enforcer.spare(obj.key, ())
-        # The status is the agent's own; what it was at first is all that ever counts.
+        # The status is the agent's own; what it was at first is all that ever counts, but for
+        # whether the API knows by now when the guest was heard here.
+        endpoint.known_cutover = obj.status.last_cutover
         obj = obj.model_copy(update={"status": endpoint.object.status})
         if self._reconciler.leaves(obj.key):
             endpoint.object = obj

@@ -46,6 +46,9 @@ HOLD: Final = 0.3
 """Seconds for which a redirect goes before what BGP brings here, so that routers beside this node
 have it, too (``desired.held_metric``). No longer, or a strict reverse path filter would go on to
 refuse what the guest sends to this node's own pods."""
+RECONSIDER: Final = 3.0
+"""Seconds after which the API's word counts that was said without knowing of our guest: by then
+our report has come, and the operator has thought again."""
 _ROUTED: Final = frozenset({State.BASE, State.LIVE, State.TIME_WAIT})
 """What a peer's word may find with routes of its own in, and nothing else under way."""
 
@@ -353,9 +356,20 @@ class Redirects:
         if side is None or peer is None or not is_news:
             return
         # Without a way nothing follows from it; it counts when there is one.
-        if isinstance(side.ways.get(peer), Redirection):
-            endpoint.confirmed = said
-            self._step(endpoint, side, peer, dataclasses.replace(_word(peer), is_confirmed=True))
+        if not isinstance(side.ways.get(peer), Redirection):
+            return
+        endpoint.confirmed = said
+        if _is_unheard(endpoint, peer.uid):
+            # From before it knew that the guest came here: then each would send on to the other.
+            asyncio.get_running_loop().call_later(RECONSIDER, self._reconsider, endpoint)
+            return
+        self._step(endpoint, side, peer, dataclasses.replace(_word(peer), is_confirmed=True))
+
+    def _reconsider(self, endpoint: Endpoint) -> None:
+        """Believe a word of the API's that has outlived our report."""
+        if endpoint.confirmed is not None:
+            endpoint.confirmed = None
+            self.confirm(endpoint)
 
     def keep(self, endpoint: Endpoint, addresses: Iterable[IPAddress]) -> None:
         """Leave the redirect of a machine that needs it no more to senders that are late."""
@@ -370,6 +384,14 @@ class Redirects:
         led = Redirection(route.oif, route.way, route.way)
         kept = desired.redirects_at([route.address], led, self._enforcer.settings)
         self._remaining.keep(kept)
+
+
+def _is_unheard(endpoint: Endpoint, uid: str) -> bool:
+    """Tell whether the API has not heard so far that the guest of migration *uid* came here."""
+    ours, known = endpoint.cutover, endpoint.known_cutover
+    if ours is None or ours.migration_uid != uid:
+        return False
+    return known is None or known.time != ours.time
 
 
 def _word(peer: Peer) -> PeerHas:

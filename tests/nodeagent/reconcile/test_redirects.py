@@ -26,6 +26,7 @@ from handover_nodeagent.peers.inner_routes import InnerRoutes
 from handover_nodeagent.peers.messages import Way
 from handover_nodeagent.peers.sink import Done
 from handover_nodeagent.peers.sockets import Refusal
+from handover_nodeagent.reconcile import redirects
 
 pytestmark = pytest.mark.root
 KEY: Final = ObjectKey("default", "vm")
@@ -275,6 +276,26 @@ class TestSource:
         on.put(said="source", annotations=told(peer(), live="m1"), shared="x")
         await on.at_rest()
         assert on.state() == "Base"
+
+    async def test_a_word_from_before_the_api_knew_of_the_guests_return_is_none_at_once(
+        self, on: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Else two nodes would send on to each other until the guest answers again."""
+        monkeypatch.setattr(redirects, "RECONSIDER", 0.05)
+        await to_redirected(on)
+        answer(on)
+        await on.until(lambda: bool((status := on.reports.statuses[KEY]) and status.last_cutover))
+        late = told(peer(), live="m1")
+        on.put(said="source", annotations=late)
+        await on.at_rest()
+        assert on.state() == "Base"
+        # The API has heard of it, and still says so.
+        status = on.reports.statuses[KEY]
+        assert status
+        assert status.last_cutover
+        known = {"lastCutover": status.last_cutover.to_object()}
+        on.put(said="source", annotations=late, status=known)
+        await on.until_state("Redirected")
 
     async def test_an_outcome_with_the_apis_word_asks_nobody(self, on: World) -> None:
         on.put(said="source", annotations=TARGET)
