@@ -15,8 +15,10 @@ LAB := $(BIN)/python -m handover_lab
 FAST := not root and not api and not cluster and not lab and not four_nodes
 API := api and not root and not cluster and not lab
 KERNEL := root and not cluster and not lab
-# Of these, what starts BGP speakers or follows packets: it waits much, and works little meanwhile.
+# Parts of these, each a stage of its own, since they wait much and work little meanwhile: what starts
+# BGP speakers or follows packets, and the loop of an agent.
 SPEAKERS := tests/nodeagent/commands/check_bgp e2e/tests/network
+LOOP := tests/nodeagent/reconcile tests/nodeagent/distribution
 CHECKED := crds operator nodeagent e2e tests
 PYTEST := $(BIN)/pytest
 # The slowest tests of each stage: one that is new among them is worth a look.
@@ -40,8 +42,8 @@ demo-kubevirt: prepare  ## The same beside a played KubeVirt: only a VMIM is app
 	@env --block-signal=INT $(LAB).demo.kubevirt $(if $(KEEP),--keep) $(if $(BGP),--bgp $(BGP))
 
 test: prepare lint tools guest images  ## Everything: pure tables, kernel, API server, cluster, real VMs
-	@$(LAB).testing.stages pure="$(FAST)" kernel="$(KERNEL)" $(addprefix --ignore=,$(SPEAKERS)) \
-	  speakers="$(KERNEL)" $(SPEAKERS) api="$(API)" -- $(DURATIONS)
+	@$(LAB).testing.stages pure="$(FAST)" kernel="$(KERNEL)" $(addprefix --ignore=,$(SPEAKERS) $(LOOP)) \
+	  speakers="$(KERNEL)" $(SPEAKERS) loop="$(KERNEL)" $(LOOP) api="$(API)" -- $(DURATIONS)
 	@$(LAB).sandbox -- $(PYTEST) $(DURATIONS) -m "cluster or lab"
 	@$(LAB).sandbox -- $(PYTEST) $(DURATIONS) -m four_nodes
 
