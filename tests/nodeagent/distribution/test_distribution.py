@@ -160,6 +160,28 @@ async def test_a_restart_keeps_what_is_there_until_both_lists_are_complete(
     assert shown.count("via 192.0.2.2") == 1
 
 
+async def test_what_a_home_forwards_goes_on_untracked_across_a_restart(nodes: ThreeNodes) -> None:
+    """Also while the API is out; of others it is not forwarded once their home is known."""
+    async with running() as it:
+        it.put(LIVE)
+        await until(via(nodes, 2, 513))
+    said: list[tuple[frozenset[IPAddress], frozenset[str]]] = []
+    with Channel() as channel:
+        place = Place("c", SETTINGS, forward=lambda *what: said.append(what))
+        it = Distribution(place, channel)
+        async with kept(it):
+            await until(lambda: bool(said))
+            assert said[0][0] == set(BOTH)
+            fill(it, LIVE)
+            await until(lambda: said[-1] == (frozenset(), frozenset()))
+            # As if the cluster's own routes led here for it.
+            it.put_node(dataclasses.replace(A, pod_cidrs=B.pod_cidrs))
+            it.refresh()
+            await until(lambda: said[-1] == (frozenset(BOTH), frozenset({"eth"})))
+        await it.remove()
+    assert said[-1] == (frozenset(), frozenset())
+
+
 async def test_what_nobody_wants_any_more_goes_when_both_lists_are_complete(
     nodes: ThreeNodes,
 ) -> None:
