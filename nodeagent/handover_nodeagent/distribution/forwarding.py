@@ -43,7 +43,7 @@ class Forwarding:
     def tell(self) -> None:
         """Tell of the devices, too, which may be others by now."""
         found = frozenset(self._addresses)
-        said = found, self._hops.uplinks() if found else frozenset()
+        said = found, self._hops.uplinks()
         if said != self._told:
             self._told = said
             self._forward(*said)
@@ -51,4 +51,5 @@ class Forwarding:
     def forget(self) -> None:
         """Forward nothing more."""
         self._addresses.clear()
-        self.tell()
+        self._told = frozenset(), frozenset()
+        self._forward(*self._told)

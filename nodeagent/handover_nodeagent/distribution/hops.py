@@ -49,6 +49,7 @@ class Hops:
         self._nodes = nodes
         self._routes = routes
         self._found: dict[Slot, NextHop] = {}
+        self._uplinks: dict[Slot, int] = {}
         self._devices: frozenset[int] = frozenset()
 
     @property
@@ -84,9 +85,11 @@ class Hops:
         return slot in self.one_way
 
     def _judge_answers(self, slot: Slot, hop: NextHop) -> None:
+        remote = hop.tunnel.remote if hop.tunnel else None
+        uplink = lookup.device_to(self._channel, remote) if remote else hop.oif
+        self._uplinks[slot] = uplink
         # IPv6 has no such filter in the kernel.
-        by_tunnel = hop.tunnel.remote if hop.tunnel and hop.version == 4 else None  # noqa: PLR2004
-        device = _name(lookup.device_to(self._channel, by_tunnel)) if by_tunnel else ""
+        device = _name(uplink) if hop.tunnel and uplink and hop.version == 4 else ""  # noqa: PLR2004
         if not device or not is_strict(device):
             self.one_way.discard(slot)
         elif slot not in self.one_way:
@@ -106,6 +109,7 @@ class Hops:
         gone = [slot for slot in self.slots if slot[0] not in names]
         for slot in gone:
             self._found.pop(slot, None)
+            self._uplinks.pop(slot, None)
         self.unreachable.difference_update(gone)
         self.one_way.difference_update(gone)
         self._routes.known.forget(gone)
@@ -123,11 +127,8 @@ class Hops:
     def uplinks(self) -> frozenset[str]:
         """Return the devices by which other nodes, and clients outside, send to this one."""
         outside = {lookup.device_outside(self._channel, version) for version in (4, 6)}
-        nodes = {
-            lookup.device_to(self._channel, hop.tunnel.remote) if hop.tunnel else hop.oif
-            for hop in self._found.values()
-        }
-        return frozenset(filter(None, map(_name, (outside | nodes) - {0})))
+        devices = outside | set(self._uplinks.values())
+        return frozenset(filter(None, map(_name, devices - {0})))
 
     def strict_devices(self) -> frozenset[str]:
         """Return the devices on which a packet from outside of the cluster would be dropped.

@@ -240,7 +240,7 @@ class RedirectTableReconciler:
             settings.distribution_port if is_distributing else 0,
             self._nodes if is_distributing else _NOBODY,
             away,
-            self._uplinks if away else frozenset(),
+            self._uplinks if has_agents else frozenset(),
         )
 
     def _conclude(self, outcome: Outcome | None) -> None:

@@ -1,8 +1,8 @@
 """Three nodes behind one router, of which none has routes to another one's pods.
 
 The guest is at the ends of ``a``, its home, and of ``b``; ``p`` is a pod on the bystander ``c``,
-and ``x`` a client outside, whom the router leads to that home. Each node has a distribution of its
-own, and the table that goes with it, as an agent would.
+``q`` one on the home, and ``x`` a client outside, whom the router leads to that home. Each node has
+a distribution of its own, and the table that goes with it, as an agent would.
 """
 
 import asyncio
@@ -35,6 +35,10 @@ GUEST: Final[Mapping[int, IPAddress]] = {4: GUEST4, 6: GUEST6}
 POD: Final[Mapping[int, IPAddress]] = {
     4: IPv4Address("10.244.3.5"),
     6: IPv6Address("fd00:10:244:3::5"),
+}
+HOME_POD: Final[Mapping[int, IPAddress]] = {
+    4: IPv4Address("10.244.1.5"),
+    6: IPv6Address("fd00:10:244:1::5"),
 }
 CLIENT: Final[Mapping[int, IPAddress]] = {
     4: IPv4Address("203.0.113.9"),
@@ -117,7 +121,7 @@ def made() -> Iterator[RoutedNodes]:
     """Make them; all goes with it."""
     with namespaces.restored():
         fds = {}
-        for name in "abcrpxg":
+        for name in "abcrpqxg":
             namespaces.enter_new()
             fds[name] = namespaces.open_own()
             _run("ip link set lo up")
@@ -152,17 +156,22 @@ def _build(nodes: RoutedNodes) -> None:
         nodes.run("g", f"ip link set eth{name} address 52:54:00:65:00:02")
         _answer_for_gateway(nodes, name, "tap", "g", f"eth{name}")
     nodes.run("g", f"ip address add {GUEST4}/32 dev lo", f"ip address add {GUEST6}/128 dev lo")
-    _link(nodes, "c", "pod", "p", "eth")
-    _answer_for_gateway(nodes, "c", "pod", "p", "eth")
+    _add_pod(nodes, "c", "p", POD)
+    _add_pod(nodes, "a", "q", HOME_POD)
     _link(nodes, "r", "tox", "x", "eth")
-    for version, length in ((4, 32), (6, 128)):
-        nodes.run("p", f"ip address add {POD[version]}/{length} dev eth")
-        nodes.run("p", f"ip -{version} route add default via {GATEWAY[version]} dev eth onlink")
-        nodes.run("c", f"ip route add {POD[version]} dev pod")
     for version, length, end in ((4, 24, "203.0.113."), (6, 64, "fd00:3::")):
         nodes.run("x", f"ip address add {end}9/{length} dev eth")
         nodes.run("r", f"ip address add {end}1/{length} dev tox")
         nodes.run("x", f"ip -{version} route add default via {end}1")
+
+
+def _add_pod(nodes: RoutedNodes, at: str, pod: str, own: Mapping[int, IPAddress]) -> None:
+    _link(nodes, at, "pod", pod, "eth")
+    _answer_for_gateway(nodes, at, "pod", pod, "eth")
+    for version, address in own.items():
+        nodes.run(pod, f"ip address add {address}/{address.max_prefixlen} dev eth")
+        nodes.run(pod, f"ip -{version} route add default via {GATEWAY[version]} dev eth onlink")
+        nodes.run(at, f"ip route add {address} dev pod")
 
 
 def _answer_for_gateway(nodes: RoutedNodes, at: str, device: str, inner: str, end: str) -> None:
@@ -251,5 +260,5 @@ class Agent:
         peers = frozenset(address(one, 4) for one in NODES if one != self.name)
         port = self.settings.redirect_port, self.settings.peer_port
         second = self.settings.distribution_port if self.let else 0
-        ports, forwarded = frozenset({"tap", "pod"}), (self.away, self.uplinks)
-        return Redirects(*port, ports, peers, redirected, second, self.let, *forwarded)
+        forwarded = self.away, self.uplinks
+        return Redirects(*port, frozenset({"tap"}), peers, redirected, second, self.let, *forwarded)

@@ -190,7 +190,7 @@ def test_without_a_home_there_is_nobody_else_to_lead_there(
 
 
 @BOTH
-@pytest.mark.parametrize("where", ["p", "x"])
+@pytest.mark.parametrize("where", ["p", "q", "x"])
 def test_connections_are_made_where_rules_drop_what_conntrack_takes_for_invalid(
     nodes: RoutedNodes, agents: Agents, where: str, version: int
 ) -> None:
@@ -208,6 +208,26 @@ def test_connections_are_made_where_rules_drop_what_conntrack_takes_for_invalid(
 
     tell(agents, endpoint("a", "a", cutover=(20, "n")))
     until(lambda: agents["a"].away == frozenset())
+
+
+@BOTH
+@pytest.mark.parametrize("where", ["p", "q", "x"])
+def test_connections_go_on_while_what_still_comes_to_the_source_is_sent_on(
+    nodes: RoutedNodes, agents: Agents, where: str, version: int
+) -> None:
+    """From outside the source's node sees half of one; of what its own pods have, all."""
+    for name in NODES:
+        nodes.nft(name, INVALID)
+    nodes.settle("a")
+    until(lambda: bool(agents["a"].uplinks))
+    with connected(nodes, where, version) as (client, guest):
+        there_and_back(client, guest)
+        nodes.settle("b")
+        redirect(nodes, agents, "a", version)
+        for _ in range(5):
+            there_and_back(client, guest)
+    with connected(nodes, where, version) as (client, guest):
+        there_and_back(client, guest)
 
 
 @BOTH
@@ -244,6 +264,7 @@ def connected(
         for name in ("g", where)
     )
     with listener, client:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind((str(GUEST[version]), 8000))
         listener.listen()
         listener.settimeout(3)

@@ -4,11 +4,11 @@
         set ports { typeof iifname; elements = { "tap0" } }
         set peers4 { typeof ip saddr; elements = { 192.0.2.2 } }
         set redirected4 { typeof ip daddr; counter; elements = { 10.65.0.2 } }
-        set uplinks { typeof iifname; elements = { "eth0" } }
+        set uplinks { typeof iifname; elements = { "eth0", "handover1" } }
         set away4 { typeof ip daddr; elements = { 10.65.0.3 } }
         chain prerouting {
             type filter hook prerouting priority raw
-            iifname != @ports ip daddr @redirected4 notrack
+            iifname @uplinks ip daddr @redirected4 notrack
             iifname @uplinks ip daddr @away4 notrack
         }
         chain input {
@@ -56,7 +56,7 @@ class Redirects:
     ``ports`` are the devices of its VMs, ``peers`` and ``nodes`` who may send into the first and
     into the second tunnel. A port of 0 says that there is no such tunnel. ``redirected`` are
     addresses whose route leads to another node by now. ``away`` are those of guests elsewhere for
-    which others send to this node, by ``uplinks``.
+    which others send to this node, by ``uplinks``: none are named where nobody knows them.
     """
 
     tunnel_port: int
@@ -137,13 +137,14 @@ _TYPES: Final = {
 }
 
 
-def _frame(redirects: Redirects) -> tuple[int, int, int, bool]:
+def _frame(redirects: Redirects) -> tuple[int, int, int, bool, bool]:
     """Return what no element can say."""
     return (
         redirects.tunnel_port,
         redirects.peer_port,
         redirects.distribution_port,
         bool(redirects.away),
+        bool(redirects.uplinks),
     )
 
 
@@ -154,8 +155,10 @@ def _sets(redirects: Redirects) -> dict[str, frozenset[str]]:
         sets |= _by_version(name, addresses)
     if redirects.distribution_port:
         sets |= _by_version("nodes", redirects.nodes)
-    if redirects.away:
-        sets |= {"uplinks": _devices(redirects.uplinks)} | _by_version("away", redirects.away)
+    if redirects.uplinks:
+        # By the second tunnel comes what a bystander sends that has not followed so far.
+        sets["uplinks"] = _devices(redirects.uplinks | {DISTRIBUTION})
+        sets |= _by_version("away", redirects.away) if redirects.away else {}
     return sets
 
 
@@ -172,13 +175,13 @@ def _by_version(name: str, addresses: AbstractSet[IPAddress]) -> dict[str, froze
 
 def _rules(redirects: Redirects) -> Iterator[str]:
     # A node that sees one direction of a connection alone takes the client's acknowledgments for
-    # invalid, and a rule that drops those ends every download. Not what a VM of this node sends:
-    # its own connections are tracked.
-    yield "prerouting iifname != @ports ip daddr @redirected4 notrack"
-    yield "prerouting iifname != @ports ip6 daddr @redirected6 notrack"
-    if redirects.away:
-        # For the same reason, and for as long as the guest is away. Not what pods of this node
-        # send: the answers to those come back here.
+    # invalid, and a rule that drops those ends every download. Not what a VM of this node sends, or
+    # a pod, where the uplinks are known: the answers to that come back here.
+    by = "iifname @uplinks" if redirects.uplinks else "iifname != @ports"
+    yield f"prerouting {by} ip daddr @redirected4 notrack"
+    yield f"prerouting {by} ip6 daddr @redirected6 notrack"
+    if redirects.uplinks and redirects.away:
+        # For as long as the guest is away.
         yield "prerouting iifname @uplinks ip daddr @away4 notrack"
         yield "prerouting iifname @uplinks ip6 daddr @away6 notrack"
     if redirects.tunnel_port:

@@ -72,13 +72,17 @@ def changed(**to: frozenset[object] | int) -> str:
         ),
         (changed(away=frozenset()), rules.render(dataclasses.replace(ALL, away=frozenset()))),
         (
+            changed(away=frozenset(), uplinks=frozenset()),
+            rules.render(dataclasses.replace(ALL, away=frozenset(), uplinks=frozenset())),
+        ),
+        (
             changed(distribution_port=0),
             rules.render(dataclasses.replace(ALL, distribution_port=0)),
         ),
         (changed(tunnel_port=7999), rules.render(dataclasses.replace(ALL, tunnel_port=7999))),
     ],
     ids=[
-        *("redirected", "no more", "peers", "ports", "nodes", "away", "nobody away"),
+        *("redirected", "no more", "peers", "ports", "nodes", "away", "nobody away", "no uplinks"),
         *("no second tunnel", "another port"),
     ],
 )
