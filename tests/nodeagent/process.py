@@ -6,6 +6,7 @@ import http.client
 import json
 import os
 import signal
+import socket
 import ssl
 import subprocess
 import sys
@@ -34,6 +35,7 @@ API = "/apis/handover.dev/v1alpha1"
 COLLECTIONS = {
     "WorkloadEndpoint": f"{API}/namespaces/default/workloadendpoints",
     "HandoverConfiguration": f"{API}/handoverconfigurations",
+    "LiveMigration": f"{API}/namespaces/default/livemigrations",
 }
 ENDPOINT = f"{COLLECTIONS['WorkloadEndpoint']}/vm"
 DEFAULT = f"{COLLECTIONS['HandoverConfiguration']}/default"
@@ -70,9 +72,13 @@ class Proxy:
     that is back at once, where the API server's own start takes seconds.
     """
 
-    def __init__(self, node: Namespace, target: int) -> None:
+    def __init__(
+        self, node: Namespace, target: int, listen: Callable[[int], socket.socket] | None = None
+    ) -> None:
+        """Lead from and to places of *node*; or from where *listen*, given a port, listens."""
         self.port = 0
         self._target = target
+        self._listen = listen or (lambda port: socket.create_server(("127.0.0.1", port)))
         self._led: set[asyncio.Task[None]] = set()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, args=(node,))
@@ -102,7 +108,7 @@ class Proxy:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
 
     async def _open(self) -> None:
-        self._server = await asyncio.start_server(self._lead, "127.0.0.1", self.port)
+        self._server = await asyncio.start_server(self._lead, sock=self._listen(self.port))
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _shut(self) -> None:
@@ -207,10 +213,14 @@ class Site:
     @property
     def kubeconfig(self) -> Path:
         """The agent's: the cluster admin's by way of the proxy."""
+        return self.proxied(self.proxy)
+
+    def proxied(self, proxy: Proxy) -> Path:
+        """Return the cluster admin's kubeconfig by way of *proxy*."""
         own = self.plane.kubeconfig
-        path = own.with_suffix(".proxied")
+        path = own.with_suffix(f".{proxy.port}")
         if not path.exists():
-            url = self.plane.url.replace(f":{self.plane.shape.port}", f":{self.proxy.port}")
+            url = self.plane.url.replace(f":{self.plane.shape.port}", f":{proxy.port}")
             path.write_text(own.read_text().replace(self.plane.url, url))
         return path
 

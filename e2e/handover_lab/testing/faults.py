@@ -21,11 +21,14 @@ from handover_nodeagent import cli, fsm
 from handover_nodeagent.api.client import ApiServer
 from handover_nodeagent.kernel.netlink import rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
+from handover_nodeagent.kernel.redirect_table.table import RedirectTable
 from handover_nodeagent.memory.files import Memory
 from handover_nodeagent.reconcile.alarms import Alarms
 from handover_nodeagent.reconcile.cutover import Cutovers
 from handover_nodeagent.reconcile.listening import Listening
 from handover_nodeagent.reconcile.loop import Reconciler
+from handover_nodeagent.reconcile.peers import Peers
+from handover_nodeagent.reconcile.redirects import Redirects
 from handover_nodeagent.routes.route_writer import RouteWriter
 from handover_nodeagent.sniff.endpoint_listener import EndpointListener
 
@@ -45,12 +48,19 @@ STEPS: Final[dict[str, tuple[Any, str]]] = {
     "memory": (Memory, "_store"),
     "rename": (Path, "replace"),
     "report": (ApiServer, "patch"),
+    "saying": (Peers, "tell_at_once"),
+    "saying later": (Peers, "tell"),
+    "word": (Redirects, "peer_has"),
+    "redirect": (Redirects, "_fire"),
+    "table": (RedirectTable, "change"),
 }
 """Each step by the function that does it.
 
 "answer": the kernel has our messages, we take what it says to them. "exchange": routes change
 otherwise than in a prepared cutover; "removal": what was to be added is in, and what has to go is
-about to. "rename": a file of the memory is written and gets its name.
+about to. "rename": a file of the memory is written and gets its name. "saying": a cutover's HAVE,
+"saying later": that of a machine's step, or its RELEASED. "word": a peer's HAVE is taken in,
+"redirect": what is prepared for it is sent; "table": nftables follow the redirect.
 """
 
 
