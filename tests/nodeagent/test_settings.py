@@ -63,7 +63,7 @@ def test_the_fields_of_the_configuration_are_overrides(monkeypatch: pytest.Monke
         ({"NODE_NAME": "a", "ALLOWED_CIDRS": "x"}, "HANDOVER_ALLOWED_CIDRS: "),
         (
             {"NODE_NAME": "a", "ADVERTISE": "agents", "IPV4_NORMAL_ROUTE_PRIORITY": "2"},
-            "HANDOVER_ADVERTISE: advertise agents needs",
+            "HANDOVER_ADVERTISE: advertise agents, the default, needs",
         ),
         ({"NODE_NAME": "a", "REDIRECT_PORT": "7474"}, "HANDOVER_REDIRECT_PORT: redirectPort must"),
         (
