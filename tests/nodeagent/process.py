@@ -10,6 +10,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Coroutine, Iterator
@@ -30,6 +31,7 @@ CRDS = Path(__file__).parents[2] / "crds"
 PROGRAM = Path(sys.executable).with_name("handover-nodeagent")
 MAC = "52:54:00:65:00:02"
 ADDRESS = "10.65.0.2"
+BEGIN, END = "203.0.113.77", "203.0.113.78"
 PATIENCE = 20.0
 API = "/apis/handover.dev/v1alpha1"
 COLLECTIONS = {
@@ -297,20 +299,27 @@ class Site:
 
     @contextlib.contextmanager
     def watching(self) -> Iterator[list[str]]:
-        """Collect what happens to the routes of the VM meanwhile."""
+        """Collect what happens to the routes of the VM meanwhile, from the first to the last."""
         told: list[str] = []
-        process = subprocess.Popen(
-            self.node.command("ip", "-oneline", "monitor", "route"),
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        try:
-            yield told
-        finally:
-            process.terminate()
-            assert process.stdout is not None
-            with process:
-                told += [line.strip() for line in process.stdout if ADDRESS in line]
+        with tempfile.NamedTemporaryFile() as log:
+            process = subprocess.Popen(
+                self.node.command("ip", "-oneline", "monitor", "route"), stdout=log
+            )
+            try:
+                # Until it hears, nothing may happen; and nothing that it has not heard may be over.
+                until(lambda: self._is_heard(BEGIN, Path(log.name)))
+                yield told
+                until(lambda: self._is_heard(END, Path(log.name)))
+            finally:
+                process.terminate()
+                process.wait()
+            lines = Path(log.name).read_text().splitlines()
+            told += [line.strip() for line in lines if ADDRESS in line]
+
+    def _is_heard(self, mark: str, log: Path) -> bool:
+        """Let a route of nobody's come and go, and tell whether *log* has it."""
+        self.node.run(f"ip route add {mark} dev lo && ip route delete {mark} dev lo")
+        return mark in log.read_text()
 
 
 @dataclass
