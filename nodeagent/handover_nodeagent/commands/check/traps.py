@@ -222,7 +222,11 @@ def host_routing(
     # Both data planes forward in eBPF, past the routes of the kernel.
     if any(name.startswith(_CILIUM) for name in names) or any("cilium" in one for one in links):
         text = f"Cilium is here ({where or ', '.join(links)}) and may route past kernel routes"
-        yield fail(check, text, "set bpf.hostLegacyRouting=true in Cilium's values")
+        remedy = (
+            "set routingMode=native and bpf.hostLegacyRouting=true in Cilium's values; where "
+            "`cilium-dbg status --verbose` says Network: Native and Host: Legacy, that is done"
+        )
+        yield fail(check, text, remedy)
     elif any(name.startswith(_CALICO) for name in names) or links:
         text = f"Calico's eBPF data plane is here ({where or ', '.join(links)})"
         yield fail(check, text, "use Calico's iptables or nftables data plane")
