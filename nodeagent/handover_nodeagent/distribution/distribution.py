@@ -407,9 +407,14 @@ class Distribution:
             self._observe_soon()
         is_first = self._observed_at is None
         self._observed_at = self._now()
-        # At other metrics this protocol has the redirects that nobody exports.
-        ours = (one for one in found.routes if advertised.is_metric(one.metric, settings))
-        changed = self.routes.known.load(found.nexthops, map(ViaNextHop.of, ours))
+        # At other metrics this protocol has the redirects that nobody exports; but by our objects
+        # also what other priorities have left, which would win over the guest's own by now.
+        ours = (
+            one
+            for one in map(ViaNextHop.of, found.routes)
+            if one.nexthop or advertised.is_metric(one.metric, settings)
+        )
+        changed = self.routes.known.load(found.nexthops, ours)
         if is_first:
             # What an agent before this one forwarded, whatever is known of homes so far.
             self._forwarding.follow(self.routes.known.addresses())

@@ -51,10 +51,12 @@ def nodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[ThreeNodes]:
 
 
 @contextlib.asynccontextmanager
-async def running(*, synced: bool = True) -> AsyncIterator[Distribution]:
+async def running(
+    *, synced: bool = True, settings: Settings = SETTINGS
+) -> AsyncIterator[Distribution]:
     """Run an agent's distribution on the bystander."""
     with Channel() as channel:
-        it = Distribution(Place("c", SETTINGS), channel)
+        it = Distribution(Place("c", settings), channel)
         task = asyncio.create_task(it.run())
         for one in (A, B, C):
             it.put_node(one)
@@ -158,6 +160,19 @@ async def test_a_restart_keeps_what_is_there_until_both_lists_are_complete(
     shown = nodes.run("c", "ip nexthop show")
     # The object that leads there already was taken over, and no second one was made.
     assert shown.count("via 192.0.2.2") == 1
+
+
+async def test_other_priorities_leave_nothing_at_the_former_ones(nodes: ThreeNodes) -> None:
+    """What stayed would win over the guest's own route, once it comes to this node."""
+    async with running() as it:
+        it.put(SETTLED)
+        await until(via(nodes, 2, 1025))
+    lower = {"ipv4_normal_route_priority": 1200, "ipv6_normal_route_priority": 1200}
+    async with running(synced=False, settings=SETTINGS.model_copy(update=lower)) as it:
+        it.put(SETTLED)
+        it.synced(Collection.NODES)
+        it.synced(Collection.ENDPOINTS)
+        await until(via(nodes, 2, 1201))
 
 
 async def test_what_a_home_forwards_goes_on_untracked_across_a_restart(nodes: ThreeNodes) -> None:
