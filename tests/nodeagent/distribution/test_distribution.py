@@ -7,7 +7,7 @@ import datetime as dt
 import itertools
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from ipaddress import ip_address
 
 import pytest
@@ -24,6 +24,7 @@ from handover_nodeagent.distribution.distribution import Collection, Distributio
 from handover_nodeagent.distribution.nodes import Node
 from handover_nodeagent.distribution.place import Place
 from handover_nodeagent.kernel import tunnel
+from handover_nodeagent.kernel.netlink.answers import Results
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network.model import IPAddress
 
@@ -168,11 +169,22 @@ async def test_other_priorities_leave_nothing_at_the_former_ones(nodes: ThreeNod
         it.put(SETTLED)
         await until(via(nodes, 2, 1025))
     lower = {"ipv4_normal_route_priority": 1200, "ipv6_normal_route_priority": 1200}
+    led: list[bool] = []
     async with running(synced=False, settings=SETTINGS.model_copy(update=lower)) as it:
+        send = it.routes._send
+
+        def watching(requests: Sequence[bytes]) -> Results:
+            results = send(requests)
+            led.append(all(map(nodes.routes, BOTH)))
+            return results
+
+        it.routes._send = watching  # type: ignore[method-assign]
         it.put(SETTLED)
         it.synced(Collection.NODES)
         it.synced(Collection.ENDPOINTS)
         await until(via(nodes, 2, 1201))
+    # At no moment without.
+    assert all(led)
 
 
 async def test_what_a_home_forwards_goes_on_untracked_across_a_restart(nodes: ThreeNodes) -> None:
