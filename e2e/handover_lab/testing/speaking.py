@@ -132,6 +132,17 @@ def redirect(
         )
 
 
+def distribute(
+    node: Namespace, via: tuple[str, str], metric: int, verb: str = "add", protocol: int = 89
+) -> None:
+    """Change what *node* has for a guest elsewhere: by a nexthop object, as its agent would."""
+    for number, (address, gateway) in enumerate(zip(ADDRESSES, via, strict=True), 1):
+        node.run(
+            f"ip nexthop replace id {number} via {gateway} dev eth0 proto {protocol}\n"
+            f"ip route {verb} {address} nhid {number} metric {metric} proto {protocol}"
+        )
+
+
 def remove_redirect(node: Namespace, metric: int) -> None:
     """Take an exported redirect out, so that BIRD hears of it too.
 

@@ -266,6 +266,27 @@ async def test_the_redirect_of_a_source_that_left_is_nobodys_business(mesh: Mesh
     await segment.becomes(segment.router, VIA_B)
 
 
+async def test_what_agents_distribute_hides_nothing_from_a_speaker(mesh: Mesh) -> None:
+    """Of several routes to one address BIRD looks at the lowest metric alone, whoever made it."""
+    segment, elevated = mesh.segment, mesh.kind.elevated
+    speaking.route(segment.b, "add", elevated)
+    speaking.redirect(segment.a, NODE_B, NORMAL)
+    await segment.becomes(segment.router, VIA_B)
+    speaking.distribute(segment.a, VIA_B, elevated + 1)
+    speaking.redirect(segment.a, NODE_B, NORMAL + 2, PRIVATE, "add")
+    speaking.remove_redirect(segment.a, NORMAL)
+    await asyncio.sleep(1)
+    speaking.route(segment.b, "add", NORMAL)
+    speaking.route(segment.b, "delete", elevated)
+    speaking.distribute(segment.a, VIA_B, NORMAL + 1)
+    speaking.distribute(segment.a, VIA_B, elevated + 1, "delete")
+    for _ in range(40):
+        await asyncio.sleep(0.05)
+        assert speaking.way(segment.router) == VIA_B
+    assert speaking.way(segment.a) == VIA_B
+    assert speaking.way(segment.b) == HERE
+
+
 async def test_a_roll_back_by_redirect_brings_everybody_back(mesh: Mesh) -> None:
     segment, elevated = mesh.segment, mesh.kind.elevated
     speaking.route(segment.b, "add", elevated)

@@ -39,6 +39,9 @@ _PROTOCOLS: Final = {
 """As ip-route(8) names them (rtnetlink(7), /etc/iproute2/rt_protos), and Calico's own."""
 
 
+_NOTHING_THERE: Final = (errno.ENETUNREACH, errno.EHOSTUNREACH)
+
+
 def is_certain(channel: Channel, route: Route) -> bool:
     """Tell whether a delete of *route* takes that one and no other of its device.
 
@@ -95,7 +98,27 @@ def match(channel: Channel, address: IPAddress, *, oif: int = 0) -> bytes | int:
     routes of that device, also one that is below another's; where the kernel is set to ignore
     routes without carrier, it says nothing of those.
     """
-    return channel.ask(rtmsg.encode_match(address, oif=oif))
+    found = channel.ask(rtmsg.encode_match(address, oif=oif))
+    if not oif or found not in _NOTHING_THERE:
+        return found
+    first = channel.ask(rtmsg.encode_match(address))
+    if not isinstance(first, bytes) or not isinstance(rtmsg.decode(first).route.way, Nexthop):
+        return found
+    return _first_on(oif, rtmsg.decode(first).route.table, address) or found
+
+
+def _first_on(oif: int, table: int, address: IPAddress) -> bytes | None:
+    """Return the first route to *address* on a device; None where there is none.
+
+    In IPv4 a lookup for a device gives a prefix up at a nexthop object that leads to another one
+    (fib_table_lookup in net/ipv4/fib_trie.c), and finds nothing of what stands behind.
+    """
+    entries = (
+        (entry.route.metric, message)
+        for message in read_table(codec.family_of(address), table, oif=oif)
+        if (entry := rtmsg.decode(message)).is_host and entry.route.address == address
+    )
+    return min(entries, default=(0, None))[1]
 
 
 def read_table(family: int, table: int, *, protocol: int = 0, oif: int = 0) -> Iterator[bytes]:

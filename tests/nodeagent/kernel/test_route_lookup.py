@@ -270,3 +270,24 @@ def test_a_person_reads_names_not_numbers(node: Node, channel: Channel) -> None:
     winner = route_lookup.winner(channel, V4)
     assert isinstance(winner, rtmsg.Entry)
     assert route_lookup.describe(winner) == "10.65.0.0/24 dev tap0 metric 7 table 254 proto bird"
+
+
+@BOTH
+def test_a_nexthop_object_hides_nothing_of_another_device(
+    node: Node, channel: Channel, route: MakeRoute, address: IPAddress
+) -> None:
+    """Distributed routes lead by such an object, and win over a redirect that is to go."""
+    mine = route(address, metric=1024)
+    channel.transact([rtmsg.encode_add(mine)])
+    four = address.version == 4
+    here, there = ("192.0.2.1/24", "192.0.2.2") if four else ("fd02::1/64", "fd02::2")
+    node.run(f"ip address add {here} dev tap1 {'' if four else 'nodad'}")
+    node.run(f"ip nexthop add id 7 via {there} dev tap1")
+    node.run(f"ip -{address.version} route add {address} nhid 7 metric 513 proto 89")
+
+    found = route_lookup.winner(channel, address, oif=node.tap0)
+
+    assert isinstance(found, rtmsg.Entry)
+    assert found.as_ours() == mine
+    channel.transact([rtmsg.encode_remove(mine)])
+    assert isinstance(route_lookup.winner(channel, address, oif=node.tap0), int)
