@@ -53,6 +53,7 @@ class Advertising:
         self._configured = asyncio.Event()
         self._current: Distribution | None = None
         self._speakers: Speakers | None = None
+        self._decided: dict[ObjectKey, bool] = {}
 
     # Run.
 
@@ -130,6 +131,7 @@ class Advertising:
 
     def removed(self, key: ObjectKey) -> None:
         """Know that an endpoint of this node is gone."""
+        self._decided.pop(key, None)
         if self._current:
             self._current.drop(key)
 
@@ -140,11 +142,14 @@ class Advertising:
         if self._place.settings.advertise is not Advertise.AGENTS:
             return None
         if self._current is None or not self._current.knows_nodes:
-            # Whether it is at home is not known so far: what was said before still counts.
+            # Whether it is at home is not known so far: what was said before still counts, by us,
+            # as our object is older than our own reports, or by an agent before this one.
             is_certain = advertised.is_advertised(state, role, (), None)
-            return is_certain or bool(found.status.advertised)
+            return is_certain or self._decided.get(found.key, bool(found.status.advertised))
         node = self._current.resolver.nodes.get(self._place.node)
-        return advertised.is_advertised(state, role, routed, node)
+        decided = advertised.is_advertised(state, role, routed, node)
+        self._decided[found.key] = decided
+        return decided
 
     def led(self) -> Iterable[tuple[IPAddress, int, str, NextHop | None]]:
         """Tell of each distributed route where it leads: its node, and the next hop."""

@@ -206,6 +206,20 @@ async def test_what_is_at_home_is_told_of_no_more_once_the_nodes_are_known(
         assert it.decide(found, State.LIVE, None, home) is None
 
 
+@pytest.mark.root
+async def test_what_is_away_is_told_of_when_the_distribution_has_ended(
+    nodes: ThreeNodes,
+) -> None:
+    """The object that we have is older than what we have said of it."""
+    found = WorkloadEndpoint.model_validate(live("c") | {"status": {"advertised": False}})
+    async with running(AGENTS) as it:
+        await until(via(nodes, 2, 513))
+        assert it.decide(found, State.BASE, None, [GUEST4]) is True
+    assert it.decide(found, State.BASE, None, [GUEST4]) is True
+    it.removed(found.key)
+    assert it.decide(found, State.BASE, None, [GUEST4]) is False
+
+
 def test_where_nothing_runs_nothing_is_known() -> None:
     it = Advertising(Place("c", AGENTS))
     found = WorkloadEndpoint.model_validate(live("c") | {"status": {}})
