@@ -9,6 +9,7 @@ import pytest
 from tests.nodeagent.node import Node
 from tests.nodeagent.world import ELEVATED_V4, MAC, NORMAL_V4, World, settings
 
+from handover_api.names import ObjectKey
 from handover_nodeagent.reconcile import loop, orphans
 
 pytestmark = pytest.mark.root
@@ -165,3 +166,19 @@ async def leave_an_unclaimed_route(world: World) -> None:
     world.node.run("ip route add 10.65.0.2 dev tap0 scope link proto 88 metric 512")
     world.node.run(f"ip neigh replace 10.65.0.2 dev tap0 lladdr {MAC} nud reachable")
     await world.start()
+
+
+async def test_others_go_on_to_hear_of_a_guest_that_is_away(world: World) -> None:
+    """What is remembered is from before; whether it is at home nobody knows so far."""
+    world.put(status={"advertised": False})
+    await world.until(lambda: len(world.routes()) == 1)
+    await world.at_rest()
+    await world.kill()
+    await world.start(synced=False)
+    world.put(status={"advertised": True})
+    world.sink.synced()
+    await world.at_rest()
+
+    status = world.reports.statuses[ObjectKey("default", "vm")]
+    assert status
+    assert status.advertised is True
