@@ -143,9 +143,11 @@ class Advertising:
             return None
         if self._current is None or not self._current.knows_nodes:
             # Whether it is at home is not known so far: what was said before still counts, by us,
-            # as our object is older than our own reports, or by an agent before this one.
-            is_certain = advertised.is_advertised(state, role, (), None)
-            return is_certain or self._decided.get(found.key, bool(found.status.advertised))
+            # as our object is older than our own reports, or by an agent before this one. What is
+            # but remembered may have been told of.
+            said = self._decided.get(found.key, found.status.advertised)
+            counted = routed if said is None else ()
+            return bool(said) or advertised.is_advertised(state, role, counted, None)
         node = self._current.resolver.nodes.get(self._place.node)
         decided = advertised.is_advertised(state, role, routed, node)
         self._decided[found.key] = decided
