@@ -81,9 +81,14 @@ def test_an_announcement_counts_while_the_api_is_down(site: Site, agent: Agent) 
         until(site.is_elevated)
     status = until(lambda: site.status() if site.status().get("lastCutover") else None)
     assert status["state"] == "Live"
-    page = agent.ask("/metrics")
-    assert re.search(r'watch_restarts_total{kind="WorkloadEndpoint",reason="[a-z]+"} [1-9]', page)
-    assert re.search(r'reports_total{kind="status",result="written"} [1-9]', page)
+    # It counts what is written a moment after others can read it.
+    counts(agent, r'watch_restarts_total{kind="WorkloadEndpoint",reason="[a-z]+"} [1-9]')
+    counts(agent, r'reports_total{kind="status",result="written"} [1-9]')
+
+
+def counts(agent: Agent, pattern: str) -> None:
+    """Wait until the agent's metrics have it."""
+    until(lambda: re.search(pattern, agent.ask("/metrics")), agent)
 
 
 def test_a_time_wait_ends_while_the_api_is_down(site: Site, agent: Agent) -> None:
