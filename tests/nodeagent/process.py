@@ -32,7 +32,7 @@ PROGRAM = Path(sys.executable).with_name("handover-nodeagent")
 MAC = "52:54:00:65:00:02"
 ADDRESS = "10.65.0.2"
 BEGIN, END = "203.0.113.77", "203.0.113.78"
-PATIENCE = 20.0
+PATIENCE = 45.0
 API = "/apis/handover.dev/v1alpha1"
 COLLECTIONS = {
     "WorkloadEndpoint": f"{API}/namespaces/default/workloadendpoints",
