@@ -10,7 +10,7 @@ from handover_lab.guest import cpu_share
 from handover_lab.images import build
 from handover_lab.lab import Lab
 from handover_lab.network.ping_record import PingRecord
-from handover_lab.testing.scenario import CONVERGENCE_VALUE, ROUTES_ALONE, Scenario
+from handover_lab.testing.scenario import CONVERGENCE_VALUE, ROUTES_ALONE_VALUES, Scenario
 from handover_lab.toolchain import requirements
 from handover_lab.toolchain.requirements import NoSandboxError, RequirementError
 from handover_lab.toolchain.tools import ToolsError
@@ -38,8 +38,7 @@ async def lab(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Asy
     cluster.load(*build.archives())
     directory = tmp_path_factory.mktemp("lab")
     async with Lab.open(cluster, directory, lambda _: None) as lab:
-        alone = (f"configuration.{name}={value}" for name, value in ROUTES_ALONE.items())
-        await lab.install(CONVERGENCE_VALUE, *alone)
+        await lab.install(CONVERGENCE_VALUE, *ROUTES_ALONE_VALUES)
         await lab.vm.boot(next(iter(cluster.nodes)))
         yield lab
     cluster.helm("uninstall", "handover", "--namespace", "handover-system", "--wait")

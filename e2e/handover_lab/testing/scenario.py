@@ -38,6 +38,8 @@ ROUTES_ALONE: Final = {"advertise": "bgp", "sourceRedirect": "off"}
 
 What is set by default is seen on four nodes, at an installation, and in the demonstration.
 """
+ROUTES_ALONE_VALUES: Final = tuple(f"configuration.{name}={v}" for name, v in ROUTES_ALONE.items())
+"""The same for Helm."""
 """The same as Helm is told it."""
 CONFIGURATION: Final = "handoverconfiguration"
 KNOWN: Final = "handover_nodeagent_endpoints"

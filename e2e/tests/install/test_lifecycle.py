@@ -20,6 +20,7 @@ from handover_lab.testing.scenario import (
     CONVERGENCE_VALUE,
     ELEVATED,
     NORMAL,
+    ROUTES_ALONE_VALUES,
     Scenario,
     name_of,
     settle,
@@ -81,7 +82,7 @@ async def scenario(with_cpu_share: Lab, operations: Operations) -> AsyncIterator
         yield recorded
     await with_cpu_share.vm.stop_flows()
     unroute_blocks(with_cpu_share)
-    await operations.upgrade(CONVERGENCE_VALUE)
+    await operations.upgrade(CONVERGENCE_VALUE, *ROUTES_ALONE_VALUES)
     await settle(with_cpu_share)
     # A guest that answers keeps its routes without an endpoint, and what was parked for it: both
     # go with their interface alone.
