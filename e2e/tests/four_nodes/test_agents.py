@@ -127,9 +127,6 @@ async def test_an_agent_that_restarts_without_the_api_drops_nothing(away: FourNo
         await followed(away)
 
 
-@pytest.mark.xfail(
-    reason="an open fault: once the node is back others have no route for over 20 s", strict=False
-)
 async def test_a_node_that_dies_takes_its_routes_along(away: FourNodeLab) -> None:
     """Its endpoints may stay in the API for long: it is the Node that tells."""
     ways = {name: dict(distributed(away, name)) for name in BYSTANDERS}

@@ -83,7 +83,8 @@ class Resolver:
             self._nodes_by_address.setdefault(address, set()).add(node.name)
         # A guest's address that is a node's too, now or until now.
         shared = frozenset(touched & self._by_address.keys())
-        return shared if before else shared | self._addresses_at(node.name)
+        # Its guests may be reached now, whose node came before its addresses.
+        return shared | self._addresses_at(node.name)
 
     def drop_node(self, name: str, now: float) -> None:
         """Take the end of a node; its routes stay for the grace."""

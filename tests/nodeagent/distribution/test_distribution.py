@@ -260,6 +260,16 @@ async def test_a_node_that_joins_gets_its_routes(nodes: ThreeNodes) -> None:
         await until(via(nodes, 9, 1025))
 
 
+async def test_a_node_whose_addresses_come_later_gets_its_routes(nodes: ThreeNodes) -> None:
+    """As of a kubelet that waits for the cloud to tell them."""
+    async with running() as it:
+        it.put(endpoint("d", "d"))
+        it.put_node(Node("d", ()))
+        await until(lambda: ("d", 4) in it.hops.unreachable)
+        it.put_node(Node("d", (A.addresses[0] + 8, A.addresses[1] + 8)))
+        await until(via(nodes, 9, 1025))
+
+
 async def test_a_node_with_another_address_moves_all_of_its_routes_at_once(
     nodes: ThreeNodes,
 ) -> None:
