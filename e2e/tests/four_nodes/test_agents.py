@@ -99,14 +99,19 @@ async def test_everybody_connects_to_a_guest_that_is_away(away: FourNodeLab) -> 
         await away.vm.stop_flows()
 
 
+async def bystanders_restart(lab: FourNodeLab) -> None:
+    """Have all bystanders' agents die, and see what those after them make of it."""
+    for name in BYSTANDERS:
+        lab.agents[name].kill()
+    for name in BYSTANDERS:
+        await lab.agents[name].death()
+    await asyncio.sleep(OUTAGE_S)
+    await followed(lab)
+
+
 async def test_an_agent_that_restarts_drops_nothing(away: FourNodeLab) -> None:
     async with unbroken(away):
-        for name in BYSTANDERS:
-            away.agents[name].kill()
-        for name in BYSTANDERS:
-            await away.agents[name].death()
-        await asyncio.sleep(OUTAGE_S)
-        await followed(away)
+        await bystanders_restart(away)
 
 
 async def test_an_agent_that_restarts_without_the_api_drops_nothing(away: FourNodeLab) -> None:
@@ -114,12 +119,7 @@ async def test_an_agent_that_restarts_without_the_api_drops_nothing(away: FourNo
     async with unbroken(away):
         plane.stop_api()
         try:
-            for name in BYSTANDERS:
-                away.agents[name].kill()
-            for name in BYSTANDERS:
-                await away.agents[name].death()
-            await asyncio.sleep(OUTAGE_S)
-            await followed(away)
+            await bystanders_restart(away)
         finally:
             plane.start_api()
             await away.stop_watches()

@@ -93,7 +93,7 @@ def winner(channel: Channel, address: IPAddress, *, oif: int = 0) -> Entry | int
 def match(channel: Channel, address: IPAddress, *, oif: int = 0) -> bytes | int:
     """Return the winner's route message, or why there is none. A few microseconds.
 
-    ENETUNREACH: no route leads there. EHOSTUNREACH, EACCES, EINVAL: one wins that only refuses
+    A dump's time where, with *oif*, a nexthop object stands before. ENETUNREACH: no route leads there. EHOSTUNREACH, EACCES, EINVAL: one wins that only refuses
     (unreachable, prohibit, blackhole). All others: nobody knows. With *oif* the winner among the
     routes of that device, also one that is below another's; where the kernel is set to ignore
     routes without carrier, it says nothing of those.
@@ -101,21 +101,26 @@ def match(channel: Channel, address: IPAddress, *, oif: int = 0) -> bytes | int:
     found = channel.ask(rtmsg.encode_match(address, oif=oif))
     if not oif or found not in _NOTHING_THERE:
         return found
-    first = channel.ask(rtmsg.encode_match(address))
-    if not isinstance(first, bytes) or not isinstance(rtmsg.decode(first).route.way, Nexthop):
+    try:
+        return _find_hidden(channel, address, oif) or found
+    except (codec.MalformedError, codec.ObservationError):
+        # As good as the answer before.
         return found
-    return _first_on(oif, rtmsg.decode(first).route.table, address) or found
 
 
-def _first_on(oif: int, table: int, address: IPAddress) -> bytes | None:
-    """Return the first route to *address* on a device; None where there is none.
+def _find_hidden(channel: Channel, address: IPAddress, oif: int) -> bytes | None:
+    """Return the first route to *address* on a device that a nexthop object hides; None: none.
 
     In IPv4 a lookup for a device gives a prefix up at a nexthop object that leads to another one
     (fib_table_lookup in net/ipv4/fib_trie.c), and finds nothing of what stands behind.
     """
+    first = channel.ask(rtmsg.encode_match(address))
+    hiding = rtmsg.decode(first).route if isinstance(first, bytes) else None
+    if hiding is None or not isinstance(hiding.way, Nexthop):
+        return None
     entries = (
         (entry.route.metric, message)
-        for message in read_table(codec.family_of(address), table, oif=oif)
+        for message in read_table(codec.family_of(address), hiding.table, oif=oif)
         if (entry := rtmsg.decode(message)).is_host and entry.route.address == address
     )
     return min(entries, default=(0, None))[1]
