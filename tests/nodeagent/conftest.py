@@ -10,7 +10,8 @@ from typing import Final
 
 import pytest
 from aiohttp.test_utils import RawTestServer
-from tests.nodeagent import namespaces
+from tests.nodeagent import agents_net, namespaces
+from tests.nodeagent.agents_net import AgentsNet
 from tests.nodeagent.fake_api import FakeApi
 from tests.nodeagent.fault import Fault
 from tests.nodeagent.node import MAIN, OURS, Node
@@ -165,3 +166,17 @@ async def impatient_client(fake_api: FakeApi) -> AsyncIterator[ApiServer]:
     """Make a client of the stand-in that soon gives up."""
     async with ApiServer(Access(fake_api.url), timeout=0.2) as client:
         yield client
+
+
+@pytest.fixture(scope="module")
+def all_moves(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentsNet]:
+    """Start agents and operator."""
+    with agents_net.made(site, tmp_path_factory.mktemp("agents")) as it:
+        yield it
+
+
+@pytest.fixture
+def net(all_moves: AgentsNet) -> Iterator[AgentsNet]:
+    """Let the guest be at a, and all be prepared for its move to b; nothing is left afterwards."""
+    with agents_net.prepared(all_moves):
+        yield all_moves

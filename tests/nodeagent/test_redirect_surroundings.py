@@ -25,7 +25,7 @@ from tests.nodeagent.agents_net import (
     path,
     uplinks,
 )
-from tests.nodeagent.process import DEFAULT, MERGE_PATCH, Site
+from tests.nodeagent.process import DEFAULT, MERGE_PATCH
 
 from handover_api import names
 from handover_api.names import ObjectKey
@@ -37,20 +37,6 @@ pytestmark = [pytest.mark.root, pytest.mark.api]
 
 PEER_PORT, TUNNEL_PORT = 7473, 7472
 OTHER_VM = "10.65.0.3"
-
-
-@pytest.fixture(scope="module")
-def all_moves(site: Site, tmp_path_factory: pytest.TempPathFactory) -> Iterator[AgentsNet]:
-    """Start agents and operator."""
-    with agents_net.made(site, tmp_path_factory.mktemp("agents")) as it:
-        yield it
-
-
-@pytest.fixture
-def net(all_moves: AgentsNet) -> Iterator[AgentsNet]:
-    """Let the guest be at a, and all be prepared for its move to b; nothing is left afterwards."""
-    with agents_net.prepared(all_moves):
-        yield all_moves
 
 
 # Statement 22.

@@ -93,10 +93,12 @@ def winner(channel: Channel, address: IPAddress, *, oif: int = 0) -> Entry | int
 def match(channel: Channel, address: IPAddress, *, oif: int = 0) -> bytes | int:
     """Return the winner's route message, or why there is none. A few microseconds.
 
-    A dump's time where, with *oif*, a nexthop object stands before. ENETUNREACH: no route leads there. EHOSTUNREACH, EACCES, EINVAL: one wins that only refuses
-    (unreachable, prohibit, blackhole). All others: nobody knows. With *oif* the winner among the
-    routes of that device, also one that is below another's; where the kernel is set to ignore
-    routes without carrier, it says nothing of those.
+    With *oif* the winner among the routes of that device, also one that is below another's; where
+    the kernel is set to ignore routes without carrier, it says nothing of those. That takes as long
+    as a dump where a nexthop object stands before.
+
+    ENETUNREACH: no route leads there. EHOSTUNREACH, EACCES, EINVAL: one wins that only refuses
+    (unreachable, prohibit, blackhole). All others: nobody knows.
     """
     found = channel.ask(rtmsg.encode_match(address, oif=oif))
     if not oif or found not in _NOTHING_THERE:
