@@ -22,7 +22,7 @@ from typing import Any, Final, TypeVar
 
 import pytest
 from tests.nodeagent import namespaces
-from tests.nodeagent.process import COLLECTIONS, EVENTS, MAC, MERGE_PATCH, Proxy, Site
+from tests.nodeagent.process import COLLECTIONS, DEFAULT, EVENTS, MAC, MERGE_PATCH, Proxy, Site
 
 from handover_lab.cluster.operator_process import Fork
 from handover_lab.testing.agent_fork import AgentFork
@@ -409,6 +409,7 @@ def made(site: Site, directory: Path) -> Iterator[AgentsNet]:
         _start(net, directory, stack)
         yield net
         clear(net)
+        net.site.delete(DEFAULT)
 
 
 @contextlib.contextmanager

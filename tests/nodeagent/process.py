@@ -32,7 +32,7 @@ PROGRAM = Path(sys.executable).with_name("handover-nodeagent")
 MAC = "52:54:00:65:00:02"
 ADDRESS = "10.65.0.2"
 BEGIN, END = "203.0.113.77", "203.0.113.78"
-PATIENCE = 45.0
+PATIENCE = 30.0
 API = "/apis/handover.dev/v1alpha1"
 COLLECTIONS = {
     "WorkloadEndpoint": f"{API}/namespaces/default/workloadendpoints",
@@ -110,28 +110,31 @@ class Proxy:
         asyncio.run_coroutine_threadsafe(work, self._loop).result(PATIENCE)
 
     async def _open(self) -> None:
-        self._server = await asyncio.start_server(self._lead, sock=self._listen(self.port))
+        self._server = await asyncio.start_server(self._accept, sock=self._listen(self.port))
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def _shut(self) -> None:
         self._server.close()
-        led = tuple(self._led)
-        for task in led:
-            task.cancel()
-        await asyncio.gather(*led, return_exceptions=True)
+        # All of this loop's, not those that lead alone: another one may just be accepted.
+        while others := asyncio.all_tasks() - {asyncio.current_task()}:
+            for task in others:
+                task.cancel()
+            await asyncio.wait(others)
         await self._server.wait_closed()
 
-    async def _lead(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = self._loop.create_task(self._lead(reader, writer))
         self._led.add(task)
+        # Whether it has begun or not when it is cancelled.
+        task.add_done_callback(lambda _: writer.transport.abort())
+        task.add_done_callback(self._led.discard)
+
+    async def _lead(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
         try:
-            far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
             await asyncio.gather(pass_on(reader, far_writer), pass_on(far_reader, writer))
-            far_writer.transport.abort()
         finally:
-            writer.transport.abort()
-            self._led.discard(task)
+            far_writer.transport.abort()
 
 
 async def pass_on(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

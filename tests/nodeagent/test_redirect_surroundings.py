@@ -187,6 +187,9 @@ def distributed(all_moves: AgentsNet) -> Iterator[AgentsNet]:
             agent.start()
         for family, address in VM.items():
             net.run("b", f"ip -{family} route flush {address} dev {TAP}")
+    # Who finds a request asks for nothing by saying the same.
+    request = {"metadata": {"annotations": {names.UNINSTALL: None}}}
+    net.site.call("PATCH", DEFAULT, request, MERGE_PATCH)
     net.site.apply("HandoverConfiguration", "default", SETTINGS)
     for node in NODES:
         net.site.call("DELETE", f"{api}/node-{node}")
