@@ -241,9 +241,6 @@ async def test_an_agent_that_dies_in_time_wait_keeps_its_deadline(
     relay.give_back(interrupted.scenario)
 
 
-@pytest.mark.xfail(
-    reason="an open fault: after an outage of the API roles end up to a minute late", strict=False
-)
 async def test_a_guest_that_moves_while_agent_and_api_are_dead_is_followed(
     relay: Relay, interrupted: InterruptedMigration
 ) -> None:

@@ -86,10 +86,14 @@ class Retry:
 
 
 class Backoff(Generic[K]):
-    """What has become of the last attempts at each key; a success forgets all of it."""
+    """What has become of the last attempts at each key; a success forgets all of it.
+
+    Only failures of the last one's kind count: after ten seconds without any answer the first no is
+    worth no more than any other first no.
+    """
 
     def __init__(self) -> None:
-        self._failures: dict[K, int] = {}
+        self._failures: dict[K, tuple[Failure, int]] = {}
         self._denied: dict[K, str] = {}
         self._defects: dict[K, str] = {}
 
@@ -103,8 +107,7 @@ class Backoff(Generic[K]):
 
     def fail(self, key: K, error: Exception) -> Retry:
         """Take in that an attempt has failed; return when to make the next one."""
-        failures = self._failures.get(key, 0)
-        self._failures[key] = failures + 1
+        failures = self._count(key, _kind(error))
         if isinstance(error, Denied):
             return self._deny(key, error, failures)
         # This answer was no refusal, so the earlier one may be mended by now.
@@ -132,6 +135,13 @@ class Backoff(Generic[K]):
         self._denied.clear()
         self._defects.clear()
 
+    def _count(self, key: K, kind: Failure) -> int:
+        """Count one more of *kind*; return how many there were before it, without any other."""
+        last, failures = self._failures.get(key, (kind, 0))
+        failures = failures if last is kind else 0
+        self._failures[key] = kind, failures + 1
+        return failures
+
     def _deny(self, key: K, error: Denied, failures: int) -> Retry:
         reason = str(error)[:REASON_LIMIT]
         is_news = self._denied.get(key) != reason
@@ -144,3 +154,14 @@ class Backoff(Generic[K]):
         is_news = self._defects.get(key) != name
         self._defects[key] = name
         return Retry(Failure.DEFECT, name, delay(failures), is_news=is_news)
+
+
+def _kind(error: Exception) -> Failure:
+    match error:
+        case Denied():
+            return Failure.DENIED
+        case Outdated():
+            return Failure.OUTDATED
+        case Temporary():
+            return Failure.TEMPORARY
+    return Failure.DEFECT

@@ -11,6 +11,9 @@ from typing import Final
 # Another attempt may change these answers: 401 by a rotated token, 429 by waiting. 0 is what
 # kubernetes-asyncio has for no answer at all.
 _TRANSIENT: Final = frozenset({0, HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS})
+_NOT_READY: Final = "failed to configure policy"
+"""In a 422 by an API server that has just begun, and does not know yet the kind by which one of our
+ValidatingAdmissionPolicies goes: no word about the object."""
 
 
 class Temporary(Exception):  # noqa: N818  a situation with a way on, not an error
@@ -87,6 +90,7 @@ def from_response(status: int, text: str, retry_after: float = 0.0) -> Exception
         )
     if status == HTTPStatus.GONE:
         return Expired(f"{status}: {message}")
-    if status in _TRANSIENT or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
+    is_transient = status in _TRANSIENT or status >= HTTPStatus.INTERNAL_SERVER_ERROR
+    if is_transient or _NOT_READY in message:
         return Unavailable(f"{status}: {message}", retry_after)
     return Refused(f"{status}: {message}")

@@ -64,6 +64,18 @@ def test_delays_double_from_what_the_failure_is_worth(
     assert [each.delay for each in retries] == delays
 
 
+def test_what_another_kind_of_failure_has_made_of_the_delays_counts_no_more() -> None:
+    """An API server that is back after a while may refuse at first, or know a newer version."""
+    attempts: Backoff[str] = Backoff()
+    for _ in range(9):
+        attempts.fail("a", Temporary("nobody answers"))
+
+    refused, overtaken = attempts.fail("a", Denied("422")), attempts.fail("a", Outdated("late"))
+
+    assert refused.delay == backoff.DENIED_DELAY
+    assert (overtaken.delay, overtaken.is_at_once) == (backoff.CONFLICT_DELAY, True)
+
+
 def test_no_delay_is_longer_than_the_last_one() -> None:
     attempts: Backoff[str] = Backoff()
 
