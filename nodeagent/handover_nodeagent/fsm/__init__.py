@@ -23,10 +23,15 @@ target's node. Nobody is asked first, since each packet until an answer would be
 is asked all the time, and one that answers has its route at once, and the other side is told. Where
 the migration is rolled back the same happens the other way round. A peer that says something else
 than the API has the guest asked, and where it is silent the redirect stays: a guest that is not
-here is better served elsewhere. Two sides that each find the guest could go on telling each other
-for ever, so that from the third time on a peer is believed only with the API. Once the API agrees,
-the routes become private: no other node comes this way any more, and those that are late find a
-way on until the endpoint and the convergence time are over.
+here is better served elsewhere. Once the API agrees, the routes become private: no other node comes
+this way any more, and those that are late find a way on until the endpoint and the convergence time
+are over.
+
+That a peer has the guest may be said late, and nothing in the word tells: the API says it until it
+has heard of the guest's return, and may say it once more with the echo of that very report. So a
+guest that was found here once although that peer had it is asked before the peer is believed again.
+One that answers has not moved: nothing changes, and nobody is told. Else both sides might send on
+to each other, and two that each find the guest would tell each other for ever.
 
 Nothing here waits: a timer or an announcement that comes late carries the number of an older
 episode and changes nothing.

@@ -83,9 +83,11 @@ the agent of the migration's other side, or the API, says that the guest is ther
 that agent says that it is there no more. In doubt: the guest should be gone but answers, or should
 be here but is silent and a peer has it; AskAgain is the timer of that. TimerPop waits while the
 guest is asked, and in TimeWait until there is no doubt: the time begins when the API agrees with
-the guest. For Withdrawn, two probe answers some time apart are one Announced; for Redirected only
-an answer to a probe is. A guest that was found here twice although a peer had it is sent after that
-peer by the API's word alone.
+the guest. For Withdrawn, two probe answers some time apart are one Announced; for Redirected, and
+where a peer's word has the guest asked, only an answer to a probe is. Found here since: the guest
+came back although that peer had it, in the same migration. A peer's word that comes after that may
+be older, as the API's often is; so the guest is asked before it is followed. Followed when silent:
+the asking goes on, and if nobody answers the peer has the guest.
 
 ## How an asking ends
 
@@ -97,8 +99,10 @@ goes or an endpoint claims the address; it is asked again like a guest in doubt.
 An asking in Redirected has the same ends whatever its cause. Answered: {returned}. Silent: {kept};
 what is back is the redirect.
 
-Back: the routes stay, condition StillAlive says why, and the guest is asked again after 1 s,
-doubling to 60 s. Another role, uid or outcome ends the asking and is taken in the state before it.
+Back, asked again later: the routes stay, condition StillAlive says why, and the guest is asked
+again after 1 s, doubling to 60 s. Back: nothing has changed, and nobody is told. Another role, uid
+or outcome ends the asking and is taken in the state before it; a peer that has the guest by its own
+word, or the API's, has it asked there once more.
 
 ## What follows from a state
 
@@ -132,15 +136,16 @@ Edge = tuple[str, str, str]
 """From, to, label."""
 
 
-def _branches(cell: Cell) -> Iterator[tuple[State | Reaction, str]]:
+def _branches(cell: Cell, condition: str = "") -> Iterator[tuple[State | Reaction, str]]:
     """Return where a cell may lead, and on which condition."""
     if isinstance(cell, Fork):
+        before = f"{condition}," if condition else ""
         # Where the other branch cannot be, a condition on the arrow would only be noise.
         is_choice = cell.otherwise is not Reaction.IMPOSSIBLE
-        yield cell.then, f" if {cell.criterion}" if is_choice else ""
-        yield cell.otherwise, f" unless {cell.criterion}"
+        yield cell.then, f"{before} if {cell.criterion}" if is_choice else ""
+        yield from _branches(cell.otherwise, f"{before} unless {cell.criterion}")
     else:
-        yield cell, ""
+        yield cell, condition
 
 
 def _edges(wanted: Callable[[tuple[str, str]], bool]) -> Iterator[Edge]:
@@ -178,7 +183,7 @@ def _ends(goal: State | Reaction, cause: Input) -> Iterable[str]:
     if isinstance(goal, State):
         return (goal,)
     # Gone, with or without its routes: the machine ends.
-    if goal is not Reaction.BACK:
+    if goal not in {Reaction.BACK, Reaction.UNCHANGED}:
         return (_END,)
     # Back means to each state from which this cause leads into an asking.
     return tuple(

@@ -72,13 +72,12 @@ class Announced:
 class PeerHas:
     """The endpoint of *role* in migration *uid* has the guest; the way to its node is prepared.
 
-    Its agent said so, or the API (``is_confirmed``), which named it as a peer before.
+    Its agent said so, or the API, which named it as a peer before. Either may be late.
     """
 
     input: ClassVar[Input] = Input.PEER_HAS
     uid: str
     role: Role
-    is_confirmed: bool = False
 
 
 @dataclass(frozen=True, slots=True)

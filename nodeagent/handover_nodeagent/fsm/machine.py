@@ -13,7 +13,7 @@ from typing import Final
 from handover_api.assignment import Assignment
 from handover_api.workloadendpoint import Role, State
 from handover_nodeagent.fsm import inputs
-from handover_nodeagent.fsm.events import Input
+from handover_nodeagent.fsm.events import Input, PeerHas
 
 
 class RouteLevel(enum.StrEnum):
@@ -27,10 +27,14 @@ class RouteLevel(enum.StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Asking:
-    """Why the guest is asked, and the machine to which another input returns."""
+    """Why the guest is asked, and the machine to which another input returns.
+
+    ``peer`` says that it has the guest, which is believed when no guest answers here.
+    """
 
     cause: Input
     before: "Machine"
+    peer: PeerHas | None = None
 
 
 @dataclass(frozen=True, slots=True)

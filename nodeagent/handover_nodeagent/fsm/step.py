@@ -63,9 +63,6 @@ LONGEST_ASK_INTERVAL: Final = dt.timedelta(seconds=60)
 """A guest that left unnoticed keeps its routes no longer than this."""
 WITHDRAWN_PROBE_INTERVAL: Final = dt.timedelta(milliseconds=200)
 """What a ``probeInterval`` of 0 counts as in Withdrawn: the default."""
-MOST_RETURNS: Final = 2
-"""In one migration. A guest that is found on both sides would else be sent to and fro for ever:
-from then on only the API is believed about the peer, and nobody is told."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +92,7 @@ def step(machine: Machine | None, event: Event, now: dt.datetime, settings: Sett
         return _require_second_answer(machine, event, now, settings)
     # A frame of a guest that has just gone may still be under way: only an answer is life.
     is_unasked = isinstance(event, Announced) and not event.answers_probe
-    if is_unasked and machine.underlying.redirect:
+    if is_unasked and (machine.underlying.redirect or (machine.asking and machine.asking.peer)):
         return Step(machine, (RenewProbes(machine.episode),), event.input)
     return _transition(machine, event, now)
 
@@ -144,10 +141,20 @@ def _transition(machine: Machine, event: TableEvent, now: dt.datetime) -> Step:
         return _ask(machine, event, now)
     if isinstance(goal, State):
         return _enter(goal, machine, event, now)
-    # Once: no state before an asking is an asking.
     if goal is Reaction.BEFORE:
-        return _transition(_abandon_asking(machine), event, now)
+        return _take_before(machine, event, now)
     return _react(goal, machine, event, now)
+
+
+def _take_before(machine: Machine, event: TableEvent, now: dt.datetime) -> Step:
+    """Take *event* in the state before the asking; what a peer has said is asked all the same."""
+    assert machine.asking is not None
+    # Once: no state before an asking is an asking.
+    taken = _transition(_abandon_asking(machine), event, now)
+    if taken.machine is None or machine.asking.peer is None:
+        return taken
+    asked = _transition(taken.machine, machine.asking.peer, now)
+    return Step(asked.machine, (*taken.commands, *asked.commands), event.input)
 
 
 def _react(reaction: Reaction, machine: Machine, event: TableEvent, now: dt.datetime) -> Step:
@@ -156,8 +163,17 @@ def _react(reaction: Reaction, machine: Machine, event: TableEvent, now: dt.date
         return _stay(machine, event)
     if reaction is Reaction.BACK:
         return _go_back(machine, event, now)
+    if reaction is Reaction.UNCHANGED:
+        return Step(_abandon_asking(machine), (), event.input)
+    if reaction is Reaction.HEEDED:
+        return _heed(machine, event)
     if reaction is Reaction.IMPOSSIBLE:
         return Step(machine, (), event.input, impossible=True)
+    return _leave(reaction, machine, event)
+
+
+def _leave(reaction: Reaction, machine: Machine, event: TableEvent) -> Step:
+    """End the machine, whose object is gone."""
     if reaction is Reaction.KEPT:
         return Step(None, (KeepRedirect(),), event.input)
     if reaction is Reaction.ORPHAN and machine.has_routes:
@@ -178,21 +194,27 @@ def _input(machine: Machine, event: TableEvent) -> Input:
 
 
 def _goal(machine: Machine, event: TableEvent) -> State | Reaction:
-    """Follow the cell to its end: through its fork, and from an asking to its ending."""
+    """Follow the cell to its end: through its forks, and from an asking to its ending."""
     cell = TRANSITIONS[machine.state][_input(machine, event)]
-    if isinstance(cell, Fork):
+    while isinstance(cell, Fork):
         cell = cell.then if _holds(cell.criterion, machine, event) else cell.otherwise
     if machine.asking:
-        cause, is_redirected = machine.asking.cause, machine.underlying.redirect is not None
-        ending = REDIRECT_ENDING if is_redirected else ENDINGS[cause]
-        if cell is Reaction.ANSWERED:
-            cell = ending.answered
-        elif cell is Reaction.SILENT:
-            cell = ending.silent
-        elif cell is State.REDIRECTED and cause is Input.DELETED:
-            # Nothing would ever end a machine whose object is gone.
-            cell = Reaction.KEPT
+        cell = _end(machine.asking, cell)
     return _own_state(machine) if cell is Reaction.RETURNED else cell
+
+
+def _end(asking: Asking, cell: State | Reaction) -> State | Reaction:
+    """Return how *asking* ends by a cell of its row."""
+    ending = REDIRECT_ENDING if asking.before.redirect else ENDINGS[asking.cause]
+    if cell is Reaction.ANSWERED:
+        return ending.answered
+    if cell is Reaction.SILENT:
+        # The peer was right. A Target has no routes, whoever has the guest so far.
+        is_there = asking.peer is not None and ending.silent is not State.TARGET
+        cell = State.REDIRECTED if is_there else ending.silent
+    # Nothing would ever end a machine whose object is gone.
+    is_over = cell is State.REDIRECTED and asking.cause is Input.DELETED
+    return Reaction.KEPT if is_over else cell
 
 
 def _own_state(machine: Machine) -> State:
@@ -229,12 +251,14 @@ def _holds_of_peer(criterion: Criterion, machine: Machine, event: TableEvent) ->
     if isinstance(event, PeerReleased):
         return redirect is not None and redirect.uid == event.uid
     assert isinstance(event, PeerHas)
-    is_believed = event.is_confirmed or machine.returns.of(event.uid) < MOST_RETURNS
-    if criterion is Criterion.PEER_BELIEVED:
-        return machine.has_routes and is_believed
+    if criterion is Criterion.ROUTES_IN:
+        return machine.has_routes
+    if criterion is Criterion.FOUND_HERE:
+        is_here = machine.has_routes and not machine.underlying.redirect
+        return is_here and machine.returns.of(event.uid) > 0
     was_released = machine.doubt is not None and machine.doubt.cause is Input.PEER_RELEASED
     is_same = redirect is not None and (redirect.uid, redirect.peer) == (event.uid, event.role)
-    return is_believed and (was_released or not is_same)
+    return was_released or not is_same
 
 
 def _with_assignment(machine: Machine, event: TableEvent) -> Machine:
@@ -279,8 +303,8 @@ def _enter(state: State, machine: Machine, event: TableEvent, now: dt.datetime) 
         since=now,
         assignment=followed.assignment,
         uid=followed.uid,
-        doubt=_doubt_at_entry(machine, event, now),
-        redirect=_redirect_at_entry(machine, event),
+        doubt=_doubt_at_entry(state, machine, event, now),
+        redirect=_redirect_at_entry(machine, event) if state is State.REDIRECTED else None,
         returns=_returns_at_entry(machine, event),
     )
     commands: list[Command] = []
@@ -298,9 +322,7 @@ def _enter(state: State, machine: Machine, event: TableEvent, now: dt.datetime) 
 def _life_commands(old: Machine, new: Machine, event: Announced) -> tuple[Command, ...]:
     """Record that the network follows a guest that was heard, and tell of it."""
     was_redirected = old.underlying.redirect is not None
-    # From then on it would only be news for a peer that has as good a claim.
-    is_disputed = new.returns.count > MOST_RETURNS
-    if not (was_redirected or new.level is RouteLevel.ELEVATED) or is_disputed:
+    if not (was_redirected or new.level is RouteLevel.ELEVATED):
         return ()
     reason = EventReason.RETURNED if was_redirected else EventReason.CUT_OVER
     return RecordCutover(event.signal), TellPeers(has_guest=True), EmitEvent(reason)
@@ -318,13 +340,14 @@ def _end_commands(old: Machine, new: Machine) -> tuple[Command, ...]:
     return (*told, EmitEvent(EventReason.WITHDRAWN))
 
 
-def _redirect_at_entry(machine: Machine, event: TableEvent) -> Redirect | None:
-    """Return who has the guest, where it is that which leads into a state."""
-    if not isinstance(event, PeerHas):
-        return None
+def _redirect_at_entry(machine: Machine, event: TableEvent) -> Redirect:
+    """Return who has the guest: who says so now, or said so before it was found silent."""
+    asked = machine.asking.peer if machine.asking else None
+    peer = event if isinstance(event, PeerHas) else asked
+    assert peer is not None
     before = machine.underlying
     level = before.redirect.level if before.redirect else before.level
-    return Redirect(event.uid, event.role, level)
+    return Redirect(peer.uid, peer.role, level)
 
 
 def _returns_at_entry(machine: Machine, event: TableEvent) -> Returns:
@@ -335,7 +358,9 @@ def _returns_at_entry(machine: Machine, event: TableEvent) -> Returns:
     return Returns(redirect.uid, machine.returns.of(redirect.uid) + 1)
 
 
-def _doubt_at_entry(machine: Machine, event: TableEvent, now: dt.datetime) -> Doubt | None:
+def _doubt_at_entry(
+    state: State, machine: Machine, event: TableEvent, now: dt.datetime
+) -> Doubt | None:
     """Return the doubt with which a state begins: the API denies what a guest or a peer says."""
     cause = None
     if isinstance(event, Announced):
@@ -343,7 +368,7 @@ def _doubt_at_entry(machine: Machine, event: TableEvent, now: dt.datetime) -> Do
         if inputs.of_assignment(machine.assignment) is Input.VANISHED and not machine.has_routes:
             # It is Withdrawn, and took that for a failure, which the guest denies.
             cause = Input.ABORTED
-    elif isinstance(event, PeerHas) and not inputs.denial(machine.assignment):
+    elif state is State.REDIRECTED and not inputs.denial(machine.assignment):
         said = inputs.of_assignment(machine.assignment)
         # The API says that the guest is here; it errs less often than it is late, but it may.
         cause = said if said in {Input.ABORTED, Input.NO_ROLE} else None
@@ -367,9 +392,17 @@ def _ask(machine: Machine, event: TableEvent, now: dt.datetime) -> Step:
         state=State.ASKING,
         episode=machine.episode + 1,
         since=now,
-        asking=Asking(cause, machine),
+        asking=Asking(cause, machine, event if isinstance(event, PeerHas) else None),
     )
     return Step(asking, (AskGuest(asking.episode),), event.input)
+
+
+def _heed(machine: Machine, event: TableEvent) -> Step:
+    """Go on asking, and know whom to believe when no guest answers."""
+    assert machine.asking is not None
+    assert isinstance(event, PeerHas)
+    asking = dataclasses.replace(machine.asking, peer=event)
+    return Step(dataclasses.replace(machine, asking=asking), (), event.input)
 
 
 def _go_back(machine: Machine, event: TableEvent, now: dt.datetime) -> Step:

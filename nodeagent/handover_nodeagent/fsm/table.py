@@ -1,7 +1,7 @@
 """The state machine's tables: every state with every input, and how an asking ends.
 
 Read beside ``docs/states.md``, which is drawn from here. A cell is a state to enter, a reaction
-that enters none, or a fork between two of these. The machine is the product's promise: whoever
+that enters none, or a fork between such cells. The machine is the product's promise: whoever
 changes a cell changes which guest keeps its routes.
 """
 
@@ -28,6 +28,8 @@ class Reaction(enum.StrEnum):
     SILENT = "silent"
     BEFORE = "taken in the state before"
     BACK = "back, asked again later"
+    UNCHANGED = "back"
+    HEEDED = "followed when silent"
     ORPHAN = "gone, routes stay"
     RETURNED = "back on its own side"
     KEPT = "gone, the redirect stays a while"
@@ -41,8 +43,9 @@ class Criterion(enum.StrEnum):
     SAME_UID = "same uid"
     SOURCE_SIDE = "role or ended-role source"
     IN_DOUBT = "in doubt"
-    PEER_BELIEVED = "routes in and the peer believed"
-    OTHER_PEER = "another peer, or the doubted one, believed"
+    ROUTES_IN = "routes in"
+    FOUND_HERE = "found here since"
+    OTHER_PEER = "another peer, or the doubted one"
     PEERS_UID = "the peer's uid"
 
 
@@ -52,7 +55,7 @@ class Fork:
 
     criterion: Criterion
     then: State | Reaction
-    otherwise: State | Reaction
+    otherwise: "Cell"
 
 
 Cell = State | Reaction | Fork
@@ -71,7 +74,10 @@ _IMPOSSIBLE: Final = {
 _ASK_AGAIN: Final = Fork(Criterion.IN_DOUBT, _ASK, Reaction.IMPOSSIBLE)
 # Not asked first: each packet until then would go where no guest is. One that is here all the same
 # answers the first probe.
-_REDIRECT: Final = Fork(Criterion.PEER_BELIEVED, State.REDIRECTED, Reaction.STAY)
+_REDIRECT: Final = Fork(Criterion.ROUTES_IN, State.REDIRECTED, Reaction.STAY)
+# Of a guest that has come back from that very peer its word, and the API's above all, may be older
+# than that: believed at once, each of the two would send on to the other.
+_PEER_HAS: Final = Fork(Criterion.FOUND_HERE, _ASK, _REDIRECT)
 # What does not lead to a peer cannot be released by one; without routes nothing is sent on either.
 _NO_PEER: Final = {Input.PEER_HAS: Reaction.STAY, Input.PEER_RELEASED: Reaction.STAY}
 
@@ -79,7 +85,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Input, Cell]]] = {
     State.BASE: {
         **_IMPOSSIBLE,
         **_NO_PEER,
-        Input.PEER_HAS: _REDIRECT,
+        Input.PEER_HAS: _PEER_HAS,
         # The guest may run here already, and a Target would take its routes out. Before the
         # migration is armed nobody can tell: the pod's own kernel might answer for it.
         Input.TARGET: Fork(Criterion.ROUTES_IN_AND_ARMED, _ASK, State.TARGET),
@@ -111,7 +117,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Input, Cell]]] = {
         **_IMPOSSIBLE,
         **_NO_PEER,
         # The guest was rolled back to its source, or has gone on to another node already.
-        Input.PEER_HAS: _REDIRECT,
+        Input.PEER_HAS: _PEER_HAS,
         # Another migration brings a guest here that is here, or that left unnoticed meanwhile.
         Input.TARGET: Fork(Criterion.SAME_UID, Reaction.STAY, _ASK),
         Input.NO_ROLE: State.TIME_WAIT,
@@ -126,7 +132,7 @@ TRANSITIONS: Final[Mapping[State, Mapping[Input, Cell]]] = {
         **_IMPOSSIBLE,
         **_NO_PEER,
         # The guest was rolled back to its source, or has gone on to another node already.
-        Input.PEER_HAS: _REDIRECT,
+        Input.PEER_HAS: _PEER_HAS,
         # The API takes its success back: the time begins when it says so again.
         Input.TARGET: Fork(Criterion.SAME_UID, State.LIVE, _ASK),
         # In doubt the time has not begun: it does when the API agrees with the guest.
@@ -163,8 +169,9 @@ TRANSITIONS: Final[Mapping[State, Mapping[Input, Cell]]] = {
         Input.VANISHED: Reaction.BEFORE,
         Input.SOURCE: Reaction.BEFORE,
         Input.LEFT: Reaction.BEFORE,
-        # The answer to what is asked: the guest is elsewhere.
-        Input.PEER_HAS: _REDIRECT,
+        # The answer to what is asked: the guest is elsewhere. Where that is to be asked itself the
+        # asking goes on, whatever it is for; who says it again does not begin it anew.
+        Input.PEER_HAS: Fork(Criterion.FOUND_HERE, Reaction.HEEDED, _REDIRECT),
         Input.PEER_RELEASED: Reaction.STAY,
         # A TimeWait's end waits; its timer is wound again when the state comes back.
         Input.TIMER_POP: Reaction.STAY,
@@ -217,6 +224,9 @@ ENDINGS: Final[Mapping[Input, Ending]] = {
     Input.DELETED: Ending(Reaction.ORPHAN, Reaction.GONE),
     # By the last agent, which died with its routes in: they stay, and an answer is told to all.
     Input.ANNOUNCED: Ending(State.LIVE, State.LIVE),
+    # It was late: nothing has happened, and nobody is told. Two that both have the guest would tell
+    # each other for ever.
+    Input.PEER_HAS: Ending(Reaction.UNCHANGED, State.REDIRECTED),
 }
 """By the cause of the asking, which is the input that led into it."""
 # Whatever the API or the peer says: a guest that is not here is better served elsewhere.

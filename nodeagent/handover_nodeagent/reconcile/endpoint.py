@@ -93,8 +93,6 @@ class Endpoint:
     is_told: bool = False
     # Which peer has the guest by the API's word, in which migration, as far as it was acted upon.
     confirmed: tuple[str, str] | None = None
-    # What the API knows of our cutover: a word from before may be older than that.
-    known_cutover: Cutover | None = None
 
     @property
     def key(self) -> ObjectKey:

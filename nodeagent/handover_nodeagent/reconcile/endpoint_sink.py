@@ -95,9 +95,7 @@ class EndpointSink:
             return
         self._reconciler.enforcer.spare(obj.key, ())
         # The status is the agent's own; what it was at first is all that ever counts, but for
-        # whether the API knows by now when the guest was heard here, and whether others know of it:
-        # what is remembered may be from before that.
-        endpoint.known_cutover = obj.status.last_cutover
+        # whether others know of the guest: what is remembered may be from before that.
         told = {"advertised": obj.status.advertised}
         status = endpoint.object.status.model_copy(update=told)
         obj = obj.model_copy(update={"status": status})

@@ -68,7 +68,6 @@ class Lifecycle:
         if record:
             endpoint.cutover, endpoint.learned_mac = record.cutover, record.learned_mac
         endpoint.cutover = endpoint.cutover or obj.status.last_cutover
-        endpoint.known_cutover = obj.status.last_cutover
         if step.machine.underlying.redirect:
             # The kernel first: the tunnel may have been made anew under another index.
             _, led_to = self._loop.routes.redirect_of(admission.allowed)

@@ -245,6 +245,9 @@ class Reconciler:
         if commands.KeepRedirect() in step.commands:
             # Before the machine's own goes, so that what comes meanwhile finds a way on.
             self.redirects.keep(endpoint, endpoint.admission.allowed)
+        if commands.EmitEvent(EventReason.REDIRECTED) in step.commands:
+            # It has just begun: by a word, or when nobody answered who was asked because of one.
+            self.redirects.hold(endpoint)
         self._apply(endpoint)
         for command in step.commands:
             if isinstance(command, commands.AnnounceGateway):

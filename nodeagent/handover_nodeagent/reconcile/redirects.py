@@ -3,7 +3,8 @@
 ``follow``    What a peer's word is to send is encoded before it comes, as a cutover is.
 ``peer_has``  A peer has the guest. The prepared bytes leave in one send, each route replaced in
               place; the kernel's one answer is read, and the peer is answered. The machine steps a
-              moment later, or before anything else happens to it (``catch_up``).
+              moment later, or before anything else happens to it (``catch_up``). Where it asks its
+              guest first nothing is sent, and the peer, unanswered, says it again.
 ``confirm``   The API says the same: nothing is lost where agents cannot reach each other.
 ``keep``      What a machine needs no more is left to senders that are late.
 
@@ -26,6 +27,7 @@ from handover_api.peer import Peer
 from handover_api.workloadendpoint import State
 from handover_nodeagent import fsm
 from handover_nodeagent.fsm.events import Event, PeerHas, PeerReleased
+from handover_nodeagent.fsm.machine import Machine
 from handover_nodeagent.kernel import tunnel
 from handover_nodeagent.kernel.netlink import rtmsg
 from handover_nodeagent.network import desired
@@ -46,9 +48,6 @@ HOLD: Final = 0.3
 """Seconds for which a redirect goes before what BGP brings here, so that routers beside this node
 have it, too (``desired.held_metric``). No longer, or a strict reverse path filter would go on to
 refuse what the guest sends to this node's own pods."""
-RECONSIDER: Final = 3.0
-"""Seconds after which the API's word counts that was said without knowing of our guest: by then
-our report has come, and the operator has thought again."""
 _ROUTED: Final = frozenset({State.BASE, State.LIVE, State.TIME_WAIT})
 """What a peer's word may find with routes of its own in, and nothing else under way."""
 
@@ -268,7 +267,7 @@ class Redirects:
             # Until the machine steps an apply would lead them back.
             self._routes.set_ahead(route.address)
         endpoint.redirection = way
-        self._hold(endpoint)
+        self.hold(endpoint)
         endpoint.redirected = Redirected(_word(peer), prepared.routes)
         asyncio.get_running_loop().call_later(QUIET, self.catch_up, endpoint)
         return True
@@ -285,8 +284,8 @@ class Redirects:
             return False
         return not self._routes.tables.would_join(route)
 
-    def _hold(self, endpoint: Endpoint) -> None:
-        """Have the redirect go before what BGP brings, for a moment."""
+    def hold(self, endpoint: Endpoint) -> None:
+        """Have the redirect go before what BGP brings, for a moment from now on."""
         endpoint.is_holding = True
         before = self._holds.pop(endpoint.key, None)
         if before:
@@ -318,16 +317,13 @@ class Redirects:
         self.catch_up(endpoint)
         before = endpoint.machine.underlying.redirect
         after = fsm.step(endpoint.machine, event, self._clock(), self._enforcer.settings).machine
-        redirect = after.underlying.redirect if after else None
-        is_taken = redirect is not None and (redirect.uid, redirect.peer) == (event.uid, event.role)
-        # Gone with its redirect kept, or led to this peer from now on.
-        if after is None or is_taken:
+        # Gone with its redirect kept, or led to this peer: from now on, or when no guest answers.
+        if after is None or _is_taken(after, event):
             is_elsewhere = before is not None and endpoint.redirection not in {None, way}
-            if before is None or is_elsewhere:
-                self._hold(endpoint)
             endpoint.redirection = way
             if is_elsewhere and after is endpoint.machine:
                 # The very same peer, by another address.
+                self.hold(endpoint)
                 local = endpoint.local(self._enforcer.settings)
                 self._enforcer.apply(self._routes.desired.put(local))
         self._loop.feed(endpoint, event)
@@ -359,17 +355,7 @@ class Redirects:
         if not isinstance(side.ways.get(peer), Redirection):
             return
         endpoint.confirmed = said
-        if _is_unheard(endpoint, peer.uid):
-            # From before it knew that the guest came here: then each would send on to the other.
-            asyncio.get_running_loop().call_later(RECONSIDER, self._reconsider, endpoint)
-            return
-        self._step(endpoint, side, peer, dataclasses.replace(_word(peer), is_confirmed=True))
-
-    def _reconsider(self, endpoint: Endpoint) -> None:
-        """Believe a word of the API's that has outlived our report."""
-        if endpoint.confirmed is not None:
-            endpoint.confirmed = None
-            self.confirm(endpoint)
+        self._step(endpoint, side, peer, _word(peer))
 
     def keep(self, endpoint: Endpoint, addresses: Iterable[IPAddress]) -> None:
         """Leave the redirect of a machine that needs it no more to senders that are late."""
@@ -386,12 +372,12 @@ class Redirects:
         self._remaining.keep(kept)
 
 
-def _is_unheard(endpoint: Endpoint, uid: str) -> bool:
-    """Tell whether the API has not heard so far that the guest of migration *uid* came here."""
-    ours, known = endpoint.cutover, endpoint.known_cutover
-    if ours is None or ours.migration_uid != uid:
-        return False
-    return known is None or known.time != ours.time
+def _is_taken(machine: Machine, event: PeerHas) -> bool:
+    """Tell whether a machine is to lead to that peer, or is asking because of its word."""
+    redirect, asking = machine.underlying.redirect, machine.asking
+    if asking and asking.peer == event:
+        return True
+    return redirect is not None and (redirect.uid, redirect.peer) == (event.uid, event.role)
 
 
 def _word(peer: Peer) -> PeerHas:

@@ -21,7 +21,7 @@ from handover_nodeagent.fsm.commands import (
     StartProbes,
     TellPeers,
 )
-from handover_nodeagent.fsm.events import Announced, FellSilent, Input
+from handover_nodeagent.fsm.events import Announced, FellSilent, Input, PeerHas
 from handover_nodeagent.fsm.machine import Asking, Doubt, Machine, Redirect, Returns, RouteLevel
 from handover_nodeagent.fsm.restart import Found, Remembered
 from handover_nodeagent.fsm.step import step
@@ -452,3 +452,18 @@ def test_a_paused_redirect_stays_as_it_was_remembered() -> None:
     paused = dataclasses.replace(redirected(ABORTED_SOURCE, TO_TARGET), is_paused=True)
     start = resumed(paused)
     assert (start.state, start.redirect) == (REDIRECTED, TO_TARGET)
+
+
+def test_a_guest_that_is_asked_because_of_its_peer_is_where_it_was_found() -> None:
+    """Who says so says it again; and it is asked again, since its return is remembered."""
+    word = PeerHas("uid-1", Role.TARGET)
+    machine = Machine(BASE, EPISODE, BEFORE, IS_SOURCE, "uid-1", returns=Returns("uid-1", 1))
+    asked = step(machine, word, NOW, Settings()).machine
+    assert asked
+    last = restart.remember(asked)
+    assert last == Remembered(BASE, BEFORE, "uid-1", returns=machine.returns)
+    again = resumed(Found(IS_SOURCE, NORMAL, last, await_role=False, episode=EPISODE))
+    assert again == machine
+    taken = step(again, word, NOW, Settings()).machine
+    assert taken
+    assert taken.state is ASKING

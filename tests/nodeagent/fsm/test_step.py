@@ -40,7 +40,6 @@ from handover_nodeagent.fsm.events import (
     Updated,
 )
 from handover_nodeagent.fsm.machine import Asking, Doubt, Machine, Redirect, Returns, RouteLevel
-from handover_nodeagent.fsm.step import MOST_RETURNS
 
 NOW = dt.datetime(2026, 8, 1, 12, tzinfo=dt.UTC)
 LATER = NOW + dt.timedelta(seconds=5)
@@ -93,7 +92,8 @@ def redirected(
 
 
 def asking(cause: Input, before: Machine) -> Machine:
-    return dataclasses.replace(before, state=State.ASKING, asking=Asking(cause, before))
+    peer = PeerHas("uid-1", Role.TARGET) if cause is Input.PEER_HAS else None
+    return dataclasses.replace(before, state=State.ASKING, asking=Asking(cause, before, peer))
 
 
 def doubting(state: State) -> Machine:
@@ -215,13 +215,17 @@ def test_every_pair(state: State, event: Event, expected: State | str) -> None:
         (Input.LEFT, B, B, X),
         (Input.SOURCE, T, B, X),
         (Input.DELETED, L, None, None),
+        (Input.ANNOUNCED, L, L, L),
+        (Input.PEER_HAS, B, B, R),
+        (Input.PEER_HAS, L, L, R),
+        (Input.PEER_HAS, W, W, R),
     ],
 )
 def test_every_asking_ends_both_ways(
     cause: Input, before: State, answered: State | None, silent: State | None
 ) -> None:
     question = asking(cause, in_state(before))
-    by_answer = take(question, heard()).machine
+    by_answer = take(question, ANSWER).machine
     by_silence = take(question, FellSilent(EPISODE)).machine
     assert answered == (by_answer and by_answer.state)
     assert silent == (by_silence and by_silence.state)
@@ -631,7 +635,6 @@ ANSWER = heard(Signal.PROBE, answers_probe=True)
 SILENCE = FellSilent(EPISODE)
 GONE_ON = PeerHas("uid-1", Role.TARGET)
 ROLLED_BACK = PeerHas("uid-1", Role.SOURCE)
-BY_API = PeerHas("uid-1", Role.TARGET, is_confirmed=True)
 IS_SOURCE = Assignment(Role.SOURCE, "m", "uid-1")
 
 
@@ -792,18 +795,139 @@ class TestRedirected:
         assert (step.machine.state, step.machine.level) == (T, RouteLevel.NONE)
         assert step.commands == (StartProbes(EPISODE + 1), KeepRedirect())
 
-    def test_after_two_returns_only_the_api_is_believed(self) -> None:
-        machine = in_state(B, IS_SOURCE)
-        for count in range(1, MOST_RETURNS + 1):
-            machine = taken(machine, GONE_ON, ANSWER)
-            assert machine.returns == Returns("uid-1", count)
-        assert taken(machine, GONE_ON) == machine
-        # Nor is anybody told once more, or the API and the guest would take turns.
-        entered = taken(machine, BY_API)
-        assert entered.state is R
-        step = take(entered, dataclasses.replace(ANSWER, episode=entered.episode))
-        assert step.commands == (AnnounceGateway(),)
+
+def found(state: State, assignment: Assignment) -> Machine:
+    """Return a machine whose guest was found here although its peer in uid-1 had it."""
+    return dataclasses.replace(in_state(state, assignment), returns=Returns("uid-1", 1))
+
+
+class TestFoundHere:
+    """The peer's word may be older than the guest's return: it is asked before it is followed."""
+
+    FOUND = pytest.mark.parametrize(
+        "machine",
+        [
+            found(B, IS_SOURCE),
+            found(B, FAILED_SOURCE),
+            found(L, TARGET),
+            found(W, NO_ROLE),
+            dataclasses.replace(
+                found(B, LEFT), doubt=Doubt(Input.LEFT, NOW, dt.timedelta(seconds=8))
+            ),
+        ],
+    )
+
+    def test_a_return_is_counted(self) -> None:
+        machine = taken(in_state(B, IS_SOURCE), GONE_ON, ANSWER)
+        assert machine.returns == Returns("uid-1", 1)
+        machine = taken(machine, GONE_ON, SILENCE, ANSWER)
+        assert machine.returns == Returns("uid-1", 2)
+
+    @FOUND
+    def test_it_is_asked_with_its_routes_in(self, machine: Machine) -> None:
+        step = take(machine, GONE_ON)
+        assert step.machine is not None
+        assert step.machine.asking == Asking(Input.PEER_HAS, machine, GONE_ON)
+        assert (step.machine.level, step.machine.redirect) == (machine.level, None)
+        assert step.commands == (AskGuest(EPISODE + 1),)
+
+    @FOUND
+    @pytest.mark.parametrize("answer", [ANSWER, Unaskable(EPISODE)])
+    def test_one_that_answers_has_not_moved(
+        self, machine: Machine, answer: Announced | Unaskable
+    ) -> None:
+        asked = taken(machine, GONE_ON)
+        step = take(asked, dataclasses.replace(answer, episode=asked.episode))
+        assert step.machine == dataclasses.replace(machine, episode=EPISODE + 2)
+        # No Event, no doubt that was not there, and no peer that would tell us in turn.
+        assert step.commands == ()
+
+    @FOUND
+    def test_a_silent_one_has(self, machine: Machine) -> None:
+        asked = taken(machine, GONE_ON)
+        step = take(asked, dataclasses.replace(SILENCE, episode=asked.episode))
+        # As at once, where nobody need be asked.
+        at_once = take(dataclasses.replace(machine, returns=Returns()), GONE_ON)
+        assert step.machine is not None
+        assert at_once.machine is not None
+        assert step.machine == dataclasses.replace(
+            at_once.machine, episode=EPISODE + 2, returns=machine.returns
+        )
+        assert step.commands == (StartProbes(EPISODE + 2), EmitEvent(EventReason.REDIRECTED))
+
+    def test_a_frame_that_answers_no_probe_only_probes_anew(self) -> None:
+        """It may be from before the guest went."""
+        asked = taken(found(B, IS_SOURCE), GONE_ON)
+        step = take(asked, dataclasses.replace(heard(), episode=asked.episode))
+        assert step == fsm.Step(asked, (RenewProbes(asked.episode),), Input.ANNOUNCED)
+
+    def test_a_peer_that_says_it_again_does_not_begin_it_anew(self) -> None:
+        asked = taken(found(B, IS_SOURCE), GONE_ON)
+        assert take(asked, GONE_ON) == fsm.Step(asked, (), Input.PEER_HAS)
 
     def test_another_migration_counts_anew(self) -> None:
-        machine = taken(in_state(B, IS_SOURCE), GONE_ON, ANSWER, GONE_ON, ANSWER, assigned(SOURCE))
-        assert taken(machine, PeerHas("uid-2", Role.TARGET)).state is R
+        other = PeerHas("uid-2", Role.TARGET)
+        assert taken(found(B, SOURCE), other).state is R
+        assert taken(found(B, SOURCE), GONE_ON, other).state is R
+
+    def test_where_no_routes_are_in_nobody_is_asked(self) -> None:
+        for machine in (found(T, TARGET), found(X, FAILED_TARGET)):
+            assert taken(machine, GONE_ON) == machine
+        awaiting = dataclasses.replace(found(B, IS_SOURCE), awaiting=True)
+        assert taken(awaiting, GONE_ON) == awaiting
+
+    def test_where_the_peer_has_it_nobody_is_asked_either(self) -> None:
+        """What ends the doubt of a redirect takes no route from any guest."""
+        machine = dataclasses.replace(in_state(R, IS_SOURCE), returns=Returns("uid-1", 1))
+        asked = taken(machine, PeerReleased("uid-1"))
+        assert taken(asked, ROLLED_BACK).state is R
+        assert taken(asked, SILENCE, ROLLED_BACK).doubt is None
+
+    @pytest.mark.parametrize(
+        ("word", "answered", "silent", "level"),
+        [
+            (LEFT, B, R, RouteLevel.PRIVATE),
+            (FAILED_TARGET, B, R, RouteLevel.PRIVATE),
+            # No word of the past keeps a Target from what its operator waits for.
+            (OTHER_TARGET, L, T, RouteLevel.NONE),
+        ],
+    )
+    @pytest.mark.parametrize("is_first", [True, False])
+    def test_a_peers_word_is_not_lost_where_the_api_has_the_guest_asked(
+        self,
+        word: Assignment,
+        answered: State,
+        silent: State,
+        level: RouteLevel,
+        *,
+        is_first: bool,
+    ) -> None:
+        said = assigned(word, routes_in=True)
+        events = (GONE_ON, said) if is_first else (said, GONE_ON)
+        asked = taken(found(B, IS_SOURCE), *events)
+        assert asked.asking is not None
+        assert (asked.asking.cause, asked.asking.peer) == (said.input, GONE_ON)
+        assert taken(asked, ANSWER).state is answered
+        ended = taken(asked, SILENCE)
+        assert (ended.state, ended.level) == (silent, level)
+
+    @pytest.mark.parametrize("word", [SOURCE, VANISHED, FAILED_SOURCE])
+    def test_neither_is_it_where_the_api_says_something_else(self, word: Assignment) -> None:
+        asked = taken(found(B, IS_SOURCE), GONE_ON)
+        step = take(asked, assigned(word))
+        assert step.machine is not None
+        assert step.machine.asking is not None
+        assert (step.machine.asking.cause, step.machine.asking.peer) == (Input.PEER_HAS, GONE_ON)
+        assert step.machine.asking.before.assignment == word
+        assert (step.input, step.commands) == (
+            inputs.of_assignment(word),
+            (AskGuest(step.machine.episode),),
+        )
+
+    def test_an_endpoint_that_is_deleted_meanwhile_leaves_its_redirect(self) -> None:
+        for events in ((GONE_ON, Deleted()), (Deleted(), GONE_ON)):
+            asked = taken(found(B, IS_SOURCE), *events)
+            silence = dataclasses.replace(SILENCE, episode=asked.episode)
+            assert take(asked, silence) == fsm.Step(None, (KeepRedirect(),), Input.SILENCE)
+            answer = dataclasses.replace(ANSWER, episode=asked.episode)
+            assert KeepOrphan() in take(asked, answer).commands

@@ -44,8 +44,7 @@ from handover_nodeagent.fsm.events import (
 )
 from handover_nodeagent.fsm.machine import Machine, RouteLevel
 from handover_nodeagent.fsm.restart import Found
-from handover_nodeagent.fsm.step import MOST_RETURNS
-from handover_nodeagent.fsm.table import Reaction
+from handover_nodeagent.fsm.table import Cell, Criterion, Fork, Reaction
 from handover_nodeagent.network import desired
 from handover_nodeagent.network.desired import Affected, LocalEndpoint
 from handover_nodeagent.network.model import Encapsulated, Link, Redirection, Route
@@ -171,9 +170,14 @@ class Nodes(RuleBasedStateMachine):
         self.under_way: list[Message] = []
         self.number = 0
         self.heard_number = dict.fromkeys(OTHER, 0)
-        # What the operator knows of cutovers, newest last, and what it told each agent.
+        # Where it answered although it should have been elsewhere, and has stayed since.
+        self.found_at: str | None = None
+        self.moves = 0
+        # What the operator knows of cutovers, newest last; whether it says that the peer has the
+        # guest, by version of each object, the first of which its agent has; what that acted on.
         self.known_cutovers: list[str] = []
         self.seen = dict.fromkeys(OTHER, 0)
+        self.versions: dict[str, list[bool]] = {name: [False] for name in OTHER}
         self.live_told: dict[str, bool] = dict.fromkeys(OTHER, False)
 
     def machine(self, name: str) -> Machine | None:
@@ -213,7 +217,9 @@ class Nodes(RuleBasedStateMachine):
 
     def restart(self, name: str) -> None:
         self.agents[name] = self.agents[name].restarted(self.now)
+        # It begins with the newest version, whatever its predecessor has acted on.
         self.live_told[name] = False
+        del self.versions[name][:-1]
         self.sync(name)
 
     def speaks(self, name: str, assignment: Assignment) -> None:
@@ -223,8 +229,9 @@ class Nodes(RuleBasedStateMachine):
 
     # What may happen.
 
-    @initialize()
-    def begins(self) -> None:
+    @initialize(is_moved=st.booleans())
+    def begins(self, *, is_moved: bool) -> None:
+        """Prepare the migration; *is_moved*: it has gone as it should be, and a sends on."""
         for name, role in (("a", Role.SOURCE), ("b", Role.TARGET)):
             self.api[name] = Endpoint(
                 key(name),
@@ -235,10 +242,18 @@ class Nodes(RuleBasedStateMachine):
                 created_at=self.now,
             )
             self.sync(name)
+        if is_moved:
+            self.guest_moves("b")
+            self.guest_announces_itself()
+            while self.under_way:
+                self.hear(self.under_way.pop(0))
 
     @rule(name=st.sampled_from(["a", "b", None]))
     def guest_moves(self, name: str | None) -> None:
-        self.guest_at = name
+        # Not to where its pod is gone.
+        if name != self.guest_at and (name is None or name in self.api):
+            self.guest_at, self.found_at = name, None
+            self.moves += 1
 
     @rule()
     def guest_announces_itself(self) -> None:
@@ -280,9 +295,9 @@ class Nodes(RuleBasedStateMachine):
         event = PeerHas(UID, role) if message.has_guest else PeerReleased(UID)
         agent, machine = self.agents[name], self.machine(name)
         self.feed(name, event)
-        had_routes = machine is not None and machine.has_routes
-        is_believed = machine is not None and machine.returns.of(UID) < MOST_RETURNS
-        if message.has_guest and had_routes and is_believed and agent is self.agents[name]:
+        # Where the guest was found once it is asked first.
+        is_followed = machine and machine.has_routes and not machine.returns.of(UID)
+        if message.has_guest and is_followed and agent is self.agents[name]:
             self.late_packets_arrive(name)
 
     def late_packets_arrive(self, name: str) -> None:
@@ -304,12 +319,13 @@ class Nodes(RuleBasedStateMachine):
             # One message, and no two redirects point at each other; its node serves it.
             assert not self.is_redirected(name)
             assert self.has_own_route(name)
+            self.found_at = name
 
     @rule(name=NAMES)
     def guest_is_rolled_back(self, name: str) -> None:
         """It goes on where it came from, which sends on meanwhile what comes for it."""
         if self.is_redirected(name) and name in self.api:
-            self.guest_at = name
+            self.guest_moves(name)
             self.guest_answers(name)
 
     @rule(name=NAMES)
@@ -344,15 +360,32 @@ class Nodes(RuleBasedStateMachine):
             self.known_cutovers.append(name)
 
     @rule(name=NAMES)
-    def api_names_the_peer(self, name: str) -> None:
-        """The operator says that the peer has the guest: once, as its annotation changes."""
+    def operator_names_the_peer(self, name: str) -> None:
+        """Whether the peer has the guest, as far as it knows: the next version of the object."""
         is_live = bool(self.known_cutovers) and self.known_cutovers[-1] == OTHER[name]
+        if self.api_is_up:
+            self.versions[name].append(is_live)
+
+    @rule(name=NAMES)
+    def version_arrives(self, name: str) -> None:
+        """The agent sees an object, which may be older than what it has reported itself."""
         if not self.api_is_up or name not in self.api:
             return
+        if len(self.versions[name]) > 1:
+            self.versions[name].pop(0)
+        is_live = self.versions[name][0]
         was_told, self.live_told[name] = self.live_told[name], is_live
         if is_live and not was_told:
             role = Role.TARGET if name == "a" else Role.SOURCE
-            self.feed(name, PeerHas(UID, role, is_confirmed=True))
+            self.feed(name, PeerHas(UID, role))
+
+    @rule(name=NAMES)
+    def guest_is_back_before_the_operator_knows(self, name: str) -> None:
+        """It names the peer meanwhile, and the agent sees that when it has the guest again."""
+        self.status_arrives(OTHER[name])
+        self.operator_names_the_peer(name)
+        self.guest_is_rolled_back(name)
+        self.version_arrives(name)
 
     @rule(is_up=st.booleans())
     def api_comes_or_goes(self, *, is_up: bool) -> None:
@@ -373,7 +406,7 @@ class Nodes(RuleBasedStateMachine):
         """Its pod is gone, and so is a guest that ran there."""
         if self.api.pop(name, None):
             if self.guest_at == name:
-                self.guest_at = None
+                self.guest_moves(None)
             agent, was_redirected = self.agents[name], self.is_redirected(name)
             self.sync(name)
             if was_redirected and agent is self.agents[name]:
@@ -387,11 +420,15 @@ class Nodes(RuleBasedStateMachine):
 
     @invariant()
     def nobody_changes_his_mind_for_ever(self) -> None:
-        """Each side tells of at most so many returns: then only the API moves it."""
-        for name, agent in self.agents.items():
+        """Once by a word that was late; from then on only a guest that moves is found again."""
+        for name in OTHER:
             machine = self.machine(name)
-            if machine and machine.returns.count > MOST_RETURNS:
-                assert not [one for one in agent.said if one.has_guest]
+            assert machine is None or machine.returns.count <= self.moves + 1
+
+    @invariant()
+    def a_guest_that_was_found_is_not_sent_after(self) -> None:
+        """Whatever is said late: else the peer, which was told, and its node led to each other."""
+        assert self.found_at is None or not self.is_redirected(self.found_at)
 
     @invariant()
     def the_kernel_is_what_is_desired(self) -> None:
@@ -472,7 +509,7 @@ def test_two_nodes_agree_in_the_end_whatever_is_lost(capsys: pytest.CaptureFixtu
 def moved() -> Nodes:
     """Return two nodes between which the guest has gone, and said so."""
     nodes = Nodes()
-    nodes.begins()
+    nodes.begins(is_moved=False)
     nodes.guest_moves("b")
     machine = nodes.machine("b")
     assert machine
@@ -506,28 +543,113 @@ def delete() -> None:
     hear_all(moved()).endpoint_is_deleted("a")
 
 
+def found_again(name: str) -> Nodes:
+    """Return two nodes of which one has found the guest that the other one had."""
+    nodes = hear_all(moved())
+    if name == "b":
+        nodes.guest_is_rolled_back("a")
+        hear_all(nodes)
+    nodes.guest_is_rolled_back(name)
+    hear_all(nodes)
+    # Asked, too, where it was found before.
+    nodes.timer_pops(OTHER[name])
+    return nodes
+
+
+def hear_the_echo(name: str) -> None:
+    """The operator named the peer before it heard of the return, and so does the report's echo."""
+    nodes = found_again(name)
+    nodes.versions[name] += [True, True]
+    for _ in range(2):
+        nodes.version_arrives(name)
+        assert not (nodes.is_redirected("a") and nodes.is_redirected("b"))
+    nodes.guest_answers(name)
+    assert nodes.reached_from("a") == nodes.reached_from("b") == name
+    # It has come to rest, and nobody was told.
+    machine = nodes.machine(name)
+    assert machine
+    assert (machine.state, nodes.under_way) == (State.BASE if name == "a" else State.LIVE, [])
+
+
+def hear_the_echo_at_a() -> None:
+    hear_the_echo("a")
+
+
+def hear_the_echo_at_b() -> None:
+    hear_the_echo("b")
+
+
+def go_on_after_all() -> None:
+    """It was found at a, and is at b again."""
+    nodes = found_again("a")
+    nodes.guest_is_rolled_back("b")
+    hear_all(nodes)
+    nodes.timer_pops("a")
+    nodes.late_packets_arrive("a")
+    assert nodes.is_redirected("a")
+
+
+def go_on_while_asked() -> None:
+    """The API says first that it left, and asks; no word of b is lost that comes meanwhile."""
+    nodes = found_again("a")
+    nodes.guest_is_rolled_back("b")
+    nodes.api_decides("a", Outcome.SUCCEEDED)
+    hear_all(nodes)
+    nodes.timer_pops("a")
+    nodes.late_packets_arrive("a")
+    assert nodes.is_redirected("a")
+
+
+AT_ONCE = Fork(Criterion.ROUTES_IN, State.REDIRECTED, Reaction.STAY)
+
+
 @pytest.mark.parametrize(
-    ("state", "column", "scenario"),
+    ("state", "column", "instead", "scenario"),
     [
-        (State.BASE, Input.PEER_HAS, redirect),
-        (State.ASKING, Input.PEER_HAS, redirect_while_asking),
-        (State.LIVE, Input.PEER_HAS, roll_back),
-        (State.REDIRECTED, Input.ANNOUNCED, roll_back),
-        (State.REDIRECTED, Input.DELETED, delete),
+        (State.BASE, Input.PEER_HAS, Reaction.STAY, redirect),
+        (State.BASE, Input.PEER_HAS, AT_ONCE, hear_the_echo_at_a),
+        (State.BASE, Input.PEER_HAS, Reaction.STAY, go_on_after_all),
+        (State.ASKING, Input.PEER_HAS, Reaction.STAY, redirect_while_asking),
+        (State.ASKING, Input.PEER_HAS, Reaction.STAY, go_on_while_asked),
+        (State.LIVE, Input.PEER_HAS, Reaction.STAY, roll_back),
+        (State.LIVE, Input.PEER_HAS, AT_ONCE, hear_the_echo_at_b),
+        (State.REDIRECTED, Input.ANNOUNCED, Reaction.STAY, roll_back),
+        (State.REDIRECTED, Input.DELETED, Reaction.GONE, delete),
     ],
 )
 def test_each_of_these_cells_is_needed(
-    monkeypatch: pytest.MonkeyPatch, state: State, column: Input, scenario: Callable[[], None]
+    monkeypatch: pytest.MonkeyPatch,
+    state: State,
+    column: Input,
+    instead: Cell,
+    scenario: Callable[[], None],
 ) -> None:
-    """Without it late packets are lost, or a guest that answers has no route."""
+    """Without it late packets are lost or go round, or a guest that answers has no route."""
     scenario()
     row = dict(table.TRANSITIONS[state])
-    row[column] = Reaction.GONE if column is Input.DELETED else Reaction.STAY
+    row[column] = instead
     changed = {**table.TRANSITIONS, state: row}
     # By its name the package has the function.
     monkeypatch.setattr(sys.modules["handover_nodeagent.fsm.step"], "TRANSITIONS", changed)
     with pytest.raises(AssertionError):
         scenario()
+
+
+def test_two_that_both_have_the_guest_tell_each_other_once() -> None:
+    """Which must not be; each believes the other once, and asks its own one from then on."""
+    nodes = hear_all(moved())
+    for _ in range(20):
+        for name in OTHER:
+            nodes.guest_at = name
+            nodes.guest_answers(name)
+            # Said again, as long as nobody acknowledges it.
+            for message in tuple(nodes.under_way):
+                nodes.hear(message)
+                nodes.hear(dataclasses.replace(message, number=message.number + 1))
+        hear_all(nodes)
+    assert [machine and machine.returns.of(UID) for machine in map(nodes.machine, OTHER)] == [1, 1]
+    # Of the cutover, and of each return.
+    assert nodes.number == 3
 
 
 def test_a_packet_that_came_by_the_tunnel_is_not_sent_back() -> None:

@@ -26,7 +26,6 @@ from handover_nodeagent.peers.inner_routes import InnerRoutes
 from handover_nodeagent.peers.messages import Way
 from handover_nodeagent.peers.sink import Done
 from handover_nodeagent.peers.sockets import Refusal
-from handover_nodeagent.reconcile import redirects
 
 pytestmark = pytest.mark.root
 KEY: Final = ObjectKey("default", "vm")
@@ -277,26 +276,6 @@ class TestSource:
         await on.at_rest()
         assert on.state() == "Base"
 
-    async def test_a_word_from_before_the_api_knew_of_the_guests_return_is_none_at_once(
-        self, on: World, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Else two nodes would send on to each other until the guest answers again."""
-        monkeypatch.setattr(redirects, "RECONSIDER", 0.05)
-        await to_redirected(on)
-        answer(on)
-        await on.until(lambda: bool((status := on.reports.statuses[KEY]) and status.last_cutover))
-        late = told(peer(), live="m1")
-        on.put(said="source", annotations=late)
-        await on.at_rest()
-        assert on.state() == "Base"
-        # The API has heard of it, and still says so.
-        status = on.reports.statuses[KEY]
-        assert status
-        assert status.last_cutover
-        known = {"lastCutover": status.last_cutover.to_object()}
-        on.put(said="source", annotations=late, status=known)
-        await on.until_state("Redirected")
-
     async def test_an_outcome_with_the_apis_word_asks_nobody(self, on: World) -> None:
         on.put(said="source", annotations=TARGET)
         await on.shows(DIRECT)
@@ -337,6 +316,100 @@ class TestSource:
         await on.shows("10.65.0.2 dev tap1 ... metric 1024")
 
 
+async def to_found(world: World) -> None:
+    """Let a source's guest have come back from its target."""
+    await to_redirected(world)
+    answer(world)
+    await world.until_state("Base")
+    await world.shows(DIRECT)
+    await world.at_rest()
+    assert said(world) == [("have", "m1")]
+
+
+class TestFoundHere:
+    """What is said of a guest that has come back may be older than that: it is asked first."""
+
+    async def test_nothing_is_prepared_and_nothing_sent(self, on: World) -> None:
+        await to_found(on)
+        side = on.loop.peers.side(KEY)
+        assert side
+        assert not side.prepared
+        # No acknowledgment either, so that the peer says it again.
+        assert heard(on) is None
+        assert on.state() == "Asking"
+        await on.shows(DIRECT)
+
+    async def test_one_that_answers_keeps_its_route_and_nobody_is_told(self, on: World) -> None:
+        await to_found(on)
+        events = list(on.reports.events)
+        for _ in range(3):
+            assert heard(on) is None
+            assert heard(on) is None
+            answer(on)
+            assert on.state() == "Base"
+            await on.shows(DIRECT)
+        await on.at_rest()
+        assert said(on) == [("have", "m1")]
+        assert events == on.reports.events
+        assert on.condition("StillAlive") is None
+
+    async def test_it_is_heard_when_it_is_asked(self, on: World, node: Node) -> None:
+        await to_found(on)
+        node.guest_runs("ip address add 10.65.0.2/32 dev eth")
+        heard(on)
+        assert on.state() == "Asking"
+        await on.until_state("Base")
+        await on.shows(DIRECT)
+
+    async def test_a_silent_one_is_sent_after(self, on: World) -> None:
+        await to_found(on)
+        heard(on)
+        await on.until_state("Redirected")
+        await on.shows(SENT_ON)
+        table = on.loop.enforcer.redirect_table
+        await on.until(lambda: table._redirected == {ip_address("10.65.0.2")})
+        # Said again, it is acknowledged.
+        assert heard(on)
+
+    async def test_it_is_sent_after_the_peer_that_spoke_last(self, on: World) -> None:
+        await to_found(on)
+        on.put(said="source", annotations=told(peer(), peer(address=C)))
+        heard(on)
+        heard(on, by=C)
+        await on.until_state("Redirected")
+        await on.shows(TO_C)
+
+    async def test_one_that_is_deleted_meanwhile_leaves_its_redirect(self, on: World) -> None:
+        await to_found(on)
+        heard(on)
+        on.delete()
+        assert on.state() == "Asking"
+        await on.until(lambda: on.state() == "gone")
+        await on.shows(PRIVATE)
+        await on.shows()
+
+    async def test_the_api_may_be_late(self, on: World) -> None:
+        await to_found(on)
+        on.put(said="source", annotations=told(peer(), live="m1"))
+        await on.until_state("Asking")
+        answer(on)
+        await on.at_rest()
+        assert on.state() == "Base"
+        # It said so once, whatever else changes.
+        on.put(said="source", annotations=told(peer(), live="m1"), shared="x")
+        await on.at_rest()
+        assert on.state() == "Base"
+
+    async def test_or_right(self, on: World) -> None:
+        await to_found(on)
+        on.put(said="source", annotations=told(peer(), live="m1"))
+        await on.until_state("Asking")
+        # Another word of its own that comes meanwhile does not make it forget.
+        on.put(said="source Succeeded", annotations=told(peer(), live="m1"))
+        await on.until_state("Redirected")
+        await on.shows(PRIVATE)
+
+
 class TestHold:
     """What BGP brings may lead to a router that itself still leads here."""
 
@@ -368,6 +441,15 @@ class TestHold:
         on.put(said="source", annotations=TARGET)
         await on.shows(DIRECT)
         on.put(said="source", annotations=told(peer(), live="m1"))
+        await on.shows(SENT_ON, f"dst {B} ... metric 513")
+        await on.shows(SENT_ON)
+
+    async def test_it_begins_when_no_guest_has_answered(self, on: World) -> None:
+        on.settings = settings(**ON, advertise="bgp")
+        await again(on)
+        await to_found(on)
+        heard(on)
+        await on.until_state("Redirected")
         await on.shows(SENT_ON, f"dst {B} ... metric 513")
         await on.shows(SENT_ON)
 
