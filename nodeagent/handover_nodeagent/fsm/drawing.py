@@ -93,6 +93,8 @@ the asking goes on, and if nobody answers the peer has the guest.
 
 {endings}
 
+Announced: to the last agent, which died before it is known to have told anybody; the next one asks.
+
 A deleted endpoint's guest that answers keeps its routes until it is found silent, its interface
 goes or an endpoint claims the address; it is asked again like a guest in doubt.
 
@@ -183,7 +185,7 @@ def _ends(goal: State | Reaction, cause: Input) -> Iterable[str]:
     if isinstance(goal, State):
         return (goal,)
     # Gone, with or without its routes: the machine ends.
-    if goal not in {Reaction.BACK, Reaction.UNCHANGED}:
+    if goal not in {Reaction.BACK, Reaction.UNCHANGED, Reaction.RETURNED}:
         return (_END,)
     # Back means to each state from which this cause leads into an asking.
     return tuple(

@@ -132,6 +132,9 @@ def resume(found: Found, now: dt.datetime) -> Step:
         kept = _in_state(last.state, found, now, awaiting=last.awaiting)
         return Step(dataclasses.replace(kept, uid=last.uid, redirect=last.redirect))
     machine = _redirected(found, now) or _by_assignment(found, now)
+    if _has_come_back(found) and machine.has_routes and not machine.asking:
+        # Told or not, it is told once more when it answers; a peer that knows acknowledges that.
+        machine = _asking(Input.ANNOUNCED, machine, found, now)
     is_uncertain = machine.level is RouteLevel.ELEVATED and found.is_gateway_unknown
     told = (AnnounceGateway(),) if is_uncertain else ()
     if machine.asking:
@@ -260,9 +263,27 @@ def _in_state(state: State, found: Found, now: dt.datetime, *, awaiting: bool = 
     if found.last and found.last.state is state:
         since = min(found.last.since, now)
     uid = found.assignment.migration_uid
-    returns = found.last.returns if found.last else NO_RETURNS
     machine = Machine(state, found.episode, since, found.assignment, uid, awaiting)
-    return dataclasses.replace(machine, returns=returns)
+    return dataclasses.replace(machine, returns=_returns(found))
+
+
+def _has_come_back(found: Found) -> bool:
+    """Tell whether the last agent led back what it had redirected, and died before it was written.
+
+    A route of its own beside the redirect went in when the guest was heard here again.
+    """
+    return found.has_routes and found.last is not None and found.last.redirect is not None
+
+
+def _returns(found: Found) -> Returns:
+    """Return how often the guest was found here, also when that was not written any more."""
+    last = found.last
+    if last is None:
+        return NO_RETURNS
+    if last.redirect is None or not _has_come_back(found):
+        return last.returns
+    uid = last.redirect.uid or last.uid
+    return Returns(uid, last.returns.of(uid) + 1)
 
 
 def _asking(cause: Input, before: Machine, found: Found, now: dt.datetime) -> Machine:

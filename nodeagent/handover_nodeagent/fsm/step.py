@@ -218,9 +218,10 @@ def _end(asking: Asking, cell: State | Reaction) -> State | Reaction:
 
 
 def _own_state(machine: Machine) -> State:
-    """Return where a Redirected goes whose guest is here: to what the API has it for."""
+    """Return where a machine goes whose guest is here: a Redirected to what the API has it for."""
     assignment, redirect = machine.assignment, machine.underlying.redirect
-    assert redirect is not None
+    if redirect is None:
+        return machine.underlying.state
     is_nothing = assignment.role is None and assignment.ended_role is None
     if assignment.is_on_source_side or (is_nothing and redirect.peer is Role.TARGET):
         return State.BASE
@@ -322,9 +323,12 @@ def _enter(state: State, machine: Machine, event: TableEvent, now: dt.datetime) 
 def _life_commands(old: Machine, new: Machine, event: Announced) -> tuple[Command, ...]:
     """Record that the network follows a guest that was heard, and tell of it."""
     was_redirected = old.underlying.redirect is not None
-    if not (was_redirected or new.level is RouteLevel.ELEVATED):
+    # The last agent had heard it, and may have told nobody.
+    is_untold = old.asking is not None and old.asking.cause is Input.ANNOUNCED
+    if not (was_redirected or is_untold or new.level is RouteLevel.ELEVATED):
         return ()
-    reason = EventReason.RETURNED if was_redirected else EventReason.CUT_OVER
+    is_return = was_redirected or (is_untold and new.returns.of(new.uid) > 0)
+    reason = EventReason.RETURNED if is_return else EventReason.CUT_OVER
     return RecordCutover(event.signal), TellPeers(has_guest=True), EmitEvent(reason)
 
 
@@ -355,7 +359,9 @@ def _returns_at_entry(machine: Machine, event: TableEvent) -> Returns:
     redirect = machine.underlying.redirect
     if not (redirect and isinstance(event, Announced)):
         return machine.returns
-    return Returns(redirect.uid, machine.returns.of(redirect.uid) + 1)
+    # An agent that was started anew may not know whose redirect it found.
+    uid = redirect.uid or machine.uid
+    return Returns(uid, machine.returns.of(uid) + 1)
 
 
 def _doubt_at_entry(

@@ -18,7 +18,7 @@ class Reaction(enum.StrEnum):
     """What a pair of state and input does when it enters no state.
 
     ``ANSWERED`` and ``SILENT`` lead on to ``ENDINGS``, by the cause of the asking; ``RETURNED`` to
-    Base, Live or TimeWait, by what the API says of the endpoint.
+    Base, Live or TimeWait: to the state before, of a redirect by what the API says of the endpoint.
     """
 
     STAY = "stays"
@@ -223,7 +223,7 @@ ENDINGS: Final[Mapping[Input, Ending]] = {
     Input.SOURCE: Ending(State.BASE, State.WITHDRAWN),
     Input.DELETED: Ending(Reaction.ORPHAN, Reaction.GONE),
     # By the last agent, which died with its routes in: they stay, and an answer is told to all.
-    Input.ANNOUNCED: Ending(State.LIVE, State.LIVE),
+    Input.ANNOUNCED: Ending(Reaction.RETURNED, Reaction.UNCHANGED),
     # It was late: nothing has happened, and nobody is told. Two that both have the guest would tell
     # each other for ever.
     Input.PEER_HAS: Ending(Reaction.UNCHANGED, State.REDIRECTED),

@@ -17,6 +17,8 @@ from handover_nodeagent.fsm.commands import (
     AnnounceGateway,
     AskGuest,
     Command,
+    EmitEvent,
+    EventReason,
     RecordCutover,
     StartProbes,
     TellPeers,
@@ -408,8 +410,6 @@ REDIRECTS: list[tuple[str, Found, State, Input | None]] = [
     ("target, not remembered", redirected(IS_TARGET, None), TARGET, None),
     ("target, was Live in it", was_live(IS_TARGET), ASKING, Input.TARGET),
     ("target, was Live in another", was_live(OTHER_TARGET), TARGET, None),
-    # The route of its own went in when the guest was heard; the memory was not written any more.
-    ("source, with its own route", redirected(IS_SOURCE, TO_TARGET, routes=NORMAL), BASE, None),
     # After a boot: nobody has the guest by the kernel's word, so that it is asked.
     ("source, without any route", redirected(IS_SOURCE, TO_TARGET, NONE), ASKING, Input.SOURCE),
     ("that left, without any", redirected(SUCCEEDED_SOURCE, TO_TARGET, NONE), WITHDRAWN, None),
@@ -427,6 +427,50 @@ def test_every_redirect(what: Found, expected: State, cause: Input | None) -> No
     if expected is REDIRECTED:
         assert what.last
         assert (start.redirect, start.since) == (what.last.redirect, BEFORE)
+
+
+@pytest.mark.parametrize(
+    ("what", "expected"),
+    [
+        (redirected(IS_SOURCE, TO_TARGET, routes=NORMAL), BASE),
+        (redirected(IS_SOURCE, TO_TARGET, NONE, routes=NORMAL), BASE),
+        (redirected(ABORTED_SOURCE, TO_TARGET, routes=NORMAL), BASE),
+        (redirected(IS_TARGET, TO_SOURCE, ELEVATED, routes=ELEVATED), LIVE),
+        (redirected(SUCCEEDED_TARGET, TO_SOURCE, routes=ELEVATED), TIME_WAIT),
+    ],
+)
+def test_a_return_that_was_not_written_any_more_counts_and_is_told(
+    what: Found, expected: State
+) -> None:
+    """The route of its own went in when the guest was heard; maybe its peer heard of it, too."""
+    asked = resumed(what)
+    assert asked.asking
+    assert asked.asking.cause is Input.ANNOUNCED
+    assert asked.level is what.routes
+    assert asked.returns == asked.asking.before.returns == Returns("uid-1", 2)
+    answer = Announced(EPISODE, Signal.PROBE, answers_probe=True)
+    step_ = step(asked, answer, NOW, Settings())
+    assert step_.machine
+    assert (step_.machine.state, step_.machine.returns) == (expected, asked.returns)
+    told = (TellPeers(has_guest=True), EmitEvent(EventReason.RETURNED))
+    assert step_.commands == (RecordCutover(Signal.PROBE), *told)
+    # One that is silent keeps what it has: the API's next word decides.
+    silent = step(asked, FellSilent(EPISODE), NOW, Settings())
+    assert silent.machine == dataclasses.replace(asked.asking.before, episode=EPISODE + 1)
+    # But for a peer that says that it has it.
+    heeding = step(asked, PeerHas("uid-1", Role.TARGET), NOW, Settings()).machine
+    gone = step(heeding, FellSilent(EPISODE), NOW, Settings()).machine
+    assert gone
+    assert gone.state is REDIRECTED
+
+
+def test_a_guest_that_comes_back_from_a_redirect_of_an_unknown_migration_is_counted() -> None:
+    """The redirect was not written any more: it is that of the migration that is known."""
+    asked = resumed(redirected(IS_SOURCE, None))
+    answer = Announced(EPISODE, Signal.PROBE, answers_probe=True)
+    back = step(asked, answer, NOW, Settings()).machine
+    assert back
+    assert (back.state, back.returns) == (BASE, Returns("uid-1", 2))
 
 
 def test_a_redirect_that_nobody_remembers_stays_while_the_guest_is_asked() -> None:

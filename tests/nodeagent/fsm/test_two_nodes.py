@@ -43,7 +43,7 @@ from handover_nodeagent.fsm.events import (
     PeerReleased,
 )
 from handover_nodeagent.fsm.machine import Machine, RouteLevel
-from handover_nodeagent.fsm.restart import Found
+from handover_nodeagent.fsm.restart import Found, Remembered
 from handover_nodeagent.fsm.table import Cell, Criterion, Fork, Reaction
 from handover_nodeagent.network import desired
 from handover_nodeagent.network.desired import Affected, LocalEndpoint
@@ -83,6 +83,8 @@ class PeerAgent(Agent):
     said: list[TellPeers] = field(default_factory=list)
     cutovers: list[str] = field(default_factory=list)
     """The uid of each cutover that was recorded, in their order."""
+    older: dict[tuple[ObjectKey, dt.datetime], Remembered] = field(default_factory=dict)
+    """The memory without what was written last."""
 
     def meet(self, endpoint: Endpoint, now: dt.datetime) -> Affected:
         self.episodes += 1000
@@ -127,6 +129,10 @@ class PeerAgent(Agent):
         if any(isinstance(one, RecordCutover) for one in taken.commands):
             self.cutovers.append((taken.machine and taken.machine.uid) or "")
         return taken
+
+    def remember(self, key: ObjectKey) -> None:
+        self.older = dict(self.memory)
+        super().remember(key)
 
     def local(self, key: ObjectKey) -> LocalEndpoint:
         return dataclasses.replace(super().local(key), redirection=to_peer(self.name))
@@ -396,6 +402,25 @@ class Nodes(RuleBasedStateMachine):
     @rule(name=NAMES)
     def agent_is_killed(self, name: str) -> None:
         self.restart(name)
+
+    @rule(name=NAMES)
+    def agent_is_killed_when_it_has_told(self, name: str) -> None:
+        """Of a return; that is written a moment later."""
+        agent, was_redirected = self.agents[name], self.is_redirected(name)
+        self.guest_is_rolled_back(name)
+        if was_redirected and agent is self.agents[name]:
+            agent.memory = agent.older
+            self.restart(name)
+
+    @rule(name=NAMES)
+    def agent_is_killed_when_it_has_followed(self, name: str) -> None:
+        """The redirect is in, and nobody remembers whose."""
+        agent, was_redirected = self.agents[name], self.is_redirected(name)
+        for message in [one for one in self.under_way if one.to == name and one.has_guest]:
+            self.hear(message)
+        if self.is_redirected(name) and not was_redirected and agent is self.agents[name]:
+            agent.memory = agent.older
+            self.restart(name)
 
     @rule(name=NAMES, operations=st.integers(0, 3))
     def agent_is_about_to_be_killed(self, name: str, operations: int) -> None:
