@@ -185,6 +185,12 @@ class DesiredNetwork:
         """Tell whether *route* is what is left of a redirect."""
         return self._remaining.get(route.address) == route
 
+    def is_held(self, route: Route) -> bool:
+        """Tell whether *route* is one that goes before a redirect's own (``held_metric``)."""
+        held = held_metric(RouteLevel.NORMAL, route.address, self._settings)
+        is_private = route.protocol == self._settings.private_route_protocol
+        return route.way is not None and is_private and route.metric == held
+
     def drop_link(self, oif: int) -> Affected:
         """Forget the orphans of an interface that is gone."""
         # The kernel has dropped them together with their interface.

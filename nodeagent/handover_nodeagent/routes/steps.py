@@ -61,10 +61,12 @@ def may_go(
     """Tell whether a route that nobody wants may go, so that no guest is cut off.
 
     Before the first sync somebody may come who wants it: until then only what is on *removable*
-    devices goes. And where an endpoint is no longer ours to serve, or its interface is unknown,
-    somebody else must have a route to it, in the latter case on the same device.
+    devices goes, and what was meant for a moment that is over. And where an endpoint is no longer
+    ours to serve, or its interface is unknown, somebody else must have a route to it, in the latter
+    case on the same device.
     """
-    if removable is not None and route.oif not in removable:
+    is_known = removable is None or route.oif in removable
+    if not (is_known or desired.is_held(route)):
         return False
     if desired.is_unplaced(route.address):
         return foreign.has(route.address, oif=route.oif)

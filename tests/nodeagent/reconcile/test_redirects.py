@@ -468,6 +468,20 @@ class TestHold:
         await again(on, said="source", annotations=TARGET)
         await on.shows(SENT_ON)
 
+    async def test_neither_while_the_api_is_away(self, on: World) -> None:
+        """It would go before the route of a guest that comes back."""
+        on.settings = settings(**ON, advertise="bgp")
+        await self.sends_on(on)
+        await on.until_state("Redirected")
+        await on.at_rest()
+        await on.kill()
+        assert len(on.routes()) == 2
+        await on.start(synced=False)
+        on.loop.peers.path = SaidPath()
+        await on.shows(SENT_ON)
+        answer(on)
+        await on.shows(DIRECT)
+
     async def test_where_agents_distribute_nothing_is_held(self, on: World) -> None:
         on.settings = settings(**ON, advertise="agents")
         await self.sends_on(on)

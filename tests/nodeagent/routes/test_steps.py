@@ -6,14 +6,14 @@ from ipaddress import ip_address
 
 import pytest
 
-from handover_api.configuration import Settings
+from handover_api.configuration import Advertise, Settings
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State
 from handover_nodeagent.fsm.machine import RouteLevel
 from handover_nodeagent.kernel.foreign_route import Foreign
 from handover_nodeagent.kernel.netlink import rtmsg
 from handover_nodeagent.network.desired import DesiredNetwork, LocalEndpoint
-from handover_nodeagent.network.model import Link, Route
+from handover_nodeagent.network.model import Encapsulated, Link, Route
 from handover_nodeagent.network.plan import Plan
 from handover_nodeagent.routes import steps
 from handover_nodeagent.routes.collisions import Collisions
@@ -98,6 +98,22 @@ def foreign(*devices: int) -> ObservedForeign:
     theirs = [Route(V4, oif, 0, 254, 3) for oif in devices]
     known.load([Foreign(one, rtmsg.encode_beside(one)) for one in theirs], [], bool)
     return known
+
+
+def test_what_held_bgp_back_goes_also_by_a_device_that_no_endpoint_has() -> None:
+    """It wins over all routes of this node's own, and whoever put it in does not live any more."""
+    held = Route(V4, 99, 513, 254, 89, way=Encapsulated(ip_address("192.0.2.2")))
+    known, others = frozenset({5}), foreign()
+    for advertise, expected in ((Advertise.BGP, True), (Advertise.AGENTS, False)):
+        desired = DesiredNetwork(Settings(advertise=advertise))
+        desired.put(LOCAL)
+        assert steps.may_go(held, known, desired, others) is expected
+        for other in (
+            dataclasses.replace(held, metric=1024),
+            dataclasses.replace(held, protocol=88),
+            dataclasses.replace(held, way=None),
+        ):
+            assert not steps.may_go(other, known, desired, others)
 
 
 @pytest.mark.parametrize(
