@@ -149,6 +149,8 @@ class PeerAgent(Agent):
         for endpoint in self.known.values():
             affected |= heir.meet(endpoint, now)
         heir.reconcile(affected)
+        for key in heir.machines:
+            heir.remember(key)
         return heir
 
 
