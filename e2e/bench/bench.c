@@ -98,6 +98,11 @@ static void set_routes(int kernel, struct iovec *requests, int count) {
         if (recv(kernel, ack, sizeof ack, 0) < 0) die("netlink");
 }
 
+static void set_route(int kernel, struct guest *guest) {
+    struct iovec request = {&guest->request, guest->request.header.nlmsg_len};
+    set_routes(kernel, &request, 1);
+}
+
 static void say_ready(void) {
     puts("ready");
     fflush(stdout);
@@ -175,11 +180,12 @@ static void run_redirect(const char *port, const char *name, const char *address
     prepare(&ways[1], "lo", address);
     if (bind(sock, (struct sockaddr *)&here, sizeof here)) die("bind");
     hurry();
+    /* Whatever an earlier one of these has left, the first one's way is news. */
+    set_route(kernel, &ways[1]);
     say_ready();
     for (int turn = 0;; turn ^= 1) {
-        struct iovec request = {&ways[turn].request, ways[turn].request.header.nlmsg_len};
         if (recv(sock, datagram, sizeof datagram, 0) < 0) die("recv");
-        set_routes(kernel, &request, 1);
+        set_route(kernel, &ways[turn]);
     }
 }
 

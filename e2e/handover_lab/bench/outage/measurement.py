@@ -25,6 +25,7 @@ from handover_lab.four_nodes.lab import FourNodeLab
 from handover_lab.guest.qemu import GuestError
 from handover_lab.guest.vm import Family, FlowSpec, Move
 from handover_lab.network.traffic import Recording, TrafficError
+from handover_lab.testing.agent_processes import AgentProcess
 
 FLOWS: Final = (
     FlowSpec("outside v4", "ping", 4, 1),
@@ -46,6 +47,9 @@ ATTEMPTS: Final = 3
 """Of a row's migrations as many may fail, in QEMU or because nobody finds the VM any more; then the
 row ends as it is, and the next one may do better."""
 
+REAL_TIME_US: Final = 200_000
+"""Of each second, for what is urgent on a node."""
+
 FAILURES: Final = (GuestError, ObserverError, TrafficError)
 
 
@@ -53,6 +57,13 @@ class BenchLab(FourNodeLab):
     """The lab with agents that are as urgent as those of the chart."""
 
     agent_variables: ClassVar[Mapping[str, str]] = {"HANDOVER_PROCESSOR_PRIORITY": "high"}
+
+    @contextlib.asynccontextmanager
+    async def agent(self, node: str) -> AsyncIterator[AgentProcess]:
+        """Keep an agent running on *node*, which may be as urgent as it asks for."""
+        self.cluster.nodes[node].group.allow_real_time(REAL_TIME_US)
+        async with super().agent(node) as process:
+            yield process
 
 
 @dataclass
