@@ -157,6 +157,7 @@ class Distribution:
         """Take the end of an endpoint."""
         self._touch(self.resolver.drop(key, self._now()))
         self._prepared.pop(key, None)
+        self._expect()
         self._let_speak(key, None)
         self._wanted.set()
 
@@ -207,6 +208,10 @@ class Distribution:
                 self._prepared[key] = self.routes.prepare(route for route in routes if route)
             else:
                 self._prepared.pop(key, None)
+        self._expect()
+
+    def _expect(self) -> None:
+        self.place.expect(is_expected=bool(self._prepared))
 
     def _remember(self) -> None:
         fired = sorted(self.resolver.fired.items(), key=lambda item: item[1].order)
@@ -309,6 +314,7 @@ class Distribution:
             self._retry.cancel()
             if self._turn:
                 self._turn.cancel()
+            self.place.expect(is_expected=False)
             self._fall_silent()
 
     async def remove(self) -> None:

@@ -14,6 +14,17 @@ Heard = tuple[ObjectKey, str]
 """A HAVE: of which endpoint, for which migration."""
 
 
+class Expect(Protocol):
+    """Is told whether any moment may be the one that counts."""
+
+    def __call__(self, *, is_expected: bool) -> None:
+        """Know it; again, it changes nothing."""
+
+
+def _ignore(*, is_expected: bool) -> None:
+    """Expect nothing."""
+
+
 @dataclass(frozen=True, slots=True)
 class Place:
     """Which node it is, and what it must leave alone.
@@ -21,7 +32,8 @@ class Place:
     ``recall`` and ``remember``: the HAVE messages that the API has not caught up with, which a
     restart must not forget. ``changed`` is called when our own endpoints may be told otherwise,
     ``let`` with the addresses of the nodes that may send into the second tunnel, ``forward`` with
-    the addresses of guests elsewhere for which others send to this node, and by which devices.
+    the addresses of guests elsewhere for which others send to this node, and by which devices;
+    ``expect`` with whether a guest may be on its way between other nodes.
     """
 
     node: str
@@ -33,6 +45,7 @@ class Place:
     changed: Callable[[], None] = lambda: None
     let: Callable[[frozenset[IPAddress]], None] = lambda _: None
     forward: Callable[[frozenset[IPAddress], frozenset[str]], None] = lambda *_: None
+    expect: Expect = _ignore
 
 
 class Speakers(Protocol):

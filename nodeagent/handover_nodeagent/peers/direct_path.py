@@ -269,9 +269,11 @@ class DirectPath:
             _ACCEPTED[Kind.BYSTANDER_ACK].inc()
             self._acknowledge(message.nonce, None, datagram, message.times)
             return
-        _ACCEPTED[message.header.kind].inc()
         nonce = message.header.nonce
         match message.body:
+            # First: until it is done, what arrives for a guest goes where it is no more.
+            case messages.Statement():
+                self._hear(accepted, message.header.kind, nonce, datagram)
             case messages.Hello(way=way):
                 if not accepted.is_repeat:
                     self._answer_hello(accepted.relations, nonce, way, datagram)
@@ -279,8 +281,7 @@ class DirectPath:
                 self._prove(nonce, answer, datagram.received_ns)
             case messages.Times() as times:
                 self._acknowledge(nonce, accepted.relations[0], datagram, times)
-            case messages.Statement():
-                self._hear(accepted, message.header.kind, nonce, datagram)
+        _ACCEPTED[message.header.kind].inc()
 
     def _hear(self, accepted: Accepted, kind: Kind, nonce: bytes, datagram: Datagram) -> None:
         """Let the sink act on a statement, unless it has; then acknowledge it."""
@@ -292,8 +293,8 @@ class DirectPath:
             to = Destination(datagram.source, one.port)
             known = self._answers.known(one, nonce) if accepted.is_repeat else None
             if known is None:
-                self._answers.hear(one, nonce, datagram.received_ns, to)
                 done = self._tell(one, kind, datagram.received_ns)
+                self._answers.hear(one, nonce, datagram.received_ns, to)
                 known = self._answers.compose(one, nonce, done) if done else None
             if known is not None:
                 self._send(known, to)

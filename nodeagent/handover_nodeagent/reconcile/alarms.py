@@ -16,6 +16,7 @@ from handover_nodeagent.fsm.events import Event, FellSilent
 from handover_nodeagent.fsm.machine import Machine
 from handover_nodeagent.fsm.timers import Timer
 from handover_nodeagent.reconcile.endpoint import Endpoint
+from handover_nodeagent.reconcile.urgency import Urgency
 from handover_nodeagent.sniff.endpoint_listener import EndpointListener
 
 
@@ -39,14 +40,10 @@ class Running(NamedTuple):
 class Alarms:
     """At most two timers of the event loop per endpoint."""
 
-    def __init__(
-        self, loop: Loop, clock: Callable[[], dt.datetime], expects: Callable[[bool], None]
-    ) -> None:
-        """Call *expects* when the first guest may come or go (True), and when none may any more."""
+    def __init__(self, loop: Loop, clock: Callable[[], dt.datetime], urgency: Urgency) -> None:
         self._loop = loop
         self._clock = clock
-        self._expects = expects
-        self._expected: set[ObjectKey] = set()
+        self._urgency = urgency
         self._running: dict[ObjectKey, Running] = {}
         self._overdue: dict[ObjectKey, asyncio.TimerHandle] = {}
 
@@ -56,13 +53,14 @@ class Alarms:
 
     def follow(self, endpoint: Endpoint, settings: Settings) -> None:
         """Have the timers that the machine wants now; again, it changes nothing."""
-        self._expect(endpoint.key, is_expected=_is_urgent(endpoint.machine, settings))
+        is_expected = _is_urgent(endpoint.machine, settings)
+        self._urgency.expect(endpoint.key, is_expected=is_expected)
         self._set(endpoint, timers.timer(endpoint.machine, settings))
         self._set_overdue(endpoint, settings)
 
     def forget(self, endpoint: Endpoint) -> None:
         """Expect the guest no more."""
-        self._expect(endpoint.key, is_expected=False)
+        self._urgency.expect(endpoint.key, is_expected=False)
 
     def cancel(self, key: ObjectKey) -> None:
         """Let no timer of an endpoint fire."""
@@ -81,12 +79,6 @@ class Alarms:
         length = dt.timedelta(seconds=left)
         self._set(endpoint, Timer(self._clock() + length, length, event))
         return True
-
-    def _expect(self, key: ObjectKey, *, is_expected: bool) -> None:
-        was_any = bool(self._expected)
-        (self._expected.add if is_expected else self._expected.discard)(key)
-        if bool(self._expected) is not was_any:
-            self._expects(not was_any)
 
     def _set(self, endpoint: Endpoint, timer: Timer | None) -> None:
         running = self._running.get(endpoint.key)

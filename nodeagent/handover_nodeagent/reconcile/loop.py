@@ -49,6 +49,7 @@ from handover_nodeagent.reconcile.peers import Peers
 from handover_nodeagent.reconcile.publish import Publisher
 from handover_nodeagent.reconcile.redirects import Redirects
 from handover_nodeagent.reconcile.remaining import RemainingRedirects
+from handover_nodeagent.reconcile.urgency import Urgency
 from handover_nodeagent.sniff.own_frames import LastFrame, Unknown
 from handover_nodeagent.status.conditions import Facts, Reported
 from handover_nodeagent.status.report import Reporter
@@ -127,7 +128,8 @@ class Reconciler:
         self.figures = Figures(self.endpoints, self._measured)
         self.cutovers = Cutovers(self.endpoints, self.enforcer, self, self.peers.tell_at_once)
         self.listening = Listening(self.cutovers)
-        self.alarms = Alarms(self, now, expects)
+        self.urgency = Urgency(expects)
+        self.alarms = Alarms(self, now, self.urgency)
         self._memory = memory
         place = Place(
             start.node,
@@ -139,6 +141,7 @@ class Reconciler:
             changed=lambda: self.report(tuple(self.endpoints)),
             let=self.enforcer.redirect_table.want_nodes,
             forward=self.enforcer.redirect_table.want_forwarded,
+            expect=partial(self.urgency.expect, "distribution"),
         )
         self.advertising = Advertising(place)
         self.publisher = Publisher(

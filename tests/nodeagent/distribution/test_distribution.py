@@ -484,6 +484,35 @@ async def test_what_was_heard_before_a_restart_counts(nodes: ThreeNodes) -> None
             assert via(nodes, 2, 513)()
 
 
+@pytest.mark.parametrize("how", ["its HAVE", "its end", "ours"])
+async def test_it_is_told_that_a_guest_may_be_on_its_way_to_another_node(
+    nodes: ThreeNodes,  # noqa: ARG001  its namespace
+    how: str,
+) -> None:
+    """Until its HAVE is heard the loop runs before others, as on the two nodes themselves."""
+    told: list[bool] = []
+
+    def expect(*, is_expected: bool) -> None:
+        if told[-1:] != [is_expected]:
+            told.append(is_expected)
+
+    with Channel() as channel:
+        it = Distribution(Place("c", SETTINGS, expect=expect), channel)
+        fill(it, endpoint("a", "a"))
+        async with kept(it):
+            await until(lambda: told == [False])
+            it.put(TARGET)
+            await until(lambda: told == [False, True])
+            match how:
+                case "its HAVE":
+                    it.bystander_has(TARGET.key, "m")
+                    await until(lambda: told == [False, True, False])
+                case "its end":
+                    it.drop(TARGET.key)
+                    assert told == [False, True, False]
+    assert told == [False, True, False]
+
+
 async def test_a_repeated_have_is_answered_once_the_routes_follow(nodes: ThreeNodes) -> None:
     async with running() as it:
         it.put(SOURCE)

@@ -240,7 +240,7 @@ async def test_a_jump_of_the_clock_does_not_keep_a_guest_from_being_believed(
 async def test_that_a_guest_may_have_left_is_told_while_a_source_is_armed(world: World) -> None:
     """What still arrives for it is lost until its agent has run."""
     told: list[bool] = []
-    world.loop.alarms._expects = told.append
+    world.loop.urgency._tell = told.append
     world.configure(sourceRedirect="auto")
     world.put(said="source", armed="false")
     assert told == []
@@ -257,7 +257,7 @@ async def test_that_a_guest_may_have_left_is_told_while_a_source_is_armed(world:
 async def test_that_a_guest_is_expected_is_told_while_any_is(world: World) -> None:
     """Who takes processors from others for it must not go on for an endpoint that is gone."""
     told: list[bool] = []
-    world.loop.alarms._expects = told.append
+    world.loop.urgency._tell = told.append
     world.put("one", said="target")
     world.put("two", said="target", ips=["10.65.0.3"])
     assert told == [True]
