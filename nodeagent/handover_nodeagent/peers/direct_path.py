@@ -26,7 +26,8 @@ from handover_nodeagent.peers.hellos import Contact, Hellos
 from handover_nodeagent.peers.inner_routes import InnerRoutes
 from handover_nodeagent.peers.keys import Key, Signer
 from handover_nodeagent.peers.messages import BystanderAck, HelloAnswer, Kind, Way
-from handover_nodeagent.peers.reader import Reader
+from handover_nodeagent.peers.promises import Promises
+from handover_nodeagent.peers.reader import Acted, Reader
 from handover_nodeagent.peers.relations import Relation, Relations
 from handover_nodeagent.peers.sink import Acknowledgment, Done, Proof, Sink
 from handover_nodeagent.peers.sockets import Datagram, Place, Refusal
@@ -59,10 +60,11 @@ class DirectPath:
         self._relations = Relations()
         self._trust = Trust(self._relations, keys.verify)
         self._statements = Statements(signer.sign, keys.make_nonce, self._trust)
-        said = self._statements.said
-        self._hellos = Hellos(signer.sign, keys.make_nonce, said, self._trust)
+        self._hellos = Hellos(signer.sign, keys.make_nonce, self._statements.news, self._trust)
+        self._promises = Promises()
         self._answers = Answers(signer.sign)
-        self._reader = Reader(self._relations, self._trust, self._accept, self._opened)
+        judged = (self._relations, self._trust)
+        self._reader = Reader(*judged, self._act, self._accept, self._opened)
         self._nodes: dict[str, tuple[IPAddress, ...]] = {}
         self._bystanders: dict[str, Recipient] = {}
         self._addresses: tuple[IPAddress, ...] = ()
@@ -131,6 +133,7 @@ class DirectPath:
         self._lead()
         self._hellos.know(set(old) - set(new), [one for one in new if one not in old], now)
         self._answers.forget(set(old) - set(new))
+        self._promises.forget(set(old) - set(new))
         self._work()
 
     def forget(self, key: ObjectKey) -> None:
@@ -162,8 +165,10 @@ class DirectPath:
         }
 
     def prepare(self, key: ObjectKey, uid: str) -> None:
-        """Have a HAVE of the endpoint *key* ready, as long as there is time for it."""
-        self._statements.prepare(key, uid)
+        """Have a HAVE of the endpoint *key* ready, and promise it, as long as there is time."""
+        if self._statements.prepare(key, uid):
+            self._hellos.ask_again(self._relations.peers(key), self._now())
+            self._wind()
 
     def have(self, key: ObjectKey, uid: str) -> int:
         """Say that we have the guest, until all know it; return how many are asked.
@@ -263,7 +268,15 @@ class DirectPath:
                 return (Destination(address, one.port),)
         return tuple(Destination(address, one.port) for address in one.addresses)
 
-    def _accept(self, accepted: Accepted, datagram: Datagram) -> None:
+    def _act(self, datagram: Datagram) -> Acted:
+        """Act upon what was promised; then it is judged and acknowledged like all else."""
+        return {
+            one: self._sink.peer_has(one, datagram.received_ns)
+            for one in self._promises.redeem(datagram.octets)
+            if datagram.source in one.addresses
+        }
+
+    def _accept(self, accepted: Accepted, datagram: Datagram, acted: Acted) -> None:
         message = accepted.message
         if isinstance(message, BystanderAck):
             _ACCEPTED[Kind.BYSTANDER_ACK].inc()
@@ -273,18 +286,23 @@ class DirectPath:
         match message.body:
             # First: until it is done, what arrives for a guest goes where it is no more.
             case messages.Statement():
-                self._hear(accepted, message.header.kind, nonce, datagram)
-            case messages.Hello(way=way):
+                self._hear(accepted, message.header, datagram, acted)
+            case messages.Hello(way=way, promise=promise):
                 if not accepted.is_repeat:
+                    self._promises.learn(accepted.relations, message.header, promise)
                     self._answer_hello(accepted.relations, nonce, way, datagram)
             case HelloAnswer() as answer:
+                self._promises.learn(accepted.relations, message.header, answer.promise)
                 self._prove(nonce, answer, datagram.received_ns)
             case messages.Times() as times:
                 self._acknowledge(nonce, accepted.relations[0], datagram, times)
         _ACCEPTED[message.header.kind].inc()
 
-    def _hear(self, accepted: Accepted, kind: Kind, nonce: bytes, datagram: Datagram) -> None:
+    def _hear(
+        self, accepted: Accepted, header: messages.Header, datagram: Datagram, acted: Acted
+    ) -> None:
         """Let the sink act on a statement, unless it has; then acknowledge it."""
+        kind, nonce = header.kind, header.nonce
         ours = [one for one in accepted.relations if not one.is_bystanders]
         # A bystander hears HAVE alone: what follows from RELEASED is between the peers.
         relations = ours or [one for one in accepted.relations if kind is Kind.HAVE]
@@ -293,7 +311,8 @@ class DirectPath:
             to = Destination(datagram.source, one.port)
             known = self._answers.known(one, nonce) if accepted.is_repeat else None
             if known is None:
-                done = self._tell(one, kind, datagram.received_ns)
+                is_done = one in acted
+                done = acted[one] if is_done else self._tell(one, kind, datagram.received_ns)
                 self._answers.hear(one, nonce, datagram.received_ns, to)
                 known = self._answers.compose(one, nonce, done) if done else None
             if known is not None:
@@ -330,8 +349,8 @@ class DirectPath:
         for one in relations:
             if one.is_bystanders:
                 continue
-            said = self._statements.said(one.key, one.own_uid)
-            body = HelloAnswer(way, said, datagram.received_ns, time.time_ns())
+            said, promise = self._statements.news(one.key, one.own_uid)
+            body = HelloAnswer(way, said, datagram.received_ns, time.time_ns(), promise)
             _, octets = self._signer.sign(Kind.HELLO_ANSWER, body, one.subject, nonce)
             # The tunnel does not say from where; the answer goes by the plain path.
             to = Destination(datagram.source, one.port) if datagram.source else None

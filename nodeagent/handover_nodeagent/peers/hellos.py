@@ -63,12 +63,13 @@ class Hellos:
         self,
         sign: Sign,
         make_nonce: Callable[[], bytes],
-        said: Callable[[ObjectKey, str], int],
+        news: Callable[[ObjectKey, str], tuple[int, bytes]],
         trust: Trust,
     ) -> None:
+        """*news* returns what a HELLO says beside its way: ``said`` and ``promise``."""
         self._sign = sign
         self._make_nonce = make_nonce
-        self._said = said
+        self._news = news
         self._trust = trust
         self._contacts: dict[Relation, Contact] = {}
         self._asked: dict[bytes, _Asked] = {}
@@ -103,6 +104,11 @@ class Hellos:
         for contact in self._contacts.values():
             contact.next = contact.began = now
             contact.number = 0
+
+    def ask_again(self, relations: Iterable[Relation], now: float) -> None:
+        """Ask these once more at once: there is something to tell them."""
+        for contact in filter(None, map(self._contacts.get, relations)):
+            contact.next = now
 
     def contact(self, relation: Relation) -> Contact | None:
         """Return what is known of the way to a peer."""
@@ -180,7 +186,7 @@ class Hellos:
 
     def _ask(self, relation: Relation, address: IPAddress, way: Way, now: float) -> Outgoing:
         nonce = self._make_nonce()
-        hello = Hello(way, self._said(relation.key, relation.own_uid))
+        hello = Hello(way, *self._news(relation.key, relation.own_uid))
         _, datagram = self._sign(Kind.HELLO, hello, relation.own_subject, nonce)
         self._asked[nonce] = _Asked(relation, address, way, now + repeats.GIVE_UP)
         self._trust.expect(nonce, Question(Kind.HELLO, relation.own_subject, (relation,)))

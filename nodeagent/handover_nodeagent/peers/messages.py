@@ -14,8 +14,8 @@ from byte  size
 18         8     sequence: grows with each message that the sender signs
 26         16    subject: which endpoint and migration it speaks of (``subject``)
 42         16    nonce: of a statement or HELLO its own, of an answer what it answers
-58               HELLO: way (1), said (8)
-58               HELLO-ANSWER: way (1), said (8), received (8), sent (8)
+58               HELLO: way (1), said (8), promise (32)
+58               HELLO-ANSWER: way (1), said (8), received (8), sent (8), promise (32)
 58               HAVE, RELEASED: nothing
 58               ACK: received (8), done (8), last frame (8), its error (8)
 end - 64   64    Ed25519 of all before it
@@ -43,10 +43,12 @@ KEY_ID: Final = 8
 NONCE: Final = 16
 NEVER: Final = 0
 """The sequence that nothing has, and the time at which nothing was."""
+NO_PROMISE: Final = bytes(32)
+"""The digest that nothing has."""
 
 _HEADER: Final = struct.Struct("!BB8sQQ16s16s")
-_HELLO: Final = struct.Struct("!BQ")
-_HELLO_ANSWER: Final = struct.Struct("!BQQQ")
+_HELLO: Final = struct.Struct("!BQ32s")
+_HELLO_ANSWER: Final = struct.Struct("!BQQQ32s")
 _ACK: Final = struct.Struct("!QQQQ")
 _BYSTANDER_ACK: Final = struct.Struct("!BB16sQQ")
 
@@ -97,10 +99,12 @@ class Hello(NamedTuple):
     """Asks a peer whether it hears us.
 
     ``said``: the sequence of the sender's last statement on the subject; older ones are void.
+    ``promise``: the ``digest`` of the HAVE that it has ready, to be known by that when it comes.
     """
 
     way: Way
     said: int
+    promise: bytes = NO_PROMISE
 
 
 class HelloAnswer(NamedTuple):
@@ -110,6 +114,7 @@ class HelloAnswer(NamedTuple):
     said: int
     received_ns: int
     sent_ns: int
+    promise: bytes = NO_PROMISE
 
 
 class Times(NamedTuple):
@@ -170,6 +175,11 @@ def subject(endpoint: ObjectKey, uid: str) -> bytes:
     return hashlib.sha256(f"{endpoint}\0{uid}".encode()).digest()[:16]
 
 
+def digest(datagram: bytes) -> bytes:
+    """Return by what a datagram is known before it comes: its SHA-256."""
+    return hashlib.sha256(datagram).digest()
+
+
 def compose(header: Header, body: Body) -> bytes:
     """Return the text of a message, to be signed; the signature follows it."""
     return _HEADER.pack(VERSION, *header) + _compose_body(body)
@@ -228,7 +238,7 @@ def _read_body(kind: Kind, octets: bytes) -> Body | Malformed:
     if octets[0] not in _WAYS:
         return Malformed.WAY
     if kind is Kind.HELLO:
-        way, said = _HELLO.unpack(octets)
-        return Hello(Way(way), said)
-    way, said, received, sent = _HELLO_ANSWER.unpack(octets)
-    return HelloAnswer(Way(way), said, received, sent)
+        way, *rest = _HELLO.unpack(octets)
+        return Hello(Way(way), *rest)
+    way, *rest = _HELLO_ANSWER.unpack(octets)
+    return HelloAnswer(Way(way), *rest)

@@ -12,7 +12,8 @@ from typing import Final
 from handover_nodeagent import faults, metrics
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.peers import messages, mutes
-from handover_nodeagent.peers.relations import Relations
+from handover_nodeagent.peers.relations import Relation, Relations
+from handover_nodeagent.peers.sink import Done
 from handover_nodeagent.peers.sockets import Datagram, Place, Refusal, Socket
 from handover_nodeagent.peers.trust import Accepted, Refused, Source, Trust
 from handover_nodeagent.retry.timers import Retry
@@ -24,16 +25,28 @@ that announces itself has its turn."""
 _SENT: Final = metrics.SENT_MESSAGES.labels("sent")
 _FAILED: Final = metrics.SENT_MESSAGES.labels("failed")
 
-Accept = Callable[[Accepted, Datagram], None]
+Acted = Mapping[Relation, Done | None]
+"""Upon what was acted before it was judged, and what came of it."""
+Act = Callable[[Datagram], Acted]
+Accept = Callable[[Accepted, Datagram, Acted], None]
 
 
 class Reader:
     """The sockets of this agent; ``refusals`` says which of them cannot be had, and why."""
 
     def __init__(
-        self, relations: Relations, trust: Trust, accept: Accept, opened: Callable[[], None]
+        self,
+        relations: Relations,
+        trust: Trust,
+        act: Act,
+        accept: Accept,
+        opened: Callable[[], None],
     ) -> None:
-        """Call *accept* with what was believed, *opened* when the sockets may be others."""
+        """Call *act* with all, *accept* with what was believed.
+
+        *opened* is called when the sockets may be others.
+        """
+        self._act = act
         self._opened = opened
         self._relations = relations
         self._trust = trust
@@ -79,10 +92,11 @@ class Reader:
 
     def take(self, datagram: Datagram) -> None:
         """Judge what has come."""
+        acted = self._act(datagram)
         now = asyncio.get_running_loop().time()
         judgment = self._trust.judge(datagram.octets, datagram.source, now)
         if isinstance(judgment, Accepted):
-            self._accept(judgment, datagram)
+            self._accept(judgment, datagram, acted)
             return
         metrics.REFUSED_MESSAGES.labels(judgment.value).inc()
         if judgment is Refused.FLOOD and self._mutes.mute(self._sender(datagram.source), now):

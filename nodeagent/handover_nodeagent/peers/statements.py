@@ -89,12 +89,24 @@ class Statements:
         """Return the sequence of the newest statement; NEVER where there is none."""
         return self._said.get((key, uid), messages.NEVER)
 
-    def prepare(self, key: ObjectKey, uid: str) -> None:
-        """Have a HAVE ready; one that is ready and was not overtaken stays."""
+    def news(self, key: ObjectKey, uid: str) -> tuple[int, bytes]:
+        """Return what HELLOs tell: the newest statement's sequence, and what is promised."""
+        prepared = self._ready((key, uid))
+        promise = messages.digest(prepared.datagram) if prepared else messages.NO_PROMISE
+        return self.said(key, uid), promise
+
+    def prepare(self, key: ObjectKey, uid: str) -> bool:
+        """Have a HAVE ready; False where one is that was not overtaken."""
         topic = key, uid
+        if self._ready(topic):
+            return False
+        self._prepared[topic] = self._compose(Kind.HAVE, topic)
+        return True
+
+    def _ready(self, topic: Topic) -> Said | None:
         prepared = self._prepared.get(topic)
-        if prepared is None or prepared.sequence < self.said(key, uid):
-            self._prepared[topic] = self._compose(Kind.HAVE, topic)
+        is_overtaken = prepared is None or prepared.sequence < self.said(*topic)
+        return None if is_overtaken else prepared
 
     def forget(self, keys: Collection[ObjectKey]) -> None:
         """Say no more of these endpoints, and nothing again."""

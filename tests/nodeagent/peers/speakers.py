@@ -83,8 +83,8 @@ class Speaker:
 
 
 BODIES: Final[Mapping[Kind, messages.Body]] = {
-    Kind.HELLO: Hello(Way.PLAIN, 0),
-    Kind.HELLO_ANSWER: HelloAnswer(Way.PLAIN, 0, 20, 30),
+    Kind.HELLO: Hello(Way.PLAIN, 0, b"p" * 32),
+    Kind.HELLO_ANSWER: HelloAnswer(Way.PLAIN, 0, 20, 30, b"q" * 32),
     Kind.HAVE: Statement(),
     Kind.RELEASED: Statement(),
     Kind.ACK: Times(40, 50, 60, 70),

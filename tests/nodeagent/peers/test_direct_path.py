@@ -19,7 +19,7 @@ from handover_api.workloadendpoint import Role
 from handover_nodeagent import metrics
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.peers.direct_path import SLICE
-from handover_nodeagent.peers.messages import Way
+from handover_nodeagent.peers.messages import Kind, Way
 from handover_nodeagent.peers.sink import Done
 
 pytestmark = pytest.mark.root
@@ -102,6 +102,49 @@ async def test_a_have_is_followed_and_acknowledged_with_its_times(
     assert before <= ack.sent_ns <= received == ack.times.received_ns
     assert received <= ack.times.done_ns <= ack.acknowledged_ns <= after
     assert (ack.times.last_frame_ns, ack.times.last_frame_error_ns) == (7, 8)
+
+
+@pytest.mark.parametrize("is_promised", [True, False], ids=["promised", "as yet unknown"])
+async def test_what_was_promised_is_followed_before_its_signature_is_verified(
+    source: Agent, target: Agent, monkeypatch: pytest.MonkeyPatch, *, is_promised: bool
+) -> None:
+    source.knows(target.peer())
+    target.knows(source.peer())
+    await until(lambda: source.proofs and target.proofs)
+    promises = source.path._promises
+    if is_promised:
+        target.path.prepare(TARGET, UID)
+        await until(lambda: promises._open)
+    verify, order = source.path._trust._verify, list[str]()
+
+    def watched(key: bytes, text: bytes, signature: bytes) -> bool:
+        if text[1] == Kind.HAVE:
+            order.extend((*source.words, "verified"))
+        return verify(key, text, signature)
+
+    monkeypatch.setattr(source.path._trust, "_verify", watched)
+    target.path.have(TARGET, UID)
+    await until(lambda: target.acks)
+    assert order == (["has", "verified"] if is_promised else ["verified"])
+    # Once, and acknowledged as what it was.
+    assert source.words == ["has"]
+    assert not promises._open
+
+
+async def test_what_was_promised_is_believed_from_its_own_address_alone(
+    source: Agent, target: Agent
+) -> None:
+    source.knows(target.peer())
+    target.knows(source.peer())
+    target.path.prepare(TARGET, UID)
+    await until(lambda: source.path._promises._open)
+    said = target.path._statements.say(Kind.HAVE, (TARGET, UID))
+    with counted("Source") as refusals:
+        forged = source.net.within("c", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        forged.sendto(said.datagram, (str(addresses("a")[0]), PORT))
+        forged.close()
+        await until(refusals)
+    assert source.words == []
 
 
 @pytest.mark.parametrize("without", [4, 6])

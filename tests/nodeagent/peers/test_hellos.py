@@ -19,6 +19,10 @@ PLAIN = (Way.PLAIN,)
 A4, A6 = ip_address("10.0.0.1"), ip_address("fd00::1")
 
 
+NEWS = 5, b"p" * 32
+"""The last word of the target, and its promise."""
+
+
 class It:
     """The HELLOs of a target to its source."""
 
@@ -29,7 +33,7 @@ class It:
         self.hellos = Hellos(
             Signer(speaker.key, 1).sign,
             lambda: next(counter).to_bytes(16, "big"),
-            lambda key, uid: 5 if (key, uid) == (speakers.TARGET, speakers.UID) else 0,
+            lambda *topic: NEWS if topic == (speakers.TARGET, speakers.UID) else (0, b""),
             self.trust,
         )
         self.peer = speakers.source().relation_to(speaker)
@@ -57,7 +61,7 @@ def test_a_new_peer_is_asked_at_each_address_by_each_way() -> None:
     for one in asked:
         read = messages.read(one.datagram)
         assert isinstance(read, Signed)
-        assert read.body == Hello(one.way, 5), "what we have said last is told with it"
+        assert read.body == Hello(one.way, *NEWS), "what we have said last is told with it"
         assert (read.header.nonce, read.header.subject) == (one.nonce, it.peer.own_subject)
         assert it.trust._questions[one.nonce] == Question(
             Kind.HELLO, it.peer.own_subject, (it.peer,)

@@ -36,8 +36,8 @@ def whole(kind: Kind) -> bytes:
 @pytest.mark.parametrize(
     ("kind", "size"),
     [
-        (Kind.HELLO, 131),
-        (Kind.HELLO_ANSWER, 147),
+        (Kind.HELLO, 163),
+        (Kind.HELLO_ANSWER, 179),
         (Kind.HAVE, 122),
         (Kind.RELEASED, 122),
         (Kind.ACK, 154),
@@ -54,12 +54,13 @@ def test_have_is_laid_out_as_documented() -> None:
 
 
 def test_the_bodies_follow_the_header() -> None:
-    hello = messages.compose(HEADER._replace(kind=Kind.HELLO), Hello(Way.TUNNEL, 5))
-    assert bytes([2]) + struct.pack("!Q", 5) == hello[58:]
+    promise = b"p" * 32
+    hello = messages.compose(HEADER._replace(kind=Kind.HELLO), Hello(Way.TUNNEL, 5, promise))
+    assert bytes([2]) + struct.pack("!Q", 5) + promise == hello[58:]
     answer = messages.compose(
-        HEADER._replace(kind=Kind.HELLO_ANSWER), messages.HelloAnswer(Way.PLAIN, 5, 6, 7)
+        HEADER._replace(kind=Kind.HELLO_ANSWER), messages.HelloAnswer(Way.PLAIN, 5, 6, 7, promise)
     )
-    assert bytes([1]) + struct.pack("!QQQ", 5, 6, 7) == answer[58:]
+    assert bytes([1]) + struct.pack("!QQQ", 5, 6, 7) + promise == answer[58:]
     ack = messages.compose(HEADER._replace(kind=Kind.ACK), Times(1, 2, 3, 4))
     assert struct.pack("!QQQQ", 1, 2, 3, 4) == ack[58:]
     unsigned = messages.compose_bystander_ack(b"n" * 16, Times(1, 2))
