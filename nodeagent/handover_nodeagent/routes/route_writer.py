@@ -153,7 +153,14 @@ class RouteWriter:
         for route in unclear:
             tables.known.ours.drop(route)
         removed = [route for route in wanted if route not in unclear]
-        self._unwrap(removed)
+        exported = [route for route in removed if tables.known.is_exported(route)]
+        # First those that nobody exports: one that goes before an exported one hides it.
+        self._take_out([route for route in removed if route not in exported])
+        self._unwrap(exported)
+        self._take_out(exported)
+
+    def _take_out(self, removed: Sequence[Route]) -> None:
+        tables = self._tables
         requests = list(map(rtmsg.encode_remove, removed))
         results = self._send(requests)
         for index, (route, result) in enumerate(zip(removed, results, strict=True)):
@@ -167,8 +174,8 @@ class RouteWriter:
         # so that where there is no second one the kernel refuses it, and nobody else's goes.
         self._send(requests)
 
-    def _unwrap(self, removed: Sequence[Route]) -> None:
-        """Remove the encapsulated ones of *removed* as plain routes.
+    def _unwrap(self, exported: Sequence[Route]) -> None:
+        """Remove the encapsulated ones of *exported* as plain routes.
 
         BIRD 2 reads no message about an encapsulated route, its removal neither, and would announce
         the route until its next scan. It is plain for some µs, within one send.
@@ -176,10 +183,8 @@ class RouteWriter:
         tables = self._tables
         wrapped = [
             route
-            for route in removed
+            for route in exported
             if isinstance(route.way, Encapsulated)
-            # A private one no speaker has taken; plain it would hide the exported one from BIRD.
-            and tables.known.is_exported(route)
             and not tables.known.collisions.has_gateway(route)
             # What the kernel would replace is this very one; else the removal alone must do.
             and _is_shown(route_lookup.winner(tables.channel, route.address, oif=route.oif), route)

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 import pytest
 from tests.nodeagent.node import Node
+from tests.nodeagent.witness import watching
 from tests.nodeagent.world import NORMAL_V4, World, count, settings
 
 from handover_api import names
@@ -467,6 +468,17 @@ class TestHold:
         await on.until_state("Redirected")
         await again(on, said="source", annotations=TARGET)
         await on.shows(SENT_ON)
+
+    async def test_speakers_hear_of_a_redirect_that_ends_while_it_lasts(self, on: World) -> None:
+        """BIRD reads no message about what is encapsulated, and would announce it on for 2 s."""
+        on.settings = settings(**ON, advertise="bgp")
+        await self.sends_on(on)
+        await on.until_state("Redirected")
+        with watching() as witness:
+            on.put(said="source Succeeded", annotations=TARGET)
+            await on.shows(PRIVATE)
+            # Plain for a moment, which everybody reads, and then gone.
+            assert witness.told() == ["=10.65.0.2 1024", "-10.65.0.2 1024"]
 
     async def test_neither_while_the_api_is_away(self, on: World) -> None:
         """It would go before the route of a guest that comes back."""
