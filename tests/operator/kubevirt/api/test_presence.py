@@ -8,6 +8,7 @@ import pytest
 from kubernetes_asyncio import client, config
 
 from handover_lab.kubevirt.objects import ALL_VMIMS, CRD, Guest
+from handover_lab.processes.waiting import until
 from handover_operator.kinds import Foreign
 from handover_operator.kube.client import Cluster
 from handover_operator.kube.connection import Connection
@@ -18,6 +19,9 @@ from handover_operator.roles.parse import RawObject
 pytestmark = pytest.mark.api
 
 IPS = ("10.65.0.2", "fd00::2")
+COLLECTED = 120.0
+"""Seconds in which Kubernetes has collected what nobody owns: where kinds have just gone its
+collector first waits half a minute for them."""
 
 
 async def test_it_follows_kubevirts_coming_and_going(
@@ -44,7 +48,7 @@ async def test_it_follows_kubevirts_coming_and_going(
         assert await desk.versions() == endpoints
     for pod in pods:
         await desk.kubevirt.patch_pod(pod, {"metadata": {"finalizers": None}})
-    await desk.until_roles({})
+    await until(desk.roles, lambda roles: not roles, "that they are collected", COLLECTED)
     assert operator.logged("kubevirt_absent") == 1
     assert operator.faults() == []
 
