@@ -83,7 +83,8 @@ class InterruptedMigration:
     async def end(self) -> None:
         """See it end as a migration does that nobody disturbs."""
         lab = self.scenario.lab
-        await lab.in_phase(self.name, "Succeeded")
+        # An API server that has just begun refuses roles for half a minute: see errors.Unprepared.
+        await lab.in_phase(self.name, "Succeeded", seconds=90)
         await lab.in_state(name_of(self.scenario.here), "Withdrawn")
         await lab.in_state(name_of(self.scenario.there), "Base")
         await lab.vm.answered()

@@ -181,7 +181,8 @@ async def test_an_outage_of_the_api_drops_nothing_and_stops_nobody(away: FourNod
         await away.start_watches()
     await away.say_outcome(migration["metadata"]["name"], "Succeeded")
     await away.vm.end(source)
-    await away.in_phase(migration["metadata"]["name"], "Succeeded", seconds=60)
+    # An API server that has just begun refuses roles for half a minute: see errors.Unprepared.
+    await away.in_phase(migration["metadata"]["name"], "Succeeded", seconds=90)
     await away.vm.stop_flows()
     await followed(away, is_away=target != away.first)
 

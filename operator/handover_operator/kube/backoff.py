@@ -8,7 +8,7 @@ from collections.abc import Hashable, KeysView
 from dataclasses import dataclass
 from typing import Final, Generic, TypeVar
 
-from handover_operator.kube.errors import Denied, Outdated, Temporary
+from handover_operator.kube.errors import Denied, Outdated, Temporary, Unprepared
 
 K = TypeVar("K", bound=Hashable)
 
@@ -27,6 +27,10 @@ CONFLICT_DELAY: Final = 0.01
 
 DENIED_DELAY: Final = 1.0
 """After a refusal: a right or a namespace may come a moment later, and seldom does."""
+
+LAST_DELAY_OF_A_BEGINNING: Final = 2.0
+"""While an API server that has just begun gathers what it needs: that ends within a minute, and
+roles wait for it."""
 
 LAST_PAUSE: Final = 2.0
 """Between a watch that ended soon and the next; seconds. A guest may move meanwhile."""
@@ -118,6 +122,9 @@ class Backoff(Generic[K]):
                 seconds = delay(failures, first=CONFLICT_DELAY)
                 # Somebody was faster, and what they wrote is known by now.
                 return Retry(Failure.OUTDATED, reason, seconds, is_at_once=failures == 0)
+            case Unprepared():
+                seconds = delay(failures, last=LAST_DELAY_OF_A_BEGINNING)
+                return Retry(Failure.TEMPORARY, reason, seconds)
             case Temporary(retry_after=retry_after):
                 seconds = delay(failures, retry_after=retry_after)
                 return Retry(Failure.TEMPORARY, reason, seconds)

@@ -11,9 +11,9 @@ from typing import Final
 # Another attempt may change these answers: 401 by a rotated token, 429 by waiting. 0 is what
 # kubernetes-asyncio has for no answer at all.
 _TRANSIENT: Final = frozenset({0, HTTPStatus.UNAUTHORIZED, HTTPStatus.TOO_MANY_REQUESTS})
-_NOT_READY: Final = "failed to configure policy"
-"""In a 422 by an API server that has just begun, and does not know yet the kind by which one of our
-ValidatingAdmissionPolicies goes: no word about the object."""
+_UNPREPARED: Final = "failed to configure policy"
+"""In a 422 where the API server does not know yet the kind by which one of our
+ValidatingAdmissionPolicies goes, for half a minute: no word about the object."""
 
 
 class Temporary(Exception):  # noqa: N818  a situation with a way on, not an error
@@ -37,6 +37,10 @@ class Outdated(Temporary):
 
 class Unavailable(Temporary):
     """The API server cannot be reached, or asks for patience."""
+
+
+class Unprepared(Unavailable):
+    """The API server has just begun, and does not know all yet that it needs for its answer."""
 
 
 class Expired(Unavailable):
@@ -90,7 +94,8 @@ def from_response(status: int, text: str, retry_after: float = 0.0) -> Exception
         )
     if status == HTTPStatus.GONE:
         return Expired(f"{status}: {message}")
-    is_transient = status in _TRANSIENT or status >= HTTPStatus.INTERNAL_SERVER_ERROR
-    if is_transient or _NOT_READY in message:
+    if _UNPREPARED in message:
+        return Unprepared(f"{status}: {message}")
+    if status in _TRANSIENT or status >= HTTPStatus.INTERNAL_SERVER_ERROR:
         return Unavailable(f"{status}: {message}", retry_after)
     return Refused(f"{status}: {message}")

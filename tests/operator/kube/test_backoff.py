@@ -4,7 +4,7 @@ import pytest
 
 from handover_operator.kube import backoff
 from handover_operator.kube.backoff import FIRST_DELAY, LAST_DELAY, Backoff, Failure
-from handover_operator.kube.errors import Denied, Outdated, Temporary, Unavailable
+from handover_operator.kube.errors import Denied, Outdated, Temporary, Unavailable, Unprepared
 
 
 def test_the_pauses_grow_until_a_watch_has_lasted() -> None:
@@ -74,6 +74,15 @@ def test_what_another_kind_of_failure_has_made_of_the_delays_counts_no_more() ->
 
     assert refused.delay == backoff.DENIED_DELAY
     assert (overtaken.delay, overtaken.is_at_once) == (backoff.CONFLICT_DELAY, True)
+
+
+def test_an_api_server_that_has_just_begun_is_asked_often() -> None:
+    """For half a minute it may refuse each write; roles are not to wait as long once more."""
+    attempts: Backoff[str] = Backoff()
+
+    delays = [attempts.fail("a", Unprepared("422")).delay for _ in range(30)]
+
+    assert (delays[0], max(delays)) == (FIRST_DELAY, backoff.LAST_DELAY_OF_A_BEGINNING)
 
 
 def test_no_delay_is_longer_than_the_last_one() -> None:

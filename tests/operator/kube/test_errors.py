@@ -5,7 +5,15 @@ import json
 import pytest
 
 from handover_operator.kube import errors
-from handover_operator.kube.errors import Absent, Conflict, Expired, Refused, Unavailable, Unserved
+from handover_operator.kube.errors import (
+    Absent,
+    Conflict,
+    Expired,
+    Refused,
+    Unavailable,
+    Unprepared,
+    Unserved,
+)
 
 POLICY = "ValidatingAdmissionPolicy 'handover-allowed-addresses' denied request: "
 NOT_FOUND = "failed to find resource referenced by paramKind: 'handover.dev/v1alpha1'"
@@ -20,7 +28,7 @@ NOT_FOUND = "failed to find resource referenced by paramKind: 'handover.dev/v1al
         (409, "changed", Conflict),
         (410, "too old", Expired),
         (422, f"{POLICY}10.1.2.3 is not in allowedCIDRs", Refused),
-        (422, f"{POLICY}failed to configure policy: {NOT_FOUND}", Unavailable),
+        (422, f"{POLICY}failed to configure policy: {NOT_FOUND}", Unprepared),
         (429, "storage is (re)initializing", Unavailable),
         (503, "starting", Unavailable),
     ],
