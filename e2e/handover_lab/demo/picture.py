@@ -34,7 +34,7 @@ KEY: Final = (
 )
 FOOTNOTE: Final = (
     "Measured by the demonstration: a real QEMU guest between two nodes of a real Kubernetes"
-    " cluster, routes carried by BGP, all on one machine."
+    " cluster, all on one machine."
 )
 
 LEFT: Final = 0.065
