@@ -42,8 +42,8 @@ demo-kubevirt: prepare  ## The same beside a played KubeVirt: only a VMIM is app
 	@env --block-signal=INT $(LAB).demo.kubevirt $(if $(KEEP),--keep) $(if $(BGP),--bgp $(BGP))
 
 test: prepare lint tools guest images  ## Everything: pure tables, kernel, API server, cluster, real VMs
-	@$(LAB).testing.stages pure="$(FAST)" kernel="$(KERNEL)" $(addprefix --ignore=,$(SPEAKERS) $(LOOP)) \
-	  speakers="$(KERNEL)" $(SPEAKERS) loop="$(KERNEL)" $(LOOP) api="$(API)" -- $(DURATIONS)
+	@$(LAB).testing.stages pure="$(FAST)" kernel="$(KERNEL)" $(addprefix --ignore=,$(SPEAKERS) $(LOOP)) -- $(DURATIONS)
+	@$(LAB).testing.stages speakers="$(KERNEL)" $(SPEAKERS) loop="$(KERNEL)" $(LOOP) api="$(API)" -- $(DURATIONS)
 	@$(LAB).sandbox -- $(PYTEST) $(DURATIONS) -m "cluster or lab"
 	@$(LAB).sandbox -- $(PYTEST) $(DURATIONS) -m four_nodes
 

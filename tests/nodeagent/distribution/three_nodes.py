@@ -87,7 +87,7 @@ def made() -> Iterator[ThreeNodes]:
             connect(nodes, name, number)
         for name in "ab":
             nodes.run(name, f"ip address add {GUEST4}/32 dev lo")
-            nodes.run(name, f"ip address add {GUEST6}/128 dev lo")
+            nodes.run(name, f"ip address add {GUEST6}/128 dev lo nodad")
         try:
             yield nodes
         finally:
