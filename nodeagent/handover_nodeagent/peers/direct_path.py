@@ -63,8 +63,7 @@ class DirectPath:
         self._hellos = Hellos(signer.sign, keys.make_nonce, self._statements.news, self._trust)
         self._promises = Promises()
         self._answers = Answers(signer.sign)
-        judged = (self._relations, self._trust)
-        self._reader = Reader(*judged, self._act, self._accept, self._opened)
+        self._reader = Reader(self._relations, self._trust, self._act, self._accept, self._opened)
         self._nodes: dict[str, tuple[IPAddress, ...]] = {}
         self._bystanders: dict[str, Recipient] = {}
         self._addresses: tuple[IPAddress, ...] = ()
@@ -311,8 +310,7 @@ class DirectPath:
             to = Destination(datagram.source, one.port)
             known = self._answers.known(one, nonce) if accepted.is_repeat else None
             if known is None:
-                is_done = one in acted
-                done = acted[one] if is_done else self._tell(one, kind, datagram.received_ns)
+                done = acted[one] if one in acted else self._tell(one, kind, datagram.received_ns)
                 self._answers.hear(one, nonce, datagram.received_ns, to)
                 known = self._answers.compose(one, nonce, done) if done else None
             if known is not None:

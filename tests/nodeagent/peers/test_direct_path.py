@@ -104,17 +104,25 @@ async def test_a_have_is_followed_and_acknowledged_with_its_times(
     assert (ack.times.last_frame_ns, ack.times.last_frame_error_ns) == (7, 8)
 
 
+async def promise(source: Agent, target: Agent) -> None:
+    """Have them know each other, and then the target's HAVE be promised."""
+    source.knows(target.peer())
+    target.knows(source.peer())
+    await until(lambda: source.proofs and target.proofs)
+    target.path.prepare(TARGET, UID)
+    await until(lambda: source.path._promises._open)
+
+
 @pytest.mark.parametrize("is_promised", [True, False], ids=["promised", "as yet unknown"])
 async def test_what_was_promised_is_followed_before_its_signature_is_verified(
     source: Agent, target: Agent, monkeypatch: pytest.MonkeyPatch, *, is_promised: bool
 ) -> None:
-    source.knows(target.peer())
-    target.knows(source.peer())
-    await until(lambda: source.proofs and target.proofs)
     promises = source.path._promises
     if is_promised:
-        target.path.prepare(TARGET, UID)
-        await until(lambda: promises._open)
+        await promise(source, target)
+    else:
+        source.knows(target.peer())
+        target.knows(source.peer())
     verify, order = source.path._trust._verify, list[str]()
 
     def watched(key: bytes, text: bytes, signature: bytes) -> bool:
@@ -134,10 +142,7 @@ async def test_what_was_promised_is_followed_before_its_signature_is_verified(
 async def test_what_was_promised_is_believed_from_its_own_address_alone(
     source: Agent, target: Agent
 ) -> None:
-    source.knows(target.peer())
-    target.knows(source.peer())
-    target.path.prepare(TARGET, UID)
-    await until(lambda: source.path._promises._open)
+    await promise(source, target)
     said = target.path._statements.say(Kind.HAVE, (TARGET, UID))
     with counted("Source") as refusals:
         forged = source.net.within("c", lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
