@@ -246,10 +246,30 @@ class HostRoutes:
         refused |= done.refused
         # Only once ours is in: until then the foreign one serves the guest.
         refused |= self._park((to_park & served) - refused.keys())
+        again = self._remove_former(wanted, refused.keys(), removable)
+        refused |= again.refused
         for address in applied:
             if not self.desired.has_address(address) and not self.known.ours.of(address):
                 self.known.forget(address)
-        yield Applied(applied, refused, is_doubtful=done.is_doubtful)
+        yield Applied(applied, refused, is_doubtful=done.is_doubtful or again.is_doubtful)
+
+    def _remove_former(
+        self,
+        wanted: AbstractSet[Route],
+        refused: AbstractSet[IPAddress],
+        removable: AbstractSet[int] | None,
+    ) -> Programmed:
+        """Remove what of ours stands before its successor: a foreign one hid both until now."""
+        twice = {
+            route.address
+            for route in wanted
+            if self.known.ours.of(route.address).count(route) > 1 and route.address not in refused
+        }
+        steps = plan.diff(
+            (route for route in wanted if route.address in twice),
+            [route for address in twice for route in self.known.ours.of(address)],
+        )
+        return self._program(steps, removable)
 
     def _may_apply(self, address: IPAddress) -> bool:
         return (

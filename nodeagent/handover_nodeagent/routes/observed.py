@@ -37,6 +37,11 @@ class ObservedRoutes:
         self._routes.setdefault(route.address, []).append(route)
         self._acknowledged[route.key] = now
 
+    def precede(self, route: Route, former: Iterable[Route]) -> None:
+        """Know that *former*, which carry something else, still stand before *route*."""
+        known = self._routes.get(route.address, [])
+        known[:] = [*former, *known]
+
     def note(self, route: Route) -> None:
         """Know that somebody else added *route*, or changed what it carries."""
         # Not displaced: in IPv6 two devices' routes share a key.

@@ -258,8 +258,11 @@ class RouteWriter:
         """Add *route* behind others of its key, and remove ours that carry something else.
 
         Those go only once the kernel has been seen to name one of them first, as a delete takes
-        the first; refused, *route* is there already, the very same. Tell whether it is there.
+        the first; refused, *route* is there already, the very same. Where somebody else's route
+        goes before, they stay until that one is parked. Tell whether *route* is there.
         """
+        known = self._tables.known.ours
+        former = [one for one in known.of(route.address) if one == route]
         result, reason = self._stand_beside(route)
         result = 0 if result == errno.EEXIST else result
         request = rtmsg.encode_beside(route)
@@ -269,6 +272,7 @@ class RouteWriter:
         for _ in range(TWINS):
             first = route_lookup.winner(self._tables.channel, route.address, oif=route.oif)
             if isinstance(first, int) or first.route != route:
+                known.precede(route, [one for one in former if one.carried != route.carried])
                 break
             if first.route.carried == route.carried:
                 break

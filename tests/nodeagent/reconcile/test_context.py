@@ -188,6 +188,7 @@ async def test_ours_carries_something_else_and_stays_one_beside_a_gateways(world
     world.node.run("ip route add 10.65.0.2 dev tap0 proto 5 mtu 1400")
     world.put()
     await world.shows(BESIDE[0], BESIDE[1].replace("1300", "1400"))
+    await world.at_rest()
     world.node.run("ip route add 10.65.0.2 dev tap0 proto 5 mtu 1300")
     await world.shows(*BESIDE)
     await world.at_rest()
