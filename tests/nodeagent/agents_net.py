@@ -45,15 +45,23 @@ _RARP: Final = bytes.fromhex(
     f"ffffffffffff{MAC.replace(':', '')}80350001080006040003"
     f"{MAC.replace(':', '')}00000000{MAC.replace(':', '')}00000000"
 ) + bytes(18)
+_ONWARD: Final = f"iifname {TUNNEL} oifname != {TAP}"
+_AGAIN: Final = "udp dport 7 ip ttl < 63"
 WITNESS: Final = (
     "nft add table inet witness",
     "nft add counter inet witness onward",
     "nft add counter inet witness again",
+    # Which they were, for whoever wonders.
+    "nft add set inet witness by4 { typeof iifname . ip saddr . ip ttl ; flags dynamic ; }",
+    "nft add set inet witness by6 { typeof iifname . ip6 saddr . ip6 nexthdr ; flags dynamic ; }",
     # After what the agent's table drops.
     "nft add chain inet witness forward { type filter hook forward priority 10 ; }",
-    f"nft add rule inet witness forward iifname {TUNNEL} oifname != {TAP} counter name onward",
+    f"nft add rule inet witness forward {_ONWARD} counter name onward",
+    f"nft add rule inet witness forward {_ONWARD} add @by4 {{ oifname . ip saddr . ip ttl }}",
+    f"nft add rule inet witness forward {_ONWARD} add @by6 {{ oifname . ip6 saddr . ip6 nexthdr }}",
     "nft add chain inet witness pre { type filter hook prerouting priority 0 ; }",
-    "nft add rule inet witness pre udp dport 7 ip ttl < 63 counter name again",
+    f"nft add rule inet witness pre {_AGAIN} add @by4 {{ iifname . ip saddr . ip ttl }}",
+    f"nft add rule inet witness pre {_AGAIN} counter name again",
     "nft add rule inet witness pre udp dport 7 ip6 hoplimit < 63 counter name again",
 )
 _T = TypeVar("_T")
@@ -430,7 +438,7 @@ def prepared(net: AgentsNet) -> Iterator[None]:
     clear(net)
     net.until(lambda: not any(map(net.leads, NODES)), "no route is left")
     net.until(lambda: not any(map(net.exceptions, NODES)), "no exception is left")
-    assert net.strays() == before
+    assert net.strays() == before, [net.run(node, "nft list table inet witness") for node in NODES]
 
 
 def _build(net: AgentsNet, stack: contextlib.ExitStack) -> None:

@@ -104,6 +104,7 @@ class World:
         await self.observation.begin(self.sink, self.memory.load())
         self._tasks = [
             asyncio.create_task(self.loop.enforcer.guard.run()),
+            asyncio.create_task(self.loop.enforcer.redirect_table.run()),
             asyncio.create_task(self.observation.run()),
         ]
         if synced:

@@ -83,6 +83,11 @@ class Advertising:
         if self._current:
             self._current.refresh()
 
+    def look_soon(self) -> None:
+        """Look at the ways to all nodes anew: the tunnel may be made now."""
+        if self._current:
+            self._current.look_soon()
+
     async def remove(self) -> None:
         """Take out all that was distributed here, at an uninstall. Raises ObservationError."""
         with Channel() as channel:

@@ -70,7 +70,7 @@ class Distribution:
         self.resolver = Resolver(place.node, grace)
         self.routes = DistributedRoutes(channel, settings.route_table, protocol)
         port = settings.distribution_port
-        self._underlay = Underlay(channel, port, place.let, self._published)
+        self._underlay = Underlay(channel, port, place.let, self._published, place.is_enclosed)
         self.hops = Hops(channel, self.resolver.nodes, self.routes, self._underlay)
         self._forwarding = Forwarding(self.routes.known, self.resolver, self.hops, place.forward)
         self.refused: dict[IPAddress, str] = {}
@@ -434,6 +434,11 @@ class Distribution:
         if strict != self.strict_devices:
             self.strict_devices = strict
             self.place.changed()
+
+    def look_soon(self) -> None:
+        """Look at the ways to all nodes anew, and at who has no other than the tunnel."""
+        self._surveyed_at = -SURVEY
+        self._wanted.set()
 
     def _observe_soon(self) -> None:
         self._must_observe = True

@@ -31,7 +31,8 @@ class Place:
 
     ``recall`` and ``remember``: the HAVE messages that the API has not caught up with, which a
     restart must not forget. ``changed`` is called when our own endpoints may be told otherwise,
-    ``let`` with the addresses of the nodes that may send into the second tunnel, ``forward`` with
+    ``let`` with the addresses of the nodes that may send into the second tunnel, whose device is
+    made once it ``is_enclosed``, ``forward`` with
     the addresses of guests elsewhere for which others send to this node, and by which devices;
     ``expect`` with whether a guest may be on its way between other nodes.
     """
@@ -44,6 +45,7 @@ class Place:
     remember: Callable[[Iterable[Heard]], None] = lambda _: None
     changed: Callable[[], None] = lambda: None
     let: Callable[[frozenset[IPAddress]], None] = lambda _: None
+    is_enclosed: Callable[[str], bool] = lambda _: True
     forward: Callable[[frozenset[IPAddress], frozenset[str]], None] = lambda *_: None
     expect: Expect = _ignore
 

@@ -6,7 +6,9 @@ from there, and lets it send.
 
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
+from typing import Final
 
+from handover_api.conditions import EndpointReason
 from handover_nodeagent.distribution import lookup
 from handover_nodeagent.distribution.nexthop import Tunneled
 from handover_nodeagent.distribution.nodes import Node
@@ -15,6 +17,10 @@ from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.kernel.netlink.nhmsg import NextHop
 from handover_nodeagent.kernel.tunnel import Refusal
 from handover_nodeagent.network.model import IPAddress
+
+_WAITING: Final = Refusal(
+    EndpointReason.PENDING, "the tunnel waits for its rules in nftables table inet handover"
+)
 
 
 class Underlay:
@@ -26,9 +32,14 @@ class Underlay:
         port: int,
         let: Callable[[frozenset[IPAddress]], None],
         own: Callable[[], Iterable[IPAddress]] = tuple,
+        is_enclosed: Callable[[str], bool] = lambda _: True,
     ) -> None:
-        """Tunnel on *port*, from *own*; tell *let* the addresses of those that may send."""
+        """Tunnel on *port*, from *own*; tell *let* the addresses of those that may send.
+
+        No device is made before *is_enclosed* tells that the firewall has its rules.
+        """
         self._own = own
+        self._is_enclosed = is_enclosed
         self._channel = channel
         self._port = port
         self._let = let
@@ -84,5 +95,12 @@ class Underlay:
         # A millisecond each time, and there may be many nodes.
         if self._device is None or not self._is_sure:
             self._is_sure = True
-            self._device = tunnel.ensure(self._channel, tunnel.DISTRIBUTION, self._port)
+            self._device = self._make()
         return self._device
+
+    def _make(self) -> int | Refusal:
+        name = tunnel.DISTRIBUTION
+        # One that is there has the rules that the last agent left.
+        if self._is_enclosed(name) or tunnel.is_open(self._channel, name):
+            return tunnel.ensure(self._channel, name, self._port)
+        return tunnel.obstacle(self._channel, name, self._port) or _WAITING

@@ -54,8 +54,7 @@ def ensure(
         channel.transact([vxlan.encode_remove(found.index)])
         found = None
     if isinstance(found, Device) and not found.is_right(port):
-        text = f"interface {name} is somebody else's: {found.kind or 'a hardware'} device"
-        return Refusal(EndpointReason.DEVICE_TAKEN, text)
+        return _device_taken(name, found)
     if found is None:
         refused = _create(channel, name, port)
         found = observe(channel, name)
@@ -66,6 +65,23 @@ def ensure(
     # A device that is set anew is told of to all who listen, who would look at it once more.
     refused = None if found.is_configured else _configure(channel, name, port, found.index)
     return refused or _give_addresses(channel, name, found.index, addresses) or found.index
+
+
+def obstacle(channel: Channel, name: str, port: int) -> Refusal | None:
+    """Say what would keep device *name* with *port* from being made; None: nothing that is seen."""
+    found = observe(channel, name)
+    if isinstance(found, Device) and not found.is_ours:
+        return _device_taken(name, found)
+    if isinstance(found, int):
+        return _refuse(name, found)
+    is_other = not isinstance(found, Device) or found.port != port
+    return _port_taken(port) if is_other and _is_port_taken(port) else None
+
+
+def is_open(channel: Channel, name: str) -> bool:
+    """Tell whether device *name* is there, and one of ours: it may take packets."""
+    found = observe(channel, name)
+    return isinstance(found, Device) and found.is_ours
 
 
 def observe(channel: Channel, name: str) -> Device | int | None:
@@ -201,6 +217,11 @@ def _is_port_taken(port: int) -> bool:
             if error.errno == errno.EADDRINUSE:
                 return True
     return False
+
+
+def _device_taken(name: str, found: Device) -> Refusal:
+    text = f"interface {name} is somebody else's: {found.kind or 'a hardware'} device"
+    return Refusal(EndpointReason.DEVICE_TAKEN, text)
 
 
 def _port_taken(port: int) -> Refusal:

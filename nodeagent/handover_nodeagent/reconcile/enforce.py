@@ -10,11 +10,13 @@ import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Set as AbstractSet
+from functools import partial
 from typing import Final, NamedTuple
 
 from handover_api.configuration import Mode, Settings
 from handover_api.names import ObjectKey
 from handover_nodeagent import faults
+from handover_nodeagent.kernel import tunnel
 from handover_nodeagent.network.desired import Affected
 from handover_nodeagent.network.model import ArpGuard, IPAddress
 from handover_nodeagent.reconcile.guard import GuardReconciler
@@ -61,8 +63,9 @@ class Enforcer:
         """Call *report* with the endpoints for which it came out otherwise than before."""
         self.routes = HostRoutes(settings)
         self.guard = GuardReconciler(self._wanted_guard, self._report_all)
+        is_open = partial(tunnel.is_open, self.routes.tables.channel)
         self.redirect_table = RedirectTableReconciler(
-            settings, self.guard.writer, self._ports, self._report_all
+            settings, self.guard.writer, self._ports, is_open, self._report_all
         )
         self.blindness = ""
         self.handed_back = False

@@ -125,6 +125,7 @@ class Reconciler:
         self.remaining.changed = self.redirects.enclose_soon
         self.forwarded = Forwarded(self.endpoints, self.report)
         self.enforcer.redirect_table.counted = self.forwarded.counted
+        self.enforcer.redirect_table.enclosed = self._tunnels_enclosed
         self.figures = Figures(self.endpoints, self._measured)
         self.cutovers = Cutovers(self.endpoints, self.enforcer, self, self.peers.tell_at_once)
         self.listening = Listening(self.cutovers)
@@ -140,6 +141,7 @@ class Reconciler:
             remember=memory.keep_heard,
             changed=lambda: self.report(tuple(self.endpoints)),
             let=self.enforcer.redirect_table.want_nodes,
+            is_enclosed=self.enforcer.redirect_table.encloses,
             forward=self.enforcer.redirect_table.want_forwarded,
             expect=partial(self.urgency.expect, "distribution"),
         )
@@ -180,6 +182,10 @@ class Reconciler:
         for endpoint in self.endpoints.values():
             self.retire(endpoint)
         self.flush()
+
+    def _tunnels_enclosed(self) -> None:
+        self.redirects.retry()
+        self.advertising.look_soon()
 
     # From an event to the world.
 

@@ -45,7 +45,7 @@ class Peers:
     def __init__(self, enforcer: Enforcer, loop: Loop) -> None:
         """Say nothing to anybody before there is a *path*."""
         self.path: Path | None = None
-        self.ways = Ways(enforcer.routes.tables.channel)
+        self.ways = Ways(enforcer.routes.tables.channel, enforcer.redirect_table.encloses)
         self._open: Callable[[], Path] | None = None
         self._addresses: tuple[IPAddress, ...] = ()
         self._tunnel: int | None = None

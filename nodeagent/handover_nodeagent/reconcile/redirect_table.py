@@ -18,7 +18,7 @@ from handover_nodeagent.kernel.nft import authorship
 from handover_nodeagent.kernel.nft.drift import DriftWatch
 from handover_nodeagent.kernel.nft.outcome import Outcome
 from handover_nodeagent.kernel.nft.writer import Writer
-from handover_nodeagent.kernel.redirect_table.rules import Redirects
+from handover_nodeagent.kernel.redirect_table.rules import DISTRIBUTION, REDIRECT, Redirects
 from handover_nodeagent.kernel.redirect_table.table import RedirectTable
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.reconcile.repairs import Repairs
@@ -39,7 +39,8 @@ class RedirectTableReconciler:
     """Remembers what is wanted, and writes it as it is when its turn comes.
 
     There is no table where no tunnel is and nothing redirected. ``trouble`` says why it is not
-    as it should be, "" when all is well: meanwhile no tunnel of this node is safe.
+    as it should be, "" when all is well: meanwhile no tunnel of this node is safe. ``enclosed`` is
+    called when a tunnel may be made that was waiting for its rules.
     """
 
     def __init__(
@@ -47,11 +48,21 @@ class RedirectTableReconciler:
         settings: Settings,
         writer: Writer,
         ports: Callable[[], AbstractSet[str]],
+        is_open: Callable[[str], bool],
         report: Callable[[], None],
     ) -> None:
-        """Write by *writer*; take from *ports* the VMs' devices; *report* another trouble."""
+        """Write by *writer*; take from *ports* the VMs' devices; *report* another trouble.
+
+        *is_open* tells of a tunnel's device whether the node has it.
+        """
         self.trouble = ""
         self.counted: Callable[[Mapping[IPAddress, int]], None] = _ignore
+        self.enclosed: Callable[[], None] = _go_on
+        self._is_open = is_open
+        # What was found of both devices; to be asked again where one may have come or gone.
+        self._open = frozenset[str]()
+        self._was_asked = False
+        self._enclosed = frozenset[str]()
         self._seen: Mapping[IPAddress, int] = {}
         self._until_count = COUNT_FIRST
         self._settings = settings
@@ -86,17 +97,21 @@ class RedirectTableReconciler:
         """Let *peers* send by the tunnel; *redirected* are those whose route leads on by now.
 
         Called after each change of a route, never before: until then the guest of this node
-        answers by connections that are to be tracked. Without a tunnel its port is anybody's.
+        answers by connections that are to be tracked. A tunnel that is about to be made counts.
+        Without one its port is anybody's.
         """
         wanted = peers, redirected, has_tunnel
+        self._was_asked &= has_tunnel or not self._has_tunnel
         if not self._is_known or wanted != (self._peers, self._redirected, self._has_tunnel):
             self._peers, self._redirected, self._has_tunnel = wanted
             self._is_known = True
             self._wake()
 
     def want_nodes(self, nodes: frozenset[IPAddress]) -> None:
-        """Let *nodes* send by the second tunnel; without any there is none."""
-        if nodes != self._nodes:
+        """Let *nodes* send by the second tunnel; without any there is none, or soon none."""
+        is_ending = not nodes and DISTRIBUTION in self._open
+        if nodes != self._nodes or is_ending:
+            self._was_asked &= bool(nodes)
             self._nodes = nodes
             self._wake()
 
@@ -115,9 +130,13 @@ class RedirectTableReconciler:
         self._settings = settings
         self._wake()
 
+    def encloses(self, device: str) -> bool:
+        """Tell whether the rules are in without which a tunnel's *device* is not to be made."""
+        return device in self._enclosed
+
     def replace(self) -> None:
         """Make the whole table anew: at start, on drift."""
-        self._whole = True
+        self._whole, self._was_asked = True, False
         self._wake()
 
     async def run(self) -> None:
@@ -225,9 +244,14 @@ class RedirectTableReconciler:
     def _wanted(self) -> Redirects | None:
         """Return what the table is to hold now; None: no tunnel of this node needs it."""
         settings = self._settings
-        has_tunnel = self._has_tunnel and settings.source_redirect is SourceRedirect.AUTO
+        if not self._was_asked:
+            self._open = frozenset(filter(self._is_open, (REDIRECT, DISTRIBUTION)))
+            self._was_asked = True
+        # As long as a device is there, whoever made it, and whatever is configured by now.
+        is_on = settings.source_redirect is SourceRedirect.AUTO
+        has_tunnel = (self._has_tunnel and is_on) or REDIRECT in self._open
         has_agents = settings.advertise is Advertise.AGENTS
-        is_distributing = has_agents and bool(self._nodes)
+        is_distributing = (has_agents and bool(self._nodes)) or DISTRIBUTION in self._open
         away = self._away if has_agents else _NOBODY
         if not (has_tunnel or is_distributing or self._redirected or away):
             return None
@@ -235,10 +259,10 @@ class RedirectTableReconciler:
             settings.redirect_port if has_tunnel else 0,
             settings.peer_port,
             frozenset(self._ports()),
-            self._peers if has_tunnel else _NOBODY,
+            self._peers if has_tunnel and is_on else _NOBODY,
             self._redirected,
             settings.distribution_port if is_distributing else 0,
-            self._nodes if is_distributing else _NOBODY,
+            self._nodes if is_distributing and has_agents else _NOBODY,
             away,
             self._uplinks if has_agents else frozenset(),
         )
@@ -252,6 +276,21 @@ class RedirectTableReconciler:
             self.trouble = outcome.trouble
             _log.warning("redirect_table", trouble=outcome.trouble or "none any more")
             self._report()
+        before, self._enclosed = self._enclosed, self._tunnels()
+        if self._enclosed - before:
+            self.enclosed()
+
+    def _tunnels(self) -> frozenset[str]:
+        """Return the tunnels whose rules are in."""
+        written = self._written
+        if written is None or self.trouble:
+            return frozenset()
+        ports = {REDIRECT: written.tunnel_port, DISTRIBUTION: written.distribution_port}
+        return frozenset(name for name, port in ports.items() if port)
+
+
+def _go_on() -> None:
+    """Stand in for whoever waits to make a tunnel."""
 
 
 def _grown(before: int, now: int) -> int:

@@ -124,9 +124,8 @@ class Redirects:
         sent_on |= {
             route.address for route in self._remaining.routes if not self._expects(route.address)
         }
-        has_tunnel = self._peers.ways.device is not None
         table = self._enforcer.redirect_table
-        table.want(self._peers.addresses, sent_on, has_tunnel=has_tunnel)
+        table.want(self._peers.addresses, sent_on, has_tunnel=self._peers.ways.has_tunnel)
 
     def _expects(self, address: IPAddress) -> bool:
         """Tell whether the guest may be here any moment, or is: then its answers are tracked.
@@ -175,6 +174,7 @@ class Redirects:
                 # What the API said of a peer to which there was no way counts now.
                 asyncio.get_running_loop().call_soon(self.confirm, endpoint)
         self._remaining.renew(peers.ways.renew)
+        self.enclose_soon()
 
     def lost_link(self, oif: int) -> None:
         """Know that a link is gone: where it was the tunnel, there is another one at once."""

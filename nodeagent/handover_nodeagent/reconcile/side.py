@@ -133,10 +133,11 @@ def judge(side: Side | None, uid: str | None, way: Way, trouble: str) -> Readine
         return False, EndpointReason.NO_PEER, text
     ways = [side.ways[each] for each in named if each in side.ways]
     refused = next((each for each in ways if isinstance(each, Refusal)), None)
+    # While the table has trouble a tunnel may wait for nothing else.
+    if trouble and (refused is None or refused.reason is EndpointReason.PENDING):
+        return False, EndpointReason.TUNNEL_REFUSED, trouble
     if refused:
         return False, refused.reason, refused.message
-    if trouble:
-        return False, EndpointReason.TUNNEL_REFUSED, trouble
     return _judge_answers(side, named, way)
 
 

@@ -4,7 +4,7 @@ The tunnel's device is made when the first peer needs it, and made anew where so
 What stands in the way is a value, which a condition says before the VM moves.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final
 
 from handover_api.conditions import EndpointReason
@@ -15,20 +15,31 @@ from handover_nodeagent.kernel.tunnel import Refusal
 from handover_nodeagent.network.model import Encapsulated, IPAddress, Redirection, Via
 
 _OFF: Final = Refusal(EndpointReason.OFF, "sourceRedirect is off")
+_WAITING: Final = Refusal(
+    EndpointReason.PENDING, "the tunnel waits for its rules in nftables table inet handover"
+)
 
 
 class Ways:
     """How this node reaches others for a guest's packets."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, is_enclosed: Callable[[str], bool]) -> None:
+        """Make no tunnel before *is_enclosed* tells that the firewall has its rules."""
         self._channel = channel
+        self._is_enclosed = is_enclosed
         self._own: tuple[IPAddress, ...] = ()
         self._device: int | None = None
+        self._is_waiting = False
 
     @property
     def device(self) -> int | None:
         """The tunnel's index; None while there is none."""
         return self._device
+
+    @property
+    def has_tunnel(self) -> bool:
+        """Tell whether there is a tunnel, or is to be one as soon as its rules are in."""
+        return self._device is not None or self._is_waiting
 
     def know_own(self, addresses: Iterable[IPAddress]) -> None:
         """Know by which addresses peers reach this node; the tunnel has one inside for each."""
@@ -84,6 +95,15 @@ class Ways:
         if self._device is not None:
             return self._device
         port = settings.redirect_port
+        self._is_waiting = False
+        # One that is there has the rules that the last agent left.
+        is_safe = self._is_enclosed(tunnel.REDIRECT) or tunnel.is_open(
+            self._channel, tunnel.REDIRECT
+        )
+        if not is_safe:
+            refused = tunnel.obstacle(self._channel, tunnel.REDIRECT, port)
+            self._is_waiting = refused is None
+            return refused or _WAITING
         found = tunnel.ensure(self._channel, tunnel.REDIRECT, port, self._own)
         if isinstance(found, int):
             self._device = found

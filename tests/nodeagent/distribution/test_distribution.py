@@ -385,6 +385,28 @@ async def test_who_is_reached_by_the_tunnel_for_a_guests_sake_alone_may_send(
             assert "dev handover1" in nodes.run("c", f"ip -6 route show {GUEST6}")
 
 
+async def test_the_second_tunnel_waits_for_its_rules(nodes: ThreeNodes) -> None:
+    let: list[frozenset[IPAddress]] = []
+    enclosed: list[str] = []
+    nodes.run("b", f"ip address add {FAR}/32 dev lo")
+    nodes.run("c", f"ip route add {FAR} via 192.0.2.2")
+    place = Place("c", SETTINGS, let=let.append, is_enclosed=enclosed.__contains__)
+    with Channel() as channel:
+        it = Distribution(place, channel)
+        it.put_node(Node("b", (FAR,)))
+        it.put(LIVE)
+        for collection in Collection:
+            it.synced(collection)
+        async with kept(it):
+            await until(lambda: bool(let) and let[-1] == {FAR})
+            assert it.hops.unreachable == {("b", 4), ("b", 6)}
+            assert "handover1" not in nodes.run("c", "ip link show")
+            enclosed.append(tunnel.DISTRIBUTION)
+            it.look_soon()
+            await until(lambda: len(it.routes.known.addresses()) == 2)
+            assert "dev handover1" in nodes.run("c", f"ip route get {GUEST4}")
+
+
 async def test_a_node_behind_a_router_is_reached_by_the_second_tunnel(nodes: ThreeNodes) -> None:
     let: list[frozenset[IPAddress]] = []
     nodes.run("b", f"ip address add {FAR}/32 dev lo")

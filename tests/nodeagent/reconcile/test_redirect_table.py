@@ -16,6 +16,7 @@ from tests.nodeagent.node import V4, V6, Node
 from handover_api.configuration import Advertise, Mode, Settings, SourceRedirect
 from handover_nodeagent.kernel.netlink.codec import MalformedError
 from handover_nodeagent.kernel.nft.writer import Writer
+from handover_nodeagent.kernel.redirect_table import rules
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.reconcile import redirect_table
 from handover_nodeagent.reconcile.redirect_table import RedirectTableReconciler
@@ -42,7 +43,10 @@ class Table:
         self.ports = {"tap0"}
         self.reports = 0
         self.writer = Writer()
-        self.it = RedirectTableReconciler(SETTINGS, self.writer, lambda: self.ports, self._report)
+        self.open: set[str] = set()
+        self.it = RedirectTableReconciler(
+            SETTINGS, self.writer, lambda: self.ports, self.open.__contains__, self._report
+        )
         self.it.replace()
         self.task = asyncio.create_task(self.it.run())
 
@@ -136,6 +140,44 @@ async def test_a_tunnel_is_bounded_from_its_making_to_its_end(table: Table) -> N
     table.it.want(NOBODY, NOBODY, has_tunnel=False)
     await table.until(lambda text: text == "")
     assert (table.it.trouble, table.reports) == ("", 0)
+
+
+async def test_rules_stay_as_long_as_their_device_does(table: Table) -> None:
+    """An agent that starts anew knows no peer so far, and a tunnel that is switched off stays."""
+    table.open |= {rules.REDIRECT, rules.DISTRIBUTION}
+    table.it.want(NOBODY, NOBODY, has_tunnel=False)
+    await table.until(lambda text: "7474" in text)
+    assert 'iifname "handover0" oifname != @ports' in table.listed()
+    assert "7472" in table.listed()
+    off = {"source_redirect": SourceRedirect.OFF, "advertise": Advertise.BGP}
+    table.it.configure(SETTINGS.model_copy(update=off))
+    table.it.touch()
+    table.ports.add("tap1")
+    await table.until(lambda text: '"tap1"' in text)
+    assert {"7472", "7474"} <= set(table.listed().split())
+    table.open.clear()
+    table.it.want_nodes(NOBODY)
+    await table.until(lambda text: text == "")
+
+
+async def test_whoever_waits_for_rules_is_told_when_they_are_in(table: Table) -> None:
+    told: list[tuple[bool, bool]] = []
+
+    def note() -> None:
+        told.append((table.it.encloses(rules.REDIRECT), table.it.encloses(rules.DISTRIBUTION)))
+
+    table.it.enclosed = note
+    table.it.want(PEERS, NOBODY)
+    await table.until(lambda _: told == [(True, False)])
+    assert "7472" in table.listed()
+    table.it.want_nodes(PEERS)
+    await table.until(lambda _: told[1:] == [(True, True)])
+    assert "7474" in table.listed()
+    table.it.want_nodes(NOBODY)
+    await table.until(lambda text: "7474" not in text)
+    assert table.it.encloses(rules.REDIRECT)
+    assert not table.it.encloses(rules.DISTRIBUTION)
+    assert len(told) == 2
 
 
 async def test_without_a_tunnel_its_port_is_anybodys_and_redirects_are_untracked(

@@ -22,6 +22,9 @@ from handover_api.workloadendpoint import AgentAddress, Role
 from handover_nodeagent import metrics
 from handover_nodeagent.kernel import tunnel
 from handover_nodeagent.kernel.netlink import rtmsg
+from handover_nodeagent.kernel.netlink.channel import Channel
+from handover_nodeagent.kernel.nft.outcome import Outcome
+from handover_nodeagent.kernel.redirect_table.table import RedirectTable
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.peers.inner_routes import InnerRoutes
 from handover_nodeagent.peers.messages import Way
@@ -126,7 +129,7 @@ class SaidPath:
 
 @pytest.fixture
 async def on(world: World, node: Node) -> World:
-    """Let redirects be on, and two other nodes be on a link of this one."""
+    """Let redirects be on, two other nodes be on a link of this one, and the tunnel be there."""
     node.run_batch(
         [
             "link add uplink type veth peer name wire",
@@ -136,6 +139,8 @@ async def on(world: World, node: Node) -> World:
         ]
     )
     world.settings = settings(**ON)
+    with Channel() as channel:
+        tunnel.ensure(channel, tunnel.REDIRECT, 7472, [ip_address("192.0.2.1")])
     await again(world)
     return world
 
@@ -673,7 +678,7 @@ class TestReadiness:
         await on.shows(SENT_ON)
 
     async def test_what_is_in_the_tunnels_way_is_said(self, on: World, node: Node) -> None:
-        node.run("ip link add handover0 type bridge")
+        node.run_batch(["link delete handover0", "link add handover0 type bridge"])
         on.put(said="source", annotations=TARGET)
         await on.until_says("Redirectable", "False", "DeviceTaken")
         assert heard(on) is None
@@ -686,6 +691,45 @@ class TestReadiness:
         node.run("ip link delete handover0")
         await on.shows(SENT_ON)
         assert on.condition("Redirectable") == ("False", "NotProved")
+
+    async def test_no_tunnel_is_there_without_what_bounds_it(
+        self, on: World, node: Node, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Its port would be open to anybody, and what came in would leave by the node's routes."""
+        node.run("ip link delete handover0")
+        await again(on)
+        made, ensure = [], tunnel.ensure
+
+        def noted(*arguments: Any) -> int | tunnel.Refusal:
+            made.append(node.run("nft list ruleset inet"))
+            return ensure(*arguments)
+
+        monkeypatch.setattr(tunnel, "ensure", noted)
+        on.put(said="source", annotations=TARGET)
+        assert on.condition("Redirectable") in {None, ("False", "Pending")}
+        await on.until_says("Redirectable", "False", "NotProved")
+        assert made
+        assert all('iifname "handover0" oifname != @ports' in rules for rules in made)
+        assert all(B in rules for rules in made)
+
+    async def test_nor_where_the_rules_are_refused(
+        self, on: World, node: Node, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        node.run("ip link delete handover0")
+        await again(on)
+
+        async def refuse(*_: object) -> Outcome:
+            return Outcome("no library")
+
+        monkeypatch.setattr(RedirectTable, "replace", refuse)
+        on.put(said="source", annotations=TARGET)
+        await on.until_says("Redirectable", "False", "TunnelRefused")
+        assert on.message("Redirectable") == "no library"
+        assert heard(on) is None
+        assert "handover0" not in node.run("ip link show")
+        monkeypatch.undo()
+        await on.until_says("Redirectable", "False", "NotProved")
+        assert heard(on)
 
     async def test_a_node_that_is_reached_only_now_is_found(self, on: World, node: Node) -> None:
         node.run("ip address flush dev uplink")
@@ -701,6 +745,7 @@ class TestReadiness:
     ) -> None:
         """A device that is made and refused is news of a link, and was the next one's cause."""
         with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as taken:
+            node.run("ip link delete handover0")
             taken.bind(("", 7472))
             before = newest_index(node)
             on.put(said="source", annotations=TARGET)
