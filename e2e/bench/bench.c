@@ -2,17 +2,22 @@
  *
  *   bench floor IFNAME ADDRESS [IFNAME ADDRESS]...   hears RARPs, sets host routes, waits for the acks
  *   bench flood IFNAME arp|udp PER_SECOND            sends frames until it is killed
- *   bench relay IFNAME PEER PORT                     hears RARPs, tells PEER by a datagram each
- *   bench redirect PORT IFNAME ADDRESS               hears datagrams, replaces a host route for each
+ *   bench relay IFNAME PEER PORT ADDRESS4 ADDRESS6   hears RARPs; for each it sets a neighbor's entry
+ *                                                    and a host route in both families, and only
+ *                                                    then tells PEER by a datagram
+ *   bench redirect PORT IFNAME ADDRESS4 ADDRESS6     hears datagrams; for each it replaces both host
+ *                                                    routes, by ones into a tunnel in turns
  *
- * The last two together do the least of what leads a guest's late packets on from the node that it
- * has left.
+ * The last two together ask the kernel for what the agents ask it for to lead a guest's late packets
+ * on from the node that it has left, and do nothing else.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
 #include <linux/filter.h>
 #include <linux/if_packet.h>
+#include <linux/lwtunnel.h>
+#include <linux/neighbour.h>
 #include <linux/rtnetlink.h>
 #include <net/ethernet.h>
 #include <net/if.h>
@@ -31,8 +36,11 @@ enum { PROTOCOL = 99, METRIC = 512, BATCH = 64 };
 
 struct request {
     struct nlmsghdr header;
-    struct rtmsg route;
-    char attributes[64];
+    union {
+        struct rtmsg route;
+        struct ndmsg neighbor;
+    };
+    char attributes[128];
 };
 
 struct guest {
@@ -45,14 +53,17 @@ static void die(const char *what) {
     exit(1);
 }
 
+/* Writes one attribute; returns the bytes that it takes, a multiple of four. */
+static int put_at(char *place, int type, const void *value, int size) {
+    struct rtattr attribute = {.rta_type = (unsigned short)type, .rta_len = RTA_LENGTH(size)};
+    memcpy(place, &attribute, sizeof attribute);
+    memcpy(place + RTA_LENGTH(0), value, (size_t)size);
+    return RTA_SPACE(size);
+}
+
 static void put(struct request *request, int type, const void *value, int size) {
-    struct rtattr *attribute =
-        (struct rtattr *)((char *)request + NLMSG_ALIGN(request->header.nlmsg_len));
-    attribute->rta_type = type;
-    attribute->rta_len = RTA_LENGTH(size);
-    memcpy(RTA_DATA(attribute), value, size);
-    request->header.nlmsg_len =
-        NLMSG_ALIGN(request->header.nlmsg_len) + RTA_ALIGN(attribute->rta_len);
+    char *end = (char *)request + request->header.nlmsg_len;
+    request->header.nlmsg_len += (unsigned)put_at(end, type, value, size);
 }
 
 static int listen_on(int index) {
@@ -73,19 +84,54 @@ static int listen_on(int index) {
     return sock;
 }
 
-static void prepare(struct guest *guest, const char *name, const char *address) {
+/* Fills in an address of either family; returns its size in bytes. */
+static int read_address(const char *text, void *address, unsigned char *family) {
+    *family = strchr(text, ':') ? AF_INET6 : AF_INET;
+    if (inet_pton(*family, text, address) != 1) die(text);
+    return *family == AF_INET ? 4 : 16;
+}
+
+static struct request route_to(const char *text, const char *name) {
     unsigned index = if_nametoindex(name), metric = METRIC;
-    struct in_addr destination;
-    if (!index || inet_pton(AF_INET, address, &destination) != 1) die(name);
-    guest->request = (struct request){
+    struct in6_addr address;
+    if (!index) die(name);
+    struct request made = {
         .header = {.nlmsg_len = NLMSG_LENGTH(sizeof(struct rtmsg)),
                    .nlmsg_type = RTM_NEWROUTE,
                    .nlmsg_flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE | NLM_F_ACK},
-        .route = {.rtm_family = AF_INET, .rtm_dst_len = 32, .rtm_table = RT_TABLE_MAIN,
-                  .rtm_protocol = PROTOCOL, .rtm_scope = RT_SCOPE_LINK, .rtm_type = RTN_UNICAST}};
-    put(&guest->request, RTA_DST, &destination, 4);
-    put(&guest->request, RTA_OIF, &index, 4);
-    put(&guest->request, RTA_PRIORITY, &metric, 4);
+        .route = {.rtm_table = RT_TABLE_MAIN, .rtm_protocol = PROTOCOL, .rtm_scope = RT_SCOPE_LINK,
+                  .rtm_type = RTN_UNICAST}};
+    int size = read_address(text, &address, &made.route.rtm_family);
+    made.route.rtm_dst_len = (unsigned char)(8 * size);
+    put(&made, RTA_DST, &address, size);
+    put(&made, RTA_OIF, &index, 4);
+    put(&made, RTA_PRIORITY, &metric, 4);
+    return made;
+}
+
+static struct request neighbor_at(const char *text, const char *name) {
+    static const unsigned char mac[] = {0x52, 0x54, 0, 0x66, 0, 1};
+    struct in6_addr address;
+    struct request made = {
+        .header = {.nlmsg_len = NLMSG_LENGTH(sizeof(struct ndmsg)),
+                   .nlmsg_type = RTM_NEWNEIGH,
+                   .nlmsg_flags = NLM_F_REQUEST | NLM_F_CREATE | NLM_F_REPLACE | NLM_F_ACK},
+        .neighbor = {.ndm_ifindex = (int)if_nametoindex(name), .ndm_state = NUD_REACHABLE}};
+    int size = read_address(text, &address, &made.neighbor.ndm_family);
+    put(&made, NDA_DST, &address, size);
+    put(&made, NDA_LLADDR, mac, sizeof mac);
+    return made;
+}
+
+/* Makes it lead into a tunnel: the id is in network order, the node at the other end is nobody. */
+static void encapsulate(struct request *route) {
+    static const unsigned char id[8] = {[7] = 88}, remote[4] = {192, 0, 2, 87};
+    uint16_t type = LWTUNNEL_ENCAP_IP;
+    char nested[32];
+    int size = put_at(nested, LWTUNNEL_IP_ID, id, sizeof id);
+    size += put_at(nested + size, LWTUNNEL_IP_DST, remote, sizeof remote);
+    put(route, RTA_ENCAP_TYPE, &type, sizeof type);
+    put(route, RTA_ENCAP | NLA_F_NESTED, nested, size);
 }
 
 /* Sends the routes of all guests that were heard in one message, and reads the kernel's answers: one
@@ -98,9 +144,11 @@ static void set_routes(int kernel, struct iovec *requests, int count) {
         if (recv(kernel, ack, sizeof ack, 0) < 0) die("netlink");
 }
 
-static void set_route(int kernel, struct guest *guest) {
-    struct iovec request = {&guest->request, guest->request.header.nlmsg_len};
-    set_routes(kernel, &request, 1);
+static void ask(int kernel, struct request *requests, int count) {
+    struct iovec parts[4];
+    for (int i = 0; i < count; i++)
+        parts[i] = (struct iovec){&requests[i], requests[i].header.nlmsg_len};
+    set_routes(kernel, parts, count);
 }
 
 static void say_ready(void) {
@@ -113,7 +161,7 @@ static void run_floor(int count, char **words) {
     int queue = epoll_create1(0), kernel = socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
     char frame[128];
     for (int i = 0; i < count; i++) {
-        prepare(&guests[i], words[2 * i], words[2 * i + 1]);
+        guests[i].request = route_to(words[2 * i + 1], words[2 * i]);
         guests[i].socket = listen_on((int)if_nametoindex(words[2 * i]));
         struct epoll_event event = {.events = EPOLLIN, .data.u32 = (unsigned)i};
         if (epoll_ctl(queue, EPOLL_CTL_ADD, guests[i].socket, &event)) die("epoll");
@@ -155,9 +203,18 @@ static void hurry(void) {
     if (sched_setscheduler(0, SCHED_FIFO, &first)) syscall(SYS_sched_setattr, 0, &slices, 0);
 }
 
-static void run_relay(const char *name, const char *peer, const char *port) {
-    struct sockaddr_in where = at(peer, port);
+static void run_relay(char **words) {
+    const char *name = words[0], *peer = words[1];
+    struct sockaddr_in where = at(peer, words[2]);
     int frames = listen_on((int)if_nametoindex(name)), sock = socket(AF_INET, SOCK_DGRAM, 0);
+    int kernel = socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
+    struct request in[] = {neighbor_at(words[3], name), route_to(words[3], name),
+                           neighbor_at(words[4], name), route_to(words[4], name)};
+    struct request out[] = {in[1], in[3]};
+    for (int i = 0; i < 2; i++) {
+        out[i].header.nlmsg_type = RTM_DELROUTE;
+        out[i].header.nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK;
+    }
     char frame[128];
     if (connect(sock, (struct sockaddr *)&where, sizeof where)) die(peer);
     hurry();
@@ -166,26 +223,34 @@ static void run_relay(const char *name, const char *peer, const char *port) {
         ssize_t size = recv(frames, frame, sizeof frame, 0);
         /* Nobody may listen there so far, or any more: the next one tells again. */
         if (size < 0 && errno != ENETDOWN) die("recv");
-        if (size >= 0) (void)!send(sock, frame, (size_t)size, 0);
+        if (size < 0) continue;
+        ask(kernel, in, 4);
+        (void)!send(sock, frame, (size_t)size, 0);
+        /* Out of the way of the other side's work, and the next time they are new again. */
+        usleep(20000);
+        ask(kernel, out, 2);
     }
 }
 
-static void run_redirect(const char *port, const char *name, const char *address) {
-    struct sockaddr_in here = at("0.0.0.0", port);
+static void run_redirect(char **words) {
+    struct sockaddr_in here = at("0.0.0.0", words[0]);
     int sock = socket(AF_INET, SOCK_DGRAM, 0), kernel = socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
     /* The kernel tells nobody of a route that is replaced by its like, so there are two ways. */
-    struct guest ways[2];
+    struct request ways[2][2];
     char datagram[128];
-    prepare(&ways[0], name, address);
-    prepare(&ways[1], "lo", address);
+    for (int i = 0; i < 2; i++) {
+        ways[0][i] = route_to(words[2 + i], words[1]);
+        encapsulate(&ways[0][i]);
+        ways[1][i] = route_to(words[2 + i], "lo");
+    }
     if (bind(sock, (struct sockaddr *)&here, sizeof here)) die("bind");
     hurry();
     /* Whatever an earlier one of these has left, the first one's way is news. */
-    set_route(kernel, &ways[1]);
+    ask(kernel, ways[1], 2);
     say_ready();
     for (int turn = 0;; turn ^= 1) {
         if (recv(sock, datagram, sizeof datagram, 0) < 0) die("recv");
-        set_route(kernel, &ways[turn]);
+        ask(kernel, ways[turn], 2);
     }
 }
 
@@ -224,9 +289,10 @@ int main(int argc, char **argv) {
     if (argc >= 4 && argc % 2 == 0 && !strcmp(argv[1], "floor"))
         run_floor((argc - 2) / 2, argv + 2);
     if (argc == 5 && !strcmp(argv[1], "flood")) run_flood(argv[2], argv[3], atol(argv[4]));
-    if (argc == 5 && !strcmp(argv[1], "relay")) run_relay(argv[2], argv[3], argv[4]);
-    if (argc == 5 && !strcmp(argv[1], "redirect")) run_redirect(argv[2], argv[3], argv[4]);
+    if (argc == 7 && !strcmp(argv[1], "relay")) run_relay(argv + 2);
+    if (argc == 6 && !strcmp(argv[1], "redirect")) run_redirect(argv + 2);
     fprintf(stderr, "bench floor IFNAME ADDRESS... | flood IFNAME arp|udp PER_SECOND |\n"
-                    "      relay IFNAME PEER PORT | redirect PORT IFNAME ADDRESS\n");
+                    "      relay IFNAME PEER PORT ADDRESS4 ADDRESS6 |\n"
+                    "      redirect PORT IFNAME ADDRESS4 ADDRESS6\n");
     return 2;
 }

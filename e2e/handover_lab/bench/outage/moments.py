@@ -18,7 +18,8 @@ PROTOCOL: Final = 88
 """Of the agents' own routes: HandoverConfiguration's default."""
 
 FLOOR_ADDRESS: Final = "192.0.2.88"
-"""Of the documentation's (RFC 5737): the floor's own route, to which nobody sends anything."""
+FLOOR_ADDRESS6: Final = "2001:db8::88"
+"""Of the documentation's (RFC 5737, RFC 3849): the floor's own routes, to which nobody sends."""
 
 # linux/netlink.h: struct nlmsghdr. linux/rtnetlink.h: struct rtmsg without its flags, which nobody
 # reads here; struct rtattr; the types.
@@ -185,5 +186,5 @@ def of_switchover(
         said(target, HAVE, outgoing=True),
         said(target, ACK, outgoing=False),
         max((at_ns for at_ns in followed if at_ns is not None), default=None),
-        changed(source, lambda each: not each.leads_on, FLOOR_ADDRESS),
+        changed(source, lambda _: True, FLOOR_ADDRESS),
     )

@@ -8,6 +8,7 @@ apart: that is for later (``moments``). Prints a line when it misses nothing any
 """
 
 import argparse
+import contextlib
 import gc
 import os
 import select
@@ -17,7 +18,7 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import BinaryIO, Final, Self
@@ -41,7 +42,8 @@ RECEIVE_BUFFER: Final = 1 << 22
 PRIORITY: Final = 50
 ENOUGH: Final = 4096
 
-Reader = Callable[[socket.socket], bytes]
+REST = 0.02
+"""Seconds without a change of a route after which frames are read."""
 
 
 def messages_of(port: int) -> bpf.Program:
@@ -68,7 +70,8 @@ def messages_of(port: int) -> bpf.Program:
 
 def open_packets(device: str, protocol: int, program: bpf.Program | None) -> socket.socket:
     """Hear frames of *device*, with the kernel's time of each."""
-    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+    sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
+    sock.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, RECEIVE_BUFFER)
     sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
     if program:
         syscalls.attach_filter(sock, program)
@@ -86,8 +89,9 @@ def open_routes() -> socket.socket:
 
 def read_route(sock: socket.socket) -> bytes:
     """Return a record of what the kernel says; it has no time of its own."""
+    at_ns = time.time_ns()
     octets = sock.recv(1 << 16)
-    return RECORD.pack(ROUTES, time.time_ns(), len(octets)) + octets
+    return RECORD.pack(ROUTES, at_ns, len(octets)) + octets
 
 
 def read_frame(sock: socket.socket) -> bytes:
@@ -100,13 +104,23 @@ def read_frame(sock: socket.socket) -> bytes:
     return RECORD.pack(what, seconds * 10**9 + nanoseconds, len(octets)) + octets
 
 
-def record(readers: Mapping[socket.socket, Reader], file: BinaryIO) -> None:
-    """Write down what comes until SIGTERM."""
+def record(routes: socket.socket, frames: Sequence[socket.socket], file: BinaryIO) -> None:
+    """Write down what comes until SIGTERM.
+
+    Frames have the kernel's time, and are read when the routes are at rest: who is woken by a
+    message takes the processor from those that send and receive it.
+    """
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
     while not stopping:
-        ready, _, _ = select.select(list(readers), [], [], 0.2)
-        file.writelines(readers[sock](sock) for sock in ready)
+        ready, _, _ = select.select([routes], [], [], REST)
+        if ready:
+            file.write(read_route(routes))
+            continue
+        for sock in frames:
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    file.write(read_frame(sock))
 
 
 def main() -> None:
@@ -119,16 +133,16 @@ def main() -> None:
     gc.disable()
     with ExitStack() as opened:
         uplink = open_packets("eth0", ETH_P_ALL, messages_of(arguments.port))
-        readers: dict[socket.socket, Reader] = {opened.enter_context(uplink): read_frame}
-        readers[opened.enter_context(open_routes())] = read_route
+        frames = [opened.enter_context(uplink)]
+        routes = opened.enter_context(open_routes())
         if arguments.tap:
             guest = open_packets(arguments.tap, ETH_P_RARP, None)
-            readers[opened.enter_context(guest)] = read_frame
+            frames.append(opened.enter_context(guest))
         file = opened.enter_context(arguments.file.open("ab", buffering=0))
         os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(PRIORITY))
         sys.stdout.buffer.write(READY)
         sys.stdout.flush()
-        record(readers, file)
+        record(routes, frames, file)
 
 
 class Witness:
