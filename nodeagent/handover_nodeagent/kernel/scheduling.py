@@ -50,6 +50,15 @@ def recede() -> None:
     shorten()
 
 
+def give_way() -> None:
+    """Let whoever is as urgent, and waits for this processor, run first; without such, go on.
+
+    In the normal class nothing is done: there others' slices last for milliseconds.
+    """
+    if os.sched_getscheduler(0) & os.SCHED_FIFO:
+        os.sched_yield()
+
+
 def length() -> float:
     """Return how long this thread's slices are, in seconds; 0 where the kernel does not say."""
     now = syscalls.sched_getattr()

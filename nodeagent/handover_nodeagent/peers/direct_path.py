@@ -17,7 +17,7 @@ from handover_api.names import ObjectKey
 from handover_api.peer import Peer
 from handover_api.workloadendpoint import AgentAddress, Role
 from handover_nodeagent import metrics
-from handover_nodeagent.kernel import tunnel
+from handover_nodeagent.kernel import scheduling, tunnel
 from handover_nodeagent.network.model import IPAddress
 from handover_nodeagent.peers import keys, messages
 from handover_nodeagent.peers.answers import Answers
@@ -66,6 +66,7 @@ class DirectPath:
         self._reader = Reader(self._relations, self._trust, self._act, self._accept, self._opened)
         self._nodes: dict[str, tuple[IPAddress, ...]] = {}
         self._bystanders: dict[str, Recipient] = {}
+        self._told_at_once: dict[ObjectKey, tuple[Recipient, ...]] = {}
         self._addresses: tuple[IPAddress, ...] = ()
         self._port = 0
         self._tunnel: InnerRoutes | None = None
@@ -125,6 +126,7 @@ class DirectPath:
         """
         new = tuple(_relation(key, role, peer, uid) for peer in peers) if role else ()
         old = self._relations.know_peers(key, new)
+        self._told_at_once.pop(key, None)
         self._tell_again(one for one in new if one in old)
         if new == old:
             return
@@ -159,7 +161,7 @@ class DirectPath:
     def _find_bystanders(self) -> None:
         # At the switch a thousand nodes would wait for a millisecond that was free before.
         self._bystanders = {
-            node: Recipient(node, tuple(Destination(one, self._port) for one in addresses[:1]))
+            node: Recipient(node, tuple(Destination.at(one, self._port) for one in addresses[:1]))
             for node, addresses in self._nodes.items()
         }
 
@@ -168,6 +170,7 @@ class DirectPath:
         if self._statements.prepare(key, uid):
             self._hellos.ask_again(self._relations.peers(key), self._now())
             self._wind()
+        self._peers(key)
 
     def have(self, key: ObjectKey, uid: str) -> int:
         """Say that we have the guest, until all know it; return how many are asked.
@@ -249,14 +252,19 @@ class DirectPath:
         told = {one.node for one in peers}
         bystanders = [one for node, one in nodes.items() if node not in told]
         self._later((said.datagram, one) for one in bystanders)
+        scheduling.give_way()
         self._statements.begin(kind, topic, said, [*peers, *bystanders], times)
         self._statements.told(topic, times[0])
         self._wind()
 
-    def _peers(self, key: ObjectKey) -> list[Recipient]:
-        """Return all peers, of other migrations, too."""
-        relations = self._relations.peers(key)
-        return [Recipient(one.node, self._reached(one), one) for one in relations]
+    def _peers(self, key: ObjectKey) -> tuple[Recipient, ...]:
+        """Return all peers, of other migrations, too; found before the switch, if need be."""
+        found = self._told_at_once.get(key)
+        if found is None:
+            relations = self._relations.peers(key)
+            found = tuple(Recipient(one.node, self._reached(one), one) for one in relations)
+            self._told_at_once[key] = found
+        return found
 
     def _reached(self, one: Relation) -> tuple[Destination, ...]:
         """Return the first of a peer's addresses that has answered; all, where none has."""
@@ -264,8 +272,8 @@ class DirectPath:
         proved = contact.proved if contact else ()
         for address in one.addresses:
             if (address, Way.PLAIN) in proved:
-                return (Destination(address, one.port),)
-        return tuple(Destination(address, one.port) for address in one.addresses)
+                return (Destination.at(address, one.port),)
+        return tuple(Destination.at(address, one.port) for address in one.addresses)
 
     def _act(self, datagram: Datagram) -> Acted:
         """Act upon what was promised; then it is judged and acknowledged like all else."""
@@ -307,10 +315,12 @@ class DirectPath:
         relations = ours or [one for one in accepted.relations if kind is Kind.HAVE]
         assert datagram.source is not None, "the tunnel carries HELLOs alone"
         for one in relations:
-            to = Destination(datagram.source, one.port)
+            to = Destination.at(datagram.source, one.port)
             known = self._answers.known(one, nonce) if accepted.is_repeat else None
             if known is None:
                 done = acted[one] if one in acted else self._tell(one, kind, datagram.received_ns)
+                if one.is_bystanders:
+                    scheduling.give_way()
                 self._answers.hear(one, nonce, datagram.received_ns, to)
                 known = self._answers.compose(one, nonce, done) if done else None
             if known is not None:
@@ -351,7 +361,7 @@ class DirectPath:
             body = HelloAnswer(way, said, datagram.received_ns, time.time_ns(), promise)
             _, octets = self._signer.sign(Kind.HELLO_ANSWER, body, one.subject, nonce)
             # The tunnel does not say from where; the answer goes by the plain path.
-            to = Destination(datagram.source, one.port) if datagram.source else None
+            to = Destination.at(datagram.source, one.port) if datagram.source else None
             for destination in (to,) if to else self._reached(one):
                 self._send(octets, destination)
             self._hellos.heard(one, self._now())
@@ -362,6 +372,8 @@ class DirectPath:
         if proved:
             contact, address, way = proved
             one = contact.relation
+            self._told_at_once.pop(one.key, None)
+            self._peers(one.key)
             proof = Proof(one.node, address, way, self.offset(one.public_key))
             self._sink.peer_proved(one.key, one.uid, proof)
         self._wind()
@@ -402,8 +414,8 @@ class DirectPath:
         if way is Way.PLAIN:
             self._send(octets, to)
         elif self._tunnel:
-            inner = tunnel.inner_address(to.address)
-            self._reader.send(octets, inner, to.port, self._tunnel.device)
+            inner = Destination.at(tunnel.inner_address(to.address), to.port)
+            self._reader.send(octets, inner, self._tunnel.device)
 
     def _send_due(self, now: float) -> None:
         """Send what is due: to the peers at once."""
@@ -430,7 +442,7 @@ class DirectPath:
             asyncio.get_running_loop().call_soon(self._flush)
 
     def _send(self, octets: bytes, to: Destination) -> None:
-        self._reader.send(octets, to.address, to.port)
+        self._reader.send(octets, to)
 
     def _wind(self) -> None:
         """Set the alarm to the earliest of what is due."""

@@ -190,7 +190,7 @@ class Hellos:
         _, datagram = self._sign(Kind.HELLO, hello, relation.own_subject, nonce)
         self._asked[nonce] = _Asked(relation, address, way, now + repeats.GIVE_UP)
         self._trust.expect(nonce, Question(Kind.HELLO, relation.own_subject, (relation,)))
-        return Outgoing(nonce, datagram, Destination(address, relation.port), way)
+        return Outgoing(nonce, datagram, Destination.at(address, relation.port), way)
 
     def _drop(self, nonce: bytes) -> None:
         del self._asked[nonce]

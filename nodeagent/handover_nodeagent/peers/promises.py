@@ -1,6 +1,6 @@
 """PURE: what peers have promised to say, known by its digest before it comes.
 
-A HAVE is signed before the switch, and its SHA-256 goes along with the signed HELLOs. So bytes of
+A HAVE is signed before the switch, and its BLAKE2s goes along with the signed HELLOs. So bytes of
 that digest have come from the agent that promised them, without their signature's being verified:
 at the switch nothing is left but to act. A promise is kept once, and only a newer HELLO makes
 another one.

@@ -10,11 +10,12 @@ from collections.abc import Callable, Collection, Mapping
 from typing import Final
 
 from handover_nodeagent import faults, metrics
-from handover_nodeagent.network.model import IPAddress
+from handover_nodeagent.kernel import scheduling
 from handover_nodeagent.peers import messages, mutes
 from handover_nodeagent.peers.relations import Relation, Relations
 from handover_nodeagent.peers.sink import Done
 from handover_nodeagent.peers.sockets import Datagram, Place, Refusal, Socket
+from handover_nodeagent.peers.statements import Destination
 from handover_nodeagent.peers.trust import Accepted, Refused, Source, Trust
 from handover_nodeagent.retry.timers import Retry
 
@@ -54,6 +55,7 @@ class Reader:
         self._mutes = mutes.Mutes()
         self._wanted: tuple[Place, ...] = ()
         self._sockets: dict[Place, Socket] = {}
+        self._senders: dict[tuple[int, int], Socket] = {}
         self._retry = Retry(self._open)
         self.refusals: Mapping[Place, Refusal] = {}
 
@@ -80,19 +82,21 @@ class Reader:
         """Read nothing more."""
         self.listen(())
 
-    def send(self, octets: bytes, address: IPAddress, port: int, device: int = 0) -> bool:
+    def send(self, octets: bytes, to: Destination, device: int = 0) -> bool:
         """Send from the first place of that family and device; False where it cannot be sent."""
-        for place in self._wanted:
-            is_right = place.device == device and place.address.version == address.version
-            if is_right and place in self._sockets:
-                sent = self._sockets[place].send(octets, address, port)
-                (_SENT if sent else _FAILED).inc()
-                return sent
-        return False
+        sender = self._senders.get((to.address.version, device))
+        if sender is None:
+            return False
+        sent = sender.send(octets, to.host, to.port)
+        (_SENT if sent else _FAILED).inc()
+        return sent
 
     def take(self, datagram: Datagram) -> None:
         """Judge what has come."""
         acted = self._act(datagram)
+        if acted:
+            # What is left of it is the proof and the answer, and somebody else's route may wait.
+            scheduling.give_way()
         now = asyncio.get_running_loop().time()
         judgment = self._trust.judge(datagram.octets, datagram.source, now)
         if isinstance(judgment, Accepted):
@@ -124,6 +128,11 @@ class Reader:
             self._sockets[place] = opened
             asyncio.get_running_loop().add_reader(opened.fileno(), self._read, opened)
         self.refusals = refusals
+        # Of several the first that was asked for: it is the last one here.
+        self._senders = {
+            (place.address.version, place.device): self._sockets[place]
+            for place in reversed(self.places)
+        }
         if self._mutes.muted:
             self._filter()
         if refusals:

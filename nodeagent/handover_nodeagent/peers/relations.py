@@ -42,6 +42,11 @@ class Relation:
     """Of what the peer says."""
     own_subject: bytes = field(init=False)
     """Of what we say to it."""
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __hash__(self) -> int:
+        """Return what was found once: addresses are slow to hash, and each datagram asks for it."""
+        return self._hash
 
     def __post_init__(self) -> None:
         # Frozen, but for what follows from the other fields and is asked for with each datagram.
@@ -49,6 +54,8 @@ class Relation:
         object.__setattr__(self, "key_id", self.public_key[: messages.KEY_ID])
         object.__setattr__(self, "subject", messages.subject(speaker, self.uid))
         object.__setattr__(self, "own_subject", messages.subject(self.key, self.own_uid))
+        names = (self.key, self.own_uid, self.uid, self.endpoint, self.node, self.public_key)
+        object.__setattr__(self, "_hash", hash(names))
 
     @property
     def is_bystanders(self) -> bool:

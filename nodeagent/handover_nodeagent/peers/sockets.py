@@ -109,9 +109,9 @@ class Socket:
         source = None if self.place.device else _parse(sender[0])
         return Datagram(octets, source, received)
 
-    def send(self, octets: bytes, address: IPAddress, port: int) -> bool:
+    def send(self, octets: bytes, host: str, port: int) -> bool:
         """Send a datagram; False where the kernel cannot, and nobody waits for that."""
-        to: tuple[str, int] | tuple[str, int, int, int] = str(address), port
+        to: tuple[str, int] | tuple[str, int, int, int] = host, port
         if self.place.device:
             to = (*to, 0, self.place.device)
         try:

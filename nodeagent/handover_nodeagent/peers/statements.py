@@ -8,7 +8,7 @@ migration takes the place of the one before, also on its way.
 
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 from handover_api.names import ObjectKey
 from handover_nodeagent.network.model import IPAddress
@@ -27,10 +27,16 @@ _STATEMENT: Final = Statement()
 
 
 class Destination(NamedTuple):
-    """Where a datagram goes."""
+    """Where a datagram goes; ``host`` is the address as text, which is slow to write."""
 
     address: IPAddress
     port: int
+    host: str
+
+    @classmethod
+    def at(cls, address: IPAddress, port: int) -> Self:
+        """Name a port of a node."""
+        return cls(address, port, str(address))
 
 
 @dataclass(frozen=True, slots=True)

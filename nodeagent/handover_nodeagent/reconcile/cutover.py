@@ -17,7 +17,7 @@ import datetime as dt
 import errno
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from handover_api.configuration import Mode
@@ -125,27 +125,23 @@ class Cutovers:
         # A listener's last word from an episode that is over says nothing of this one.
         if endpoint is None or endpoint.machine.episode != episode:
             return
-        event = Announced(episode, accepted.signal, accepted.is_answer)
         # Taken off first: what a second frame finds is that the first one was served.
         prepared, endpoint.prepared = endpoint.prepared, None
         if prepared is None:
-            self._step(endpoint, Announcement(event, accepted.mac, received_at))
+            self._step(endpoint, _announcement(episode, accepted, received_at))
         # A second frame before the machine's step finds all done, and says nothing new.
         elif endpoint.announcement is None:
             try:
-                is_in = self._send(prepared)
-                if is_in:
-                    # The peer's late packets come by this route: not a moment sooner.
-                    self._tell_peers(endpoint)
+                self._send(endpoint, prepared)
             except Exception as error:  # noqa: BLE001  the root of a cutover; costs nothing else
                 faults.note("cutover", error, endpoint=str(key))
-                self._step(endpoint, Announcement(event, accepted.mac, received_at))
+                self._step(endpoint, _announcement(episode, accepted, received_at))
                 return
-            endpoint.announcement = Announcement(event, accepted.mac, received_at, prepared)
+            endpoint.announcement = _announcement(episode, accepted, received_at, prepared)
             self._step_soon(endpoint)
 
-    def _send(self, prepared: Prepared) -> bool:
-        """Send what was prepared; tell whether all routes are in.
+    def _send(self, endpoint: Endpoint, prepared: Prepared) -> None:
+        """Send what was prepared, and tell the peers once all routes are in.
 
         What the kernel refused is for ``HostRoutes.apply`` to mend.
 
@@ -154,6 +150,16 @@ class Cutovers:
         results = self._routes.tables.send(prepared.requests)
         # The kernel's answer is in: this is when the routes were.
         now = time.time_ns()
+        try:
+            # A neighbor's entry that was refused costs the first packet an answer, and no more.
+            if not any(map(_is_refused, prepared.asked, results)):
+                # The peer's late packets come by this route: not a moment sooner.
+                self._tell_peers(endpoint)
+        finally:
+            self._take_in(prepared, results, now)
+
+    def _take_in(self, prepared: Prepared, results: Sequence[int], now: int) -> None:
+        """Know what the kernel did, and when."""
         for route, result in zip(prepared.asked, results, strict=True):
             if route is None:
                 continue
@@ -163,9 +169,6 @@ class Cutovers:
             self._routes.set_ahead(route.address)
         if errno.ENOBUFS in results:
             self._enforcer.request_resync()
-        # A neighbor's entry that was refused costs the first packet an answer, and no more.
-        asked = zip(prepared.asked, results, strict=True)
-        return not any(result for route, result in asked if route)
 
     # After the route.
 
@@ -253,3 +256,14 @@ class Cutovers:
     def listening_changed(self, key: ObjectKey) -> None:
         """Report that a listener was lost or is back."""
         self._loop.report((key,))
+
+
+def _is_refused(route: Route | None, result: int) -> bool:
+    return route is not None and result != 0
+
+
+def _announcement(
+    episode: int, accepted: Accepted, received_ns: int, sent: Prepared | None = None
+) -> Announcement:
+    event = Announced(episode, accepted.signal, accepted.is_answer)
+    return Announcement(event, accepted.mac, received_ns, sent)

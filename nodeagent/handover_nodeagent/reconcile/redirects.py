@@ -200,15 +200,16 @@ class Redirects:
             settings = self._enforcer.settings
             self._enforcer.apply(self._routes.desired.put(endpoint.local(settings)))
 
-    def _encode_each(self, endpoint: Endpoint, side: Side) -> Mapping[Peer, Prepared]:
+    def _encode_each(self, endpoint: Endpoint, side: Side) -> Mapping[tuple[str, str], Prepared]:
         if endpoint.machine.state not in _ROUTED or endpoint.link is None:
             return {}
-        found = {
-            each: self._encode(endpoint, each, way)
+        found = [
+            self._encode(endpoint, each, way)
             for each, way in side.ways.items()
             if isinstance(way, Redirection)
-        }
-        return {each: prepared for each, prepared in found.items() if prepared}
+        ]
+        # A peer itself is slow to find by.
+        return {(one.peer.uid, one.peer.endpoint): one for one in found if one}
 
     def _encode(self, endpoint: Endpoint, peer: Peer, way: Redirection) -> Prepared | None:
         """Encode what the peer's word would replace; None where that is no mere replacement."""
@@ -225,20 +226,30 @@ class Redirects:
             return None
         wanted = desired.routes_at(local, after.level, settings)
         routes = tuple(self._routes.known.complete(route) for route in wanted if route.way)
-        return Prepared(tuple(map(rtmsg.encode_replace, routes)), routes) if routes else None
+        if not routes:
+            return None
+        requests = tuple(map(rtmsg.encode_replace, routes))
+        return Prepared(peer, way, requests, routes, self._version(routes, endpoint))
+
+    def _version(self, routes: Iterable[Route], endpoint: Endpoint) -> tuple[int, int] | None:
+        """Return by what *routes* were seen to be plain; None where that is to be seen anew."""
+        # Of some nobody is notified (``Tables.would_join``).
+        is_told = not any(map(self._routes.tables.may_join, routes))
+        is_plain = is_told and all(self._is_plain(one, endpoint) for one in routes)
+        return self._routes.known.version if is_plain else None
 
     # A peer has the guest.
 
-    def peer_has(self, key: ObjectKey, uid: str, named: str = "") -> Done | None:
+    def peer_has(self, key: ObjectKey, uid: str, named: str) -> Done | None:
         """Send on what arrives here: the peer of that name has it; None: that could not be."""
         endpoint, side = self._endpoints.get(key), self._peers.side(key)
         if endpoint is None or side is None or endpoint.is_paused or not self._peers.is_on:
             return None
-        peer = side.find(uid, named)
-        if peer is None:
-            return None
-        # What happened before comes first, so that the machine knows what its routes show already.
-        if not self._fire(endpoint, side, peer):
+        prepared = side.prepared.get((uid, named))
+        if prepared is None or not self._fire(endpoint, prepared):
+            peer = side.find(uid, named)
+            if peer is None:
+                return None
             self._step(endpoint, side, peer, _word(peer))
         # Gone: by this very word, as its object was, and with the redirect left.
         is_gone = self._endpoints.get(key) is not endpoint
@@ -246,14 +257,13 @@ class Redirects:
             return None
         return cutover_figures.done(time.time_ns(), self._loop.last_frame(key))
 
-    def _fire(self, endpoint: Endpoint, side: Side, peer: Peer) -> bool:
+    def _fire(self, endpoint: Endpoint, prepared: Prepared) -> bool:
         """Send what is prepared, where it replaces what we know to be there; tell whether."""
-        prepared, way = side.prepared.get(peer), side.ways.get(peer)
-        if prepared is None or not isinstance(way, Redirection) or endpoint.redirected:
+        # What happened before comes first, so that the machine knows what its routes show already.
+        if endpoint.redirected or endpoint.announcement:
             return False
-        if endpoint.announcement or not all(
-            self._is_plain(one, endpoint) for one in prepared.routes
-        ):
+        is_as_seen = prepared.version == self._routes.known.version
+        if not (is_as_seen or all(self._is_plain(one, endpoint) for one in prepared.routes)):
             return False
         results = self._routes.tables.send(prepared.requests)
         # The kernel's answer is in: this is when the routes were.
@@ -266,9 +276,9 @@ class Redirects:
         for route in prepared.routes:
             # Until the machine steps an apply would lead them back.
             self._routes.set_ahead(route.address)
-        endpoint.redirection = way
+        endpoint.redirection = prepared.way
         self.hold(endpoint)
-        endpoint.redirected = Redirected(_word(peer), prepared.routes)
+        endpoint.redirected = Redirected(_word(prepared.peer), prepared.routes)
         asyncio.get_running_loop().call_later(QUIET, self.catch_up, endpoint)
         return True
 

@@ -70,15 +70,24 @@ class Path(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """A redirect as bytes; all of them leave in one send."""
+    """A redirect to a *peer* as bytes; all of them leave in one send.
 
+    *version*: of what was known (``KnownRoutes.version``) when they were seen to be plain
+    replacements; None: that is to be seen when they are sent.
+    """
+
+    peer: Peer
+    way: Redirection
     requests: tuple[bytes, ...]
     routes: tuple[Route, ...]
+    version: tuple[int, int] | None
 
 
 @dataclass(slots=True)
 class Side:
-    """What is known of the other side of one endpoint; *ways* and *prepared* are by peer.
+    """What is known of the other side of one endpoint: *ways* by peer, *prepared* by what it says.
+
+    That is the uid of its migration and the name of its endpoint.
 
     *role* and *uid* are the endpoint's own; a peer may be of a migration after that.
     """
@@ -88,7 +97,7 @@ class Side:
     text: str
     peers: tuple[Peer, ...]
     ways: Mapping[Peer, Redirection | Refusal]
-    prepared: Mapping[Peer, Prepared] = field(default_factory=dict)
+    prepared: Mapping[tuple[str, str], Prepared] = field(default_factory=dict)
     proved: frozenset[tuple[str, Way]] = frozenset()
     silent: frozenset[str] = frozenset()
 

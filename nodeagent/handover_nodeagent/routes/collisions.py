@@ -15,20 +15,24 @@ RESYNCS: Final = 3
 
 
 class Collisions:
-    """What is known of the places that routes of ours were refused."""
+    """What is known of the places that routes of ours were refused.
+
+    ``version`` is another one whenever gateways stand elsewhere.
+    """
 
     def __init__(self) -> None:
+        self.version = 0
         self._gateways: set[RouteKey] = set()
         self._resyncs: dict[RouteKey, int] = {}
 
     def load(self, gateways: Iterable[RouteKey]) -> None:
         """Take these for all places where a route by a gateway stands."""
         # The resyncs stay counted: one that showed nothing is what they are there to bound.
-        self._gateways = set(gateways)
+        self._know(set(gateways))
 
     def note(self, key: RouteKey) -> None:
         """Know that a route by a gateway stands there."""
-        self._gateways.add(key)
+        self._know(self._gateways | {key})
 
     def has_gateway(self, route: Route) -> bool:
         """Tell whether *route* would stand beside a route by a gateway."""
@@ -47,6 +51,10 @@ class Collisions:
 
     def forget(self, address: IPAddress) -> None:
         """Keep no trace of an address that nobody has."""
-        self._gateways = {key for key in self._gateways if key[0] != address}
+        self._know({key for key in self._gateways if key[0] != address})
         for key in [key for key in self._resyncs if key[0] == address]:
             del self._resyncs[key]
+
+    def _know(self, gateways: set[RouteKey]) -> None:
+        self.version += gateways != self._gateways
+        self._gateways = gateways

@@ -62,6 +62,11 @@ class KnownRoutes:
         self.foreign.load(observed.foreign, observed.parked, is_known)
         self.collisions.load(observed.gateways)
 
+    @property
+    def version(self) -> tuple[int, int]:
+        """Another one after whatever may have changed which places ours have, alone or beside."""
+        return self.ours.version, self.collisions.version
+
     def is_ours(self, route: Route) -> bool:
         """Tell by its protocol whether an agent made *route* for a guest."""
         # Nobody's address is link-local; what leads to one is the tunnel's own affair.

@@ -6,15 +6,20 @@ from handover_nodeagent.network.model import IPAddress, Route, RouteKey
 
 
 class ObservedRoutes:
-    """Our routes by address, in the kernel's order; times are realtime ns."""
+    """Our routes by address, in the kernel's order; times are realtime ns.
+
+    ``version`` is another one after whatever may have changed them.
+    """
 
     def __init__(self) -> None:
+        self.version = 0
         self._routes: dict[IPAddress, list[Route]] = {}
         # By themselves, as they outlive a load: no dump tells when the kernel took a route.
         self._acknowledged: dict[RouteKey, int] = {}
 
     def load(self, routes: Iterable[Route]) -> None:
         """Take these for all that there are."""
+        self.version += 1
         self._routes = {}
         for route in routes:
             self._routes.setdefault(route.address, []).append(route)
@@ -39,6 +44,7 @@ class ObservedRoutes:
 
     def precede(self, route: Route, former: Iterable[Route]) -> None:
         """Know that *former*, which carry something else, still stand before *route*."""
+        self.version += 1
         known = self._routes.get(route.address, [])
         known[:] = [*former, *known]
 
@@ -46,22 +52,26 @@ class ObservedRoutes:
         """Know that somebody else added *route*, or changed what it carries."""
         # Not displaced: in IPv6 two devices' routes share a key.
         self.drop(route)
+        self.version += 1
         self._routes.setdefault(route.address, []).append(route)
 
     def drop(self, route: Route) -> None:
         """Know that *route* is gone."""
+        self.version += 1
         known = self._routes.get(route.address, [])
         if route in known:
             known.remove(route)
 
     def displace(self, route: Route) -> None:
         """Know that *route*, whosever it is, has the place that another one had."""
+        self.version += 1
         # In place: an address without routes stays known until it is forgotten.
         known = self._routes.get(route.address, [])
         known[:] = [other for other in known if other.key != route.key]
 
     def lose(self, is_gone: Callable[[Route], bool]) -> frozenset[IPAddress]:
         """Forget the routes that are gone; return their addresses."""
+        self.version += 1
         lost: set[IPAddress] = set()
         for address, known in self._routes.items():
             kept = [route for route in known if not is_gone(route)]
@@ -72,6 +82,7 @@ class ObservedRoutes:
 
     def forget(self, address: IPAddress) -> None:
         """Keep no trace of an address that nobody has."""
+        self.version += 1
         self._routes.pop(address, None)
         for key in [key for key in self._acknowledged if key[0] == address]:
             del self._acknowledged[key]

@@ -53,13 +53,17 @@ class Tables:
         self.writes += 1
         return self.channel.transact(requests)
 
+    def may_join(self, route: Route) -> bool:
+        """Tell whether the kernel has to be asked whether *route* would be one with another."""
+        return isinstance(route.address, IPv6Address) and isinstance(route.way, Via)
+
     def would_join(self, route: Route) -> bool:
         """Tell whether *route* would be one route with somebody else's.
 
         In IPv6 two of one key that lead by gateways become one of two next hops, and a replace
         takes that one even where ours stands before it (fib6_add_rt2node in net/ipv6/ip6_fib.c).
         """
-        if not isinstance(route.address, IPv6Address) or not isinstance(route.way, Via):
+        if not self.may_join(route):
             return False
         # Of routes by a gateway nobody is notified: what is on the device is asked.
         found = route_lookup.winner(self.channel, route.address, oif=route.oif)

@@ -53,7 +53,8 @@ class Listener:
         """Listen on the running loop; raise CannotListenError when that cannot be."""
         self._loop = asyncio.get_running_loop()
         self.expected = expected
-        self.series = series
+        self._series = series
+        self._drained_at: float | None = None
         self._sink = sink
         self._capture = capture.Capture.open(ifindex, packet_filter.compile_filter(expected))
         self.asked_at: float | None = None
@@ -64,6 +65,18 @@ class Listener:
         self._loop.add_reader(self._capture.fileno(), self._read)
         # Not at once: the sink is called by the loop alone, never by the constructor.
         self._probing: asyncio.Handle = self._loop.call_soon(self._ask)
+
+    @property
+    def series(self) -> ProbeSeries:
+        """The series as it is by now."""
+        if self._drained_at is not None:
+            self._series = self._series.drained(self._drained_at)
+            self._drained_at = None
+        return self._series
+
+    @series.setter
+    def series(self, series: ProbeSeries) -> None:
+        self._series, self._drained_at = series, None
 
     def expect(self, expected: Expectation) -> None:
         """Judge by *expected* from now on: another MAC, other addresses, armed or not."""
@@ -139,8 +152,9 @@ class Listener:
     def _accept(self, accepted: Accepted) -> None:
         if accepted.is_answer:
             accepted = accepted._replace(is_answer=self.series.has_asked)
-        # Whatever it proves, the guest runs and takes out of its queue what we have asked.
-        self.series = self.series.drained(self._loop.time())
+        # Whatever it proves, the guest runs and takes out of its queue what we have asked. What
+        # follows from that is found when somebody asks: the route goes first.
+        self._drained_at = self._loop.time()
         before = self.expected
         self._sink.heard(accepted, self._capture.received_at())
         # The sink has set another expectation meanwhile: that one counts.

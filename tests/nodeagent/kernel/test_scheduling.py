@@ -135,3 +135,27 @@ def test_with_the_privilege_it_is_the_control_group_that_does_not_let_it(
     assert scheduling.precede() == (
         "Operation not permitted; this kernel gives the pod's control group no real-time share"
     )
+
+
+def yields(monkeypatch: pytest.MonkeyPatch, before: Callable[[], object]) -> int:
+    yielded: list[int] = []
+    monkeypatch.setattr(os, "sched_yield", lambda: yielded.append(1))
+
+    def give_way() -> None:
+        before()
+        scheduling.give_way()
+
+    in_a_thread(give_way)
+    return len(yielded)
+
+
+def test_what_is_not_urgent_does_not_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert yields(monkeypatch, lambda: None) == 0
+
+
+@pytest.mark.root
+def test_what_is_urgent_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    refused = in_a_thread(scheduling.precede)
+    if refused:
+        pytest.skip(f"no real-time class here: {refused}")
+    assert yields(monkeypatch, scheduling.precede) == 1

@@ -12,7 +12,7 @@ from handover_nodeagent.peers.messages import BystanderAck, Kind, Signed, Times
 from handover_nodeagent.peers.sink import Done
 from handover_nodeagent.peers.statements import Destination
 
-TO = Destination(ip_address("10.0.0.2"), 7473)
+TO = Destination.at(ip_address("10.0.0.2"), 7473)
 FIRST, SECOND = bytes(16), bytes([1] * 16)
 DONE = Done(20, 5, 6)
 

@@ -18,7 +18,7 @@ from handover_nodeagent.peers.trust import Question, Trust
 NOW = 7.0
 TOPIC = (TARGET, UID)
 ABOUT = messages.subject(*TOPIC)
-AT_A, AT_C = (Destination(ip_address(f"10.0.0.{n}"), 7473) for n in (1, 3))
+AT_A, AT_C = (Destination.at(ip_address(f"10.0.0.{n}"), 7473) for n in (1, 3))
 
 
 class It:
@@ -149,7 +149,7 @@ def test_acks_of_many_nodes_cost_no_more_than_those_of_few(
         expect(nonce, question)
 
     monkeypatch.setattr(it.trust, "expect", counted)
-    places = [Destination(ip_address(f"10.1.0.{number}"), 7473) for number in range(200)]
+    places = [Destination.at(ip_address(f"10.1.0.{number}"), 7473) for number in range(200)]
     nodes = tuple(Recipient(str(to.address), (to,)) for to in places)
     delivery = it.begin(Kind.HAVE, *nodes)
     for to in places:

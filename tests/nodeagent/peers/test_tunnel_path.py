@@ -187,7 +187,7 @@ async def test_a_flood_through_the_tunnel_is_muted(pair: Pair) -> None:
     flooding = pair.target.path._reader._sockets
     through = next(one for place, one in flooding.items() if place.device == index)
     for _ in range(1000):
-        through.send(b"", inner, PORT)
+        through.send(b"", str(inner), PORT)
     await until(lambda: Group.TUNNEL in pair.source.path._reader._mutes.muted)
     pair.target.path.have(TARGET, UID)
     await until(lambda: pair.source.words == ["has"])
@@ -204,7 +204,7 @@ async def test_nothing_but_a_hello_is_heard_through_the_tunnel(pair: Pair) -> No
     await until(lambda: pair.source.words == ["has"])
     sockets = pair.target.path._reader._sockets
     through = next(one for place, one in sockets.items() if place.device)
-    through.send(delivery.datagram, tunnel.inner_address(addresses("a")[0]), PORT)
+    through.send(delivery.datagram, str(tunnel.inner_address(addresses("a")[0])), PORT)
     await asyncio.sleep(0.1)
     assert pair.source.words == ["has"]
 

@@ -132,9 +132,9 @@ async def test_a_guest_may_announce_itself_between_two_steps(
     await world.until_listening("vm2")
     send, seen = world.loop.cutovers._send, list[str]()
 
-    def note(prepared: Prepared) -> None:
+    def note(endpoint: Endpoint, prepared: Prepared) -> None:
         seen.append(world.state("vm1"))
-        send(prepared)
+        send(endpoint, prepared)
 
     async def await_first_step() -> None:
         await world.loop.moved()

@@ -199,6 +199,16 @@ class TestSource:
         status = on.reports.statuses[KEY]
         assert status
 
+    async def test_what_came_after_it_was_prepared_is_seen(self, on: World, node: Node) -> None:
+        """A replace would take the first route of its metric, which is somebody else's by now."""
+        theirs = f"10.65.0.2 via {C} dev uplink proto bird metric 1024"
+        on.put(said="source", annotations=TARGET)
+        await on.shows(DIRECT)
+        node.run(f"ip route prepend {theirs}")
+        await on.at_rest()
+        assert heard(on)
+        await on.shows(theirs, SENT_ON)
+
     async def test_no_moment_is_without_a_route(self, on: World) -> None:
         """What a speaker would hear is a replacement, not a withdrawal and an announcement."""
         on.put(said="source", annotations=TARGET)
@@ -301,7 +311,7 @@ class TestSource:
         await on.shows(DIRECT)
         assert heard(on, "m7") is None
         assert heard(on, by=C) is None
-        assert on.loop.redirects.peer_has(ObjectKey("default", "nobody"), "m1") is None
+        assert on.loop.redirects.peer_has(ObjectKey("default", "nobody"), "m1", B) is None
         assert on.state() == "Base"
 
     async def test_the_node_itself_speaks_from_its_own_address(self, on: World) -> None:
@@ -1045,7 +1055,7 @@ async def test_twenty_redirects_at_one_instant_are_in_before_any_machine_steps(
         on.put(key.name, said="source", annotations=TARGET, ips=[address])
     await on.until(lambda: len(on.routes()) == len(keys))
     for key in keys:
-        assert on.loop.redirects.peer_has(key, "m1")
+        assert on.loop.redirects.peer_has(key, "m1", f"at-{B}")
     assert sum("dev handover0" in line for line in on.routes()) == len(keys)
     assert {on.state(key.name) for key in keys} == {"Base"}
     await on.until(lambda: {on.state(key.name) for key in keys} == {"Redirected"})

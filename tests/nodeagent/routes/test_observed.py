@@ -1,6 +1,7 @@
 """Our routes, as far as what the kernel took and told says."""
 
 import dataclasses
+from collections.abc import Callable
 from ipaddress import ip_address
 
 from handover_nodeagent.network.model import Route
@@ -67,3 +68,34 @@ def test_of_an_address_that_nobody_has_nothing_is_kept() -> None:
     mirror.forget(ROUTE.address)
     assert mirror.addresses() == {OTHER.address}
     assert (mirror.acknowledged_ns(ROUTE), mirror.acknowledged_ns(OTHER)) == (0, 8)
+
+
+def test_what_went_in_behind_another_one_is_known_so() -> None:
+    mirror = loaded(ROUTE, ELEVATED)
+    worn = dataclasses.replace(ROUTE, carried=b"mtu")
+    mirror.put(worn, 7)
+    mirror.precede(worn, [ROUTE])
+    assert [one.carried for one in mirror.of(ROUTE.address)] == [b"", b"", b"mtu"]
+    assert mirror.of(ROUTE.address)[0] == ROUTE
+
+
+def test_each_change_is_another_version() -> None:
+    mirror = loaded(ROUTE, ELEVATED)
+    seen = [mirror.version]
+    changes: tuple[Callable[[], object], ...] = (
+        lambda: mirror.put(ELSEWHERE, 7),
+        lambda: mirror.note(OTHER),
+        lambda: mirror.drop(OTHER),
+        lambda: mirror.displace(ELEVATED),
+        lambda: mirror.precede(ELSEWHERE, [ROUTE]),
+        lambda: mirror.lose(lambda route: route.oif == 5),
+        lambda: mirror.forget(ROUTE.address),
+        lambda: mirror.load([ROUTE]),
+    )
+    for change in changes:
+        change()
+        seen.append(mirror.version)
+    assert len(set(seen)) == len(changes) + 1
+    mirror.of(ROUTE.address)
+    mirror.acknowledged_ns(ROUTE)
+    assert mirror.version == seen[-1]
