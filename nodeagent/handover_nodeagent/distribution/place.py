@@ -32,9 +32,9 @@ class Place:
     ``recall`` and ``remember``: the HAVE messages that the API has not caught up with, which a
     restart must not forget. ``changed`` is called when our own endpoints may be told otherwise,
     ``let`` with the addresses of the nodes that may send into the second tunnel, whose device is
-    made once it ``is_enclosed``, ``forward`` with
-    the addresses of guests elsewhere for which others send to this node, and by which devices;
-    ``expect`` with whether a guest may be on its way between other nodes.
+    made once it ``is_enclosed``, ``forward`` with the addresses of guests elsewhere for which
+    others send to this node, and by which devices; ``expect`` with whether a guest may be on its
+    way between other nodes.
     """
 
     node: str

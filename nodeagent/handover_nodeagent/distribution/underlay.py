@@ -6,9 +6,7 @@ from there, and lets it send.
 
 from collections.abc import Callable, Iterable
 from collections.abc import Set as AbstractSet
-from typing import Final
 
-from handover_api.conditions import EndpointReason
 from handover_nodeagent.distribution import lookup
 from handover_nodeagent.distribution.nexthop import Tunneled
 from handover_nodeagent.distribution.nodes import Node
@@ -17,10 +15,6 @@ from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.kernel.netlink.nhmsg import NextHop
 from handover_nodeagent.kernel.tunnel import Refusal
 from handover_nodeagent.network.model import IPAddress
-
-_WAITING: Final = Refusal(
-    EndpointReason.PENDING, "the tunnel waits for its rules in nftables table inet handover"
-)
 
 
 class Underlay:
@@ -95,12 +89,7 @@ class Underlay:
         # A millisecond each time, and there may be many nodes.
         if self._device is None or not self._is_sure:
             self._is_sure = True
-            self._device = self._make()
+            self._device = tunnel.ensure_enclosed(
+                self._channel, tunnel.DISTRIBUTION, self._port, self._is_enclosed
+            )
         return self._device
-
-    def _make(self) -> int | Refusal:
-        name = tunnel.DISTRIBUTION
-        # One that is there has the rules that the last agent left.
-        if self._is_enclosed(name) or tunnel.is_open(self._channel, name):
-            return tunnel.ensure(self._channel, name, self._port)
-        return tunnel.obstacle(self._channel, name, self._port) or _WAITING

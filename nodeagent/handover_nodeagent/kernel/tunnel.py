@@ -7,7 +7,7 @@ is a value: without one, migrations work as before, and say why.
 import errno
 import hashlib
 import socket
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from ipaddress import IPv6Address
 from typing import Final
@@ -40,6 +40,12 @@ class Refusal:
     message: str
 
 
+WAITING: Final = Refusal(
+    EndpointReason.PENDING, "the tunnel waits for its rules in nftables table inet handover"
+)
+"""Without them anybody could send into it, and what came in would leave by the node's routes."""
+
+
 def ensure(
     channel: Channel, name: str, port: int, addresses: Iterable[IPAddress] = ()
 ) -> int | Refusal:
@@ -67,8 +73,22 @@ def ensure(
     return refused or _give_addresses(channel, name, found.index, addresses) or found.index
 
 
-def obstacle(channel: Channel, name: str, port: int) -> Refusal | None:
-    """Say what would keep device *name* with *port* from being made; None: nothing that is seen."""
+def ensure_enclosed(
+    channel: Channel,
+    name: str,
+    port: int,
+    is_enclosed: Callable[[str], bool],
+    addresses: Iterable[IPAddress] = (),
+) -> int | Refusal:
+    """Do what :func:`ensure` does, once the device *is_enclosed*: WAITING until then."""
+    # One that is there has the rules that the last agent left.
+    if is_enclosed(name) or is_open(channel, name):
+        return ensure(channel, name, port, addresses)
+    return _obstacle(channel, name, port) or WAITING
+
+
+def _obstacle(channel: Channel, name: str, port: int) -> Refusal | None:
+    """Say what would keep a device from being made; None: nothing that is seen."""
     found = observe(channel, name)
     if isinstance(found, Device) and not found.is_ours:
         return _device_taken(name, found)

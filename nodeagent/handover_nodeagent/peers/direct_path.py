@@ -170,7 +170,7 @@ class DirectPath:
         if self._statements.prepare(key, uid):
             self._hellos.ask_again(self._relations.peers(key), self._now())
             self._wind()
-        self._peers(key)
+        self._find_peers(key)
 
     def have(self, key: ObjectKey, uid: str) -> int:
         """Say that we have the guest, until all know it; return how many are asked.
@@ -258,13 +258,19 @@ class DirectPath:
         self._wind()
 
     def _peers(self, key: ObjectKey) -> tuple[Recipient, ...]:
-        """Return all peers, of other migrations, too; found before the switch, if need be."""
-        found = self._told_at_once.get(key)
-        if found is None:
-            relations = self._relations.peers(key)
-            found = tuple(Recipient(one.node, self._reached(one), one) for one in relations)
+        """Return all peers, of other migrations, too, as they were found before the switch."""
+        if known := self._told_at_once.get(key):
+            return known
+        relations = self._relations.peers(key)
+        found = tuple(Recipient(one.node, self._reached(one), one) for one in relations)
+        if found:
             self._told_at_once[key] = found
         return found
+
+    def _find_peers(self, key: ObjectKey) -> None:
+        """Find anew whom to tell at once, and where."""
+        self._told_at_once.pop(key, None)
+        self._peers(key)
 
     def _reached(self, one: Relation) -> tuple[Destination, ...]:
         """Return the first of a peer's addresses that has answered; all, where none has."""
@@ -372,8 +378,7 @@ class DirectPath:
         if proved:
             contact, address, way = proved
             one = contact.relation
-            self._told_at_once.pop(one.key, None)
-            self._peers(one.key)
+            self._find_peers(one.key)
             proof = Proof(one.node, address, way, self.offset(one.public_key))
             self._sink.peer_proved(one.key, one.uid, proof)
         self._wind()

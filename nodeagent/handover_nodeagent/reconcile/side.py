@@ -9,6 +9,7 @@ from handover_api.names import ObjectKey
 from handover_api.peer import Peer
 from handover_api.workloadendpoint import AgentAddress, Role
 from handover_nodeagent.fsm.machine import Redirect
+from handover_nodeagent.kernel import tunnel
 from handover_nodeagent.kernel.tunnel import Refusal
 from handover_nodeagent.network import model
 from handover_nodeagent.network.model import Encapsulated, IPAddress, Redirection, Route, Via
@@ -142,8 +143,8 @@ def judge(side: Side | None, uid: str | None, way: Way, trouble: str) -> Readine
         return False, EndpointReason.NO_PEER, text
     ways = [side.ways[each] for each in named if each in side.ways]
     refused = next((each for each in ways if isinstance(each, Refusal)), None)
-    # While the table has trouble a tunnel may wait for nothing else.
-    if trouble and (refused is None or refused.reason is EndpointReason.PENDING):
+    # What a tunnel waits for is the table.
+    if trouble and refused in {None, tunnel.WAITING}:
         return False, EndpointReason.TUNNEL_REFUSED, trouble
     if refused:
         return False, refused.reason, refused.message

@@ -15,9 +15,6 @@ from handover_nodeagent.kernel.tunnel import Refusal
 from handover_nodeagent.network.model import Encapsulated, IPAddress, Redirection, Via
 
 _OFF: Final = Refusal(EndpointReason.OFF, "sourceRedirect is off")
-_WAITING: Final = Refusal(
-    EndpointReason.PENDING, "the tunnel waits for its rules in nftables table inet handover"
-)
 
 
 class Ways:
@@ -95,16 +92,10 @@ class Ways:
         if self._device is not None:
             return self._device
         port = settings.redirect_port
-        self._is_waiting = False
-        # One that is there has the rules that the last agent left.
-        is_safe = self._is_enclosed(tunnel.REDIRECT) or tunnel.is_open(
-            self._channel, tunnel.REDIRECT
+        found = tunnel.ensure_enclosed(
+            self._channel, tunnel.REDIRECT, port, self._is_enclosed, self._own
         )
-        if not is_safe:
-            refused = tunnel.obstacle(self._channel, tunnel.REDIRECT, port)
-            self._is_waiting = refused is None
-            return refused or _WAITING
-        found = tunnel.ensure(self._channel, tunnel.REDIRECT, port, self._own)
+        self._is_waiting = found is tunnel.WAITING
         if isinstance(found, int):
             self._device = found
         return found
