@@ -132,7 +132,7 @@ class Cutovers:
         # A second frame before the machine's step finds all done, and says nothing new.
         elif endpoint.announcement is None:
             try:
-                self._send(endpoint, prepared)
+                self._cut_over(endpoint, prepared)
             except Exception as error:  # noqa: BLE001  the root of a cutover; costs nothing else
                 faults.note("cutover", error, endpoint=str(key))
                 self._step(endpoint, _announcement(episode, accepted, received_at))
@@ -140,14 +140,12 @@ class Cutovers:
             endpoint.announcement = _announcement(episode, accepted, received_at, prepared)
             self._step_soon(endpoint)
 
-    def _send(self, endpoint: Endpoint, prepared: Prepared) -> None:
+    def _cut_over(self, endpoint: Endpoint, prepared: Prepared) -> None:
         """Send what was prepared, and tell the peers once all routes are in.
 
         What the kernel refused is for ``HostRoutes.apply`` to mend.
-
-        One send for both families: whoever is killed after it has moved the guest's whole network.
         """
-        results = self._routes.tables.send(prepared.requests)
+        results = self._send(prepared)
         # The kernel's answer is in: this is when the routes were.
         now = time.time_ns()
         try:
@@ -157,6 +155,10 @@ class Cutovers:
                 self._tell_peers(endpoint)
         finally:
             self._take_in(prepared, results, now)
+
+    def _send(self, prepared: Prepared) -> Sequence[int]:
+        """Send all at once: who is killed then has moved the guest's whole network."""
+        return self._routes.tables.send(prepared.requests)
 
     def _take_in(self, prepared: Prepared, results: Sequence[int], now: int) -> None:
         """Know what the kernel did, and when."""

@@ -245,8 +245,7 @@ class Redirects:
         endpoint, side = self._endpoints.get(key), self._peers.side(key)
         if endpoint is None or side is None or endpoint.is_paused or not self._peers.is_on:
             return None
-        prepared = side.prepared.get((uid, named))
-        if prepared is None or not self._fire(endpoint, prepared):
+        if not self._fire(endpoint, side.prepared.get((uid, named))):
             peer = side.find(uid, named)
             if peer is None:
                 return None
@@ -257,10 +256,10 @@ class Redirects:
             return None
         return cutover_figures.done(time.time_ns(), self._loop.last_frame(key))
 
-    def _fire(self, endpoint: Endpoint, prepared: Prepared) -> bool:
+    def _fire(self, endpoint: Endpoint, prepared: Prepared | None) -> bool:
         """Send what is prepared, where it replaces what we know to be there; tell whether."""
         # What happened before comes first, so that the machine knows what its routes show already.
-        if endpoint.redirected or endpoint.announcement:
+        if prepared is None or endpoint.redirected or endpoint.announcement:
             return False
         is_as_seen = prepared.version == self._routes.known.version
         if not (is_as_seen or all(self._is_plain(one, endpoint) for one in prepared.routes)):

@@ -5,7 +5,7 @@ import contextlib
 import socket
 import time
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 from tests.nodeagent.witness import watching
@@ -132,9 +132,9 @@ async def test_a_guest_may_announce_itself_between_two_steps(
     await world.until_listening("vm2")
     send, seen = world.loop.cutovers._send, list[str]()
 
-    def note(endpoint: Endpoint, prepared: Prepared) -> None:
+    def note(prepared: Prepared) -> Sequence[int]:
         seen.append(world.state("vm1"))
-        send(endpoint, prepared)
+        return send(prepared)
 
     async def await_first_step() -> None:
         await world.loop.moved()

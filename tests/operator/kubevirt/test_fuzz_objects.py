@@ -9,11 +9,14 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
+import pydantic
 from hypothesis import strategies as st
 from tests.fuzzing import Raw
 
 from handover_api import names
+from handover_api.livemigration import LiveMigration
 from handover_operator.kinds import AnyKind, Foreign, Kind
+from handover_operator.roles import labels
 from tests import fuzzing
 
 CALLS_PER_EVENT: Final = 20_000
@@ -22,6 +25,8 @@ CALLS_PER_EVENT: Final = 20_000
 ODD: Final = [f"odd{number}" for number in range(4)]
 OURS: Final = [*ODD[:2], "mine0", "mine1"]
 """Some hold the names of what is wanted for KubeVirt's."""
+LABELS: Final = {"kubevirt.io": "virt-launcher", "app": "web"}
+"""The VM's."""
 WORDS: Final = ["", "Unheard", "x" * 300, "2026-11-24T12:00:00Z", "10.65.0.9", "é\u0000", "-1"]
 
 
@@ -61,6 +66,18 @@ def _with_mappings(raw: Raw) -> Raw:
     """The API server itself sees to it that spec and status are no words."""
     parts = {name: raw[name] for name in ("spec", "status") if isinstance(raw.get(name), dict)}
     return {"spec": {}, **{key: raw[key] for key in ("apiVersion", "kind", "metadata")}, **parts}
+
+
+def _is_about_others(raw: Raw) -> bool:
+    """Tell whether an object leaves the VM alone: a selector of nothing selects all there is."""
+    if raw["kind"] != Kind.MIGRATION.value:
+        return True
+    try:
+        target = LiveMigration.model_validate(raw).spec.target
+    except pydantic.ValidationError:
+        return True
+    selector = target.selector if target else None
+    return selector is None or not labels.is_match(selector, LABELS)
 
 
 def _ours() -> st.SearchStrategy[tuple[str, Raw]]:
@@ -111,6 +128,7 @@ def _ours() -> st.SearchStrategy[tuple[str, Raw]]:
                 optional={"status": fuzzing.values(fuzzing.schema(kind.plural)["status"], known)},
             )
             .map(_with_mappings)
+            .filter(_is_about_others)
             .map(lambda raw: ("put", raw))
             for kind in (Kind.ENDPOINT, Kind.MIGRATION)
         )
