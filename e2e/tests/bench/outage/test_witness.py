@@ -86,7 +86,12 @@ def test_a_witness_sees_routes_messages_and_announcements(nodes: Nodes) -> None:
     send += f"s.sendto(bytes([1, 3]) + bytes(60), ('172.30.0.11', {PORT}))"
     b.run(f'python3 -c "{send}"')
     deadline = time.monotonic() + 10
-    while not ((seen := nodes.seen())["a"].messages and seen["a"].routes and seen["b"].rarps_ns):
+    while not (
+        (seen := nodes.seen())["a"].messages
+        and seen["b"].messages
+        and seen["a"].routes
+        and seen["b"].rarps_ns
+    ):
         assert time.monotonic() < deadline, seen
         time.sleep(0.02)
     after = time.time_ns()
