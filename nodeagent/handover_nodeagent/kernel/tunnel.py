@@ -81,15 +81,16 @@ def ensure_enclosed(
     addresses: Iterable[IPAddress] = (),
 ) -> int | Refusal:
     """Do what :func:`ensure` does, once the device *is_enclosed*: WAITING until then."""
-    # One that is there has the rules that the last agent left.
-    if is_enclosed(name) or is_open(channel, name):
-        return ensure(channel, name, port, addresses)
-    return _obstacle(channel, name, port) or WAITING
-
-
-def _obstacle(channel: Channel, name: str, port: int) -> Refusal | None:
-    """Say what would keep a device from being made; None: nothing that is seen."""
     found = observe(channel, name)
+    # One that is there has the rules that the last agent left; one of another port is made anew.
+    is_there = isinstance(found, Device) and found.is_right(port)
+    if is_there or is_enclosed(name):
+        return ensure(channel, name, port, addresses)
+    return _obstacle(found, name, port) or WAITING
+
+
+def _obstacle(found: Device | int | None, name: str, port: int) -> Refusal | None:
+    """Say what would keep a device from being made; None: nothing that is seen."""
     if isinstance(found, Device) and not found.is_ours:
         return _device_taken(name, found)
     if isinstance(found, int):

@@ -252,6 +252,7 @@ class DirectPath:
         told = {one.node for one in peers}
         bystanders = [one for node, one in nodes.items() if node not in told]
         self._later((said.datagram, one) for one in bystanders)
+        # Their routes, and the source's, go before what is expected of them.
         scheduling.give_way()
         self._statements.begin(kind, topic, said, [*peers, *bystanders], times)
         self._statements.told(topic, times[0])
@@ -326,6 +327,7 @@ class DirectPath:
             if known is None:
                 done = acted[one] if one in acted else self._tell(one, kind, datagram.received_ns)
                 if one.is_bystanders:
+                    # Another node's route goes before this one's answer.
                     scheduling.give_way()
                 self._answers.hear(one, nonce, datagram.received_ns, to)
                 known = self._answers.compose(one, nonce, done) if done else None

@@ -322,3 +322,18 @@ def test_nothing_that_the_node_sends_has_the_tunnels_address(node: Node, channel
     assert isinstance(index, int)
     node.run("ip route add 10.65.0.9 encap ip id 88 dst 192.0.2.9 dev handover0")
     assert " src 192.0.2.1 " in node.run("ip route get 10.65.0.9")
+
+
+def test_one_that_has_to_be_made_anew_waits_for_the_rules_of_its_port(channel: Channel) -> None:
+    made = tunnel.ensure(channel, "handover0", 7400)
+    enclosed: list[str] = []
+    asked = channel, "handover0", 7472, enclosed.__contains__
+    assert tunnel.ensure_enclosed(*asked) is tunnel.WAITING
+    found = tunnel.observe(channel, "handover0")
+    assert isinstance(found, vxlan.Device)
+    assert (found.index, found.port) == (made, 7400)
+    enclosed.append("handover0")
+    again = tunnel.ensure_enclosed(*asked)
+    assert isinstance(again, int)
+    enclosed.clear()
+    assert tunnel.ensure_enclosed(*asked) == again
