@@ -78,6 +78,7 @@ class EndpointCondition(enum.StrEnum):
     INTERFACE_DOUBTED = "InterfaceDoubted"
     REDIRECTABLE = "Redirectable"
     ADVERTISED = "Advertised"
+    HOLDING = "Holding"
 
 
 # One reason may serve several conditions; message and type say the rest.
@@ -125,6 +126,11 @@ class EndpointReason(enum.StrEnum):
     ADVERTISED = "Advertised"
     STRICT_REVERSE_PATH = "StrictReversePath"
     NO_NEXT_HOP = "NoNextHop"
+    HOLDING = "Holding"
+    NO_RING = "NoRing"
+    NO_ROOM = "NoRoom"
+    TOO_MUCH = "TooMuch"
+    NOT_REDIRECTABLE = "NotRedirectable"
 
 
 # The operator's word alone: what an agent makes of a configuration its endpoints' Configured says.

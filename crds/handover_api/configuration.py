@@ -81,6 +81,13 @@ class SourceRedirect(enum.StrEnum):
     OFF = "off"
 
 
+class HoldPackets(enum.StrEnum):
+    """Whether a source keeps what its paused guest does not take, to send it again."""
+
+    AUTO = "auto"
+    OFF = "off"
+
+
 def private_metric(metric: int) -> int:
     """Return the metric of a route that nobody exports, of the level whose own metric this is.
 
@@ -110,6 +117,7 @@ class Settings(Model):
     gateways: Annotated[tuple[IPv4Address | IPv6Address, ...], pydantic.Field(max_length=64)] = ()
     advertise: Advertise = Advertise.AGENTS
     source_redirect: SourceRedirect = SourceRedirect.AUTO
+    hold_packets: HoldPackets = HoldPackets.AUTO
     redirect_port: Port = 7472
     peer_port: Port = 7473
 

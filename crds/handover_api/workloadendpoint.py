@@ -82,6 +82,36 @@ class RouteStatus(Model):
     protocol: int
 
 
+class HoldReason(enum.StrEnum):
+    """Why not everything that a guest missed was sent again.
+
+    NoRing: the kernel gives no ring; NoRoom: the node's bound of 64 MiB is used up; TooMuch: more
+    came than the bounds hold; NotRedirected: nothing leads to the target; Refused: by the kernel.
+    """
+
+    OFF = "Off"
+    NO_RING = "NoRing"
+    NO_ROOM = "NoRoom"
+    TOO_MUCH = "TooMuch"
+    NOT_REDIRECTED = "NotRedirected"
+    REFUSED = "Refused"
+
+
+class Hold(Model):
+    """What a guest did not take while it was paused, and what became of that, in packets.
+
+    ``held``: kept at the switch, and sent after the guest's last sign of life. ``doubled``: of
+    those sent again, how many the guest may have had already, at most. ``dropped``: known to be
+    lost, past the bounds or refused.
+    """
+
+    held: int
+    resent: int
+    doubled: int
+    dropped: int
+    reason: HoldReason | None = None
+
+
 class Cutover(Model):
     """What the agent measured when the route followed the guest.
 
@@ -101,6 +131,7 @@ class Cutover(Model):
     clock_error_microseconds: int | None = None
     roll_backs: int | None = None
     forwarded: int | None = None
+    hold: Lenient[Hold] | None = None
 
 
 def _check_key(value: str) -> str:
@@ -143,7 +174,7 @@ class AgentAddress(Model):
 
 
 class RedirectStatus(Model):
-    """What a node has sent on in one migration, and how often its guest came back there.
+    """What a node has sent on or again in one migration, and how often its guest came back there.
 
     What is None was not counted, so far or at all.
     """
@@ -151,6 +182,7 @@ class RedirectStatus(Model):
     migration_uid: str | None = pydantic.Field(default=None, alias="migrationUID")
     forwarded: int | None = None
     roll_backs: int | None = None
+    hold: Lenient[Hold] | None = None
 
 
 class WorkloadEndpointStatus(Model):

@@ -157,6 +157,11 @@ REFUSED: Final[dict[str, tuple[Spec, str, str]]] = {
         "spec.sourceRedirect",
         'supported values: "auto", "link", "off"',
     ),
+    "another hold": (
+        {"holdPackets": "on"},
+        "spec.holdPackets",
+        'supported values: "auto", "off"',
+    ),
     **{
         f"{field} {port}": ({field: port}, f"spec.{field}", f"{bound} than or equal to {limit}")
         for field in PORTS_OF
@@ -251,6 +256,7 @@ ACCEPTED: Final[dict[str, Spec]] = {
     "ownership": {"routeOwnership": "migrations"},
     "uninstall": {"onUninstall": "handBack"},
     **{f"advertise {name}": {"advertise": name} for name in ("bgp", "agents", "none")},
+    **{f"holdPackets {name}": {"holdPackets": name} for name in ("auto", "off")},
     **{f"sourceRedirect {name}": {"sourceRedirect": name} for name in ("auto", "link", "off")},
     **{f"{field} {port}": {field: port} for field in PORTS_OF for port in (1, 65534)},
     "the nearest other ports": {"redirectPort": 7475},
@@ -399,6 +405,7 @@ async def test_all_else_may_change(api: Any) -> None:
             "allowedCIDRs": ["10.0.0.0/8"],
             "advertise": "bgp",
             "sourceRedirect": "link",
+            "holdPackets": "off",
         }
         changed = await api.change(CONFIGURATIONS, {"spec": after | stays}, name)
         assert changed["spec"] == after | stays

@@ -18,6 +18,8 @@ from handover_api.names import CONFIGURATIONS, LIVE_MIGRATIONS, WORKLOAD_ENDPOIN
 from handover_api.workloadendpoint import (
     AgentAddress,
     Cutover,
+    Hold,
+    HoldReason,
     RedirectStatus,
     Role,
     RouteStatus,
@@ -49,6 +51,7 @@ CONDITION: Final = Condition(
 REDIRECTABLE: Final = CONDITION.model_copy(
     update={"type": EndpointCondition.REDIRECTABLE, "reason": "Ready"}
 )
+HOLD: Final = Hold(held=12, resent=11, doubled=1, dropped=3, reason=HoldReason.TOO_MUCH)
 CUTOVER: Final = Cutover(
     signal=Signal.RARP,
     announcement_to_route_microseconds=210,
@@ -61,6 +64,7 @@ CUTOVER: Final = Cutover(
     clock_error_microseconds=35,
     roll_backs=0,
     forwarded=12,
+    hold=HOLD,
 )
 AGENT: Final = {
     "publicKey": "11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=",
@@ -114,7 +118,7 @@ ENDPOINT_STATUS: Final = WorkloadEndpointStatus(
     last_cutover=CUTOVER.model_copy(update={"migration_uid": "uid-1"}),
     agent=AgentAddress.model_validate(AGENT),
     advertised=True,
-    redirect=RedirectStatus(migration_uid="uid-1", forwarded=12, roll_backs=1),
+    redirect=RedirectStatus(migration_uid="uid-1", forwarded=12, roll_backs=1, hold=HOLD),
     conditions=(CONDITION, REDIRECTABLE),
 )
 MIGRATION_STATUS: Final = LiveMigrationStatus(

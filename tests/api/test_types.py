@@ -254,6 +254,19 @@ def test_of_a_newer_versions_status_the_rest_is_read(status: object, left: objec
     assert read.status == expected.status
 
 
+def test_a_reason_of_a_newer_version_costs_no_count() -> None:
+    """Nor what was measured beside it: without a cutover the migration would seem to go on."""
+    counts = {"held": 12, "resent": 9, "doubled": 1, "dropped": 3}
+    hold = counts | {"reason": "FromTheFuture"}
+    cutover = {"signal": "RARP", "announcementToRouteMicroseconds": 210, "time": TIME}
+    status = {"lastCutover": cutover | {"hold": hold}, "redirect": {"hold": hold, "forwarded": 7}}
+    read = WorkloadEndpoint.model_validate(
+        {"metadata": METADATA, "spec": ENDPOINT, "status": status}
+    ).status.to_object()
+    assert read["lastCutover"] == cutover | {"hold": counts}
+    assert read["redirect"] == {"hold": counts, "forwarded": 7}
+
+
 @pytest.mark.parametrize("field", ["startTime", "readyTime", "cutoverTime", "completionTime"])
 def test_a_time_from_which_nothing_can_be_counted_on_is_absent(field: str) -> None:
     status = {"phase": "Live", field: "9999-12-31T23:59:59Z"}

@@ -26,7 +26,7 @@ TESTED_HERE = {
     "probeInterval", "routeOwnership", "onUninstall", "allowedCIDRs", "gateways",
 }  # fmt: skip
 IMMUTABLE = {"routeProtocol", "routeTable", "redirectPort", "peerPort"}
-LATER = {"advertise", "sourceRedirect"}
+LATER = {"advertise", "sourceRedirect", "holdPackets"}
 """Design section 6: nothing of the agent's depends on them so far."""
 
 
