@@ -163,6 +163,17 @@ ROLL_BACKS: Final = Counter(
     "Guests that were found here after another node had said that it has them",
     registry=REGISTRY,
 )
+HOLD: Final = Counter(
+    "handover_nodeagent_hold_packets",
+    "What paused guests did not take, by what became of it: held, resent, doubled, dropped",
+    ["outcome"],
+    registry=REGISTRY,
+)
+HOLD_BYTES: Final = Gauge(
+    "handover_nodeagent_hold_bytes",
+    "Memory of rings that hold such packets",
+    registry=REGISTRY,
+)
 PARKED: Final = Counter(
     "handover_nodeagent_parked_routes",
     "Foreign routes parked and given back",

@@ -49,6 +49,9 @@ class Facts:
     """Those that send what still comes here on to another node."""
     redirectable: tuple[bool, Reason, str] | None = None
     """Whether that could be, and why or why not; None where nobody asks."""
+    holding: tuple[bool, Reason, str] | None = None
+    """Whether what its guest does not take is kept, and why or why not; None where nobody would
+    need it."""
     agent: AgentAddress | None = None
     """How the agents of other nodes reach this one, as far as they are to."""
     refusals: tuple[str, ...] = ()
@@ -210,6 +213,9 @@ def _drafts(facts: Facts) -> Iterator[_Draft]:
     if facts.redirectable:
         holds, reason, text = facts.redirectable
         yield _Draft(Type.REDIRECTABLE, _YES if holds else _NO, reason, text)
+    if facts.holding:
+        holds, reason, text = facts.holding
+        yield _Draft(Type.HOLDING, _YES if holds else _NO, reason, text)
     if facts.is_overdue:
         text = f"no announcement within {facts.settings.target_timeout}; still listening"
         yield _Draft(Type.TARGET_TIMEOUT, _YES, Reason.NOT_ANNOUNCED, text)

@@ -27,6 +27,7 @@ _ORDERLY: Final = frozenset(
         EndpointCondition.CONFIGURED,
         EndpointCondition.REDIRECTABLE,
         EndpointCondition.ADVERTISED,
+        EndpointCondition.HOLDING,
     }
 )
 """Condition types whose normal status is True; Listening may be either."""

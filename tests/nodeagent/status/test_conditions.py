@@ -198,6 +198,11 @@ def stated(of: Facts, before: tuple[Condition, ...] = ()) -> dict[str, Condition
             "Unguarded",
             ("True", "GuardContested", "somebody"),
         ),
+        *(
+            (BASE, {fact: (holds, reason, "so")}, kind, (str(holds), reason.value, "so"))
+            for fact, kind in (("redirectable", "Redirectable"), ("holding", "Holding"))
+            for holds, reason in ((True, EndpointReason.READY), (False, EndpointReason.OFF))
+        ),
         (BASE, {"interface_doubt": "odd"}, "InterfaceDoubted", ("True", "WouldBeRefused", "odd")),
         (LISTENING, {"is_overdue": True}, "TargetTimeout", ("True", "NotAnnounced", "no announce")),
         (BASE, {"is_advertised": True}, "Advertised", ("True", "Advertised", "")),
