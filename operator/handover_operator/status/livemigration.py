@@ -17,7 +17,7 @@ from handover_api.livemigration import (
     SideStatus,
 )
 from handover_api.model import Condition
-from handover_api.workloadendpoint import Cutover, RedirectStatus
+from handover_api.workloadendpoint import Cutover, Hold, RedirectStatus
 from handover_operator.roles.model import Endpoint
 from handover_operator.status import conditions, draft, following, phases
 from handover_operator.status.conditions import Context
@@ -182,19 +182,27 @@ def _redirects(
 def _with_redirects(
     cutover: Cutover, before: Cutover | None, redirects: Iterable[RedirectStatus]
 ) -> Cutover:
-    """Add what was sent on, and how often the guest went back.
+    """Add what was sent on or again, and how often the guest went back.
 
     A source that is gone, or whose agent was started anew, takes nothing of it back.
     """
     found = tuple(redirects)
     forwarded = _most(before.forwarded if before else None, (each.forwarded for each in found))
     back = _most(before.roll_backs if before else None, (each.roll_backs for each in found))
-    return cutover.model_copy(update={"forwarded": forwarded, "roll_backs": back})
+    hold = _greatest(before.hold if before else None, (each.hold for each in found))
+    return cutover.model_copy(update={"forwarded": forwarded, "roll_backs": back, "hold": hold})
 
 
 def _most(before: int | None, told: Iterable[int | None]) -> int | None:
     counted = [each for each in told if each is not None]
     return max(sum(counted), before or 0) if counted else before
+
+
+def _greatest(before: Hold | None, told: Iterable[Hold | None]) -> Hold | None:
+    # Whole, and not number by number: what was kept and what became of it belong together.
+    known = [each for each in (*told, before) if each is not None]
+    # Of equal ones max takes the first, which is told anew.
+    return max(known, key=lambda each: (each.held, each.resent, each.dropped), default=None)
 
 
 def _cutover_time(migration: LiveMigration, progress: Progress, now: dt.datetime) -> dt.datetime:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from handover_api.workloadendpoint import Cutover
+from handover_api.workloadendpoint import Cutover, Hold, HoldReason
 
 _LONG = 10_000
 """Microseconds from which on milliseconds are easier to read."""
@@ -27,6 +27,8 @@ def _parts(cutover: Cutover) -> Iterator[str]:
         yield f"packets sent on: {cutover.forwarded}"
     if cutover.roll_backs:
         yield f"went back: {cutover.roll_backs}"
+    if cutover.hold:
+        yield from _held(cutover.hold)
 
 
 def _nodes(cutover: Cutover) -> Iterator[str]:
@@ -35,6 +37,23 @@ def _nodes(cutover: Cutover) -> Iterator[str]:
         yield f"to the last of {cutover.nodes_followed or 1} other nodes in {took}"
     if cutover.nodes_silent:
         yield f"other nodes that have not answered: {cutover.nodes_silent}"
+
+
+def _held(hold: Hold) -> Iterator[str]:
+    # Who has switched it off wants to hear nothing of it.
+    is_told = hold.reason is not None and hold.reason is not HoldReason.OFF
+    why = f" ({hold.reason})" if is_told else ""
+    if not hold.held and not hold.dropped:
+        if why:
+            yield f"held: 0{why}"
+        return
+    yield f"held: {hold.held}"
+    # The reason stands with what it explains: what is lost, else what was not sent again.
+    yield f"sent again: {hold.resent}{'' if hold.dropped else why}"
+    if hold.doubled:
+        yield f"maybe twice: {hold.doubled}"
+    if hold.dropped:
+        yield f"lost: {hold.dropped}{why}"
 
 
 def _span(microseconds: int) -> str:

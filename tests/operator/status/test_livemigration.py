@@ -11,7 +11,7 @@ from tests.operator.conftest import START
 
 from handover_api.livemigration import LiveMigration
 from handover_api.model import Condition
-from handover_api.workloadendpoint import RedirectStatus, State
+from handover_api.workloadendpoint import Hold, HoldReason, RedirectStatus, State
 from handover_operator.roles.model import Endpoint
 from handover_operator.status import following, livemigration
 from handover_operator.status.progress import Progress
@@ -482,3 +482,60 @@ class TestRedirects:
         redirect = self.counted(20)
         moving.report("a", State.REDIRECTED, redirect=redirect, ips=(ADDRESS + 1,))
         assert self.told(moving) == (None, None)
+
+    @staticmethod
+    def kept(hold: Hold | None, uid: str = "uid-m1") -> RedirectStatus:
+        return RedirectStatus(migration_uid=uid, hold=hold)
+
+    @staticmethod
+    def hold(world: Any) -> Hold | None:
+        (side,) = world.migration("m1").status.target
+        found = side.cutover.hold
+        assert found is None or isinstance(found, Hold)
+        return found
+
+    def test_what_was_held_is_told_of_the_target_and_never_taken_back(self, moving: Any) -> None:
+        moving.report("a", State.BASE).report("b", State.LIVE)
+        assert self.hold(moving) is None
+        kept = Hold(held=12, resent=0, doubled=0, dropped=0)
+        sent = Hold(held=12, resent=12, doubled=1, dropped=0)
+        fewer = Hold(held=3, resent=3, doubled=0, dropped=3, reason=HoldReason.TOO_MUCH)
+        none = Hold(held=0, resent=0, doubled=0, dropped=0, reason=HoldReason.NO_RING)
+        for told, expected in (
+            *((self.kept(None), None), (self.kept(none), none), (self.kept(kept), kept)),
+            *((self.kept(sent), sent), (self.kept(fewer), sent), (self.kept(kept), sent)),
+            *((self.kept(None), sent), (None, sent)),
+        ):
+            moving.report("a", State.REDIRECTED, redirect=told)
+            assert self.hold(moving) == expected
+        moving.delete("a")
+        moving.report("b", State.TIME_WAIT)
+        assert self.hold(moving) == sent
+
+    def test_a_loss_or_a_reason_that_is_known_later_is_told(self, moving: Any) -> None:
+        moving.report("a", State.BASE).report("b", State.LIVE)
+        sent = Hold(held=12, resent=9, doubled=0, dropped=0)
+        lost = sent.model_copy(update={"dropped": 3})
+        why = lost.model_copy(update={"reason": HoldReason.REFUSED})
+        for told in (sent, lost, why):
+            moving.report("a", State.REDIRECTED, redirect=self.kept(told))
+            assert self.hold(moving) == told
+        moving.report("a", State.REDIRECTED, redirect=self.kept(sent))
+        assert self.hold(moving) == why
+
+    def test_of_several_sources_the_one_that_held_most_is_told(
+        self, moving: Any, endpoint: Build
+    ) -> None:
+        moving.apply(endpoint("c", workload="a", node="node-a", ips=(ADDRESS,)))
+        moving.report("a", State.BASE).report("c", State.BASE).report("b", State.LIVE)
+        most, least = (Hold(held=held, resent=held, doubled=0, dropped=0) for held in (12, 3))
+        moving.report("a", State.REDIRECTED, redirect=self.kept(least))
+        assert self.hold(moving) == least
+        moving.report("c", State.REDIRECTED, redirect=self.kept(most))
+        assert self.hold(moving) == most
+
+    def test_what_another_migration_held_is_none_of_it(self, moving: Any) -> None:
+        moving.report("a", State.BASE).report("b", State.LIVE)
+        kept = Hold(held=12, resent=12, doubled=0, dropped=0)
+        moving.report("a", State.REDIRECTED, redirect=self.kept(kept, uid="another"))
+        assert self.hold(moving) is None
