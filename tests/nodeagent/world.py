@@ -120,6 +120,7 @@ class World:
         # An orphan of this life would be asked on in the next one, by a socket that nobody closes.
         self.loop.orphans.close()
         self.loop.remaining.close()
+        self.loop.holding.close()
         for endpoint in self.loop.endpoints.values():
             self.loop.retire(endpoint)
         await self.memory.flush()

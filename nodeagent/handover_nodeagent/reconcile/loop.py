@@ -40,6 +40,7 @@ from handover_nodeagent.reconcile.endpoint import Endpoint
 from handover_nodeagent.reconcile.enforce import Enforcer
 from handover_nodeagent.reconcile.figures import Figures
 from handover_nodeagent.reconcile.forwarded import Forwarded
+from handover_nodeagent.reconcile.holding import Holding
 from handover_nodeagent.reconcile.interfaces import Interfaces
 from handover_nodeagent.reconcile.link_index import LinkIndex
 from handover_nodeagent.reconcile.listening import Listening
@@ -129,6 +130,11 @@ class Reconciler:
         self.figures = Figures(self.endpoints, self._measured)
         self.cutovers = Cutovers(self.endpoints, self.enforcer, self, self.peers.tell_at_once)
         self.listening = Listening(self.cutovers)
+        self.holding = Holding(
+            self.last_frame,
+            lambda address, oif: self.routes.find_mac([address], oif),
+            lambda key: self.report((key,)),
+        )
         self.urgency = Urgency(expects)
         self.alarms = Alarms(self, now, self.urgency)
         self._memory = memory
@@ -179,6 +185,7 @@ class Reconciler:
         self.orphans.close()
         self.remaining.close()
         self.peers.close()
+        self.holding.close()
         for endpoint in self.endpoints.values():
             self.retire(endpoint)
         self.flush()
@@ -254,21 +261,14 @@ class Reconciler:
         if commands.KeepRedirect() in step.commands:
             # Before the machine's own goes, so that what comes meanwhile finds a way on.
             self.redirects.keep(endpoint, endpoint.admission.allowed)
-        if commands.EmitEvent(EventReason.REDIRECTED) in step.commands:
-            # It has just begun: by a word, or when nobody answered who was asked because of one.
+        # It has just begun: by a word, or when nobody answered who was asked because of one.
+        is_redirected = commands.EmitEvent(EventReason.REDIRECTED) in step.commands
+        if is_redirected:
             self.redirects.hold(endpoint)
         self._apply(endpoint)
-        for command in step.commands:
-            if isinstance(command, commands.AnnounceGateway):
-                self._announce_gateway(endpoint)
-            elif isinstance(command, commands.RecordCutover):
-                endpoint.cutover = self.cutovers.measure(endpoint, command.signal, received_ns)
-                self.publisher.cut_over(endpoint.key, endpoint.cutover)
-            elif isinstance(command, commands.TellPeers):
-                self.peers.tell(endpoint, has_guest=command.has_guest)
-        if any(isinstance(command, commands.RecordCutover) for command in step.commands):
-            # Only now: by then it is known how many nodes were told.
-            self.figures.recorded(endpoint, received_ns)
+        if is_redirected:
+            self.resend(endpoint)
+        self._tell_of_cutover(endpoint, step, received_ns)
         # Before the listener follows: whom the kernel takes for the guest is asked, too.
         if endpoint.machine.state in {State.ASKING, State.REDIRECTED}:
             self.interfaces.learn_neigh_mac(endpoint)
@@ -281,12 +281,28 @@ class Reconciler:
             self._memory.keep(endpoint.key, endpoint.record)
         self.publisher.report(endpoint)
 
+    def _tell_of_cutover(self, endpoint: Endpoint, step: Step, received_ns: int) -> None:
+        """Tell the guest, persons and peers what changed for them."""
+        for command in step.commands:
+            if isinstance(command, commands.AnnounceGateway):
+                self._announce_gateway(endpoint)
+            elif isinstance(command, commands.RecordCutover):
+                endpoint.cutover = self.cutovers.measure(endpoint, command.signal, received_ns)
+                self.publisher.cut_over(endpoint.key, endpoint.cutover)
+            elif isinstance(command, commands.TellPeers):
+                self.peers.tell(endpoint, has_guest=command.has_guest)
+        if any(isinstance(command, commands.RecordCutover) for command in step.commands):
+            # Only now: by then it is known how many nodes were told.
+            self.figures.recorded(endpoint, received_ns)
+
     def follow_machine(self, endpoint: Endpoint) -> None:
         """Let listener, prepared cutover and timers follow the machine; while paused, none."""
         if self.settings.mode is Mode.PAUSED or endpoint.is_paused:
             self.leave(endpoint)
             return
         self.listening.follow(endpoint, self.settings)
+        # After it: who records the port asks it for the guest's last frame.
+        self.holding.follow(endpoint, self.settings)
         self.cutovers.prepare(endpoint)
         self.alarms.follow(endpoint, self.settings)
         self.redirects.follow(endpoint)
@@ -298,10 +314,12 @@ class Reconciler:
         self.alarms.forget(endpoint)
         self.redirects.forget(endpoint.key)
         self.figures.forget(endpoint.key)
+        self.holding.forget(endpoint.key)
 
     def retire(self, endpoint: Endpoint) -> None:
         """Stop an endpoint's timers and its listening."""
         self.alarms.cancel(endpoint.key)
+        self.holding.leave(endpoint.key)
         self.listening.end(endpoint.key)
         self.cutovers.drop(endpoint)
 
@@ -441,6 +459,10 @@ class Reconciler:
         """Tell when a guest that leaves was last heard here, or why nobody knows."""
         return self.listening.last_frames.of(key)
 
+    def resend(self, endpoint: Endpoint) -> None:
+        """Send on what a guest did not take that another node has: its redirect is in."""
+        self.holding.resend(endpoint, self.settings)
+
     def report(self, keys: Iterable[ObjectKey]) -> None:
         """Bring the statuses of those that live here up to date."""
         for key in keys:
@@ -459,7 +481,8 @@ class Reconciler:
             internal_error="; ".join(filter(None, found)),
             redirectable=self.peers.readiness(endpoint),
             agent=self.peers.agent_of(endpoint),
-            redirect=self.forwarded.describe(endpoint),
+            holding=self.holding.readiness(endpoint, self.settings),
+            redirect=self.holding.add_to(endpoint, self.forwarded.describe(endpoint)),
             is_advertised=self.advertising.decide(
                 endpoint.object,
                 endpoint.machine.state,

@@ -63,6 +63,9 @@ class Loop(Protocol):
     def last_frame(self, key: ObjectKey) -> LastFrame | Unknown:
         """Tell when the guest was last heard here."""
 
+    def resend(self, endpoint: Endpoint) -> None:
+        """Send on what a guest did not take."""
+
 
 class Redirects:
     """The redirects of all endpoints."""
@@ -278,7 +281,10 @@ class Redirects:
         endpoint.redirection = prepared.way
         self.hold(endpoint)
         endpoint.redirected = Redirected(_word(prepared.peer), prepared.routes)
-        asyncio.get_running_loop().call_later(QUIET, self.catch_up, endpoint)
+        loop = asyncio.get_running_loop()
+        # Once the peer is answered.
+        loop.call_soon(self._loop.resend, endpoint)
+        loop.call_later(QUIET, self.catch_up, endpoint)
         return True
 
     def _is_plain(self, route: Route, endpoint: Endpoint) -> bool:

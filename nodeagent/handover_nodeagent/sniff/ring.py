@@ -6,7 +6,7 @@ newest goes first: so the reader gives the oldest back in time.
 
 Making a ring and closing one each wait for an RCU grace period (``packet_set_ring`` calls
 ``synchronize_net``): 1-22 ms, never on the loop. ``open_socket`` is at once, ``Ring.on`` and
-``Ring.close`` are for a thread (``capture.in_background``).
+``Ring.close`` are for a thread (``background_ring.py``).
 """
 
 import errno
@@ -18,16 +18,21 @@ from typing import Final, NamedTuple, Self
 
 from handover_nodeagent.kernel import bpf, syscalls
 from handover_nodeagent.sniff import ring_blocks
-from handover_nodeagent.sniff.ring_blocks import Block, Frame, Geometry
+from handover_nodeagent.sniff.ring_blocks import Block, Frame, Geometry, Losses
 
 # linux/if_ether.h, linux/socket.h, linux/if_packet.h.
 _ETH_P_ALL: Final = 0x0003
 _SOL_PACKET: Final = 263
 _PACKET_RX_RING: Final = 5
+_PACKET_STATISTICS: Final = 6
 _PACKET_VERSION: Final = 10
+_PACKET_VNET_HDR: Final = 15
 _PACKET_IGNORE_OUTGOING: Final = 23
 _TPACKET_V3: Final = 2
 _WORD: Final = 4
+
+Octets = bytes | memoryview
+Socket = socket.socket
 
 _REASONS: Final = {
     errno.EPERM: "CAP_NET_RAW is missing",
@@ -78,13 +83,17 @@ class Ring:
         geometry: Geometry,
         *,
         is_inbound: bool = True,
+        has_virtio: bool = False,
     ) -> Self | NoRing:
         """Fill a ring with what *program* keeps on interface *ifindex*; *sock* is its own then.
 
         Blocks for milliseconds. *is_inbound*: what we and this node send there is none of it.
+        *has_virtio*: each frame comes, and is sent, behind what is left to a device to do.
         """
         try:
             sock.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V3)
+            # Before there is a ring: its frames are laid out by it.
+            sock.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, int(has_virtio))
             sock.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, int(is_inbound))
             syscalls.attach_filter(sock, program)
             sock.setsockopt(_SOL_PACKET, _PACKET_RX_RING, geometry.request())
@@ -136,6 +145,22 @@ class Ring:
             ring_blocks.clear(self._memory, self._geometry, self._oldest)
             self._words[self._status(self._oldest)] = ring_blocks.TP_STATUS_KERNEL
             self._oldest = (self._oldest + 1) % self._geometry.blocks
+
+    def losses(self) -> Losses:
+        """Return what found no room since this was asked last."""
+        option = _PACKET_STATISTICS, ring_blocks.STATISTICS_SIZE
+        return ring_blocks.read_losses(self._socket.getsockopt(_SOL_PACKET, *option))
+
+    def send(self, virtio: Octets, frame: Octets) -> int:
+        """Send a frame out of the interface, never into the ring itself; return an errno, or 0.
+
+        Of a ring whose frames have a virtio header.
+        """
+        try:
+            self._socket.sendmsg((virtio, frame))
+        except OSError as error:
+            return error.errno or errno.EIO
+        return 0
 
     def close(self) -> None:
         """Unmap and close; blocks for milliseconds.

@@ -27,6 +27,11 @@ version has no microseconds) nanoseconds: when it was opened, and of its last pa
 _FRAME: Final = struct.Struct("=IIIIIIHH")
 """The part of struct tpacket3_hdr that is read: offset of the next one, seconds, nanoseconds, bytes
 kept, bytes on the wire, status, offsets of the link layer and of the network layer."""
+_STATISTICS: Final = struct.Struct("@3I")
+"""struct tpacket_stats_v3: packets, those of them that were lost, how often there was no block."""
+STATISTICS_SIZE: Final = _STATISTICS.size
+VIRTIO_SIZE: Final = 10
+"""struct virtio_net_hdr of linux/virtio_net.h in its oldest form, that of PACKET_VNET_HDR."""
 # TPACKET3_HDRLEN is 68, and a frame has to hold that much. The kernel packs a block as it likes:
 # this size only has to divide it.
 _FRAME_SIZE: Final = 128
@@ -75,6 +80,22 @@ class Frame(NamedTuple):
     """On the wire; more than there are octets where the filter cut it."""
     status: int
     octets: memoryview
+    virtio: memoryview
+    """What stands right before the octets: struct virtio_net_hdr, where the ring was to have it."""
+
+
+class Losses(NamedTuple):
+    """What a ring had no room for since this was asked last."""
+
+    packets: int
+    times: int
+    """How often the kernel found no block."""
+
+
+def read_losses(octets: bytes) -> Losses:
+    """Read what PACKET_STATISTICS gives."""
+    _, packets, times = _STATISTICS.unpack(octets)
+    return Losses(packets, times)
 
 
 def read_block(memory: memoryview, geometry: Geometry, number: int) -> Block:
@@ -108,8 +129,9 @@ def walk(memory: memoryview, geometry: Geometry, block: Block) -> Iterator[Frame
         # Counted, and not written so far: its time is what the kernel writes last.
         if seconds == 0 or at + mac + kept > end:
             return
-        octets = memory[at + mac : at + mac + kept]
-        yield Frame(seconds * _SECOND + nanoseconds, length, status, octets)
+        begins = at + mac
+        octets, virtio = memory[begins : begins + kept], memory[begins - VIRTIO_SIZE : begins]
+        yield Frame(seconds * _SECOND + nanoseconds, length, status, octets, virtio)
         # The last one of a block that was handed over leads nowhere.
         if step == 0:
             return

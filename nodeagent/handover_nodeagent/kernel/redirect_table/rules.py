@@ -21,6 +21,10 @@
             type filter hook forward priority filter - 10
             iifname "handover0" oifname != @ports counter drop
         }
+        chain postrouting {
+            type filter hook postrouting priority 300
+            iifname "handover0" meta mark set meta mark or 0x2000
+        }
     }
 
 and the same for IPv6. Every change succeeds from any state of what it changes, and the sets say
@@ -47,6 +51,10 @@ _LINK_LOCAL: Final = "ip6 saddr fe80::/64 ip6 daddr fe80::/64"
 _BEFORE_FILTERS: Final = -10
 """So that nobody's established-only rule counts, logs or tracks what is dropped here anyway."""
 _BEFORE_CONNTRACK: Final = -300
+_AFTER_ALL: Final = 300
+"""Behind whoever else goes by marks here."""
+TUNNELED: Final = 0x2000
+"""The bit of a packet's mark that says that it came by a redirect's tunnel."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +86,7 @@ def render(redirects: Redirects) -> str:
         _chain("prerouting", _BEFORE_CONNTRACK),
         _chain("input", _BEFORE_FILTERS),
         _chain("forward", _BEFORE_FILTERS),
+        _chain("postrouting", _AFTER_ALL),
         *(f"add rule {_TABLE} {rule}" for rule in _rules(redirects)),
         *(_element("add", name, sets[name]) for name in sets if sets[name]),
     )
@@ -191,6 +200,8 @@ def _rules(redirects: Redirects) -> Iterator[str]:
         # What a node has from a peer goes to a VM of its own, or nowhere: so no packet passes a
         # node twice, whatever two of them believe of each other.
         yield f'forward iifname "{REDIRECT}" oifname != @ports counter drop'
+        # So that whoever holds packets for a guest that leaves in its turn tells these from others.
+        yield f'postrouting iifname "{REDIRECT}" meta mark set meta mark or {TUNNELED:#x}'
     if redirects.distribution_port:
         yield from _open(redirects.distribution_port, "nodes")
         yield f'input iifname "{DISTRIBUTION}" drop'

@@ -69,6 +69,11 @@ table inet handover {
 		type filter hook forward priority filter - 10; policy accept;
 		iifname "handover0" oifname != @ports counter packets 0 bytes 0 drop
 	}
+
+	chain postrouting {
+		type filter hook postrouting priority 300; policy accept;
+		iifname "handover0" meta mark set meta mark | 0x00002000
+	}
 }
 """
 SECOND = (
