@@ -13,12 +13,14 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from tests.nodeagent.hold.sent import Sent
 from tests.nodeagent.sniff.conftest import GARP, GUEST_MAC, RARP, Wire, run
 
+from handover_nodeagent.hold import virtio
 from handover_nodeagent.kernel import bpf
 from handover_nodeagent.sniff import own_frames, ring
 from handover_nodeagent.sniff.ring import NoRing, Ring
-from handover_nodeagent.sniff.ring_blocks import Geometry
+from handover_nodeagent.sniff.ring_blocks import Geometry, Losses
 
 pytestmark = pytest.mark.root
 
@@ -27,6 +29,14 @@ WHOLE: Final = bpf.assemble((bpf.Step(bpf.RETURN, bpf.EVERYTHING),))
 OWN: Final = own_frames.compile_filter(GUEST_MAC)
 PER_BLOCK: Final = 45
 """Frames of 88 bytes in 4096 less a header."""
+
+NOTHING_LEFT: Final = bytes(virtio.SIZE)
+"""To do for a device."""
+
+# linux/if_ether.h, linux/if_packet.h.
+ETH_P_ALL: Final = 3
+SOL_PACKET: Final = 263
+PACKET_VNET_HDR: Final = 15
 
 # sys/mman.h, linux/capability.h.
 MCL_FUTURE: Final = 2
@@ -50,11 +60,11 @@ def opened(wire: Wire) -> Iterator[Opener]:
     rings: list[Ring] = []
 
     def open_ring(
-        program: bpf.Program = WHOLE, geometry: Geometry = SMALL, *, is_inbound: bool = True
+        program: bpf.Program = WHOLE, geometry: Geometry = SMALL, **options: bool
     ) -> Ring:
         sock = ring.open_socket()
         assert not isinstance(sock, NoRing)
-        it = Ring.on(sock, wire.tap, program, geometry, is_inbound=is_inbound)
+        it = Ring.on(sock, wire.tap, program, geometry, **options)
         assert isinstance(it, Ring)
         rings.append(it)
         return it
@@ -141,6 +151,65 @@ def test_a_ring_of_both_directions_has_what_this_node_sends_too(
         node.send(numbered(1))
     guest.send(numbered(2))
     assert numbers(held(it)) == [1, 2]
+
+
+@pytest.fixture
+def two_way(opened: Opener) -> Ring:
+    """Give a ring of both directions whose frames have a virtio header."""
+    return opened(geometry=SMALL._replace(block_size=1 << 16), is_inbound=False, has_virtio=True)
+
+
+def test_what_a_ring_sends_leaves_and_never_comes_into_itself(
+    opened: Opener, two_way: Ring, guest: socket.socket
+) -> None:
+    other = opened(is_inbound=False)
+    guest.bind(("eth", ETH_P_ALL))
+    guest.settimeout(5)
+    assert two_way.send(NOTHING_LEFT, numbered(1)) == 0
+    assert guest.recv(200) == numbered(1)
+    assert numbers(held(other)) == [1]
+    assert held(two_way) == []
+
+
+def test_what_a_ring_does_not_send_is_told(two_way: Ring) -> None:
+    run("ip link set tap down")
+    assert two_way.send(NOTHING_LEFT, numbered(1)) == errno.ENETDOWN
+    # Longer than the MTU, and nobody is to cut it.
+    run("ip link set tap up")
+    assert two_way.send(NOTHING_LEFT, bytes(3000)) == errno.EMSGSIZE
+
+
+def test_a_frame_has_what_its_sender_left_to_the_device_before_it(
+    two_way: Ring, guest: socket.socket
+) -> None:
+    it = Sent(4, bytes(4000))
+    guest.send(numbered(1))
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as node:
+        node.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+        node.bind(("tap", 0))
+        node.send(struct.pack("=BBHHHH", *it.offload(1448)) + it.frame)
+    block = two_way.open_block(())
+    assert block is not None
+    plain, large = two_way.frames(block)
+    assert bytes(plain.octets) == numbered(1)
+    assert virtio.read(plain.virtio).gso_type == virtio.GSO_NONE
+    assert bytes(large.octets) == it.frame
+    # How long the headers are is a hint, and may be another one here.
+    assert virtio.read(large.virtio)._replace(hdr_len=0) == it.offload(1448)._replace(hdr_len=0)
+    del plain, large
+
+
+def test_losses_are_those_since_they_were_asked_for_last(
+    opened: Opener, guest: socket.socket
+) -> None:
+    it = opened(OWN, SMALL._replace(retire_ms=1000))
+    for _ in range(SMALL.blocks * PER_BLOCK):
+        guest.send(numbered(0))
+    assert it.losses() == Losses(0, 0)
+    for _ in range(7):
+        guest.send(numbered(0))
+    assert it.losses().packets == 7
+    assert it.losses() == Losses(0, 0)
 
 
 def test_it_goes_round_and_round_without_a_loss_while_blocks_are_given_back(

@@ -6,7 +6,7 @@ from typing import Final
 import pytest
 
 from handover_nodeagent.sniff import ring_blocks
-from handover_nodeagent.sniff.ring_blocks import Block, Geometry
+from handover_nodeagent.sniff.ring_blocks import Block, Geometry, Losses
 
 SMALL: Final = Geometry(block_size=4096, blocks=2, retire_ms=10)
 FIRST: Final = 48
@@ -98,6 +98,20 @@ def test_a_walk_ends_where_a_word_cannot_be_believed(
     memory: memoryview, expected: list[bytes]
 ) -> None:
     assert seen(memory) == expected
+
+
+def test_what_stands_before_a_frame_is_its_virtio_header() -> None:
+    only = bytearray(frame(10**9, b"abc", step=0))
+    only[MAC - 10 : MAC] = bytes(range(1, 11))
+    memory = ring(bytes(only))
+    (found,) = ring_blocks.walk(memory, SMALL, ring_blocks.read_block(memory, SMALL, 1))
+    assert bytes(found.virtio) == bytes(range(1, 11))
+    assert bytes(found.octets) == b"abc"
+
+
+def test_losses_are_read() -> None:
+    assert len(struct.pack("@3I", 9, 7, 2)) == ring_blocks.STATISTICS_SIZE
+    assert ring_blocks.read_losses(struct.pack("@3I", 9, 7, 2)) == Losses(packets=7, times=2)
 
 
 def test_a_cleared_block_keeps_its_status_alone() -> None:
