@@ -59,6 +59,10 @@ TESTS: Final[Mapping[str, Sequence[str]]] = {
     "handover_nodeagent.kernel.netlink.rtmsg": (f"{_AGENT}/kernel/netlink/test_rtmsg.py",),
     "handover_nodeagent.sniff.ring_blocks": (f"{_AGENT}/sniff/test_ring_blocks.py",),
     "handover_nodeagent.sniff.own_frames": (f"{_AGENT}/sniff/test_own_frames.py",),
+    **{
+        f"handover_nodeagent.hold.{name}": (f"{_AGENT}/hold/test_{name}.py",)
+        for name in ("asked", "bounds", "pacing", "packet_filter", "stall")
+    },
     "handover_nodeagent.reconcile.cutover_figures": (
         f"{_AGENT}/reconcile/test_cutover_figures.py",
     ),

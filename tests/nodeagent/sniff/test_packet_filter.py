@@ -9,6 +9,8 @@ from collections.abc import Callable
 from ipaddress import ip_address
 
 import pytest
+from tests.nodeagent import classic_bpf
+from tests.nodeagent.classic_bpf import ALU, CLASS, JUMP, LENGTH, MISC, OPERAND_X, RETURN
 
 from handover_nodeagent.kernel import bpf
 from handover_nodeagent.kernel.bpf import Program
@@ -29,10 +31,6 @@ PROGRAMS = {
     "nothing": bpf.DROP_ALL,
 }
 every = pytest.mark.parametrize("program", PROGRAMS.values(), ids=PROGRAMS.keys())
-
-# linux/bpf_common.h: the class of a code, and what the operand of an operation is.
-CLASS, ALU, JUMP, MISC, RETURN = 0x07, 0x04, 0x05, 0x07, 0x06
-OPERAND_X, LENGTH = 0x08, 0x80
 
 
 @every
@@ -60,38 +58,14 @@ def test_a_frame_is_dropped_or_kept_as_far_as_the_reader_reads(program: Program)
     assert packet_filter.SNAP_LENGTH == 2048
 
 
-SKF_AD_OFF, LEFT = 0xFFFFF000, 0x0FFF
-SIZES, INDIRECT = {0x00: 4, 0x08: 2, 0x10: 1}, 0x40
+LEFT = 0x0FFF
 
 
 def kept(program: Program, octets: bytes, tag: int | None = None) -> bool:
-    """Run *program* on a frame off which the kernel has taken *tag*, as linux/filter.h says."""
+    """Run *program* on a frame off which the kernel has taken *tag*."""
     # Where there was no tag, nobody promises anything of the field.
-    special = {SKF_AD_OFF + 44: LEFT if tag is None else tag, SKF_AD_OFF + 48: int(tag is not None)}
-    memory: dict[int, int] = {}
-    a = x = at = 0
-    while True:
-        code, yes, no, k = program[at]
-        at += 1
-        if code == RETURN:
-            return k != 0
-        if code & CLASS == JUMP:
-            other = x if code & OPERAND_X else k
-            tests = {0x10: a == other, 0x20: a > other, 0x30: a >= other}
-            at += yes if tests.get(code & 0xF0, a & other) else no
-        elif code & 0xE7 in {0x20, INDIRECT}:
-            size, start = SIZES[code & 0x18], k + (x if code & INDIRECT else 0)
-            if start not in special and start + size > len(octets):
-                return False
-            a = special.get(start, int.from_bytes(octets[start : start + size], "big"))
-        elif code in {0x02, 0x03}:
-            memory[k] = a if code == 0x02 else x
-        elif code in {0x01, 0x61, MISC}:
-            x = {0x01: k, 0x61: memory.get(k, 0), MISC: a}[code]
-        else:
-            results = {LENGTH: len(octets), 0x60: memory.get(k, 0)}
-            results |= {0x04: a + k, 0x0C: a + x, 0x54: a & k}
-            a = results[code] % 2**32
+    ancillary = {44: LEFT if tag is None else tag, 48: int(tag is not None)}
+    return classic_bpf.run(program, octets, ancillary) != 0
 
 
 MAC = bytes.fromhex("525400650002")
