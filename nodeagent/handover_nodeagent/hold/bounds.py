@@ -51,14 +51,15 @@ class Release(NamedTuple):
 def release(retired: Sequence[Block], taken_until_ns: int, now_ns: int, blocks: int) -> Release:
     """Decide which of the *retired* go, where the guest has taken all until *taken_until_ns*.
 
-    A quarter of a ring of *blocks* stays free, for what comes until the next look.
+    A quarter of a ring of *blocks* stays free, for what comes until the next look, beside the
+    block that is being filled.
     """
     taken = 0
     while taken < len(retired) and retired[taken].last_ns < taken_until_ns:
         taken += 1
     kept = retired[taken:]
     too_old = sum(block.opened_ns < now_ns - LONGEST_NS for block in kept)
-    too_many = len(kept) - (blocks - blocks // 4)
+    too_many = len(kept) + 1 - (blocks - blocks // 4)
     return Release(taken, max(too_old, too_many, 0))
 
 
