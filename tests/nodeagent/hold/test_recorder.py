@@ -90,6 +90,8 @@ async def test_all_behind_a_position_follows_it(recorder: HoldRecorder, port: Po
     port.put(range(5, 7))
     assert numbers(recorder, positions[2]) == [3, 4, 5, 6]
     assert numbers(recorder, positions[-1]) == [5, 6]
+    newest = [held.behind for held in recorder.frames(Position())][-2]
+    assert numbers(recorder, newest) == [6]
 
 
 async def test_another_packet_makes_it_newer(recorder: HoldRecorder, port: Port) -> None:
@@ -155,7 +157,7 @@ async def test_a_flood_that_the_loop_cannot_keep_up_with_ends_it(
     recorders: Recorders, taken: Taken, port: Port
 ) -> None:
     changes: list[bool] = []
-    recorder = recorders(4, taken, lambda: changes.append(recorder.is_holding))
+    recorder: HoldRecorder = recorders(4, taken, lambda: changes.append(recorder.is_holding))
     await until(lambda: recorder.is_holding)
     # Meanwhile nobody looks.
     port.put(range(5 * PER_BLOCK), LARGE)
@@ -184,8 +186,10 @@ async def test_without_looks_only_what_is_asked_for_is_given_back(
     recorder = await holding(recorders, taken)
     port.put([1, 2])
     recorder.pause_looking()
-    taken.until_ns = FOREVER
+    taken.until_ns, looks = FOREVER, taken.looks
+    # For longer than between two looks.
     await retired(recorder)
+    assert taken.looks == looks
     port.put([3])
     assert numbers(recorder) == [1, 2, 3]
     positions = [held.behind for held in recorder.frames(Position())]
@@ -194,8 +198,42 @@ async def test_without_looks_only_what_is_asked_for_is_given_back(
     recorder.release_until(positions[2])
     assert numbers(recorder) == [3]
     recorder.look_again()
-    recorder.look_again()
     await until(lambda: numbers(recorder) == [])
+
+
+async def test_it_is_looked_at_no_more_often_however_often_that_is_asked_for(
+    recorders: Recorders, taken: Taken
+) -> None:
+    recorder = await holding(recorders, taken)
+    for _ in range(5):
+        recorder.look_again()
+    loop = asyncio.get_running_loop()
+    began, looks = loop.time(), taken.looks
+    await taken.look(10)
+    assert taken.looks - looks <= 2 + (loop.time() - began) / bounds.SLOWEST_LOOK
+
+
+async def test_only_what_has_come_since_the_last_look_makes_the_next_one_sooner(
+    recorders: Recorders, taken: Taken, port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    come = []
+
+    def noting(count: int, blocks: int, elapsed: float) -> float:
+        assert blocks == 4
+        assert elapsed > 0
+        come.append(count)
+        return bounds.FASTEST_LOOK
+
+    monkeypatch.setattr(bounds, "until_next_look", noting)
+    recorder = await holding(recorders, taken)
+    port.put([1])
+    await until(lambda: sum(come) == 1)
+    await taken.look(3)
+    assert (sum(come), max(come)) == (1, 1)
+    taken.until_ns = FOREVER
+    await until(lambda: numbers(recorder) == [])
+    await taken.look(3)
+    assert sum(come) == 1
 
 
 async def test_a_pause_within_a_look_gives_nothing_back(
