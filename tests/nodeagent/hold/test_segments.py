@@ -108,6 +108,10 @@ def test_a_tcp_segment_may_have_a_sum_of_zero() -> None:
     first, _ = sendable(it.offload(2), it.frame)
     assert payload_of(first, it) == check
     assert first[36:38] == b"\0\0"
+    # A packet alone is none of its segments, and skb_checksum_help does not ask what it sums.
+    alone = dataclasses.replace(it, payload=check)
+    (only,) = sendable(alone.offload(2), alone.frame)
+    assert only[36:38] == b"\xff\xff"
 
 
 # With segments.
@@ -158,6 +162,20 @@ def test_flags_of_the_end_are_in_the_last_segment_and_cwr_in_the_first(ecn: int)
     it = Sent(payload=bytes(30), flags=ACK | FIN | PSH | CWR)
     found = sendable(it.offload(10, virtio.GSO_TCPV4 | ecn), it.frame)
     assert [packet[33] for packet in found] == [ACK | CWR, ACK, ACK | FIN | PSH]
+
+
+def test_numbers_begin_again_behind_their_last() -> None:
+    it = Sent(payload=bytes(30), sequence=2**32 - 10, identification=0xFFFF)
+    found = sendable(it.offload(10), it.frame)
+    assert [packet[4:6].hex() for packet in found] == ["ffff", "0000", "0001"]
+    assert [packet[24:28].hex() for packet in found] == ["fffffff6", "00000000", "0000000a"]
+    assert [payload_of(packet, it) for packet in found] == [bytes(10)] * 3
+
+
+def test_hop_by_hop_options_are_passed_over() -> None:
+    it = Sent(6, NUMBERED, between=2)
+    found = sendable(it.offload(1000), changed(it.frame, ETHERNET + 6, b"\0"))
+    assert b"".join(payload_of(packet, it) for packet in found) == NUMBERED
 
 
 def test_a_sum_behind_a_routing_header_keeps_the_last_destination() -> None:
@@ -281,6 +299,12 @@ def cut(frame: bytes, size: int) -> bytes:
             changed(TCP6.frame, 18, b"\0\x07\0")[:61],
             segments._OTHER,
             id="an extension header that does not fit",
+        ),
+        pytest.param(
+            LARGE6,
+            changed(TCP6.frame, 18, b"\0\x01\0")[:55],
+            segments._OTHER,
+            id="one octet of an extension header",
         ),
         pytest.param(
             LARGE6,
