@@ -41,7 +41,7 @@ SETTINGS: Final = {
     "probeInterval": "50ms",
     "liveMigrationRouteConvergenceTime": "500ms",
 }
-_RARP: Final = bytes.fromhex(
+RARP: Final = bytes.fromhex(
     f"ffffffffffff{MAC.replace(':', '')}80350001080006040003"
     f"{MAC.replace(':', '')}00000000{MAC.replace(':', '')}00000000"
 ) + bytes(18)
@@ -149,7 +149,7 @@ class AgentsNet:
         def send() -> None:
             with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as guest:
                 guest.bind(("eth", 0))
-                guest.send(_RARP)
+                guest.send(RARP)
 
         self.within(f"g{node}", send)
 
@@ -503,6 +503,8 @@ def _start(net: AgentsNet, directory: Path, stack: contextlib.ExitStack) -> None
             "HANDOVER_NODE_NAME": f"node-{node}",
             "HANDOVER_NODE_ADDRESSES": ",".join(uplinks(node).values()),
             "HANDOVER_STATE_DIRECTORY": str(own / "state"),
+            # As the chart sets it.
+            "HANDOVER_PROCESSOR_PRIORITY": "high",
         }
         namespace = f"/proc/{os.getpid()}/fd/{net.fds[node]}"
         agent = net.agents[node] = AgentFork(namespace, environment, own)

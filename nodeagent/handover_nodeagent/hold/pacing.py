@@ -6,23 +6,32 @@ newest: what is sent again shares it with what comes newly, while the guest wake
 
 from typing import Final
 
-FIRST: Final = 128
-"""Packets at once: what a request and its answer, or a TCP connection that is stalled, need."""
+FIRST: Final = 256
+"""Frames at once: those that came when the guest stopped, among them whatever somebody waits for to
+be answered. A quarter of a tap's."""
 TURN: Final = 0.002
 """Seconds between two turns after that."""
-LATEST: Final = 0.8
+LATEST: Final = 0.5
 """Seconds within which all is sent."""
 LEAST_RATE: Final = 4000
-"""Packets a second that any guest takes beside what else it gets."""
+"""Frames a second that any guest takes beside what else it gets."""
+MERGED: Final = 8
+"""Segments of one frame that come to the tap as one, at least: the target's kernel puts together
+what belongs together (GRO)."""
 LINGER: Final = 0.3
 """Seconds after the redirect until nothing more comes to the port: by then a qdisc of the port (a
 bandwidth limit) has let go of what it had, and processors of packets that they had begun with."""
 
 
 def rate(count: int, span_ns: int) -> float:
-    """Return packets a second for *count* of them, which came within *span_ns*.
+    """Return frames a second for *count* of them, which came within *span_ns*.
 
-    Half as many as came: a guest that took those takes one and a half times as many.
+    As many as came: what a guest has taken once it takes beside what comes newly.
     """
     came = count * 1e9 / span_ns if span_ns else 0
-    return max(came / 2, count / LATEST, LEAST_RATE)
+    return max(came, count / LATEST, LEAST_RATE)
+
+
+def cost(packets: int) -> float:
+    """Return how many frames one counts as that was split into so many packets."""
+    return max(1.0, packets / MERGED)

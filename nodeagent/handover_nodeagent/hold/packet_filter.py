@@ -30,12 +30,23 @@ _FIRST_ND, _BEHIND_ND = 133, 138
 _WORD: Final = 4
 
 
-def compile_filter(addresses: Iterable[IPAddress]) -> Program:
-    """Return the program that keeps, whole, what is sent to one of *addresses*."""
-    return bpf.assemble(_source(tuple(addresses)))
+LARGEST: Final = 9216
+"""Octets of a frame that a link carries as it is. What is larger is a stretch of a TCP connection
+that a device is to cut (GSO): its sender sends that again by itself, a fifth of a second later."""
 
 
-def _source(addresses: tuple[IPAddress, ...]) -> Iterator[Step | str]:
+def compile_filter(addresses: Iterable[IPAddress], largest: int | None = None) -> Program:
+    """Return the program that keeps, whole, what is sent to one of *addresses*.
+
+    Of no more than *largest* octets, where that is given.
+    """
+    return bpf.assemble(_source(tuple(addresses), largest))
+
+
+def _source(addresses: tuple[IPAddress, ...], largest: int | None) -> Iterator[Step | str]:
+    if largest is not None:
+        yield Step(bpf.LOAD_LENGTH)
+        yield Step(bpf.IF_AT_LEAST, largest + 1, "drop")
     ipv4 = [one for one in addresses if isinstance(one, IPv4Address)]
     ipv6 = [one for one in addresses if isinstance(one, IPv6Address)]
     yield Step(bpf.LOAD_WORD, _PACKET_TYPE)

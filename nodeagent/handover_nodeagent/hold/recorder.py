@@ -56,7 +56,10 @@ class HoldRecorder:
     ) -> None:
         """Open on the running loop; call *changed* when it holds, and when it no longer can."""
         self.blocks = blocks
-        self.overflowed = False
+        self.is_thinned = False
+        """What is too large for a link is left out, as too much of it came."""
+        self._has_overflowed = False
+        self._addresses = addresses
         self._taken_until = taken_until
         self._changed = changed
         self._loop = asyncio.get_running_loop()
@@ -80,7 +83,7 @@ class HoldRecorder:
     @property
     def trouble(self) -> tuple[HoldReason, str] | None:
         """Why nothing is held; None also before it is known."""
-        if self.overflowed:
+        if self._has_overflowed:
             return HoldReason.TOO_MUCH, "more is sent to the guest than could be held"
         if self._opened.is_refused:
             return HoldReason.NO_RING, f"what a paused guest misses is lost: {self._opened.reason}"
@@ -163,12 +166,22 @@ class HoldRecorder:
             self._timer = self._loop.call_later(bounds.SLOWEST_LOOK, self._look, self._opened.ring)
         self._changed()
 
+    def _yields(self, ring: Ring) -> bool:
+        """Hold less than before, as the loop could not keep up; at last nothing: False."""
+        if self.is_thinned:
+            self._has_overflowed = True
+            self.close()
+        else:
+            self.is_thinned = True
+            smaller = packet_filter.compile_filter(self._addresses, packet_filter.LARGEST)
+            ring.filter(smaller)
+        self._changed()
+        return not self._has_overflowed
+
     def _look(self, ring: Ring) -> None:
         """Give back what nobody needs, and end where the kernel could not keep up."""
-        if ring.losses().packets:
-            self.overflowed = True
-            self.close()
-            self._changed()
+        has_lost = ring.losses().packets > 0
+        if has_lost and not self._yields(ring):
             return
         self._timer = None
         retired, taken_until_ns = ring.retired(), self._taken_until()
@@ -182,6 +195,9 @@ class HoldRecorder:
         come = len(retired) - self._kept
         self._kept = len(retired) - decided.taken - decided.dropped
         ring.release(decided.taken + decided.dropped)
+        if has_lost:
+            # What found no room until now says nothing of what is held from now on.
+            ring.losses()
         now = self._loop.time()
         delay = bounds.until_next_look(come, self.blocks, now - self._looked_at)
         self._looked_at = now

@@ -81,7 +81,7 @@ class Resend:
         self._credit = float(pacing.FIRST)
         lost = recorder.dropped_since(span.since_ns)
         self.counts = Counts(held=lost, dropped=lost)
-        if lost:
+        if lost or recorder.is_thinned:
             self._note(HoldReason.TOO_MUCH)
         self._turn()
 
@@ -110,8 +110,8 @@ class Resend:
     def _turn(self) -> None:
         """Send what its turn allows, then let others have theirs."""
         sent = 0
-        while sent < min(self._credit, PER_TURN):
-            if not self._rest and not self._begin_frame():
+        while sent < PER_TURN:
+            if not self._rest and (self._credit < 1 or not self._begin_frame()):
                 break
             number = self._sender.send(self._rest[0])
             if number in senders.AGAIN:
@@ -121,16 +121,17 @@ class Resend:
             sent += 1
             if not self._rest:
                 self._end_frame()
-        self._credit -= sent
         self.recorder.release_until(self._position)
-        self._wait(is_idle=sent == 0 and not self._rest)
+        self._wait(sent)
 
-    def _wait(self, *, is_idle: bool) -> None:
+    def _wait(self, sent: int) -> None:
+        """Have the next turn when it is due; end where nothing more comes."""
+        is_idle = sent == 0 and not self._rest and self._credit >= 1
         now = self._loop.time()
         if is_idle and (now >= self._ends_at or self._span.until_ns is not None):
             self._timer = self._loop.call_soon(self.end)
             return
-        if self._credit >= 1 and not is_idle:
+        if sent == PER_TURN:
             self._timer = self._loop.call_soon(self._turn)
             return
         # What still comes is little: it is looked for ever more seldom.
@@ -154,6 +155,7 @@ class Resend:
             self.counts = dataclasses.replace(self.counts, held=self.counts.held + 1)
             if not isinstance(found, Unsendable):
                 self._rest.extend(found)
+                self._credit -= pacing.cost(len(found))
                 return True
             self._is_refused = True
             self._end_frame()

@@ -22,11 +22,14 @@ _PATIENCE: Final = 10.0
 _RECEIVE: Final = 64 * 1024
 
 
-def forget(addresses: Iterable[IPAddress], uplinks: AbstractSet[str]) -> int:
+def forget(
+    addresses: Iterable[IPAddress], uplinks: AbstractSet[str], nodes: Iterable[IPAddress] = ()
+) -> int:
     """Forget the connections of *addresses* with whoever is reached by *uplinks*; count them.
 
-    Not those of this node's own pods, which it sees as a whole, nor those whose addresses are
-    translated here. Runs in a thread, never in the loop. Raises OSError.
+    What leads to *nodes* is one of those, too. Not those of this node's own pods, which it sees as
+    a whole, nor those whose addresses are translated here. Runs in a thread, never in the loop.
+    Raises OSError.
     """
     count = 0
     with (
@@ -34,10 +37,11 @@ def forget(addresses: Iterable[IPAddress], uplinks: AbstractSet[str]) -> int:
         Channel() as channel,
     ):
         sock.settimeout(_PATIENCE)
+        known = {*uplinks, *(_device_to(channel, node) for node in nodes)} - {""}
         for address in addresses:
             for one in _of(sock, address):
                 other = one.destination if one.source == address else one.source
-                if not one.is_translated and _device_to(channel, other) in uplinks:
+                if not one.is_translated and _device_to(channel, other) in known:
                     sock.send(ctmsg.encode_delete(one))
                     # One that has ended meanwhile is refused, and as good.
                     sock.recv(_RECEIVE)

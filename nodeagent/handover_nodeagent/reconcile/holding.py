@@ -41,6 +41,7 @@ _REASONS: Final = {
     HoldReason.NO_ROOM: EndpointReason.NO_ROOM,
     HoldReason.TOO_MUCH: EndpointReason.TOO_MUCH,
 }
+_THINNED: Final = "more came than could be held: frames beyond 9216 octets are left out"
 _OUTCOMES: Final = ("held", "resent", "doubled", "dropped")
 
 _log: Final = structlog.get_logger()
@@ -162,7 +163,7 @@ class Holding:
             reason, text = known.trouble
             return False, _REASONS[reason], text
         if known.recorder and known.recorder.is_holding:
-            return True, EndpointReason.HOLDING, ""
+            return True, EndpointReason.HOLDING, _THINNED if known.recorder.is_thinned else ""
         return False, EndpointReason.PENDING, "the ring is still being opened"
 
     def add_to(self, endpoint: Endpoint, status: RedirectStatus | None) -> RedirectStatus | None:

@@ -72,6 +72,7 @@ class RedirectTableReconciler:
         self._table = RedirectTable(writer)
         self._peers, self._redirected, self._nodes = _NOBODY, _NOBODY, _NOBODY
         self._away, self._uplinks = _NOBODY, frozenset[str]()
+        self._leaving = _NOBODY
         self._has_tunnel = False
         # Until somebody knows which redirects there are, the last agent's table serves them.
         self._is_known = False
@@ -91,19 +92,23 @@ class RedirectTableReconciler:
         self,
         peers: frozenset[IPAddress],
         redirected: frozenset[IPAddress],
+        leaving: frozenset[IPAddress] = _NOBODY,
         *,
         has_tunnel: bool = True,
     ) -> None:
         """Let *peers* send by the tunnel; *redirected* are those whose route leads on by now.
 
+        That of those who are *leaving* may, any moment.
+
         Called after each change of a route, never before: until then the guest of this node
         answers by connections that are to be tracked. A tunnel that is about to be made counts.
         Without one its port is anybody's.
         """
-        wanted = peers, redirected, has_tunnel
+        wanted = peers, redirected, leaving, has_tunnel
         self._was_asked &= has_tunnel or not self._has_tunnel
-        if not self._is_known or wanted != (self._peers, self._redirected, self._has_tunnel):
-            self._peers, self._redirected, self._has_tunnel = wanted
+        known = self._peers, self._redirected, self._leaving, self._has_tunnel
+        if not self._is_known or wanted != known:
+            self._peers, self._redirected, self._leaving, self._has_tunnel = wanted
             self._is_known = True
             self._wake()
 
@@ -227,16 +232,16 @@ class RedirectTableReconciler:
             done = await self._table.change(before, wanted)
         self._written = wanted
         if wanted and not done.trouble:
-            known = before.away if before and not whole else _NOBODY
-            await self._forget(wanted.away - known, wanted.uplinks)
+            known = before.away | before.redirected if before and not whole else _NOBODY
+            await self._forget((wanted.away | wanted.redirected) - known, wanted)
         return done
 
-    async def _forget(self, away: frozenset[IPAddress], uplinks: frozenset[str]) -> None:
+    async def _forget(self, untracked: frozenset[IPAddress], wanted: Redirects) -> None:
         """Have connections forgotten that go untracked from now on: else they end at the return."""
-        if not away:
+        if not untracked:
             return
         try:
-            await asyncio.to_thread(conntrack.forget, away, uplinks)
+            await asyncio.to_thread(conntrack.forget, untracked, wanted.uplinks, wanted.peers)
         except (OSError, ObservationError) as error:
             # A kernel without conntrack remembers none.
             _log.warning("connections_remembered", why=str(error))
@@ -265,6 +270,7 @@ class RedirectTableReconciler:
             self._nodes if is_distributing and has_agents else _NOBODY,
             away,
             self._uplinks if has_agents else frozenset(),
+            self._leaving if has_tunnel else _NOBODY,
         )
 
     def _conclude(self, outcome: Outcome | None) -> None:

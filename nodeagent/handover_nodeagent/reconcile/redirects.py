@@ -24,7 +24,7 @@ from handover_api import peer as annotations
 from handover_api.configuration import Mode
 from handover_api.names import ObjectKey
 from handover_api.peer import Peer
-from handover_api.workloadendpoint import State
+from handover_api.workloadendpoint import Role, State
 from handover_nodeagent import fsm
 from handover_nodeagent.fsm.events import Event, PeerHas, PeerReleased
 from handover_nodeagent.fsm.machine import Machine
@@ -87,6 +87,7 @@ class Redirects:
         self._loop = loop
         self._clock = clock
         self._sent_on: dict[ObjectKey, frozenset[IPAddress]] = {}
+        self._leaving: dict[ObjectKey, frozenset[IPAddress]] = {}
         self._holds: dict[ObjectKey, asyncio.TimerHandle] = {}
         self._turn: asyncio.Handle | None = None
 
@@ -103,17 +104,24 @@ class Redirects:
 
     def _follow_table(self, endpoint: Endpoint) -> None:
         """Have the firewall's table follow, in a turn of its own: the routes are in by then."""
-        is_redirected = endpoint.machine.underlying.redirect is not None and endpoint.redirection
-        self._sent_on.pop(endpoint.key, None)
+        machine, addresses = endpoint.machine, frozenset(endpoint.admission.allowed)
+        is_redirected = machine.underlying.redirect is not None and endpoint.redirection
+        self._forget_table(endpoint.key)
         if is_redirected:
-            self._sent_on[endpoint.key] = frozenset(endpoint.admission.allowed)
+            self._sent_on[endpoint.key] = addresses
+        elif machine.assignment.role is Role.SOURCE and machine.assignment.armed:
+            self._leaving[endpoint.key] = addresses
         self.enclose_soon()
 
     def forget(self, key: ObjectKey) -> None:
         """Know that an endpoint is gone, or is left as it is."""
         self._peers.forget(key)
-        self._sent_on.pop(key, None)
+        self._forget_table(key)
         self.enclose_soon()
+
+    def _forget_table(self, key: ObjectKey) -> None:
+        self._sent_on.pop(key, None)
+        self._leaving.pop(key, None)
 
     def enclose_soon(self) -> None:
         """Bring the table up to date soon, once for all that happens until then."""
@@ -127,8 +135,9 @@ class Redirects:
         sent_on |= {
             route.address for route in self._remaining.routes if not self._expects(route.address)
         }
-        table = self._enforcer.redirect_table
-        table.want(self._peers.addresses, sent_on, has_tunnel=self._peers.ways.has_tunnel)
+        leaving = frozenset[IPAddress]().union(*self._leaving.values())
+        table, has_tunnel = self._enforcer.redirect_table, self._peers.ways.has_tunnel
+        table.want(self._peers.addresses, sent_on, leaving, has_tunnel=has_tunnel)
 
     def _expects(self, address: IPAddress) -> bool:
         """Tell whether the guest may be here any moment, or is: then its answers are tracked.

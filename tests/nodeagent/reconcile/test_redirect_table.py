@@ -90,21 +90,21 @@ async def test_what_the_last_agent_left_stays_until_it_is_known_what_is_wanted(
 async def test_connections_that_go_untracked_are_forgotten_once(
     table: Table, monkeypatch: pytest.MonkeyPatch, error: Exception | None
 ) -> None:
-    forgotten: list[tuple[object, object]] = []
+    forgotten: list[tuple[object, ...]] = []
 
     def forget(*what: object) -> None:
         # The table is there before: nothing is tracked anew meanwhile.
         assert "@away4 notrack" in table.listed()
-        forgotten.append(what)  # type: ignore[arg-type]
+        forgotten.append(what)
         if error:
             raise error
 
     monkeypatch.setattr("handover_nodeagent.kernel.conntrack.forget", forget)
     table.it.want(NOBODY, NOBODY, has_tunnel=False)
     table.it.want_forwarded(frozenset({V4}), frozenset({"eth0"}))
-    await table.until(lambda _: forgotten == [({V4}, {"eth0"})])
+    await table.until(lambda _: forgotten == [({V4}, {"eth0"}, NOBODY)])
     table.it.want_forwarded(frozenset({V4, V6}), frozenset({"eth0"}))
-    await table.until(lambda _: forgotten[1:] == [({V6}, {"eth0"})])
+    await table.until(lambda _: forgotten[1:] == [({V6}, {"eth0"}, NOBODY)])
     table.it.want_forwarded(frozenset({V4}), frozenset({"eth0"}))
     await table.until(lambda text: str(V6) not in text)
     assert len(forgotten) == 2

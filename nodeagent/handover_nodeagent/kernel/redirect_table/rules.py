@@ -4,11 +4,13 @@
         set ports { typeof iifname; elements = { "tap0" } }
         set peers4 { typeof ip saddr; elements = { 192.0.2.2 } }
         set redirected4 { typeof ip daddr; counter; elements = { 10.65.0.2 } }
+        set leaving4 { typeof ip daddr; elements = { 10.65.0.2 } }
         set uplinks { typeof iifname; elements = { "eth0", "handover1" } }
         set away4 { typeof ip daddr; elements = { 10.65.0.3 } }
         chain prerouting {
             type filter hook prerouting priority raw
             iifname @uplinks ip daddr @redirected4 notrack
+            iifname @uplinks ip daddr @leaving4 fib daddr oifname "handover0" notrack
             iifname @uplinks ip daddr @away4 notrack
         }
         chain input {
@@ -63,8 +65,10 @@ class Redirects:
 
     ``ports`` are the devices of its VMs, ``peers`` and ``nodes`` who may send into the first and
     into the second tunnel. A port of 0 says that there is no such tunnel. ``redirected`` are
-    addresses whose route leads to another node by now. ``away`` are those of guests elsewhere for
-    which others send to this node, by ``uplinks``: none are named where nobody knows them.
+    addresses whose route leads to another node by now; ``leaving`` those whose route may, any
+    moment: what comes for them goes untracked from the very packet on that is sent on. ``away`` are
+    those of guests elsewhere for which others send to this node, by ``uplinks``: none are named
+    where nobody knows them.
     """
 
     tunnel_port: int
@@ -76,6 +80,7 @@ class Redirects:
     nodes: frozenset[IPAddress] = frozenset()
     away: frozenset[IPAddress] = frozenset()
     uplinks: frozenset[str] = frozenset()
+    leaving: frozenset[IPAddress] = frozenset()
 
 
 def render(redirects: Redirects) -> str:
@@ -138,6 +143,8 @@ _TYPES: Final = {
     # With its counter it is known how many packets a redirect has saved.
     "redirected4": "typeof ip daddr; counter;",
     "redirected6": "typeof ip6 daddr; counter;",
+    "leaving4": "typeof ip daddr;",
+    "leaving6": "typeof ip6 daddr;",
     "nodes4": "typeof ip saddr;",
     "nodes6": "typeof ip6 saddr;",
     "uplinks": "typeof iifname;",
@@ -162,6 +169,8 @@ def _sets(redirects: Redirects) -> dict[str, frozenset[str]]:
     sets = {"ports": _devices(redirects.ports)}
     for name, addresses in (("peers", redirects.peers), ("redirected", redirects.redirected)):
         sets |= _by_version(name, addresses)
+    if redirects.tunnel_port:
+        sets |= _by_version("leaving", redirects.leaving)
     if redirects.distribution_port:
         sets |= _by_version("nodes", redirects.nodes)
     if redirects.uplinks:
@@ -189,6 +198,13 @@ def _rules(redirects: Redirects) -> Iterator[str]:
     by = "iifname @uplinks" if redirects.uplinks else "iifname != @ports"
     yield f"prerouting {by} ip daddr @redirected4 notrack"
     yield f"prerouting {by} ip6 daddr @redirected6 notrack"
+    if redirects.tunnel_port:
+        # The set above follows a route after a millisecond or ten. A client that has an answer from
+        # the guest's new node by then acknowledges what was not seen here: its next request would
+        # be invalid, and come again a fifth of a second later.
+        onward = f'fib daddr oifname "{REDIRECT}"'
+        yield f"prerouting {by} ip daddr @leaving4 {onward} notrack"
+        yield f"prerouting {by} ip6 daddr @leaving6 {onward} notrack"
     if redirects.uplinks and redirects.away:
         # For as long as the guest is away.
         yield "prerouting iifname @uplinks ip daddr @away4 notrack"

@@ -19,7 +19,12 @@ pytestmark = pytest.mark.root
 
 PEER, PEER_6 = ip_address("192.0.2.2"), ip_address("fd00:66::2")
 IDLE = Redirects(7472, 7473, frozenset({"tap0"}))
-BUSY = dataclasses.replace(IDLE, peers=frozenset({PEER, PEER_6}), redirected=frozenset({V4, V6}))
+BUSY = dataclasses.replace(
+    IDLE,
+    peers=frozenset({PEER, PEER_6}),
+    redirected=frozenset({V4, V6}),
+    leaving=frozenset({V4 + 1, V6 + 1}),
+)
 FULL = dataclasses.replace(BUSY, distribution_port=7474, nodes=frozenset({PEER}))
 
 LISTED = """\
@@ -51,10 +56,22 @@ table inet handover {
 		elements = { fd00:65::2 counter packets 0 bytes 0 }
 	}
 
+	set leaving4 {
+		typeof ip daddr
+		elements = { 10.65.0.3 }
+	}
+
+	set leaving6 {
+		typeof ip6 daddr
+		elements = { fd00:65::3 }
+	}
+
 	chain prerouting {
 		type filter hook prerouting priority raw; policy accept;
 		iifname != @ports ip daddr @redirected4 notrack
 		iifname != @ports ip6 daddr @redirected6 notrack
+		iifname != @ports ip daddr @leaving4 fib daddr oifname "handover0" notrack
+		iifname != @ports ip6 daddr @leaving6 fib daddr oifname "handover0" notrack
 	}
 
 	chain input {
