@@ -26,14 +26,14 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Final
+from typing import Final, TypeAlias
 
 RECORD: Final = struct.Struct("=qq")
 SO_RCVBUFFORCE: Final = 33
 SO_TIMESTAMPNS: Final = 35
 SO_MAX_PACING_RATE: Final = 47
 TIMESPEC: Final = struct.Struct("@qq")
-Recorded = array.array[int]
+Recorded: TypeAlias = "array.array[int]"
 BUFFER: Final = 16 * 1024 * 1024
 PAYLOAD: Final = bytes(92)
 BURST: Final = 32

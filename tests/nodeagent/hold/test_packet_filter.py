@@ -160,3 +160,14 @@ def test_as_many_addresses_as_an_endpoint_may_have_fit(addresses: list[IPAddress
         )
     ]
     assert found == addresses
+
+
+@pytest.mark.parametrize("octets", [ipv4(), ipv6()], ids=["IPv4", "IPv6"])
+@pytest.mark.parametrize(("longer", "is_kept"), [(0, True), (1, False)])
+def test_what_is_larger_than_a_link_carries_may_be_left_out(
+    octets: bytes, longer: int, *, is_kept: bool
+) -> None:
+    program = packet_filter.compile_filter(OWN, len(octets))
+    ancillary = {SKF_AD_PKTTYPE: PACKET_OUTGOING, SKF_AD_MARK: 0}
+    found = classic_bpf.run(program, octets + bytes(longer), ancillary)
+    assert found == (bpf.EVERYTHING if is_kept else 0)

@@ -156,13 +156,18 @@ async def test_the_newest_stay_where_more_comes_than_fits(
 async def test_a_flood_that_the_loop_cannot_keep_up_with_ends_it(
     recorders: Recorders, taken: Taken, port: Port
 ) -> None:
-    changes: list[bool] = []
-    recorder: HoldRecorder = recorders(4, taken, lambda: changes.append(recorder.is_holding))
+    changes: list[tuple[bool, bool]] = []
+    recorder: HoldRecorder = recorders(
+        4, taken, lambda: changes.append((recorder.is_holding, recorder.is_thinned))
+    )
     await until(lambda: recorder.is_holding)
     # Meanwhile nobody looks.
     port.put(range(5 * PER_BLOCK), LARGE)
+    await until(lambda: recorder.is_thinned)
+    assert recorder.is_holding
+    port.put(range(5 * PER_BLOCK), LARGE)
     await until(lambda: not recorder.is_holding)
-    assert changes == [True, False]
+    assert changes == [(True, False), (True, True), (False, True)]
     assert recorder.trouble
     assert recorder.trouble[0] is HoldReason.TOO_MUCH
     assert numbers(recorder) == []
