@@ -17,6 +17,7 @@ PACKAGES: Final = (
 )
 WALKS: Final = (
     "### From an announcement to its route",
+    "### From the guest's stop to its late packets",
     "### From a role to the kernel",
     "### From a VMIM to its outcome",
 )

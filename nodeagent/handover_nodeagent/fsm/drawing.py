@@ -65,7 +65,8 @@ No route of a guest that answers is taken out on the API's word alone: the guest
 ## When the peer has the guest
 
 Late packets are sent on to the node that has the guest, by a route in the place of the endpoint's
-own. The guest is asked all the time; one that answers here has its route at once.
+own; what the guest did not take while it was paused is sent again by it. The guest is asked all the
+time; one that answers here has its route at once.
 
 ```mermaid
 {redirect}
