@@ -5,7 +5,7 @@ looks is the timeline's business.
 """
 
 import bisect
-from collections.abc import Collection, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Final, Literal
 
@@ -13,6 +13,8 @@ PHASES: Final = ("Pending", "Preparing", "Ready", "Live", "Converging", "Succeed
 
 CELLS: Final = 60
 GRACE_NS: Final = 500_000_000
+LONGEST_NS: Final = 2_000_000_000
+"""No packet waits longer for a guest that moves: it is held for one second at most."""
 
 GuestState = Literal["", "boots", "awaited", "runs", "paused"]
 
@@ -107,6 +109,10 @@ class Traffic:
     lost: int
     cells: tuple[float | None, ...]
     """The share of packets that were answered; None: none was sent."""
+    late: int = 0
+    """Those that were sent before the guest ran on its new node, and answered after that."""
+    late_cells: frozenset[int] = frozenset()
+    """In which cells answers to those came."""
 
 
 Fact = Chapter | Phase | Role | State | Signal | Route | Guest | Action | Note
@@ -216,12 +222,18 @@ GUEST_WORDS: Final[dict[GuestState, str]] = {
 
 
 def traffic(
-    name: str, sent: Sequence[int], answered: Collection[int], now_ns: int, cell_ns: int
+    name: str,
+    sent: Sequence[int],
+    answered: Mapping[int, int],
+    now_ns: int,
+    cell_ns: int,
+    resumed: Sequence[int] = (),
 ) -> Traffic:
-    """Sum up a flow from when its packets were *sent* and which of their numbers were *answered*.
+    """Sum up a flow: when its packets were *sent*, and by number when they were *answered*.
 
-    The newest packets may still be on their way: they are left out of losses and cells. The cost
-    is that of the cells, however long the flow has run.
+    The guest ran again, on another node, at each moment of *resumed*. The newest packets may still
+    be on their way: they are left out of losses and cells. The cost is that of the cells and of
+    what may be late, however long the flow has run.
     """
     end = now_ns - GRACE_NS
     first = end - CELLS * cell_ns
@@ -233,4 +245,20 @@ def traffic(
         cell[0] += 1
         cell[1] += number in answered
     lost = settled - (len(answered) - on_their_way)
-    return Traffic(name, len(sent), lost, tuple(ok / n if n else None for n, ok in counts))
+    arrivals = late_arrivals(sent, answered, resumed)
+    shown = frozenset((at - first) // cell_ns for at in arrivals if first <= at < end)
+    cells = tuple(ok / n if n else None for n, ok in counts)
+    return Traffic(name, len(sent), lost, cells, len(arrivals), shown)
+
+
+def late_arrivals(
+    sent: Sequence[int], answered: Mapping[int, int], resumed: Sequence[int]
+) -> list[int]:
+    """Return when answers came to what was sent before a moment of *resumed*, and not earlier."""
+    found: dict[int, int] = {}
+    for moment in resumed:
+        first, behind = (bisect.bisect_left(sent, at) for at in (moment - LONGEST_NS, moment))
+        for number in range(first, behind):
+            if answered.get(number, 0) >= moment:
+                found[number] = answered[number]
+    return list(found.values())

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Final, Self
 
+from handover_api.workloadendpoint import Hold
 from handover_lab.cluster import manifests, observer
 from handover_lab.cluster.client import Client, ClientError
 from handover_lab.cluster.cluster import Cluster
@@ -44,6 +45,8 @@ class Cutover:
     """When the route was in."""
     redirect_us: float | None = None
     """From the announcement until the source sent on; None: it does not, or has not told."""
+    hold: Hold | None = None
+    """What became of the packets that the source held; None: it has not told."""
 
     @classmethod
     def of(cls, migration: Object) -> Self | None:
@@ -55,7 +58,8 @@ class Cutover:
                     observer.when_ns(told["time"]),
                 )
                 redirect_us = told.get("announcementToRedirectMicroseconds")
-                return cls(told["signal"], route_us, at_ns, redirect_us)
+                hold = Hold.model_validate(told["hold"]) if "hold" in told else None
+                return cls(told["signal"], route_us, at_ns, redirect_us, hold)
         return None
 
 

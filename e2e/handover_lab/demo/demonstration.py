@@ -22,14 +22,15 @@ from handover_lab.cluster.nodenetwork import NodeNetwork
 from handover_lab.demo import builds, picture, report, timeline
 from handover_lab.demo.fact_order import FactOrder
 from handover_lab.demo.picture import Scene
-from handover_lab.demo.report import Migration, Report, Told
+from handover_lab.demo.report import Counted, Migration, Report, Told
 from handover_lab.demo.timeline import Timeline
-from handover_lab.facts import Fact, Traffic
+from handover_lab.facts import Action, Fact, Traffic
 from handover_lab.guest import initramfs
 from handover_lab.guest.vm import Move, Vm
 from handover_lab.lab import Cutover, Lab, Migrated
 from handover_lab.network import carriers, manual_cutover, measure
 from handover_lab.network.carriers import Carrier
+from handover_lab.network.measure import Packet, Switchover
 from handover_lab.network.traffic import Recording
 from handover_lab.sandbox import sandbox
 from handover_lab.terminal.screen import Screen
@@ -78,6 +79,8 @@ class Demonstration(abc.ABC, Generic[LabT]):
     baseline: Migration | None = None
     scenes: list[Scene] = field(default_factory=list)
     """Without Handover, then with it."""
+    flows: dict[str, Counted] = field(default_factory=dict)
+    """All that was sent while Handover was there."""
     answers_before: list[tuple[str, str]] = field(default_factory=list)
     """Commands and their answers while the target waited for the VM."""
 
@@ -165,7 +168,12 @@ class Demonstration(abc.ABC, Generic[LabT]):
                 self.chapter(f"kubectl apply -f examples/{name}.yaml")
                 moved.append(await self.migrate(lab, paths.EXAMPLES / f"{name}.yaml"))
                 await asyncio.sleep(WATCH_S)
+                # By now the migration's last ping has its answer, or gets none.
+                pings = moved[-1].move.packets(lab.vm.flows["ping"].recording)
+                self.fact_order.add(arrivals(pings, moved[-1].move.switchover))
             recordings = await lab.vm.stop_flows()
+        began_ns = self.timeline.history.began_ns
+        self.flows = {name: Counted.of(one.packets(), began_ns) for name, one in recordings.items()}
         for one in moved:
             self.rows.append(row(one.move, recordings, one))
         first = moved[0]
@@ -195,7 +203,7 @@ class Demonstration(abc.ABC, Generic[LabT]):
         more = {name: (str(tools.locate(name)), *tools.TOOLS[name].ask) for name in builds.PROGRAMS}
         ours = {"handover": __version__, "guest's linux": initramfs.build().version}
         versions = report.versions(more) | ours
-        return Report(tuple(self.rows), self.baseline, versions, self.carrier)
+        return Report(tuple(self.rows), self.baseline, versions, self.carrier, self.flows)
 
     def tell(self, fact: Fact | Traffic) -> None:
         """Show a fact; between two live views it is only taken in."""
@@ -278,7 +286,18 @@ def told(cutover: Cutover) -> Told:
     """Say of a cutover what a person reads."""
     sent_on_us = max(0.0, (cutover.redirect_us or 0) - cutover.route_us)
     switched_ns = cutover.at_ns + round(sent_on_us * 1e3)
-    return Told(cutover.signal, cutover.route_us, cutover.redirect_us, switched_ns)
+    return Told(cutover.signal, cutover.route_us, cutover.redirect_us, switched_ns, cutover.hold)
+
+
+def arrivals(pings: Sequence[Packet], switchover: Switchover) -> Action:
+    """Tell what became of the pings of one migration, and when the late ones came."""
+    lost = sum(ping.answered_ns is None for ping in pings)
+    text = f"{lost:,} of {len(pings):,} lost"
+    came = [ping.answered_ns or 0 for ping in measure.late(pings, switchover.resumed_ns)]
+    if came:
+        first, last = ((at - switchover.resumed_ns) / 1e6 for at in (min(came), max(came)))
+        text += f", {len(came):,} late: {first:,.0f} to {last:,.0f} ms after the guest ran again"
+    return Action(time.time_ns(), "client", "pings", text)
 
 
 def values_for(carrier: Carrier) -> tuple[str, ...]:

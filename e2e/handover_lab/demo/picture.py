@@ -1,10 +1,9 @@
 """The picture of a migration: every ping around the switchover, with Handover and without.
 
 Drawn from values alone, so the same measurement gives the same bytes. Colors are Okabe and Ito's,
-which color-blind people tell apart; answered and lost also differ in shape and in place.
+which color-blind people tell apart; answered, late and lost also differ in shape and in place.
 """
 
-import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,9 +15,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from handover_lab.network import measure
-from handover_lab.network.measure import Loss, Packet, Switchover
+from handover_lab.network.measure import Packet, Switchover
 
 ANSWERED: Final = "#0072B2"
+LATE: Final = "#CC79A7"
 LOST: Final = "#D55E00"
 CUTOVER: Final = "#009E73"
 PAUSE: Final = "#BFBFBF"
@@ -27,7 +27,8 @@ FAINT: Final = "#6B6B6B"
 
 TITLE: Final = "A VM moves to another node, ping by ping"
 KEY: Final = (
-    ("\N{BLACK CIRCLE}", "answered, as high as its round trip was long", ANSWERED),
+    ("\N{BLACK CIRCLE}", "answered, as high as its round trip", ANSWERED),
+    ("\N{BLACK DIAMOND}", "late, and when it came", LATE),
     ("\N{BOX DRAWINGS HEAVY VERTICAL}", "lost", LOST),
     ("\N{BLACK SQUARE}", "the guest runs nowhere", PAUSE),
     ("\N{BOX DRAWINGS HEAVY VERTICAL}", "its route moves", CUTOVER),
@@ -38,7 +39,14 @@ FOOTNOTE: Final = (
 )
 
 LEFT: Final = 0.065
-LATE_MS: Final = 3.0
+STEPS_MS: Final = (10, 50, 100, 250, 500, 1000)
+MOST_STEPS: Final = 8
+"""On the axis of round trips; more of them overlap."""
+LANES: Final = {"late": (1.14, LATE), "lost": (1.34, LOST)}
+"""Above the round trips, in parts of their height: when late answers came, and when what was lost
+had been sent.
+"""
+TOP: Final = 1.48
 BEFORE_MS, AFTER_MS = 100.0, 1300.0
 STYLE: Final = {
     "font.family": "DejaVu Sans",
@@ -65,9 +73,19 @@ class Scene:
     """When the target's route was in."""
 
     @property
-    def loss(self) -> Loss:
-        """What the shown stretch of time lost."""
-        return measure.loss(self.shown, self.switchover)
+    def lost(self) -> tuple[Packet, ...]:
+        """What had no answer in the shown stretch of time."""
+        return tuple(packet for packet in self.shown if packet.answered_ns is None)
+
+    @property
+    def late(self) -> tuple[Packet, ...]:
+        """What was sent there before the guest ran again, and answered after that."""
+        return measure.late(self.shown, self.switchover.resumed_ns)
+
+    @property
+    def outage_ms(self) -> float | None:
+        """For how long no answer came there; None: none came any more."""
+        return measure.outage_ms(self.shown, self.switchover)
 
     @property
     def shown(self) -> tuple[Packet, ...]:
@@ -109,7 +127,7 @@ def compose(figure: Figure, with_handover: Scene, without: Scene) -> None:
         (lower, without, "Without: the route follows a second later"),
     ):
         panel(axes, scene, ceiling)
-        headline(axes, name, verdict(scene.loss))
+        headline(axes, name, scene)
         axes.set_xlim(-BEFORE_MS, AFTER_MS)
     lower.set_xlabel("milliseconds after the guest stopped on its old node")
     close_up(close, with_handover, ceiling)
@@ -122,60 +140,77 @@ def highest(scenes: Iterable[Scene]) -> float:
 
 
 def panel(axes: Axes, scene: Scene, ceiling: float) -> None:
-    """Draw each packet: a dot at its round-trip time, or a stroke in the lane of the lost."""
-    answered = [p for p in scene.shown if p.answered_ns is not None]
-    lost = [scene.at(p.sent_ns) for p in scene.shown if p.answered_ns is None]
-    lane = ceiling * 1.16
+    """Draw each packet: a mark at its round-trip time, or a stroke in the lane of the lost.
+
+    A late one has a stroke in a lane of its own, too, where its answer came.
+    """
+    late = scene.late
+    others = [p for p in scene.shown if p.answered_ns is not None and p not in set(late)]
     axes.axvspan(0, scene.switchover.pause_ms, color=PAUSE, linewidth=0, zorder=0)
     axes.axvline(scene.at(scene.cutover_ns), color=CUTOVER, linewidth=1.6, zorder=1)
-    times, trips = [scene.at(p.sent_ns) for p in answered], [trip_ms(p) for p in answered]
-    axes.plot(times, trips, "o", color=ANSWERED, markersize=2.4, markeredgewidth=0, zorder=3)
-    axes.vlines(lost, lane - ceiling * 0.08, lane + ceiling * 0.08, color=LOST, lw=1, zorder=3)
+    for packets, shape, color, size in ((others, "o", ANSWERED, 2.4), (late, "D", LATE, 3.6)):
+        times, trips = [scene.at(p.sent_ns) for p in packets], [trip_ms(p) for p in packets]
+        axes.plot(times, trips, shape, color=color, markersize=size, markeredgewidth=0, zorder=3)
+    came = [scene.at(p.answered_ns) for p in late if p.answered_ns is not None]
+    for name, moments in (("late", came), ("lost", [scene.at(p.sent_ns) for p in scene.lost])):
+        height, color = LANES[name]
+        lane = (ceiling * (height - 0.07), ceiling * (height + 0.07))
+        axes.vlines(moments, *lane, color=color, lw=1, zorder=3)
     axes.axhline(ceiling, color=PAUSE, linewidth=0.6, zorder=0)
-    axes.set_ylim(-ceiling * 0.04, ceiling * 1.3)
-    step = 10 if ceiling < 80 else 50
-    axes.set_yticks([*range(0, int(ceiling), step), lane])
-    axes.set_yticklabels([*(f"{n} ms" for n in range(0, int(ceiling), step)), "lost"])
-    axes.get_yticklabels()[-1].set_color(LOST)
+    axes.set_ylim(-ceiling * 0.04, ceiling * TOP)
+    label(axes, ceiling)
+
+
+def label(axes: Axes, ceiling: float) -> None:
+    """Mark the axis of round trips, and name the lanes above it."""
+    step = next((n for n in STEPS_MS if ceiling / n <= MOST_STEPS), STEPS_MS[-1])
+    marks = range(0, int(ceiling), step)
+    lanes = [(name, ceiling * height, color) for name, (height, color) in LANES.items()]
+    axes.set_yticks([*marks, *(height for _, height, _ in lanes)])
+    axes.set_yticklabels([*(f"{n} ms" for n in marks), *(name for name, _, _ in lanes)])
+    for text, (_, _, color) in zip(axes.get_yticklabels()[len(marks) :], lanes, strict=True):
+        text.set_color(color)
     axes.tick_params(length=3)
 
 
-def headline(axes: Axes, name: str, text: str) -> None:
+def headline(axes: Axes, name: str, scene: Scene | None) -> None:
     """Write a panel's name and what it shows above it."""
     where: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
     axes.annotate(name, (0, 1), (0, 9), **where, fontsize=11.5, fontweight="bold")
-    axes.annotate(text, (1, 1), (0, 9), **where, fontsize=10.5, color=LOST, ha="right")
+    if scene:
+        color = LOST if scene.lost else ANSWERED
+        axes.annotate(
+            verdict(scene), (1, 1), (0, 9), **where, fontsize=10.5, color=color, ha="right"
+        )
 
 
-def verdict(loss: Loss) -> str:
+def verdict(scene: Scene) -> str:
     """Say in words what a migration cost."""
-    pings = "1 ping" if loss.lost == 1 else f"{loss.lost:,} pings"
-    silence = (
-        "no answer ever again" if loss.outage_ms is None else f"{loss.outage_ms:,.0f} ms silent"
-    )
-    return f"{pings} lost, {silence}"
+    lost, late, silent_ms = len(scene.lost), len(scene.late), scene.outage_ms
+    pings = "1 ping" if lost == 1 else f"{lost:,} pings"
+    silence = "no answer ever again" if silent_ms is None else f"{silent_ms:,.0f} ms silent"
+    return f"{pings} lost, {late:,} late, {silence}"
 
 
 def close_up(axes: Axes, scene: Scene, ceiling: float) -> None:
     """Show the switchover alone, where each single ping can be seen."""
     panel(axes, scene, ceiling)
-    pause, cutover = scene.switchover.pause_ms, scene.at(scene.cutover_ns)
-    after = (p for p in scene.shown if p.sent_ns > scene.cutover_ns)
-    late = list(itertools.takewhile(lambda packet: trip_ms(packet) > LATE_MS, after))
-    end = max(60.0, 1.6 * cutover, *(1.15 * scene.at(p.sent_ns) for p in late))
+    pause, cutover, late = scene.switchover.pause_ms, scene.at(scene.cutover_ns), scene.late
+    came = [scene.at(packet.answered_ns or 0) for packet in late]
+    end = max(60.0, 1.6 * cutover, *(1.15 * at for at in came))
     axes.set_xlim(-end / 6, end)
     axes.set_xlabel("milliseconds")
-    headline(axes, "The same, close up", "")
+    headline(axes, "The same, close up", None)
     top = 0.93 * ceiling
     note(axes, (pause / 2, top), (0.4 * end, top), f"guest paused for {pause:.1f} ms", FAINT)
     top = 0.84 * ceiling
     moved = f"route moved {cutover - pause:.1f} ms later"
     note(axes, (cutover, top), (0.4 * end, top), moved, CUTOVER)
     if late:
-        middle = late[len(late) // 3]
+        middle = late[len(late) // 2]
         point = scene.at(middle.sent_ns), trip_ms(middle)
-        text = "late, not lost: they waited\nfor the guest to wake up"
-        note(axes, point, (0.44 * end, 0.71 * ceiling), text, ANSWERED)
+        text = "late, not lost: sent\nbefore it ran again"
+        note(axes, point, (0.4 * end, 0.45 * ceiling), text, LATE)
 
 
 def note(
@@ -183,7 +218,10 @@ def note(
 ) -> None:
     """Explain a point in words, at its right."""
     line = {"arrowstyle": "-", "color": color, "linewidth": 0.8, "shrinkB": 2}
-    axes.annotate(text, point, at, color=color, va="center", fontsize=9, arrowprops=line)
+    # Legible also where packets are behind it.
+    paper = {"facecolor": "white", "edgecolor": "none", "alpha": 0.85, "pad": 1.5}
+    words: dict[str, Any] = {"va": "center", "fontsize": 9, "bbox": paper, "zorder": 4}
+    axes.annotate(text, point, at, color=color, arrowprops=line, **words)
 
 
 def trip_ms(packet: Packet) -> float:

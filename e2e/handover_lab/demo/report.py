@@ -11,12 +11,13 @@ from typing import Final, NamedTuple, Self
 
 from rich.table import Table
 
+from handover_api.workloadendpoint import Hold
 from handover_lab.network import measure
 from handover_lab.network.carriers import Carrier
 from handover_lab.network.measure import Packet, Switchover
 
-MOST_LOST_AFTER_SWITCH: Final = 10
-"""Pings 1 ms apart that a guest may lose which somebody emulates on a busy machine."""
+MOST_LOST: Final = 10
+"""Pings 1 ms apart that a guest itself may lose which somebody emulates on a busy machine."""
 
 BUSY: Final = 2.0
 """A load per processor that the demonstration alone does not reach."""
@@ -39,6 +40,24 @@ class Told(NamedTuple):
     redirect_us: float | None
     switched_ns: int
     """When the target had its route, and the source sent on to it."""
+    hold: Hold | None = None
+    """What became of the packets that the source held."""
+
+
+class Counted(NamedTuple):
+    """One flow, from its first packet to its last."""
+
+    sent: int
+    lost: int
+    lost_at_s: tuple[float, ...] = ()
+    """When each of these was sent, in the time of the timeline."""
+
+    @classmethod
+    def of(cls, packets: Sequence[Packet], began_ns: int = 0) -> Self:
+        """Count *packets*, all of them; the timeline began at *began_ns*."""
+        unanswered = [packet.sent_ns for packet in packets if packet.answered_ns is None]
+        moments = tuple(round((sent_ns - began_ns) / 1e9, 4) for sent_ns in unanswered)
+        return cls(len(packets), len(unanswered), moments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +73,21 @@ class Migration:
     announcement_to_redirect_us: float | None
     """The same; None: nothing was sent on."""
     outage_ms: float | None
+    sent: int
     lost: int
+    """All that had no answer, from the migration's begin to its end."""
     lost_after_resume: int
     """Of these, sent when the guest ran again."""
     lost_after_switch: int
     """Of these, sent when the target had its route and the source sent on to it."""
+    late: int
+    """Sent before the guest ran again, and answered after that."""
+    longest_late_ms: float | None
+    """The longest that one of them took; None: none was late."""
+    doubled: int
+    """Answered more than once, as they came to the guest twice."""
+    hold: Mapping[str, object] | None
+    """What Handover says of packets that the source held; None: nothing."""
     signal: str | None
     tcp_survived: bool
 
@@ -75,16 +104,24 @@ class Migration:
         """Sum up the *pings* of one migration; None was *told* where Handover was not."""
         loss = measure.loss(pings, switchover)
         switched_ns = max(switchover.resumed_ns, told.switched_ns if told else 0)
-        late = [ping for ping in pings if ping.answered_ns is None and ping.sent_ns >= switched_ns]
+        unanswered = [ping.sent_ns for ping in pings if ping.answered_ns is None]
+        late = measure.late(pings, switchover.resumed_ns)
+        trips_ms = [((ping.answered_ns or 0) - ping.sent_ns) / 1e6 for ping in late]
+        hold = told.hold if told else None
         return cls(
             *way,
             guest_pause_ms=round(switchover.pause_ms, 3),
             announcement_to_route_us=told.route_us if told else None,
             announcement_to_redirect_us=told.redirect_us if told else None,
             outage_ms=None if loss.outage_ms is None else round(loss.outage_ms, 3),
-            lost=loss.lost,
+            sent=len(pings),
+            lost=len(unanswered),
             lost_after_resume=loss.lost_after_switch,
-            lost_after_switch=len(late),
+            lost_after_switch=sum(sent_ns >= switched_ns for sent_ns in unanswered),
+            late=len(late),
+            longest_late_ms=round(max(trips_ms), 3) if trips_ms else None,
+            doubled=sum(ping.is_doubled for ping in pings),
+            hold=hold.model_dump(mode="json") if hold else None,
             signal=told.signal if told else None,
             tcp_survived=tcp_survived,
         )
@@ -99,10 +136,10 @@ class Migration:
             found.append(f"{where}: the pings never came back")
         if not self.tcp_survived:
             found.append(f"{where}: the TCP session broke")
-        if self.lost_after_switch > MOST_LOST_AFTER_SWITCH:
+        if self.lost > MOST_LOST:
             found.append(
-                f"{where}: {self.lost_after_switch} pings lost after the switch,"
-                f" {MOST_LOST_AFTER_SWITCH} allowed"
+                f"{where}: {self.lost:,} pings lost, {self.lost_after_switch:,} of them after the"
+                f" switch; {MOST_LOST} allowed"
             )
         return tuple(found)
 
@@ -115,6 +152,8 @@ class Report:
     baseline: Migration | None = None
     versions: Mapping[str, str] = field(default_factory=dict)
     carrier: Carrier = "bird"
+    flows: Mapping[str, Counted] = field(default_factory=dict)
+    """All that was sent with Handover, also between the migrations, by the flow's name."""
 
     @property
     def faults(self) -> tuple[str, ...]:
@@ -142,47 +181,77 @@ class Report:
             "baseline": asdict(self.baseline) if self.baseline else None,
             "carrier": self.carrier,
             "versions": dict(self.versions),
+            "flows": {name: counted._asdict() for name, counted in self.flows.items()},
         }
 
     def table(self) -> Table:
         """Draw the summary for a person."""
         # Narrow enough for a terminal of 80 columns.
-        title = "What the pings felt, one per millisecond; all times in ms"
-        table = Table(box=None, title=title, padding=(0, 1, 0, 0), pad_edge=False)
-        table.caption = (
-            "After the switch: sent once the target had its route and the source sent on to it."
-        )
-        for name in ("migration", "signal", "TCP"):
-            table.add_column(name)
-        columns = ("pause", "to\nroute", "to\nredirect", "silent\nfor", "lost", "after the\nswitch")
-        for name in columns:
-            table.add_column(name, justify="right")
+        title = "What the pings felt, one per millisecond"
+        table = Table(box=None, title=title, padding=(0, 2, 0, 0), pad_edge=False)
+        table.add_column("")
         for migration in self.migrations:
-            table.add_row(*row(migration))
+            table.add_column(way(migration), justify="right")
+        shown = list(self.migrations)
         if self.baseline:
-            table.add_row(*row(self.baseline, "\nwithout Handover"), style="dim")
+            table.add_column(
+                f"{way(self.baseline)}\nwithout Handover", justify="right", style="dim"
+            )
+            shown.append(self.baseline)
+        columns = [values(migration) for migration in shown]
+        for label in LABELS:
+            table.add_row(label, *(column[label] for column in columns))
+        table.caption = self.in_all()
         return table
 
+    def in_all(self) -> str:
+        """Say what was lost of each flow with Handover, from its begin to its end."""
+        lost = (f"{name} {one.lost:,} of {one.sent:,}" for name, one in self.flows.items())
+        return f"Lost with Handover, from begin to end:\n{', '.join(lost)}" if self.flows else ""
 
-def row(migration: Migration, remark: str = "") -> tuple[str, ...]:
-    """Put one migration into words, in the order of the table's columns."""
-    outage_ms = migration.outage_ms
-    return (
-        f"{migration.source} → {migration.target}{remark}",
-        migration.signal or "-",
-        "lived" if migration.tcp_survived else "broke",
-        f"{migration.guest_pause_ms:,.1f}",
-        milliseconds(migration.announcement_to_route_us),
-        milliseconds(migration.announcement_to_redirect_us),
-        "for good" if outage_ms is None else f"{outage_ms:,.0f}",
+
+LABELS: Final = (
+    *("guest paused", "pings lost in all", "  of these after the switch", "late, not lost"),
+    *("  the longest took", "answered twice", "no answer for", "announcement"),
+    *("  until the route was in", "  until the source sent on"),
+    *("held by the source", "  sent again", "TCP session"),
+)
+"""The rows of the table."""
+
+
+def way(migration: Migration) -> str:
+    """Say from where to where."""
+    return f"{migration.source} → {migration.target}"
+
+
+def values(migration: Migration) -> dict[str, str]:
+    """Put one migration into words, by the label of each row."""
+    hold, outage_ms = migration.hold or {}, migration.outage_ms
+    words = (
+        milliseconds(migration.guest_pause_ms),
         f"{migration.lost:,}",
         f"{migration.lost_after_switch:,}",
+        f"{migration.late:,}",
+        milliseconds(migration.longest_late_ms),
+        f"{migration.doubled:,}",
+        "for good" if outage_ms is None else milliseconds(outage_ms),
+        migration.signal or "-",
+        milliseconds(migration.announcement_to_route_us, 1e3),
+        milliseconds(migration.announcement_to_redirect_us, 1e3),
+        str(hold.get("held", "-")),
+        " ".join(str(hold[name]) for name in ("resent", "reason") if hold.get(name) is not None)
+        or "-",
+        "lived" if migration.tcp_survived else "broke",
     )
+    return dict(zip(LABELS, words, strict=True))
 
 
-def milliseconds(value: float | None) -> str:
-    """Say so many µs in milliseconds; "-" where there are none."""
-    return "-" if value is None else f"{value / 1e3:,.2f}"
+def milliseconds(value: float | None, per_ms: float = 1) -> str:
+    """Say so many in milliseconds, of which each is *per_ms*; "-" where there are none."""
+    if value is None:
+        return "-"
+    found = value / per_ms
+    return f"{found:,.2f} ms" if found < 10 else f"{found:,.0f} ms"
 
 
 def versions(more: Mapping[str, Sequence[str]] | None = None) -> dict[str, str]:

@@ -18,6 +18,8 @@ from handover_lab import facts
 from handover_lab.facts import Fact, History, Node, Traffic
 
 BARS: Final = "▁▂▃▄▅▆▇█"
+LATE: Final = "◆"
+LOST: Final = "✗"
 KIND_STYLES: Final = {
     "phase": "bold magenta",
     "role": "cyan",
@@ -129,15 +131,22 @@ def phases(now: str) -> Text:
 
 
 def flows(all_flows: tuple[Traffic, ...]) -> Table:
-    """Draw the latest packets of each flow: a bar is the share answered in one cell of time."""
+    """Draw the latest packets of each flow: a bar is the share answered in one cell of time.
+
+    Where late answers came there is a mark in its place, unless something was lost there.
+    """
     table = Table.grid(padding=(0, 1))
     for flow in all_flows:
         bars = Text()
-        for share in flow.cells:
-            whole = share == 1
-            bars.append(bar(share), "green" if whole else "bold red")
+        for number, share in enumerate(flow.cells):
+            if number in flow.late_cells and share in {None, 1}:
+                bars.append(LATE, "bold yellow")
+            else:
+                bars.append(bar(share), "green" if share == 1 else "bold red")
         lost = Text(f"{flow.lost:,} lost", "green" if flow.lost == 0 else "red")
-        table.add_row(Text(f" {flow.name}", "dim"), bars, Text(f"{flow.sent:,} sent", "dim"), lost)
+        late = Text(f"{flow.late:,} late" if flow.late else "", "yellow")
+        sent = Text(f"{flow.sent:,} sent", "dim")
+        table.add_row(Text(f" {flow.name}", "dim"), bars, sent, lost, late)
     return table
 
 
@@ -145,7 +154,7 @@ def bar(share: float | None) -> str:
     """Draw one cell; nothing sent is blank, nothing answered a cross."""
     if share is None:
         return " "
-    return BARS[round(share * (len(BARS) - 1))] if share else "✗"
+    return BARS[round(share * (len(BARS) - 1))] if share else LOST
 
 
 def fact_line(told: History, fact: Fact) -> Text:

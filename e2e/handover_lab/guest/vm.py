@@ -114,6 +114,8 @@ class Vm:
         self.clients: dict[str, Place] = {"router": topology.router}
         """From where flows can come, by the names that `flow_specs` call them."""
         self.flow_specs: Sequence[FlowSpec] = FLOWS
+        self.resumed: list[int] = []
+        """When the VM ran again, each time that it moved."""
         self._tell = tell
         self._home = ""
         self._numbers = itertools.count(1)
@@ -228,6 +230,7 @@ class Vm:
             self._tell(facts.Note(time.time_ns(), "QEMU could not move the VM"))
             raise
         self._home = target
+        self.resumed.append(switchover.resumed_ns)
         self._tell(facts.Guest(switchover.stopped_ns, source, "paused"))
         self._tell(facts.Guest(switchover.resumed_ns, target, "runs"))
         return switchover
@@ -295,7 +298,8 @@ class Vm:
                 seen = flow.recording
                 seen.read()
                 now = time.time_ns()
-                self._tell(facts.traffic(name, seen.sent, seen.answered, now, CELL_NS))
+                told = facts.traffic(name, seen.sent, seen.answered, now, CELL_NS, self.resumed)
+                self._tell(told)
 
     async def _end_all(self) -> None:
         await self.stop_flows()

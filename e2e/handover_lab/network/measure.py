@@ -16,6 +16,8 @@ class Packet(NamedTuple):
 
     sent_ns: int
     answered_ns: int | None
+    is_doubled: bool = False
+    """Answered more than once: it came to the guest twice."""
 
 
 class Progress(NamedTuple):
@@ -78,6 +80,18 @@ def outage_ms(packets: Iterable[Packet], switchover: Switchover) -> float | None
         later - earlier for earlier, later in pairwise(arrivals) if later > switchover.stopped_ns
     ]
     return max(silences, default=0) / 1e6
+
+
+def late(packets: Iterable[Packet], resumed_ns: int) -> tuple[Packet, ...]:
+    """Return those that were sent before the guest ran again, and answered after that.
+
+    What had no answer is lost, and never late.
+    """
+    return tuple(
+        packet
+        for packet in packets
+        if packet.answered_ns is not None and packet.sent_ns < resumed_ns <= packet.answered_ns
+    )
 
 
 def between(packets: Iterable[Packet], start_ns: int, end_ns: int) -> tuple[Packet, ...]:

@@ -27,6 +27,9 @@ class Recording:
     sent: list[int] = field(default_factory=list)
     """When each packet was sent; its number is the index."""
     answered: dict[int, int] = field(default_factory=dict)
+    """When the first answer to each came."""
+    doubled: set[int] = field(default_factory=set)
+    """Those that were answered once more."""
     broken: bool = False
     _offset: int = 0
 
@@ -43,6 +46,8 @@ class Recording:
                 self.sent.append(moment)
             elif kind == flow.ANSWERED:
                 # A second answer to the same packet is a duplicate, and comes later.
+                if number in self.answered:
+                    self.doubled.add(number)
                 self.answered.setdefault(number, moment)
             else:
                 self.broken = True
@@ -50,7 +55,8 @@ class Recording:
     def packets(self) -> tuple[Packet, ...]:
         """Return all packets known so far, in the order of sending."""
         return tuple(
-            Packet(moment, self.answered.get(number)) for number, moment in enumerate(self.sent)
+            Packet(moment, self.answered.get(number), number in self.doubled)
+            for number, moment in enumerate(self.sent)
         )
 
 

@@ -44,16 +44,20 @@ def screen(output: io.StringIO) -> Screen:
     return Screen(Console(file=output, width=100, highlight=False))
 
 
-def recording(lost: range, *, broken: bool = False) -> Recording:
-    """Record 2000 packets, one per millisecond; those in *lost* had no answer."""
+def recording(lost: range, *, late: range = range(0), broken: bool = False) -> Recording:
+    """Record 2000 packets, one per millisecond.
+
+    Those in *lost* had no answer, those in *late* theirs 10 ms after the guest ran again.
+    """
     seen = Recording(Path("none"), [number * MS for number in range(2000)], broken=broken)
     seen.answered = {n: n * MS + MS // 2 for n in range(2000) if n not in lost}
+    seen.answered |= dict.fromkeys(late, RESUMED + 10 * MS)
     return seen
 
 
 def flows(*, broken: bool = False) -> dict[str, Recording]:
-    """Record a good migration: six pings in the guest's pause and three after it are lost."""
-    pings = recording(range(994, 1003))
+    """Record a bad migration: two pings in the guest's pause and three after it are lost."""
+    pings = recording(range(998, 1003), late=range(994, 998))
     return {"ping": pings, "TCP session": recording(range(0), broken=broken)}
 
 
@@ -61,11 +65,22 @@ def test_a_migration_is_measured_from_its_flows() -> None:
     row = demonstration.row(MOVE, flows(), Migrated(MOVE, CUTOVER))
 
     assert (row.source, row.target) == ("node-a", "node-b")
-    assert (row.guest_pause_ms, row.lost, row.lost_after_resume) == (6.0, 9, 3)
+    assert (row.guest_pause_ms, row.lost, row.lost_after_resume) == (6.0, 5, 3)
+    assert (row.late, row.longest_late_ms) == (4, 16.0)
     assert (row.signal, row.announcement_to_route_us) == ("RARP", 424.0)
     assert row.tcp_survived
     # The route was in 1 ms after the guest ran again; nobody has sent on anything.
     assert (row.lost_after_switch, row.announcement_to_redirect_us) == (2, None)
+
+
+def test_the_timeline_says_when_late_pings_came_and_what_was_lost() -> None:
+    pings = MOVE.packets(flows()["ping"])
+
+    assert demonstration.arrivals(pings, MOVE.switchover).what == (
+        "5 of 2,000 lost, 4 late: 10 to 10 ms after the guest ran again"
+    )
+    whole = MOVE.packets(recording(range(0)))
+    assert demonstration.arrivals(whole, MOVE.switchover).what == "0 of 2,000 lost"
 
 
 def test_the_switch_is_over_when_the_source_sends_on() -> None:

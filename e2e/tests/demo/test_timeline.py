@@ -153,9 +153,36 @@ def test_traffic_counts_what_is_settled() -> None:
     flow = facts.traffic("ping", sent, answered, now, cell_ns=100 * MS)
 
     # Sent before the last half second: 0 to 4, of which 1, 3 and 4 are lost.
-    assert (flow.sent, flow.lost) == (10, 3)
+    assert (flow.sent, flow.lost, flow.late) == (10, 3, 0)
     assert flow.cells[-5:] == (1.0, 0.0, 1.0, 0.0, 0.0)
     assert list(flow.cells[:-5]) == [None] * (facts.CELLS - 5)
+
+
+def test_what_waited_for_the_guest_is_late_when_it_came_and_what_had_no_answer_is_lost() -> None:
+    sent = [BEGAN + number * 100 * MS for number in range(10)]
+    resumed = BEGAN + 250 * MS
+    # 0 was answered before, 1 and 2 after the guest ran again, 3 was sent then.
+    answered = dict(enumerate(BEGAN + ms * MS for ms in (10, 260, 310, 320)))
+
+    flow = facts.traffic("ping", sent, answered, BEGAN + 10**9, 100 * MS, [resumed])
+
+    assert (flow.lost, flow.late) == (1, 2)
+    assert sorted(flow.late_cells) == [facts.CELLS - 3, facts.CELLS - 2]
+    assert flow.cells[-5:] == (1.0, 1.0, 1.0, 1.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("cells", "shown"),
+    [((1.0, 1.0), "█◆"), ((1.0, None), "█◆"), ((1.0, 0.0), "█✗"), ((1.0, 0.5), "█▅")],
+)
+def test_late_answers_have_a_mark_that_hides_no_loss(
+    cells: tuple[float | None, ...], shown: str
+) -> None:
+    console = Console(width=80)
+    with console.capture() as captured:
+        console.print(timeline.flows((Traffic("ping", 9, 0, cells, 2, frozenset({1})),)))
+
+    assert f"{shown} 9 sent 0 lost 2 late" in captured.get()
 
 
 @given(
@@ -164,11 +191,11 @@ def test_traffic_counts_what_is_settled() -> None:
 )
 def test_traffic_adds_up(packets: list[tuple[int, bool]], cell_ns: int) -> None:
     sent = sorted(moment for moment, _ in packets)
-    answered = {number for number, (_, is_answered) in enumerate(packets) if is_answered}
+    answered = {number: 1 for number, (_, is_answered) in enumerate(packets) if is_answered}
     now = 8 * 10**9
 
     flow = facts.traffic("ping", sent, answered, now, cell_ns)
 
     settled = {number for number, moment in enumerate(sent) if moment < now - facts.GRACE_NS}
-    assert len(settled - answered) == flow.lost
+    assert len(settled - answered.keys()) == flow.lost
     assert len(sent) == flow.sent

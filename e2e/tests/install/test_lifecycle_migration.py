@@ -17,7 +17,7 @@ import pytest_asyncio
 from handover_lab.cluster import observer
 from handover_lab.cluster.observer import Object
 from handover_lab.cluster.operations import NEW_VERSION, NEXT, Operations, tag_next
-from handover_lab.demo.report import MOST_LOST_AFTER_SWITCH
+from handover_lab.demo.report import MOST_LOST
 from handover_lab.lab import Lab, Migrated
 from handover_lab.network.measure import Switchover
 from handover_lab.network.ping_record import PingRecord
@@ -180,7 +180,7 @@ async def test_an_agent_that_is_killed_costs_its_restart_and_two_probes(
     assert migrated.cutover is not None
     assert migrated.cutover.signal == "Probe"
     away_ms = max(0, ready - migrated.move.switchover.resumed_ns) // 10**6
-    most = away_ms + 2 * PROBE_INTERVAL_MS + MOST_LOST_AFTER_SWITCH
+    most = away_ms + 2 * PROBE_INTERVAL_MS + MOST_LOST
     assert await bill.cost(migrated) <= most
 
 
@@ -228,7 +228,7 @@ async def test_both_nodes_are_drained_and_the_operator_moves_with_a_migration(
 
 async def test_none_of_it_costs_more_than_any_migration(stream: Scenario, bill: Bill) -> None:
     """Of them all, because others may need the processors just when a route has to move."""
-    assert statistics.median(bill.costs) <= MOST_LOST_AFTER_SWITCH
+    assert statistics.median(bill.costs) <= MOST_LOST
     session = (await stream.lab.vm.stop_flows())["TCP session"]
     assert not session.broken
 

@@ -7,7 +7,7 @@ import pytest
 
 from handover_api.configuration import Settings
 from handover_lab.cluster import observer
-from handover_lab.demo.report import MOST_LOST_AFTER_SWITCH
+from handover_lab.demo.report import MOST_LOST
 from handover_lab.guest.migration import LONG_PAUSE, POSTCOPY, Limits
 from handover_lab.testing.scenario import ELEVATED, NORMAL, ROUTES_ALONE, Scenario, name_of
 
@@ -34,7 +34,7 @@ async def test_a_vm_moves_there_and_back_and_its_network_follows(scenario: Scena
         assert flows["TCP session"].lost == 0
     for name in ("ping", "ping v6", "UDP echo"):
         late = [flows[name].lost_after_switch for flows in felt]
-        assert statistics.median(late) <= MOST_LOST_AFTER_SWITCH
+        assert statistics.median(late) <= MOST_LOST
         assert max(late) < LOST_IF_LATE
     assert migrated[0].move.source == migrated[1].move.target
 

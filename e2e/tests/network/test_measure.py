@@ -52,6 +52,12 @@ def test_loss_of(packets: tuple[Packet, ...], expected: Loss) -> None:
     assert expected == measure.loss(packets, SWITCHOVER)
 
 
+def test_late_is_what_was_sent_before_the_guest_ran_again_and_answered_after_that() -> None:
+    packets = flow((-5, -4), (-2, 12), (3, None), (9, 10), (10, 11))
+
+    assert measure.late(packets, SWITCHOVER.resumed_ns) == flow((-2, 12), (9, 10))
+
+
 def test_the_pause_is_from_stop_to_resume() -> None:
     assert SWITCHOVER.pause_ms == 10.0
 

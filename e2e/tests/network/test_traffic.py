@@ -207,7 +207,7 @@ def test_the_first_of_two_answers_counts(tmp_path: Path) -> None:
     recording = Recording(path)
     recording.read()
 
-    assert (Packet(1, 2),) == recording.packets()
+    assert (Packet(1, 2, is_doubled=True),) == recording.packets()
 
 
 async def sent_more(sender: Flow) -> None:
