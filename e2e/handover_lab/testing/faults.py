@@ -19,6 +19,8 @@ from typing import Any, Final, Literal
 
 from handover_nodeagent import cli, fsm
 from handover_nodeagent.api.client import ApiServer
+from handover_nodeagent.hold.recorder import HoldRecorder
+from handover_nodeagent.hold.resend import Resend
 from handover_nodeagent.kernel.netlink import rtmsg
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.kernel.redirect_table.table import RedirectTable
@@ -53,6 +55,8 @@ STEPS: Final[dict[str, tuple[Any, str]]] = {
     "word": (Redirects, "peer_has"),
     "redirect": (Redirects, "_fire"),
     "table": (RedirectTable, "change"),
+    "holding": (HoldRecorder, "_begin"),
+    "resending": (Resend, "_turn"),
 }
 """Each step by the function that does it.
 
@@ -60,7 +64,8 @@ STEPS: Final[dict[str, tuple[Any, str]]] = {
 otherwise than in a prepared cutover; "removal": what was to be added is in, and what has to go is
 about to. "rename": a file of the memory is written and gets its name. "saying": a cutover's HAVE,
 "saying later": that of a machine's step, or its RELEASED. "word": a peer's HAVE is taken in,
-"redirect": what is prepared for it is sent; "table": nftables follow the redirect.
+"redirect": what is prepared for it is sent; "table": nftables follow the redirect. "holding": a
+ring is open for what a guest does not take, "resending": some of that is sent again.
 """
 
 

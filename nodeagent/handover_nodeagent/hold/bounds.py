@@ -22,6 +22,8 @@ RETIRE_MS: Final = 150
 
 LONGEST_NS: Final = 1_000_000_000
 """A pause for longer than that is nobody's migration."""
+TRAIN_NS: Final = 5_000_000
+"""Within that all fragments of a packet come: they are kept for as long after they were taken."""
 SLOWEST_LOOK: Final = 0.02
 FASTEST_LOOK: Final = 0.002
 """Seconds between two looks at a ring."""

@@ -11,7 +11,7 @@ FIRST: Final = 256
 be answered. A quarter of a tap's."""
 TURN: Final = 0.002
 """Seconds between two turns after that."""
-LATEST: Final = 0.5
+LATEST: Final = 0.8
 """Seconds within which all is sent."""
 LEAST_RATE: Final = 4000
 """Frames a second that any guest takes beside what else it gets."""
@@ -26,10 +26,11 @@ bandwidth limit) has let go of what it had, and processors of packets that they 
 def rate(count: int, span_ns: int) -> float:
     """Return frames a second for *count* of them, which came within *span_ns*.
 
-    As many as came: what a guest has taken once it takes beside what comes newly.
+    Half as many as came: a guest that took those, through whatever limits its bandwidth, takes one
+    and a half times as many for a while.
     """
     came = count * 1e9 / span_ns if span_ns else 0
-    return max(came, count / LATEST, LEAST_RATE)
+    return max(came / 2, count / LATEST, LEAST_RATE)
 
 
 def cost(packets: int) -> float:

@@ -187,7 +187,8 @@ class HoldRecorder:
         retired, taken_until_ns = ring.retired(), self._taken_until()
         if self._is_paused:
             return
-        decided = bounds.release(retired, taken_until_ns, time.time_ns(), self.blocks)
+        needed_ns = taken_until_ns - bounds.TRAIN_NS
+        decided = bounds.release(retired, needed_ns, time.time_ns(), self.blocks)
         gone = retired[decided.taken : decided.taken + decided.dropped]
         self._dropped.extend(_Dropped(block.last_ns, block.packets) for block in gone)
         while self._dropped and self._dropped[0].last_ns < taken_until_ns:

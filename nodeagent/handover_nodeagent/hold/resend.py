@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from handover_api.workloadendpoint import HoldReason
-from handover_nodeagent.hold import pacing, senders
+from handover_nodeagent.hold import bounds, pacing, segments, senders
 from handover_nodeagent.hold.recorder import Held, HoldRecorder, Position
 from handover_nodeagent.hold.segments import Unsendable
 from handover_nodeagent.hold.senders import Buffers, Sender
@@ -74,6 +74,7 @@ class Resend:
         self._rest: deque[Buffers] = deque()
         self._is_refused = False
         self._is_doubtful = False
+        self._has_more = False
         self._spared = span.spared
         recorder.pause_looking()
         waiting = recorder.count_since(span.since_ns)
@@ -110,8 +111,11 @@ class Resend:
     def _turn(self) -> None:
         """Send what its turn allows, then let others have theirs."""
         sent = 0
-        while sent < PER_TURN:
-            if not self._rest and (self._credit < 1 or not self._begin_frame()):
+        # A packet in fragments goes as one: too much of others in between ends the patience of whom
+        # they are for (net.ipv4.ipfrag_max_dist).
+        while sent < PER_TURN or self._has_more:
+            is_due = self._credit >= 1 or self._has_more
+            if not self._rest and not (is_due and self._begin_frame()):
                 break
             number = self._sender.send(self._rest[0])
             if number in senders.AGAIN:
@@ -131,7 +135,7 @@ class Resend:
         if is_idle and (now >= self._ends_at or self._span.until_ns is not None):
             self._timer = self._loop.call_soon(self.end)
             return
-        if sent == PER_TURN:
+        if sent >= PER_TURN:
             self._timer = self._loop.call_soon(self._turn)
             return
         # What still comes is little: it is looked for ever more seldom.
@@ -141,25 +145,36 @@ class Resend:
 
     def _begin_frame(self) -> bool:
         """Take up the next frame that is to be sent; False when there is none now."""
-        while held := self._next_held():
-            received_ns = held.frame.received_ns
-            if received_ns < self._span.since_ns:
-                continue
-            if self._spared:
-                self._spared -= 1
-                continue
-            if self._span.until_ns is not None and received_ns > self._span.until_ns:
-                return False
-            self._is_doubtful = received_ns <= self._span.doubtful_until_ns
+        while held := self._next_wanted():
+            self._is_doubtful = held.frame.received_ns <= self._span.doubtful_until_ns
             found = self._sender.split(held.frame)
             self.counts = dataclasses.replace(self.counts, held=self.counts.held + 1)
             if not isinstance(found, Unsendable):
                 self._rest.extend(found)
                 self._credit -= pacing.cost(len(found))
+                self._has_more = segments.has_more(held.frame.octets)
                 return True
             self._is_refused = True
             self._end_frame()
         return False
+
+    def _next_wanted(self) -> Held | None:
+        """Go on with the next frame of the span; None when there is none now."""
+        while held := self._next_held():
+            received_ns, since_ns = held.frame.received_ns, self._span.since_ns
+            # A node that tracks connections wants all fragments of a packet, also those that were
+            # taken before the others came.
+            if received_ns < since_ns and not (
+                received_ns >= since_ns - bounds.TRAIN_NS
+                and segments.is_fragment(held.frame.octets)
+            ):
+                continue
+            if self._span.until_ns is not None and received_ns > self._span.until_ns:
+                return None
+            if not self._spared:
+                return held
+            self._spared -= 1
+        return None
 
     def _next_held(self) -> Held | None:
         """Go on with the frames that are known, and then with those that have come since."""
@@ -173,8 +188,8 @@ class Resend:
 
     def _count_waiting(self) -> int:
         count = 0
-        while held := self._next_held():
-            count += held.frame.received_ns >= self._span.since_ns
+        while self._next_wanted():
+            count += 1
         return count
 
     def _end_frame(self) -> None:

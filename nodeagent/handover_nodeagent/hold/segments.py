@@ -38,6 +38,7 @@ _IPV4_LENGTH: Final = 2
 _IPV4_ID: Final = 4
 _IPV4_FRAGMENT: Final = 6
 _IPV4_IS_FRAGMENT: Final = 0x3FFF
+_IPV4_MORE: Final = 0x20
 _IPV4_PROTOCOL: Final = 9
 _IPV4_CHECK: Final = 10
 _IPV4_ADDRESSES: Final = slice(12, 20)
@@ -141,6 +142,26 @@ def packets(offload: Offload, frame: memoryview | bytes) -> tuple[bytes, ...] | 
         return _TOO_MANY
     is_tcp = large.protocol.number == _IPPROTO_TCP
     return tuple(_tcp_segments(large) if is_tcp else _udp_segments(large))
+
+
+def is_fragment(frame: memoryview | bytes) -> bool:
+    """Tell whether *frame* has a fragment of a packet."""
+    packet = _packet(memoryview(frame))
+    return not isinstance(packet, Unsendable) and _transport(packet)[0] == _FRAGMENT
+
+
+def has_more(frame: memoryview | bytes) -> bool:
+    """Tell whether *frame* has a fragment of a packet, and not its last one."""
+    packet = _packet(memoryview(frame))
+    if isinstance(packet, Unsendable):
+        return False
+    number, at = _transport(packet)
+    if number != _FRAGMENT or at + _EXTENSION_UNIT > len(packet):
+        return False
+    if packet[0] >> 4 == _IPV4:
+        return bool(packet[_IPV4_FRAGMENT] & _IPV4_MORE)
+    # RFC 8200 section 4.5: the last bit of the fragment's offset.
+    return bool(packet[at + 3] & 1)
 
 
 def _packet(frame: memoryview) -> memoryview | Unsendable:

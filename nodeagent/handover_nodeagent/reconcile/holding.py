@@ -67,13 +67,14 @@ class _Recorded:
     stall: Stall = dataclasses.field(default_factory=Stall)
     returned: Resend | None = None
     """What is given to the guest here, once more."""
+    is_closed: bool = False
 
     def close(self) -> None:
-        """Hold nothing more."""
-        self.end_return()
+        """Hold nothing more; what the guest is being given it gets."""
+        self.is_closed = True
         if self.sign:
             self.sign.close()
-        if self.recorder:
+        if self.recorder and self.returned is None:
             self.recorder.close()
 
     def end_return(self) -> None:
@@ -103,7 +104,7 @@ class Holding:
         self._find_mac = find_mac
         self._changed = changed
         self._recorded: dict[ObjectKey, _Recorded] = {}
-        self._leaving: set[Resend] = set()
+        self._sending: set[Resend] = set()
         self._results: dict[ObjectKey, tuple[str | None, Counts]] = {}
 
     def follow(self, endpoint: Endpoint, settings: Settings) -> None:
@@ -149,7 +150,7 @@ class Holding:
         """Hold nothing more of anybody, and send nothing more."""
         for key in tuple(self._recorded):
             self.leave(key)
-        for resend in tuple(self._leaving):
+        for resend in tuple(self._sending):
             resend.end()
 
     def readiness(self, endpoint: Endpoint, settings: Settings) -> Readiness | None:
@@ -239,12 +240,12 @@ class Holding:
 
         def done(counts: Counts) -> None:
             recorder.close()
-            self._leaving.difference_update(sending)
+            self._sending.difference_update(sending)
             self._finish(key, known.port.uid, counts)
 
         resend = Resend(recorder, sender, Span(since, doubtful), done)
         sending.append(resend)
-        self._leaving.add(resend)
+        self._sending.add(resend)
 
     def _give(self, recorded: _Recorded, span: Span) -> None:
         """Give a guest that runs on here what its port had no room for while it stood still."""
@@ -253,11 +254,17 @@ class Holding:
             return
 
         def done(counts: Counts) -> None:
+            self._sending.difference_update({recorded.returned} - {None})
             recorded.returned = None
-            recorder.look_again()
+            if recorded.is_closed:
+                recorder.close()
+                self._count_bytes()
+            else:
+                recorder.look_again()
             _log.info("packets_given", interface=recorded.port.ifindex, packets=counts.resent)
 
         recorded.returned = Resend(recorder, PortSender(recorder), span, done)
+        self._sending.add(recorded.returned)
 
     def _finish(self, key: ObjectKey, uid: str | None, counts: Counts) -> None:
         for outcome in _OUTCOMES:
@@ -289,9 +296,9 @@ class Holding:
             _log.warning("cannot_resend", why=str(error))
         return None
 
-    def _recorders(self) -> list[HoldRecorder]:
-        waiting = [one.recorder for one in self._recorded.values() if one.recorder]
-        return [*waiting, *(one.recorder for one in self._leaving)]
+    def _recorders(self) -> set[HoldRecorder]:
+        waiting = {one.recorder for one in self._recorded.values() if one.recorder}
+        return waiting | {one.recorder for one in self._sending}
 
     def _count_bytes(self) -> None:
         blocks = sum(one.blocks for one in self._recorders() if one.is_holding)

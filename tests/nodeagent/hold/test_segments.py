@@ -389,3 +389,47 @@ def test_fuzz_a_cut_or_bent_large_frame_is_no_accident(
     end = draw.draw(st.integers(0, len(frame)))
     found = packets(it.offload(size), frame[:end] if draw.draw(st.booleans()) else frame)
     assert isinstance(found, Unsendable) or sum(map(len, found)) >= 20
+
+
+def fragment4(offset: int) -> bytes:
+    """Compose a frame of IPv4 with such a flags-and-offset word."""
+    words = struct.pack("!BBHHHBBH", 0x45, 0, 28, 7, offset, 64, 17, 0)
+    return bytes(12) + b"\x08\x00" + words + bytes(8) + bytes(8)
+
+
+def fragment6(offset: int, header: int = 44) -> bytes:
+    """The same of IPv6, behind a header for hops."""
+    fragment = struct.pack("!BBHI", 17, 0, offset, 7)
+    hops = bytes([header, 0]) + bytes(6)
+    payload = hops + fragment + bytes(8)
+    fixed = struct.pack("!IHBB", 6 << 28, len(payload), 0, 64) + bytes(32)
+    return bytes(12) + b"\x86\xdd" + fixed + payload
+
+
+@pytest.mark.parametrize(
+    ("frame", "is_fragment", "has_more"),
+    [
+        pytest.param(fragment4(0x2000), True, True, id="IPv4, the first"),
+        pytest.param(fragment4(0x2001), True, True, id="IPv4, one in the middle"),
+        pytest.param(fragment4(0x0001), True, False, id="IPv4, the last"),
+        pytest.param(fragment4(0x4000), False, False, id="IPv4, none"),
+        pytest.param(fragment6(1), True, True, id="IPv6, the first"),
+        pytest.param(fragment6(9), True, True, id="IPv6, one in the middle"),
+        pytest.param(fragment6(8), True, False, id="IPv6, the last"),
+        pytest.param(fragment6(1, header=17), False, False, id="IPv6, none"),
+        pytest.param(fragment6(1)[:-9], False, False, id="cut"),
+        pytest.param(bytes(60), False, False, id="not IP"),
+    ],
+)
+def test_a_fragment_and_its_last_one_are_told(
+    frame: bytes, *, is_fragment: bool, has_more: bool
+) -> None:
+    assert segments.is_fragment(frame) is is_fragment
+    assert segments.has_more(frame) is has_more
+
+
+def test_a_fragments_header_that_does_not_fit_has_no_more() -> None:
+    fixed = struct.pack("!IHBB", 6 << 28, 4, 44, 64) + bytes(32)
+    frame = bytes(12) + b"\x86\xdd" + fixed + bytes(4)
+    assert segments.is_fragment(frame)
+    assert not segments.has_more(frame)
