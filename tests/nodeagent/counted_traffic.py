@@ -1,6 +1,6 @@
 """Traffic that is counted packet by packet, each end a process of its own.
 
-    python counted_traffic.py send FILE ADDRESS PORT INTERVAL_US
+    python counted_traffic.py send FILE ADDRESS PORT INTERVAL_US [OCTETS]
     python counted_traffic.py receive FILE ADDRESS PORT
     python counted_traffic.py echo FILE ADDRESS PORT
     python counted_traffic.py ask FILE ADDRESS PORT INTERVAL_US
@@ -72,14 +72,16 @@ def _ticks(interval: float) -> Iterator[int]:
         time.sleep(max(interval, 0.0005))
 
 
-def send(sock: socket.socket, to: tuple[str, int], out: Recorded, interval: float) -> None:
+def send(
+    sock: socket.socket, to: tuple[str, int], out: Recorded, interval: float, size: float = 1e-4
+) -> None:
     """Send numbered datagrams."""
-    number = 0
+    number, rest = 0, bytes(round(size * 1e6) - 8)
     for due in _ticks(interval):
         for _ in range(due):
             with contextlib.suppress(OSError):
-                sock.sendto(number.to_bytes(8, "big") + PAYLOAD, to)
-            out.extend((number, time.time_ns()))
+                sock.sendto(number.to_bytes(8, "big") + rest, to)
+                out.extend((number, time.time_ns()))
             number += 1
 
 
@@ -87,7 +89,7 @@ def receive(sock: socket.socket, out: Recorded) -> None:
     """Record each datagram that comes, by the kernel's time."""
     sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
     while True:
-        octets, control, _, _ = sock.recvmsg(2048, 64)
+        octets, control, _, _ = sock.recvmsg(65536, 64)
         seconds, nanoseconds = TIMESPEC.unpack(control[0][2])
         out.extend((int.from_bytes(octets[:8], "big"), seconds * 10**9 + nanoseconds))
 
