@@ -14,7 +14,8 @@ PHASES: Final = ("Pending", "Preparing", "Ready", "Live", "Converging", "Succeed
 CELLS: Final = 60
 GRACE_NS: Final = 500_000_000
 LONGEST_NS: Final = 2_000_000_000
-"""No packet waits longer for a guest that moves: it is held for one second at most."""
+"""What was sent earlier before the guest ran again is not looked at: it is held for one second at
+most, and a guest takes as long only where it has no processor."""
 
 GuestState = Literal["", "boots", "awaited", "runs", "paused"]
 
