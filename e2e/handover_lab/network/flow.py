@@ -1,11 +1,12 @@
 """A steady flow to one address: a program of its own, so that nobody else's work delays a packet.
 
-    python -m handover_lab.network.flow {ping,udp,tcp} ADDRESS INTERVAL_MS FILE
+    python -m handover_lab.network.flow {ping,udp,tcp,request} ADDRESS INTERVAL_MS FILE
 
 Sends one numbered packet per interval until SIGTERM and appends a record per packet sent and per
 answer to FILE, which anybody may read meanwhile. Answers carry the kernel's time of arrival, so it
 does not matter when they are read. A late packet is sent at once, but missed ones are not made up
-for: a burst would measure itself. Standard library only: it has to start fast.
+for: a burst would measure itself. A ``request`` is a TCP session that asks again only once it has
+its answer, and the interval is then the least. Standard library only: it has to start fast.
 """
 
 import argparse
@@ -28,8 +29,13 @@ RECORD: Final = struct.Struct("<IIq")
 SENT, ANSWERED, BROKEN = 1, 2, 3
 PORT: Final = 7
 CONNECT_S: Final = 10
+REQUEST_PORTS: Final = range(20_000, 30_000)
+"""From where requests come, so that a witness can tell them from sessions: below those that the
+kernel gives out by itself (ip_local_port_range)."""
 SILENCE_S: Final = 0.5
 LAST_ANSWERS_S: Final = 2.0
+GLANCE_S: Final = 0.1
+"""So long SIGTERM may go unnoticed by a flow that waits for an answer."""
 
 # Python's socket module has no names for these; asm-generic/socket.h and linux/icmp.h have.
 SO_TIMESTAMPNS: Final = 35
@@ -149,11 +155,13 @@ class Memory:
 class Session:
     """One TCP connection to the guest's server, which counts its lines in memory."""
 
-    def __init__(self, family: int, address: str) -> None:
-        """Connect to the guest's echo port, which must be there already."""
+    def __init__(self, family: int, address: str, port: int = 0) -> None:
+        """Connect from *port* to the guest's echo port, which must be there already."""
         self.socket = socket.socket(family, socket.SOCK_STREAM)
         self.socket.settimeout(CONNECT_S)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
+            self.socket.bind(("", port))
             self.socket.connect((address, PORT))
         except OSError as error:
             message = f"no connection to {address}: {error}"
@@ -170,11 +178,19 @@ class Session:
             raise BrokenSessionError(error.strerror) from None
 
 
+def request_port(pid: int) -> int:
+    """Return from which port the process *pid* sends requests."""
+    return REQUEST_PORTS[pid % len(REQUEST_PORTS)]
+
+
 WIRES: Final[dict[str, Callable[[int, str], Wire]]] = {
     "ping": Ping,
     "udp": Datagram,
     "tcp": Session,
+    "request": lambda family, address: Session(family, address, request_port(os.getpid())),
 }
+IN_TURN: Final = frozenset({"request"})
+"""Kinds that ask again only once they have their answer, as clients of databases do."""
 
 
 def checksum(packet: bytes) -> int:
@@ -202,7 +218,18 @@ def answers(wire: Wire) -> Iterator[bytes]:
             yield RECORD.pack(ANSWERED, number, moment)
 
 
-def run(wire: Wire, interval_ns: int, file: BinaryIO) -> None:
+def await_answer(wire: Wire, stopping: list[int]) -> Iterator[bytes]:
+    """Yield the record of the one answer that is missing; nothing where a signal came first."""
+    while not stopping:
+        if select.select([wire.socket], [], [], GLANCE_S)[0]:
+            # A part of a line is no answer so far.
+            found = list(answers(wire))
+            yield from found
+            if found:
+                return
+
+
+def run(wire: Wire, interval_ns: int, file: BinaryIO, *, in_turn: bool = False) -> None:
     """Send until SIGTERM, then give the last answers time to arrive."""
     stopping: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _: stopping.append(number))
@@ -212,7 +239,12 @@ def run(wire: Wire, interval_ns: int, file: BinaryIO) -> None:
         # No route, no buffer: then it is sent as little as a packet that is lost on the way.
         with contextlib.suppress(OSError):
             wire.send(number)
-        file.write(record + b"".join(answers(wire)))
+        if in_turn:
+            # Whoever reads along sees that it waits.
+            file.write(record)
+            file.write(b"".join(await_answer(wire, stopping)))
+        else:
+            file.write(record + b"".join(answers(wire)))
         number += 1
         due = max(due + interval_ns, time.monotonic_ns())
         time.sleep(max(0, due - time.monotonic_ns()) / 1e9)
@@ -249,7 +281,8 @@ def main() -> int:
             with contextlib.suppress(PermissionError):
                 # Answers that wait while this process does not run must not be dropped.
                 wire.socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 1 << 22)
-            run(wire, int(arguments.interval_ms * 1e6), file)
+            interval_ns = int(arguments.interval_ms * 1e6)
+            run(wire, interval_ns, file, in_turn=arguments.kind in IN_TURN)
         except BrokenSessionError as error:
             file.write(RECORD.pack(BROKEN, 0, time.time_ns()))
             print(f"TCP session: {error}", file=sys.stderr)

@@ -94,6 +94,15 @@ def late(packets: Iterable[Packet], resumed_ns: int) -> tuple[Packet, ...]:
     )
 
 
+def silence_at(packets: Iterable[Packet], moment_ns: int) -> float | None:
+    """Measure the silence that the moment is in; None: it has no begin or no end."""
+    arrivals = sorted(p.answered_ns for p in packets if p.answered_ns is not None)
+    behind = bisect.bisect_right(arrivals, moment_ns)
+    if not 0 < behind < len(arrivals):
+        return None
+    return (arrivals[behind] - arrivals[behind - 1]) / 1e6
+
+
 def between(packets: Iterable[Packet], start_ns: int, end_ns: int) -> tuple[Packet, ...]:
     """Return the packets that were sent from *start_ns* on and before *end_ns*."""
     return tuple(packet for packet in packets if start_ns <= packet.sent_ns < end_ns)

@@ -12,7 +12,7 @@ from handover_lab.network import flow, stream
 from handover_lab.network.measure import Packet, Progress
 from handover_lab.processes.place import Place
 
-Kind = Literal["ping", "udp", "tcp"]
+Kind = Literal["ping", "udp", "tcp", "request"]
 
 
 class TrafficError(RuntimeError):
@@ -83,6 +83,11 @@ class Flow:
     def identifier(self) -> int:
         """What its pings carry: each flow's is its process's, cut to what ICMP has room for."""
         return self._process.pid & 0xFFFF
+
+    @property
+    def request_port(self) -> int:
+        """From where its requests come."""
+        return flow.request_port(self._process.pid)
 
     async def answered(self, since_ns: int = 0, seconds: float = 20) -> None:
         """Wait for an answer that arrived after *since_ns*.

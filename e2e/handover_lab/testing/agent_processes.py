@@ -91,6 +91,12 @@ class AgentProcess:
             await asyncio.gather(living, return_exceptions=True)
             await it._end()
 
+    @property
+    def pid(self) -> int:
+        """The one that works now, by its process id."""
+        assert self._process is not None
+        return self._process.pid
+
     def order(self, *moments: str) -> None:
         """Have the agent die once (``faults``) when it comes to the last of these *moments*.
 

@@ -47,6 +47,24 @@ CASES = {
 }
 
 
+@pytest.mark.parametrize(
+    ("answers", "moment", "expected"),
+    [
+        ((-5, 60, 61, 200), 10, 65.0),
+        ((60, -5, 61), 10, 65.0),
+        ((-5, 60), 60, None),
+        ((-5,), 10, None),
+        ((60, 70), 10, None),
+        ((), 10, None),
+    ],
+)
+def test_a_moment_is_in_one_silence(
+    answers: tuple[int, ...], moment: int, expected: float | None
+) -> None:
+    packets = flow(*((-9, answered) for answered in answers), (-9, None))
+    assert measure.silence_at(packets, moment * MS) == expected
+
+
 @pytest.mark.parametrize(("packets", "expected"), CASES.values(), ids=CASES)
 def test_loss_of(packets: tuple[Packet, ...], expected: Loss) -> None:
     assert expected == measure.loss(packets, SWITCHOVER)

@@ -5,6 +5,7 @@ import os
 import subprocess
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -58,7 +59,7 @@ def serving(place: Namespace, server: Path) -> Iterator["subprocess.Popen[str]"]
 @pytest.mark.root
 @pytest.mark.usefixtures("serving")
 @pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
-@pytest.mark.parametrize("kind", ["ping", "udp", "tcp"])
+@pytest.mark.parametrize("kind", ["ping", "udp", "tcp", "request"])
 async def test_every_packet_is_answered(
     place: Namespace, tmp_path: Path, kind: Kind, address: str
 ) -> None:
@@ -72,6 +73,32 @@ async def test_every_packet_is_answered(
     assert len(packets) > 1
     assert not recording.broken
     assert all(p.answered_ns is not None and p.answered_ns >= p.sent_ns for p in packets)
+
+
+@needs_root
+@pytest.mark.root
+@pytest.mark.usefixtures("serving")
+async def test_a_request_waits_for_the_answer_to_the_one_before(
+    place: Namespace, tmp_path: Path
+) -> None:
+    sender = Flow.start(place, "request", "127.0.0.1", 1, tmp_path / "flow")
+    await sender.answered()
+    place.run("ip link set lo down")
+    await asyncio.sleep(0.3)
+    sender.recording.read()
+    waiting = len(sender.recording.sent)
+    await asyncio.sleep(0.2)
+    sender.recording.read()
+    assert len(sender.recording.sent) == waiting
+    place.run("ip link set lo up")
+    await sender.answered(time.time_ns())
+
+    packets = (await sender.stop()).packets()
+
+    assert len(packets) > waiting
+    for one, next_one in pairwise(packets):
+        assert one.answered_ns is not None
+        assert one.answered_ns <= next_one.sent_ns
 
 
 @needs_root
@@ -208,6 +235,7 @@ def test_the_first_of_two_answers_counts(tmp_path: Path) -> None:
     recording.read()
 
     assert (Packet(1, 2, is_doubled=True),) == recording.packets()
+    assert recording.doubled == {0}
 
 
 async def sent_more(sender: Flow) -> None:

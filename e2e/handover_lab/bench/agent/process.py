@@ -76,9 +76,7 @@ class AgentProcess:
     def rss_mib(self) -> float:
         """Its resident memory."""
         assert self.process is not None
-        status = Path(f"/proc/{self.process.pid}/status").read_text()
-        line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
-        return int(line.split()[1]) / 1024
+        return rss_mib(self.process.pid)
 
     @property
     def cpu_seconds(self) -> float:
@@ -91,6 +89,13 @@ class AgentProcess:
         if self.process and self.process.poll() is None:
             self.process.kill()
             self.process.wait()
+
+
+def rss_mib(pid: int) -> float:
+    """Return the resident memory of a process."""
+    status = Path(f"/proc/{pid}/status").read_text()
+    line = next(line for line in status.splitlines() if line.startswith("VmRSS:"))
+    return int(line.split()[1]) / 1024
 
 
 def cpu_seconds(pid: int) -> float:

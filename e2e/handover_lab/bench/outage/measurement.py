@@ -2,28 +2,32 @@
 
 import asyncio
 import contextlib
+import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import ClassVar, Final
+from typing import ClassVar, Final, Self
 
 from handover_api.configuration import Settings
+from handover_lab.bench.agent import process
 from handover_lab.bench.agent.node import compile_program
-from handover_lab.bench.outage import figures, floor, moments
-from handover_lab.bench.outage.figures import Line, Sample
+from handover_lab.bench.outage import delivery, figures, floor, moments
+from handover_lab.bench.outage.delivery import Delivered
+from handover_lab.bench.outage.figures import Flows, Line, Sample, Source
 from handover_lab.bench.outage.floor import Side
 from handover_lab.bench.outage.moments import Seen
 from handover_lab.bench.outage.rows import LATE_S, Row
 from handover_lab.bench.outage.witness import Witness
 from handover_lab.cluster import observer
 from handover_lab.cluster.node import JOIN, Node
-from handover_lab.cluster.observer import ObserverError
+from handover_lab.cluster.observer import Objects, ObserverError
 from handover_lab.four_nodes.cluster import SIDES
-from handover_lab.four_nodes.lab import FourNodeLab
+from handover_lab.four_nodes.lab import FourNodeLab, name_of
 from handover_lab.guest.qemu import GuestError
 from handover_lab.guest.vm import Family, FlowSpec, Move
+from handover_lab.network.ping_record import DeliveryRecord
 from handover_lab.network.traffic import Recording, TrafficError
 from handover_lab.testing.agent_processes import AgentProcess
 
@@ -34,13 +38,20 @@ FLOWS: Final = (
     FlowSpec("pod v6", "ping", 6, 10, "pod"),
     FlowSpec("session v4", "tcp", 4, 10),
     FlowSpec("session v6", "tcp", 6, 10),
+    FlowSpec("requests v4", "request", 4, 10),
+    FlowSpec("requests v6", "request", 6, 10),
 )
 """The pods are on a bystander: what they lose, its own route has lost."""
+PINGS: Final = ("outside", "pod")
 FAMILIES: Final[tuple[Family, ...]] = (4, 6)
 CALM_S: Final = 1.0
 """Of traffic before each migration, which what follows is compared with."""
 AFTER_S: Final = 1.5
 """Of traffic after it, so that a route which comes LATE_S later is seen to come."""
+HELD_S: Final = 1.0
+"""So long the source's agent is looked at while its guest could leave any moment."""
+HOLDING_S: Final = 10.0
+"""A ring is open in milliseconds; one that is not by then never will be."""
 TURN: Final = 2
 """Migrations of a row until another one's turn comes: there and back, which may differ."""
 ATTEMPTS: Final = 3
@@ -120,6 +131,7 @@ class Bench:
                 await self._take_turn(lab, each, witnesses)
         for each in trials:
             self.lines += [each.line(family) for family in FAMILIES]
+        self.lines = figures.compared(self.lines)
         self.done(self.lines)
 
     async def _take_turn(
@@ -127,7 +139,10 @@ class Bench:
     ) -> None:
         """Move the VM there and back."""
         row = trials.row
-        await lab.configure(sourceRedirect="auto" if row.redirect else "off")
+        await lab.configure(
+            sourceRedirect="auto" if row.redirect else "off",
+            holdPackets="auto" if row.resend else "off",
+        )
         with self._floor(lab, row):
             for _ in range(TURN):
                 if trials.are_over:
@@ -169,22 +184,98 @@ class Bench:
     ) -> dict[Family, Sample]:
         """Move the VM once, and measure each family."""
         began_ns, migration = time.time_ns(), lab.migration()
-        await lab.vm.start_flows()
-        try:
-            await asyncio.sleep(CALM_S)
-            async with by_hand(lab, row):
-                migrated = await lab.migrate(migration)
-            await asyncio.sleep(AFTER_S)
-        finally:
-            recordings = await lab.vm.stop_flows()
+        with Deliveries.kept(lab) as deliveries:
+            await lab.vm.start_flows()
+            identifiers = {name: flow.identifier for name, flow in lab.vm.flows.items()}
+            ports = {name: flow.request_port for name, flow in lab.vm.flows.items()}
+            try:
+                await asyncio.sleep(CALM_S)
+                since_ns = time.time_ns()
+                async with by_hand(lab, row):
+                    await lab.prepare(migration)
+                    source = await self._look_at_source(lab, row)
+                    target = lab.cluster.nodes[lab.away]
+                    before = dropped_at(target, lab.vm.nic.tap)
+                    migrated = await lab.complete(migration)
+                await asyncio.sleep(AFTER_S)
+            finally:
+                recordings = await lab.vm.stop_flows()
+            delivered = await asyncio.to_thread(deliveries.read, identifiers)
+        dropped = dropped_at(target, lab.vm.nic.tap) - before
         records = {name: witness.seen() for name, witness in witnesses.items()}
         found = Found(
             migrated.move,
             recordings,
             {name: moments.read(each, began_ns, time.time_ns()) for name, each in records.items()},
             reported(lab, migration["metadata"]["name"]),
+            since_ns,
+            delivered,
+            dropped,
+            source,
+            ports,
         )
         return {family: found.of(family, lab.vm.addresses[family]) for family in FAMILIES}
+
+    async def _look_at_source(self, lab: FourNodeLab, row: Row) -> Source | None:
+        """Measure the source's agent until the guest moves; None: it should hold, and does not."""
+        if row.resend:
+            try:
+                await lab.endpoints.until(is_holding(lab.vm.home), "Holding=True", HOLDING_S)
+            except ObserverError as error:
+                self.say(f"{row.title}: {error}")
+                return None
+        pid = lab.agents[lab.vm.home].pid
+        before, at = process.cpu_seconds(pid), time.monotonic()
+        await asyncio.sleep(HELD_S)
+        spent, took = process.cpu_seconds(pid) - before, time.monotonic() - at
+        return Source(process.rss_mib(pid), spent / took * 1e3)
+
+
+def dropped_at(node: Node, tap: str) -> int:
+    """Return how many packets a guest's port had no room for so far."""
+    (link,) = json.loads(node.run(f"ip --json --statistics link show dev {tap}"))
+    return int(link["stats64"]["tx"]["dropped"])
+
+
+def is_holding(node: str) -> Callable[[Objects], bool]:
+    """Return what tells whether the agent of *node* holds what the VM does not take."""
+
+    def is_so(seen: Objects) -> bool:
+        told = observer.conditions(seen.get(name_of(node), {}))
+        return any((each["type"], each["status"]) == ("Holding", "True") for each in told)
+
+    return is_so
+
+
+class Deliveries:
+    """What both sides note of the pings that came to the VM."""
+
+    def __init__(self, source: DeliveryRecord, target: DeliveryRecord) -> None:
+        self._source = source
+        self._target = target
+
+    @classmethod
+    @contextlib.contextmanager
+    def kept(cls, lab: FourNodeLab) -> Iterator[Self]:
+        """Let both sides take notes, of which one is the source now."""
+        nodes = (lab.cluster.nodes[name] for name in (lab.vm.home, lab.away))
+        with contextlib.ExitStack() as ends:
+            yield cls(
+                *(ends.enter_context(DeliveryRecord.kept(each, lab.vm.nic.tap)) for each in nodes)
+            )
+
+    def read(self, identifiers: Mapping[str, int]) -> Mapping[str, Delivered]:
+        """Return what came of each flow of pings, by its name."""
+        return {
+            f"{name} v{family}": Delivered(
+                *(
+                    each.delivered(family, identifiers[f"{name} v{family}"])
+                    for each in (self._source, self._target)
+                )
+            )
+            for name in PINGS
+            for family in FAMILIES
+        }
 
 
 @contextlib.asynccontextmanager
@@ -233,16 +324,33 @@ class Found:
     recordings: Mapping[str, Recording]
     seen: Mapping[str, Seen]
     reported: Mapping[str, object]
+    since_ns: int
+    delivered: Mapping[str, Delivered]
+    dropped: int
+    source: Source | None
+    ports: Mapping[str, int]
 
     def of(self, family: Family, address: str) -> Sample:
         """Measure it by the flows of one family."""
-        # All of each flow, which began and ended with this migration: a late route comes late.
-        pings, pods, session = (
-            self.recordings[f"{name} v{family}"].packets() for name in ("outside", "pod", "session")
-        )
         move = self.move
-        told = moments.of_switchover(self.seen, move.source, move.target, address)
-        return Sample.of((pings, pods), session, move.switchover, told, self.reported)
+        client = self.ports[f"requests v{family}"]
+        told = moments.of_switchover(self.seen, move.source, move.target, address, client)
+        flows = self._flows(family)
+        return Sample.of(flows, move.switchover, told, self.reported, self.source)
+
+    def _flows(self, family: Family) -> Flows:
+        # All of each flow, which began and ended with this migration: a late route comes late.
+        session, requests = (
+            self.recordings[f"{name} v{family}"].packets() for name in ("session", "requests")
+        )
+        names = [f"{name} v{family}" for name in PINGS]
+        pings = [self.recordings[name].packets() for name in names]
+        lost = (
+            delivery.lost(each, self.delivered[name], self.since_ns, self.move.switchover)
+            for each, name in zip(pings, names, strict=True)
+        )
+        twice = sum(len(self.recordings[name].doubled) for name in names)
+        return Flows(pings, session, requests, sum(lost), twice, self.dropped)
 
 
 def reported(lab: FourNodeLab, name: str) -> Mapping[str, object]:

@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 RECORD: Final = struct.Struct("<BqI")
 """What it is, when, and how many bytes of it follow."""
-RARP, ROUTES, MESSAGE_IN, MESSAGE_OUT = 1, 2, 3, 4
+RARP, ROUTES, MESSAGE_IN, MESSAGE_OUT, FRAME, REQUEST, ANSWER = 1, 2, 3, 4, 5, 6, 7
 
 # The second byte of a message between agents says what it is.
 HAVE: Final = 3
@@ -35,6 +35,8 @@ _ALIGN: Final = 4
 
 # Ethernet and IP without options, then UDP.
 _ETHERTYPE: Final = slice(12, 14)
+_IPV4_LENGTH: Final = slice(16, 18)
+_IPV6_LENGTH: Final = slice(18, 20)
 _PAYLOADS: Final = {b"\x08\x00": 14 + 20 + 8, b"\x86\xdd": 14 + 40 + 8}
 
 
@@ -60,6 +62,10 @@ class Seen:
     routes: tuple[RouteChange, ...]
     messages: tuple[tuple[int, int, bool], ...]
     """When, of which kind, and whether it was sent from here."""
+    frames_ns: tuple[int, ...] = ()
+    """When a guest that had been quiet sent something by itself."""
+    requests: tuple[tuple[int, int, bool], ...] = ()
+    """When, the client's port, and whether it was the guest's answer."""
 
 
 class Moments(NamedTuple):
@@ -72,6 +78,14 @@ class Moments(NamedTuple):
     acknowledged_ns: int | None = None
     last_node_ns: int | None = None
     floor_ns: int | None = None
+    awake_ns: int | None = None
+    """The guest's first own frame at the target."""
+    waiting_ns: int | None = None
+    """When the client's request came to the source that had no answer there."""
+    asked_ns: int | None = None
+    """When a request came to the target; None: the guest brought it along."""
+    answered_ns: int | None = None
+    """When the guest sent its first answer at the target."""
 
     def after_announcement_us(self, moment_ns: int | None) -> float | None:
         """Return how long after the announcement that was."""
@@ -88,16 +102,33 @@ class Moments(NamedTuple):
 def read(content: bytes, start_ns: int, end_ns: int) -> Seen:
     """Take apart the records of a stretch of time; the last one may not be whole."""
     rarps, routes, messages = list[int](), list[RouteChange](), list[tuple[int, int, bool]]()
+    frames, requests = list[int](), list[tuple[int, int, bool]]()
     for what, at_ns, octets in records(content):
         if not start_ns <= at_ns < end_ns:
             continue
         if what == RARP:
             rarps.append(at_ns)
+        elif what == FRAME:
+            frames.append(at_ns)
+        elif what in {REQUEST, ANSWER}:
+            if port := port_of_client(octets, is_answer=what == ANSWER):
+                requests.append((at_ns, port, what == ANSWER))
         elif what == ROUTES:
             routes += route_changes(at_ns, octets)
         elif (payload := _PAYLOADS.get(octets[_ETHERTYPE])) and len(octets) > payload + 1:
             messages.append((at_ns, octets[payload + 1], what == MESSAGE_OUT))
-    return Seen(tuple(rarps), tuple(routes), tuple(messages))
+    return Seen(tuple(rarps), tuple(routes), tuple(messages), tuple(frames), tuple(requests))
+
+
+def port_of_client(frame: bytes, *, is_answer: bool) -> int:
+    """Return the client's port of a TCP segment; 0: the segment carries nothing."""
+    is_ipv4 = frame[_ETHERTYPE] == b"\x08\x00"
+    tcp = 14 + (20 if is_ipv4 else 40)
+    length = int.from_bytes(frame[_IPV4_LENGTH if is_ipv4 else _IPV6_LENGTH])
+    # IPv4 counts its own header, IPv6 does not; TCP's tells its length in words of 4 bytes.
+    if length - 20 * is_ipv4 <= (frame[tcp + 12] >> 4) * 4:
+        return 0
+    return int.from_bytes(frame[tcp + 2 : tcp + 4] if is_answer else frame[tcp : tcp + 2])
 
 
 def records(content: bytes) -> Iterator[tuple[int, int, bytes]]:
@@ -154,9 +185,11 @@ def aligned(size: int) -> int:
 
 
 def of_switchover(
-    seen: Mapping[str, Seen], source: str, target: str, address: str
+    seen: Mapping[str, Seen], source: str, target: str, address: str, client: int = 0
 ) -> Moments | None:
     """Find the moments of a guest with *address* that has moved; None: it never announced itself.
+
+    *client* is the port of one that asks it in turn.
 
     *seen* is by node, of a stretch of time with one switchover in it; who is neither source nor
     target is a bystander. One whose way leads on as before had nothing to follow.
@@ -176,6 +209,15 @@ def of_switchover(
         messages = seen[node].messages
         return first(at for at, said, is_out in messages if (said, is_out) == (kind, outgoing))
 
+    def segments(node: str, *, is_answer: bool) -> list[int]:
+        return [at for at, *rest in seen[node].requests if rest == [client, is_answer]]
+
+    last = max(segments(source, is_answer=True), default=0)
+    unanswered = (at for at in segments(source, is_answer=False) if last < at < announced)
+    answered = first(segments(target, is_answer=True))
+    asked = first(segments(target, is_answer=False))
+    if answered is not None and asked is not None and asked > answered:
+        asked = None
     bystanders = seen.keys() - {source, target}
     followed = [changed(node, lambda each: each.leads_on) for node in bystanders]
     return Moments(
@@ -187,4 +229,8 @@ def of_switchover(
         said(target, ACK, outgoing=False),
         max((at_ns for at_ns in followed if at_ns is not None), default=None),
         changed(source, lambda _: True, FLOOR_ADDRESS),
+        first(seen[target].frames_ns),
+        min(unanswered, default=None),
+        asked,
+        answered,
     )

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from handover_lab.bench.outage import figures
 from handover_lab.bench.outage.figures import Line
-from handover_lab.bench.outage.rows import NAMES
-from handover_lab.demo.picture import CUTOVER, FAINT, INK, LOST, STYLE
+from handover_lab.bench.outage.rows import NAMES, added_by
+from handover_lab.demo.picture import ANSWERED, CUTOVER, FAINT, INK, LOST, STYLE
 
 COLUMNS: Final = (
     ("pause\nms", "pause_ms_median", 1.0),
@@ -31,35 +31,64 @@ COLUMNS: Final = (
     ("last by-\nstander", "announcement_to_last_node_us_p50", 1e-3),
 )
 """Heads, what of a line is below them, and times what: all times are shown in ms."""
+HOLDING: Final = (
+    ("lost in\nall, most", "lost_total_max", 1.0),
+    ("twice,\nmost", "duplicates_max", 1.0),
+    ("no room,\nmost", "dropped_at_port_max", 1.0),
+    ("wake-up\nms", "wakeup_ms_median", 1.0),
+    ("answer\nms", "answer_ms_median", 1.0),
+    ("client's gap less\npause, answer", "tcp_gap_minus_pause_and_wakeup_ms_median", 1.0),
+    ("most", "tcp_gap_minus_pause_and_wakeup_ms_max", 1.0),
+    ("source's\nMiB", "source_memory_mib_median", 1.0),
+    ("times", "source_memory_ratio", 1.0),
+    ("CPU,\nms/s", "source_cpu_ms_per_s_median", 1.0),
+    ("times", "source_cpu_ratio", 1.0),
+    ("RARP → route,\ntimes", "announcement_to_route_ratio", 1.0),
+    ("RARP → redirect,\ntimes", "announcement_to_redirect_ratio", 1.0),
+)
+"""The same of what resend is about; "times": of the row without it."""
 
 SWITCH: Final = (
     "  After the switch: sent once the target's route was in, and the source's redirect where there"
     " is one."
+)
+NETWORKS: Final = (
+    "  Lost in all: by the network, from the migration's begin on. What came to the guest at the"
+    " target and has no answer, the guest has lost."
 )
 TITLE: Final = "A VM moves, and its network follows: what was lost, whatever carries the routes"
 FOOTNOTE: Final = (
     "Real QEMU guests between nodes of one machine; pings every millisecond from outside of the"
     " cluster. A dot is the median of a row's migrations, the end of its line the worst."
 )
-LEFT_EDGE: Final = 0.22
+PANELS: Final = (
+    ("lost_total", "pings lost in all, by the network"),
+    ("lost_after_switch", "pings lost after the switch"),
+    ("silence_minus_pause_ms", "silence beyond the guest's own pause, ms"),
+)
+LEFT_EDGE: Final = 0.24
 THRESHOLD: Final = 1.0
 """Below it the axis of lost pings is linear: it begins at 0, where a row should be."""
 ROW_INCHES: Final = 0.27
 MARKS: Final = {4: "o", 6: "s"}
 
 
-def table(lines: Sequence[Line]) -> Table:
-    """Compose the table."""
-    shown = Table(title="Median of each row's migrations", title_justify="left", box=None)
+Columns = Sequence[tuple[str, str, float]]
+
+
+def table(lines: Sequence[Line], columns: Columns, title: str) -> Table:
+    """Compose a table."""
+    shown = Table(title=title, title_justify="left", box=None)
     for head in ("routes by", "nodes", "IPv", "n"):
         shown.add_column(head, justify="left" if head != "n" else "right", no_wrap=True)
-    for head, _, _ in COLUMNS:
+    for head, _, _ in columns:
         shown.add_column(head, justify="right", no_wrap=True)
     before = ""
     for each in lines:
-        cells = [cell(each[key], factor) for _, key, factor in COLUMNS]
+        cells = [cell(each[key], factor) for _, key, factor in columns]
         name = who(each)
         bad = each["redirect"] and each["lost_after_switch_max"]
+        bad = bad or (each["resend"] and each["lost_total_max"])
         named = [name if name != before else "", str(each["topology"]), str(each["family"])]
         shown.add_row(*named, str(each["n"]), *cells, style="bold red" if bad else None)
         before = name
@@ -69,7 +98,7 @@ def table(lines: Sequence[Line]) -> Table:
 def who(each: Line) -> str:
     """Say who carried the routes."""
     name = NAMES.get(str(each["carrier"]), str(each["carrier"]))
-    return f"{name} + redirect" if each["redirect"] else name
+    return name + added_by(redirect=bool(each["redirect"]), resend=bool(each["resend"]))
 
 
 def cell(value: object, factor: float) -> str:
@@ -82,8 +111,10 @@ def cell(value: object, factor: float) -> str:
 
 def show(lines: Sequence[Line], console: Console) -> None:
     """Print the table, and what of it is reached."""
-    console.print(table(lines))
+    console.print(table(lines, COLUMNS, "Median of each row's migrations"))
     console.print(SWITCH)
+    console.print(table(lines, HOLDING, "In all, the guest's pause included, and at what price"))
+    console.print(NETWORKS)
     for sentence, is_reached in targets(lines):
         mark, color = ("✓", "green") if is_reached else ("✗", "red")
         console.print(f"  {mark} {sentence}", style=color)
@@ -109,31 +140,48 @@ def targets(lines: Sequence[Line]) -> list[tuple[str, bool]]:
             "agents",
         ),
     ):
-        known = [
-            float(value)
-            for each in lines
-            if chosen in {None, each["carrier"]} and (value := each[key]) is not None
-        ]
-        if known:
-            least, highest = min(known) / 1e3, max(known) / 1e3
+        if times := known([each for each in lines if chosen in {None, each["carrier"]}], key):
+            least, highest = min(times) / 1e3, max(times) / 1e3
             sentence = f"{what}: {least:.2f} to {highest:.2f} ms, the rows' medians"
             sentence += f" ({most / 1e3:g} ms on a quiet machine)"
-            found.append((sentence, max(known) <= most))
+            found.append((sentence, max(times) <= most))
+    return found + targets_of_resend([each for each in lines if each["resend"]])
+
+
+def targets_of_resend(lines: Sequence[Line]) -> list[tuple[str, bool]]:
+    """Say the same of lines with resend."""
+    found = []
+    if lost := known(lines, "lost_total_max"):
+        sentence = f"lost in all with resend, at most: {max(lost):g} (0)"
+        found.append((sentence, not any(lost) and len(lost) == len(lines)))
+    if gaps := known(lines, "tcp_gap_minus_pause_and_wakeup_ms_median"):
+        sentence = f"a client's gap beyond pause and answer: {min(gaps):.1f} to {max(gaps):.1f} ms"
+        sentence += f", the rows' medians ({figures.GAP_MS:g} ms)"
+        found.append((sentence, max(gaps) <= figures.GAP_MS))
+    for name, what in zip(figures.CUTOVER_RATIOS, ("route", "redirect"), strict=True):
+        if times := figures.cutover_ratio(lines, name):
+            sentence = f"announcement → {what}: {times:.2f} times that without resend"
+            found.append((f"{sentence} ({figures.CUTOVER:g})", times <= figures.CUTOVER))
     return found
 
 
+def known(lines: Sequence[Line], name: str) -> list[float]:
+    """Return what was measured."""
+    return [float(value) for each in lines if (value := each[name]) is not None]
+
+
 def draw(lines: Sequence[Line], path: Path) -> None:
-    """Draw what each row lost after the switch, and for how much longer than its pause it was."""
+    """Draw what each row lost, in all and after the switch, and how long it was silent."""
     with style.context(STYLE):
         height = 1.9 + ROW_INCHES * len(lines)
-        picture = Figure(figsize=(11, height), dpi=140)
+        picture = Figure(figsize=(12.5, height), dpi=140)
         FigureCanvasAgg(picture)
         edges = {"left": LEFT_EDGE, "right": 0.98, "top": 1 - 0.9 / height, "bottom": 0.9 / height}
-        left, right = picture.subplots(1, 2, sharey=True, gridspec_kw={**edges, "wspace": 0.05})
-        panel(left, lines, "lost_after_switch")
-        panel(right, lines, "silence_minus_pause_ms")
-        left.set_xlabel("pings lost after the switch, of one in a millisecond")
-        right.set_xlabel("silence beyond the guest's own pause, ms")
+        panels = picture.subplots(1, 3, sharey=True, gridspec_kw={**edges, "wspace": 0.06})
+        left = panels[0]
+        for axes, (what, words) in zip(panels, PANELS, strict=True):
+            panel(axes, lines, what)
+            axes.set_xlabel(words)
         left.set_yticks(range(len(lines)))
         left.set_yticklabels(
             [f"{who(each)}, {each['topology']}, v{each['family']}" for each in lines]
@@ -151,7 +199,7 @@ def panel(axes: Axes, lines: Sequence[Line], what: str) -> None:
         value, worst = each[f"{what}_median"], each[f"{what}_max"]
         if not isinstance(value, int | float) or not isinstance(worst, int | float):
             continue
-        color = CUTOVER if each["redirect"] else LOST
+        color = ANSWERED if each["resend"] else CUTOVER if each["redirect"] else LOST
         axes.plot([max(0.0, value), max(0.0, worst)], [height, height], color=color, linewidth=1)
         mark = MARKS.get(int(each["family"] or 0), "o")
         axes.plot([max(0.0, value)], [height], mark, color=color, markersize=5, clip_on=False)
@@ -166,7 +214,8 @@ def key(picture: Figure, height: float) -> None:
     for words, color in (
         ("\N{BLACK CIRCLE} without the source's redirect", LOST),
         ("\N{BLACK CIRCLE} with it", CUTOVER),
+        ("\N{BLACK CIRCLE} and with resend", ANSWERED),
         ("round: IPv4, square: IPv6", FAINT),
     ):
         picture.text(where, at, words, fontsize=9.5, color=color)
-        where += 0.22
+        where += 0.2

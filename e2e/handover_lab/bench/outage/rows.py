@@ -1,5 +1,7 @@
-"""PURE: what is compared: who carries the routes, with the source's redirect or without, and where.
+"""PURE: what is compared: who carries the routes, what the source does about late packets, where.
 
+The source sends on what still comes to it (redirect) or not, and sends again what the guest did not
+take while it was paused (resend) or not; the latter needs the former.
 Each row is a number of migrations, half of them there and half back.
 """
 
@@ -26,23 +28,31 @@ class Row:
     topology: Topology
     carrier: Carrier
     redirect: bool
+    resend: bool = False
 
     @property
     def words(self) -> frozenset[str]:
         """What a person may call it by."""
-        redirect = "redirect" if self.redirect else "plain"
-        return frozenset({self.topology, self.carrier, redirect})
+        source = "resend" if self.resend else "redirect" if self.redirect else "plain"
+        return frozenset({self.topology, self.carrier, source})
 
     @property
     def title(self) -> str:
         """Name it in tables and pictures."""
-        redirect = " + redirect" if self.redirect else ""
-        return f"{NAMES[self.carrier]}{redirect}, {self.topology}"
+        added = added_by(redirect=self.redirect, resend=self.resend)
+        return f"{NAMES[self.carrier]}{added}, {self.topology}"
 
 
+def added_by(*, redirect: bool, resend: bool) -> str:
+    """Say what the source does, behind the name of who carries the routes."""
+    return " + redirect" * redirect + " + resend" * resend
+
+
+SOURCES: Final = ((False, False), (True, False), (True, True))
+"""Redirect and resend."""
 ROWS: Final = tuple(
-    Row(topology, carrier, redirect)
-    for topology, carrier, redirect in itertools.product(TOPOLOGIES, CARRIERS, (False, True))
+    Row(topology, carrier, *source)
+    for topology, carrier, source in itertools.product(TOPOLOGIES, CARRIERS, SOURCES)
 )
 """In the order in which they cost least to measure: a cluster per topology, a mesh per carrier."""
 
@@ -56,7 +66,7 @@ def choose(words: Sequence[str]) -> tuple[Row, ...]:
     kinds: tuple[frozenset[str], ...] = (
         frozenset(TOPOLOGIES),
         frozenset(CARRIERS),
-        frozenset({"plain", "redirect"}),
+        frozenset({"plain", "redirect", "resend"}),
     )
     if unknown := set(words) - frozenset().union(*kinds):
         known = ", ".join(sorted(frozenset().union(*kinds)))

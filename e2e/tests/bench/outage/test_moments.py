@@ -11,11 +11,14 @@ from pyroute2.netlink.rtnl.rtmsg import rtmsg
 from handover_lab.bench.outage import moments
 from handover_lab.bench.outage.moments import (
     ACK,
+    ANSWER,
+    FRAME,
     HAVE,
     MESSAGE_IN,
     MESSAGE_OUT,
     RARP,
     RECORD,
+    REQUEST,
     ROUTES,
     Moments,
     Seen,
@@ -76,6 +79,15 @@ def message(kind: int, family: int = 4) -> bytes:
     return bytes(12) + b"\x86\xdd" + bytes(48) + bytes([1, kind]) + bytes(20)
 
 
+def segment(family: int, ports: tuple[int, int], content: int, options: int = 12) -> bytes:
+    """Compose the head of a segment: its own header may be longer than what was kept of it."""
+    tcp = struct.pack("!HH8xB7x", *ports, (20 + options) // 4 << 4)
+    size = 20 + options + content
+    if family == 4:
+        return bytes(12) + b"\x08\x00" + bytes(2) + struct.pack("!H16x", 20 + size) + tcp
+    return bytes(12) + b"\x86\xdd" + bytes(4) + struct.pack("!H34x", size) + tcp
+
+
 def seen(*records: bytes, start_ns: int = 0, end_ns: int = 1 << 62) -> Seen:
     return moments.read(b"".join(records), start_ns, end_ns)
 
@@ -125,6 +137,65 @@ def test_only_the_stretch_of_time_counts_and_only_whole_records() -> None:
     records = [recorded(RARP, at_ns, b"frame") for at_ns in (1, 5, 9, 10)]
     assert seen(*records, start_ns=5, end_ns=10).rarps_ns == (5, 9)
     assert moments.read(records[0] + records[1][:-1], 0, 99).rarps_ns == (1,)
+
+
+def test_a_guests_frames_are_read() -> None:
+    assert seen(recorded(FRAME, 5, b""), recorded(RARP, 6, b"")).frames_ns == (5,)
+
+
+@pytest.mark.parametrize("family", [4, 6])
+def test_a_clients_segments_are_read_where_they_carry_something(family: int) -> None:
+    found = seen(
+        recorded(REQUEST, 5, segment(family, (20_001, 7), 4)),
+        recorded(ANSWER, 6, segment(family, (7, 20_001), 0)),
+        recorded(ANSWER, 7, segment(family, (7, 20_001), 17, options=0)),
+        recorded(REQUEST, 8, segment(family, (20_001, 7), 0, options=0)),
+    )
+    assert found.requests == ((5, 20_001, False), (7, 20_001, True))
+
+
+@pytest.mark.parametrize(
+    ("segments", "asked", "answered"),
+    [
+        ([(150, 20_001, False), (160, 20_001, False), (180, 20_001, True)], 150, 180),
+        # Of before the guest came, of another client, and an answer to something of before.
+        ([(50, 20_001, False), (170, 20_001, False), (190, 20_001, True)], 170, 190),
+        ([(150, 20_002, False), (160, 20_001, False), (170, 20_002, True)], 160, None),
+        # The guest brought along what it answers.
+        ([(140, 20_001, True), (160, 20_001, False)], None, 140),
+        ([(140, 20_001, True)], None, 140),
+        ([(150, 20_001, False)], 150, None),
+    ],
+)
+def test_a_client_has_its_answer_after_its_request_lay_in_the_guests_port(
+    segments: list[tuple[int, int, bool]], asked: int | None, answered: int | None
+) -> None:
+    there = Seen((100,), (), (), (), tuple(segments))
+    found = moments.of_switchover(at_nodes(b=there), "a", "b", VM, 20_001)
+    assert found is not None
+    assert (found.asked_ns, found.answered_ns) == (asked, answered)
+
+
+def test_a_request_waits_at_the_source_that_had_no_answer_there() -> None:
+    come = [(40, True), (50, False), (60, True), (70, False), (80, False), (120, False)]
+    for number, waiting in ((6, 70), (3, None), (0, None)):
+        there = Seen((), (), (), (), tuple((at, 20_001, is_out) for at, is_out in come[:number]))
+        nodes = at_nodes(a=there, b=Seen((100,), (), ()))
+        found = moments.of_switchover(nodes, "a", "b", VM, 20_001)
+        assert found is not None
+        assert found.waiting_ns == waiting
+
+
+def test_a_guest_is_awake_with_its_first_own_frame_at_the_target() -> None:
+    nodes = at_nodes(
+        a=seen(recorded(FRAME, 120, b"")),
+        b=seen(
+            *(recorded(FRAME, at_ns, b"") for at_ns in (50, 180, 200)), recorded(RARP, 100, b"")
+        ),
+    )
+    found = moments.of_switchover(nodes, "a", "b", VM)
+    assert found is not None
+    assert found.awake_ns == 180
 
 
 def at_nodes(**of: Seen) -> Mapping[str, Seen]:

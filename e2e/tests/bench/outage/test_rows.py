@@ -6,8 +6,11 @@ from handover_lab.bench.outage import rows
 from handover_lab.bench.outage.rows import ROWS
 
 
-def test_every_carrier_is_measured_with_a_redirect_and_without_on_both_topologies() -> None:
-    assert len({row.words for row in ROWS}) == len(ROWS) == 2 * 4 * 2
+def test_every_carrier_is_measured_with_all_that_a_source_does_on_both_topologies() -> None:
+    assert len({row.words for row in ROWS}) == len(ROWS) == 2 * 4 * 3
+    assert {(row.redirect, row.resend) for row in ROWS} == {
+        *((False, False), (True, False), (True, True))
+    }
 
 
 def test_without_a_word_all_are_chosen() -> None:
@@ -17,7 +20,11 @@ def test_without_a_word_all_are_chosen() -> None:
 @pytest.mark.parametrize(
     ("words", "titles"),
     [
-        (["bird", "routed"], ["BIRD, routed", "BIRD + redirect, routed"]),
+        (
+            ["bird", "routed"],
+            ["BIRD, routed", "BIRD + redirect, routed", "BIRD + redirect + resend, routed"],
+        ),
+        (["resend", "agents", "routed"], ["agents + redirect + resend, routed"]),
         (
             ["frr", "agents", "redirect", "segment"],
             ["FRR + redirect, segment", "agents + redirect, segment"],
