@@ -105,7 +105,8 @@ class Holding:
         self._changed = changed
         self._recorded: dict[ObjectKey, _Recorded] = {}
         self._sending: set[Resend] = set()
-        self._results: dict[ObjectKey, tuple[str | None, Counts]] = {}
+        # None where it is not known so far; a migration that nobody asks for any more has none.
+        self._results: dict[ObjectKey, tuple[str | None, Counts | None]] = {}
 
     def follow(self, endpoint: Endpoint, settings: Settings) -> None:
         """Record an armed source's port, and no other's; again, it changes nothing."""
@@ -123,6 +124,7 @@ class Holding:
         if known is None:
             return
         key, uid, recorder = endpoint.key, known.port.uid, known.recorder
+        self._results[key] = uid, None
         trouble = known.trouble
         if recorder is None or trouble or not recorder.is_holding:
             counts = Counts(reason=trouble[0] if trouble else HoldReason.NO_RING)
@@ -278,7 +280,8 @@ class Holding:
             dropped=counts.dropped,
             reason=counts.reason,
         )
-        self._results[key] = uid, counts
+        if self._results.get(key) == (uid, None):
+            self._results[key] = uid, counts
         self._count_bytes()
         self._changed(key)
 
@@ -325,7 +328,7 @@ def _port(endpoint: Endpoint, settings: Settings) -> _Port | None:
 
 def _idle(endpoint: Endpoint, settings: Settings) -> Readiness | None:
     """Say why nothing is recorded of a guest that may leave."""
-    if settings.mode is not Mode.ACTIVE or endpoint.link is None:
+    if settings.mode is not Mode.ACTIVE or endpoint.is_paused or endpoint.link is None:
         return None
     if settings.hold_packets is HoldPackets.OFF:
         return False, EndpointReason.OFF, "holdPackets is off"

@@ -39,9 +39,9 @@ def numbers(recorder: HoldRecorder, behind: Position = Position()) -> list[int]:
 class Port:
     """The node's end, by which anybody on it sends to the guest."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "tap") -> None:
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-        self._socket.bind(("tap", 0))
+        self._socket.bind((name, 0))
 
     def send(self, octets: bytes) -> None:
         """Send a frame into it."""
