@@ -23,7 +23,7 @@ def test_a_guest_has_8_mib_and_a_node_64() -> None:
 
 def test_the_first_ring_is_the_largest_and_at_least_twenty_fit() -> None:
     given_out: list[int] = []
-    while blocks := bounds.allot(sum(given_out)):
+    while (blocks := bounds.allot(sum(given_out))) and len(given_out) < bounds.NODE_BLOCKS:
         given_out.append(blocks)
     assert given_out[0] == bounds.MOST_BLOCKS
     assert given_out == sorted(given_out, reverse=True)

@@ -21,7 +21,9 @@ from handover_nodeagent.sniff.listen_spec import ListenSpec
 pytestmark = pytest.mark.root
 
 ETH_P_ARP: Final = 0x0806
+ETH_P_IPV6: Final = 0x86DD
 ARP_REQUEST: Final = 1
+ND_ADVERT: Final = 136
 
 
 class Ticks:
@@ -204,6 +206,37 @@ class TestMute:
         it = signs(spec)
         await ticks.pass_by(3)
         assert it.waiting_ns == 0
+
+
+async def test_an_answer_to_whom_else_asks_for_another_address_shows_nothing(
+    signs: Signs, wire: Wire, spec: ListenSpec, ticks: Ticks, port: Port
+) -> None:
+    """As to the node's own kernel, which asks in the name of the same link-local address."""
+    for command in (
+        "sysctl -qw net.ipv6.conf.eth.disable_ipv6=0",
+        "sysctl -qw net.ipv4.conf.eth.arp_ignore=8",
+        "ip address add fd00:65::2/128 dev eth nodad",
+    ):
+        wire.guest_runs(command)
+    both = dataclasses.replace(spec, addresses=(ip_address("fd00:65::2"), VM))
+    it = signs(both)
+    port.put([1])
+    await until(lambda: it.waiting_ns)
+    (question,) = both.compose().ipv6
+    with socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0) as tap:
+        tap.bind(("tap", ETH_P_IPV6))
+        tap.settimeout(0)
+
+        def answered() -> bool:
+            port.send(question)
+            try:
+                return any(tap.recv(200)[54] == ND_ADVERT for _ in range(10))
+            except BlockingIOError:
+                return False
+
+        await until(answered)
+    await ticks.pass_by(3)
+    assert it.taken_until() == 0
 
 
 async def test_where_nobody_can_be_asked_nothing_is_known(
