@@ -36,7 +36,7 @@ class Trial:
     losses: Mapping[str, Loss]
     """By the flow of packets."""
     undelivered: Mapping[str, tuple[int, ...]]
-    """By the flow of pings: when those were sent that never came to the VM, after the switch.
+    """By the flow of pings: when those were sent that never came to the VM, once it had stopped.
 
     What came there and has no answer, an emulated guest that is short of a processor has lost.
     """
@@ -50,6 +50,11 @@ class Trial:
     @property
     def lost_after_switch(self) -> int:
         """The most that the network has lost of a flow of pings once the guest ran again."""
+        return self.lost_since(self.migrated.move.switchover.resumed_ns)
+
+    @property
+    def lost(self) -> int:
+        """The most that the network has lost of a flow of pings, the guest's pause included."""
         return self.lost_since(0)
 
     def lost_since(self, at_ns: int) -> int:
@@ -129,12 +134,12 @@ async def start_streams(lab: FourNodeLab) -> dict[str, Stream]:
 
 
 def lost_on_the_way(recording: Recording, move: Move, came: frozenset[int]) -> tuple[int, ...]:
-    """Return when the pings were sent, after the switch, that have no answer and never came."""
+    """Return when the pings were sent, after the stop, that have no answer and never came."""
     return tuple(
         packet.sent_ns
         for number, packet in enumerate(recording.packets())
         if packet.answered_ns is None
-        and move.switchover.resumed_ns <= packet.sent_ns < move.ended_ns
+        and move.switchover.stopped_ns <= packet.sent_ns < move.ended_ns
         and number % WRAP not in came
     )
 
