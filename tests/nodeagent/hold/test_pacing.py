@@ -21,7 +21,13 @@ SECOND = 1_000_000_000
     ],
 )
 def test_a_rate_is_that_of(count: int, span_ns: int, expected: float) -> None:
-    assert pacing.rate(count, span_ns) == pytest.approx(expected)
+    assert pacing.rate(count, span_ns) == expected
+
+
+def test_what_a_tap_queues_and_a_guest_takes_bounds_all() -> None:
+    """A tap queues 1000 frames; whoever changes a bound says so here, too."""
+    assert (pacing.FIRST, pacing.LEAST_RATE) == (256, 4000)
+    assert (pacing.TURN, pacing.LINGER) == (0.002, 0.3)
 
 
 @given(st.integers(0, 60_000), st.integers(0, 20 * SECOND))

@@ -4,7 +4,7 @@ from typing import Final
 
 import pytest
 
-from handover_nodeagent.hold.stall import STILL_NS, Stall
+from handover_nodeagent.hold.stall import QUEUED, STILL_NS, Stall
 
 NOW: Final = 100 * STILL_NS
 TAKEN: Final = NOW - 3 * STILL_NS
@@ -26,6 +26,10 @@ def test_a_guest_stands_still_that_is(asked_ns: int, heard_ns: int, expected: in
     it = Stall()
     assert it.observe(NOW, TAKEN, asked_ns, heard_ns) is None
     assert it.since_ns == expected
+
+
+def test_a_guest_is_silent_for_50_ms_and_a_tap_keeps_950_packets_for_it() -> None:
+    assert (STILL_NS, QUEUED) == (50_000_000, 950)
 
 
 def still() -> Stall:
