@@ -65,7 +65,8 @@ class HoldRecorder:
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._is_paused = False
-        self._dropped: deque[_Dropped] = deque()
+        # What is told of a guest that is never heard need not be exact beyond that.
+        self._dropped: deque[_Dropped] = deque(maxlen=8 * bounds.NODE_BLOCKS)
         self._looked_at = self._loop.time()
         self._kept = 0
         program, geometry = packet_filter.compile_filter(addresses), bounds.geometry(blocks)

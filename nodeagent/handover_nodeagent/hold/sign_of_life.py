@@ -60,6 +60,11 @@ class SignOfLife:
         return self._asked.taken_until_ns
 
     @property
+    def has_answered(self) -> bool:
+        """Tell whether the guest answers at all."""
+        return self._asked.taken_until_ns > 0
+
+    @property
     def waiting_ns(self) -> int:
         """When the oldest question without an answer was asked, in realtime ns; 0: all have one."""
         return self._asked.waiting_ns

@@ -206,19 +206,25 @@ class Holding:
     def _taken_until(self, key: ObjectKey, recorded: _Recorded) -> int:
         """Return until when a guest has taken what went into its port; 0: nobody knows."""
         answered = recorded.sign.taken_until() if recorded.sign else 0
-        last = self._last_frame(key)
-        if isinstance(last, Unknown):
+        if answered:
             return answered
-        return answered or last.at_ns - LAG_NS
+        last = self._last_frame(key)
+        return last.at_ns - LAG_NS if isinstance(last, LastFrame) else 0
 
     def _look(self, key: ObjectKey, recorded: _Recorded) -> int:
         """Return what may be given back of what is held, and see whether the guest stood still."""
         before, taken = recorded.stall.since_ns, self._taken_until(key, recorded)
-        last = self._last_frame(key)
-        if recorded.sign is None or isinstance(last, Unknown):
+        sign, now_ns = recorded.sign, time.time_ns()
+        # Of a guest that never answers nobody can tell whether it stands still.
+        if sign is None or not sign.has_answered:
             return taken
-        now_ns = time.time_ns()
-        ended = recorded.stall.observe(now_ns, taken, recorded.sign.waiting_ns, last.at_ns)
+        # Nearly always: whoever has answered a moment ago does not.
+        if before is None and not 0 < sign.waiting_ns < now_ns - stall.STILL_NS:
+            return taken
+        last = self._last_frame(key)
+        if isinstance(last, Unknown):
+            return taken
+        ended = recorded.stall.observe(now_ns, taken, sign.waiting_ns, last.at_ns)
         if ended is not None:
             self._give(recorded, Span(ended, 0, stall.QUEUED, now_ns))
         # What it missed is needed until it has been given that.
