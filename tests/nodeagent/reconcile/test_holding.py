@@ -324,7 +324,9 @@ class TestResend:
         await silent(on)
         port.put([3, 4, 5])
         found = await redirected(on)
-        assert (found.held, found.resent, found.doubled) == (5, 5, 2)
+        assert (found.held, found.resent) == (5, 5)
+        # What its kernel sends of itself may be later than all of them.
+        assert found.doubled in {2, 5}
         assert arrived(wire) == [1, 2, 3, 4, 5]
 
     @pytest.mark.usefixtures("alive")
