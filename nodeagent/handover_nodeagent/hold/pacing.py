@@ -21,6 +21,9 @@ what belongs together (GRO)."""
 LINGER: Final = 0.3
 """Seconds after the redirect until nothing more comes to the port: by then a qdisc of the port (a
 bandwidth limit) has let go of what it had, and processors of packets that they had begun with."""
+LAST: Final = 5.0
+"""Seconds after which what is left is lost: whoever takes nothing for so long is gone. A full ring
+of small packets takes a busy agent two."""
 
 
 def rate(count: int, span_ns: int) -> float:

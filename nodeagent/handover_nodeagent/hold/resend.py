@@ -66,6 +66,7 @@ class Resend:
         self._done = done
         self._loop = asyncio.get_running_loop()
         self._ends_at = self._loop.time() + pacing.LINGER
+        self._gives_up_at = self._loop.time() + pacing.LAST
         self._timer: asyncio.TimerHandle | asyncio.Handle | None = None
         self._delay = pacing.TURN
         self._position = Position()
@@ -132,7 +133,9 @@ class Resend:
         """Have the next turn when it is due; end where nothing more comes."""
         is_idle = sent == 0 and not self._rest and self._credit >= 1
         now = self._loop.time()
-        if is_idle and (now >= self._ends_at or self._span.until_ns is not None):
+        is_over = is_idle and (now >= self._ends_at or self._span.until_ns is not None)
+        # A queue that stays full would keep guests' traffic in memory for as long as it does.
+        if is_over or now >= self._gives_up_at:
             self._timer = self._loop.call_soon(self.end)
             return
         if sent >= PER_TURN:

@@ -22,7 +22,7 @@ from handover_api.configuration import HoldPackets, Mode, Settings, SourceRedire
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import Hold, HoldReason, RedirectStatus, Role
 from handover_nodeagent import metrics
-from handover_nodeagent.hold import bounds, senders, sign_of_life, stall
+from handover_nodeagent.hold import bounds, packet_filter, senders, sign_of_life, stall
 from handover_nodeagent.hold.recorder import HoldRecorder
 from handover_nodeagent.hold.resend import Counts, Resend, Span
 from handover_nodeagent.hold.senders import PortSender, Sender
@@ -41,7 +41,9 @@ _REASONS: Final = {
     HoldReason.NO_ROOM: EndpointReason.NO_ROOM,
     HoldReason.TOO_MUCH: EndpointReason.TOO_MUCH,
 }
-_THINNED: Final = "more came than could be held: frames beyond 9216 octets are left out"
+_THINNED: Final = (
+    f"more came than could be held: frames beyond {packet_filter.LARGEST} octets are left out"
+)
 _OUTCOMES: Final = ("held", "resent", "doubled", "dropped")
 
 _log: Final = structlog.get_logger()

@@ -232,6 +232,22 @@ async def test_a_queue_that_is_full_costs_no_packet_and_is_asked_only_now_and_th
     assert ended.counts == Counts(held=100, resent=100)
 
 
+async def test_a_queue_that_stays_full_keeps_nothing_for_good(
+    begin: Begin,
+    sender: Sender,
+    ended: Ended,
+    port: Port,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(pacing, "LAST", 0.1)
+    port.put(range(10))
+    sender.says = lambda number: errno.ENOBUFS if number == 3 else 0
+    begin()
+    await until(lambda: ended.counts)
+    assert sender.taken == [0, 1, 2]
+    assert ended.counts == Counts(held=10, resent=3, dropped=7, reason=HoldReason.TOO_MUCH)
+
+
 @pytest.mark.usefixtures("brief")
 async def test_what_is_refused_is_dropped_and_the_rest_goes(
     begin: Begin, sender: Sender, ended: Ended, port: Port
