@@ -870,7 +870,9 @@ class TestFigures:
     async def test_they_are_told_of_the_migration_that_they_belong_to(self, on: World) -> None:
         address, back = ip_address("10.65.0.2"), count(metrics.ROLL_BACKS)
         sent_on = count(metrics.FORWARDED)
-        counted = on.loop.enforcer.redirect_table.counted
+        table = on.loop.enforcer.redirect_table
+        # The firewall's own count comes when it likes.
+        counted, table.counted = table.counted, lambda _: None
         await to_redirected(on)
         # Nothing was read so far.
         await on.until(lambda: figures(on) == ("m1", None, 0))
