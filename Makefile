@@ -20,7 +20,7 @@ KERNEL := root and not cluster and not lab
 SPEAKERS := tests/nodeagent/commands/check_bgp e2e/tests/network
 LOOP := tests/nodeagent/reconcile tests/nodeagent/distribution
 # What counts every packet has the machine to itself: a guest that waits for a processor loses some.
-COUNTED := tests/nodeagent/test_no_packet_lost.py
+COUNTED := tests/nodeagent/test_no_packet_lost.py tests/nodeagent/test_no_packet_lost_of_many.py
 CHECKED := crds operator nodeagent e2e tests
 PYTEST := $(BIN)/pytest
 # The slowest tests of each stage: one that is new among them is worth a look.

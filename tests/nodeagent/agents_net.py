@@ -210,6 +210,12 @@ class AgentsNet:
         shown = self.run(node, f"nft list counter inet witness {name}").split()
         return int(shown[shown.index("packets") + 1])
 
+    def held_octets(self, node: str) -> float:
+        """Return how much memory the agent of a node has for packets that it holds."""
+        shown = self.run(node, "curl -s http://127.0.0.1:8081/metrics")
+        (found,) = re.findall(r"^handover_nodeagent_hold_bytes (\S+)", shown, re.MULTILINE)
+        return float(found)
+
     # The API's side.
 
     def endpoint(self, node: str, name: str = "", **spec: Any) -> None:

@@ -1,6 +1,6 @@
 """Traffic that is counted packet by packet, each end a process of its own.
 
-    python counted_traffic.py send FILE ADDRESS PORT INTERVAL_US [OCTETS]
+    python counted_traffic.py send FILE ADDRESS[,ADDRESS...] PORT INTERVAL_US [OCTETS]
     python counted_traffic.py receive FILE ADDRESS PORT
     python counted_traffic.py echo FILE ADDRESS PORT
     python counted_traffic.py ask FILE ADDRESS PORT INTERVAL_US
@@ -9,10 +9,11 @@
     python counted_traffic.py answer FILE ADDRESS PORT
     python counted_traffic.py request FILE ADDRESS PORT
 
-UDP: each datagram has its number; FILE has a record for each that was sent, or came: number and
-realtime ns. ``ask`` sends what ``echo`` returns, and records what came back. TCP: ``request`` sends
-eight octets and waits for those of ``answer``, and records each; ``swallow`` takes what ``upload``
-sends as fast as it can, and records how much. All end with SIGTERM.
+UDP: each datagram has its number, to one address after the other; FILE has a record for each that
+was sent, or came: number and realtime ns. ``ask`` sends what ``echo`` returns, and records what
+came back. TCP: ``request`` sends eight octets and waits for those of ``answer``, and records each;
+``swallow`` takes what ``upload`` sends as fast as it can, and records how much. All end with
+SIGTERM.
 """
 
 import array
@@ -76,11 +77,13 @@ def send(
     sock: socket.socket, to: tuple[str, int], out: Recorded, interval: float, size: float = 1e-4
 ) -> None:
     """Send numbered datagrams."""
+    addresses, port = to[0].split(","), to[1]
     number, rest = 0, bytes(round(size * 1e6) - 8)
     for due in _ticks(interval):
         for _ in range(due):
+            address = addresses[number % len(addresses)]
             with contextlib.suppress(OSError):
-                sock.sendto(number.to_bytes(8, "big") + rest, to)
+                sock.sendto(number.to_bytes(8, "big") + rest, (address, port))
                 out.extend((number, time.time_ns()))
             number += 1
 

@@ -5,29 +5,21 @@ Its kernel is one wherever it is (``tap_guest``). Both nodes drop what fits no c
 
 import contextlib
 import os
-import re
 import signal
 import subprocess
-import sys
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-from tests.nodeagent import counted_traffic
 from tests.nodeagent.agents_net import NODES, SETTINGS, TAP, TUNNEL, VM, AgentsNet, path, uplinks
 from tests.nodeagent.process import COLLECTIONS, MAC
-from tests.nodeagent.tap_guest import TapGuest, open_tap
+from tests.nodeagent.tap_guest import open_tap
+from tests.nodeagent.traffic import GUEST, MS, Traffic
 
-MS: Final = 1_000_000
-GUEST: Final = "gc"
-"""The namespace of the guest's kernel: nobody is at node c."""
 UPLINK: Final = "169.254.1.1"
 UPLINK6: Final = "fe80::1"
-SENDING: Final = frozenset({"send", "ask", "upload", "request"})
-LISTENING: Final = frozenset({"receive", "echo", "swallow", "answer"})
 LATE_S: Final = 0.2
 """So long after the guest the client's routes follow, as by a slow BGP."""
 STRICT: Final = """
@@ -38,22 +30,19 @@ table inet strict {
     }
 }
 """
+USUAL: Final = 1500
+JUMBO: Final = 9000
+OVERHEAD: Final = 36
+"""Octets of IPv4, UDP and VXLAN-GPE before a packet in the redirect's tunnel."""
 TWICE_NS: Final = 30 * MS
 """What was sent so shortly before the pause may come twice."""
 
 
-@dataclass
-class Moves:
+@dataclass(kw_only=True)
+class Moves(Traffic):
     """The guest, where it is, and what goes to and fro."""
 
-    net: AgentsNet
-    machine: TapGuest
-    directory: Path
     at: str = "a"
-    inside: list[tuple[str, subprocess.Popen[bytes]]] = field(default_factory=list)
-    outside: list[tuple[str, subprocess.Popen[bytes]]] = field(default_factory=list)
-    files: dict[str, Path] = field(default_factory=dict)
-    pauses: list[tuple[int, int]] = field(default_factory=list)
     holds: list[dict[str, Any]] = field(default_factory=list)
     number: int = 0
     overrun: int = 0
@@ -62,6 +51,8 @@ class Moves:
     dropped_before: int = 0
     later_ns: int = 0
     """So long after the pause it may, too."""
+    largest: int = 1400
+    """Octets that pass the redirect's tunnel in one piece."""
 
     @property
     def away(self) -> str:
@@ -74,37 +65,6 @@ class Moves:
         self.pauses.clear()
         self.holds.clear()
         self.overrun, self.dropped_before = 0, self.dropped()
-
-    def begin(self, name: str, what: str, where: str, *words: str) -> None:
-        """Begin one end of some traffic, in a namespace."""
-        file = self.files[name] = self.directory / name
-        file.unlink(missing_ok=True)
-        argv = [sys.executable, counted_traffic.__file__, what, str(file), *words]
-        process = self.net.within(where, lambda: subprocess.Popen(argv))
-        (self.inside if where == GUEST else self.outside).append((what, process))
-        if what in LISTENING:
-            self.net.until(file.exists, f"{name} listens")
-
-    def finish(self) -> dict[str, list[tuple[int, int]]]:
-        """End all traffic, first what is sent; return what each recorded."""
-        for words in (SENDING, LISTENING):
-            ending = [process for what, process in (*self.outside, *self.inside) if what in words]
-            for process in ending:
-                process.send_signal(signal.SIGTERM)
-            for process in ending:
-                process.wait(10)
-            # What is on its way arrives.
-            time.sleep(0.5)
-        self.outside.clear()
-        self.inside.clear()
-        return {name: counted_traffic.records(file) for name, file in self.files.items()}
-
-    def kill(self) -> None:
-        """End what is left."""
-        for _, process in (*self.outside, *self.inside):
-            process.kill()
-            process.wait()
-        self.machine.end()
 
     def prepare(self, *, is_held: bool = True) -> None:
         """Let all be ready for the guest's next move."""
@@ -122,14 +82,12 @@ class Moves:
     def pause(self) -> int:
         """Let the guest stand still."""
         stopped = self.machine.pause()
-        for _, process in self.inside:
-            process.send_signal(signal.SIGSTOP)
+        self.signal_inside(signal.SIGSTOP)
         return stopped
 
     def resume(self, node: str) -> int:
         """Let it go on."""
-        for _, process in self.inside:
-            process.send_signal(signal.SIGCONT)
+        self.signal_inside(signal.SIGCONT)
         return self.machine.resume(NODES.index(node))
 
     def move(self, pause_ms: float) -> None:
@@ -179,14 +137,8 @@ class Moves:
         """Lead the client to where the guest is."""
         for version, way in uplinks(self.at).items():
             # Of what has no room in the tunnel IPv6 tells its sender, who loses the first one.
-            limit = "mtu 1400" if version == 6 else ""
+            limit = f"mtu {self.largest}" if version == 6 else ""
             self.net.run("x", f"ip -{version} route replace {VM[version]} via {way} {limit}")
-
-    def held_octets(self, node: str) -> float:
-        """Return how much memory the agent of a node has for packets that it holds."""
-        shown = self.net.run(node, "curl -s http://127.0.0.1:8081/metrics")
-        (found,) = re.findall(r"^handover_nodeagent_hold_bytes (\S+)", shown, re.MULTILINE)
-        return float(found)
 
     @contextlib.contextmanager
     def configured(self, **fields: object) -> Iterator[None]:
@@ -195,9 +147,36 @@ class Moves:
         yield
         self.net.site.apply("HandoverConfiguration", "default", SETTINGS)
 
+    @contextlib.contextmanager
+    def jumbo_frames(self) -> Iterator[None]:
+        """Let 9,000 octets pass everywhere meanwhile."""
+        self.largest = JUMBO - OVERHEAD
+        self._limit(JUMBO)
+        yield
+        self.largest = Moves.largest
+        self._limit(USUAL)
+
+    def _limit(self, octets: int) -> None:
+        ports = ("br0", *(f"to{name}" for name in (*NODES[:2], "x")))
+        links = {"r": ports, "x": ("eth0",), GUEST: ("eth",)} | dict.fromkeys(
+            NODES[:2], ("eth0", TAP)
+        )
+        for where, names in links.items():
+            self.net.run(where, *(f"ip link set {name} mtu {octets}" for name in names))
+        self.lead()
+
+    def fragments(self) -> int:
+        """Return how many fragments the nodes have made so far."""
+        return sum(
+            int(line.split()[1])
+            for node in NODES[:2]
+            for line in self.net.run(node, "nstat -asz").splitlines()
+            if line.split()[0] in {"IpFragCreates", "Ip6FragCreates"}
+        )
+
     def shown(self, when_ns: Iterable[int] = ()) -> str:
         """Return what somebody needs who wonders; what is lost was sent at *when_ns*."""
-        after = [[round((at - stop) / MS, 1) for stop, _ in self.pauses] for at in when_ns]
+        after = self.since_stops(when_ns)
         taps = [self.net.run(node, f"ip -s link show {TAP}") for node in NODES[:2]]
         ends = [round((go - stop) / MS, 1) for stop, go in self.pauses]
         return f"{after[:40]} ms after each stop; {ends}\n{self.holds}\n{taps}"
@@ -205,18 +184,6 @@ class Moves:
     def is_doubtful(self, sent_ns: int) -> bool:
         """Tell whether what was sent then may come twice."""
         return any(stop - TWICE_NS <= sent_ns <= go + self.later_ns for stop, go in self.pauses)
-
-
-def lost(sent: list[tuple[int, int]], came: list[tuple[int, int]]) -> dict[int, int]:
-    """Return when those were sent that never came."""
-    times = dict(sent)
-    return {number: times[number] for number in times.keys() - {number for number, _ in came}}
-
-
-def twice(sent: list[tuple[int, int]], came: list[tuple[int, int]]) -> dict[int, int]:
-    """Return when those were sent that came more than once."""
-    times = dict(sent)
-    return {n: times[n] for n, count in Counter(n for n, _ in came).items() if count > 1}
 
 
 @contextlib.contextmanager

@@ -1,11 +1,11 @@
-"""A guest as fast as the machine, which is paused and moves from node to node as QEMU moves one.
+"""Guests as fast as the machine, which are paused and move from node to node as QEMU moves one.
 
-    python tap_guest.py GUEST NODE...
+    python tap_guest.py RARP:GUEST:NODE:NODE...
 
-is its virtual machine: it takes frames from the tap of one node and puts them into the guest's, and
-back, one descriptor each, by what it reads from its input: ``pause``, or the number of a node to
-resume there. A node's tap keeps 999 frames that nobody takes, as QEMU's. GSO frames and unfinished
-checksums pass as they are.
+is their virtual machine, of one interface or several: of each it takes frames from the tap of one
+node and puts them into the guest's, and back, one descriptor each, by what it reads from its input:
+``pause``, or the number of a node to resume there. A node's tap keeps 999 frames that nobody takes,
+as QEMU's. GSO frames and unfinished checksums pass as they are.
 """
 
 import fcntl
@@ -15,7 +15,8 @@ import struct
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Final
 
 # linux/if_tun.h.
@@ -40,6 +41,25 @@ def open_tap(name: str) -> int:
     return descriptor
 
 
+@dataclass(frozen=True, slots=True)
+class Port:
+    """One interface: its descriptors, and what it says where its guest resumes."""
+
+    rarp: bytes
+    guest: int
+    nodes: Sequence[int]
+
+    def word(self) -> str:
+        """Return what the virtual machine is told of it."""
+        return ":".join([self.rarp.hex(), str(self.guest), *map(str, self.nodes)])
+
+    @classmethod
+    def read(cls, word: str) -> "Port":
+        """Read what ``word`` wrote."""
+        rarp, guest, *nodes = word.split(":")
+        return cls(bytes.fromhex(rarp), int(guest), [int(one) for one in nodes])
+
+
 @dataclass
 class TapGuest:
     """The virtual machine's process."""
@@ -47,13 +67,12 @@ class TapGuest:
     process: subprocess.Popen[str]
 
     @classmethod
-    def start(cls, guest: int, nodes: list[int], rarp: bytes) -> "TapGuest":
-        """Start it, paused; it says *rarp* where it resumes."""
-        descriptors = [guest, *nodes]
-        argv = [sys.executable, __file__, rarp.hex(), *map(str, descriptors)]
+    def start(cls, *ports: Port) -> "TapGuest":
+        """Start it, paused."""
+        descriptors = [each for port in ports for each in (port.guest, *port.nodes)]
         return cls(
             subprocess.Popen(
-                argv,
+                [sys.executable, __file__, *(port.word() for port in ports)],
                 pass_fds=descriptors,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -111,34 +130,53 @@ def drain(descriptor: int) -> None:
         return
 
 
-def run(rarp: bytes, guest: int, nodes: list[int]) -> None:
+@dataclass
+class Machine:
+    """All interfaces: at the node of a number, or paused there."""
+
+    ports: Sequence[Port]
+    at: int | None = None
+    ways: dict[int, int] = field(default_factory=dict)
+    """What is read goes from the one descriptor to the other."""
+
+    def pause(self) -> None:
+        """Take and give nothing from now on."""
+        self.ways.clear()
+
+    def resume(self, node: int) -> None:
+        """Go on at that node; say so where it is another one."""
+        for port in self.ports:
+            here = port.nodes[node]
+            if self.at != node:
+                drain(here)
+                os.write(here, NO_OFFLOAD + port.rarp)
+            self.ways |= {here: port.guest, port.guest: here}
+        self.at = node
+
+
+def run(machine: Machine) -> None:
     """Carry frames until the input ends."""
     os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
     poll = select.poll()
     poll.register(0, select.POLLIN)
-    at: int | None = None
-    was: int | None = None
     while True:
         for descriptor, _ in poll.poll():
             if descriptor == 0:
                 word = os.read(0, 64).decode().strip()
                 if not word:
                     return
-                if at is not None:
-                    poll.unregister(guest)
-                    poll.unregister(at)
-                    was, at = at, None
-                if word != "pause":
-                    at = nodes[int(word)]
-                    if at != was:
-                        drain(at)
-                        os.write(at, NO_OFFLOAD + rarp)
-                    poll.register(guest, select.POLLIN)
-                    poll.register(at, select.POLLIN)
+                for each in machine.ways:
+                    poll.unregister(each)
+                if word == "pause":
+                    machine.pause()
+                else:
+                    machine.resume(int(word))
+                for each in machine.ways:
+                    poll.register(each, select.POLLIN)
                 os.write(1, f"{time.time_ns()}\n".encode())
-            elif at is not None:
-                carry(*(guest, at) if descriptor == guest else (at, guest))
+            elif descriptor in machine.ways:
+                carry(descriptor, machine.ways[descriptor])
 
 
 if __name__ == "__main__":
-    run(bytes.fromhex(sys.argv[1]), int(sys.argv[2]), list(map(int, sys.argv[3:])))
+    run(Machine([Port.read(word) for word in sys.argv[1:]]))

@@ -12,9 +12,10 @@ from typing import Final
 import pytest
 from tests.nodeagent import agents_net
 from tests.nodeagent.agents_net import CLIENT, NODES, TAP, TUNNEL, VM, AgentsNet
-from tests.nodeagent.moves import GUEST, MS, Moves, lost, taps_made, twice
+from tests.nodeagent.moves import Moves, taps_made
 from tests.nodeagent.process import COLLECTIONS
-from tests.nodeagent.tap_guest import TapGuest
+from tests.nodeagent.tap_guest import Port, TapGuest
+from tests.nodeagent.traffic import GUEST, MS, Records, lost, twice
 
 pytestmark = [pytest.mark.root, pytest.mark.api]
 
@@ -43,14 +44,15 @@ def taps(all_moves: AgentsNet) -> Iterator[dict[str, int]]:
 @pytest.fixture
 def moves(all_moves: AgentsNet, taps: dict[str, int], tmp_path: Path) -> Iterator[Moves]:
     """Let the guest run at a, and be reached there."""
-    machine = TapGuest.start(taps["guest"], [taps[node] for node in NODES[:2]], agents_net.RARP)
-    it = Moves(all_moves, machine, tmp_path)
+    nodes = [taps[node] for node in NODES[:2]]
+    machine = TapGuest.start(Port(agents_net.RARP, taps["guest"], nodes))
+    it = Moves(net=all_moves, machine=machine, directory=tmp_path)
     it.lead()
     machine.resume(0)
     all_moves.endpoint("a")
     all_moves.until(lambda: all_moves.leads("a") == TAP, "a serves")
     yield it
-    it.kill()
+    it.close()
     for collection in ("LiveMigration", "WorkloadEndpoint"):
         all_moves.site.call("DELETE", COLLECTIONS[collection])
     all_moves.until(lambda: not any(map(all_moves.leads, NODES)), "no route is left")
@@ -58,7 +60,7 @@ def moves(all_moves: AgentsNet, taps: dict[str, int], tmp_path: Path) -> Iterato
 
 def test_statement_21_twenty_migrations_in_a_row_lose_nothing(moves: Moves) -> None:
     """Ten thousand packets a second to the guest, and from it, a thousand questions, an upload."""
-    found: dict[str, list[tuple[int, int]]] = {}
+    found: Records = {}
     for _ in range(ATTEMPTS):
         found = twenty(moves)
         if not moves.overrun:
@@ -74,7 +76,7 @@ def test_statement_21_twenty_migrations_in_a_row_lose_nothing(moves: Moves) -> N
     assert found["swallowed"][-1][0] > 0
 
 
-def twenty(moves: Moves) -> dict[str, list[tuple[int, int]]]:
+def twenty(moves: Moves) -> Records:
     """Let the guest move twenty times under all traffic; return what was recorded."""
     four, six = VM[4], VM[6]
     moves.begin_anew()
@@ -124,7 +126,7 @@ def test_an_upload_that_is_too_much_to_hold_costs_others_nothing(moves: Moves) -
     assert found["swallowed"][-1][1] > moves.pauses[-1][0], "the upload goes on"
 
 
-def all_came(moves: Moves, found: dict[str, list[tuple[int, int]]], *names: str) -> None:
+def all_came(moves: Moves, found: Records, *names: str) -> None:
     """See that of each flow everything came, and nothing twice but what may."""
     for name in names:
         sent, came = found[f"{name} sent"], found[f"{name} came"]
@@ -150,6 +152,20 @@ def test_packets_that_are_fragmented_come_whole(moves: Moves) -> None:
     for pause_ms in (40, 120):
         moves.move(pause_ms)
     all_came(moves, moves.finish(), "4", "6")
+
+
+def test_packets_as_large_as_a_jumbo_frame_pass_in_one_piece(moves: Moves) -> None:
+    """Between nodes, as to the guest, 9,000 octets pass."""
+    with moves.jumbo_frames():
+        for version, port in ((4, "7001"), (6, "7002")):
+            moves.begin(f"{version} came", "receive", GUEST, VM[version], port)
+            moves.begin(f"{version} sent", "send", "x", VM[version], port, "1000", "8900")
+        before = moves.fragments()
+        for pause_ms in (60, 120):
+            moves.move(pause_ms)
+        found = moves.finish()
+    assert moves.fragments() == before
+    all_came(moves, found, "4", "6")
 
 
 def test_along_a_link_it_is_the_same(moves: Moves) -> None:
@@ -192,7 +208,7 @@ def test_a_guest_that_runs_on_where_it_was_gets_what_its_tap_had_no_room_for(mov
     # Three times as many as a tap keeps.
     moves.switch(300, target="a")
     moves.net.end("m1", "Aborted")
-    moves.net.until(lambda: moves.held_octets("a") == 0, "nothing is held")
+    moves.net.until(lambda: moves.net.held_octets("a") == 0, "nothing is held")
     all_came(moves, moves.finish(), "down")
     assert moves.net.leads("a") == TAP
 
@@ -200,10 +216,10 @@ def test_a_guest_that_runs_on_where_it_was_gets_what_its_tap_had_no_room_for(mov
 def test_of_a_guest_that_never_runs_again_nothing_stays(moves: Moves) -> None:
     moves.begin("down sent", "send", "x", VM[4], "7001", "500")
     moves.prepare()
-    assert moves.held_octets("a") > 0
+    assert moves.net.held_octets("a") > 0
     moves.pause()
     moves.net.end("m1", "Aborted")
-    moves.net.until(lambda: moves.held_octets("a") == 0, "nothing is held")
+    moves.net.until(lambda: moves.net.held_octets("a") == 0, "nothing is held")
     assert moves.hold("a") is None
     assert moves.net.leads("a") == TAP
     assert moves.net.leads("b") == ""
@@ -234,7 +250,7 @@ def test_statement_24_killed_while_packets_are_held(moves: Moves) -> None:
     moves.prepare()
     net.await_death("a", death)
     net.until_redirectable("a")
-    net.until(lambda: moves.held_octets("a") > 0, "its successor holds packets")
+    net.until(lambda: moves.net.held_octets("a") > 0, "its successor holds packets")
     moves.switch(60)
     net.until(lambda: moves.hold("a") is not None, "what was held is told")
     moves.conclude()
