@@ -261,6 +261,10 @@ class FourNodeLab(Lab):
         left = self.vm.home
         await until(lambda: asyncio.sleep(0, self.vm.home), lambda home: home != left, seconds=60)
         await asyncio.sleep(delay_s)
+        self.lead_by_hand()
+
+    def lead_by_hand(self) -> None:
+        """Lead everybody to where the VM is."""
         node = self.cluster.nodes[self.vm.home]
         ways = {4: node.address, 6: node.address6}
         self._everywhere("replace {address} via {way} proto static", ways)

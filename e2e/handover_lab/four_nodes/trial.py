@@ -71,13 +71,16 @@ class Trial:
         """Say in a few lines how it went."""
         switchover = self.migrated.move.switchover
         lost = {name: (each.lost, each.lost_after_switch) for name, each in self.losses.items()}
-        network = {name: len(sent) for name, sent in self.undelivered.items()}
+        network = {
+            name: [round((at - switchover.stopped_ns) / 1e6, 1) for at in sent]
+            for name, sent in self.undelivered.items()
+        }
         shares = {name: round(share, 2) for name, share in self.shares.items()}
         cutover = self.migrated.cutover
         return [
             f"pause {switchover.pause_ms:.0f} ms, {cutover}",
             f"lost, lost after the switch: {lost}",
-            f"of these by the network: {network}",
+            f"of these by the network, ms after the stop: {network}",
             f"rate after the switch: {shares}",
             f"last bystander after {self.last_node_us} us, redirect after {self.redirect_us} us",
         ]

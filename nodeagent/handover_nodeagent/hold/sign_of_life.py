@@ -19,6 +19,9 @@ from handover_nodeagent.sniff.verdict import Accepted
 
 INTERVAL: Final = 0.005
 """Seconds between two questions: what comes in such a time may come twice."""
+OVERTAKEN_NS: Final = 2_000_000
+"""A packet whose time is that much earlier may lie behind a question, all the same: a processor
+that had begun with it was taken away in between."""
 BUDGET: Final = 32
 """Answers that are read in one go."""
 _NO_OFFLOAD: Final = bytes(ring_blocks.VIRTIO_SIZE)
@@ -44,6 +47,8 @@ class SignOfLife:
         self._expected = spec.expectation(questions)
         self._capture: Capture | None = None
         self._seen = (0, 0)
+        self._is_owing = False
+        """What came last may lie behind the last question: one more is due."""
         self._timer: asyncio.TimerHandle | None = None
         if self._question is None:
             return
@@ -57,7 +62,7 @@ class SignOfLife:
     def taken_until(self) -> int:
         """Return until when the guest has surely taken all, in realtime ns; 0: nobody knows."""
         self._read()
-        return self._asked.taken_until_ns
+        return max(0, self._asked.taken_until_ns - OVERTAKEN_NS)
 
     @property
     def has_answered(self) -> bool:
@@ -82,10 +87,13 @@ class SignOfLife:
         self._timer = self._loop.call_later(self._interval(), self._tick)
         self._read()
         newest, now_ns = self._recorder.newest(), time.time_ns()
+        has_come = newest != self._seen
         # Nothing has come that could be lost.
-        if self._question is None or newest == self._seen or not self._asked.may_ask(now_ns):
+        if self._question is None or not (has_come or self._is_owing):
             return
-        self._seen = newest
+        if not self._asked.may_ask(now_ns):
+            return
+        self._seen, self._is_owing = newest, has_come
         # Before it goes out: what comes in between may be behind it.
         self._asked.ask(now_ns)
         if self._recorder.send(_NO_OFFLOAD, self._question):

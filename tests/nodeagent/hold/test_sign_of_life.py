@@ -14,7 +14,7 @@ from tests.nodeagent.sniff.conftest import GARP, GUEST_MAC, NODE_MAC, Wire, run
 from handover_api.workloadendpoint import State
 from handover_nodeagent.hold import asked
 from handover_nodeagent.hold.recorder import HoldRecorder
-from handover_nodeagent.hold.sign_of_life import SignOfLife
+from handover_nodeagent.hold.sign_of_life import OVERTAKEN_NS, SignOfLife
 from handover_nodeagent.network.model import Link
 from handover_nodeagent.sniff.listen_spec import ListenSpec
 
@@ -103,14 +103,14 @@ async def test_a_guest_is_asked_only_when_something_has_come(
 ) -> None:
     it = signs(spec)
     await ticks.pass_by(20)
-    # Once, since nobody knows what came before.
-    assert questions(heard) == 1
+    # Twice, since nobody knows what came before.
+    assert questions(heard) == 2
     before = time.time_ns()
     port.put([1])
     await until(lambda: it.taken_until() >= before)
     await ticks.pass_by(300)
     # Its block is handed over, by which it may look as if there was another packet.
-    assert questions(heard) in {1, 2}
+    assert questions(heard) in {2, 3, 4}
 
 
 async def test_who_answers_has_taken_all_that_came_before_the_question(
@@ -122,7 +122,8 @@ async def test_who_answers_has_taken_all_that_came_before_the_question(
         before = time.time_ns()
         port.put([number])
         await until(lambda before=before: it.taken_until() >= before)  # type: ignore[misc]
-        assert it.taken_until() <= time.time_ns()
+        # What a processor was about to put there may come behind the question.
+        assert it.taken_until() <= time.time_ns() - OVERTAKEN_NS
         await until(lambda: it.waiting_ns == 0)
 
 

@@ -284,6 +284,7 @@ async def by_hand(lab: FourNodeLab, row: Row) -> AsyncIterator[None]:
     if row.carrier != "none":
         yield
         return
+    lab.lead_by_hand()
     hand = asyncio.create_task(lab.follow_by_hand(LATE_S))
     try:
         yield
