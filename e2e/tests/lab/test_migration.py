@@ -2,13 +2,16 @@
 
 import datetime as dt
 import statistics
+import time
 
 import pytest
 
 from handover_api.configuration import Settings
 from handover_lab.cluster import observer
 from handover_lab.demo.report import MOST_LOST
+from handover_lab.four_nodes import trial
 from handover_lab.guest.migration import LONG_PAUSE, POSTCOPY, Limits
+from handover_lab.network.ping_record import DeliveryRecord
 from handover_lab.testing.scenario import ELEVATED, NORMAL, ROUTES_ALONE, Scenario, name_of
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
@@ -52,22 +55,31 @@ async def test_the_network_follows_whatever_way_qemu_takes(
     assert felt["TCP session"].lost == 0
 
 
-async def test_as_it_is_installed_the_source_sends_on_what_comes_late(scenario: Scenario) -> None:
+async def test_statement_21_as_it_is_installed_no_packet_is_lost(scenario: Scenario) -> None:
     """The agents are pods, with the rights and the processor time of the chart."""
     # Said, as the operator would put back what is but taken out.
     defaults = Settings().model_dump(mode="json", by_alias=True)
     await scenario.configure(**{name: defaults[name] for name in ROUTES_ALONE})
+    vm, target = scenario.lab.vm, scenario.lab.cluster.nodes[scenario.there]
     try:
-        await scenario.lab.migrate(scenario.migration())
+        with DeliveryRecord.kept(target, vm.nic.tap) as record:
+            migrated = await scenario.lab.migrate(scenario.migration())
+            ping = vm.flows["ping"]
+            # An answer that is still on its way is no loss.
+            await ping.overtaken(time.time_ns())
+            came = record.delivered(4, ping.identifier)
+        assert trial.lost_on_the_way(ping.recording, migrated.move, came) == ()
 
         def tells_of_it(migrations: observer.Objects) -> bool:
             (migration,) = migrations.values()
             (side,) = migration["status"]["target"]
-            return "announcementToRedirectMicroseconds" in side["cutover"]
+            return all(
+                one in side["cutover"] for one in ("announcementToRedirectMicroseconds", "hold")
+            )
 
-        await scenario.lab.migrations.until(tells_of_it, "how soon the source sent on")
+        await scenario.lab.migrations.until(tells_of_it, "how soon the source sent on, and what")
         assert scenario.seen(scenario.here)["status"]["state"] == "Redirected"
-        await scenario.lab.vm.answered()
+        await vm.answered()
     finally:
         await scenario.configure(**ROUTES_ALONE)
     scenario.swap_nodes()

@@ -7,14 +7,14 @@ a rule of this node's firewall nor its routes see it a second time.
 import errno
 import socket
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from ipaddress import IPv4Address
 from typing import Final, Protocol
 
 from handover_nodeagent.hold import segments, virtio
 from handover_nodeagent.hold.recorder import HoldRecorder
 from handover_nodeagent.hold.segments import Unsendable
-from handover_nodeagent.kernel import syscalls
+from handover_nodeagent.kernel import af_packet, syscalls
 from handover_nodeagent.network.model import TUNNEL_ID, Encapsulated
 from handover_nodeagent.sniff.ring import Octets
 from handover_nodeagent.sniff.ring_blocks import Frame
@@ -34,8 +34,15 @@ _HEADERS: Final = {4: _GPE.pack(_FLAGS, 1, TUNNEL_ID << 8), 6: _GPE.pack(_FLAGS,
 _IP_MTU_DISCOVER: Final = 10
 _IPV6_MTU_DISCOVER: Final = 23
 _DONT: Final = 0
-_SOL_PACKET: Final = 263
-_PACKET_VNET_HDR: Final = 15
+
+
+def _attempt(send: Callable[[], object]) -> int:
+    """Return the errno with which *send* fails; 0 where it does not."""
+    try:
+        send()
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
 
 
 class Sender(Protocol):
@@ -82,11 +89,7 @@ class TunnelSender:
 
     def send(self, buffers: Buffers) -> int:
         """Send one packet in a datagram."""
-        try:
-            self._socket.sendmsg(buffers, (), 0, self._to)
-        except OSError as error:
-            return error.errno or errno.EIO
-        return 0
+        return _attempt(lambda: self._socket.sendmsg(buffers, (), 0, self._to))
 
     def close(self) -> None:
         """Close the socket."""
@@ -100,7 +103,7 @@ class LinkSender:
         """Open a socket; raise OSError where that cannot be."""
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW | socket.SOCK_NONBLOCK, 0)
         try:
-            self._socket.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, 1)
+            self._socket.setsockopt(af_packet.SOL_PACKET, af_packet.VNET_HDR, 1)
             # Of protocol 0: it sends, and hears nothing.
             syscalls.bind_packet(self._socket, 0, ifindex)
             own: bytes = self._socket.getsockname()[4]
@@ -116,11 +119,7 @@ class LinkSender:
 
     def send(self, buffers: Buffers) -> int:
         """Send one frame."""
-        try:
-            self._socket.sendmsg(buffers)
-        except OSError as error:
-            return error.errno or errno.EIO
-        return 0
+        return _attempt(lambda: self._socket.sendmsg(buffers))
 
     def close(self) -> None:
         """Close the socket."""

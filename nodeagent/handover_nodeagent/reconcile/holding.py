@@ -177,13 +177,7 @@ class Holding:
         current = status.migration_uid if status else endpoint.machine.uid
         if counts is None or uid != current:
             return status
-        hold = Hold(
-            held=counts.held,
-            resent=counts.resent,
-            doubled=counts.doubled,
-            dropped=counts.dropped,
-            reason=counts.reason,
-        )
+        hold = Hold(**dataclasses.asdict(counts))
         status = status or RedirectStatus(migration_uid=uid)
         return status.model_copy(update={"hold": hold})
 
@@ -279,15 +273,7 @@ class Holding:
     def _finish(self, key: ObjectKey, uid: str | None, counts: Counts) -> None:
         for outcome in _OUTCOMES:
             metrics.HOLD.labels(outcome).inc(getattr(counts, outcome))
-        _log.info(
-            "held_packets",
-            endpoint=str(key),
-            held=counts.held,
-            resent=counts.resent,
-            doubled=counts.doubled,
-            dropped=counts.dropped,
-            reason=counts.reason,
-        )
+        _log.info("held_packets", endpoint=str(key), **dataclasses.asdict(counts))
         if self._results.get(key) == (uid, None):
             self._results[key] = uid, counts
         self._count_bytes()

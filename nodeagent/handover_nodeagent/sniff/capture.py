@@ -16,16 +16,13 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Final, Self
 
-from handover_nodeagent.kernel import bpf, syscalls
+from handover_nodeagent.kernel import af_packet, bpf, syscalls
 from handover_nodeagent.sniff import packet_filter
 
 RECEIVE_BUFFER: Final = 32 * 1024
 """About forty frames: more than any burst of announcements, and all that a flood may hold."""
 
-# linux/if_ether.h, linux/socket.h, linux/if_packet.h, asm-generic/sockios.h (SIOCGSTAMPNS_OLD).
-_ETH_P_ALL: Final = 0x0003
-_SOL_PACKET: Final = 263
-_PACKET_IGNORE_OUTGOING: Final = 23
+# asm-generic/sockios.h (SIOCGSTAMPNS_OLD).
 _SIOCGSTAMPNS: Final = 0x8907
 _TIMESPEC: Final = struct.Struct("@ll")
 # A link that is down, one that was deleted under the socket, and one that never was.
@@ -62,12 +59,12 @@ class Capture:
         try:
             syscalls.attach_filter(sock, program)
             # Our own probes would else be heard, and wake us.
-            sock.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
+            sock.setsockopt(af_packet.SOL_PACKET, af_packet.IGNORE_OUTGOING, 1)
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, RECEIVE_BUFFER)
             # The first request switches the kernel's timestamps on and has none to give.
             with contextlib.suppress(OSError):
                 fcntl.ioctl(sock, _SIOCGSTAMPNS, bytes(_TIMESPEC.size))
-            syscalls.bind_packet(sock, _ETH_P_ALL, ifindex)
+            syscalls.bind_packet(sock, af_packet.ETH_P_ALL, ifindex)
         except OSError as error:
             sock.close()
             raise CannotListenError(_sentence(error, ifindex)) from error

@@ -16,19 +16,10 @@ import socket
 from collections.abc import Iterator
 from typing import Final, NamedTuple, Self
 
-from handover_nodeagent.kernel import bpf, syscalls
+from handover_nodeagent.kernel import af_packet, bpf, syscalls
 from handover_nodeagent.sniff import ring_blocks
 from handover_nodeagent.sniff.ring_blocks import Block, Frame, Geometry, Losses
 
-# linux/if_ether.h, linux/socket.h, linux/if_packet.h.
-_ETH_P_ALL: Final = 0x0003
-_SOL_PACKET: Final = 263
-_PACKET_RX_RING: Final = 5
-_PACKET_STATISTICS: Final = 6
-_PACKET_VERSION: Final = 10
-_PACKET_VNET_HDR: Final = 15
-_PACKET_IGNORE_OUTGOING: Final = 23
-_TPACKET_V3: Final = 2
 _WORD: Final = 4
 
 Octets = bytes | memoryview
@@ -91,12 +82,12 @@ class Ring:
         *has_virtio*: each frame comes, and is sent, behind what is left to a device to do.
         """
         try:
-            sock.setsockopt(_SOL_PACKET, _PACKET_VERSION, _TPACKET_V3)
+            sock.setsockopt(af_packet.SOL_PACKET, af_packet.VERSION, af_packet.TPACKET_V3)
             # Before there is a ring: its frames are laid out by it.
-            sock.setsockopt(_SOL_PACKET, _PACKET_VNET_HDR, int(has_virtio))
-            sock.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, int(is_inbound))
+            sock.setsockopt(af_packet.SOL_PACKET, af_packet.VNET_HDR, int(has_virtio))
+            sock.setsockopt(af_packet.SOL_PACKET, af_packet.IGNORE_OUTGOING, int(is_inbound))
             syscalls.attach_filter(sock, program)
-            sock.setsockopt(_SOL_PACKET, _PACKET_RX_RING, geometry.request())
+            sock.setsockopt(af_packet.SOL_PACKET, af_packet.RX_RING, geometry.request())
             memory = mmap.mmap(sock.fileno(), geometry.size)
         except OSError as error:
             sock.close()
@@ -104,7 +95,7 @@ class Ring:
         ring = cls(sock, memory, geometry)
         try:
             # Last of all: no frame of another interface, or from before the filter, gets in.
-            syscalls.bind_packet(sock, _ETH_P_ALL, ifindex)
+            syscalls.bind_packet(sock, af_packet.ETH_P_ALL, ifindex)
         except OSError as error:
             ring.close()
             return _refused(error)
@@ -148,8 +139,8 @@ class Ring:
 
     def losses(self) -> Losses:
         """Return what found no room since this was asked last."""
-        option = _PACKET_STATISTICS, ring_blocks.STATISTICS_SIZE
-        return ring_blocks.read_losses(self._socket.getsockopt(_SOL_PACKET, *option))
+        option = af_packet.STATISTICS, ring_blocks.STATISTICS_SIZE
+        return ring_blocks.read_losses(self._socket.getsockopt(af_packet.SOL_PACKET, *option))
 
     def send(self, virtio: Octets, frame: Octets) -> int:
         """Send a frame out of the interface, never into the ring itself; return an errno, or 0.

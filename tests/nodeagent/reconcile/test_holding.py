@@ -3,21 +3,24 @@
 import socket
 import time
 from collections.abc import AsyncIterator, Iterator
-from ipaddress import ip_address
 from typing import Any, Final
 
 import pytest
 from tests.nodeagent.hold.port import Port, mapped, number_of, packet, sockets
 from tests.nodeagent.kernel import migration_net
 from tests.nodeagent.node import Node
-from tests.nodeagent.reconcile.test_redirects import KEY, ON, TARGET, again, heard
-from tests.nodeagent.world import World, count, settings
+from tests.nodeagent.reconcile.test_redirects import (
+    KEY,
+    ON,
+    TARGET,
+    heard,
+    let_redirects_be_on,
+)
+from tests.nodeagent.world import World, count
 
 from handover_api.workloadendpoint import Hold, HoldReason
 from handover_nodeagent import metrics
 from handover_nodeagent.hold import bounds, pacing, senders, stall
-from handover_nodeagent.kernel import tunnel
-from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.reconcile import holding
 from handover_nodeagent.sniff import ring
 from handover_nodeagent.sniff.own_frames import LastFrame
@@ -37,21 +40,9 @@ LARGE: Final = 1400
 
 @pytest.fixture
 async def on(world: World, node: Node) -> World:
-    """Let redirects be on, and the peer be on a link of this node."""
-    node.run_batch(
-        [
-            "link add uplink type veth peer name wire",
-            "link set uplink up",
-            "link set wire up",
-            "address add 192.0.2.1/24 dev uplink",
-            f"neigh add 192.0.2.2 lladdr {PEER_MAC} dev uplink nud permanent",
-        ]
-    )
-    node.await_shown("ip link show uplink", "state UP")
-    world.settings = settings(**ON)
-    with Channel() as channel:
-        tunnel.ensure(channel, tunnel.REDIRECT, 7472, [ip_address("192.0.2.1")])
-    await again(world)
+    """Let redirects be on, and the peer's MAC be known."""
+    neighbor = f"neigh add 192.0.2.2 lladdr {PEER_MAC} dev uplink nud permanent"
+    await let_redirects_be_on(world, node, neighbor)
     return world
 
 

@@ -127,21 +127,27 @@ class SaidPath:
         return [one for one in self.said if one[0] != "prepare"]
 
 
-@pytest.fixture
-async def on(world: World, node: Node) -> World:
-    """Let redirects be on, two other nodes be on a link of this one, and the tunnel be there."""
+async def let_redirects_be_on(world: World, node: Node, *more: str) -> None:
+    """Let two other nodes be on a link of this one, the tunnel be there, and *more* of ip's."""
     node.run_batch(
         [
             "link add uplink type veth peer name wire",
             "link set uplink up",
             "link set wire up",
             "address add 192.0.2.1/24 dev uplink",
+            *more,
         ]
     )
     world.settings = settings(**ON)
     with Channel() as channel:
         tunnel.ensure(channel, tunnel.REDIRECT, 7472, [ip_address("192.0.2.1")])
     await again(world)
+
+
+@pytest.fixture
+async def on(world: World, node: Node) -> World:
+    """Let redirects be on."""
+    await let_redirects_be_on(world, node)
     return world
 
 

@@ -22,8 +22,11 @@ class Delivered(NamedTuple):
 
 def lost(
     pings: Sequence[Packet], delivered: Delivered, since_ns: int, switchover: Switchover
-) -> int:
-    """Count the pings sent since then that have no answer and never reached a guest that ran."""
+) -> tuple[int, ...]:
+    """Return when those were sent, since then, that have no answer and reached no guest that ran.
+
+    In ns, as *since_ns*.
+    """
     taken_until_ns = switchover.stopped_ns - IN_FLIGHT_NS
 
     def was_taken(number: int, packet: Packet) -> bool:
@@ -31,7 +34,10 @@ def lost(
         at_source = packet.sent_ns < taken_until_ns and number in delivered.source
         return at_source or number in delivered.target
 
-    return sum(
-        packet.answered_ns is None and packet.sent_ns >= since_ns and not was_taken(number, packet)
+    return tuple(
+        packet.sent_ns
         for number, packet in enumerate(pings)
+        if packet.answered_ns is None
+        and packet.sent_ns >= since_ns
+        and not was_taken(number, packet)
     )

@@ -52,8 +52,9 @@ class Flows:
     """The first ones are what figures are taken of; after the switch none may lose any."""
     session: Sequence[Packet]
     requests: Sequence[Packet] = ()
-    lost: int = 0
-    """What the network has lost of all pings, from the migration's begin on."""
+    lost: Sequence[int] = ()
+    """When those of all pings were sent, in ns, that the network has lost since the migration
+    began."""
     duplicates: int = 0
     """Second answers to pings."""
     dropped: int = 0
@@ -83,7 +84,9 @@ class Sample:
     """In the second before it stopped, which no network has lost: the guest could not keep up."""
     lost_after_resume: int = 0
     """Those too that met a source which could not know so far that its guest had gone."""
-    lost_total: int = 0
+    lost_at_ms: Sequence[float] = ()
+    """How long after the stop those were sent that the network has lost since the migration began;
+    negative: before."""
     duplicates: int = 0
     dropped: int = 0
     request_gap_ms: float | None = None
@@ -115,7 +118,7 @@ class Sample:
             reported,
             max(lost_before(each, switchover) for each in pings),
             max(each.lost_after_switch for each in (loss, *others)),
-            flows.lost,
+            [(at_ns - switchover.stopped_ns) / 1e6 for at_ns in flows.lost],
             flows.duplicates,
             flows.dropped,
             measure.silence_at(flows.requests, switchover.resumed_ns),
@@ -123,6 +126,11 @@ class Sample:
             answer_ms(switchover, moments) if moments else None,
             source,
         )
+
+    @property
+    def lost_total(self) -> int:
+        """How many these are."""
+        return len(self.lost_at_ms)
 
     def beyond_pause(self, silence_ms: float | None) -> float | None:
         """Return how much longer than the guest's pause a silence was."""

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import itertools
 import json
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -57,6 +58,9 @@ TURN: Final = 2
 ATTEMPTS: Final = 3
 """Of a row's migrations as many may fail, in QEMU or because nobody finds the VM any more; then the
 row ends as it is, and the next one may do better."""
+
+SHOWN: Final = 10
+"""Lost packets of which it is said when they were sent."""
 
 REAL_TIME_US: Final = 200_000
 """Of each second, for what is urgent on a node."""
@@ -160,6 +164,14 @@ class Bench:
                     self.say(f"{row.title}: once more; {lost} pings were lost before the VM moved")
                 else:
                     trials.samples.append(found)
+                    self._say_lost(row, found)
+
+    def _say_lost(self, row: Row, found: Mapping[Family, Sample]) -> None:
+        """Say when those were sent that a row has lost which is to lose none."""
+        for family, sample in found.items():
+            if row.resend and sample.lost_total:
+                shown = ", ".join(f"{at_ms:.0f}" for at_ms in sample.lost_at_ms[:SHOWN])
+                self.say(f"{row.title}: lost of IPv{family}, sent {shown} ms after the stop")
 
     @contextlib.contextmanager
     def _floor(self, lab: FourNodeLab, row: Row) -> Iterator[None]:
@@ -346,12 +358,12 @@ class Found:
         )
         names = [f"{name} v{family}" for name in PINGS]
         pings = [self.recordings[name].packets() for name in names]
-        lost = (
+        lost = itertools.chain.from_iterable(
             delivery.lost(each, self.delivered[name], self.since_ns, self.move.switchover)
             for each, name in zip(pings, names, strict=True)
         )
         twice = sum(len(self.recordings[name].doubled) for name in names)
-        return Flows(pings, session, requests, sum(lost), twice, self.dropped)
+        return Flows(pings, session, requests, sorted(lost), twice, self.dropped)
 
 
 def reported(lab: FourNodeLab, name: str) -> Mapping[str, object]:

@@ -102,7 +102,7 @@ def test_a_client_waits_for_the_pause_the_guests_answer_and_what_is_the_networks
 
 
 def test_what_was_counted_of_a_migration_is_taken_over() -> None:
-    flows = Flows([packets(1, range(0))], (), (), 3, 2, 1)
+    flows = Flows([packets(1, range(0))], (), (), [1, 2, 3], 2, 1)
     sample = Sample.of(flows, SWITCHOVER, None, {}, Source(70.0, 20.0))
     assert (sample.lost_total, sample.duplicates, sample.dropped) == (3, 2, 1)
     assert sample.source == Source(70.0, 20.0)
@@ -135,7 +135,7 @@ def test_a_line_has_what_others_read_of_it() -> None:
     ("changes", "expected"),
     [
         (
-            [{"lost_total": 0}, {"lost_total": 7}, {}],
+            [{"lost_at_ms": []}, {"lost_at_ms": [1.0] * 7}, {}],
             {"lost_total_max": 7, "lost_total_median": 0.0},
         ),
         (
