@@ -153,6 +153,7 @@ class Bench:
                     return
                 number = len(trials.samples) + 1
                 self.say(f"{row.title}: migration {number} of {self.migrations}")
+                dropped = dropped_by_machine()
                 try:
                     found = await self._migrate(lab, row, witnesses)
                 except FAILURES as error:
@@ -164,14 +165,17 @@ class Bench:
                     self.say(f"{row.title}: once more; {lost} pings were lost before the VM moved")
                 else:
                     trials.samples.append(found)
-                    self._say_lost(row, found)
+                    self._say_lost(row, found, dropped_by_machine() - dropped)
 
-    def _say_lost(self, row: Row, found: Mapping[Family, Sample]) -> None:
+    def _say_lost(self, row: Row, found: Mapping[Family, Sample], dropped: int) -> None:
         """Say when those were sent that a row has lost which is to lose none."""
         for family, sample in found.items():
             if row.resend and sample.lost_total:
                 shown = ", ".join(f"{at_ms:.0f}" for at_ms in sample.lost_at_ms[:SHOWN])
-                self.say(f"{row.title}: lost of IPv{family}, sent {shown} ms after the stop")
+                self.say(
+                    f"{row.title}: lost of IPv{family}, sent {shown} ms after the stop; "
+                    f"{dropped} packets found no room in this machine's own queues"
+                )
 
     @contextlib.contextmanager
     def _floor(self, lab: FourNodeLab, row: Row) -> Iterator[None]:
@@ -241,6 +245,15 @@ class Bench:
         await asyncio.sleep(HELD_S)
         spent, took = process.cpu_seconds(pid) - before, time.monotonic() - at
         return Source(process.rss_mib(pid), spent / took * 1e3)
+
+
+def dropped_by_machine() -> int:
+    """Return for how many packets the kernel's queues between devices had no room so far.
+
+    Of all namespaces, by net.core.netdev_max_backlog.
+    """
+    lines = Path("/proc/net/softnet_stat").read_text().splitlines()
+    return sum(int(line.split()[1], 16) for line in lines)
 
 
 def dropped_at(node: Node, tap: str) -> int:
