@@ -76,13 +76,7 @@ INTERFACES: Final = tuple(
 class Fleet(Traffic):
     """Where they are."""
 
-    at: str = "a"
     moved: int = 0
-
-    @property
-    def away(self) -> str:
-        """The node that they can move to."""
-        return "b" if self.at == "a" else "a"
 
     def statuses(self, node: str) -> list[dict[str, Any]]:
         """Return what the agent of a node reports of each endpoint."""

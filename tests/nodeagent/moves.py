@@ -42,7 +42,6 @@ TWICE_NS: Final = 30 * MS
 class Moves(Traffic):
     """The guest, where it is, and what goes to and fro."""
 
-    at: str = "a"
     holds: list[dict[str, Any]] = field(default_factory=list)
     number: int = 0
     overrun: int = 0
@@ -53,11 +52,6 @@ class Moves(Traffic):
     """So long after the pause it may, too."""
     largest: int = 1400
     """Octets that pass the redirect's tunnel in one piece."""
-
-    @property
-    def away(self) -> str:
-        """The node that the guest can move to."""
-        return "b" if self.at == "a" else "a"
 
     def begin_anew(self) -> None:
         """Forget what was recorded so far."""

@@ -30,12 +30,19 @@ class Traffic:
     net: AgentsNet
     machine: TapGuest
     directory: Path
+    at: str = "a"
+    """The node of the guests."""
     inside: list[tuple[str, subprocess.Popen[bytes]]] = field(default_factory=list)
     """Ends in a guest, which stand still as it does."""
     outside: list[tuple[str, subprocess.Popen[bytes]]] = field(default_factory=list)
     files: dict[str, Path] = field(default_factory=dict)
     pauses: list[tuple[int, int]] = field(default_factory=list)
     """From when to when the guests stood still, in realtime ns."""
+
+    @property
+    def away(self) -> str:
+        """The node that they can move to."""
+        return "b" if self.at == "a" else "a"
 
     def begin(self, name: str, what: str, where: str, *words: str) -> None:
         """Begin one end of some traffic, in a namespace."""
