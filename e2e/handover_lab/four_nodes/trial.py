@@ -67,7 +67,7 @@ class Trial:
         resumed = self.migrated.move.switchover.resumed_ns
         return None if self.redirected_ns is None else (self.redirected_ns - resumed) / 1e3
 
-    def lines(self) -> list[str]:
+    def told(self) -> str:
         """Say in a few lines how it went."""
         switchover = self.migrated.move.switchover
         lost = {name: (each.lost, each.lost_after_switch) for name, each in self.losses.items()}
@@ -77,13 +77,14 @@ class Trial:
         }
         shares = {name: round(share, 2) for name, share in self.shares.items()}
         cutover = self.migrated.cutover
-        return [
+        lines = (
             f"pause {switchover.pause_ms:.0f} ms, {cutover}",
             f"lost, lost after the switch: {lost}",
             f"of these by the network, ms after the stop: {network}",
             f"rate after the switch: {shares}",
             f"last bystander after {self.last_node_us} us, redirect after {self.redirect_us} us",
-        ]
+        )
+        return "\n".join(lines)
 
 
 async def run(

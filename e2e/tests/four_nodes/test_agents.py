@@ -85,8 +85,8 @@ async def test_everybody_follows_there_and_back(four_nodes: FourNodeLab) -> None
     for found in (there, back):
         assert found.migrated.cutover is not None
         for name in ("outside", "outside v6", "pod", "pod v6"):
-            assert found.losses[name].outage_ms is not None, found.lines()
-        assert found.lost_after_switch < trial.AFTER_NS / 1e6, found.lines()
+            assert found.losses[name].outage_ms is not None, found.told()
+        assert found.lost_after_switch < trial.AFTER_NS / 1e6, found.told()
 
 
 async def test_everybody_connects_to_a_guest_that_is_away(away: FourNodeLab) -> None:

@@ -29,7 +29,7 @@ async def test_everybody_follows_the_routes_that_speakers_carry(
         found = await trial.run(four_nodes)
 
     assert found.migrated.cutover is not None
-    assert found.lost_after_switch < BY_HAND_S * 1000, found.lines()
+    assert found.lost_after_switch < BY_HAND_S * 1000, found.told()
     for name in CLIENTS:
         assert found.losses[name].outage_ms is not None, name
     assert {found.losses[name].lost for name in ("TCP session", "TCP session v6")} == {0}

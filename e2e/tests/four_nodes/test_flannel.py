@@ -28,7 +28,7 @@ async def test_everybody_follows_by_the_routes_that_flannel_made(four_nodes: Fou
 
     assert found.migrated.cutover is not None
     for name in ("outside", "outside v6", "pod", "pod v6"):
-        assert found.losses[name].outage_ms is not None, found.lines()
-    assert found.lost_after_switch < trial.AFTER_NS / 1e6, found.lines()
+        assert found.losses[name].outage_ms is not None, found.told()
+    assert found.lost_after_switch < trial.AFTER_NS / 1e6, found.told()
     for way, next_hop in zip(ways, next_hops, strict=True):
         assert f"via {next_hop} " in way.replace("inet6 ", ""), way

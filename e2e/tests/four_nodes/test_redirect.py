@@ -50,11 +50,11 @@ async def test_statement_21_what_the_source_gets_arrives_from_the_stop_on(
             found = await trial.run(four_nodes, by_hand_s=by_hand_s)
     four_nodes.forget()
 
-    assert found.redirected_ns is not None, found.lines()
+    assert found.redirected_ns is not None, found.told()
     assert found.redirect_us is not None
-    assert found.redirect_us < LATEST_US, found.lines()
-    assert found.lost == 0, found.lines()
+    assert found.redirect_us < LATEST_US, found.told()
+    assert found.lost == 0, found.told()
     for name in ("TCP session", "TCP session v6"):
-        assert found.losses[name].outage_ms is not None, found.lines()
+        assert found.losses[name].outage_ms is not None, found.told()
     for name, share in found.shares.items():
-        assert share >= (ALIVE if name.startswith("download") else GOES_ON), found.lines()
+        assert share >= (ALIVE if name.startswith("download") else GOES_ON), found.told()
