@@ -52,14 +52,19 @@ class Trial:
         """The most that the network has lost of a flow of pings once the guest ran again."""
         return self.lost_since(self.migrated.move.switchover.resumed_ns)
 
-    @property
-    def lost(self) -> int:
-        """The most that the network has lost of a flow of pings, the guest's pause included."""
-        return self.lost_since(0)
-
     def lost_since(self, at_ns: int) -> int:
         """Return the most that the network has lost of a flow's pings that were sent since then."""
         return max(sum(sent >= at_ns for sent in flow) for flow in self.undelivered.values())
+
+    def lost_outside(self, begin_ns: int, end_ns: int) -> int:
+        """Return the same of those that were sent before or after a stretch of time.
+
+        The guest's pause counts.
+        """
+        return max(
+            sum(not begin_ns <= sent < end_ns for sent in flow)
+            for flow in self.undelivered.values()
+        )
 
     @property
     def redirect_us(self) -> float | None:
