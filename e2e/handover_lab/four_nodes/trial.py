@@ -50,16 +50,12 @@ class Trial:
     @property
     def lost_after_switch(self) -> int:
         """The most that the network has lost of a flow of pings once the guest ran again."""
-        return self.lost_since(self.migrated.move.switchover.resumed_ns)
-
-    def lost_since(self, at_ns: int) -> int:
-        """Return the most that the network has lost of a flow's pings that were sent since then."""
-        return max(sum(sent >= at_ns for sent in flow) for flow in self.undelivered.values())
+        return self.lost_outside(0, self.migrated.move.switchover.resumed_ns)
 
     def lost_outside(self, begin_ns: int, end_ns: int) -> int:
-        """Return the same of those that were sent before or after a stretch of time.
+        """Return the most that the network has lost of a flow's pings.
 
-        The guest's pause counts.
+        Of those since the stop that were sent before or after a stretch of time.
         """
         return max(
             sum(not begin_ns <= sent < end_ns for sent in flow)

@@ -7,7 +7,7 @@ a rule of this node's firewall nor its routes see it a second time.
 import errno
 import socket
 import struct
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ipaddress import IPv4Address
 from typing import Final, Protocol
 
@@ -34,15 +34,6 @@ _HEADERS: Final = {4: _GPE.pack(_FLAGS, 1, TUNNEL_ID << 8), 6: _GPE.pack(_FLAGS,
 _IP_MTU_DISCOVER: Final = 10
 _IPV6_MTU_DISCOVER: Final = 23
 _DONT: Final = 0
-
-
-def _attempt(send: Callable[[], object]) -> int:
-    """Return the errno with which *send* fails; 0 where it does not."""
-    try:
-        send()
-    except OSError as error:
-        return error.errno or errno.EIO
-    return 0
 
 
 class Sender(Protocol):
@@ -89,7 +80,7 @@ class TunnelSender:
 
     def send(self, buffers: Buffers) -> int:
         """Send one packet in a datagram."""
-        return _attempt(lambda: self._socket.sendmsg(buffers, (), 0, self._to))
+        return syscalls.errno_of(lambda: self._socket.sendmsg(buffers, (), 0, self._to))
 
     def close(self) -> None:
         """Close the socket."""
@@ -119,7 +110,7 @@ class LinkSender:
 
     def send(self, buffers: Buffers) -> int:
         """Send one frame."""
-        return _attempt(lambda: self._socket.sendmsg(buffers))
+        return syscalls.errno_of(lambda: self._socket.sendmsg(buffers))
 
     def close(self) -> None:
         """Close the socket."""

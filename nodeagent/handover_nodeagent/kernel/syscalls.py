@@ -9,6 +9,7 @@ import os
 import platform
 import socket
 import struct
+from collections.abc import Callable
 from typing import Final, NamedTuple
 
 from handover_nodeagent.kernel import bpf
@@ -47,6 +48,15 @@ class Scheduling(NamedTuple):
     runtime: int
     deadline: int
     period: int
+
+
+def errno_of(call: Callable[[], object]) -> int:
+    """Return the errno with which *call* fails; 0 where it does not."""
+    try:
+        call()
+    except OSError as error:
+        return error.errno or errno.EIO
+    return 0
 
 
 def attach_filter(sock: socket.socket, program: bpf.Program) -> None:

@@ -147,11 +147,7 @@ class Ring:
 
         Of a ring whose frames have a virtio header.
         """
-        try:
-            self._socket.sendmsg((virtio, frame))
-        except OSError as error:
-            return error.errno or errno.EIO
-        return 0
+        return syscalls.errno_of(lambda: self._socket.sendmsg((virtio, frame)))
 
     def close(self) -> None:
         """Unmap and close; blocks for milliseconds.

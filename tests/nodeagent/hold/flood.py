@@ -14,12 +14,12 @@ import time
 from collections.abc import Callable
 from typing import Final
 
+from handover_nodeagent.kernel import af_packet
+
 DEVICE: Final = "flood"
 ADDRESS: Final = "10.65.0.2"
-# linux/udp.h, linux/if_packet.h, linux/virtio_net.h.
+# linux/udp.h, linux/virtio_net.h.
 UDP_SEGMENT: Final = 103
-SOL_PACKET: Final = 263
-PACKET_VNET_HDR: Final = 15
 GSO_TCPV4: Final = 1
 NEEDS_CHECKSUM: Final = 1
 SEGMENTS: Final = 50
@@ -39,7 +39,7 @@ def small() -> tuple[Callable[[], object], float]:
 def large() -> tuple[Callable[[], object], float]:
     """Return the same for a frame."""
     sock = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-    sock.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
+    sock.setsockopt(af_packet.SOL_PACKET, af_packet.VNET_HDR, 1)
     sock.bind((DEVICE, 0x0800))
     addresses = socket.inet_aton("10.65.0.1") + socket.inet_aton(ADDRESS)
     ip = struct.pack("!BBHHHBBH", 0x45, 0, STRETCH + 40, 1, 0, 64, 6, 0) + addresses

@@ -14,7 +14,6 @@ from tests.nodeagent.hold.port import Port, number_of, packet, until
 from tests.nodeagent.sniff.conftest import run
 from tests.nodeagent.tap_guest import open_tap
 
-from handover_api.workloadendpoint import HoldReason
 from handover_nodeagent.hold import bounds
 from handover_nodeagent.hold.recorder import HoldRecorder, Position
 
@@ -56,9 +55,9 @@ async def test_of_200_000_packets_a_second_the_newest_are_held_and_all_are_count
     recorder = recorders(bounds.MOST_BLOCKS, ifindex=tap)
     sent = flood.SEGMENTS * await flooded(recorder, "small")
     assert sent > ENOUGH
-    if recorder.trouble:
-        # On a machine that is too busy to look for 50 ms.
-        assert recorder.trouble[0] is HoldReason.TOO_MUCH
+    if recorder.is_thinned:
+        # A machine that is too busy to look for 50 ms has no room for some, and says so.
+        assert recorder.is_holding or recorder.trouble
         return
     held = recorder.count_since(0)
     assert held + recorder.dropped_since(0) == sent
