@@ -12,10 +12,11 @@ pytest_plugins = ["pytester", "handover_lab.testing.second_try"]
 
 # A property holds or does not; how long it takes to see that is the machine's affair. A test that
 # wants more or fewer examples than others asks for a multiple of the profile's.
-hypothesis.settings.register_profile("handover", deadline=None, max_examples=100)
+_PATIENT = {"deadline": None, "suppress_health_check": [hypothesis.HealthCheck.too_slow]}
+hypothesis.settings.register_profile("handover", max_examples=100, **_PATIENT)
 # With --hypothesis-profile, for who waits for the tests while working: the rarest cases are left
 # to the other profile.
-hypothesis.settings.register_profile("fast", deadline=None, max_examples=20)
+hypothesis.settings.register_profile("fast", max_examples=20, **_PATIENT)
 hypothesis.settings.load_profile("handover")
 
 
