@@ -206,6 +206,31 @@ async def test_a_redirect_by_a_gateway_takes_nothing_from_the_router(
     assert speaking.way(segment.router) == VIA_A
 
 
+@pytest.mark.parametrize("kind", [BIRD], ids=["bird"])
+async def test_nor_does_the_second_route_that_holds_back_what_bgp_brings(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    """BIRD sees that one, too. With a number that it refuses it would hide the source's route."""
+    segment, held = mesh.segment, mesh.kind.elevated + 1
+    with changes(segment.router, tmp_path / "monitor") as seen:
+        for address, gateway in zip(ADDRESSES, VIA_B, strict=True):
+            way = f"{address} via {gateway}"
+            segment.a.run(f"ip route replace {way} metric {NORMAL} proto 88")
+            segment.a.run(f"ip route add {way} metric {held} proto 88")
+        await asyncio.sleep(1)
+    assert [line for line in seen if line.startswith("Deleted")] == []
+    assert speaking.way(segment.router) == VIA_A
+
+    # The target's wins all the same, and at the source the redirect as long as that one is there.
+    speaking.route(segment.b, "add", mesh.kind.elevated)
+    await segment.becomes(segment.router, VIA_B)
+    for address, gateway in zip(ADDRESSES, VIA_B, strict=True):
+        segment.a.run(f"ip route delete {address} via {gateway} metric {held} proto 88")
+    await asyncio.sleep(1)
+    assert speaking.way(segment.router) == VIA_B
+    assert speaking.way(segment.a) == VIA_B
+
+
 async def test_nobody_hears_of_routes_with_the_private_protocol(mesh: Mesh, tmp_path: Path) -> None:
     segment, before = mesh.segment, mesh.heard()
     elevated = mesh.kind.elevated
@@ -223,6 +248,27 @@ async def test_nobody_hears_of_routes_with_the_private_protocol(mesh: Mesh, tmp_
     assert speaking.way(segment.b) == VIA_A
     assert seen == []
     assert mesh.heard() == before
+
+
+@pytest.mark.parametrize("kind", [BIRD], ids=["bird"])
+async def test_a_guest_is_told_of_when_its_route_has_the_exported_number(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    """Until the source sends on, its node serves it by the same route with the other number.
+
+    FRR would look at the metric alone; by its priorities no route is withheld there.
+    """
+    segment, before, elevated = mesh.segment, mesh.heard(), mesh.kind.elevated
+    with changes(segment.router, tmp_path / "monitor") as seen:
+        speaking.route(segment.b, "add", elevated, PRIVATE)
+        await segment.becomes(segment.b, HERE)
+        await asyncio.sleep(1)
+        withheld = mesh.heard()
+    assert (seen, withheld) == ([], before)
+
+    speaking.route(segment.b, "replace", elevated)
+    await segment.becomes(segment.router, VIA_B)
+    assert speaking.way(segment.b) == HERE
 
 
 async def test_a_source_that_is_redirected_leads_to_the_target_whoever_wins(

@@ -18,7 +18,15 @@ from handover_api.configuration import Advertise, Settings, private_metric
 from handover_api.names import ObjectKey
 from handover_api.workloadendpoint import State
 from handover_nodeagent.fsm.machine import RouteLevel
-from handover_nodeagent.network.model import IPAddress, Link, Neigh, Redirection, Route, Way
+from handover_nodeagent.network.model import (
+    Encapsulated,
+    IPAddress,
+    Link,
+    Neigh,
+    Redirection,
+    Route,
+    Way,
+)
 
 # Every object in the API server has a creationTimestamp; one without is made up and yields.
 _LONG_AGO: Final = dt.datetime.min.replace(tzinfo=dt.UTC)
@@ -40,7 +48,8 @@ class LocalEndpoint:
     where its interface is one that it may not have. One that ``is_paused`` is left as it is;
     ``is_guarded`` is false where it was never anything else, so that there is no guard to keep.
     ``redirection`` is where the routes of a Redirected lead, and with ``is_holding`` they win over
-    what a BGP speaker brings (``held_metric``).
+    what a BGP speaker brings (``held_metric``). No speaker takes those of one that is not
+    ``is_exported``.
     """
 
     key: ObjectKey
@@ -56,6 +65,7 @@ class LocalEndpoint:
     is_guarded: bool = True
     redirection: Redirection | None = None
     is_holding: bool = False
+    is_exported: bool = True
 
     @property
     def interface(self) -> str | None:
@@ -188,8 +198,7 @@ class DesiredNetwork:
     def is_held(self, route: Route) -> bool:
         """Tell whether *route* is one that goes before a redirect's own (``held_metric``)."""
         held = held_metric(RouteLevel.NORMAL, route.address, self._settings)
-        is_private = route.protocol == self._settings.private_route_protocol
-        return route.way is not None and is_private and route.metric == held
+        return route.way is not None and route.metric == held
 
     def drop_link(self, oif: int) -> Affected:
         """Forget the orphans of an interface that is gone."""
@@ -327,17 +336,19 @@ def _routes(
     assert lead is not None
     oif, way = lead
     metric = metrics_at(level, settings)[address.version]
-    is_private = level is RouteLevel.PRIVATE
+    is_private = level is RouteLevel.PRIVATE or not endpoint.is_exported
     protocol = settings.private_route_protocol if is_private else settings.route_protocol
     yield Route(address, oif, metric, settings.route_table, protocol, way=way)
     held = held_metric(level, address, settings)
     if way and endpoint.is_holding and held is not None:
-        private = settings.private_route_protocol
-        yield Route(address, oif, held, settings.route_table, private, way=way)
+        # BIRD does not see what is encapsulated; a private one that it sees hides the exported one.
+        is_hidden = isinstance(way, Encapsulated)
+        protocol = settings.private_route_protocol if is_hidden else settings.route_protocol
+        yield Route(address, oif, held, settings.route_table, protocol, way=way)
 
 
 def held_metric(level: RouteLevel, address: IPAddress, settings: Settings) -> int | None:
-    """Return the metric of a private route that holds back what BGP brings; None where none is.
+    """Return the metric of a second route that holds back what BGP brings; None where none is.
 
     A speaker's route may lead to a router that itself still leads here: until it follows, packets
     would go to and fro. That is a micro-loop, and holding it back for a moment the local delay of

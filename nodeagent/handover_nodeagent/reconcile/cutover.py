@@ -13,11 +13,12 @@ a log, a metric, a thread or a disk.
 """
 
 import asyncio
+import dataclasses
 import datetime as dt
 import errno
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final, Protocol
 
 from handover_api.configuration import Mode
@@ -31,6 +32,8 @@ from handover_nodeagent.network import desired
 from handover_nodeagent.network.model import Neigh, Route
 from handover_nodeagent.reconcile.endpoint import Announcement, Endpoint, Prepared
 from handover_nodeagent.reconcile.enforce import Enforcer
+from handover_nodeagent.reconcile.exports import Exports
+from handover_nodeagent.reconcile.peers import Peers
 from handover_nodeagent.sniff.verdict import Accepted
 
 QUIET: Final = 0.001
@@ -63,16 +66,17 @@ class Cutovers:
         endpoints: Mapping[ObjectKey, Endpoint],
         enforcer: Enforcer,
         loop: Loop,
-        tell_peers: Callable[[Endpoint], None],
+        peers: Peers,
     ) -> None:
-        """Call *tell_peers* when all of an endpoint's routes are in."""
+        """Tell *peers* when all of an endpoint's routes are in."""
         self._endpoints = endpoints
         self._enforcer = enforcer
         self._routes = enforcer.routes
         self._loop = loop
         self._sent = deque[Endpoint]()
         self._sent_at = 0.0
-        self._tell_peers = tell_peers
+        self._peers = peers
+        self.exports = Exports(endpoints, enforcer, peers, loop.report)
 
     # Before the guest announces itself.
 
@@ -88,12 +92,13 @@ class Cutovers:
         """Send nothing for an endpoint any more."""
         # What was heard and is still to count was taken in before (``catch_up``).
         endpoint.prepared = endpoint.announcement = None
+        self.exports.end(endpoint.key)
 
     def prepare_anew(self, keys: Iterable[ObjectKey]) -> None:
         """Have cutovers carry what their owners' routes are known to carry by now."""
         for key in keys:
-            endpoint = self._endpoints[key]
-            if endpoint.prepared:
+            endpoint = self._endpoints.get(key)
+            if endpoint and endpoint.prepared:
                 endpoint.prepared = self._encode(endpoint)
 
     def _encode(self, endpoint: Endpoint) -> Prepared | None:
@@ -101,6 +106,8 @@ class Cutovers:
         local = endpoint.local(settings)
         if settings.mode is not Mode.ACTIVE or not local.is_owned or local.link is None:
             return None
+        withheld = self.exports.withheld(endpoint)
+        local = dataclasses.replace(local, is_exported=not withheld)
         requests: list[bytes] = []
         asked: list[Route | None] = []
         for bare in desired.routes_at(local, RouteLevel.ELEVATED, settings):
@@ -111,7 +118,7 @@ class Cutovers:
                 asked.append(None)
             requests.append(rtmsg.encode_add(route))
             asked.append(route)
-        return Prepared(tuple(requests), tuple(asked)) if requests else None
+        return Prepared(tuple(requests), tuple(asked), withheld) if requests else None
 
     # From the announcement to the route.
 
@@ -152,7 +159,9 @@ class Cutovers:
             # A neighbor's entry that was refused costs the first packet an answer, and no more.
             if not any(map(_is_refused, prepared.asked, results)):
                 # The peer's late packets come by this route: not a moment sooner.
-                self._tell_peers(endpoint)
+                self._peers.tell_at_once(endpoint)
+                if prepared.withheld:
+                    self.exports.wait(endpoint, prepared.withheld)
         finally:
             self._take_in(prepared, results, now)
 

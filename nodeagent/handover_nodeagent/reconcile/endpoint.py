@@ -27,11 +27,13 @@ from handover_nodeagent.sniff.listen_spec import ListenSpec
 class Prepared:
     """A Target's cutover as bytes; all of them leave in one send.
 
-    ``asked`` has each request's route, None where it seeds a neighbor's entry.
+    ``asked`` has each request's route, None where it seeds a neighbor's entry; ``withheld`` are
+    the routes as speakers are to hear of them later (``exports.py``).
     """
 
     requests: tuple[bytes, ...]
     asked: tuple[Route | None, ...]
+    withheld: tuple[Route, ...] = ()
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -82,6 +84,8 @@ class Endpoint:
     redirected: "Redirected | None" = None
     # The redirect goes before what BGP brings.
     is_holding: bool = False
+    # Speakers may hear of its routes.
+    is_exported: bool = True
     # What follows from the machine, and is made anew from it after each step.
     prepared: Prepared | None = None
     announcement: Announcement | None = None
@@ -150,6 +154,7 @@ class Endpoint:
             self.is_guarded,
             self.redirection,
             self.is_holding,
+            self.is_exported,
         )
 
     def listen_spec(self, settings: Settings) -> ListenSpec | None:

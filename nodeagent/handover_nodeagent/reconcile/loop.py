@@ -128,7 +128,7 @@ class Reconciler:
         self.enforcer.redirect_table.counted = self.forwarded.counted
         self.enforcer.redirect_table.enclosed = self._tunnels_enclosed
         self.figures = Figures(self.endpoints, self._measured)
-        self.cutovers = Cutovers(self.endpoints, self.enforcer, self, self.peers.tell_at_once)
+        self.cutovers = Cutovers(self.endpoints, self.enforcer, self, self.peers)
         self.listening = Listening(self.cutovers)
         self.holding = Holding(
             self.last_frame,

@@ -32,7 +32,10 @@ class PeerSink:
         return Done(time.time_ns()) if self._follow(key, uid) else None
 
     def acknowledged(self, key: ObjectKey, uid: str, node: str, ack: Acknowledgment) -> None:
-        """Measure how soon *node* has followed."""
+        """Measure how soon *node* has followed; speakers may hear of what a source sends on."""
+        # A bystander's answer bears no signature.
+        if not ack.is_bystanders:
+            self._reconciler.cutovers.exports.acknowledged(key, uid, node)
         self._reconciler.figures.acknowledged(key, uid, node, ack)
 
     def peer_proved(self, key: ObjectKey, uid: str, proof: Proof) -> None:  # noqa: ARG002  the sink's form

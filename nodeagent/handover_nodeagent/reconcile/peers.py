@@ -38,6 +38,9 @@ class Loop(Protocol):
     def report(self, keys: Iterable[ObjectKey]) -> None:
         """Report these soon."""
 
+    def prepare_anew(self, keys: Iterable[ObjectKey]) -> None:
+        """Have their cutovers as those are by what is known now."""
+
 
 class Peers:
     """The peers of all endpoints, and what our agent says to theirs."""
@@ -168,7 +171,7 @@ class Peers:
         """Find all ways anew, and return whose they are."""
         for side in self._sides.values():
             side.ways = self._find_ways(side.peers)
-        self._loop.report(tuple(self._sides))
+        self._changed(*self._sides)
         return tuple(self._sides.items())
 
     @property
@@ -220,6 +223,17 @@ class Peers:
         if self.path:
             self.path.know_nodes(nodes)
 
+    def sends_on(self, endpoint: Endpoint) -> bool:
+        """Tell whether the other side is expected to send on what arrives there."""
+        found = self.readiness(endpoint)
+        return found is not None and found[0]
+
+    def names(self, key: ObjectKey, uid: str, node: str) -> bool:
+        """Tell whether *node* is the other side of an endpoint's migration."""
+        side = self._sides.get(key)
+        peer = side.find(uid) if side else None
+        return peer is not None and peer.node == node
+
     # What the peers hear.
 
     def tell_at_once(self, endpoint: Endpoint) -> None:
@@ -248,14 +262,18 @@ class Peers:
         if side:
             side.proved |= {(node, way)}
             side.silent -= {node}
-            self._loop.report((key,))
+            self._changed(key)
 
     def silent(self, key: ObjectKey, node: str) -> None:
         """Know that a peer answers nothing."""
         side = self._sides.get(key)
         if side:
             side.silent |= {node}
-            self._loop.report((key,))
+            self._changed(key)
+
+    def _changed(self, *keys: ObjectKey) -> None:
+        self._loop.report(keys)
+        self._loop.prepare_anew(keys)
 
     def agent_of(self, endpoint: Endpoint) -> AgentAddress | None:
         """Return how the peers of an endpoint reach us, while it may have any."""

@@ -232,7 +232,11 @@ class Redirects:
         if after is None or not after.redirect or after.level is not endpoint.machine.level:
             return None
         local = dataclasses.replace(
-            endpoint.local(settings), state=State.REDIRECTED, redirection=way, is_holding=True
+            endpoint.local(settings),
+            state=State.REDIRECTED,
+            redirection=way,
+            is_holding=True,
+            is_exported=True,
         )
         if not local.is_owned:
             return None
@@ -299,7 +303,7 @@ class Redirects:
     def _is_plain(self, route: Route, endpoint: Endpoint) -> bool:
         """Tell whether *route* would take the place of one of the endpoint's own alone."""
         there = [one for one in self._routes.known.ours.of(route.address) if one.key == route.key]
-        if route.protocol == self._enforcer.settings.private_route_protocol:
+        if self._routes.desired.is_held(route):
             # What holds BGP's back takes nobody's place.
             return not there
         oif = endpoint.link.index if endpoint.link else 0

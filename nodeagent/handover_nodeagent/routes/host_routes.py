@@ -19,7 +19,7 @@ from handover_nodeagent.kernel.netlink import answers, ndmsg
 from handover_nodeagent.kernel.netlink.changes import RouteChanged
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network import plan
-from handover_nodeagent.network.desired import DesiredNetwork, LocalEndpoint
+from handover_nodeagent.network.desired import DesiredNetwork, LocalEndpoint, metrics_at
 from handover_nodeagent.network.model import Encapsulated, IPAddress, Neigh, Redirection, Route, Via
 from handover_nodeagent.routes.foreign import ForeignRoutes
 from handover_nodeagent.routes.known import KnownRoutes, Observed
@@ -32,9 +32,12 @@ def observe(settings: Settings, addresses: Iterable[IPAddress]) -> Observed:
     wanted = tuple(addresses)
     exported = route_lookup.observe(settings.route_protocol, [table])
     private = route_lookup.observe(settings.private_route_protocol, [table])
-    # A private one of ours is a redirect; those by nexthop objects are the distribution's.
+    # A private one of ours is a redirect, or that of a guest of which no speaker has heard so far;
+    # those by nexthop objects are the distribution's.
+    elevated = metrics_at(RouteLevel.ELEVATED, settings).values()
+    withheld = (route for route in private if route.way is None and route.metric in elevated)
     sent_on = (route for route in private if isinstance(route.way, Encapsulated | Via))
-    ours = (*exported, *sent_on)
+    ours = (*exported, *withheld, *sent_on)
     parked = parking.observe_parked()
     # A dump of all routes, of a BGP speaker's 10,000 too, is for nothing where nobody asks.
     others = parking.observe_others(wanted, table, settings.route_protocols) if wanted else Others()

@@ -15,7 +15,15 @@ from handover_api.workloadendpoint import State
 from handover_nodeagent.fsm.machine import RouteLevel
 from handover_nodeagent.network import desired
 from handover_nodeagent.network.desired import Affected, DesiredNetwork, LocalEndpoint
-from handover_nodeagent.network.model import Encapsulated, Link, Neigh, Redirection, Route, Way
+from handover_nodeagent.network.model import (
+    Encapsulated,
+    Link,
+    Neigh,
+    Redirection,
+    Route,
+    Via,
+    Way,
+)
 
 V4, V6, OTHER = ip_address("10.65.0.2"), ip_address("fd00:65::2"), ip_address("10.65.0.3")
 TAP = Link(5, "tap5", "ee:ee:ee:ee:ee:ee", up=True)
@@ -323,6 +331,7 @@ def locals_(draw: st.DrawFn) -> LocalEndpoint:
         link=draw(st.sampled_from([None, TAP, VETH])),
         created_at=draw(st.sampled_from([None, T0, T0 + dt.timedelta(seconds=1)])),
         is_owned=draw(st.booleans()),
+        is_exported=draw(st.booleans()),
     )
 
 
@@ -434,6 +443,15 @@ class TestRedirected:
         assert owner_of(network(newer, LOCAL)) == [5]
 
 
+def test_what_no_speaker_is_to_hear_of_is_the_same_route_by_another_number() -> None:
+    for level in (NORMAL, ELEVATED, PRIVATE):
+        exported = desired.routes_at(REDIRECTED, level, SETTINGS)
+        withheld = dataclasses.replace(REDIRECTED, is_exported=False)
+        assert [dataclasses.replace(route, protocol=89) for route in exported] == list(
+            desired.routes_at(withheld, level, SETTINGS)
+        )
+
+
 class TestHold:
     """What BGP brings loses to a redirect for a moment, without any speaker's hearing of it."""
 
@@ -453,6 +471,15 @@ class TestHold:
             (one.address, one.oif, one.way) for one in shown
         ]
         assert {(one.metric, one.protocol) for one in held} == {(513, 89)}
+
+    def test_one_that_a_speaker_sees_is_exported(self) -> None:
+        """Else BIRD would refuse it, and take no other one of that address."""
+        link = Redirection(9, Via(ip_address("192.0.2.2")), Via(ip_address("fd00:192::2")))
+        held = self.held(dataclasses.replace(self.HOLDING, redirection=link), self.BGP)
+        assert [(one.metric, one.protocol, one.way) for one in held] == [
+            (513, 88, link.ipv4),
+            (513, 88, link.ipv6),
+        ]
 
     def test_it_is_one_of_a_redirect_alone(self) -> None:
         assert self.held(dataclasses.replace(LOCAL, is_holding=True), self.BGP) == []
