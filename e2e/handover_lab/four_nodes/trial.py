@@ -48,19 +48,15 @@ class Trial:
     """From the target's route to the last bystander's; None: not all have one of their own."""
 
     @property
+    def lost(self) -> int:
+        """The most that the network has lost of a flow of pings, the guest's pause included."""
+        return max(map(len, self.undelivered.values()))
+
+    @property
     def lost_after_switch(self) -> int:
-        """The most that the network has lost of a flow of pings once the guest ran again."""
-        return self.lost_outside(0, self.migrated.move.switchover.resumed_ns)
-
-    def lost_outside(self, begin_ns: int, end_ns: int) -> int:
-        """Return the most that the network has lost of a flow's pings.
-
-        Of those since the stop that were sent before or after a stretch of time.
-        """
-        return max(
-            sum(not begin_ns <= sent < end_ns for sent in flow)
-            for flow in self.undelivered.values()
-        )
+        """The same of those that were sent once the guest ran again."""
+        resumed = self.migrated.move.switchover.resumed_ns
+        return max(sum(sent >= resumed for sent in flow) for flow in self.undelivered.values())
 
     @property
     def redirect_us(self) -> float | None:
