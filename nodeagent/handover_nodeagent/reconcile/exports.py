@@ -55,14 +55,12 @@ class Exports:
 
         At once wherever nobody would answer, or no speaker could be before the redirect.
         """
-        settings = self._enforcer.settings
-        if not self._peers.sends_on(endpoint):
+        settings, addresses = self._enforcer.settings, endpoint.admission.allowed
+        is_raced = any(desired.held_metric(RouteLevel.NORMAL, one, settings) for one in addresses)
+        if not (is_raced and self._peers.sends_on(endpoint)):
             return ()
         exported = dataclasses.replace(endpoint.local(settings), is_exported=True)
         routes = desired.routes_at(exported, RouteLevel.ELEVATED, settings)
-        addresses = endpoint.admission.allowed
-        if not any(desired.held_metric(RouteLevel.NORMAL, one, settings) for one in addresses):
-            return ()
         return tuple(map(self._routes.known.complete, routes))
 
     def wait(self, endpoint: Endpoint, routes: Iterable[Route]) -> None:
