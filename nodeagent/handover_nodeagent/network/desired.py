@@ -48,8 +48,8 @@ class LocalEndpoint:
     where its interface is one that it may not have. One that ``is_paused`` is left as it is;
     ``is_guarded`` is false where it was never anything else, so that there is no guard to keep.
     ``redirection`` is where the routes of a Redirected lead, and with ``is_holding`` they win over
-    what a BGP speaker brings (``held_metric``). No speaker takes those of one that is not
-    ``is_exported``.
+    what a BGP speaker brings (``held_metric``). Those to the guest of one that is not
+    ``is_exported`` no speaker takes, where BGP ``is_raced``.
     """
 
     key: ObjectKey
@@ -336,7 +336,8 @@ def _routes(
     assert lead is not None
     oif, way = lead
     metric = metrics_at(level, settings)[address.version]
-    is_private = level is RouteLevel.PRIVATE or not endpoint.is_exported
+    is_withheld = way is None and not endpoint.is_exported and is_raced(address, settings)
+    is_private = level is RouteLevel.PRIVATE or is_withheld
     protocol = settings.private_route_protocol if is_private else settings.route_protocol
     yield Route(address, oif, metric, settings.route_table, protocol, way=way)
     held = held_metric(level, address, settings)
@@ -358,6 +359,11 @@ def held_metric(level: RouteLevel, address: IPAddress, settings: Settings) -> in
     held, own = private_metric(elevated), metrics_at(level, settings)[address.version]
     is_by_speaker = settings.advertise is not Advertise.AGENTS and elevated >= _ZEBRA
     return held if level is RouteLevel.NORMAL and is_by_speaker and held < own else None
+
+
+def is_raced(address: IPAddress, settings: Settings) -> bool:
+    """Tell whether BGP could lead away what arrives for a guest before the redirect is in."""
+    return held_metric(RouteLevel.NORMAL, address, settings) is not None
 
 
 def redirects_at(

@@ -225,7 +225,9 @@ class Cutovers:
         """Know that what is desired is about to include what was *sent*, or never will."""
         self._routes.clear_ahead(route.address for route in sent.routes)
         ours = self._routes.known.ours
-        there = [route for route in sent.routes if route in ours.of(route.address)]
+        # By its place: where speakers have heard of it, it has another number by now.
+        places = {(one.key, one.oif) for route in sent.routes for one in ours.of(route.address)}
+        there = [route for route in sent.routes if (route.key, route.oif) in places]
         metrics.ROUTES.labels("add").inc(len(there))
 
     def _step(self, endpoint: Endpoint, announcement: Announcement) -> None:

@@ -4,6 +4,7 @@ An end is believed only when all endpoints have been told and the agent may deci
 remembers but was not told, and what goes while it or a namespace is paused, is gone from then on.
 """
 
+import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Final
 
@@ -173,8 +174,10 @@ class EndpointSink:
                 # Nobody is behind it who could be asked; that it is old enough nobody knows.
                 reconciler.redirects.adopt(route)
             elif reconciler.routes.find_mac([route.address], route.oif):
-                reconciler.routes.desired.put_orphan(route)
-                reconciler.orphans.keep(Orphan.unclaimed(route))
+                # Speakers may not have heard of it so far.
+                exported = dataclasses.replace(route, protocol=reconciler.settings.route_protocol)
+                reconciler.routes.desired.put_orphan(exported)
+                reconciler.orphans.keep(Orphan.unclaimed(exported))
 
     def _leave_unreadable(self, obj: parse.Unreadable) -> None:
         """Let an endpoint that nobody can read be as it is."""

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Final, NamedTuple
 
 from handover_api.names import ObjectKey
+from handover_nodeagent import metrics
 from handover_nodeagent.fsm.machine import RouteLevel
 from handover_nodeagent.kernel.netlink import rtmsg
 from handover_nodeagent.network import desired
@@ -55,13 +56,13 @@ class Exports:
 
         At once wherever nobody would answer, or no speaker could be before the redirect.
         """
-        settings, addresses = self._enforcer.settings, endpoint.admission.allowed
-        is_raced = any(desired.held_metric(RouteLevel.NORMAL, one, settings) for one in addresses)
-        if not (is_raced and self._peers.sends_on(endpoint)):
-            return ()
+        settings = self._enforcer.settings
         exported = dataclasses.replace(endpoint.local(settings), is_exported=True)
         routes = desired.routes_at(exported, RouteLevel.ELEVATED, settings)
-        return tuple(map(self._routes.known.complete, routes))
+        raced = [one for one in routes if desired.is_raced(one.address, settings)]
+        if not (raced and self._peers.sends_on(endpoint)):
+            return ()
+        return tuple(map(self._routes.known.complete, raced))
 
     def wait(self, endpoint: Endpoint, routes: Iterable[Route]) -> None:
         """Have speakers hear of *routes* once the source has answered, or after a moment."""
@@ -90,6 +91,7 @@ class Exports:
             if result == 0:
                 # The guest has had it since then.
                 ours.put(route, ours.acknowledged_ns(route))
+                metrics.ROUTES.labels("add").inc()
         # What was not so simple. One that has not stepped so far is applied when it does.
         if self._endpoints.get(key) is endpoint and endpoint.announcement is None:
             local = endpoint.local(self._enforcer.settings)

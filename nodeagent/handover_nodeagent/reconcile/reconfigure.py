@@ -61,6 +61,7 @@ class Reconfiguration:
         # What their guests said before still counts.
         for endpoint in endpoints:
             reconciler.catch_up(endpoint)
+            reconciler.cutovers.exports.end(endpoint.key)
         enforcer.paused = namespaces
         with enforcer.reconfigured(reconciler.settings):
             for endpoint in endpoints:
@@ -91,6 +92,8 @@ class Reconfiguration:
         is_resumed = before.mode is Mode.PAUSED and settings.mode is not Mode.PAUSED
         for endpoint in reconciler.endpoints.values():
             reconciler.catch_up(endpoint)
+            # As it was meant; under other settings nobody may write at all.
+            reconciler.cutovers.exports.end(endpoint.key)
         with reconciler.enforcer.reconfigured(settings):
             for endpoint in tuple(reconciler.endpoints.values()):
                 endpoint.admission = reconciler.interfaces.admit(endpoint.object, endpoint.link)

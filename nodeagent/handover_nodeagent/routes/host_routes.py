@@ -19,8 +19,8 @@ from handover_nodeagent.kernel.netlink import answers, ndmsg
 from handover_nodeagent.kernel.netlink.changes import RouteChanged
 from handover_nodeagent.kernel.netlink.channel import Channel
 from handover_nodeagent.network import plan
-from handover_nodeagent.network.desired import DesiredNetwork, LocalEndpoint, metrics_at
-from handover_nodeagent.network.model import Encapsulated, IPAddress, Neigh, Redirection, Route, Via
+from handover_nodeagent.network.desired import DesiredNetwork, LocalEndpoint
+from handover_nodeagent.network.model import IPAddress, Neigh, Nexthop, Redirection, Route
 from handover_nodeagent.routes.foreign import ForeignRoutes
 from handover_nodeagent.routes.known import KnownRoutes, Observed
 from handover_nodeagent.routes.route_writer import Programmed, RouteWriter, Tables
@@ -34,10 +34,7 @@ def observe(settings: Settings, addresses: Iterable[IPAddress]) -> Observed:
     private = route_lookup.observe(settings.private_route_protocol, [table])
     # A private one of ours is a redirect, or that of a guest of which no speaker has heard so far;
     # those by nexthop objects are the distribution's.
-    elevated = metrics_at(RouteLevel.ELEVATED, settings).values()
-    withheld = (route for route in private if route.way is None and route.metric in elevated)
-    sent_on = (route for route in private if isinstance(route.way, Encapsulated | Via))
-    ours = (*exported, *withheld, *sent_on)
+    ours = (*exported, *(route for route in private if not isinstance(route.way, Nexthop)))
     parked = parking.observe_parked()
     # A dump of all routes, of a BGP speaker's 10,000 too, is for nothing where nobody asks.
     others = parking.observe_others(wanted, table, settings.route_protocols) if wanted else Others()

@@ -443,17 +443,35 @@ class TestRedirected:
         assert owner_of(network(newer, LOCAL)) == [5]
 
 
-def test_what_no_speaker_is_to_hear_of_is_the_same_route_by_another_number() -> None:
-    for level in (NORMAL, ELEVATED, PRIVATE):
-        exported = desired.routes_at(REDIRECTED, level, SETTINGS)
-        withheld = dataclasses.replace(REDIRECTED, is_exported=False)
-        assert [dataclasses.replace(route, protocol=89) for route in exported] == list(
-            desired.routes_at(withheld, level, SETTINGS)
-        )
+@pytest.mark.parametrize(
+    ("advertise", "elevated", "numbers"),
+    [
+        (Advertise.BGP, 512, [89, 89]),
+        (Advertise.AGENTS, 512, [88, 88]),
+        # Of that family the routes are for zebra, which is never before a redirect.
+        (Advertise.BGP, 16, [88, 89]),
+    ],
+)
+def test_what_no_speaker_is_to_hear_of_is_the_same_route_by_another_number(
+    advertise: Advertise, elevated: int, numbers: list[int]
+) -> None:
+    settings = Settings(advertise=advertise, ipv4_elevated_route_priority=elevated)
+    exported = desired.routes_at(LIVE, ELEVATED, settings)
+    withheld = dataclasses.replace(LIVE, is_exported=False)
+    found = desired.routes_at(withheld, ELEVATED, settings)
+    assert [one.protocol for one in found] == numbers
+    assert [dataclasses.replace(one, protocol=88) for one in found] == list(exported)
+
+
+def test_a_redirect_is_what_speakers_know_whether_they_have_heard_of_the_guest_or_not() -> None:
+    settings = Settings(advertise=Advertise.BGP)
+    redirected = desired.routes_at(REDIRECTED, ELEVATED, settings)
+    early = dataclasses.replace(REDIRECTED, is_exported=False)
+    assert redirected == desired.routes_at(early, ELEVATED, settings)
 
 
 class TestHold:
-    """What BGP brings loses to a redirect for a moment, without any speaker's hearing of it."""
+    """What BGP brings loses to a redirect for a moment."""
 
     BGP = Settings(advertise=Advertise.BGP)
     HOLDING = dataclasses.replace(REDIRECTED, is_holding=True)

@@ -20,8 +20,9 @@ from tests.nodeagent.reconcile.test_redirects import (
     said,
 )
 from tests.nodeagent.witness import watching
-from tests.nodeagent.world import World, settings
+from tests.nodeagent.world import MAC, World, count, settings
 
+from handover_nodeagent import metrics
 from handover_nodeagent.peers.messages import Times, Way
 from handover_nodeagent.peers.sink import Acknowledgment
 from handover_nodeagent.reconcile import exports
@@ -144,6 +145,26 @@ class TestWithheld:
         assert ours.acknowledged_ns(there) == before > 0
         await on.until(lambda: endpoint.cutover)
 
+    async def test_of_a_family_that_zebra_has_nothing_is_withheld(self, on: World) -> None:
+        on.settings = settings(**ON, advertise="bgp", ipv4ElevatedRoutePriority=16)
+        await again(on)
+        await to_target(on, ips=BOTH)
+        on.announce()
+        assert protocols(on) == [88, 89]
+        answered(on)
+        assert protocols(on) == [88, 88]
+
+    async def test_each_route_is_counted_once_when_it_comes_and_once_when_it_is_told(
+        self, on: World
+    ) -> None:
+        await to_target(on, ips=BOTH)
+        before = count(metrics.ROUTES, "add")
+        on.announce()
+        answered(on)
+        await on.until_state("Live")
+        await on.at_rest()
+        assert count(metrics.ROUTES, "add") - before == 4
+
     async def test_nothing_is_wrong_meanwhile(self, on: World) -> None:
         await to_target(on)
         on.announce()
@@ -181,13 +202,6 @@ class TestAtOnce:
     async def test_where_the_source_has_not_answered(self, on: World) -> None:
         on.put(said="target", annotations=SOURCE)
         await on.until_listening()
-        on.announce()
-        assert protocols(on) == [88]
-
-    async def test_where_it_does_not_answer_any_more(self, on: World) -> None:
-        await to_target(on)
-        on.loop.peers._sides[KEY].proved = frozenset()
-        on.loop.peers.silent(KEY, f"node-{B}")
         on.announce()
         assert protocols(on) == [88]
 
@@ -245,6 +259,31 @@ class TestEnds:
         on.pause("default")
         await on.shows(EXPORTED)
 
+    async def test_the_end_of_all_writing(self, on: World) -> None:
+        await to_target(on)
+        on.announce()
+        await on.until_state("Live")
+        on.configure(**ON, advertise="bgp", mode="observe")
+        # Before it: from now on nothing is written.
+        assert protocols(on) == [88]
+
+    async def test_another_number(self, on: World) -> None:
+        await to_target(on)
+        on.announce()
+        await on.until_state("Live")
+        on.configure(**ON, advertise="bgp", routeProtocol=100)
+        await on.until(lambda: protocols(on) == [100])
+        answered(on)
+        await on.at_rest()
+        assert protocols(on) == [100]
+
+    async def test_what_nobody_remembers_whose_guest_answers(self, on: World) -> None:
+        await on.kill()
+        on.node.run("ip route add 10.65.0.2 dev tap0 scope link metric 512 proto 89")
+        on.node.run(f"ip neigh replace 10.65.0.2 lladdr {MAC} dev tap0")
+        await on.start()
+        await on.shows(EXPORTED)
+
     async def test_a_guest_that_goes_back(self, on: World) -> None:
         """The redirect takes the exported one's place, so that no speaker hears of it."""
         await to_target(on)
@@ -253,6 +292,7 @@ class TestEnds:
         assert heard(on)
         await on.shows("10.65.0.2 ... dev handover0 proto 88 ... metric 512")
         await on.until_state("Redirected")
+        assert protocols(on) == [88]
         answered(on)
         await on.at_rest()
         assert protocols(on) == [88]

@@ -54,9 +54,11 @@ async def test_a_deleted_endpoint_whose_guest_answers_leaves_an_orphan(world: Wo
 
 async def test_a_stale_route_of_ours_is_pruned_after_the_sync(node: Node, tmp_path: Path) -> None:
     node.run("ip route add 10.65.0.9 dev tap0 scope link metric 1024 proto 88")
-    node.run("ip route add 10.65.0.8 dev tap0 scope link metric 1024 proto 89")
+    # Of which no speaker had heard when its agent was killed.
+    node.run("ip route add 10.65.0.7 dev tap0 scope link metric 512 proto 89")
+    node.run("ip route add 10.65.0.8 dev tap0 scope link metric 1024 proto 90")
     world = await World(node, tmp_path).start(synced=False)
-    assert len(world.routes()) == 2
+    assert len(world.routes()) == 3
     world.sink.synced()
     await world.shows("10.65.0.8 dev tap0 ... metric 1024")
     await world.kill()
