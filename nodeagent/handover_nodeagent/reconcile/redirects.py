@@ -232,11 +232,7 @@ class Redirects:
         if after is None or not after.redirect or after.level is not endpoint.machine.level:
             return None
         local = dataclasses.replace(
-            endpoint.local(settings),
-            state=State.REDIRECTED,
-            redirection=way,
-            is_holding=True,
-            is_exported=True,
+            endpoint.local(settings), state=State.REDIRECTED, redirection=way, is_holding=True
         )
         if not local.is_owned:
             return None
