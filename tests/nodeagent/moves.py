@@ -30,6 +30,7 @@ table inet strict {
     }
 }
 """
+REASSEMBLY: Final = "nstat -as Ip*Reasm*"
 USUAL: Final = 1500
 JUMBO: Final = 9000
 OVERHEAD: Final = 36
@@ -172,8 +173,10 @@ class Moves(Traffic):
         """Return what somebody needs who wonders; what is lost was sent at *when_ns*."""
         after = self.since_stops(when_ns)
         taps = [self.net.run(node, f"ip -s link show {TAP}") for node in NODES[:2]]
+        # Fragments that were not put together, by conntrack or by the guest.
+        failed = [self.net.run(node, REASSEMBLY) for node in (*NODES[:2], GUEST)]
         ends = [round((go - stop) / MS, 1) for stop, go in self.pauses]
-        return f"{after[:40]} ms after each stop; {ends}\n{self.holds}\n{taps}"
+        return f"{after[:40]} ms after each stop; {ends}\n{self.holds}\n{taps}\n{failed}"
 
     def is_doubtful(self, sent_ns: int) -> bool:
         """Tell whether what was sent then may come twice."""

@@ -110,7 +110,6 @@ def test_what_held_bgp_back_goes_also_by_a_device_that_no_endpoint_has() -> None
         assert steps.may_go(held, known, desired, others) is expected
         for other in (
             dataclasses.replace(held, metric=1024),
-            dataclasses.replace(held, protocol=88),
             dataclasses.replace(held, way=None),
         ):
             assert not steps.may_go(other, known, desired, others)
