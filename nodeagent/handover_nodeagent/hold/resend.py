@@ -15,11 +15,14 @@ from typing import Final
 from handover_api.workloadendpoint import HoldReason
 from handover_nodeagent.hold import bounds, pacing, segments, senders
 from handover_nodeagent.hold.recorder import Held, HoldRecorder, Position
-from handover_nodeagent.hold.segments import Unsendable
+from handover_nodeagent.hold.segments import Fragment, Unsendable
 from handover_nodeagent.hold.senders import Buffers, Sender
 
 PER_TURN: Final = 64
 """Packets without a turn for others: less than a millisecond."""
+LONGEST: Final = 64
+"""Fragments by which a turn may be longer, so that it ends with whole packets: 64 KiB are fewer, of
+1280 octets each."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +78,8 @@ class Resend:
         self._rest: deque[Buffers] = deque()
         self._is_refused = False
         self._is_doubtful = False
-        self._has_more = False
+        # Packets in fragments of which the last one is not sent so far.
+        self._begun: set[bytes] = set()
         self._spared = span.spared
         recorder.pause_looking()
         waiting = recorder.count_since(span.since_ns)
@@ -113,9 +117,9 @@ class Resend:
         """Send what its turn allows, then let others have theirs."""
         sent = 0
         # A packet in fragments goes as one: too much of others in between ends the patience of whom
-        # they are for (net.ipv4.ipfrag_max_dist).
-        while sent < PER_TURN or self._has_more:
-            is_due = self._credit >= 1 or self._has_more
+        # they are for (net.ipv4.ipfrag_max_dist). Those of two may be mixed.
+        while sent < PER_TURN + (LONGEST if self._begun else 0):
+            is_due = self._credit >= 1 or self._begun
             if not self._rest and not (is_due and self._begin_frame()):
                 break
             number = self._sender.send(self._rest[0])
@@ -126,6 +130,9 @@ class Resend:
             sent += 1
             if not self._rest:
                 self._end_frame()
+        if sent >= PER_TURN + LONGEST:
+            # The last one of some did not come; what is whole need not wait for it.
+            self._begun.clear()
         self.recorder.release_until(self._position)
         self._wait(sent)
 
@@ -155,11 +162,18 @@ class Resend:
             if not isinstance(found, Unsendable):
                 self._rest.extend(found)
                 self._credit -= pacing.cost(len(found))
-                self._has_more = segments.has_more(held.frame.octets)
+                self._note_fragment(segments.fragment(held.frame.octets))
                 return True
             self._is_refused = True
             self._end_frame()
         return False
+
+    def _note_fragment(self, fragment: Fragment | None) -> None:
+        """Know of which packets more is to come."""
+        if fragment and fragment.has_more:
+            self._begun.add(fragment.packet)
+        elif fragment:
+            self._begun.discard(fragment.packet)
 
     def _next_wanted(self) -> Held | None:
         """Go on with the next frame of the span; None when there is none now."""
@@ -168,8 +182,7 @@ class Resend:
             # A node that tracks connections wants all fragments of a packet, also those that were
             # taken before the others came.
             if received_ns < since_ns and not (
-                received_ns >= since_ns - bounds.TRAIN_NS
-                and segments.is_fragment(held.frame.octets)
+                received_ns >= since_ns - bounds.TRAIN_NS and segments.fragment(held.frame.octets)
             ):
                 continue
             if self._span.until_ns is not None and received_ns > self._span.until_ns:

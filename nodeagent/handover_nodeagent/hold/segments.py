@@ -36,6 +36,7 @@ _IPV4: Final = 4
 _IPV4_SIZE: Final = 20
 _IPV4_LENGTH: Final = 2
 _IPV4_ID: Final = 4
+_IPV4_IDENTIFICATION: Final = slice(4, 6)
 _IPV4_FRAGMENT: Final = 6
 _IPV4_IS_FRAGMENT: Final = 0x3FFF
 _IPV4_MORE: Final = 0x20
@@ -144,24 +145,30 @@ def packets(offload: Offload, frame: memoryview | bytes) -> tuple[bytes, ...] | 
     return tuple(_tcp_segments(large) if is_tcp else _udp_segments(large))
 
 
-def is_fragment(frame: memoryview | bytes) -> bool:
-    """Tell whether *frame* has a fragment of a packet."""
-    packet = _packet(memoryview(frame))
-    return not isinstance(packet, Unsendable) and _transport(packet)[0] == _FRAGMENT
+class Fragment(NamedTuple):
+    """One fragment: of which packet, by its addresses and identification, and whether more come."""
+
+    packet: bytes
+    has_more: bool
 
 
-def has_more(frame: memoryview | bytes) -> bool:
-    """Tell whether *frame* has a fragment of a packet, and not its last one."""
+def fragment(frame: memoryview | bytes) -> Fragment | None:
+    """Return what *frame* has of a packet in fragments; None where it has a whole one, or none."""
     packet = _packet(memoryview(frame))
     if isinstance(packet, Unsendable):
-        return False
+        return None
     number, at = _transport(packet)
-    if number != _FRAGMENT or at + _EXTENSION_UNIT > len(packet):
-        return False
+    if number != _FRAGMENT:
+        return None
     if packet[0] >> 4 == _IPV4:
-        return bool(packet[_IPV4_FRAGMENT] & _IPV4_MORE)
-    # RFC 8200 section 4.5: the last bit of the fragment's offset.
-    return bool(packet[at + 3] & 1)
+        name = bytes(packet[_IPV4_ADDRESSES]) + bytes(packet[_IPV4_IDENTIFICATION])
+        return Fragment(name, bool(packet[_IPV4_FRAGMENT] & _IPV4_MORE))
+    addresses = bytes(packet[_IPV6_ADDRESSES])
+    if at + _EXTENSION_UNIT > len(packet):
+        return Fragment(addresses, has_more=False)
+    # RFC 8200 section 4.5: the last bit of the fragment's offset, then the identification.
+    name = addresses + bytes(packet[at + 4 : at + _EXTENSION_UNIT])
+    return Fragment(name, bool(packet[at + 3] & 1))
 
 
 def _packet(frame: memoryview) -> memoryview | Unsendable:

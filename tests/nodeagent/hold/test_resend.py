@@ -4,7 +4,8 @@ import asyncio
 import errno
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Final
 
 import pytest
@@ -13,10 +14,10 @@ from tests.nodeagent.hold.port import Port, mapped, number_of, numbers, until
 from tests.nodeagent.sniff.conftest import Wire
 
 from handover_api.workloadendpoint import HoldReason
-from handover_nodeagent.hold import bounds, pacing, resend
+from handover_nodeagent.hold import bounds, pacing, resend, segments
 from handover_nodeagent.hold.recorder import HoldRecorder, Position
 from handover_nodeagent.hold.resend import Counts, Resend, Span
-from handover_nodeagent.hold.segments import Unsendable
+from handover_nodeagent.hold.segments import Fragment, Unsendable
 from handover_nodeagent.hold.senders import Buffers, PortSender
 from handover_nodeagent.sniff.ring_blocks import Frame
 
@@ -204,6 +205,64 @@ async def test_others_have_their_turn_within_what_goes_at_once(
         turns += 1
         await asyncio.sleep(0)
     assert counts == dict.fromkeys(range(pacing.FIRST // resend.PER_TURN), resend.PER_TURN)
+
+
+def per_turn(sender: Sender) -> Callable[[int], Awaitable[list[int]]]:
+    """Return what waits for so many packets, and tells how many each turn of the loop had."""
+    counts = [0]
+
+    def count(_: int) -> int:
+        counts[-1] += 1
+        return 0
+
+    sender.says = count
+
+    async def wait(packets: int) -> list[int]:
+        while len(sender.taken) < packets:
+            counts.append(0)
+            await asyncio.sleep(0)
+        return [each for each in counts if each]
+
+    return wait
+
+
+def in_fragments(monkeypatch: pytest.MonkeyPatch, last: Mapping[bytes, int]) -> None:
+    """Let frames from the 61st on be fragments of packets by turns, each until its *last* one."""
+
+    def fragment(frame: bytes) -> Fragment | None:
+        number = number_of(frame)
+        packet = sorted(last)[number % len(last)]
+        return Fragment(packet, number < last[packet]) if 60 < number <= last[packet] else None
+
+    monkeypatch.setattr(segments, "fragment", fragment)
+
+
+async def test_a_turn_ends_with_whole_packets_though_those_of_two_are_mixed(
+    begin: Begin, sender: Sender, port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """More than 64 of others between two fragments, and a kernel gives their packet up."""
+    in_fragments(monkeypatch, {b"a": 72, b"b": 65})
+    port.put(range(200))
+    wait = per_turn(sender)
+    begin()
+    assert (await wait(200))[:2] == [73, resend.PER_TURN]
+
+
+async def test_whose_last_fragment_does_not_come_holds_up_nobody_for_long(
+    begin: Begin, sender: Sender, port: Port, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    in_fragments(monkeypatch, {b"a": 9999, b"b": 62})
+    monkeypatch.setattr(segments, "fragment", partial(until_80, segments.fragment))
+    port.put(range(250))
+    wait = per_turn(sender)
+    begin()
+    turns = await wait(250)
+    assert turns[:2] == [resend.PER_TURN + resend.LONGEST, resend.PER_TURN]
+
+
+def until_80(find: Callable[[bytes], Fragment | None], frame: bytes) -> Fragment | None:
+    """Let there be no fragments from the 80th frame on."""
+    return find(frame) if number_of(frame) < 80 else None
 
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOBUFS])

@@ -2,6 +2,7 @@
 
 import dataclasses
 import struct
+from collections.abc import Callable
 from typing import Final
 
 import pytest
@@ -424,12 +425,31 @@ def fragment6(offset: int, header: int = 44) -> bytes:
 def test_a_fragment_and_its_last_one_are_told(
     frame: bytes, *, is_fragment: bool, has_more: bool
 ) -> None:
-    assert segments.is_fragment(frame) is is_fragment
-    assert segments.has_more(frame) is has_more
+    found = segments.fragment(frame)
+    assert (found is not None) is is_fragment
+    assert (found is not None and found.has_more) is has_more
+
+
+@pytest.mark.parametrize("compose", [fragment4, fragment6])
+def test_the_fragments_of_one_packet_are_told_from_those_of_another(
+    compose: Callable[[int], bytes],
+) -> None:
+    first, last = segments.fragment(compose(0x2001)), segments.fragment(compose(0x0010))
+    assert first
+    assert last
+    assert first.packet == last.packet
+    others = []
+    # One octet of the identification is another one, or one of an address.
+    for octet in (19, 26) if compose is fragment4 else (69, 22):
+        frame = bytearray(compose(0x0010))
+        frame[octet] ^= 1
+        others.append(segments.fragment(bytes(frame)))
+    assert all(other and other.packet != last.packet for other in others)
 
 
 def test_a_fragments_header_that_does_not_fit_has_no_more() -> None:
     fixed = struct.pack("!IHBB", 6 << 28, 4, 44, 64) + bytes(32)
     frame = bytes(12) + b"\x86\xdd" + fixed + bytes(4)
-    assert segments.is_fragment(frame)
-    assert not segments.has_more(frame)
+    found = segments.fragment(frame)
+    assert found
+    assert not found.has_more
