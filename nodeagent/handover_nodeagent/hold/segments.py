@@ -36,7 +36,6 @@ _IPV4: Final = 4
 _IPV4_SIZE: Final = 20
 _IPV4_LENGTH: Final = 2
 _IPV4_ID: Final = 4
-_IPV4_IDENTIFICATION: Final = slice(4, 6)
 _IPV4_FRAGMENT: Final = 6
 _IPV4_IS_FRAGMENT: Final = 0x3FFF
 _IPV4_MORE: Final = 0x20
@@ -161,7 +160,7 @@ def fragment(frame: memoryview | bytes) -> Fragment | None:
     if number != _FRAGMENT:
         return None
     if packet[0] >> 4 == _IPV4:
-        name = bytes(packet[_IPV4_ADDRESSES]) + bytes(packet[_IPV4_IDENTIFICATION])
+        name = bytes(packet[_IPV4_ADDRESSES]) + bytes(packet[_IPV4_ID : _IPV4_ID + 2])
         return Fragment(name, bool(packet[_IPV4_FRAGMENT] & _IPV4_MORE))
     addresses = bytes(packet[_IPV6_ADDRESSES])
     if at + _EXTENSION_UNIT > len(packet):

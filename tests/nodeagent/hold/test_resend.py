@@ -5,7 +5,6 @@ import errno
 import socket
 import time
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Final
 
 import pytest
@@ -188,25 +187,6 @@ async def test_no_credit_is_saved_beyond_what_may_go_at_once(
     assert sender.times[pacing.FIRST] - sender.times[0] >= 0.9 * pacing.TURN
 
 
-async def test_others_have_their_turn_within_what_goes_at_once(
-    begin: Begin, sender: Sender, port: Port
-) -> None:
-    port.put(range(pacing.FIRST))
-    turns = 0
-    counts: dict[int, int] = {}
-
-    def count(_: int) -> int:
-        counts[turns] = counts.get(turns, 0) + 1
-        return 0
-
-    sender.says = count
-    begin()
-    while len(sender.taken) < pacing.FIRST:
-        turns += 1
-        await asyncio.sleep(0)
-    assert counts == dict.fromkeys(range(pacing.FIRST // resend.PER_TURN), resend.PER_TURN)
-
-
 def per_turn(sender: Sender) -> Callable[[int], Awaitable[list[int]]]:
     """Return what waits for so many packets, and tells how many each turn of the loop had."""
     counts = [0]
@@ -226,13 +206,24 @@ def per_turn(sender: Sender) -> Callable[[int], Awaitable[list[int]]]:
     return wait
 
 
+async def test_others_have_their_turn_within_what_goes_at_once(
+    begin: Begin, sender: Sender, port: Port
+) -> None:
+    port.put(range(pacing.FIRST))
+    wait = per_turn(sender)
+    begin()
+    full = [resend.PER_TURN] * (pacing.FIRST // resend.PER_TURN)
+    assert await wait(pacing.FIRST) == full
+
+
 def in_fragments(monkeypatch: pytest.MonkeyPatch, last: Mapping[bytes, int]) -> None:
-    """Let frames from the 61st on be fragments of packets by turns, each until its *last* one."""
+    """Let frames 61 to 79 be fragments of packets by turns, each until its *last* one."""
 
     def fragment(frame: bytes) -> Fragment | None:
         number = number_of(frame)
         packet = sorted(last)[number % len(last)]
-        return Fragment(packet, number < last[packet]) if 60 < number <= last[packet] else None
+        is_one = 60 < number < 80 and number <= last[packet]
+        return Fragment(packet, number < last[packet]) if is_one else None
 
     monkeypatch.setattr(segments, "fragment", fragment)
 
@@ -252,17 +243,11 @@ async def test_whose_last_fragment_does_not_come_holds_up_nobody_for_long(
     begin: Begin, sender: Sender, port: Port, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     in_fragments(monkeypatch, {b"a": 9999, b"b": 62})
-    monkeypatch.setattr(segments, "fragment", partial(until_80, segments.fragment))
     port.put(range(250))
     wait = per_turn(sender)
     begin()
     turns = await wait(250)
     assert turns[:2] == [resend.PER_TURN + resend.LONGEST, resend.PER_TURN]
-
-
-def until_80(find: Callable[[bytes], Fragment | None], frame: bytes) -> Fragment | None:
-    """Let there be no fragments from the 80th frame on."""
-    return find(frame) if number_of(frame) < 80 else None
 
 
 @pytest.mark.parametrize("number", [errno.EAGAIN, errno.ENOBUFS])
