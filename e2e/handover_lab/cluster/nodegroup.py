@@ -92,8 +92,7 @@ class NodeGroup:
         for path in self.paths:
             for group, _, _ in os.walk(path):
                 if not names or Path(group).name in names:
-                    with contextlib.suppress(FileNotFoundError):
-                        found.update(map(int, Path(group, "cgroup.procs").read_text().split()))
+                    found.update(processes_of(Path(group)))
         return frozenset(found)
 
     def end(self) -> None:
@@ -110,6 +109,15 @@ class NodeGroup:
             kill(alive)
         for path in self.paths:
             cgroups.remove(path, deadline)
+
+
+def processes_of(group: Path) -> frozenset[int]:
+    """Return the processes in *group* itself; one that is gone, or goes just now, has none."""
+    try:
+        return frozenset(map(int, (group / "cgroup.procs").read_text().split()))
+    except OSError as error:
+        cgroups.raise_unless_gone(error)
+        return frozenset()
 
 
 def make_branch(group: Path, *names: str, shared: bool) -> None:

@@ -61,10 +61,17 @@ def is_removed(directory: str) -> bool:
     """Remove one group; it stays while a process in it is still on its way out."""
     try:
         Path(directory).rmdir()
-    except FileNotFoundError:
-        return True
     except OSError as error:
-        if error.errno != errno.EBUSY:
-            raise
-        return False
+        if error.errno == errno.EBUSY:
+            return False
+        raise_unless_gone(error)
     return True
+
+
+def raise_unless_gone(error: OSError) -> None:
+    """Raise *error*, but not where it says that somebody else has removed the group.
+
+    Whoever had found or opened it by then is told that there is no such device.
+    """
+    if error.errno not in {errno.ENOENT, errno.ENODEV}:
+        raise error
