@@ -15,6 +15,8 @@ from handover_lab.network import tap
 
 PLUGIN: Final = "sticky"
 SYSTEM: Final = "/usr/lib/cni"
+PREFIX: Final = "cali"
+"""Of the names of nodes' ends."""
 
 
 def install(node: Node, addresses: Sequence[str]) -> None:
@@ -54,4 +56,4 @@ def sticky(configuration: Mapping[str, Any], addresses: Sequence[str]) -> dict[s
 def interface(namespace: str, pod: str) -> str:
     """Name the node's end of a launcher pod's network, as the plug-in does."""
     digest = hashlib.sha1(f"{namespace}.{pod}".encode(), usedforsecurity=False).hexdigest()
-    return f"cali{digest[:11]}"
+    return f"{PREFIX}{digest[:11]}"

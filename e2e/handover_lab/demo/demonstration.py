@@ -25,11 +25,13 @@ from handover_lab.demo.picture import Scene
 from handover_lab.demo.report import Counted, Migration, Report, Told
 from handover_lab.demo.timeline import Timeline
 from handover_lab.facts import Action, Fact, Traffic
-from handover_lab.guest import initramfs
+from handover_lab.guest import cpu_share, initramfs
+from handover_lab.guest.deliveries import Deliveries
 from handover_lab.guest.vm import Move, Vm
 from handover_lab.lab import Cutover, Lab, Migrated
-from handover_lab.network import carriers, manual_cutover, measure
+from handover_lab.network import carriers, delivery, manual_cutover, measure
 from handover_lab.network.carriers import Carrier
+from handover_lab.network.delivery import Delivered
 from handover_lab.network.measure import Packet, Switchover
 from handover_lab.network.traffic import Recording
 from handover_lab.sandbox import sandbox
@@ -159,10 +161,12 @@ class Demonstration(abc.ABC, Generic[LabT]):
 
     async def with_handover(self, lab: LabT) -> None:
         """Let the VM move there and back under one steady flow."""
-        moved = []
-        async with self.live(self.opening):
+        moved: list[Migrated] = []
+        async with self.live(self.opening), contextlib.AsyncExitStack() as ends:
             await self.begin(lab)
+            deliveries = ends.enter_context(Deliveries.kept(lab.vm))
             await lab.vm.start_flows()
+            flows = dict(lab.vm.flows)
             await asyncio.sleep(WATCH_S)
             for name in self.migrations:
                 self.chapter(f"kubectl apply -f examples/{name}.yaml")
@@ -171,11 +175,17 @@ class Demonstration(abc.ABC, Generic[LabT]):
                 # By now the migration's last ping has its answer, or gets none.
                 pings = moved[-1].move.packets(lab.vm.flows["ping"].recording)
                 self.fact_order.add(arrivals(pings, moved[-1].move.switchover))
+                await deliveries.note(flows)
             recordings = await lab.vm.stop_flows()
+            await deliveries.note(flows)
+        lost_ns = lost_on_the_way(recordings, deliveries.delivered, [one.move for one in moved])
         began_ns = self.timeline.history.began_ns
-        self.flows = {name: Counted.of(one.packets(), began_ns) for name, one in recordings.items()}
+        self.flows = {
+            name: Counted.of(one.packets(), lost_ns.get(name), began_ns)
+            for name, one in recordings.items()
+        }
         for one in moved:
-            self.rows.append(row(one.move, recordings, one))
+            self.rows.append(row(one.move, recordings, one, lost_ns["ping"]))
         first = moved[0]
         cutover_ns = first.cutover.at_ns if first.cutover else first.move.switchover.resumed_ns
         packets = recordings["ping"].packets()
@@ -243,16 +253,18 @@ class Demo(Demonstration[Lab]):
         """Move the VM between bare nodes at first: the cluster may still be in the making."""
         tell = self.fact_order.add
         async with Lab.open_vm(self.network, self.directory, tell, self.carrier) as vm:
-            move_late = functools.partial(vm.move_by_hand, HOME, AWAY, LATE_MS)
-            await self.without(vm, vm.boot, move_late)
-            with self.screen.step("moving the VM back", f"the VM is back on {HOME}"):
-                await vm.move_by_hand(AWAY, HOME, 0)
-                manual_cutover.delete_routes(
-                    self.network.nodes[HOME], vm.nic, manual_cutover.NORMAL
-                )
-            cluster = await self.start_cluster(self.network)
-            async with Lab.on(cluster, vm, self.fact_order.add) as lab:
-                yield lab
+            # Or what starts beside it would take it from the guest, which then loses pings itself.
+            with cpu_share.reserved(vm):
+                move_late = functools.partial(vm.move_by_hand, HOME, AWAY, LATE_MS)
+                await self.without(vm, vm.boot, move_late)
+                with self.screen.step("moving the VM back", f"the VM is back on {HOME}"):
+                    await vm.move_by_hand(AWAY, HOME, 0)
+                    manual_cutover.delete_routes(
+                        self.network.nodes[HOME], vm.nic, manual_cutover.NORMAL
+                    )
+                cluster = await self.start_cluster(self.network)
+                async with Lab.on(cluster, vm, self.fact_order.add) as lab:
+                    yield lab
 
     async def begin(self, lab: Lab) -> None:
         """Apply the VM's endpoints."""
@@ -267,14 +279,34 @@ class Demo(Demonstration[Lab]):
         return await lab.complete(migration)
 
 
-def row(move: Move, recordings: Mapping[str, Recording], migrated: Migrated | None) -> Migration:
-    """Measure one migration from what the flows recorded."""
+def lost_on_the_way(
+    recordings: Mapping[str, Recording], delivered: Mapping[str, Delivered], moves: Sequence[Move]
+) -> dict[str, tuple[int, ...]]:
+    """Return for each flow that nodes took notes of when those were sent that came to no guest."""
+    stays = delivery.stays(moves)
+    return {
+        name: delivery.lost(recordings[name].packets(), came, stays)
+        for name, came in delivered.items()
+    }
+
+
+def row(
+    move: Move,
+    recordings: Mapping[str, Recording],
+    migrated: Migrated | None,
+    lost_ns: Sequence[int] | None = None,
+) -> Migration:
+    """Measure one migration from what the flows recorded.
+
+    At *lost_ns* those pings were sent that came to no guest; None: nobody has looked.
+    """
     session = recordings["TCP session"]
     cutover = migrated.cutover if migrated else None
     return Migration.measured(
         (move.source, move.target),
         move.switchover,
         move.packets(recordings["ping"]),
+        lost_ns=None if lost_ns is None else [at for at in lost_ns if move.covers(at)],
         told=told(cutover) if cutover else None,
         tcp_survived=measure.survived(
             move.packets(session), broken=session.broken, resumed_ns=move.switchover.resumed_ns

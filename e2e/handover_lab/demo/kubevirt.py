@@ -15,6 +15,7 @@ from typing import Final
 from handover_lab import paths
 from handover_lab.demo import command, demonstration
 from handover_lab.demo.demonstration import Demonstration
+from handover_lab.guest import cpu_share
 from handover_lab.guest.vm import Move
 from handover_lab.kubevirt.lab import KubeVirtLab
 from handover_lab.lab import Migrated
@@ -40,7 +41,9 @@ class KubeVirtDemo(Demonstration[KubeVirtLab]):
         async with (
             KubeVirtLab.open_vm(self.network, self.directory, tell, self.carrier) as vm,
             KubeVirtLab.on(cluster, vm, tell) as lab,
+            contextlib.AsyncExitStack() as ends,
         ):
+            ends.enter_context(cpu_share.reserved(vm))
             lab.late_ms = demonstration.LATE_MS
             await self.without(vm, lab.boot, lambda: self.move_late(lab))
             # The VM stays where it is, and from now on nobody moves its routes any more.

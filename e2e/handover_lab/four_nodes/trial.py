@@ -11,9 +11,9 @@ from handover_lab.four_nodes.lab import FourNodeLab
 from handover_lab.guest.migration import SHORT_PAUSE, Limits
 from handover_lab.guest.vm import Move
 from handover_lab.lab import Migrated
-from handover_lab.network import measure
+from handover_lab.network import delivery, measure
 from handover_lab.network.measure import Loss, Progress, Switchover
-from handover_lab.network.ping_record import WRAP, DeliveryRecord
+from handover_lab.network.ping_record import DeliveryRecord
 from handover_lab.network.traffic import Direction, Recording, Stream
 
 BEFORE_NS: Final = 1_000_000_000
@@ -136,13 +136,11 @@ async def start_streams(lab: FourNodeLab) -> dict[str, Stream]:
 
 def lost_on_the_way(recording: Recording, move: Move, came: frozenset[int]) -> tuple[int, ...]:
     """Return when the pings were sent, after the stop, that have no answer and never came."""
-    return tuple(
-        packet.sent_ns
-        for number, packet in enumerate(recording.packets())
-        if packet.answered_ns is None
-        and move.switchover.stopped_ns <= packet.sent_ns < move.ended_ns
-        and number % WRAP not in came
-    )
+    pings = recording.packets()
+    delivered = {move.source: frozenset[int](), move.target: delivery.numbers(came, len(pings))}
+    stopped_ns = move.switchover.stopped_ns
+    lost = delivery.lost(pings, delivered, delivery.stays((move,)), stopped_ns)
+    return tuple(sent_ns for sent_ns in lost if sent_ns < move.ended_ns)
 
 
 def first_redirect_ns(lab: FourNodeLab, move: Move) -> int | None:

@@ -26,14 +26,11 @@ def reserved(vm: Vm) -> Iterator[None]:
         # One that has ended, as with the share before, boots in this one.
         with contextlib.suppress(ProcessLookupError):
             group.take(guest.pid)
-    nodes = vm.topology.nodes.values()
-    for node in nodes:
-        tap.queue(node, vm.nic.tap, QUEUE_PACKETS)
+    vm.queue(QUEUE_PACKETS)
     vm.cpu_share = group
     try:
         yield
     finally:
         vm.cpu_share = None
-        for node in nodes:
-            tap.queue(node, vm.nic.tap)
+        vm.queue(tap.USUAL)
         group.end()

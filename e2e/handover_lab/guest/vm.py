@@ -16,7 +16,7 @@ from handover_lab.facts import Fact, Traffic
 from handover_lab.guest import migration
 from handover_lab.guest.migration import SHORT_PAUSE, Limits
 from handover_lab.guest.qemu import Guest, GuestError, Nic, VmSpec
-from handover_lab.network import carriers, manual_cutover, measure, route_watch, tap
+from handover_lab.network import carriers, manual_cutover, route_watch, tap
 from handover_lab.network.bird import Speaker
 from handover_lab.network.carriers import CARRIERS, Carrier, Mesh, Niced
 from handover_lab.network.manual_cutover import Cutover, ManualCutover
@@ -89,9 +89,13 @@ class Move:
     by_hand: Cutover | None = None
     """When the route was moved by hand."""
 
+    def covers(self, moment_ns: int) -> bool:
+        """Whether a moment belongs to this migration."""
+        return self.began_ns <= moment_ns < self.ended_ns
+
     def packets(self, recording: Recording) -> tuple[Packet, ...]:
         """Return the packets of this migration."""
-        return measure.between(recording.packets(), self.began_ns, self.ended_ns)
+        return tuple(packet for packet in recording.packets() if self.covers(packet.sent_ns))
 
 
 class Vm:
@@ -131,6 +135,11 @@ class Vm:
         return {6 if ":" in address else 4: address for address in self.nic.addresses}
 
     @property
+    def ports(self) -> str:
+        """Its interfaces on the nodes; all that begin so, where there is a "*" at the end."""
+        return self.nic.tap
+
+    @property
     def home(self) -> str:
         """The node on which the VM runs, also while another one's QEMU waits for it."""
         return self._home
@@ -168,6 +177,11 @@ class Vm:
         """Lay a tap on each node."""
         for node in self.topology.nodes.values():
             tap.add(node, self.nic.tap)
+
+    def queue(self, packets: int) -> None:
+        """Let so many packets wait for the VM in its taps, as long as it is open."""
+        for node in self.topology.nodes.values():
+            tap.queue(node, self.nic.tap, packets)
 
     def qemu_place(self, node: str) -> Place:
         """Tell where on *node* a QEMU finds its tap."""

@@ -23,6 +23,7 @@ from handover_lab.guest.qemu import Nic
 from handover_lab.guest.vm import Vm
 from handover_lab.kubevirt.objects import FINAL, POD
 from handover_lab.kubevirt.simulated import KubeVirt
+from handover_lab.network import tap
 from handover_lab.processes.place import Place
 
 NAMESPACE: Final = "default"
@@ -61,9 +62,9 @@ class LauncherPod:
         """Compose what runs *argv* there."""
         return self.node.command("nsenter", f"--net=/proc/{self.pid}/ns/net", "--", *argv)
 
-    async def bind(self, tap: str) -> None:
-        """Bind the pod's interface to the guest's *tap*, as KubeVirt's virt-handler does."""
-        binding = self.command("sh", "-c", BINDING, "binding", tap)
+    async def bind(self, device: str) -> None:
+        """Bind the pod's interface to the guest's tap *device*, as KubeVirt's virt-handler does."""
+        binding = self.command("sh", "-c", BINDING, "binding", device)
         process = await asyncio.create_subprocess_exec(*binding)
         if await process.wait():
             message = f"the interface of {self.pod} cannot be bound to its guest"
@@ -75,9 +76,20 @@ class LauncherVm(Vm):
 
     pods_by_node: dict[str, LauncherPod]
 
+    _queue: int = tap.USUAL
+
+    @property
+    def ports(self) -> str:
+        """The nodes' ends of its pods' networks."""
+        return f"{sticky.PREFIX}*"
+
     def add_taps(self) -> None:
         """Lay nothing: the CNI does it, pod by pod."""
         self.pods_by_node = {}
+
+    def queue(self, packets: int) -> None:
+        """Let so many packets wait in the taps of pods that come from now on."""
+        self._queue = packets
 
     def qemu_place(self, node: str) -> Place:
         """Tell where on *node* a QEMU finds its tap."""
@@ -90,6 +102,7 @@ class LauncherVm(Vm):
     async def use_pod(self, launcher_pod: LauncherPod) -> None:
         """Use this pod for what starts on its node from now on."""
         await launcher_pod.bind(self.nic.tap)
+        tap.queue(launcher_pod, self.nic.tap, self._queue)
         self.pods_by_node[launcher_pod.node.name] = launcher_pod
 
 

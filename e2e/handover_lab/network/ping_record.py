@@ -10,10 +10,8 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Final, Self
 
-from handover_lab.network.namespaces import Network
-
-WRAP: Final = 1 << 16
-"""A sequence number of ICMP is this much of a ping's number; a stretch of time has fewer pings."""
+from handover_lab.network.namespaces import Network, output
+from handover_lab.processes.place import Place
 
 # As many elements as there are sequence numbers; `dynamic` lets rules add them.
 TABLE: Final = """
@@ -63,14 +61,19 @@ class PingRecord:
 
 
 # By identifier and sequence number, for each family: so flows of several clients are told apart.
+# What came is forgotten before the sequence numbers of pings 1 ms apart begin anew.
 DELIVERY: Final = """
 table inet delivery_record {{
-    set delivered4 {{ typeof icmp id . icmp sequence; size 262144; flags dynamic; }}
-    set delivered6 {{ typeof icmpv6 id . icmpv6 sequence; size 262144; flags dynamic; }}
+    set delivered4 {{
+        typeof icmp id . icmp sequence; size 262144; flags dynamic, timeout; timeout 60s;
+    }}
+    set delivered6 {{
+        typeof icmpv6 id . icmpv6 sequence; size 262144; flags dynamic, timeout; timeout 60s;
+    }}
     chain passing {{
         type filter hook forward priority 10
-        oifname "{tap}" icmp type echo-request add @delivered4 {{ icmp id . icmp sequence }}
-        oifname "{tap}" icmpv6 type echo-request add @delivered6 {{ icmpv6 id . icmpv6 sequence }}
+        oifname "{port}" icmp type echo-request add @delivered4 {{ icmp id . icmp sequence }}
+        oifname "{port}" icmpv6 type echo-request add @delivered6 {{ icmpv6 id . icmpv6 sequence }}
     }}
 }}
 """
@@ -79,22 +82,23 @@ table inet delivery_record {{
 class DeliveryRecord:
     """The notes of one node: which pings it has passed to the VM's interface."""
 
-    def __init__(self, node: Network) -> None:
+    def __init__(self, node: Place) -> None:
         self._node = node
 
     @classmethod
     @contextlib.contextmanager
-    def kept(cls, node: Network, tap: str) -> Iterator[Self]:
-        """Let *node* take notes of its interface *tap*."""
-        node.run(f"nft '{DELIVERY.format(tap=tap)}'")
+    def kept(cls, node: Place, port: str) -> Iterator[Self]:
+        """Let *node* take notes of its interface *port*, or of all that begin so: "cali*"."""
+        output(node.command("nft", DELIVERY.format(port=port)))
         try:
             yield cls(node)
         finally:
-            node.run("nft delete table inet delivery_record")
+            output(node.command("nft", "delete", "table", "inet", "delivery_record"))
 
     def delivered(self, family: int, identifier: int) -> frozenset[int]:
-        """Return the numbers, modulo `WRAP`, of the pings of one flow that came so far."""
-        listing = self._node.run(f"nft --json list set inet delivery_record delivered{family}")
+        """Return the sequence numbers of one flow's pings that came in the last minute."""
+        words = ("nft", "--json", "list", "set", "inet", "delivery_record", f"delivered{family}")
+        listing = output(self._node.command(*words))
         (found,) = (each["set"] for each in json.loads(listing)["nftables"] if "set" in each)
-        pairs = (each["concat"] for each in found.get("elem", ()))
+        pairs = (each["elem"]["val"]["concat"] for each in found.get("elem", ()))
         return frozenset(number for whose, number in pairs if whose == identifier)

@@ -22,14 +22,17 @@ from handover_lab.guest.qemu import Guest, GuestError
 from handover_lab.guest.vm import Move
 from handover_lab.lab import Lab
 from handover_lab.network import measure
+from handover_lab.network.delivery import WRAP
 from handover_lab.network.journal import Entry, Journal
 from handover_lab.network.measure import Loss
-from handover_lab.network.ping_record import WRAP, PingRecord
+from handover_lab.network.ping_record import PingRecord
 from handover_lab.processes.place import Place
 
 NUMBERS: Final = itertools.count(1)
 ELEVATED: Final = 512
 NORMAL: Final = 1024
+MOST_LOST: Final = 10
+"""Pings 1 ms apart that a guest itself may lose which somebody emulates on a busy machine."""
 CONVERGENCE: Final = "1s"
 """How long the tests' targets stay elevated: BGP needs a tenth of it here, and all wait for it."""
 CONVERGENCE_VALUE: Final = f"configuration.liveMigrationRouteConvergenceTime={CONVERGENCE}"

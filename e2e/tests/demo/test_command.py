@@ -71,6 +71,20 @@ def test_a_migration_is_measured_from_its_flows() -> None:
     assert row.tcp_survived
     # The route was in 1 ms after the guest ran again; nobody has sent on anything.
     assert (row.lost_after_switch, row.announcement_to_redirect_us) == (2, None)
+    assert row.lost_by_guest is None
+
+
+def test_what_came_to_the_guest_is_no_loss_of_the_network() -> None:
+    """Of the five, one came to the target; another one still lay in the source's port."""
+    recordings = flows()
+    delivered = {"ping": {"node-a": {998}, "node-b": {1002}}}
+
+    lost_ns = demonstration.lost_on_the_way(recordings, delivered, [MOVE])
+    assert lost_ns == {"ping": tuple(number * MS for number in range(998, 1002))}
+
+    outside = (MOVE.ended_ns, *lost_ns["ping"])
+    row = demonstration.row(MOVE, recordings, Migrated(MOVE, CUTOVER), outside)
+    assert (row.lost, row.lost_by_guest) == (5, 1)
 
 
 def test_the_timeline_says_when_late_pings_came_and_what_was_lost() -> None:

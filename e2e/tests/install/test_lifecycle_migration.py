@@ -17,11 +17,17 @@ import pytest_asyncio
 from handover_lab.cluster import observer
 from handover_lab.cluster.observer import Object
 from handover_lab.cluster.operations import NEW_VERSION, NEXT, Operations, tag_next
-from handover_lab.demo.report import MOST_LOST
 from handover_lab.lab import Lab, Migrated
 from handover_lab.network.measure import Switchover
 from handover_lab.network.ping_record import PingRecord
-from handover_lab.testing.scenario import CONVERGENCE, ELEVATED, NORMAL, Scenario, name_of
+from handover_lab.testing.scenario import (
+    CONVERGENCE,
+    ELEVATED,
+    MOST_LOST,
+    NORMAL,
+    Scenario,
+    name_of,
+)
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(180)]
 

@@ -8,11 +8,17 @@ import pytest
 
 from handover_api.configuration import Settings
 from handover_lab.cluster import observer
-from handover_lab.demo.report import MOST_LOST
 from handover_lab.four_nodes import trial
 from handover_lab.guest.migration import LONG_PAUSE, POSTCOPY, Limits
 from handover_lab.network.ping_record import DeliveryRecord
-from handover_lab.testing.scenario import ELEVATED, NORMAL, ROUTES_ALONE, Scenario, name_of
+from handover_lab.testing.scenario import (
+    ELEVATED,
+    MOST_LOST,
+    NORMAL,
+    ROUTES_ALONE,
+    Scenario,
+    name_of,
+)
 
 pytestmark = [pytest.mark.lab, pytest.mark.asyncio(loop_scope="session"), pytest.mark.timeout(120)]
 

@@ -1,26 +1,33 @@
 """The record beside a guest that is a namespace: it answers, is deaf, or is not reached at all."""
 
 import subprocess
+import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from handover_lab.network.namespaces import Namespace
-from handover_lab.network.ping_record import PingRecord
+from handover_lab.network.ping_record import DeliveryRecord, PingRecord
+from handover_lab.network.traffic import Flow
 
 pytestmark = pytest.mark.root
 
-GUEST = "10.9.1.2"
+GUEST, GUEST_V6 = "10.9.1.2", "fd00:9:1::2"
 NODE = """
 echo 1 > /proc/sys/net/ipv4/ip_forward
+echo 1 > /proc/sys/net/ipv6/conf/all/forwarding
 ip link add out type veth peer name eth0 netns {client}
 ip link add tap type veth peer name eth0 netns {guest}
 ip address add 10.9.0.1/24 dev out && ip link set out up
 ip address add 10.9.1.1/24 dev tap && ip link set tap up
+ip address add fd00:9:0::1/64 dev out nodad && ip address add fd00:9:1::1/64 dev tap nodad
 """
 END = """
-ip address add {address}/24 dev eth0 && ip link set eth0 up
-ip route add default via {gateway}
+ip address add 10.9.{link}.2/24 dev eth0 && ip link set eth0 up
+ip address add fd00:9:{link}::2/64 dev eth0 nodad
+ip route add default via 10.9.{link}.1
+ip route add default via fd00:9:{link}::1
 """
 DEAF = """
 nft add table inet deaf
@@ -32,10 +39,13 @@ nft 'add chain inet deaf input { type filter hook input priority 0; policy drop;
 def places() -> Iterator[dict[str, Namespace]]:
     """A client, a node and a guest behind it."""
     made = {name: Namespace.make(name) for name in ("client", "node", "guest")}
+    for place in made.values():
+        # Else nobody would answer a neighbor for the first two seconds.
+        place.run("echo 0 > /proc/sys/net/ipv6/conf/default/accept_dad")
     client, guest = made["client"], made["guest"]
     made["node"].run(NODE.format(client=client.holder.pid, guest=guest.holder.pid))
-    client.run(END.format(address="10.9.0.2", gateway="10.9.0.1"))
-    guest.run(END.format(address=GUEST, gateway="10.9.1.1"))
+    client.run(END.format(link=0))
+    guest.run(END.format(link=1))
     yield made
     for namespace in made.values():
         namespace.end()
@@ -73,3 +83,22 @@ def test_a_ping_that_never_came_to_the_guest_is_the_network_s(
         assert not ping(places["client"])
 
         assert ping_record.unanswered("node") == frozenset()
+
+
+@pytest.mark.parametrize(("family", "address"), [(4, GUEST), (6, GUEST_V6)])
+@pytest.mark.parametrize("port", ["tap", "ta*"])
+async def test_pings_that_came_are_told_by_flow_and_number(
+    places: dict[str, Namespace], tmp_path: Path, family: int, address: str, port: str
+) -> None:
+    with DeliveryRecord.kept(places["node"], port) as record:
+        flows = [Flow.start(places["client"], "ping", address, 1, tmp_path / name) for name in "ab"]
+        for flow in flows:
+            await flow.answered(time.time_ns())
+            assert not record.delivered(family, flow.identifier).isdisjoint({0, 1, 2})
+        places["node"].run(f"ip route add blackhole {address}")
+        for flow in flows:
+            packets = (await flow.stop()).packets()
+            came = {number for number, ping in enumerate(packets) if ping.answered_ns is not None}
+            # The blackhole may have come between a ping and its answer.
+            assert 0 <= len(record.delivered(family, flow.identifier) - came) <= 1
+            assert came <= record.delivered(family, flow.identifier)

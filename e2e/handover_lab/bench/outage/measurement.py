@@ -9,13 +9,12 @@ from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
-from typing import ClassVar, Final, Self
+from typing import ClassVar, Final
 
 from handover_api.configuration import Settings
 from handover_lab.bench.agent import process
 from handover_lab.bench.agent.node import compile_program
-from handover_lab.bench.outage import delivery, figures, floor, moments
-from handover_lab.bench.outage.delivery import Delivered
+from handover_lab.bench.outage import figures, floor, moments
 from handover_lab.bench.outage.figures import Flows, Line, Sample, Source
 from handover_lab.bench.outage.floor import Side
 from handover_lab.bench.outage.moments import Seen
@@ -26,9 +25,11 @@ from handover_lab.cluster.node import JOIN, Node
 from handover_lab.cluster.observer import Objects, ObserverError
 from handover_lab.four_nodes.cluster import SIDES
 from handover_lab.four_nodes.lab import FourNodeLab, name_of
+from handover_lab.guest.deliveries import Deliveries
 from handover_lab.guest.qemu import GuestError
 from handover_lab.guest.vm import Family, FlowSpec, Move
-from handover_lab.network.ping_record import DeliveryRecord
+from handover_lab.network import delivery
+from handover_lab.network.delivery import Delivered
 from handover_lab.network.traffic import Recording, TrafficError
 from handover_lab.testing.agent_processes import AgentProcess
 
@@ -200,10 +201,10 @@ class Bench:
     ) -> dict[Family, Sample]:
         """Move the VM once, and measure each family."""
         began_ns, migration = time.time_ns(), lab.migration()
-        with Deliveries.kept(lab) as deliveries:
+        with Deliveries.kept(lab.vm) as deliveries:
             await lab.vm.start_flows()
-            identifiers = {name: flow.identifier for name, flow in lab.vm.flows.items()}
-            ports = {name: flow.request_port for name, flow in lab.vm.flows.items()}
+            flows = dict(lab.vm.flows)
+            ports = {name: flow.request_port for name, flow in flows.items()}
             try:
                 await asyncio.sleep(CALM_S)
                 since_ns = time.time_ns()
@@ -216,7 +217,7 @@ class Bench:
                 await asyncio.sleep(AFTER_S)
             finally:
                 recordings = await lab.vm.stop_flows()
-            delivered = await asyncio.to_thread(deliveries.read, identifiers)
+            await deliveries.note(flows)
         dropped = dropped_at(target, lab.vm.nic.tap) - before
         records = {name: witness.seen() for name, witness in witnesses.items()}
         found = Found(
@@ -225,7 +226,7 @@ class Bench:
             {name: moments.read(each, began_ns, time.time_ns()) for name, each in records.items()},
             reported(lab, migration["metadata"]["name"]),
             since_ns,
-            delivered,
+            deliveries.delivered,
             dropped,
             source,
             ports,
@@ -270,37 +271,6 @@ def is_holding(node: str) -> Callable[[Objects], bool]:
         return any((each["type"], each["status"]) == ("Holding", "True") for each in told)
 
     return is_so
-
-
-class Deliveries:
-    """What both sides note of the pings that came to the VM."""
-
-    def __init__(self, source: DeliveryRecord, target: DeliveryRecord) -> None:
-        self._source = source
-        self._target = target
-
-    @classmethod
-    @contextlib.contextmanager
-    def kept(cls, lab: FourNodeLab) -> Iterator[Self]:
-        """Let both sides take notes, of which one is the source now."""
-        nodes = (lab.cluster.nodes[name] for name in (lab.vm.home, lab.away))
-        with contextlib.ExitStack() as ends:
-            yield cls(
-                *(ends.enter_context(DeliveryRecord.kept(each, lab.vm.nic.tap)) for each in nodes)
-            )
-
-    def read(self, identifiers: Mapping[str, int]) -> Mapping[str, Delivered]:
-        """Return what came of each flow of pings, by its name."""
-        return {
-            f"{name} v{family}": Delivered(
-                *(
-                    each.delivered(family, identifiers[f"{name} v{family}"])
-                    for each in (self._source, self._target)
-                )
-            )
-            for name in PINGS
-            for family in FAMILIES
-        }
 
 
 @contextlib.asynccontextmanager
@@ -371,8 +341,9 @@ class Found:
         )
         names = [f"{name} v{family}" for name in PINGS]
         pings = [self.recordings[name].packets() for name in names]
+        stays = delivery.stays((self.move,))
         lost = itertools.chain.from_iterable(
-            delivery.lost(each, self.delivered[name], self.since_ns, self.move.switchover)
+            delivery.lost(each, self.delivered[name], stays, self.since_ns)
             for each, name in zip(pings, names, strict=True)
         )
         twice = sum(len(self.recordings[name].doubled) for name in names)
