@@ -46,6 +46,15 @@ NODE_A, NODE_B = VIA_A[0], VIA_B[0]
 PRIVATE = 89
 """The agent's second protocol number, of routes that concern their own node alone."""
 BEGIN, END = "203.0.113.77", "203.0.113.78"
+# What the router is told by node b does not arrive for as long as this is there.
+LATE = f"""
+nft add table inet late
+nft 'add chain inet late input {{ type filter hook input priority 0; }}'
+nft add rule inet late input ip saddr {VIA_B[0]} tcp dport 179 drop
+nft add rule inet late input ip saddr {VIA_B[0]} tcp sport 179 drop
+nft add rule inet late input ip6 saddr {VIA_B[1]} tcp dport 179 drop
+nft add rule inet late input ip6 saddr {VIA_B[1]} tcp sport 179 drop
+"""
 
 
 @dataclass
@@ -72,6 +81,17 @@ class Mesh:
         families = zip(("ipv4", "ipv6"), ADDRESSES, strict=True)
         answers = (speaker.ask(f"show bgp {name} unicast {ip}") for name, ip in families)
         return tuple(answer.splitlines()[0] for answer in answers)
+
+    def has_heard_of_b(self) -> bool:
+        """Tell whether node a's speaker has heard of node b's routes."""
+        speaker = self.speakers[1]
+        if isinstance(speaker, Bird):
+            answers = (speaker.ask("show", "route", "primary", "for", ip) for ip in ADDRESSES)
+            return all("to_node_b" in answer for answer in answers)
+        assert isinstance(speaker, Frr)
+        families = zip(("ipv4", "ipv6"), ADDRESSES, strict=True)
+        answers = (speaker.ask(f"show bgp {name} unicast {ip}") for name, ip in families)
+        return all(via in answer for via, answer in zip(VIA_B, answers, strict=True))
 
 
 @pytest.fixture
@@ -294,6 +314,27 @@ async def test_a_source_that_is_redirected_leads_to_the_target_whoever_wins(
     assert speaking.way(segment.b) == HERE
 
 
+async def test_a_source_tells_of_its_route_until_every_router_knows_the_target(
+    mesh: Mesh, tmp_path: Path
+) -> None:
+    """Who hears of the target before a router does must not withdraw what that one goes by."""
+    segment, elevated = mesh.segment, mesh.kind.elevated
+    with changes(segment.router, tmp_path / "monitor") as seen:
+        segment.router.run(LATE)
+        speaking.redirect(segment.a, NODE_B, NORMAL)
+        speaking.route(segment.b, "add", elevated)
+        await speaking.comes_true(mesh.has_heard_of_b)
+        # Longer than bgpd and zebra collect changes.
+        await asyncio.sleep(1)
+        assert speaking.way(segment.router) == VIA_A
+        segment.router.run("nft delete table inet late")
+        await segment.becomes(segment.router, VIA_B)
+
+    if mesh.kind is BIRD:
+        # zebra itself replaces an IPv6 route by deleting it first.
+        assert [line for line in seen if line.startswith("Deleted")] == []
+
+
 async def test_the_redirect_of_a_source_that_left_is_nobodys_business(mesh: Mesh) -> None:
     """The same way under a metric and a number that nobody exports, then the exported one goes."""
     segment = mesh.segment
@@ -347,7 +388,7 @@ async def test_a_roll_back_by_redirect_brings_everybody_back(mesh: Mesh) -> None
     assert meanwhile == (VIA_B, TUNNELED)
     await segment.becomes(segment.router, VIA_A)
     await segment.becomes(segment.b, VIA_A)
-    assert speaking.way(segment.a) == HERE
+    await segment.becomes(segment.a, HERE)
 
 
 @pytest.mark.parametrize("kind", [BIRD], ids=["bird"])

@@ -63,6 +63,7 @@ def judge(seen: BirdSeen, levels: tuple[Level, Level], protocol: int) -> Iterato
     found = [
         *_preference(check, seen, levels, kernel),
         *_sessions(check, seen, levels),
+        *_withdrawal(check, seen, family, kernel),
         *_replaced(check, seen, levels),
     ]
     yield from found or [_well(check, seen, levels)]
@@ -182,6 +183,16 @@ def _sessions(check: str, seen: BirdSeen, levels: tuple[Level, Level]) -> Iterat
         ]
         yield from preferences.local_preference(check, f"export filter {name}", told, remedy)
     yield from preferences.external(check, [one.name for one in up if not one.is_internal])
+
+
+def _withdrawal(check: str, seen: BirdSeen, family: str, kernel: Protocol) -> Iterator[Finding]:
+    """Judge whether a source goes on telling of itself when it has heard of the target."""
+    # Of one table a session tells what is best in it.
+    table = kernel.channels[family].table
+    up = [one for one in sessions(seen.during, family) if one.is_up]
+    hasty = [one.name for one in up if one.channels[family].table == table]
+    remedy = f"give them a table of their own, beside {table} (docs: BIRD)"
+    yield from preferences.withdrawal(check, hasty, remedy)
 
 
 def _by_filter(protocols: Iterable[Protocol], family: str) -> Mapping[str, list[Protocol]]:

@@ -1,6 +1,6 @@
 """PURE: what is concluded from zebra's and bgpd's answers, and which line is missing.
 
-In the order in which a route passes: zebra, ``redistribute``, the route-map, weight, LOCAL_PREF.
+In the order in which a route passes: zebra, ``redistribute``, the route-map, LOCAL_PREF, weight.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -52,9 +52,9 @@ def judge(seen: FrrSeen, levels: tuple[Level, Level], protocol: int) -> Iterator
         return
     route_map = seen.configuration.redistributed.get(family, "")
     found = [
-        *_weight(check, seen, levels, route_map),
         *_local_preference(check, seen, levels, route_map),
         *_sessions(check, seen, levels),
+        *_weight(check, seen, levels, route_map),
         *_replaced(check, seen, levels),
     ]
     yield from found or [_well(check, seen, levels)]
@@ -97,7 +97,7 @@ def _taken(check: str, seen: FrrSeen, levels: tuple[Level, Level], protocol: int
         return fail(check, text, f"{remedy} (docs: FRR)")
     text = f"route-map {redistributed[family]} refuses our routes of {_shown(refused)}"
     remedy = " ".join(
-        f"`match metric {level.metric}`, `set local-preference {level.local_pref}`, `set weight 0`;"
+        f"`match metric {level.metric}`, `set local-preference {level.local_pref}`;"
         for level in refused
     )
     return fail(check, text, f"permit them in it: {remedy.removesuffix(';')}")
@@ -110,13 +110,12 @@ def _shown(levels: Iterable[Level]) -> str:
 def _weight(
     check: str, seen: FrrSeen, levels: tuple[Level, Level], route_map: str
 ) -> Iterator[Finding]:
-    weights = {path.weight for level in levels if (path := seen.probes[level].route.own)}
-    if max(weights, default=0):
-        text = (
-            f"our routes have weight {max(weights)}, which goes before LOCAL_PREF: a source never "
-            "takes its own route back"
-        )
-        yield fail(check, text, f"`set weight 0` in {_named(route_map)}")
+    """Judge whether a source goes on telling of itself when it has heard of the target."""
+    own = [path for level in levels if (path := seen.probes[level].route.own)]
+    up = _up(seen.summary.peers(levels[0].family))
+    if any(path.weight == 0 for path in own):
+        remedy = f"take `set weight 0` out of {_named(route_map)}"
+        yield from preferences.withdrawal(check, up, remedy)
 
 
 def _named(route_map: str) -> str:

@@ -1,4 +1,4 @@
-"""PURE: judgments that are the same of every speaker: its sessions, and the LOCAL_PREF it gives."""
+"""PURE: judgments that are the same of every speaker: its sessions, and what it tells them."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
@@ -42,6 +42,16 @@ def local_preference(
         if value != level.local_pref:
             text = f"{where} gives metric {level.metric} LOCAL_PREF {value}, not {level.local_pref}"
             yield warn(check, text, f"all nodes must give the same: {remedy}")
+
+
+def withdrawal(check: str, hasty: Collection[str], remedy: str) -> Iterator[Finding]:
+    """Warn where several sessions are told of a withdrawal as soon as one brings the target."""
+    if len(hasty) > 1:
+        text = (
+            "as soon as this speaker hears of a target, it withdraws its own route from "
+            f"{wording.name_few(hasty)}: who hears of the target later has none meanwhile"
+        )
+        yield warn(check, text, remedy)
 
 
 def external(check: str, names: Collection[str]) -> Iterator[Finding]:

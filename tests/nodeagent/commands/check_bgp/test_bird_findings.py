@@ -21,10 +21,8 @@ KERNEL = Protocol(
     is_up=True,
     channels={"ipv4": Channel("master4", 10, "in", "out", 5, 1)},
 )
-SESSION = Protocol(
-    *("router", "BGP", True, "Established", "64512", "64512"),
-    {"ipv4": Channel("master4", 100, "from_mesh", "to_mesh")},
-)
+CHANNEL = Channel("heard4", 100, "from_mesh", "to_mesh")
+SESSION = Protocol(*("router", "BGP", True, "Established", "64512", "64512"), {"ipv4": CHANNEL})
 BOTH = {"kernel4": KERNEL, "router": SESSION}
 
 
@@ -104,6 +102,33 @@ def test_a_kernel_protocol_that_came_meanwhile_has_counted_nothing_before() -> N
 )
 def test_what_is_missing_fails(protocols: Mapping[str, Protocol], message: str) -> None:
     assert judged(seen(protocols=protocols)) == [(FAIL, message)]
+
+
+def two_sessions(*tables: str) -> BirdSeen:
+    """Return what BIRD said of two sessions, each of which tells of one of *tables*."""
+    names = ("router", "other")
+    probes = {}
+    for level in PAIR:
+        route = BirdRoute("kernel4", level.metric, 1, level.local_pref)
+        told = dict.fromkeys(names, route)
+        probes[level] = BirdProbe(replace(route, preference=200), told, told)
+    made = {
+        name: replace(SESSION, name=name, channels={"ipv4": replace(CHANNEL, table=table)})
+        for name, table in zip(names, tables, strict=True)
+    }
+    return seen(probes, {"kernel4": KERNEL, **made})
+
+
+def test_a_withdrawal_that_is_faster_than_the_target_is_warned_of() -> None:
+    ((verdict, message),) = judged(two_sessions("master4", "master4"))
+    assert verdict is WARN
+    assert "withdraws its own route from other, router" in message
+
+
+@pytest.mark.parametrize("tables", [("heard4", "heard4"), ("heard4", "master4")])
+def test_a_table_of_its_own_keeps_a_route_told(tables: tuple[str, str]) -> None:
+    ((verdict, _),) = judged(two_sessions(*tables))
+    assert verdict is OK
 
 
 def test_some_sessions_that_are_down_are_a_warning() -> None:

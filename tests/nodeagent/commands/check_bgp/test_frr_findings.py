@@ -32,7 +32,7 @@ def summary(**states: str) -> Summary:
     return Summary.model_validate({"ipv4Unicast": {"peers": peers}})
 
 
-def probe(loc_prf: int | None, weight: int = 0) -> FrrProbe:
+def probe(loc_prf: int | None, weight: int = 32768) -> FrrProbe:
     """Return a probe that bgpd has, and tells the router."""
     paths = (Path(loc_prf=loc_prf, weight=weight, sourced=True),)
     route = BgpRoute(paths=paths, advertised_to={"router": {}})
@@ -98,26 +98,45 @@ def test_the_first_that_does_not_let_it_pass_is_named(
         (probe(100), probe(NORMAL.local_pref), [FAIL]),
         (probe(7), probe(8), [FAIL]),
         (probe(9), probe(8), [WARN, WARN]),
-        (probe(ELEVATED.local_pref, 32768), probe(NORMAL.local_pref), [FAIL]),
     ],
 )
-def test_weight_and_preference_are_judged(
+def test_the_preference_is_judged(
     elevated: FrrProbe, normal: FrrProbe, verdicts: list[Verdict]
 ) -> None:
     found = judged({ELEVATED: elevated, NORMAL: normal})
     assert [verdict for verdict, _ in found] == verdicts
 
 
+@pytest.mark.parametrize(
+    ("weights", "sessions", "verdict"),
+    [((0, 0), 2, WARN), ((32768, 0), 2, WARN), ((32768, 1), 2, OK), ((0, 0), 1, OK)],
+)
+def test_a_withdrawal_that_is_faster_than_the_target_is_warned_of(
+    weights: tuple[int, int], sessions: int, verdict: Verdict
+) -> None:
+    """With one session nobody hears later than the speaker itself."""
+    names = ["router", "other"][:sessions]
+    probes = {}
+    for level, weight in zip(PAIR, weights, strict=True):
+        route = probe(level.local_pref, weight).route
+        route = route.model_copy(update={"advertised_to": {name: {} for name in names}})
+        probes[level] = FrrProbe(in_zebra=True, route=route, replaced=route)
+    peers = summary(**dict.fromkeys(names, "Established"))
+
+    ((found, message),) = judged(probes, peers=peers)
+
+    assert found is verdict
+    assert (verdict is WARN) == ("withdraws its own route from other, router" in message)
+
+
 def test_a_route_map_that_is_not_there_is_asked_for() -> None:
     bare = BgpConfiguration(redistributed={"ipv4": ""})
     seen = FrrSeen(
-        bare,
-        summary(router="Established"),
-        {ELEVATED: probe(None, 32768), NORMAL: probe(None, 32768)},
+        bare, summary(router="Established"), {ELEVATED: probe(None), NORMAL: probe(None)}
     )
-    found = list(frr_findings.judge(seen, PAIR, 88))
-    assert [one.verdict for one in found] == [FAIL, FAIL]
-    assert all("a route-map of `redistribute kernel`" in one.remedy for one in found)
+    (found,) = frr_findings.judge(seen, PAIR, 88)
+    assert found.verdict is FAIL
+    assert "a route-map of `redistribute kernel`" in found.remedy
 
 
 def test_sessions_are_judged() -> None:
