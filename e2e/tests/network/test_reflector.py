@@ -128,9 +128,10 @@ async def test_the_preference_of_a_route_survives_the_reflector(reflected: Refle
 
     speaking.route(reflected.segment.b, "add", reflected.kind.elevated)
 
-    a, _ = reflected.nodes
-    for speaker in (reflected.reflector, a):
-        await speaking.comes_true(lambda: all(elevated in found for found in preferences(speaker)))
+    hearing = (reflected.reflector, reflected.nodes[0])
+    await speaking.comes_true(
+        lambda: all(elevated in found for one in hearing for found in preferences(one))
+    )
 
 
 async def test_a_migration_is_followed_through_the_reflector(reflected: Reflected) -> None:
