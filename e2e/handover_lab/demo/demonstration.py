@@ -166,7 +166,8 @@ class Demonstration(abc.ABC, Generic[LabT]):
             await self.begin(lab)
             deliveries = ends.enter_context(Deliveries.kept(lab.vm))
             await lab.vm.start_flows()
-            flows = dict(lab.vm.flows)
+            # Each has its first answer: whoever carries the routes has done so.
+            flows, since_ns = dict(lab.vm.flows), time.time_ns()
             await asyncio.sleep(WATCH_S)
             for name in self.migrations:
                 self.chapter(f"kubectl apply -f examples/{name}.yaml")
@@ -178,10 +179,11 @@ class Demonstration(abc.ABC, Generic[LabT]):
                 await deliveries.note(flows)
             recordings = await lab.vm.stop_flows()
             await deliveries.note(flows)
-        lost_ns = lost_on_the_way(recordings, deliveries.delivered, [one.move for one in moved])
+        moves = [one.move for one in moved]
+        lost_ns = lost_on_the_way(recordings, deliveries.delivered, moves, since_ns)
         began_ns = self.timeline.history.began_ns
         self.flows = {
-            name: Counted.of(one.packets(), lost_ns.get(name), began_ns)
+            name: Counted.of(one.packets_since(since_ns), lost_ns.get(name), began_ns)
             for name, one in recordings.items()
         }
         for one in moved:
@@ -280,12 +282,15 @@ class Demo(Demonstration[Lab]):
 
 
 def lost_on_the_way(
-    recordings: Mapping[str, Recording], delivered: Mapping[str, Delivered], moves: Sequence[Move]
+    recordings: Mapping[str, Recording],
+    delivered: Mapping[str, Delivered],
+    moves: Sequence[Move],
+    since_ns: int = 0,
 ) -> dict[str, tuple[int, ...]]:
     """Return for each flow that nodes took notes of when those were sent that came to no guest."""
     stays = delivery.stays(moves)
     return {
-        name: delivery.lost(recordings[name].packets(), came, stays)
+        name: delivery.lost(recordings[name].packets(), came, stays, since_ns)
         for name, came in delivered.items()
     }
 

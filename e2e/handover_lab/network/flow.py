@@ -11,6 +11,7 @@ its answer, and the interval is then the least. Standard library only: it has to
 
 import argparse
 import contextlib
+import errno
 import gc
 import os
 import select
@@ -29,6 +30,7 @@ RECORD: Final = struct.Struct("<IIq")
 SENT, ANSWERED, BROKEN = 1, 2, 3
 PORT: Final = 7
 CONNECT_S: Final = 10
+NO_ROUTE: Final = frozenset({errno.ENETUNREACH, errno.EHOSTUNREACH})
 REQUEST_PORTS: Final = range(20_000, 30_000)
 """From where requests come, so that a witness can tell them from sessions: below those that the
 kernel gives out by itself (ip_local_port_range)."""
@@ -162,13 +164,25 @@ class Session:
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             self.socket.bind(("", port))
-            self.socket.connect((address, PORT))
+            self._connect(address, time.monotonic() + CONNECT_S)
         except OSError as error:
             message = f"no connection to {address}: {error}"
             raise BrokenSessionError(message) from None
         # Nagle's algorithm would hold a line back until the one before it is acknowledged.
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.numbers = Memory().numbers
+
+    def _connect(self, address: str, deadline: float) -> None:
+        """Connect, also where the route is still on its way: FRR takes a tenth of a second."""
+        while True:
+            try:
+                self.socket.connect((address, PORT))
+            except OSError as error:
+                if error.errno not in NO_ROUTE or time.monotonic() > deadline:
+                    raise
+                time.sleep(GLANCE_S)
+            else:
+                return
 
     def send(self, number: int) -> None:
         """Send one line."""

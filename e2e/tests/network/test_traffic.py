@@ -23,6 +23,7 @@ from handover_lab.network.traffic import (
     Stream,
     TrafficError,
 )
+from handover_lab.testing.speaking import comes_true
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="needs root for a network namespace")
 
@@ -99,6 +100,27 @@ async def test_a_request_waits_for_the_answer_to_the_one_before(
     for one, next_one in pairwise(packets):
         assert one.answered_ns is not None
         assert one.answered_ns <= next_one.sent_ns
+
+
+@needs_root
+@pytest.mark.root
+@pytest.mark.usefixtures("serving")
+@pytest.mark.parametrize("kind", ["tcp", "request"])
+async def test_a_session_begins_when_its_route_has_come(
+    place: Namespace, tmp_path: Path, kind: Kind
+) -> None:
+    place.run("ip address add 10.9.9.9/32 dev lo; ip route del local 10.9.9.9 table local")
+    sender = Flow.start(place, kind, "10.9.9.9", 1, tmp_path / "flow")
+    ping = Flow.start(place, "ping", "10.9.9.9", 1, tmp_path / "ping")
+    # Nobody tells when somebody could not connect; this one sends in vain just as long.
+    await comes_true(lambda: len(read(ping).sent) > 100)
+    place.run("ip route add local 10.9.9.9 dev lo table local")
+
+    await sender.answered()
+
+    assert not (await sender.stop()).broken
+    packets = (await ping.stop()).packets()
+    assert packets[0].answered_ns is None
 
 
 @needs_root
@@ -208,6 +230,18 @@ def test_a_session_reads_lines_in_any_pieces() -> None:
         0,
         1,
     ]
+
+
+def read(sender: Flow) -> Recording:
+    """Return what a flow has recorded so far."""
+    sender.recording.read()
+    return sender.recording
+
+
+def test_the_packets_since_a_moment_are_those_sent_then(tmp_path: Path) -> None:
+    seen = Recording(tmp_path, [10, 20, 30], {1: 25})
+
+    assert seen.packets_since(20) == (Packet(20, 25), Packet(30, None))
 
 
 def test_a_recording_is_read_on_from_where_the_last_look_ended(tmp_path: Path) -> None:
