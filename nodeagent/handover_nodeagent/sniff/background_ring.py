@@ -1,6 +1,7 @@
 """A ring that a thread opens and closes, so that the loop never waits for the kernel."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from functools import partial
 
@@ -44,11 +45,13 @@ class BackgroundRing:
     def _open(self, make: Make, sock: Socket) -> None:
         """Open in the thread, and tell the loop, unless that has ended meanwhile."""
         opened = make(sock)
-        try:
-            self._loop.call_soon_threadsafe(self._opened, opened)
-        except RuntimeError:
-            if isinstance(opened, Ring):
-                opened.close()
+        # Nobody may ever run again what a loop that is about to end is told.
+        if not self._is_closed:
+            with contextlib.suppress(RuntimeError):
+                self._loop.call_soon_threadsafe(self._opened, opened)
+                return
+        if isinstance(opened, Ring):
+            opened.close()
 
     def _opened(self, opened: Opened) -> None:
         if self._is_closed:
