@@ -179,11 +179,13 @@ class Demonstration(abc.ABC, Generic[LabT]):
                 await deliveries.note(flows)
             recordings = await lab.vm.stop_flows()
             await deliveries.note(flows)
-        moves = [one.move for one in moved]
+        moves, until_ns = [one.move for one in moved], time.time_ns()
         lost_ns = lost_on_the_way(recordings, deliveries.delivered, moves, since_ns)
         began_ns = self.timeline.history.began_ns
         self.flows = {
-            name: Counted.of(one.packets_since(since_ns), lost_ns.get(name), began_ns)
+            name: Counted.of(
+                measure.between(one.packets(), since_ns, until_ns), lost_ns.get(name), began_ns
+            )
             for name, one in recordings.items()
         }
         for one in moved:

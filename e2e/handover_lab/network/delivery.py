@@ -53,7 +53,7 @@ class Stay(NamedTuple):
 
 
 def stays(moves: Sequence[Moved]) -> tuple[Stay, ...]:
-    """Return where the guest was, before, between and after *moves*, of which there is one."""
+    """Return where the guest was before, between and after *moves*: one at least."""
     left = (Stay(each.source, each.switchover.stopped_ns - IN_FLIGHT_NS) for each in moves)
     return (*left, Stay(moves[-1].target))
 

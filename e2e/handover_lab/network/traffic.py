@@ -59,10 +59,6 @@ class Recording:
             for number, moment in enumerate(self.sent)
         )
 
-    def packets_since(self, moment_ns: int) -> tuple[Packet, ...]:
-        """Return those that were sent since then."""
-        return tuple(packet for packet in self.packets() if packet.sent_ns >= moment_ns)
-
 
 class Flow:
     """One running flow and its recording."""

@@ -50,10 +50,8 @@ BEGIN, END = "203.0.113.77", "203.0.113.78"
 LATE = f"""
 nft add table inet late
 nft 'add chain inet late input {{ type filter hook input priority 0; }}'
-nft add rule inet late input ip saddr {VIA_B[0]} tcp dport 179 drop
-nft add rule inet late input ip saddr {VIA_B[0]} tcp sport 179 drop
-nft add rule inet late input ip6 saddr {VIA_B[1]} tcp dport 179 drop
-nft add rule inet late input ip6 saddr {VIA_B[1]} tcp sport 179 drop
+nft add rule inet late input ip saddr {VIA_B[0]} meta l4proto tcp drop
+nft add rule inet late input ip6 saddr {VIA_B[1]} meta l4proto tcp drop
 """
 
 
@@ -91,7 +89,8 @@ class Mesh:
         assert isinstance(speaker, Frr)
         families = zip(("ipv4", "ipv6"), ADDRESSES, strict=True)
         answers = (speaker.ask(f"show bgp {name} unicast {ip}") for name, ip in families)
-        return all(via in answer for via, answer in zip(VIA_B, answers, strict=True))
+        # Whom it tells stands there, too.
+        return all(f" from {via} " in answer for via, answer in zip(VIA_B, answers, strict=True))
 
 
 @pytest.fixture

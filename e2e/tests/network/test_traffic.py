@@ -238,12 +238,6 @@ def read(sender: Flow) -> Recording:
     return sender.recording
 
 
-def test_the_packets_since_a_moment_are_those_sent_then(tmp_path: Path) -> None:
-    seen = Recording(tmp_path, [10, 20, 30], {1: 25})
-
-    assert seen.packets_since(20) == (Packet(20, 25), Packet(30, None))
-
-
 def test_a_recording_is_read_on_from_where_the_last_look_ended(tmp_path: Path) -> None:
     path = tmp_path / "flow"
     whole = RECORD.pack(SENT, 0, 10) + RECORD.pack(ANSWERED, 0, 15) + RECORD.pack(SENT, 1, 20)
