@@ -2,7 +2,9 @@
 
 import asyncio
 import socket
+import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Final
 
 import pytest
@@ -13,7 +15,7 @@ from tests.nodeagent.sniff.conftest import GARP, Wire, run
 from handover_api.workloadendpoint import HoldReason
 from handover_nodeagent.hold import bounds
 from handover_nodeagent.hold.recorder import HoldRecorder, Position
-from handover_nodeagent.sniff import ring
+from handover_nodeagent.sniff import capture, ring
 from handover_nodeagent.sniff.ring import NoRing
 
 pytestmark = pytest.mark.root
@@ -352,8 +354,11 @@ class TestClose:
         await until(lambda: sockets() == 1)
 
     async def test_while_it_opens(self) -> None:
+        may_open = threading.Event()
+        capture.in_background(partial(may_open.wait, 5))
         self.recorders().close()
         assert sockets() == 2
+        may_open.set()
         await self.nothing_is_left()
 
     async def test_as_soon_as_it_is_open(self) -> None:
