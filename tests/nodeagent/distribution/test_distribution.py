@@ -399,7 +399,7 @@ async def test_the_second_tunnel_waits_for_its_rules(nodes: ThreeNodes) -> None:
             it.synced(collection)
         async with kept(it):
             await until(lambda: bool(let) and let[-1] == {FAR})
-            assert it.hops.unreachable == {("b", 4), ("b", 6)}
+            await until(lambda: it.hops.unreachable == {("b", 4), ("b", 6)})
             assert "handover1" not in nodes.run("c", "ip link show")
             enclosed.append(tunnel.DISTRIBUTION)
             it.look_soon()
