@@ -43,7 +43,7 @@ class BackgroundRing:
             self.ring = None
 
     def _open(self, make: Make, sock: Socket) -> None:
-        """Open in the thread, and tell the loop, unless that has ended meanwhile."""
+        """Open in the thread, and tell the loop; close it where nobody can or wants to be told."""
         opened = make(sock)
         # Nobody may ever run again what a loop that is about to end is told.
         if not self._is_closed:
