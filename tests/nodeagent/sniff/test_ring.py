@@ -202,7 +202,7 @@ def test_a_frame_has_what_its_sender_left_to_the_device_before_it(
 def test_losses_are_those_since_they_were_asked_for_last(
     opened: Opener, guest: socket.socket
 ) -> None:
-    it = opened(OWN, SMALL._replace(retire_ms=1000))
+    it = opened(OWN, SMALL._replace(retire_ms=60_000))
     for _ in range(SMALL.blocks * PER_BLOCK):
         guest.send(numbered(0))
     assert it.losses() == Losses(0, 0)
@@ -233,10 +233,11 @@ def test_it_goes_round_and_round_without_a_loss_while_blocks_are_given_back(
 
 def test_the_oldest_can_go_first(opened: Opener, guest: socket.socket) -> None:
     """As whoever keeps the newest frames of a bounded time does it."""
-    it = opened()
+    # On a busy machine a block's time may be up before it is full: two may end with one frame.
+    it = opened(WHOLE, SMALL._replace(retire_ms=60_000))
     for number in range(1000):
         guest.send(numbered(number))
-        if len(it.retired()) == SMALL.blocks - 1:
+        if len(it.retired()) >= SMALL.blocks - 1:
             it.release(1)
     kept = numbers(held(it))
     assert kept == list(range(kept[0], 1000))
@@ -247,7 +248,7 @@ def test_a_full_ring_keeps_the_oldest_and_goes_on_once_a_block_is_free(
     opened: Opener, guest: socket.socket
 ) -> None:
     # On a busy machine a block's time may be up before it is full.
-    it = opened(OWN, SMALL._replace(retire_ms=1000))
+    it = opened(OWN, SMALL._replace(retire_ms=60_000))
     for number in range(1000):
         guest.send(numbered(number))
     retired = it.retired()
