@@ -25,6 +25,9 @@ from handover_nodeagent.sniff.ring_blocks import Geometry, Losses
 pytestmark = pytest.mark.root
 
 SMALL: Final = Geometry(block_size=4096, blocks=4, retire_ms=10)
+PATIENT: Final = SMALL._replace(retire_ms=60_000)
+"""On a busy machine a block's 10 ms may be up before it is full."""
+
 WHOLE: Final = bpf.assemble((bpf.Step(bpf.RETURN, bpf.EVERYTHING),))
 OWN: Final = own_frames.compile_filter(GUEST_MAC)
 PER_BLOCK: Final = 45
@@ -202,7 +205,7 @@ def test_a_frame_has_what_its_sender_left_to_the_device_before_it(
 def test_losses_are_those_since_they_were_asked_for_last(
     opened: Opener, guest: socket.socket
 ) -> None:
-    it = opened(OWN, SMALL._replace(retire_ms=60_000))
+    it = opened(OWN, PATIENT)
     for _ in range(SMALL.blocks * PER_BLOCK):
         guest.send(numbered(0))
     assert it.losses() == Losses(0, 0)
@@ -233,8 +236,7 @@ def test_it_goes_round_and_round_without_a_loss_while_blocks_are_given_back(
 
 def test_the_oldest_can_go_first(opened: Opener, guest: socket.socket) -> None:
     """As whoever keeps the newest frames of a bounded time does it."""
-    # On a busy machine a block's time may be up before it is full: two may end with one frame.
-    it = opened(WHOLE, SMALL._replace(retire_ms=60_000))
+    it = opened(WHOLE, PATIENT)
     for number in range(1000):
         guest.send(numbered(number))
         if len(it.retired()) >= SMALL.blocks - 1:
@@ -247,8 +249,7 @@ def test_the_oldest_can_go_first(opened: Opener, guest: socket.socket) -> None:
 def test_a_full_ring_keeps_the_oldest_and_goes_on_once_a_block_is_free(
     opened: Opener, guest: socket.socket
 ) -> None:
-    # On a busy machine a block's time may be up before it is full.
-    it = opened(OWN, SMALL._replace(retire_ms=60_000))
+    it = opened(OWN, PATIENT)
     for number in range(1000):
         guest.send(numbered(number))
     retired = it.retired()

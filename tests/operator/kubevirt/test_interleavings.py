@@ -27,6 +27,9 @@ ORDERS: Final = settings(
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 
+TURNS: Final = 400
+"""More than any order takes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Step:
@@ -42,8 +45,9 @@ def phase(name: str) -> Mapping[str, Any]:
     return {"status": {"phase": name}}
 
 
-HANDED: Final = {"migrationUid": "uid-m", "sourcePod": "p1", "targetNode": "b"}
-HANDOFF: Final = {"status": {"migrationState": HANDED}}
+HANDOFF: Final = {
+    "status": {"migrationState": {"migrationUid": "uid-m", "sourcePod": "p1", "targetNode": "b"}}
+}
 READY: Final = {"status": {"phase": "Running", "podIPs": [{"ip": "10.0.0.1"}]}}
 SCRIPT: Final = {
     "pending": Step((), Foreign.VMIM, "m", phase("Pending")),
@@ -141,6 +145,14 @@ class Play:
         ]
         return [*steps, *told, *world.operator.choices()]
 
+    def go_on(self, data: Any, turns: int = TURNS) -> None:
+        """Let happen what hypothesis chooses, for so many *turns* or until nothing is left."""
+        for _ in range(turns):
+            choices = self.choices()
+            if not choices:
+                break
+            data.draw(st.sampled_from(choices), label="next")()
+
     def take(self, name: str) -> None:
         """Let a writer make its step."""
         step = self.script[name]
@@ -157,11 +169,7 @@ def play(world: Any, script: Mapping[str, Step], build: Mapping[str, Build], dat
     """Play *script* in an order that hypothesis chooses."""
     world.apply(build["vmi"](node="a"), build["pod"]("p1", "a", A))
     played = Play(world, script, build["pod"]("p2", migration="m"), build["vmim"]())
-    for _ in range(400):
-        choices = played.choices()
-        if not choices:
-            break
-        data.draw(st.sampled_from(choices), label="next")()
+    played.go_on(data)
     assert played.done == played.script.keys()
     world.settle()
     return played
@@ -229,11 +237,8 @@ def test_a_late_watch_changes_nothing_in_the_end(
     world.put(build["pod"]("p1", "a", A))
     played = Play(world, SUCCESS, build["pod"]("p2", migration="m"), build["vmim"]())
     played.late = kind
-    for _ in range(400):
-        choices = played.choices()
-        if not choices:
-            break
-        data.draw(st.sampled_from(choices), label="next")()
+    played.go_on(data)
+    assert played.done == played.script.keys()
     assert world.settle().said() == played.wanted
 
 
@@ -245,11 +250,7 @@ def test_a_restart_at_any_moment_changes_nothing_in_the_end(
     world = new_world()
     world.apply(build["vmi"](node="a"), build["pod"]("p1", "a", A))
     played = Play(world, SUCCESS, build["pod"]("p2", migration="m"), build["vmim"]())
-    for number in range(400):
-        if number == cut:
-            world.restart()
-        choices = played.choices()
-        if not choices:
-            break
-        data.draw(st.sampled_from(choices), label="next")()
+    played.go_on(data, cut)
+    world.restart()
+    played.go_on(data, TURNS - cut)
     assert world.settle().said() == played.wanted
